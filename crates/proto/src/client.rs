@@ -1,0 +1,498 @@
+//! The client: one circuit through an ingress and an egress, without I/O.
+//!
+//! Owns the two sessions of a circuit and the order in which they come up. Plain keys come in here; that they were verified is
+//! the caller's business, and `node::circuit::open` is the only caller. Never holds a static key: a client is
+//! anonymous to both relays.
+//!
+//! ```text
+//! outer: handshake ─▶ evidence ─▶ token, circuit ─┐
+//!                                                 └▶ inner: handshake ─▶ evidence ─▶ token ─▶ connected
+//! ```
+
+mod leg;
+mod pmtu;
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use crate::drops::DropReason;
+use crate::handshake::Responder;
+use crate::ip::{CLIENT_V4, CLIENT_V6, Packet, tcp};
+use crate::message::{Message, Refusal, Token};
+use crate::random::{Random, array};
+use crate::session::frame;
+use crate::suite::Suites;
+use crate::time::Time;
+use crate::wire::{
+    DIRECT_OFFSET, FORWARD_LEN, FrameKind, HEADER_LEN, KIND_LEN, NESTED_OFFSET, NESTED_TRAILER, PacketType, TAG_LEN, take,
+};
+
+use leg::{Incoming, Leg, Stage};
+use pmtu::Pmtu;
+
+/// Silence of the peer, while packets go out, after which the circuit counts as lost.
+const LOST_AFTER: Duration = Duration::from_secs(15);
+/// How often a circuit in use is looked over.
+const TICK: Duration = Duration::from_secs(1);
+/// How often an idle one is, if it sends no keepalives.
+const IDLE_TICK: Duration = Duration::from_secs(120);
+
+/// What a client needs to know to open a circuit.
+#[derive(Clone, Debug)]
+pub struct ClientConfig {
+    /// The ingress and its address; `None` opens a circuit of one hop, which shows the egress the client's address.
+    pub ingress: Option<(Responder, SocketAddr)>,
+    /// The egress.
+    pub egress: Responder,
+    /// The egress' address, used only without an ingress.
+    pub egress_address: Option<SocketAddr>,
+    /// The suites that this host is good at.
+    pub suites: Suites,
+    /// Silence after which a keepalive goes out, so that a NAT on the way keeps its mapping; `None` for never.
+    pub keepalive: Option<Duration>,
+}
+
+/// What became of a datagram.
+#[derive(Debug)]
+pub enum Verdict {
+    /// Nothing left to do.
+    Consumed,
+    /// It holds an inner packet for the tunnel device.
+    Deliver {
+        /// Where the packet begins.
+        offset: usize,
+        /// What it is.
+        packet: Packet,
+        /// Whether its transport checksum is to be filled in.
+        partial: bool,
+    },
+    /// Refused and counted by the caller.
+    Dropped(DropReason),
+}
+
+/// What happened to the circuit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// Packets flow.
+    Connected,
+    /// The largest inner packet that the path carries has changed.
+    Mtu(u16),
+    /// The circuit could not be opened.
+    Failed(Failure),
+    /// The circuit was up and is not any more.
+    Lost,
+}
+
+/// Why a circuit could not be opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Failure {
+    /// The ingress does not answer.
+    IngressSilent,
+    /// The egress does not answer.
+    EgressSilent,
+    /// The ingress refused the circuit.
+    Refused(Refusal),
+    /// A relay broke the protocol.
+    Protocol,
+}
+
+/// One circuit.
+pub struct Client {
+    config: ClientConfig,
+    outer: Option<Leg>,
+    inner: Leg,
+    tag: Option<u32>,
+    to: SocketAddr,
+    pmtu: Pmtu,
+    connected: bool,
+    over: bool,
+    /// When the first packet went out that nothing has answered.
+    unanswered: Option<Time>,
+    last_sent: Time,
+    last_tick: Time,
+    busy: bool,
+    outbox: VecDeque<Vec<u8>>,
+    events: VecDeque<Event>,
+}
+
+impl Client {
+    /// Starts to open a circuit; `minutes` is verified time in minutes since the Unix epoch. `None` when neither an ingress nor the
+    /// egress' own address is given, or a key is a low-order point.
+    pub fn new(config: ClientConfig, now: Time, minutes: u32, random: &mut dyn Random) -> Option<Self> {
+        let mut inner = Leg::new(config.egress.clone(), config.suites);
+        let mut outer = None;
+        let to = match &config.ingress {
+            Some((responder, address)) => {
+                let mut leg = Leg::new(responder.clone(), config.suites);
+                leg.begin(now, minutes, random)?;
+                outer = Some(leg);
+                *address
+            }
+            None => {
+                inner.begin(now, minutes, random)?;
+                config.egress_address?
+            }
+        };
+        let mut client = Self {
+            config,
+            outer,
+            inner,
+            tag: None,
+            to,
+            pmtu: Pmtu::new(),
+            connected: false,
+            over: false,
+            unanswered: None,
+            last_sent: now,
+            last_tick: now,
+            busy: false,
+            outbox: VecDeque::new(),
+            events: VecDeque::new(),
+        };
+        client.pump(now);
+        Some(client)
+    }
+
+    /// Where all datagrams of the circuit go.
+    pub fn remote(&self) -> SocketAddr {
+        self.to
+    }
+
+    /// Whether packets flow.
+    pub fn is_connected(&self) -> bool {
+        self.connected && !self.over
+    }
+
+    /// Bytes that a datagram has before its inner packet.
+    pub fn offset(&self) -> usize {
+        if self.outer.is_some() { NESTED_OFFSET } else { DIRECT_OFFSET }
+    }
+
+    /// Bytes that a datagram has after its padded inner packet.
+    pub fn trailer(&self) -> usize {
+        if self.outer.is_some() { NESTED_TRAILER } else { TAG_LEN }
+    }
+
+    /// Largest inner packet that the path carries.
+    pub fn mtu(&self) -> u16 {
+        self.pmtu.confirmed()
+    }
+
+    /// Seals a datagram in place whose inner packet, padded with zeros, stands between [`Client::offset`] and [`Client::trailer`].
+    ///
+    /// # Errors
+    /// Why it cannot be sent; not counted yet.
+    pub fn seal(&mut self, datagram: &mut [u8], partial: bool, now: Time) -> Result<(), DropReason> {
+        if !self.connected || self.over {
+            return Err(DropReason::NotConnected);
+        }
+        let kind_at = self.offset() - KIND_LEN;
+        *datagram.get_mut(kind_at).ok_or(DropReason::BadLength)? = FrameKind::Packet { partial }.byte();
+        self.busy = true;
+        self.last_sent = now;
+        self.unanswered.get_or_insert(now);
+        match (&mut self.outer, self.tag) {
+            (Some(outer), Some(tag)) => {
+                let end = datagram.len() - TAG_LEN;
+                let slice = datagram.get_mut(HEADER_LEN + FORWARD_LEN..end).ok_or(DropReason::BadLength)?;
+                self.inner.seal(slice, now)?;
+                forward(outer, tag, datagram, now)
+            }
+            (None, _) => self.inner.seal(datagram, now),
+            (Some(_), None) => Err(DropReason::NotConnected),
+        }
+    }
+
+    /// Takes in a datagram; works in place.
+    pub fn handle_datagram(&mut self, datagram: &mut [u8], now: Time, minutes: u32, random: &mut dyn Random) -> Verdict {
+        let result = match &mut self.outer {
+            None => self.handle_inner(datagram, 0, datagram.len(), (now, minutes), random),
+            Some(outer) => match outer.handle(datagram, now, random) {
+                Err(reason) => Err(reason),
+                Ok(Incoming::Forward) => {
+                    self.unanswered = None;
+                    let tag = take(datagram, HEADER_LEN + 1).map(u32::from_be_bytes);
+                    if tag.is_none() || tag != self.tag {
+                        Err(DropReason::UnknownCircuit)
+                    } else {
+                        let end = datagram.len() - TAG_LEN;
+                        self.handle_inner(datagram, HEADER_LEN + FORWARD_LEN, end, (now, minutes), random)
+                    }
+                }
+                Ok(Incoming::Control) => {
+                    self.unanswered = None;
+                    self.converse_outer(now, minutes, random);
+                    Ok(Verdict::Consumed)
+                }
+                Ok(Incoming::Packet { .. }) => Err(DropReason::BadFrame),
+                Ok(Incoming::ProbeAck | Incoming::Nothing) => Ok(Verdict::Consumed),
+            },
+        };
+        self.pump(now);
+        result.unwrap_or_else(Verdict::Dropped)
+    }
+
+    fn handle_inner(
+        &mut self,
+        datagram: &mut [u8],
+        start: usize,
+        end: usize,
+        (now, minutes): (Time, u32),
+        random: &mut dyn Random,
+    ) -> Result<Verdict, DropReason> {
+        let slice = datagram.get_mut(start..end).ok_or(DropReason::BadFrame)?;
+        match self.inner.handle(slice, now, random)? {
+            Incoming::Packet { partial } => {
+                self.unanswered = None;
+                let offset = start + HEADER_LEN + KIND_LEN;
+                let bytes = datagram.get_mut(offset..end - TAG_LEN).ok_or(DropReason::BadFrame)?;
+                let packet = Packet::parse(bytes).map_err(|_| DropReason::BadPacket)?;
+                if packet.destination != IpAddr::V4(CLIENT_V4) && packet.destination != IpAddr::V6(CLIENT_V6) {
+                    return Err(DropReason::ForbiddenDestination);
+                }
+                if partial && (packet.fragment || packet.checksum_at().is_none()) {
+                    return Err(DropReason::BadPacket);
+                }
+                tcp::clamp_mss(&packet, bytes, self.pmtu.confirmed(), partial);
+                Ok(Verdict::Deliver { offset, packet, partial })
+            }
+            Incoming::Forward => Err(DropReason::BadFrame),
+            Incoming::Control => {
+                self.unanswered = None;
+                self.converse_inner(now, minutes, random);
+                Ok(Verdict::Consumed)
+            }
+            Incoming::ProbeAck => {
+                let slice = datagram.get(start..end).ok_or(DropReason::BadFrame)?;
+                let body = frame(slice);
+                if let Some(nonce) = take::<8>(body, 1) {
+                    let before = self.pmtu.confirmed();
+                    self.pmtu.acknowledged(nonce, body.len() - 1, now);
+                    self.note_mtu(before);
+                }
+                Ok(Verdict::Consumed)
+            }
+            Incoming::Nothing => Ok(Verdict::Consumed),
+        }
+    }
+
+    /// Works off what the ingress says.
+    fn converse_outer(&mut self, now: Time, minutes: u32, random: &mut dyn Random) {
+        loop {
+            let Some(outer) = &mut self.outer else { return };
+            let egress = self.config.egress.relay;
+            let message = match outer.receive() {
+                Ok(Some(message)) => message,
+                Ok(None) => return,
+                Err(_) => return self.fail(Failure::Protocol),
+            };
+            match message {
+                Message::Evidence(_) if outer.stage == Stage::Evidence => {
+                    outer.stage = Stage::Token;
+                    outer.send(&Message::Token(Token::Open));
+                    outer.send(&Message::CircuitOpen { request: 1, egress });
+                }
+                Message::Admitted(_) if outer.stage == Stage::Token => outer.stage = Stage::Admitted,
+                Message::CircuitOpened { request: 1, tag } if outer.stage == Stage::Admitted && self.tag.is_none() => {
+                    self.tag = Some(tag);
+                    if self.inner.begin(now, minutes, random).is_none() {
+                        return self.fail(Failure::Protocol);
+                    }
+                }
+                Message::CircuitRefused { request: 1, reason } => return self.fail(Failure::Refused(reason)),
+                Message::Rekeyed(answer) => {
+                    let _ = outer.finish_rekey(&answer, now);
+                }
+                Message::CircuitClose { .. } | Message::Close => return self.lose(),
+                _ => return self.fail(Failure::Protocol),
+            }
+        }
+    }
+
+    /// Works off what the egress says.
+    fn converse_inner(&mut self, now: Time, _minutes: u32, random: &mut dyn Random) {
+        loop {
+            let message = match self.inner.receive() {
+                Ok(Some(message)) => message,
+                Ok(None) => return,
+                Err(_) => return self.fail(Failure::Protocol),
+            };
+            match message {
+                Message::Evidence(_) if self.inner.stage == Stage::Evidence => {
+                    self.inner.stage = Stage::Token;
+                    self.inner.send(&Message::Token(Token::Open));
+                }
+                Message::Admitted(_) if self.inner.stage == Stage::Token => {
+                    self.inner.stage = Stage::Admitted;
+                    self.connected = true;
+                    self.pmtu.search(now, array(random));
+                    self.events.push_back(Event::Connected);
+                }
+                Message::Rekeyed(answer) => {
+                    let _ = self.inner.finish_rekey(&answer, now);
+                }
+                Message::Close => return self.lose(),
+                _ => return self.fail(Failure::Protocol),
+            }
+        }
+    }
+
+    fn fail(&mut self, failure: Failure) {
+        if !self.over {
+            self.over = true;
+            self.events.push_back(if self.connected { Event::Lost } else { Event::Failed(failure) });
+        }
+    }
+
+    fn lose(&mut self) {
+        if !self.over {
+            self.over = true;
+            self.events.push_back(Event::Lost);
+        }
+    }
+
+    fn note_mtu(&mut self, before: u16) {
+        let mtu = self.pmtu.confirmed();
+        if mtu != before {
+            self.inner.send(&Message::PathMtu(mtu));
+            self.events.push_back(Event::Mtu(mtu));
+        }
+    }
+
+    /// When to call [`Client::handle_timeout`].
+    pub fn poll_timeout(&self) -> Time {
+        let idle = self.config.keepalive.unwrap_or(IDLE_TICK);
+        let tick = self.last_tick.after(if self.busy { TICK } else { idle });
+        let legs = self.outer.iter().chain([&self.inner]).filter_map(Leg::deadline);
+        legs.chain(self.pmtu.deadline()).chain([tick]).min().unwrap_or(tick)
+    }
+
+    /// Repeats, probes, keeps alive, gives up: whatever is due.
+    pub fn handle_timeout(&mut self, now: Time, minutes: u32, random: &mut dyn Random) {
+        if self.over {
+            return;
+        }
+        if self.outer.as_mut().is_some_and(|outer| outer.handle_timeout(now, minutes, random).is_err()) {
+            return self.fail(Failure::IngressSilent);
+        }
+        if self.inner.handle_timeout(now, minutes, random).is_err() {
+            return self.fail(Failure::EgressSilent);
+        }
+        if self.connected {
+            let before = self.pmtu.confirmed();
+            let nonce = array(random);
+            if let Some((nonce, size)) = self.pmtu.handle_timeout(now, nonce, self.busy) {
+                let mut body = vec![0; size];
+                body[..8].copy_from_slice(&nonce);
+                if let Some(datagram) = self.inner_frame(FrameKind::Probe, &body, now) {
+                    self.outbox.push_back(datagram);
+                }
+            }
+            self.note_mtu(before);
+        }
+        let idle = self.config.keepalive.unwrap_or(IDLE_TICK);
+        if now.since(self.last_tick) >= if self.busy { TICK } else { idle } {
+            self.tick(now, random);
+        }
+        self.pump(now);
+    }
+
+    fn tick(&mut self, now: Time, random: &mut dyn Random) {
+        self.last_tick = now;
+        self.busy = false;
+        if self.unanswered.is_some_and(|since| now.since(since) > LOST_AFTER) {
+            return self.lose();
+        }
+        if let Some(outer) = &mut self.outer {
+            outer.rekey_if_due(now, random);
+        }
+        self.inner.rekey_if_due(now, random);
+        if self.connected && self.config.keepalive.is_some_and(|every| now.since(self.last_sent) >= every) {
+            self.last_sent = now;
+            let keepalive = match &mut self.outer {
+                Some(outer) => outer.frame(FrameKind::Padding, &[], now),
+                None => self.inner.frame(FrameKind::Padding, &[], now),
+            };
+            self.outbox.extend(keepalive);
+        }
+    }
+
+    /// Replaces all keys of the circuit now, without waiting until they are old.
+    pub fn rekey(&mut self, now: Time, random: &mut dyn Random) {
+        if let Some(outer) = &mut self.outer {
+            outer.rekey(now, random);
+        }
+        self.inner.rekey(now, random);
+        self.pump(now);
+    }
+
+    /// Ends the circuit, telling the relays.
+    pub fn close(&mut self, now: Time) {
+        self.inner.send(&Message::Close);
+        self.pump(now);
+        if let Some(outer) = &mut self.outer {
+            outer.send(&Message::Close);
+        }
+        self.pump(now);
+        self.over = true;
+    }
+
+    /// The next datagram that the circuit itself wants to send.
+    pub fn poll_transmit(&mut self) -> Option<Vec<u8>> {
+        self.outbox.pop_front()
+    }
+
+    /// What happened.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    fn inner_frame(&mut self, kind: FrameKind, body: &[u8], now: Time) -> Option<Vec<u8>> {
+        match (&mut self.outer, self.tag) {
+            (Some(outer), Some(tag)) => {
+                let datagram = self.inner.frame(kind, body, now)?;
+                wrap(outer, tag, &datagram, now)
+            }
+            (None, _) => self.inner.frame(kind, body, now),
+            (Some(_), None) => None,
+        }
+    }
+
+    /// Moves whatever the legs have to send into the outbox.
+    fn pump(&mut self, now: Time) {
+        while let Some(packet) = self.inner.poll(now) {
+            match (&mut self.outer, self.tag) {
+                (Some(outer), Some(tag)) => self.outbox.extend(wrap(outer, tag, &packet, now)),
+                (None, _) => self.outbox.push_back(packet),
+                (Some(_), None) => {}
+            }
+        }
+        while let Some(packet) = self.outer.as_mut().and_then(|outer| outer.poll(now)) {
+            self.outbox.push_back(packet);
+        }
+    }
+}
+
+/// A masked packet of the inner session as a datagram of the outer one.
+fn wrap(outer: &mut Leg, tag: u32, packet: &[u8], now: Time) -> Option<Vec<u8>> {
+    let mut datagram = vec![0; HEADER_LEN + FORWARD_LEN];
+    datagram.extend_from_slice(packet);
+    datagram.resize(datagram.len() + TAG_LEN, 0);
+    forward(outer, tag, &mut datagram, now).ok()?;
+    Some(datagram)
+}
+
+/// Seals a datagram in place that has an inner packet in its place.
+fn forward(outer: &mut Leg, tag: u32, datagram: &mut [u8], now: Time) -> Result<(), DropReason> {
+    let front = datagram.get_mut(HEADER_LEN..).and_then(|rest| rest.first_chunk_mut::<FORWARD_LEN>());
+    let [kind, tag_room @ ..] = front.ok_or(DropReason::BadLength)?;
+    *kind = FrameKind::Forward.byte();
+    *tag_room = tag.to_be_bytes();
+    outer.seal(datagram, now)
+}
+
+/// Whether this packet type is part of a handshake that a client began.
+const fn is_answer(kind: PacketType) -> bool {
+    matches!(kind, PacketType::Reply | PacketType::KemText | PacketType::Cookie)
+}

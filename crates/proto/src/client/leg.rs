@@ -1,0 +1,294 @@
+//! One of a client's two sessions: handshake, then link.
+//!
+//! Owns repetition of handshake packets, cookies, and the index that packets to this client carry.
+
+use std::time::Duration;
+
+use super::is_answer;
+use crate::control::MAX_MESSAGE;
+use crate::drops::DropReason;
+use crate::handshake::{First, Initiator, Responder};
+use crate::link::Link;
+use crate::mask::IndexMask;
+use crate::message::Message;
+use crate::random::{Random, array};
+use crate::relay::{prove_cookie, read_cookie};
+use crate::session::{CLIENT_WINDOW, Session, frame};
+use crate::suite::Suites;
+use crate::time::Time;
+use crate::wire::{FrameKind, PacketType, take};
+
+/// First wait for an answer; doubles with each repetition.
+const REPEAT: Duration = Duration::from_millis(250);
+/// Repetitions before the relay counts as silent: about eight seconds in all.
+const ATTEMPTS: u32 = 5;
+/// How long packets with the index before the last are still accepted.
+const RETIRE_TIME: Duration = Duration::from_secs(10);
+
+/// How far a session has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Stage {
+    /// Keys are there; evidence was asked for.
+    Evidence,
+    /// A token was sent.
+    Token,
+    /// The relay carries packets.
+    Admitted,
+}
+
+/// What a datagram of a leg held.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Incoming {
+    /// An inner packet.
+    Packet { partial: bool },
+    /// A packet of the inner session.
+    Forward,
+    /// Control messages may have arrived.
+    Control,
+    /// An answer to a probe.
+    ProbeAck,
+    /// Nothing that the client cares about.
+    Nothing,
+}
+
+/// One session of the circuit.
+pub(super) struct Leg {
+    peer: Responder,
+    suites: Suites,
+    to_relay: IndexMask,
+    to_client: IndexMask,
+    index: u32,
+    retiring: Option<(u32, Time)>,
+    answered: Option<[u8; 8]>,
+    state: State,
+    pub(super) stage: Stage,
+    /// Sealed and masked, to be sent.
+    ready: Vec<Vec<u8>>,
+}
+
+enum State {
+    Idle,
+    Handshaking(Box<Attempt>),
+    Up(Box<Link>),
+}
+
+struct Attempt {
+    initiator: Initiator,
+    /// What is repeated: the first packet or the one with the ML-KEM key; unmasked.
+    packet: Vec<u8>,
+    is_first: bool,
+    repeated: u32,
+    again: Time,
+    due: bool,
+}
+
+impl Leg {
+    pub(super) fn new(peer: Responder, suites: Suites) -> Self {
+        Self {
+            to_relay: IndexMask::to_relay(&peer.key),
+            to_client: IndexMask::to_client(&peer.key),
+            peer,
+            suites,
+            index: 0,
+            retiring: None,
+            answered: None,
+            state: State::Idle,
+            stage: Stage::Evidence,
+            ready: Vec::new(),
+        }
+    }
+
+    /// Starts the handshake.
+    pub(super) fn begin(&mut self, now: Time, minutes: u32, random: &mut dyn Random) -> Option<()> {
+        self.index = u32::from_be_bytes(array(random));
+        let first = First { offered: self.suites, local_index: self.index, minutes };
+        let (initiator, packet) = Initiator::start(&self.peer, None, first, random).ok()?;
+        let again = now.after(REPEAT);
+        self.state =
+            State::Handshaking(Box::new(Attempt { initiator, packet, is_first: true, repeated: 0, again, due: true }));
+        Some(())
+    }
+
+    /// Takes in a datagram of this leg; works in place.
+    pub(super) fn handle(&mut self, datagram: &mut [u8], now: Time, random: &mut dyn Random) -> Result<Incoming, DropReason> {
+        let (kind, index) = self.to_client.remove(datagram).ok_or(DropReason::UnknownType)?;
+        let retiring = self.retiring.is_some_and(|(old, until)| old == index && now <= until);
+        if index != self.index && !retiring {
+            return Err(DropReason::UnknownIndex);
+        }
+        if is_answer(kind) {
+            self.handle_answer(kind, datagram, now, random)?;
+            return Ok(Incoming::Nothing);
+        }
+        let State::Up(link) = &mut self.state else { return Err(DropReason::NotAdmitted) };
+        if kind != PacketType::Data {
+            return Err(DropReason::UnknownType);
+        }
+        link.session.open(datagram, now)?;
+        match frame(datagram).first().copied().and_then(FrameKind::parse).ok_or(DropReason::BadFrame)? {
+            FrameKind::Packet { partial } => Ok(Incoming::Packet { partial }),
+            FrameKind::Forward => Ok(Incoming::Forward),
+            FrameKind::Control => {
+                link.handle_control(frame(datagram), MAX_MESSAGE)?;
+                Ok(Incoming::Control)
+            }
+            FrameKind::ProbeAck => Ok(Incoming::ProbeAck),
+            FrameKind::PathChallenge => {
+                self.answer_challenge(frame(datagram), now, random)?;
+                Ok(Incoming::Nothing)
+            }
+            FrameKind::Padding | FrameKind::Probe | FrameKind::PathResponse => Ok(Incoming::Nothing),
+        }
+    }
+
+    fn handle_answer(
+        &mut self,
+        kind: PacketType,
+        packet: &mut [u8],
+        now: Time,
+        random: &mut dyn Random,
+    ) -> Result<(), DropReason> {
+        let State::Handshaking(attempt) = &mut self.state else { return Err(DropReason::HandshakeStray) };
+        match kind {
+            PacketType::Reply => {
+                attempt.packet =
+                    attempt.initiator.read_reply(packet, random).map_err(|_| DropReason::HandshakeInvalid)?;
+                attempt.is_first = false;
+                attempt.repeated = 0;
+                attempt.again = now.after(REPEAT);
+                attempt.due = true;
+            }
+            PacketType::Cookie if attempt.is_first => {
+                let cookie = read_cookie(packet, &attempt.packet, &self.peer.key).ok_or(DropReason::HandshakeInvalid)?;
+                prove_cookie(&mut attempt.packet, &cookie);
+                attempt.due = true;
+            }
+            _ => {
+                let established =
+                    attempt.initiator.read_kem_text(packet).map_err(|_| DropReason::HandshakeInvalid)?;
+                let mut link = Link::new(Session::new(&established, CLIENT_WINDOW, now), random);
+                link.send(&Message::EvidenceRequest);
+                self.stage = Stage::Evidence;
+                self.state = State::Up(Box::new(link));
+            }
+        }
+        Ok(())
+    }
+
+    /// Echoes a challenge along whatever path is in use now, and goes over to fresh indices.
+    fn answer_challenge(&mut self, body: &[u8], now: Time, random: &mut dyn Random) -> Result<(), DropReason> {
+        let nonce: [u8; 8] = take(body, 1).ok_or(DropReason::BadFrame)?;
+        let fresh: [u8; 4] = take(body, 9).ok_or(DropReason::BadFrame)?;
+        let State::Up(link) = &mut self.state else { return Err(DropReason::NotAdmitted) };
+        if self.answered != Some(nonce) {
+            self.answered = Some(nonce);
+            self.retiring = Some((self.index, now.after(RETIRE_TIME)));
+            self.index = u32::from_be_bytes(array(random));
+            link.session.remote_index = u32::from_be_bytes(fresh);
+        }
+        let echo = [&nonce[..], &self.index.to_be_bytes()].concat();
+        if let Some(mut datagram) = link.frame(FrameKind::PathResponse, &echo, 0, 0, now) {
+            self.to_relay.apply(&mut datagram);
+            self.ready.push(datagram);
+        }
+        Ok(())
+    }
+
+    /// Seals and masks a datagram in place.
+    pub(super) fn seal(&mut self, datagram: &mut [u8], now: Time) -> Result<(), DropReason> {
+        let State::Up(link) = &mut self.state else { return Err(DropReason::NotConnected) };
+        link.session.seal(datagram, now)?;
+        self.to_relay.apply(datagram);
+        Ok(())
+    }
+
+    /// A datagram with one frame, sealed and masked.
+    pub(super) fn frame(&mut self, kind: FrameKind, body: &[u8], now: Time) -> Option<Vec<u8>> {
+        let State::Up(link) = &mut self.state else { return None };
+        let mut datagram = link.frame(kind, body, 0, 0, now)?;
+        self.to_relay.apply(&mut datagram);
+        Some(datagram)
+    }
+
+    /// The next packet that this leg itself wants to send, masked.
+    pub(super) fn poll(&mut self, now: Time) -> Option<Vec<u8>> {
+        if let Some(ready) = self.ready.pop() {
+            return Some(ready);
+        }
+        let mut packet = match &mut self.state {
+            State::Idle => return None,
+            State::Handshaking(attempt) => {
+                if !std::mem::take(&mut attempt.due) {
+                    return None;
+                }
+                attempt.packet.clone()
+            }
+            State::Up(link) => link.poll_control(0, 0, now)?,
+        };
+        self.to_relay.apply(&mut packet);
+        Some(packet)
+    }
+
+    /// When [`Leg::handle_timeout`] or [`Leg::poll`] is due.
+    pub(super) fn deadline(&self) -> Option<Time> {
+        match &self.state {
+            State::Idle => None,
+            State::Handshaking(attempt) => Some(attempt.again),
+            State::Up(link) => link.deadline(),
+        }
+    }
+
+    /// Repeats a handshake packet without an answer; an error when it was repeated enough. A first packet is made anew: an answer to
+    /// the old one may have been lost, and the relay takes none twice.
+    pub(super) fn handle_timeout(&mut self, now: Time, minutes: u32, random: &mut dyn Random) -> Result<(), ()> {
+        let State::Handshaking(attempt) = &mut self.state else { return Ok(()) };
+        if attempt.again > now {
+            return Ok(());
+        }
+        let repeated = attempt.repeated + 1;
+        if repeated >= ATTEMPTS {
+            return Err(());
+        }
+        if attempt.is_first {
+            self.begin(now, minutes, random).ok_or(())?;
+        }
+        if let State::Handshaking(attempt) = &mut self.state {
+            attempt.repeated = repeated;
+            attempt.again = now.after(REPEAT * 2u32.pow(repeated));
+            attempt.due = true;
+        }
+        Ok(())
+    }
+
+    pub(super) fn send(&mut self, message: &Message) {
+        if let State::Up(link) = &mut self.state {
+            link.send(message);
+        }
+    }
+
+    pub(super) fn receive(&mut self) -> Result<Option<Message>, DropReason> {
+        match &mut self.state {
+            State::Up(link) => link.receive(),
+            State::Idle | State::Handshaking(_) => Ok(None),
+        }
+    }
+
+    pub(super) fn rekey_if_due(&mut self, now: Time, random: &mut dyn Random) {
+        if let State::Up(link) = &mut self.state {
+            link.rekey_if_due(&self.peer, now, random);
+        }
+    }
+
+    pub(super) fn rekey(&mut self, now: Time, random: &mut dyn Random) {
+        if let State::Up(link) = &mut self.state {
+            link.start_rekey(&self.peer, now, random);
+        }
+    }
+
+    pub(super) fn finish_rekey(&mut self, answer: &[u8], now: Time) -> Result<(), DropReason> {
+        match &mut self.state {
+            State::Up(link) => link.finish_rekey(answer, now),
+            State::Idle | State::Handshaking(_) => Err(DropReason::HandshakeStray),
+        }
+    }
+}

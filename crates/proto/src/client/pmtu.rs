@@ -1,0 +1,153 @@
+//! How large an inner packet the path carries, by probing.
+//!
+//! Owns the search and its timers; the probes travel as frames of the inner session, so one probe tests both hops, and its answer
+//! of the same size tests the way back. Source: RFC 8899 §5.2, with a fixed table of sizes instead of a binary search.
+
+use std::time::Duration;
+
+use crate::time::Time;
+use crate::wire::{MAX_MTU, MIN_MTU};
+
+/// Sizes that are tried, largest first: full Ethernet over IPv4, over IPv6, with PPPoE and other tunnels under it, and
+/// two below IPv6's minimum for paths that are worse than the standards allow.
+const SIZES: [u16; 10] = [MAX_MTU, 1392, 1376, 1360, 1344, 1328, 1312, MIN_MTU, 1216, 1152];
+/// Probes of one size before it counts as too large.
+const TRIES: u32 = 3;
+/// Wait for an answer.
+const WAIT: Duration = Duration::from_millis(400);
+/// How often the size in use is confirmed while there is traffic.
+const CONFIRM: Duration = Duration::from_secs(5);
+/// How often a larger one is tried.
+const RAISE: Duration = Duration::from_secs(600);
+
+/// The search for one path.
+#[derive(Debug)]
+pub(super) struct Pmtu {
+    confirmed: u16,
+    probe: Option<Probe>,
+    confirm_at: Time,
+    raise_at: Time,
+}
+
+#[derive(Debug)]
+struct Probe {
+    size: u16,
+    nonce: [u8; 8],
+    sent: u32,
+    again: Time,
+}
+
+impl Pmtu {
+    pub(super) fn new() -> Self {
+        Self { confirmed: MIN_MTU, probe: None, confirm_at: Time::default(), raise_at: Time::default() }
+    }
+
+    pub(super) fn confirmed(&self) -> u16 {
+        self.confirmed
+    }
+
+    /// Starts a search from the largest size down.
+    pub(super) fn search(&mut self, now: Time, nonce: [u8; 8]) {
+        self.raise_at = now.after(RAISE);
+        self.probe = Some(Probe { size: MAX_MTU, nonce, sent: 0, again: now });
+    }
+
+    /// The next probe, if one is due: nonce and size. `busy` when there was traffic lately.
+    pub(super) fn handle_timeout(&mut self, now: Time, nonce: [u8; 8], busy: bool) -> Option<([u8; 8], usize)> {
+        if self.probe.is_none() {
+            if !busy {
+                return None;
+            }
+            if self.raise_at <= now && self.confirmed < MAX_MTU {
+                self.search(now, nonce);
+            } else if self.confirm_at <= now {
+                self.probe = Some(Probe { size: self.confirmed, nonce, sent: 0, again: now });
+            }
+        }
+        let probe = self.probe.as_mut()?;
+        if probe.again > now {
+            return None;
+        }
+        if probe.sent >= TRIES {
+            self.refused(now, nonce);
+        }
+        let probe = self.probe.as_mut()?;
+        probe.sent += 1;
+        probe.again = now.after(WAIT);
+        Some((probe.nonce, probe.size.into()))
+    }
+
+    /// The size probed for does not pass: try the next smaller one, or, when it was the one in use, start over from the top.
+    fn refused(&mut self, now: Time, nonce: [u8; 8]) {
+        let Some(probe) = self.probe.take() else { return };
+        if probe.size == self.confirmed {
+            self.confirmed = SIZES.into_iter().find(|&size| size < probe.size).unwrap_or(probe.size);
+            return self.search(now, nonce);
+        }
+        let smaller = SIZES.into_iter().find(|&size| size < probe.size && size > self.confirmed);
+        match smaller {
+            Some(size) => self.probe = Some(Probe { size, nonce, sent: 0, again: now }),
+            // Nothing above the size in use passes; make sure that it does itself.
+            None => self.probe = Some(Probe { size: self.confirmed, nonce, sent: 0, again: now }),
+        }
+    }
+
+    /// A probe of `size` bytes came back.
+    pub(super) fn acknowledged(&mut self, nonce: [u8; 8], size: usize, now: Time) {
+        if let Some(probe) = &self.probe
+            && probe.nonce == nonce
+            && usize::from(probe.size) == size
+        {
+            self.confirmed = probe.size;
+            self.confirm_at = now.after(CONFIRM);
+            self.probe = None;
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Time> {
+        self.probe.as_ref().map(|probe| probe.again)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs the search against a path that carries `limit`; returns the size and the time that it took.
+    fn settle(pmtu: &mut Pmtu, limit: usize, mut now: Time) -> (u16, Time) {
+        for step in 0u64..200 {
+            if let Some((nonce, size)) = pmtu.handle_timeout(now, step.to_be_bytes(), true)
+                && size <= limit
+            {
+                pmtu.acknowledged(nonce, size, now);
+                if pmtu.probe.is_none() {
+                    return (pmtu.confirmed(), now);
+                }
+            }
+            now = now.after(WAIT);
+        }
+        panic!("did not settle");
+    }
+
+    #[test]
+    fn finds_the_largest_size_that_passes_and_falls_when_the_path_shrinks() {
+        for limit in [1408, 1400, 1392, 1300, 1280, 1216, 1152] {
+            let mut pmtu = Pmtu::new();
+            pmtu.search(Time::default(), [0; 8]);
+            let best = SIZES.into_iter().find(|&size| usize::from(size) <= limit).unwrap();
+            let (found, at) = settle(&mut pmtu, 1408, Time::default());
+            assert_eq!(found, 1408);
+            let (found, _) = settle(&mut pmtu, limit, at.after(CONFIRM));
+            assert_eq!(found, best, "{limit}");
+        }
+    }
+
+    #[test]
+    fn is_silent_when_there_is_no_traffic() {
+        let mut pmtu = Pmtu::new();
+        pmtu.search(Time::default(), [0; 8]);
+        let (_, at) = settle(&mut pmtu, 1408, Time::default());
+        assert_eq!(pmtu.handle_timeout(at.after(RAISE * 2), [1; 8], false), None);
+        assert_eq!(pmtu.deadline(), None);
+    }
+}

@@ -1,0 +1,253 @@
+//! The control stream: few small messages, in order, acknowledged, inside a session.
+//!
+//! Owns the byte stream in both directions with its one retransmission timer. Knows no message: `message`
+//! does. Every buffer is bounded; a peer that exceeds a bound gets its frames ignored.
+//!
+//! ```text
+//! frame:    kind 1 | offset 4 | acknowledged 4 | length 2 | bytes …        offsets count from the session's start
+//! message:  type 2 | length 4 | body                                       one after the other in the stream
+//! ```
+
+use std::time::Duration;
+
+use crate::time::Time;
+use crate::wire::{FrameKind, take};
+
+/// Bytes of a control frame's head.
+pub(crate) const CONTROL_HEAD: usize = 11;
+/// Bytes of stream in one frame at most: two layers of headers fit a path of 1280 bytes.
+const PIECE: usize = 1024;
+/// Largest message: 64 KiB with its head.
+pub(crate) const MAX_MESSAGE: usize = 65_536;
+/// Bytes that a session may send and hold before admission.
+pub(crate) const BEFORE_ADMISSION: usize = 8_192;
+/// Bytes of stream on their way unacknowledged at most.
+const IN_FLIGHT: usize = 16_384;
+/// First wait for an acknowledgement; doubles up to [`LONGEST_WAIT`].
+const FIRST_WAIT: Duration = Duration::from_millis(250);
+const LONGEST_WAIT: Duration = Duration::from_secs(4);
+const MESSAGE_HEAD: usize = 6;
+
+/// The peer broke a bound of the control stream; the session cannot go on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Overrun;
+
+/// One end of the stream.
+#[derive(Debug, Default)]
+pub(crate) struct ControlStream {
+    /// Sent and not acknowledged, then not sent yet.
+    outgoing: Vec<u8>,
+    /// Offset of the first byte of `outgoing`.
+    acknowledged: u32,
+    /// Bytes of `outgoing` that were sent since the last timeout.
+    sent: usize,
+    /// Bytes of `outgoing` that were ever sent: acknowledgements reach up to here.
+    reached: usize,
+    retransmit_at: Option<Time>,
+    wait: Duration,
+    incoming: Vec<u8>,
+    /// Offset after the last byte received in order.
+    received: u32,
+    ack_due: bool,
+}
+
+impl ControlStream {
+    /// Queues a message.
+    pub(crate) fn send(&mut self, kind: u16, body: &[u8]) {
+        let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
+        self.outgoing.extend_from_slice(&kind.to_be_bytes());
+        self.outgoing.extend_from_slice(&length.to_be_bytes());
+        self.outgoing.extend_from_slice(body);
+    }
+
+    /// Bytes queued and not acknowledged.
+    pub(crate) fn backlog(&self) -> usize {
+        self.outgoing.len()
+    }
+
+    /// Takes in a frame without its kind byte.
+    ///
+    /// # Errors
+    /// [`Overrun`] when more than `limit` bytes would wait for the rest of a message.
+    pub(crate) fn handle(&mut self, frame: &[u8], limit: usize) -> Result<(), Overrun> {
+        let (Some(offset), Some(ack), Some(length)) = (take(frame, 0), take(frame, 4), take(frame, 8)) else {
+            return Ok(());
+        };
+        self.acknowledge(u32::from_be_bytes(ack));
+        let length = usize::from(u16::from_be_bytes(length));
+        let Some(bytes) = frame.get(CONTROL_HEAD - 1..).and_then(|rest| rest.get(..length)) else { return Ok(()) };
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.ack_due = true;
+        let already = self.received.wrapping_sub(u32::from_be_bytes(offset)) as usize;
+        // A gap (or garbage) shows as an enormous overlap; the acknowledgement tells the peer where to go on.
+        let Some(fresh) = bytes.get(already..) else { return Ok(()) };
+        if self.incoming.len() + fresh.len() > limit {
+            return Err(Overrun);
+        }
+        self.incoming.extend_from_slice(fresh);
+        self.received = self.received.wrapping_add(u32::try_from(fresh.len()).unwrap_or(0));
+        Ok(())
+    }
+
+    fn acknowledge(&mut self, ack: u32) {
+        let newly = ack.wrapping_sub(self.acknowledged) as usize;
+        if newly == 0 || newly > self.reached {
+            return;
+        }
+        self.outgoing.drain(..newly);
+        self.acknowledged = ack;
+        self.sent = self.sent.saturating_sub(newly);
+        self.reached -= newly;
+        self.wait = FIRST_WAIT;
+        // What is still on its way keeps the deadline that it has.
+        if self.sent == 0 {
+            self.retransmit_at = None;
+        }
+        if self.outgoing.is_empty() {
+            self.outgoing = Vec::new();
+        }
+    }
+
+    /// The next whole message, if one has arrived.
+    ///
+    /// # Errors
+    /// [`Overrun`] when the message's stated length is more than [`MAX_MESSAGE`].
+    pub(crate) fn receive(&mut self) -> Result<Option<(u16, Vec<u8>)>, Overrun> {
+        let (Some(kind), Some(length)) = (take(&self.incoming, 0), take(&self.incoming, 2)) else { return Ok(None) };
+        let length = u32::from_be_bytes(length) as usize;
+        if length > MAX_MESSAGE - MESSAGE_HEAD {
+            return Err(Overrun);
+        }
+        let Some(body) = self.incoming.get(MESSAGE_HEAD..MESSAGE_HEAD + length) else { return Ok(None) };
+        let body = body.to_vec();
+        self.incoming.drain(..MESSAGE_HEAD + length);
+        if self.incoming.is_empty() {
+            self.incoming = Vec::new();
+        }
+        Ok(Some((u16::from_be_bytes(kind), body)))
+    }
+
+    /// Whether [`ControlStream::poll`] has a frame now.
+    pub(crate) fn wants_to_send(&self, now: Time) -> bool {
+        self.ack_due || self.has_unsent() || self.retransmit_at.is_some_and(|at| at <= now)
+    }
+
+    fn has_unsent(&self) -> bool {
+        self.sent < self.outgoing.len() && self.sent < IN_FLIGHT
+    }
+
+    /// Writes the next frame, with its kind byte, into `out`; `None` when there is none to send.
+    pub(crate) fn poll(&mut self, out: &mut Vec<u8>, now: Time) -> bool {
+        if self.retransmit_at.is_some_and(|at| at <= now) {
+            self.sent = 0;
+            self.wait = (self.wait * 2).min(LONGEST_WAIT);
+            self.retransmit_at = None;
+        }
+        if !self.ack_due && !self.has_unsent() {
+            return false;
+        }
+        let end = self.outgoing.len().min(self.sent + PIECE).min(IN_FLIGHT);
+        let piece = self.outgoing.get(self.sent..end).unwrap_or(&[]);
+        let offset = self.acknowledged.wrapping_add(u32::try_from(self.sent).unwrap_or(0));
+        out.push(FrameKind::Control.byte());
+        out.extend_from_slice(&offset.to_be_bytes());
+        out.extend_from_slice(&self.received.to_be_bytes());
+        out.extend_from_slice(&u16::try_from(piece.len()).unwrap_or(0).to_be_bytes());
+        out.extend_from_slice(piece);
+        self.sent += piece.len();
+        self.reached = self.reached.max(self.sent);
+        self.ack_due = false;
+        if self.sent > 0 && self.retransmit_at.is_none() {
+            self.wait = self.wait.max(FIRST_WAIT);
+            self.retransmit_at = Some(now.after(self.wait));
+        }
+        true
+    }
+
+    /// When to call [`ControlStream::poll`] again if nothing arrives.
+    pub(crate) fn deadline(&self) -> Option<Time> {
+        self.retransmit_at
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Whatever is lost, repeated or swapped on the way, every message arrives once and in order.
+        #[test]
+        fn messages_survive_a_bad_network(
+            messages in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..3000), 1..8),
+            fate in prop::collection::vec(0u8..8, 64),
+        ) {
+            let (mut a, mut b) = (ControlStream::default(), ControlStream::default());
+            for (i, body) in messages.iter().enumerate() {
+                a.send(u16::try_from(i).unwrap(), body);
+            }
+            let mut now = Time::default();
+            let mut fate = fate.into_iter();
+            let mut got = Vec::new();
+            for _ in 0..2_000 {
+                let mut wire = Vec::new();
+                let mut frame = Vec::new();
+                while a.poll(&mut frame, now) {
+                    wire.push(std::mem::take(&mut frame));
+                }
+                match fate.next().unwrap_or(7) {
+                    0 => wire.clear(),
+                    1 => wire.reverse(),
+                    2 => { wire.extend(wire.clone()); }
+                    3 => { wire.pop(); }
+                    _ => {}
+                }
+                for frame in wire {
+                    b.handle(&frame[1..], MAX_MESSAGE).unwrap();
+                }
+                while let Some((kind, body)) = b.receive().unwrap() {
+                    got.push((kind, body));
+                }
+                let mut back = Vec::new();
+                if b.poll(&mut back, now) && fate.next().unwrap_or(7) != 0 {
+                    a.handle(&back[1..], MAX_MESSAGE).unwrap();
+                }
+                now = now.after(Duration::from_millis(100));
+                if a.backlog() == 0 {
+                    break;
+                }
+            }
+            prop_assert_eq!(a.backlog(), 0);
+            prop_assert_eq!(a.deadline(), None);
+            prop_assert_eq!(got.len(), messages.len());
+            for (i, (kind, body)) in got.iter().enumerate() {
+                prop_assert_eq!(usize::from(*kind), i);
+                prop_assert_eq!(body, &messages[i]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_peer_that_claims_too_much_is_refused() {
+        let mut stream = ControlStream::default();
+        let mut frame = vec![0, 0, 0, 0, 0, 0, 0, 0, 0, 6, 0, 1];
+        frame.extend_from_slice(&u32::MAX.to_be_bytes());
+        stream.handle(&frame, BEFORE_ADMISSION).unwrap();
+        assert_eq!(stream.receive(), Err(Overrun));
+
+        let mut stream = ControlStream::default();
+        let mut results = Vec::new();
+        for piece in 0u32..20 {
+            let mut frame = Vec::new();
+            frame.extend_from_slice(&(piece * 1000).to_be_bytes());
+            frame.extend_from_slice(&[0; 4]);
+            frame.extend_from_slice(&1000u16.to_be_bytes());
+            frame.extend_from_slice(&[0; 1000]);
+            results.push(stream.handle(&frame, BEFORE_ADMISSION));
+        }
+        assert!(results.iter().take(8).all(Result::is_ok));
+        assert_eq!(results.get(8), Some(&Err(Overrun)));
+    }
+}

@@ -1,0 +1,171 @@
+//! Receiver indices: which session of which shard a datagram belongs to.
+//!
+//! An index names shard (6 bits), slot (18 bits) and generation (8 bits), and goes through a keyed
+//! permutation of 32 bits, so that indices leak neither how many sessions exist nor their order.
+//! Owns allocation and the permutation. Never looks at packets.
+
+use crate::random::{Random, array};
+use zeroize::Zeroize;
+
+/// Most shards of one relay.
+pub const MAX_SHARDS: u8 = 64;
+/// Most sessions of one shard.
+pub const MAX_SLOTS: u32 = 1 << SLOT_BITS;
+const SLOT_BITS: u32 = 18;
+const GENERATION_BITS: u32 = 8;
+
+/// Where an index points.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// The shard, below [`MAX_SHARDS`].
+    pub shard: u8,
+    /// The slot in the shard's table, below [`MAX_SLOTS`].
+    pub slot: u32,
+    /// How often the slot has been given out, modulo 256.
+    pub generation: u8,
+}
+
+/// The keyed permutation between places and indices, shared by all shards of one relay.
+#[derive(Clone, Debug)]
+pub struct IndexKey([u32; 4]);
+
+impl Drop for IndexKey {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+impl IndexKey {
+    /// A fresh random permutation.
+    pub fn new(random: &mut dyn Random) -> Self {
+        Self([(); 4].map(|()| u32::from_le_bytes(array(random))))
+    }
+
+    /// The index of `place`.
+    pub fn index(&self, place: Place) -> u32 {
+        let packed = (u32::from(place.shard) << (SLOT_BITS + GENERATION_BITS))
+            | (place.slot << GENERATION_BITS)
+            | u32::from(place.generation);
+        let (mut left, mut right) = (packed >> 16, packed & 0xffff);
+        for key in self.0 {
+            (left, right) = (right, left ^ round(right, key));
+        }
+        (left << 16) | right
+    }
+
+    /// The place that `index` names. Every index names one; whether a session lives there is the table's to say.
+    pub fn place(&self, index: u32) -> Place {
+        let (mut left, mut right) = (index >> 16, index & 0xffff);
+        for key in self.0.iter().rev() {
+            (left, right) = (right ^ round(left, *key), left);
+        }
+        let packed = (left << 16) | right;
+        Place {
+            shard: (packed >> (SLOT_BITS + GENERATION_BITS)).to_le_bytes()[0],
+            slot: (packed >> GENERATION_BITS) & (MAX_SLOTS - 1),
+            generation: packed.to_le_bytes()[0],
+        }
+    }
+}
+
+/// One Feistel round: a 16-bit mixing function. It hides counts from onlookers and is no cipher:
+/// the index is also encrypted on the wire.
+const fn round(half: u32, key: u32) -> u32 {
+    let mut x = half.wrapping_add(key).wrapping_mul(0x9e37_79b1);
+    x ^= x >> 15;
+    x = x.wrapping_mul(0x85eb_ca77 ^ key);
+    (x ^ (x >> 13)) & 0xffff
+}
+
+/// The free slots of one shard.
+#[derive(Debug)]
+pub struct Slots {
+    shard: u8,
+    capacity: u32,
+    used: u32,
+    free: std::collections::VecDeque<u32>,
+    generations: Vec<u8>,
+}
+
+impl Slots {
+    /// Up to `capacity` slots (at most [`MAX_SLOTS`]) of shard `shard`.
+    pub fn new(shard: u8, capacity: u32) -> Self {
+        Self {
+            shard,
+            capacity: capacity.min(MAX_SLOTS),
+            used: 0,
+            free: std::collections::VecDeque::new(),
+            generations: Vec::new(),
+        }
+    }
+
+    /// A free place, or `None` when all are taken. Slots are used again as late as possible.
+    pub fn take(&mut self) -> Option<Place> {
+        let fresh = u32::try_from(self.generations.len()).unwrap_or(u32::MAX);
+        let slot = if fresh < self.capacity {
+            self.generations.push(0);
+            fresh
+        } else {
+            self.free.pop_front()?
+        };
+        self.used += 1;
+        let generation = self.generations.get(slot as usize).copied().unwrap_or(0);
+        Some(Place { shard: self.shard, slot, generation })
+    }
+
+    /// Gives `place` back. A place that was given back before is ignored.
+    pub fn release(&mut self, place: Place) {
+        let Some(generation) = self.generations.get_mut(place.slot as usize) else { return };
+        if *generation != place.generation {
+            return;
+        }
+        *generation = generation.wrapping_add(1);
+        self.free.push_back(place.slot);
+        self.used -= 1;
+    }
+
+    /// How many places are taken.
+    pub fn used(&self) -> u32 {
+        self.used
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    struct Fixed(u8);
+    impl Random for Fixed {
+        fn fill(&mut self, bytes: &mut [u8]) {
+            for byte in bytes {
+                self.0 = self.0.wrapping_mul(13).wrapping_add(101);
+                *byte = self.0;
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_index_leads_back_to_its_place(shard in 0u8..64, slot in 0u32..MAX_SLOTS, generation: u8) {
+            let key = IndexKey::new(&mut Fixed(7));
+            let place = Place { shard, slot, generation };
+            prop_assert_eq!(key.place(key.index(place)), place);
+        }
+    }
+
+    #[test]
+    fn a_released_place_comes_back_with_another_generation() {
+        let mut slots = Slots::new(0, 2);
+        let first = slots.take().unwrap();
+        let second = slots.take().unwrap();
+        assert!(slots.take().is_none());
+        slots.release(first);
+        slots.release(first);
+        assert_eq!(slots.used(), 1);
+        let again = slots.take().unwrap();
+        assert_eq!((again.slot, again.generation), (first.slot, 1));
+        assert!(slots.take().is_none());
+        assert_ne!(again, second);
+    }
+}

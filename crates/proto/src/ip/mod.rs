@@ -1,0 +1,210 @@
+//! Inner IP packets: parsed strictly, translated, measured.
+//!
+//! Owns everything that the data path knows about IPv4 and IPv6 inside the tunnel. Nothing a packet says about itself
+//! is believed: lengths are checked against the bytes that are there. Never looks at payloads.
+//! Source: RFC 791, RFC 8200.
+#![deny(clippy::indexing_slicing)]
+
+pub mod checksum;
+pub mod destination;
+pub mod icmp;
+pub mod tcp;
+pub mod translate;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::wire::take;
+
+/// ICMP for IPv4.
+pub const ICMP: u8 = 1;
+/// TCP.
+pub const TCP: u8 = 6;
+/// UDP.
+pub const UDP: u8 = 17;
+/// ICMP for IPv6.
+pub const ICMPV6: u8 = 58;
+const FRAGMENT: u8 = 44;
+const MAX_EXTENSIONS: usize = 8;
+
+/// The tunnel addresses that every client has.
+pub const CLIENT_V4: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 2);
+/// The tunnel addresses that every client has.
+pub const CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0xfd6f, 0x7265, 0x6c61, 0x7900, 0, 0, 0, 2);
+/// The address that errors made inside the tunnel come from, and the egress' own one on its device.
+pub const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 1);
+/// The address that errors made inside the tunnel come from, and the egress' own one on its device.
+pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfd6f, 0x7265, 0x6c61, 0x7900, 0, 0, 0, 1);
+
+/// A packet that is not well-formed, or uses what the tunnel does not carry (source routing).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("malformed IP packet")]
+pub struct BadPacket;
+
+/// What the data path needs to know of a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Packet {
+    /// Length of the packet in bytes, as its header says; not more than there are.
+    pub len: usize,
+    /// Where the transport header begins.
+    pub transport: usize,
+    /// The transport protocol.
+    pub protocol: u8,
+    /// Sender.
+    pub source: IpAddr,
+    /// Receiver.
+    pub destination: IpAddr,
+    /// Whether the transport header is here: not in a later fragment.
+    pub has_transport: bool,
+    /// Whether the packet is a fragment.
+    pub fragment: bool,
+    /// Whether routers may not fragment it; always so for IPv6.
+    pub dont_fragment: bool,
+}
+
+impl Packet {
+    /// Reads the packet at the start of `bytes`; bytes after it are padding.
+    ///
+    /// # Errors
+    /// [`BadPacket`] when a header is cut off, a length lies, or the packet asks for source routing.
+    pub fn parse(bytes: &[u8]) -> Result<Self, BadPacket> {
+        match bytes.first().ok_or(BadPacket)? >> 4 {
+            4 => Self::parse_v4(bytes),
+            6 => Self::parse_v6(bytes),
+            _ => Err(BadPacket),
+        }
+    }
+
+    /// Whether the packet is IPv6.
+    pub fn is_v6(&self) -> bool {
+        self.source.is_ipv6()
+    }
+
+    fn parse_v4(bytes: &[u8]) -> Result<Self, BadPacket> {
+        let head: [u8; 20] = take(bytes, 0).ok_or(BadPacket)?;
+        let [version_ihl, _, len_hi, len_lo, _, _, frag_hi, frag_lo, _, protocol, _, _, addresses @ ..] = head;
+        let header_len = usize::from(version_ihl & 0x0f) * 4;
+        let len = usize::from(u16::from_be_bytes([len_hi, len_lo]));
+        if header_len < 20 || len < header_len || len > bytes.len() {
+            return Err(BadPacket);
+        }
+        check_options(bytes.get(20..header_len).ok_or(BadPacket)?)?;
+        let fragment = u16::from_be_bytes([frag_hi, frag_lo]);
+        let (offset, more) = (fragment & 0x1fff, fragment & 0x2000 != 0);
+        let packet = Self {
+            len,
+            transport: header_len,
+            protocol,
+            source: Ipv4Addr::from(take::<4>(&addresses, 0).ok_or(BadPacket)?).into(),
+            destination: Ipv4Addr::from(take::<4>(&addresses, 4).ok_or(BadPacket)?).into(),
+            has_transport: offset == 0,
+            fragment: offset != 0 || more,
+            dont_fragment: fragment & 0x4000 != 0,
+        };
+        packet.check_transport(bytes)
+    }
+
+    fn parse_v6(bytes: &[u8]) -> Result<Self, BadPacket> {
+        let head: [u8; 40] = take(bytes, 0).ok_or(BadPacket)?;
+        let [_, _, _, _, len_hi, len_lo, mut next, _, addresses @ ..] = head;
+        let len = 40 + usize::from(u16::from_be_bytes([len_hi, len_lo]));
+        if len > bytes.len() {
+            return Err(BadPacket);
+        }
+        let (mut transport, mut fragment, mut has_transport) = (40, false, true);
+        let mut extensions = 0;
+        while has_transport && matches!(next, 0 | 43 | FRAGMENT | 60) {
+            extensions += 1;
+            let extension: [u8; 8] = take(bytes.get(..len).ok_or(BadPacket)?, transport).ok_or(BadPacket)?;
+            if extensions > MAX_EXTENSIONS || next == 43 {
+                return Err(BadPacket);
+            }
+            let [following, size, hi, lo, ..] = extension;
+            if next == FRAGMENT {
+                let field = u16::from_be_bytes([hi, lo]);
+                fragment = true;
+                has_transport = field & 0xfff8 == 0;
+                transport += 8;
+            } else {
+                transport += (usize::from(size) + 1) * 8;
+            }
+            next = following;
+        }
+        let packet = Self {
+            len,
+            transport,
+            protocol: next,
+            source: Ipv6Addr::from(take::<16>(&addresses, 0).ok_or(BadPacket)?).into(),
+            destination: Ipv6Addr::from(take::<16>(&addresses, 16).ok_or(BadPacket)?).into(),
+            has_transport,
+            fragment,
+            dont_fragment: true,
+        };
+        packet.check_transport(bytes)
+    }
+
+    /// The transport header that translation and offloads touch must be there in full.
+    fn check_transport(self, bytes: &[u8]) -> Result<Self, BadPacket> {
+        if self.transport > self.len {
+            return Err(BadPacket);
+        }
+        if !self.has_transport {
+            return Ok(self);
+        }
+        let transport = bytes.get(self.transport..self.len).ok_or(BadPacket)?;
+        let enough = match self.protocol {
+            TCP => {
+                let offset = transport.get(12).map_or(0, |b| usize::from(b >> 4) * 4);
+                offset >= 20 && offset <= transport.len()
+            }
+            UDP => {
+                let stated = take(transport, 4).map(|b| usize::from(u16::from_be_bytes(b)));
+                stated.is_some_and(|stated| stated >= 8 && (self.fragment || stated <= transport.len()))
+            }
+            ICMP | ICMPV6 => transport.len() >= 8 || self.fragment,
+            _ => true,
+        };
+        if enough { Ok(self) } else { Err(BadPacket) }
+    }
+
+    /// Where the transport checksum stands, from the packet's start; `None` for protocols without one that covers addresses.
+    pub fn checksum_at(&self) -> Option<usize> {
+        if !self.has_transport {
+            return None;
+        }
+        match (self.protocol, self.is_v6()) {
+            (TCP, _) => Some(self.transport + 16),
+            (UDP, _) => Some(self.transport + 6),
+            (ICMPV6, true) => Some(self.transport + 2),
+            _ => None,
+        }
+    }
+
+    /// Length of the transport header of TCP and UDP, zero for others.
+    pub fn transport_header_len(&self, bytes: &[u8]) -> usize {
+        match self.protocol {
+            TCP => bytes.get(self.transport + 12).map_or(0, |b| usize::from(b >> 4) * 4),
+            UDP => 8,
+            _ => 0,
+        }
+    }
+}
+
+/// Refuses source routes and malformed options. Source: RFC 791 §3.1, RFC 6864; source routes per RFC 7126 §4.3.
+fn check_options(mut options: &[u8]) -> Result<(), BadPacket> {
+    while let Some((&kind, rest)) = options.split_first() {
+        match kind {
+            0 => return Ok(()),
+            1 => options = rest,
+            131 | 137 => return Err(BadPacket),
+            _ => {
+                let len = usize::from(*rest.first().ok_or(BadPacket)?);
+                if len < 2 {
+                    return Err(BadPacket);
+                }
+                options = options.get(len..).ok_or(BadPacket)?;
+            }
+        }
+    }
+    Ok(())
+}
+

@@ -1,0 +1,237 @@
+//! Control messages: what two ends say to each other besides packets.
+//!
+//! Owns their numbers and strict encoding; `docs/protocol.md` lists them with the states in which each is
+//! allowed. Numbers of messages that credentials and attestation will fill in are taken now, each with the body of
+//! its `open` step, which accepts everybody and says so.
+
+use crate::keys::RelayId;
+use crate::wire::take;
+
+/// A message of the control stream.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Message {
+    /// 0x01, initiator: asks for evidence of what the relay runs.
+    EvidenceRequest,
+    /// 0x02, responder: evidence. The `open` form is empty and proves nothing.
+    Evidence(Evidence),
+    /// 0x03, initiator: asks for collateral to judge evidence by.
+    CollateralRequest,
+    /// 0x04, responder: collateral. The `open` form is empty.
+    Collateral,
+    /// 0x05, initiator: a token that pays for the session. The `open` form is empty.
+    Token(Token),
+    /// 0x06, responder: the session may carry traffic.
+    Admitted(Admission),
+    /// 0x07, initiator: the next preimage of a metering chain. The `open` form is empty and changes nothing.
+    Preimage,
+    /// 0x08, responder: the credit is used up. `open` relays never send it.
+    PaymentNeeded,
+    /// 0x10, client to ingress: open a circuit to this egress.
+    CircuitOpen {
+        /// Number of the request, repeated in the answer.
+        request: u32,
+        /// The egress, by its registry number.
+        egress: RelayId,
+    },
+    /// 0x11, ingress to client: the circuit is open.
+    CircuitOpened {
+        /// Number of the request.
+        request: u32,
+        /// Tag of the circuit's frames.
+        tag: u32,
+    },
+    /// 0x12, ingress to client: the circuit is not open.
+    CircuitRefused {
+        /// Number of the request.
+        request: u32,
+        /// Why.
+        reason: Refusal,
+    },
+    /// 0x13, either way: the circuit is closed.
+    CircuitClose {
+        /// Tag of the circuit's frames.
+        tag: u32,
+    },
+    /// 0x20, initiator: re-handshake, [`crate::handshake::REKEY_LEN`] bytes.
+    Rekey(Vec<u8>),
+    /// 0x21, responder: answer to a re-handshake, [`crate::handshake::REKEYED_LEN`] bytes.
+    Rekeyed(Vec<u8>),
+    /// 0x22, client to egress: largest inner packet that the path carries, in bytes.
+    PathMtu(u16),
+    /// 0x23, either way: the session is over.
+    Close,
+}
+
+/// Evidence by kind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Evidence {
+    /// None: the relay proves nothing, and whoever accepts this says so.
+    Open,
+}
+
+/// Token by kind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Token {
+    /// None.
+    Open,
+}
+
+/// On what ground a session was admitted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Admission {
+    /// Everybody is.
+    Open,
+}
+
+/// Why a circuit was not opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// The ingress' directory has no egress with this number.
+    UnknownRelay,
+    /// The ingress was asked for a circuit to itself.
+    Itself,
+    /// The egress does not answer.
+    Unreachable,
+    /// Too many circuits.
+    Full,
+}
+
+/// A message that does not read: unknown number, wrong length, unknown value.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("malformed control message")]
+pub struct Malformed;
+
+impl Message {
+    /// The message's number and body.
+    pub fn encode(&self) -> (u16, Vec<u8>) {
+        match self {
+            Self::EvidenceRequest => (0x01, vec![]),
+            Self::Evidence(Evidence::Open) => (0x02, vec![0]),
+            Self::CollateralRequest => (0x03, vec![]),
+            Self::Collateral => (0x04, vec![0]),
+            Self::Token(Token::Open) => (0x05, vec![0]),
+            Self::Admitted(Admission::Open) => (0x06, vec![0]),
+            Self::Preimage => (0x07, vec![0]),
+            Self::PaymentNeeded => (0x08, vec![0]),
+            Self::CircuitOpen { request, egress } => {
+                (0x10, [&request.to_be_bytes()[..], &egress.0.to_be_bytes()].concat())
+            }
+            Self::CircuitOpened { request, tag } => (0x11, [request.to_be_bytes(), tag.to_be_bytes()].concat()),
+            Self::CircuitRefused { request, reason } => {
+                let mut body = request.to_be_bytes().to_vec();
+                body.push(reason.byte());
+                (0x12, body)
+            }
+            Self::CircuitClose { tag } => (0x13, tag.to_be_bytes().to_vec()),
+            Self::Rekey(body) => (0x20, body.clone()),
+            Self::Rekeyed(body) => (0x21, body.clone()),
+            Self::PathMtu(mtu) => (0x22, mtu.to_be_bytes().to_vec()),
+            Self::Close => (0x23, vec![]),
+        }
+    }
+
+    /// Reads the message with this number and body.
+    ///
+    /// # Errors
+    /// [`Malformed`] for unknown numbers, and for every body that [`Message::encode`] would not write.
+    pub fn decode(kind: u16, body: &[u8]) -> Result<Self, Malformed> {
+        let message = match kind {
+            0x01 => Self::EvidenceRequest,
+            0x02 => Self::Evidence(Evidence::Open),
+            0x03 => Self::CollateralRequest,
+            0x04 => Self::Collateral,
+            0x05 => Self::Token(Token::Open),
+            0x06 => Self::Admitted(Admission::Open),
+            0x07 => Self::Preimage,
+            0x08 => Self::PaymentNeeded,
+            0x10 => Self::CircuitOpen {
+                request: number(body, 0)?,
+                egress: RelayId(u64::from_be_bytes(take(body, 4).ok_or(Malformed)?)),
+            },
+            0x11 => Self::CircuitOpened { request: number(body, 0)?, tag: number(body, 4)? },
+            0x12 => {
+                let reason = body.get(4).copied().and_then(Refusal::parse).ok_or(Malformed)?;
+                Self::CircuitRefused { request: number(body, 0)?, reason }
+            }
+            0x13 => Self::CircuitClose { tag: number(body, 0)? },
+            0x20 if body.len() == crate::handshake::REKEY_LEN => Self::Rekey(body.to_vec()),
+            0x21 if body.len() == crate::handshake::REKEYED_LEN => Self::Rekeyed(body.to_vec()),
+            0x22 => Self::PathMtu(u16::from_be_bytes(take(body, 0).ok_or(Malformed)?)),
+            0x23 => Self::Close,
+            _ => return Err(Malformed),
+        };
+        // One encoding for each message: whatever would not be written back the same is refused.
+        let (_, canonical) = message.encode();
+        if canonical == body { Ok(message) } else { Err(Malformed) }
+    }
+}
+
+impl Refusal {
+    const fn byte(self) -> u8 {
+        match self {
+            Self::UnknownRelay => 1,
+            Self::Itself => 2,
+            Self::Unreachable => 3,
+            Self::Full => 4,
+        }
+    }
+
+    const fn parse(byte: u8) -> Option<Self> {
+        Some(match byte {
+            1 => Self::UnknownRelay,
+            2 => Self::Itself,
+            3 => Self::Unreachable,
+            4 => Self::Full,
+            _ => return None,
+        })
+    }
+}
+
+fn number(body: &[u8], offset: usize) -> Result<u32, Malformed> {
+    take(body, offset).map(u32::from_be_bytes).ok_or(Malformed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn any_message() -> impl Strategy<Value = Message> {
+        prop_oneof![
+            Just(Message::EvidenceRequest),
+            Just(Message::Evidence(Evidence::Open)),
+            Just(Message::CollateralRequest),
+            Just(Message::Collateral),
+            Just(Message::Token(Token::Open)),
+            Just(Message::Admitted(Admission::Open)),
+            Just(Message::Preimage),
+            Just(Message::PaymentNeeded),
+            (any::<u32>(), any::<u64>())
+                .prop_map(|(request, id)| Message::CircuitOpen { request, egress: RelayId(id) }),
+            (any::<u32>(), any::<u32>()).prop_map(|(request, tag)| Message::CircuitOpened { request, tag }),
+            any::<u32>().prop_map(|request| Message::CircuitRefused { request, reason: Refusal::Full }),
+            any::<u32>().prop_map(|tag| Message::CircuitClose { tag }),
+            any::<u8>().prop_map(|b| Message::Rekey(vec![b; crate::handshake::REKEY_LEN])),
+            any::<u16>().prop_map(Message::PathMtu),
+            Just(Message::Close),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn reads_back_what_it_wrote_and_no_truncation_or_extension_of_it(message in any_message()) {
+            let (kind, body) = message.encode();
+            prop_assert_eq!(Message::decode(kind, &body), Ok(message));
+            for end in 0..body.len() {
+                prop_assert_eq!(Message::decode(kind, &body[..end]), Err(Malformed));
+            }
+            let longer = [&body[..], &[0]].concat();
+            prop_assert_eq!(Message::decode(kind, &longer), Err(Malformed));
+        }
+
+        #[test]
+        fn never_panics(kind in 0u16..0x30, body in prop::collection::vec(any::<u8>(), 0..64)) {
+            let _ = Message::decode(kind, &body);
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! Randomness as the protocol sees it: bytes that the caller hands in.
+//!
+//! Owns the one trait through which keys, indices and padding get entropy, so that a simulation
+//! with a seed repeats itself byte for byte. Never touches the system's generator.
+
+/// A source of random bytes. Outside simulations it must be cryptographically secure.
+pub trait Random {
+    /// Fills `bytes` with fresh random bytes.
+    fn fill(&mut self, bytes: &mut [u8]);
+}
+
+/// `N` fresh random bytes.
+pub(crate) fn array<const N: usize>(random: &mut dyn Random) -> [u8; N] {
+    let mut bytes = [0; N];
+    random.fill(&mut bytes);
+    bytes
+}

@@ -1,0 +1,183 @@
+//! One session of a shard: its link, its way, what it may do.
+//!
+//! Owns admission and the proof of a changed path. Never moves packets.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::Route;
+use crate::drops::DropReason;
+use crate::index::Place;
+use crate::keys::RelayId;
+use crate::link::Link;
+use crate::mask::IndexMask;
+use crate::message::{Admission, Evidence, Token};
+use crate::random::{Random, array};
+use crate::time::Time;
+
+/// Bytes sent towards an unproven path for each byte that came from it. Source: RFC 9000 §8.1.
+const AMPLIFICATION: u64 = 3;
+/// How often a challenge is repeated.
+const CHALLENGE_AGAIN: Duration = Duration::from_millis(300);
+
+/// How a relay decides who may use it. Credentials bring the one that takes tokens.
+pub trait Admit: Send {
+    /// The name in status and log; an implementation that accepts everybody says so here.
+    fn name(&self) -> &'static str;
+    /// Evidence for a session with this handshake hash.
+    fn evidence(&self, hash: &[u8; 32]) -> Evidence;
+    /// Whether the session with this handshake hash may carry traffic for this token.
+    fn admit(&mut self, token: Token, hash: &[u8; 32]) -> Option<Admission>;
+}
+
+/// Admits everybody, proves nothing: for development and self-hosted networks.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenAdmission;
+
+impl Admit for OpenAdmission {
+    fn name(&self) -> &'static str {
+        "open"
+    }
+
+    fn evidence(&self, _hash: &[u8; 32]) -> Evidence {
+        Evidence::Open
+    }
+
+    fn admit(&mut self, Token::Open: Token, _hash: &[u8; 32]) -> Option<Admission> {
+        Some(Admission::Open)
+    }
+}
+
+/// A session of a shard.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) link: Link,
+    pub(super) kind: Kind,
+    pub(super) place: Place,
+    /// The index before the last path change, still good for what is on its way.
+    pub(super) retiring: Option<(Place, Time)>,
+    pub(super) admitted: bool,
+    pub(super) since: Time,
+}
+
+/// Who is at the other end.
+#[derive(Debug)]
+pub(super) enum Kind {
+    /// A client, at an ingress.
+    Client { path: Path, circuits: u32 },
+    /// A client, at an egress.
+    Inner { path: Path, address: u32, mtu: u16 },
+    /// Another relay, whichever end began.
+    Hop { relay: RelayId, to: SocketAddr, mask: Box<IndexMask> },
+}
+
+impl Kind {
+    pub(super) fn path_mut(&mut self) -> Option<&mut Path> {
+        match self {
+            Self::Client { path, .. } | Self::Inner { path, .. } => Some(path),
+            Self::Hop { .. } => None,
+        }
+    }
+
+    pub(super) fn route(&self) -> Route {
+        match self {
+            Self::Client { path, .. } | Self::Inner { path, .. } => path.route,
+            Self::Hop { to, .. } => Route::Udp(*to),
+        }
+    }
+}
+
+/// Where a client is, and whether that is proven.
+#[derive(Debug)]
+pub(super) struct Path {
+    pub(super) route: Route,
+    unproven: Option<Box<Unproven>>,
+}
+
+#[derive(Debug)]
+struct Unproven {
+    received: u64,
+    sent: u64,
+    nonce: [u8; 8],
+    place: Option<Place>,
+    challenged: Option<Time>,
+}
+
+impl Path {
+    /// The path that the handshake itself has proven.
+    pub(super) fn proven(route: Route) -> Self {
+        Self { route, unproven: None }
+    }
+
+    /// Notes that an authentic packet of `bytes` came along `route`; `newest` when none after it was seen.
+    pub(super) fn received(&mut self, route: Route, bytes: usize, newest: bool, random: &mut dyn Random) {
+        if route == self.route {
+            if let Some(unproven) = &mut self.unproven {
+                unproven.received += bytes as u64;
+            }
+            return;
+        }
+        if !newest {
+            return;
+        }
+        self.route = route;
+        self.unproven = match route {
+            // The hop session vouches for it: the way leads to a relay of the directory.
+            Route::Circuit { .. } => None,
+            Route::Udp(_) => Some(Box::new(Unproven {
+                received: bytes as u64,
+                sent: 0,
+                nonce: array(random),
+                place: self.unproven.take().and_then(|old| old.place),
+                challenged: None,
+            })),
+        };
+    }
+
+    /// Asks to send `bytes` along the path.
+    ///
+    /// # Errors
+    /// [`DropReason::PathUnproven`] when the path has had three times what came from it.
+    pub(super) fn may_send(&mut self, bytes: usize) -> Result<(), DropReason> {
+        let Some(unproven) = &mut self.unproven else { return Ok(()) };
+        let after = unproven.sent + bytes as u64;
+        if after > unproven.received * AMPLIFICATION {
+            return Err(DropReason::PathUnproven);
+        }
+        unproven.sent = after;
+        Ok(())
+    }
+
+    /// The nonce of a challenge that is due now, and the place of the fresh index that goes with it. `fresh` makes one.
+    pub(super) fn challenge(&mut self, now: Time, fresh: impl FnOnce() -> Option<Place>) -> Option<([u8; 8], Place)> {
+        let unproven = self.unproven.as_mut()?;
+        if unproven.challenged.is_some_and(|at| now.since(at) < CHALLENGE_AGAIN) {
+            return None;
+        }
+        if unproven.place.is_none() {
+            unproven.place = fresh();
+        }
+        unproven.challenged = Some(now);
+        unproven.place.map(|place| (unproven.nonce, place))
+    }
+
+    /// Takes in the echo of a challenge that came along `route`; returns the place of the index that is in use from now on.
+    pub(super) fn prove(&mut self, route: Route, nonce: [u8; 8]) -> Option<Place> {
+        let unproven = self.unproven.as_ref()?;
+        if route != self.route || nonce != unproven.nonce {
+            return None;
+        }
+        self.unproven.take().and_then(|unproven| unproven.place)
+    }
+
+    /// When a challenge is due again.
+    pub(super) fn deadline(&self) -> Option<Time> {
+        let unproven = self.unproven.as_ref()?;
+        unproven.challenged.map(|at| at.after(CHALLENGE_AGAIN))
+    }
+
+    /// A place taken for a fresh index that was never put to use.
+    pub(super) fn unused_place(&self) -> Option<Place> {
+        self.unproven.as_ref().and_then(|unproven| unproven.place)
+    }
+}

@@ -1,0 +1,354 @@
+//! The relay's handshakes: everything that needs its secret key.
+//!
+//! Owns handshakes in progress, in both directions, and their bounds. Runs on a thread of its own, so that a
+//! flood of handshakes costs established sessions nothing but the core's time. Never sees a user packet.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::{Gate, Install, Output, RelayConfig, Rekeyed, Replays, Request, Route};
+use crate::drops::{DropReason, Drops};
+use crate::handshake::{First, Initiator, Replied, RekeyRequest, accept, answer_rekey};
+use crate::index::{IndexKey, Place, Slots};
+use crate::keys::{RelayId, RelaySecret};
+use crate::mask::IndexMask;
+use crate::random::Random;
+use crate::time::Time;
+use crate::wire::{PacketType, take};
+
+/// How long a responder waits for the ML-KEM key, and answers repetitions of it.
+const RESPONDER_TIME: Duration = Duration::from_secs(10);
+/// First wait of an initiator; doubles with each repetition.
+const REPEAT: Duration = Duration::from_millis(250);
+/// Attempts of an initiator before it gives up: about four seconds in all.
+const ATTEMPTS: u32 = 4;
+/// Handshakes in progress at most, as responder.
+const MAX_PENDING: usize = 1 << 16;
+
+/// Answers and begins handshakes for all shards of a relay.
+pub struct Handshaker {
+    config: Arc<RelayConfig>,
+    secret: RelaySecret,
+    index_key: IndexKey,
+    slots: Vec<Arc<Mutex<Slots>>>,
+    gate: Gate,
+    replays: Replays,
+    to_client: IndexMask,
+    pending: BTreeMap<u32, Pending>,
+    /// Responders' deadlines, in order, for all have the same wait.
+    expiries: VecDeque<(Time, u32)>,
+    outgoing: BTreeMap<u32, Outgoing>,
+    drops: Drops,
+}
+
+/// A handshake that this relay answered.
+struct Pending {
+    replied: Replied,
+    shard: u8,
+    place: Place,
+    relay: Option<RelayId>,
+    /// The answer to the ML-KEM key, once the session exists.
+    text: Option<Vec<u8>>,
+}
+
+/// A handshake that this relay began.
+struct Outgoing {
+    initiator: Initiator,
+    shard: u8,
+    place: Place,
+    egress: RelayId,
+    to: SocketAddr,
+    packet: Vec<u8>,
+    attempts: u32,
+    again: Time,
+}
+
+/// An output with the shard that it is for.
+pub type Outputs = Vec<(u8, Output)>;
+
+impl Handshaker {
+    /// A handshaker with the relay's secret, for one shard per element of `slots`.
+    pub fn new(
+        config: Arc<RelayConfig>,
+        secret: RelaySecret,
+        index_key: IndexKey,
+        slots: Vec<Arc<Mutex<Slots>>>,
+        gate: Gate,
+        replays: Replays,
+    ) -> Self {
+        let to_client = IndexMask::to_client(&config.own.key);
+        Self {
+            config,
+            secret,
+            index_key,
+            slots,
+            gate,
+            replays,
+            to_client,
+            pending: BTreeMap::new(),
+            expiries: VecDeque::new(),
+            outgoing: BTreeMap::new(),
+            drops: Drops::default(),
+        }
+    }
+
+    /// Handshake packets that were refused, by reason.
+    pub fn drops(&self) -> &Drops {
+        &self.drops
+    }
+
+    /// Handshakes in progress.
+    pub fn in_progress(&self) -> usize {
+        self.pending.len() + self.outgoing.len()
+    }
+
+    /// Works off one request. `minutes` is verified time in minutes since the Unix epoch.
+    pub fn handle(&mut self, request: Request, now: Time, minutes: u32, random: &mut dyn Random) -> Outputs {
+        let mut out = Vec::new();
+        let result = match request {
+            Request::Arrival { shard, route, packet } => self.arrival(shard, route, packet, (now, minutes), random, &mut out),
+            Request::Connect { shard, egress } => {
+                if self.connect(shard, egress, (now, minutes), random, &mut out).is_none() {
+                    out.push((shard, Output::ConnectFailed { egress }));
+                }
+                Ok(())
+            }
+            Request::Rekey { shard, entry, request } => self.rekey(shard, entry, &request, random, &mut out),
+        };
+        if let Err(reason) = result {
+            self.drops.count(reason);
+        }
+        self.gate.load().set_filter_full(self.replays.is_full());
+        out
+    }
+
+    /// When to call [`Handshaker::handle_timeout`].
+    pub fn poll_timeout(&self) -> Option<Time> {
+        let expiry = self.expiries.front().map(|(at, _)| *at);
+        let again = self.outgoing.values().map(|o| o.again).min();
+        expiry.into_iter().chain(again).min()
+    }
+
+    /// Gives up what is overdue and repeats what was not answered.
+    pub fn handle_timeout(&mut self, now: Time, minutes: u32, random: &mut dyn Random) -> Outputs {
+        let mut out = Vec::new();
+        while let Some(&(at, index)) = self.expiries.front()
+            && at <= now
+        {
+            self.expiries.pop_front();
+            if let Some(pending) = self.pending.remove(&index)
+                && pending.text.is_none()
+            {
+                self.release(pending.place);
+            }
+        }
+        let overdue: Vec<u32> = self.outgoing.iter().filter(|(_, o)| o.again <= now).map(|(index, _)| *index).collect();
+        for index in overdue {
+            self.repeat(index, now, minutes, random, &mut out);
+        }
+        out
+    }
+
+    fn arrival(
+        &mut self,
+        shard: u8,
+        route: Route,
+        packet: Vec<u8>,
+        now: (Time, u32),
+        random: &mut dyn Random,
+        out: &mut Outputs,
+    ) -> Result<(), DropReason> {
+        let kind = packet.first().copied().and_then(PacketType::parse).ok_or(DropReason::UnknownType)?;
+        let index = take(&packet, 1).map(u32::from_be_bytes).ok_or(DropReason::BadLength)?;
+        match kind {
+            PacketType::FirstNk(_) | PacketType::FirstIk(_) => self.first(shard, route, &packet, now, random, out),
+            PacketType::KemKey => self.kem_key(index, route, &packet, random, out),
+            PacketType::Reply => {
+                let outgoing = self.outgoing.get_mut(&index).ok_or(DropReason::HandshakeStray)?;
+                let next = outgoing.initiator.read_reply(&packet, random).map_err(|_| DropReason::HandshakeInvalid)?;
+                outgoing.packet = next;
+                outgoing.attempts = 0;
+                outgoing.again = now.0.after(REPEAT);
+                self.send_outgoing(index, out);
+                Ok(())
+            }
+            PacketType::KemText => self.kem_text(index, &packet, out),
+            PacketType::Cookie => self.cookie(index, packet, out),
+            PacketType::Data => Err(DropReason::UnknownType),
+        }
+    }
+
+    fn first(
+        &mut self,
+        shard: u8,
+        route: Route,
+        packet: &[u8],
+        (now, minutes): (Time, u32),
+        random: &mut dyn Random,
+        out: &mut Outputs,
+    ) -> Result<(), DropReason> {
+        if self.pending.len() >= MAX_PENDING {
+            return Err(DropReason::TableFull);
+        }
+        let accepted = accept(&self.config.own, &self.secret, packet).map_err(|_| DropReason::HandshakeInvalid)?;
+        let relay = match (&accepted.relay, route) {
+            (Some(key), Route::Udp(_)) if !self.config.is_ingress() => {
+                Some(self.config.peer_with_key(key).ok_or(DropReason::HandshakeInvalid)?.0)
+            }
+            (Some(_), _) => return Err(DropReason::HandshakeInvalid),
+            (None, Route::Udp(_)) if !self.config.is_ingress() && !self.config.one_hop => {
+                return Err(DropReason::HandshakeInvalid);
+            }
+            (None, _) => None,
+        };
+        let suite = accepted.first.offered.agree(self.config.suites).ok_or(DropReason::HandshakeInvalid)?;
+        self.replays.accept(&accepted.ephemeral(), accepted.first.minutes, now, minutes)?;
+        let place = self.take(shard).ok_or(DropReason::TableFull)?;
+        let index = self.index_key.index(place);
+        let Ok((replied, mut reply)) = accepted.reply(suite, index, random) else {
+            self.release(place);
+            return Err(DropReason::HandshakeInvalid);
+        };
+        self.mask(relay, &mut reply);
+        self.pending.insert(index, Pending { replied, shard, place, relay, text: None });
+        self.expiries.push_back((now.after(RESPONDER_TIME), index));
+        out.push((shard, Output::Send { route, packet: reply }));
+        Ok(())
+    }
+
+    fn kem_key(
+        &mut self,
+        index: u32,
+        route: Route,
+        packet: &[u8],
+        random: &mut dyn Random,
+        out: &mut Outputs,
+    ) -> Result<(), DropReason> {
+        let pending = self.pending.get_mut(&index).ok_or(DropReason::HandshakeStray)?;
+        let (shard, relay) = (pending.shard, pending.relay);
+        let text = if let Some(text) = &pending.text {
+            text.clone()
+        } else {
+            let (mut text, established) =
+                pending.replied.read_kem_key(packet, random).map_err(|_| DropReason::HandshakeInvalid)?;
+            let install = Install { place: pending.place, established, route, relay };
+            self.mask(relay, &mut text);
+            if let Some(pending) = self.pending.get_mut(&index) {
+                pending.text = Some(text.clone());
+            }
+            out.push((shard, Output::Install(Box::new(install))));
+            text
+        };
+        out.push((shard, Output::Send { route, packet: text }));
+        Ok(())
+    }
+
+    fn kem_text(&mut self, index: u32, packet: &[u8], out: &mut Outputs) -> Result<(), DropReason> {
+        let outgoing = self.outgoing.get(&index).ok_or(DropReason::HandshakeStray)?;
+        let established = outgoing.initiator.read_kem_text(packet).map_err(|_| DropReason::HandshakeInvalid)?;
+        let Some(done) = self.outgoing.remove(&index) else { return Ok(()) };
+        let install =
+            Install { place: done.place, established, route: Route::Udp(done.to), relay: Some(done.egress) };
+        out.push((done.shard, Output::Install(Box::new(install))));
+        Ok(())
+    }
+
+    /// An egress under load wants proof of our address.
+    fn cookie(&mut self, index: u32, mut packet: Vec<u8>, out: &mut Outputs) -> Result<(), DropReason> {
+        let outgoing = self.outgoing.get_mut(&index).ok_or(DropReason::HandshakeStray)?;
+        let peer = self.config.peers.get(&outgoing.egress).ok_or(DropReason::HandshakeStray)?;
+        let cookie = super::gate::read_cookie(&mut packet, &outgoing.packet, &peer.responder.key)
+            .ok_or(DropReason::HandshakeInvalid)?;
+        super::gate::prove(&mut outgoing.packet, &cookie);
+        self.send_outgoing(index, out);
+        Ok(())
+    }
+
+    fn connect(
+        &mut self,
+        shard: u8,
+        egress: RelayId,
+        (now, minutes): (Time, u32),
+        random: &mut dyn Random,
+        out: &mut Outputs,
+    ) -> Option<()> {
+        let config = self.config.clone();
+        let peer = config.peers.get(&egress)?;
+        let place = self.take(shard)?;
+        let index = self.index_key.index(place);
+        let first = First { offered: config.suites, local_index: index, minutes };
+        let Ok((initiator, packet)) = Initiator::start(&peer.responder, Some(&self.secret), first, random) else {
+            self.release(place);
+            return None;
+        };
+        let again = now.after(REPEAT);
+        let outgoing =
+            Outgoing { initiator, shard, place, egress, to: peer.address, packet, attempts: 0, again };
+        self.outgoing.insert(index, outgoing);
+        self.send_outgoing(index, out);
+        Some(())
+    }
+
+    /// Repeats a packet without an answer. A first packet may have been answered in vain, so it is made anew.
+    fn repeat(&mut self, index: u32, now: Time, minutes: u32, random: &mut dyn Random, out: &mut Outputs) {
+        let Some(outgoing) = self.outgoing.get_mut(&index) else { return };
+        outgoing.attempts += 1;
+        if outgoing.attempts >= ATTEMPTS {
+            let (shard, egress, place) = (outgoing.shard, outgoing.egress, outgoing.place);
+            self.outgoing.remove(&index);
+            self.release(place);
+            out.push((shard, Output::ConnectFailed { egress }));
+            return;
+        }
+        outgoing.again = now.after(REPEAT * 2u32.pow(outgoing.attempts));
+        let is_first = matches!(outgoing.packet.first().copied().and_then(PacketType::parse), Some(PacketType::FirstIk(_)));
+        if is_first && let Some(peer) = self.config.peers.get(&outgoing.egress) {
+            let first = First { offered: self.config.suites, local_index: index, minutes };
+            if let Ok((initiator, packet)) = Initiator::start(&peer.responder, Some(&self.secret), first, random) {
+                outgoing.initiator = initiator;
+                outgoing.packet = packet;
+            }
+        }
+        self.send_outgoing(index, out);
+    }
+
+    fn send_outgoing(&self, index: u32, out: &mut Outputs) {
+        let Some(outgoing) = self.outgoing.get(&index) else { return };
+        let mut packet = outgoing.packet.clone();
+        self.mask(Some(outgoing.egress), &mut packet);
+        out.push((outgoing.shard, Output::Send { route: Route::Udp(outgoing.to), packet }));
+    }
+
+    fn rekey(
+        &mut self,
+        shard: u8,
+        entry: u32,
+        request: &RekeyRequest,
+        random: &mut dyn Random,
+        out: &mut Outputs,
+    ) -> Result<(), DropReason> {
+        let (answer, keys) = answer_rekey(&self.config.own, &self.secret, request, random)
+            .map_err(|_| DropReason::HandshakeInvalid)?;
+        out.push((shard, Output::Rekeyed(Box::new(Rekeyed { entry, answer, keys }))));
+        Ok(())
+    }
+
+    fn mask(&self, relay: Option<RelayId>, packet: &mut [u8]) {
+        match relay.and_then(|id| self.config.peers.get(&id)) {
+            Some(peer) => IndexMask::to_relay(&peer.responder.key).apply(packet),
+            None => self.to_client.apply(packet),
+        }
+    }
+
+    fn take(&self, shard: u8) -> Option<Place> {
+        self.slots.get(usize::from(shard))?.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn release(&self, place: Place) {
+        if let Some(slots) = self.slots.get(usize::from(place.shard)) {
+            slots.lock().unwrap_or_else(PoisonError::into_inner).release(place);
+        }
+    }
+}

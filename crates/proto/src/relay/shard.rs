@@ -1,0 +1,449 @@
+//! One shard of a relay: the way of a packet.
+//!
+//! Owns the session table of one core and the two directions of traffic: [`Shard::handle_datagram`] takes everything that
+//! comes over UDP, [`Shard::route_down`] and [`Shard::seal_down`] everything that an egress reads from its tunnel device.
+//! Works in the caller's buffers, allocates only for control. Never holds the secret handshake key.
+//!
+//! ```text
+//! ingress  client ─▶ open A, swap header and tag, seal hop ─▶ egress     (same bytes in the same place, both ways)
+//! egress   ingress ─▶ open hop, open B, translate ─▶ device
+//!          device ─▶ translate, seal B, seal hop ─▶ ingress
+//! ```
+
+mod conversation;
+mod table;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
+
+use super::circuits::Circuits;
+use super::entry::{Admit, Entry, Kind};
+use super::gate::Entrance;
+use super::{Gate, RelayConfig, Request, Route};
+use crate::drops::{DropReason, Drops};
+use crate::index::{IndexKey, Slots};
+use crate::ip::translate::{Side, replace};
+use crate::ip::{CLIENT_V4, CLIENT_V6, Packet, destination, tcp};
+use crate::keys::RelayId;
+use crate::mask::IndexMask;
+use crate::random::Random;
+use crate::session::frame;
+use crate::time::Time;
+use crate::wire::{
+    DIRECT_OFFSET, FORWARD_LEN, FrameKind, HEADER_LEN, KIND_LEN, NESTED_OFFSET, NESTED_TRAILER, PacketType, TAG_LEN,
+    take,
+};
+
+pub use table::INNER_POOL;
+use table::{Addresses, Table};
+
+/// What became of a datagram.
+#[derive(Debug)]
+pub enum Verdict {
+    /// It is the shard's business alone; [`Shard::poll_transmit`] may have an answer.
+    Consumed,
+    /// Send it on, from the same place, to this relay or client.
+    Forward {
+        /// Where to.
+        to: SocketAddr,
+    },
+    /// It holds an inner packet for the tunnel device, translated, at this place.
+    Deliver {
+        /// Where the packet begins.
+        offset: usize,
+        /// What it is.
+        packet: Packet,
+        /// Whether its transport checksum is to be filled in.
+        partial: bool,
+    },
+    /// Another shard's: hand it over unchanged, through [`Shard::handle_passed`] there.
+    OtherShard(u8),
+    /// Refused and counted.
+    Dropped(DropReason),
+}
+
+/// The way of an inner packet towards its client.
+#[derive(Clone, Copy, Debug)]
+pub struct Down {
+    entry: u32,
+    /// Bytes that the datagram has before the inner packet.
+    pub offset: usize,
+    /// Bytes that the datagram has after the padded inner packet.
+    pub trailer: usize,
+    /// Largest inner packet that the path carries.
+    pub mtu: u16,
+    /// Where the datagram goes.
+    pub to: SocketAddr,
+}
+
+/// What passed through a shard. Every datagram received is in exactly one of the other numbers or in the drops.
+#[derive(Clone, Default, Debug, PartialEq, Eq)]
+pub struct ShardCounts {
+    /// Datagrams that came in.
+    pub received: u64,
+    /// Datagrams sent on to another relay or client.
+    pub forwarded: u64,
+    /// Inner packets given to the device.
+    pub delivered: u64,
+    /// Datagrams with control frames, probes, challenges or padding.
+    pub control: u64,
+    /// Handshake packets handed to the handshaker or answered with a cookie.
+    pub handshakes: u64,
+    /// Datagrams handed to another shard, which counts them as received.
+    pub passed: u64,
+    /// Datagrams and inner packets refused, by reason.
+    pub drops: Drops,
+}
+
+/// One shard.
+pub struct Shard {
+    number: u8,
+    config: Arc<RelayConfig>,
+    index_key: IndexKey,
+    slots: Arc<Mutex<Slots>>,
+    gate: Gate,
+    admit: Box<dyn Admit>,
+    own_mask: IndexMask,
+    client_mask: IndexMask,
+    table: Table,
+    circuits: Circuits,
+    hops: BTreeMap<RelayId, u32>,
+    /// Circuits that wait for a session with their egress: client's entry and request number.
+    waiting: BTreeMap<RelayId, Vec<(u32, u32)>>,
+    addresses: Addresses,
+    timers: BTreeSet<(Time, u32)>,
+    next_sweep: Time,
+    outbox: VecDeque<(SocketAddr, Vec<u8>)>,
+    requests: VecDeque<Request>,
+    freed: VecDeque<(Ipv4Addr, Ipv6Addr)>,
+    counts: ShardCounts,
+}
+
+/// What a shard shares with the relay's other parts.
+pub struct Shared {
+    /// The permutation of indices.
+    pub index_key: IndexKey,
+    /// The free places of this shard.
+    pub slots: Arc<Mutex<Slots>>,
+    /// The cookie check.
+    pub gate: Gate,
+}
+
+impl Shard {
+    /// Shard `number` of the relay with `config`.
+    pub fn new(number: u8, config: Arc<RelayConfig>, shared: Shared, admit: Box<dyn Admit>, now: Time) -> Self {
+        Self {
+            number,
+            own_mask: IndexMask::to_relay(&config.own.key),
+            client_mask: IndexMask::to_client(&config.own.key),
+            config,
+            index_key: shared.index_key,
+            slots: shared.slots,
+            gate: shared.gate,
+            admit,
+            table: Table::default(),
+            circuits: Circuits::default(),
+            hops: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            addresses: Addresses::new(number),
+            timers: BTreeSet::new(),
+            next_sweep: now,
+            outbox: VecDeque::new(),
+            requests: VecDeque::new(),
+            freed: VecDeque::new(),
+            counts: ShardCounts::default(),
+        }
+    }
+
+    /// Takes in a datagram from `from`; works in place.
+    pub fn handle_datagram(&mut self, from: SocketAddr, datagram: &mut [u8], now: Time, random: &mut dyn Random) -> Verdict {
+        self.counts.received += 1;
+        let Some((kind, index)) = self.own_mask.remove(datagram) else {
+            return self.dropped(if datagram.len() < crate::wire::MIN_DATAGRAM { DropReason::BadLength } else { DropReason::UnknownType });
+        };
+        let place = self.index_key.place(index);
+        if kind == PacketType::Data && place.shard != self.number {
+            self.counts.passed += 1;
+            return Verdict::OtherShard(place.shard);
+        }
+        self.handle_unmasked(Route::Udp(from), kind, index, datagram, now, random)
+    }
+
+    /// Takes in a datagram that another shard received from `from` and passed on, type and index unmasked.
+    pub fn handle_passed(&mut self, from: SocketAddr, datagram: &mut [u8], now: Time, random: &mut dyn Random) -> Verdict {
+        self.counts.received += 1;
+        let Some(index) = take(datagram, 1).map(u32::from_be_bytes) else { return self.dropped(DropReason::BadLength) };
+        self.handle_unmasked(Route::Udp(from), PacketType::Data, index, datagram, now, random)
+    }
+
+    fn handle_unmasked(
+        &mut self,
+        route: Route,
+        kind: PacketType,
+        index: u32,
+        datagram: &mut [u8],
+        now: Time,
+        random: &mut dyn Random,
+    ) -> Verdict {
+        let result = match kind {
+            PacketType::Data => self.handle_data(route, index, datagram, now, random),
+            PacketType::FirstNk(_) | PacketType::FirstIk(_) | PacketType::Reply | PacketType::KemKey | PacketType::KemText
+            | PacketType::Cookie => {
+                self.handle_handshake(route, kind, datagram, now, random);
+                Ok(Verdict::Consumed)
+            }
+        };
+        result.unwrap_or_else(|reason| self.dropped(reason))
+    }
+
+    fn dropped(&mut self, reason: DropReason) -> Verdict {
+        self.counts.drops.count(reason);
+        Verdict::Dropped(reason)
+    }
+
+    /// Opens the outer layer of a data packet and sends its frame the way that its session says.
+    fn handle_data(
+        &mut self,
+        route: Route,
+        index: u32,
+        datagram: &mut [u8],
+        now: Time,
+        random: &mut dyn Random,
+    ) -> Result<Verdict, DropReason> {
+        let id = self.table.find(self.index_key.place(index)).ok_or(DropReason::UnknownIndex)?;
+        let entry = self.table.get_mut(id).ok_or(DropReason::UnknownIndex)?;
+        let before = entry.link.session.newest();
+        entry.link.session.open(datagram, now)?;
+        if let Some(path) = entry.kind.path_mut() {
+            path.received(route, datagram.len(), entry.link.session.newest() > before, random);
+            if path.route != route || path.unused_place().is_some() || path.deadline().is_none() {
+                self.challenge_if_unproven(id, now);
+            }
+        }
+        let entry = self.table.get_mut(id).ok_or(DropReason::UnknownIndex)?;
+        let kind = frame(datagram).first().copied().and_then(FrameKind::parse).ok_or(DropReason::BadFrame)?;
+        match (kind, &entry.kind) {
+            (FrameKind::Forward, Kind::Client { .. }) => self.forward_up(id, datagram, now),
+            (FrameKind::Forward, Kind::Hop { .. }) if self.config.is_ingress() => self.forward_down(id, datagram, now),
+            (FrameKind::Forward, Kind::Hop { .. }) => self.handle_inner(id, datagram, now, random),
+            (FrameKind::Packet { partial }, Kind::Inner { .. }) => {
+                self.deliver(id, datagram, HEADER_LEN + KIND_LEN, datagram.len() - TAG_LEN, partial)
+            }
+            (FrameKind::Packet { .. } | FrameKind::Forward, _) => Err(DropReason::BadFrame),
+            _ => self.handle_other_frame(id, route, kind, datagram, now),
+        }
+    }
+
+    /// Ingress, from a client: the frame goes into the session with the circuit's egress, in place.
+    fn forward_up(&mut self, id: u32, datagram: &mut [u8], now: Time) -> Result<Verdict, DropReason> {
+        let tag = take(datagram, HEADER_LEN + 1).map(u32::from_be_bytes).ok_or(DropReason::BadFrame)?;
+        let circuit = self.circuits.find(tag).filter(|c| c.client == id).ok_or(DropReason::UnknownCircuit)?;
+        let hop = self.table.get_mut(circuit.hop).ok_or(DropReason::UnknownCircuit)?;
+        let Kind::Hop { to, mask, .. } = &hop.kind else { return Err(DropReason::UnknownCircuit) };
+        hop.link.session.seal(datagram, now)?;
+        mask.apply(datagram);
+        self.counts.forwarded += 1;
+        Ok(Verdict::Forward { to: *to })
+    }
+
+    /// Ingress, from an egress: the frame goes into the session of the circuit's client, in place.
+    fn forward_down(&mut self, id: u32, datagram: &mut [u8], now: Time) -> Result<Verdict, DropReason> {
+        let tag = take(datagram, HEADER_LEN + 1).map(u32::from_be_bytes).ok_or(DropReason::BadFrame)?;
+        let circuit = self.circuits.find(tag).filter(|c| c.hop == id).ok_or(DropReason::UnknownCircuit)?;
+        let client = self.table.get_mut(circuit.client).ok_or(DropReason::UnknownCircuit)?;
+        let Kind::Client { path, .. } = &mut client.kind else { return Err(DropReason::UnknownCircuit) };
+        path.may_send(datagram.len())?;
+        let Route::Udp(to) = path.route else { return Err(DropReason::UnknownCircuit) };
+        client.link.session.seal(datagram, now)?;
+        self.client_mask.apply(datagram);
+        self.counts.forwarded += 1;
+        Ok(Verdict::Forward { to })
+    }
+
+    /// Egress, from an ingress: the frame holds a packet of a client's own session, or of its handshake.
+    fn handle_inner(&mut self, hop: u32, datagram: &mut [u8], now: Time, random: &mut dyn Random) -> Result<Verdict, DropReason> {
+        let tag = take(datagram, HEADER_LEN + 1).map(u32::from_be_bytes).ok_or(DropReason::BadFrame)?;
+        let start = HEADER_LEN + FORWARD_LEN;
+        let end = datagram.len() - TAG_LEN;
+        let inner = datagram.get_mut(start..end).ok_or(DropReason::BadFrame)?;
+        let (kind, index) = self.own_mask.remove(inner).ok_or(DropReason::UnknownType)?;
+        let route = Route::Circuit { hop, tag };
+        if kind != PacketType::Data {
+            self.handle_handshake(route, kind, inner, now, random);
+            return Ok(Verdict::Consumed);
+        }
+        let id = self.table.find(self.index_key.place(index)).ok_or(DropReason::UnknownIndex)?;
+        let entry = self.table.get_mut(id).ok_or(DropReason::UnknownIndex)?;
+        let Kind::Inner { path, .. } = &mut entry.kind else { return Err(DropReason::UnknownIndex) };
+        let before = entry.link.session.newest();
+        entry.link.session.open(inner, now)?;
+        path.received(route, inner.len(), entry.link.session.newest() > before, random);
+        match frame(inner).first().copied().and_then(FrameKind::parse).ok_or(DropReason::BadFrame)? {
+            FrameKind::Packet { partial } => {
+                self.deliver(id, datagram, start + HEADER_LEN + KIND_LEN, end - TAG_LEN, partial)
+            }
+            FrameKind::Forward => Err(DropReason::BadFrame),
+            kind @ (FrameKind::Control | FrameKind::Padding | FrameKind::PathChallenge | FrameKind::PathResponse
+            | FrameKind::Probe | FrameKind::ProbeAck) => {
+                let inner = datagram.get_mut(start..end).ok_or(DropReason::BadFrame)?;
+                self.handle_other_frame(id, route, kind, inner, now)
+            }
+        }
+    }
+
+    /// Egress: an inner packet that came up is checked and gets the session's address.
+    fn deliver(&mut self, id: u32, datagram: &mut [u8], start: usize, end: usize, partial: bool) -> Result<Verdict, DropReason> {
+        let entry = self.table.get(id).ok_or(DropReason::UnknownIndex)?;
+        let Kind::Inner { address, mtu, .. } = entry.kind else { return Err(DropReason::BadFrame) };
+        if !entry.admitted {
+            return Err(DropReason::NotAdmitted);
+        }
+        let bytes = datagram.get_mut(start..end).ok_or(DropReason::BadFrame)?;
+        let mut packet = Packet::parse(bytes).map_err(|_| DropReason::BadPacket)?;
+        if packet.source != IpAddr::V4(CLIENT_V4) && packet.source != IpAddr::V6(CLIENT_V6) {
+            return Err(DropReason::ForeignSource);
+        }
+        if !destination::is_allowed(packet.destination) {
+            return Err(DropReason::ForbiddenDestination);
+        }
+        // A partial checksum is only finished for a transport that has one and whose every byte is here.
+        if partial && (packet.fragment || packet.checksum_at().is_none()) {
+            return Err(DropReason::BadPacket);
+        }
+        let own = self.addresses.of(address, packet.is_v6());
+        replace(&mut packet, bytes, Side::Source, own, partial);
+        tcp::clamp_mss(&packet, bytes, mtu, partial);
+        self.counts.delivered += 1;
+        Ok(Verdict::Deliver { offset: start, packet, partial })
+    }
+
+    /// Egress: the way to the client that has `destination`, an address of this shard.
+    ///
+    /// # Errors
+    /// [`DropReason::NoSuchClient`] when no session has it.
+    pub fn route_down(&self, destination: IpAddr) -> Result<Down, DropReason> {
+        let entry = self.addresses.holder(destination).ok_or(DropReason::NoSuchClient)?;
+        let Some(Entry { kind: Kind::Inner { path, mtu, .. }, .. }) = self.table.get(entry) else {
+            return Err(DropReason::NoSuchClient);
+        };
+        let (offset, trailer, to) = match path.route {
+            Route::Udp(to) => (DIRECT_OFFSET, TAG_LEN, to),
+            Route::Circuit { hop, .. } => match self.table.get(hop).map(|hop| &hop.kind) {
+                Some(Kind::Hop { to, .. }) => (NESTED_OFFSET, NESTED_TRAILER, *to),
+                _ => return Err(DropReason::NoSuchClient),
+            },
+        };
+        Ok(Down { entry, offset, trailer, mtu: *mtu, to })
+    }
+
+    /// Egress: the shard that the inner address `destination` belongs to, if it is one.
+    pub fn shard_of(destination: IpAddr) -> Option<u8> {
+        Addresses::shard_of(destination)
+    }
+
+    /// Egress: gives a packet from the device the client's fixed address.
+    pub fn translate_down(packet: &mut Packet, bytes: &mut [u8], partial: bool) {
+        let to = if packet.is_v6() { IpAddr::V6(CLIENT_V6) } else { IpAddr::V4(CLIENT_V4) };
+        replace(packet, bytes, Side::Destination, to, partial);
+    }
+
+    /// Egress: seals a datagram in place whose inner packet, padded with zeros, stands between `down.offset` and `down.trailer`.
+    ///
+    /// # Errors
+    /// Why it cannot be sent; not counted yet.
+    pub fn seal_down(&mut self, down: &Down, datagram: &mut [u8], partial: bool, now: Time) -> Result<(), DropReason> {
+        let entry = self.table.get_mut(down.entry).ok_or(DropReason::NoSuchClient)?;
+        let length = datagram.len();
+        let Kind::Inner { path, .. } = &mut entry.kind else { return Err(DropReason::NoSuchClient) };
+        let route = path.route;
+        path.may_send(length)?;
+        *datagram.get_mut(down.offset - KIND_LEN).ok_or(DropReason::BadLength)? = FrameKind::Packet { partial }.byte();
+        match route {
+            Route::Udp(_) => {
+                entry.link.session.seal(datagram, now)?;
+                self.client_mask.apply(datagram);
+                Ok(())
+            }
+            Route::Circuit { hop, tag } => {
+                let inner = datagram.get_mut(HEADER_LEN + FORWARD_LEN..length - TAG_LEN).ok_or(DropReason::BadLength)?;
+                entry.link.session.seal(inner, now)?;
+                self.client_mask.apply(inner);
+                self.seal_hop(hop, tag, datagram, now).map(|_| ())
+            }
+        }
+    }
+
+    /// Seals a datagram with an inner packet already in its place into the session with an ingress.
+    fn seal_hop(&mut self, hop: u32, tag: u32, datagram: &mut [u8], now: Time) -> Result<SocketAddr, DropReason> {
+        let entry = self.table.get_mut(hop).ok_or(DropReason::NoSuchClient)?;
+        let Kind::Hop { to, mask, .. } = &entry.kind else { return Err(DropReason::NoSuchClient) };
+        let front = datagram.get_mut(HEADER_LEN..).and_then(|rest| rest.first_chunk_mut::<FORWARD_LEN>());
+        let [kind, tag_room @ ..] = front.ok_or(DropReason::BadLength)?;
+        *kind = FrameKind::Forward.byte();
+        *tag_room = tag.to_be_bytes();
+        entry.link.session.seal(datagram, now)?;
+        mask.apply(datagram);
+        Ok(*to)
+    }
+
+    /// Counts an inner packet that the caller could not send or deliver.
+    pub fn count_drop(&mut self, reason: DropReason, packets: u64) {
+        self.counts.drops.count_many(reason, packets);
+    }
+
+    /// What passed through.
+    pub fn counts(&self) -> &ShardCounts {
+        &self.counts
+    }
+
+    /// Sessions and circuits held.
+    pub fn held(&self) -> (usize, usize) {
+        (self.table.len(), self.circuits.len())
+    }
+
+    /// The name of the admission in force.
+    pub fn admission(&self) -> &'static str {
+        self.admit.name()
+    }
+
+    /// The next datagram that the shard itself wants to send.
+    pub fn poll_transmit(&mut self) -> Option<(SocketAddr, Vec<u8>)> {
+        self.outbox.pop_front()
+    }
+
+    /// The next request for the handshaker.
+    pub fn poll_request(&mut self) -> Option<Request> {
+        self.requests.pop_front()
+    }
+
+    /// The next pair of inner addresses whose session has ended: connection tracking must forget them.
+    pub fn poll_freed(&mut self) -> Option<(Ipv4Addr, Ipv6Addr)> {
+        self.freed.pop_front()
+    }
+
+    /// Passes a handshake packet on to the handshaker, or asks its sender for a cookie.
+    fn handle_handshake(&mut self, route: Route, kind: PacketType, packet: &[u8], now: Time, random: &mut dyn Random) {
+        self.counts.handshakes += 1;
+        if matches!(kind, PacketType::FirstNk(_) | PacketType::FirstIk(_))
+            && let Entrance::Challenge(mut answer) = self.gate.check(route, packet, now, random)
+        {
+            // A relay under load challenges clients; relays know each other's keys, but their masks differ.
+            if matches!(kind, PacketType::FirstNk(_)) {
+                self.client_mask.apply(&mut answer);
+            } else {
+                self.mask_for_route(route, &mut answer);
+            }
+            self.transmit(route, answer, now);
+            return;
+        }
+        self.requests.push_back(Request::Arrival { shard: self.number, route, packet: packet.to_vec() });
+    }
+
+    fn mask_for_route(&self, route: Route, packet: &mut [u8]) {
+        let peer = self.config.peers.values().find(|peer| Route::Udp(peer.address) == route);
+        if let Some(peer) = peer {
+            IndexMask::to_relay(&peer.responder.key).apply(packet);
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Where a shard keeps its sessions and its clients' inner addresses.
+//!
+//! Owns two look-ups: from a receiver index to a session, which may have two indices for a while, and from an inner address
+//! to a session. An address rests after its session, so that the next one does not get the leftovers.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use super::super::entry::Entry;
+use crate::index::Place;
+use crate::time::Time;
+
+/// The networks that inner addresses come from: IPv4 with prefix length, IPv6 with prefix length.
+pub const INNER_POOL: ((Ipv4Addr, u8), (Ipv6Addr, u8)) =
+    ((Ipv4Addr::new(100, 64, 0, 0), 10), (Ipv6Addr::new(0xfd6f, 0x7265, 0x6c61, 0x7900, 0, 0, 0, 0), 64));
+/// The first addresses of the pool are the gateway's and the clients' own.
+const FIRST_ADDRESS: u32 = 256;
+/// Addresses of one shard.
+const ADDRESSES: u32 = 1 << 16;
+/// How long an address rests.
+const REST: Duration = Duration::from_secs(300);
+
+/// Sessions by entry number and by place.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    entries: Vec<Option<Box<Entry>>>,
+    free: Vec<u32>,
+    places: Vec<Option<(u8, u32)>>,
+    len: usize,
+}
+
+impl Table {
+    /// The entry that `place` leads to.
+    pub(super) fn find(&self, place: Place) -> Option<u32> {
+        let (generation, entry) = (*self.places.get(place.slot as usize)?)?;
+        (generation == place.generation).then_some(entry)
+    }
+
+    pub(super) fn get(&self, entry: u32) -> Option<&Entry> {
+        self.entries.get(entry as usize)?.as_deref()
+    }
+
+    pub(super) fn get_mut(&mut self, entry: u32) -> Option<&mut Entry> {
+        self.entries.get_mut(entry as usize)?.as_deref_mut()
+    }
+
+    /// Adds a session and returns its number.
+    pub(super) fn insert(&mut self, session: Entry) -> u32 {
+        let place = session.place;
+        let entry = self.free.pop().unwrap_or_else(|| {
+            self.entries.push(None);
+            u32::try_from(self.entries.len() - 1).unwrap_or(u32::MAX)
+        });
+        if let Some(room) = self.entries.get_mut(entry as usize) {
+            *room = Some(Box::new(session));
+            self.len += 1;
+        }
+        self.point(place, entry);
+        entry
+    }
+
+    /// Makes `place` lead to `entry`.
+    pub(super) fn point(&mut self, place: Place, entry: u32) {
+        let slot = place.slot as usize;
+        if self.places.len() <= slot {
+            self.places.resize(slot + 1, None);
+        }
+        if let Some(room) = self.places.get_mut(slot) {
+            *room = Some((place.generation, entry));
+        }
+    }
+
+    /// Makes `place` lead nowhere.
+    pub(super) fn unpoint(&mut self, place: Place) {
+        if self.find(place).is_some()
+            && let Some(room) = self.places.get_mut(place.slot as usize)
+        {
+            *room = None;
+        }
+    }
+
+    pub(super) fn remove(&mut self, entry: u32) -> Option<Box<Entry>> {
+        let removed = self.entries.get_mut(entry as usize)?.take()?;
+        self.unpoint(removed.place);
+        self.free.push(entry);
+        self.len -= 1;
+        Some(removed)
+    }
+
+    /// The numbers of all sessions.
+    pub(super) fn ids(&self) -> impl Iterator<Item = u32> + '_ {
+        (0..).zip(&self.entries).filter(|(_, e)| e.is_some()).map(|(id, _)| id)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+}
+
+/// The inner addresses of one shard.
+#[derive(Debug)]
+pub(super) struct Addresses {
+    shard: u8,
+    holders: Vec<Option<u32>>,
+    resting: VecDeque<(Time, u32)>,
+}
+
+impl Addresses {
+    pub(super) fn new(shard: u8) -> Self {
+        Self { shard, holders: Vec::new(), resting: VecDeque::new() }
+    }
+
+    /// Gives `entry` an address; `None` when all are held or resting.
+    pub(super) fn take(&mut self, entry: u32, now: Time) -> Option<u32> {
+        if self.resting.front().is_some_and(|(until, _)| *until <= now) {
+            let (_, address) = self.resting.pop_front()?;
+            *self.holders.get_mut(address as usize)? = Some(entry);
+            return Some(address);
+        }
+        let address = u32::try_from(self.holders.len()).ok().filter(|&a| a < ADDRESSES - FIRST_ADDRESS)?;
+        self.holders.push(Some(entry));
+        Some(address)
+    }
+
+    /// The shard that `ip` belongs to, if it is an inner address at all.
+    pub(super) fn shard_of(ip: IpAddr) -> Option<u8> {
+        parse_address(ip).map(|(shard, _)| shard)
+    }
+
+    /// Takes an address back; it rests from now on.
+    pub(super) fn release(&mut self, address: u32, now: Time) {
+        if let Some(holder) = self.holders.get_mut(address as usize)
+            && holder.take().is_some()
+        {
+            self.resting.push_back((now.after(REST), address));
+        }
+    }
+
+    /// The IP address with this number.
+    pub(super) fn of(&self, address: u32, v6: bool) -> IpAddr {
+        let offset = (u32::from(self.shard) << 16) | (FIRST_ADDRESS + address);
+        let ((v4, _), (net6, _)) = INNER_POOL;
+        if v6 {
+            IpAddr::V6(Ipv6Addr::from_bits(net6.to_bits() | (1 << 32) | u128::from(offset)))
+        } else {
+            IpAddr::V4(Ipv4Addr::from_bits(v4.to_bits() | offset))
+        }
+    }
+
+    /// The session that holds `ip`.
+    pub(super) fn holder(&self, ip: IpAddr) -> Option<u32> {
+        let (shard, address) = parse_address(ip)?;
+        if shard != self.shard {
+            return None;
+        }
+        *self.holders.get(address as usize)?
+    }
+}
+
+/// The shard and address number that an inner IP address stands for.
+fn parse_address(ip: IpAddr) -> Option<(u8, u32)> {
+    let ((v4, v4_len), (net6, _)) = INNER_POOL;
+    let offset = match ip {
+        IpAddr::V4(ip) => {
+            let offset = ip.to_bits() ^ v4.to_bits();
+            if offset >> (32 - u32::from(v4_len)) != 0 {
+                return None;
+            }
+            offset
+        }
+        IpAddr::V6(ip) => {
+            let rest = ip.to_bits() ^ net6.to_bits();
+            if rest >> 32 != 1 {
+                return None;
+            }
+            u32::try_from(rest & 0xffff_ffff).ok()?
+        }
+    };
+    let shard = u8::try_from(offset >> 16).ok()?;
+    let address = (offset & 0xffff).checked_sub(FIRST_ADDRESS)?;
+    Some((shard, address))
+}

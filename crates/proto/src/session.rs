@@ -1,0 +1,335 @@
+//! Sessions: the keys between two ends, their counters, epochs and generations.
+//!
+//! Owns sealing and opening of data packets, replay protection, the ratchet and the switch to the keys
+//! of a re-handshake. Never looks inside a frame and never decides where a packet goes.
+//!
+//! ```text
+//! generation 0: epoch 0 ─ratchet▶ epoch 1 ─ratchet▶ …        counter and replay window run on
+//!      └─ re-handshake ─▶ generation 1: epoch 0 ─▶ …         through every change of key
+//! ```
+//! Source of the ratchet: RFC 9001 §6 (key update), with the epoch on the wire instead of a phase bit.
+
+use std::time::Duration;
+
+use crate::drops::DropReason;
+use crate::handshake::{Established, RekeyRequest, SessionKeys};
+use crate::keys::{Secret, expand};
+use crate::suite::{MaskKey, PacketKey, Suite};
+use crate::time::Time;
+use crate::window::Window;
+use crate::wire::{HEADER_LEN, MIN_DATAGRAM, PacketType, TAG_LEN};
+
+/// Packets sealed under one key at most. Well below AES-GCM's bound for packets of this size
+/// (RFC 9001 §B.1: 2^23 packets of up to 2^14 bytes give 2^-57; 2^26 of 2^11 bytes stay below 2^-50).
+const EPOCH_PACKETS: u32 = 1 << 26;
+/// Time that one key seals at most, in seconds, while there is traffic.
+const EPOCH_TIME: Duration = Duration::from_secs(60);
+/// Last epoch of a generation: six bits on the wire. Reached only when re-handshakes fail for an hour.
+const LAST_EPOCH: u8 = 63;
+/// How far ahead of the current epoch a packet may be: what a peer can have sealed while everything was lost.
+const EPOCHS_AHEAD: u8 = 8;
+/// How long the previous key still opens reordered packets.
+const PREVIOUS_TIME: Duration = Duration::from_secs(10);
+const GENERATION_BIT: u8 = 0x80;
+/// Counters behind the highest one that are still accepted once: sessions of clients.
+pub const CLIENT_WINDOW: u64 = 64 * 63;
+/// The same for sessions between relays, where many users share one counter.
+pub const HOP_WINDOW: u64 = 65_536;
+
+/// The root of one direction's keys in one epoch.
+#[derive(Debug)]
+struct Epoch {
+    generation: bool,
+    number: u8,
+    secret: Secret,
+    key: PacketKey,
+}
+
+impl Epoch {
+    fn first(suite: Suite, generation: bool, secret: Secret) -> Self {
+        let key = PacketKey::new(suite, &expand(&secret, b"ORP/1 key").0);
+        Self { generation, number: 0, secret, key }
+    }
+
+    fn next(&self, suite: Suite) -> Self {
+        let secret = expand(&self.secret, b"ORP/1 next epoch");
+        let key = PacketKey::new(suite, &expand(&secret, b"ORP/1 key").0);
+        Self { generation: self.generation, number: self.number + 1, secret, key }
+    }
+
+    fn flags(&self) -> u8 {
+        self.number | if self.generation { GENERATION_BIT } else { 0 }
+    }
+}
+
+/// Keys and counters of one session.
+#[derive(Debug)]
+pub struct Session {
+    suite: Suite,
+    initiator: bool,
+    mask: MaskKey,
+    hash: [u8; 32],
+    rekey_secret: Secret,
+    /// The index that packets to the peer carry.
+    pub remote_index: u32,
+    send: Epoch,
+    send_counter: u64,
+    sealed_in_epoch: u32,
+    epoch_since: Time,
+    receive: Epoch,
+    window: Window,
+    previous: Option<Box<(Epoch, Time)>>,
+    /// Keys of a re-handshake that this end has and the peer has not used yet.
+    upcoming: Option<Box<Upcoming>>,
+    generation_since: Time,
+    confirmed: bool,
+    last_received: Time,
+    sealed_since_generation: u64,
+}
+
+#[derive(Debug)]
+struct Upcoming {
+    receive: Epoch,
+    keys: SessionKeys,
+}
+
+impl Session {
+    /// The session that a handshake gave, remembering `reach` counters.
+    pub fn new(established: &Established, reach: u64, now: Time) -> Self {
+        let suite = established.suite;
+        let keys = &established.keys;
+        Self {
+            suite,
+            initiator: established.initiator,
+            mask: MaskKey::of_session(suite, &keys.mask.0),
+            hash: established.hash,
+            rekey_secret: keys.rekey.clone(),
+            remote_index: established.remote_index,
+            send: Epoch::first(suite, false, keys.send.clone()),
+            send_counter: 0,
+            sealed_in_epoch: 0,
+            epoch_since: now,
+            receive: Epoch::first(suite, false, keys.receive.clone()),
+            window: Window::new(reach),
+            previous: None,
+            upcoming: None,
+            generation_since: now,
+            confirmed: established.initiator,
+            last_received: now,
+            sealed_since_generation: 0,
+        }
+    }
+
+    /// Whether this end sent the first packet of the handshake.
+    pub fn is_initiator(&self) -> bool {
+        self.initiator
+    }
+
+    /// Whether the peer has shown that it has the keys. A responder sends nothing before.
+    pub fn is_confirmed(&self) -> bool {
+        self.confirmed
+    }
+
+    /// The transcript hash of the handshake that began the session: what tokens and evidence are bound to.
+    pub fn hash(&self) -> &[u8; 32] {
+        &self.hash
+    }
+
+    /// The suite in use.
+    pub fn suite(&self) -> Suite {
+        self.suite
+    }
+
+    /// When the peer's last packet was accepted.
+    pub fn last_received(&self) -> Time {
+        self.last_received
+    }
+
+    /// Since when the current generation of keys is in use.
+    pub fn generation_since(&self) -> Time {
+        self.generation_since
+    }
+
+    /// Packets sealed since the current generation began.
+    pub fn sealed_since_generation(&self) -> u64 {
+        self.sealed_since_generation
+    }
+
+    /// The counter after the highest one received: a packet that moves it is the newest.
+    pub fn newest(&self) -> u64 {
+        self.window.next()
+    }
+
+    /// Seals `datagram` in place: ten bytes for the header, the frame, sixteen bytes for the tag.
+    /// Type and index are left to be masked.
+    ///
+    /// # Errors
+    /// [`DropReason::NotAdmitted`] before the peer has confirmed, [`DropReason::KeyExhausted`] when the
+    /// last epoch is used up, [`DropReason::BadLength`] when there is no room for header and tag.
+    pub fn seal(&mut self, datagram: &mut [u8], now: Time) -> Result<(), DropReason> {
+        if !self.confirmed {
+            return Err(DropReason::NotAdmitted);
+        }
+        if self.sealed_in_epoch >= EPOCH_PACKETS || now.since(self.epoch_since) >= EPOCH_TIME {
+            self.ratchet(now)?;
+        }
+        let counter = self.send_counter;
+        let header = datagram.first_chunk_mut::<HEADER_LEN>().ok_or(DropReason::BadLength)?;
+        write_header(header, self.remote_index, self.send.flags(), counter);
+        self.send.key.seal(counter, datagram).map_err(|_| DropReason::BadLength)?;
+        self.send_counter += 1;
+        self.sealed_in_epoch += 1;
+        self.sealed_since_generation += 1;
+        let mask = self.mask.mask(datagram).ok_or(DropReason::BadLength)?;
+        apply(datagram, mask);
+        Ok(())
+    }
+
+    /// Opens `datagram` in place, type and index already unmasked; the frame then stands between header and tag.
+    ///
+    /// # Errors
+    /// Why the packet was refused; nothing about the session has changed then.
+    pub fn open(&mut self, datagram: &mut [u8], now: Time) -> Result<(), DropReason> {
+        if datagram.len() < MIN_DATAGRAM {
+            return Err(DropReason::BadLength);
+        }
+        let mask = self.mask.mask(datagram).ok_or(DropReason::BadLength)?;
+        apply(datagram, mask);
+        let header = datagram.first_chunk::<HEADER_LEN>().ok_or(DropReason::BadLength)?;
+        let flags = header[5];
+        let truncated = u32::from_be_bytes([header[6], header[7], header[8], header[9]]);
+        let counter = self.window.expand(truncated);
+        self.window.check(counter)?;
+        if flags == self.receive.flags() {
+            self.receive.key.open(counter, datagram).map_err(|_| DropReason::BadTag)?;
+        } else {
+            self.open_other_epoch(flags, counter, datagram, now)?;
+        }
+        self.window.mark(counter);
+        self.confirmed = true;
+        self.last_received = now;
+        Ok(())
+    }
+
+    /// Packets of the previous epoch, of later ones, and of a re-handshake's keys.
+    #[cold]
+    fn open_other_epoch(&mut self, flags: u8, counter: u64, datagram: &mut [u8], now: Time) -> Result<(), DropReason> {
+        if let Some(previous) = &self.previous
+            && previous.0.flags() == flags
+            && now <= previous.1
+        {
+            return previous.0.key.open(counter, datagram).map_err(|_| DropReason::BadTag);
+        }
+        let generation = flags & GENERATION_BIT != 0;
+        let number = flags & !GENERATION_BIT;
+        if number > LAST_EPOCH {
+            return Err(DropReason::UnknownEpoch);
+        }
+        let base = if generation == self.receive.generation {
+            if number <= self.receive.number {
+                return Err(DropReason::UnknownEpoch);
+            }
+            &self.receive
+        } else {
+            &self.upcoming.as_ref().ok_or(DropReason::UnknownEpoch)?.receive
+        };
+        if number - base.number > EPOCHS_AHEAD {
+            return Err(DropReason::UnknownEpoch);
+        }
+        let mut ahead = None;
+        while let step = ahead.as_ref().unwrap_or(base)
+            && step.number < number
+        {
+            ahead = Some(step.next(self.suite));
+        }
+        ahead.as_ref().unwrap_or(base).key.open(counter, datagram).map_err(|_| DropReason::BadTag)?;
+        self.advance(generation, ahead, now);
+        Ok(())
+    }
+
+    /// The peer has moved on to a later key: follow it.
+    fn advance(&mut self, generation: bool, ahead: Option<Epoch>, now: Time) {
+        let mut current = None;
+        if generation != self.receive.generation
+            && let Some(upcoming) = self.upcoming.take()
+        {
+            let Upcoming { receive, keys } = *upcoming;
+            current = Some(receive);
+            if !self.initiator {
+                self.use_generation(&keys, generation, now);
+            }
+        }
+        if let Some(epoch) = ahead.or(current) {
+            let old = std::mem::replace(&mut self.receive, epoch);
+            self.previous = Some(Box::new((old, now.after(PREVIOUS_TIME))));
+        }
+    }
+
+    /// Moves the sending direction to its next epoch.
+    #[cold]
+    fn ratchet(&mut self, now: Time) -> Result<(), DropReason> {
+        if self.send.number >= LAST_EPOCH {
+            return Err(DropReason::KeyExhausted);
+        }
+        self.send = self.send.next(self.suite);
+        self.sealed_in_epoch = 0;
+        self.epoch_since = now;
+        Ok(())
+    }
+
+    /// Takes the keys of a finished re-handshake. The initiator uses them at once, the responder when the initiator does.
+    pub(crate) fn install(&mut self, keys: SessionKeys, now: Time) {
+        let generation = !self.receive.generation;
+        if self.initiator {
+            self.use_generation(&keys, generation, now);
+        }
+        let receive = Epoch::first(self.suite, generation, keys.receive.clone());
+        self.upcoming = Some(Box::new(Upcoming { receive, keys }));
+    }
+
+    fn use_generation(&mut self, keys: &SessionKeys, generation: bool, now: Time) {
+        self.send = Epoch::first(self.suite, generation, keys.send.clone());
+        self.rekey_secret = keys.rekey.clone();
+        self.sealed_in_epoch = 0;
+        self.sealed_since_generation = 0;
+        self.epoch_since = now;
+        self.generation_since = now;
+    }
+
+    /// Whether a re-handshake's keys wait for the peer's first packet under them.
+    pub(crate) fn has_upcoming(&self) -> bool {
+        self.upcoming.is_some()
+    }
+
+    /// What a re-handshake inside this session is bound to.
+    pub(crate) fn rekey_secret(&self) -> &Secret {
+        &self.rekey_secret
+    }
+
+    /// A peer's re-handshake message with what this session adds to it.
+    pub(crate) fn rekey_request(&self, message: Vec<u8>) -> RekeyRequest {
+        RekeyRequest { message, hash: self.hash, psk: self.rekey_secret.clone() }
+    }
+}
+
+fn write_header(header: &mut [u8; HEADER_LEN], index: u32, flags: u8, counter: u64) {
+    let truncated = counter.to_be_bytes();
+    header[0] = PacketType::Data.byte();
+    header[1..5].copy_from_slice(&index.to_be_bytes());
+    header[5] = flags;
+    header[6..].copy_from_slice(&truncated[4..]);
+}
+
+fn apply(datagram: &mut [u8], mask: [u8; 5]) {
+    if let Some(masked) = datagram.get_mut(5..HEADER_LEN) {
+        for (byte, mask) in masked.iter_mut().zip(mask) {
+            *byte ^= mask;
+        }
+    }
+}
+
+/// The frame of an opened datagram.
+pub(crate) fn frame(datagram: &[u8]) -> &[u8] {
+    datagram.get(HEADER_LEN..datagram.len().saturating_sub(TAG_LEN)).unwrap_or(&[])
+}
+

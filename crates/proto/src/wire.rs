@@ -1,0 +1,183 @@
+//! Bytes on the wire: sizes, packet types, frame kinds, the header.
+//!
+//! Owns every number that two ends must agree on; `docs/protocol.md` lists them with their reasons.
+//! Never decrypts and never keeps state.
+//!
+//! ```text
+//! datagram:  type 1 | index 4 | flags 1 | counter 4 | ciphertext … | tag 16
+//!            └ index mask ─┘   └ session mask ─────┘
+//! ```
+
+use crate::suite::Suites;
+
+/// Bytes of the header of every packet: type 1, receiver index 4, flags 1, truncated counter 4.
+pub const HEADER_LEN: usize = 10;
+/// Bytes of the authentication tag that ends every packet.
+pub const TAG_LEN: usize = 16;
+/// Smallest packet: a header and a tag. The header masks sample the 16 bytes after the header.
+pub const MIN_DATAGRAM: usize = HEADER_LEN + TAG_LEN;
+/// Bytes that come before an inner session's packet in an outer one: frame kind 1, circuit tag 4.
+pub const FORWARD_LEN: usize = 5;
+/// Bytes of an inner packet's frame kind.
+pub const KIND_LEN: usize = 1;
+/// Bytes before the inner IP packet in a datagram of two layers.
+pub const NESTED_OFFSET: usize = HEADER_LEN + FORWARD_LEN + HEADER_LEN + KIND_LEN;
+/// Bytes after the padded inner IP packet in a datagram of two layers.
+pub const NESTED_TRAILER: usize = 2 * TAG_LEN;
+/// Bytes before the inner IP packet in a datagram of one layer.
+pub const DIRECT_OFFSET: usize = HEADER_LEN + KIND_LEN;
+/// Inner packets are padded to a multiple of this many bytes.
+pub const PADDING: usize = 16;
+/// Smallest inner MTU, what IPv6 requires. Source: RFC 8200 §5.
+pub const MIN_MTU: u16 = 1280;
+/// Largest inner MTU that is probed for: 1494 bytes with two layers, IPv4 and UDP.
+pub const MAX_MTU: u16 = 1408;
+/// Largest datagram that either end builds, in bytes of UDP payload.
+pub const MAX_DATAGRAM: usize = NESTED_OFFSET + MAX_MTU as usize + NESTED_TRAILER;
+
+/// The length of `packet` bytes padded to a multiple of [`PADDING`].
+pub const fn padded(packet: usize) -> usize {
+    packet.next_multiple_of(PADDING)
+}
+
+/// What a packet is, from its unmasked first byte.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PacketType {
+    /// First packet of a client (Noise NK), with the suites it offers.
+    FirstNk(Suites),
+    /// First packet of a relay (Noise IK), with the suites it offers.
+    FirstIk(Suites),
+    /// Answer to a first packet.
+    Reply,
+    /// ML-KEM-768 encapsulation key, second packet of the initiator.
+    KemKey,
+    /// ML-KEM-768 ciphertext, second packet of the responder.
+    KemText,
+    /// Cookie for an initiator, sent under load.
+    Cookie,
+    /// A frame of a session.
+    Data,
+}
+
+const FIRST_NK: u8 = 0x10;
+const FIRST_IK: u8 = 0x20;
+
+impl PacketType {
+    /// The byte on the wire, before masking.
+    pub const fn byte(self) -> u8 {
+        match self {
+            Self::FirstNk(suites) => FIRST_NK | suites.bits(),
+            Self::FirstIk(suites) => FIRST_IK | suites.bits(),
+            Self::Reply => 0x30,
+            Self::KemKey => 0x31,
+            Self::KemText => 0x32,
+            Self::Cookie => 0x33,
+            Self::Data => 0x40,
+        }
+    }
+
+    /// The type that `byte` stands for; `None` for every other byte.
+    pub const fn parse(byte: u8) -> Option<Self> {
+        match byte {
+            0x30 => Some(Self::Reply),
+            0x31 => Some(Self::KemKey),
+            0x32 => Some(Self::KemText),
+            0x33 => Some(Self::Cookie),
+            0x40 => Some(Self::Data),
+            _ => match (byte & 0xf0, Suites::from_bits(byte & 0x0f)) {
+                (FIRST_NK, Some(suites)) => Some(Self::FirstNk(suites)),
+                (FIRST_IK, Some(suites)) => Some(Self::FirstIk(suites)),
+                _ => None,
+            },
+        }
+    }
+}
+
+/// What a frame inside a session is, from its first byte.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FrameKind {
+    /// An IPv4 or IPv6 packet; `partial` when its transport checksum is still to be filled in.
+    Packet {
+        /// Whether the transport checksum is left to the receiver.
+        partial: bool,
+    },
+    /// A piece of the control stream.
+    Control,
+    /// Nothing: keepalive and cover. Numbers up to 15 are reserved for padding machines.
+    Padding,
+    /// A packet of the circuit whose tag follows.
+    Forward,
+    /// Asks the peer to prove its new path: nonce 8, fresh index 4.
+    PathChallenge,
+    /// Proves a path: nonce 8, fresh index 4.
+    PathResponse,
+    /// Probe of the path's MTU: nonce 8, filled to the size probed.
+    Probe,
+    /// Answer to a probe, of the same size.
+    ProbeAck,
+}
+
+/// The bit of a packet frame that says that the transport checksum is partial.
+pub const PARTIAL_CHECKSUM: u8 = 0x80;
+
+impl FrameKind {
+    /// The byte on the wire.
+    pub const fn byte(self) -> u8 {
+        match self {
+            Self::Packet { partial: false } => 0x01,
+            Self::Packet { partial: true } => 0x01 | PARTIAL_CHECKSUM,
+            Self::Control => 0x02,
+            Self::Padding => 0x03,
+            Self::Forward => 0x04,
+            Self::PathChallenge => 0x05,
+            Self::PathResponse => 0x06,
+            Self::Probe => 0x07,
+            Self::ProbeAck => 0x08,
+        }
+    }
+
+    /// The kind that `byte` stands for; `None` for every other byte.
+    pub const fn parse(byte: u8) -> Option<Self> {
+        Some(match byte {
+            0x01 => Self::Packet { partial: false },
+            0x81 => Self::Packet { partial: true },
+            0x02 => Self::Control,
+            0x03 => Self::Padding,
+            0x04 => Self::Forward,
+            0x05 => Self::PathChallenge,
+            0x06 => Self::PathResponse,
+            0x07 => Self::Probe,
+            0x08 => Self::ProbeAck,
+            _ => return None,
+        })
+    }
+}
+
+/// Copies `N` bytes from `bytes` at `offset`; `None` when they are not there.
+pub(crate) fn take<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {
+    bytes.get(offset..)?.first_chunk::<N>().copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_type_and_kind_byte_reads_back_and_no_other_byte_reads() {
+        let types: Vec<u8> = (0..=255).filter(|&b| PacketType::parse(b).is_some()).collect();
+        assert_eq!(types, [0x11, 0x12, 0x13, 0x21, 0x22, 0x23, 0x30, 0x31, 0x32, 0x33, 0x40]);
+        let kinds: Vec<u8> = (0..=255).filter(|&b| FrameKind::parse(b).is_some()).collect();
+        assert_eq!(kinds, [1, 2, 3, 4, 5, 6, 7, 8, 0x81]);
+        for byte in 0..=255 {
+            assert_eq!(PacketType::parse(byte).map_or(byte, PacketType::byte), byte);
+            assert_eq!(FrameKind::parse(byte).map_or(byte, FrameKind::byte), byte);
+        }
+    }
+
+    #[test]
+    fn full_packets_fit_an_ethernet_frame_and_need_no_padding() {
+        assert_eq!(padded(MAX_MTU.into()), usize::from(MAX_MTU));
+        assert_eq!(padded(MIN_MTU.into()), usize::from(MIN_MTU));
+        assert_eq!(MAX_DATAGRAM + 20 + 8, 1494);
+    }
+}

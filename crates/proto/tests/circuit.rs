@@ -1,0 +1,172 @@
+//! A client, an ingress and an egress, connected by function calls on virtual time.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
+#![allow(unreachable_pub, reason = "shared by the tests of this crate")]
+
+mod network;
+
+use network::Network;
+use openrelay_proto::drops::DropReason;
+
+#[test]
+fn a_packet_goes_through_two_hops_and_back() {
+    let mut net = Network::new(1);
+    net.connect();
+    let up = net.send_up(&network::udp4(b"ping over two hops"));
+    assert_eq!(up.len(), 1);
+    assert_eq!(&up[0].bytes[28..46], b"ping over two hops");
+    let down = net.send_down(&network::answer4(&up[0].bytes, b"pong"));
+    assert_eq!(down.len(), 1);
+    assert_eq!(&down[0][28..32], b"pong");
+    net.check_accounting();
+}
+
+#[test]
+fn no_eight_bytes_of_one_leg_stand_on_the_other() {
+    let mut net = Network::new(2);
+    net.connect();
+    for _ in 0..200 {
+        let up = net.send_up(&network::udp4(&[0x55; 1300]));
+        net.send_down(&network::answer4(&up[0].bytes, &[0xaa; 1200]));
+    }
+    let legs = net.wire_bytes();
+    let mut windows = std::collections::HashSet::new();
+    for datagram in &legs.client {
+        windows.extend(datagram.windows(8).map(|w| <[u8; 8]>::try_from(w).unwrap()));
+    }
+    assert!(windows.len() > 400_000);
+    for datagram in &legs.relay {
+        for window in datagram.windows(8) {
+            assert!(!windows.contains(window), "a byte string crossed the ingress");
+        }
+    }
+}
+
+#[test]
+fn keys_are_replaced_without_losing_a_packet() {
+    let mut net = Network::new(3);
+    net.connect();
+    for round in 0..400u32 {
+        let up = net.send_up(&network::udp4(&round.to_be_bytes()));
+        assert_eq!(up.len(), 1, "round {round}");
+        let down = net.send_down(&network::answer4(&up[0].bytes, &round.to_be_bytes()));
+        assert_eq!(down.len(), 1, "round {round}");
+        net.advance_millis(1_000);
+    }
+    net.check_accounting();
+}
+
+#[test]
+fn a_client_that_moves_keeps_its_circuit() {
+    let mut net = Network::new(4);
+    net.connect();
+    for round in 0..20u16 {
+        net.move_client(5000 + round);
+        let mut answered = 0;
+        for _ in 0..10 {
+            let up = net.send_up(&network::udp4(&[1; 600]));
+            assert_eq!(up.len(), 1);
+            answered += net.send_down(&network::answer4(&up[0].bytes, &[2; 600])).len();
+        }
+        assert!(answered >= 9, "{answered}");
+    }
+    net.check_accounting();
+}
+
+#[test]
+fn a_spoofed_source_gets_no_more_than_three_times_its_bytes() {
+    let mut net = Network::new(5);
+    net.connect();
+    let up = net.send_up(&network::udp4(&[1; 100]));
+    net.hold_challenges = true;
+    net.move_client(6000);
+    let sent = net.client_bytes();
+    net.send_up(&network::udp4(&[1; 100]));
+    let sent = net.client_bytes() - sent;
+    let before = net.bytes_to_client();
+    for _ in 0..50 {
+        net.send_down(&network::answer4(&up[0].bytes, &[2; 1000]));
+    }
+    assert!(net.bytes_to_client() - before <= 3 * sent);
+    assert!(net.ingress_drops(DropReason::PathUnproven) > 40);
+}
+
+#[test]
+fn foreign_sources_and_private_destinations_are_refused() {
+    let mut net = Network::new(6);
+    net.connect();
+    let mut foreign = network::udp4(b"x");
+    foreign[15] = 9;
+    assert!(net.send_up(&foreign).is_empty());
+    assert_eq!(net.egress_drops(DropReason::ForeignSource), 1);
+    for private in [[10, 0, 0, 1], [127, 0, 0, 1], [192, 168, 1, 1], [169, 254, 169, 254], [100, 64, 1, 0]] {
+        let mut packet = network::udp4(b"x");
+        packet[16..20].copy_from_slice(&private);
+        assert!(net.send_up(&packet).is_empty());
+    }
+    assert_eq!(net.egress_drops(DropReason::ForbiddenDestination), 5);
+    net.check_accounting();
+}
+
+#[test]
+fn every_flipped_bit_and_every_truncation_of_a_data_packet_is_refused_in_silence() {
+    let mut net = Network::new(7);
+    net.connect();
+    let golden = net.seal_up(&network::udp4(b"golden"));
+    let before = net.datagrams_from_ingress();
+    for bit in 0..golden.len() * 8 {
+        let mut copy = golden.clone();
+        copy[bit / 8] ^= 1 << (bit % 8);
+        net.inject_at_ingress(copy);
+    }
+    for length in 0..golden.len() {
+        net.inject_at_ingress(golden[..length].to_vec());
+    }
+    assert_eq!(net.datagrams_from_ingress(), before);
+    assert_eq!(net.delivered_up(), 0);
+    net.inject_at_ingress(golden.clone());
+    assert_eq!(net.delivered_up(), 1, "what was refused must not have moved anything");
+    let replays = net.ingress_drops(DropReason::Replayed);
+    net.inject_at_ingress(golden);
+    assert_eq!(net.delivered_up(), 0);
+    assert_eq!(net.ingress_drops(DropReason::Replayed), replays + 1);
+    net.check_accounting();
+}
+
+#[test]
+fn an_ingress_opens_circuits_to_relays_of_its_directory_only() {
+    for (id, expected) in [(99, "UnknownRelay"), (1, "Itself")] {
+        let mut net = Network::new(8);
+        net.ask_for_egress(id);
+        let failure = format!("{:?}", net.try_connect().unwrap_err());
+        assert!(failure.contains(expected), "{failure}");
+    }
+}
+
+#[test]
+fn a_wrong_relay_key_gets_silence() {
+    let mut net = Network::new(9);
+    net.use_wrong_ingress_key();
+    let failure = format!("{:?}", net.try_connect().unwrap_err());
+    assert!(failure.contains("IngressSilent"), "{failure}");
+    assert_eq!(net.datagrams_from_ingress(), 0);
+}
+
+#[test]
+fn nothing_is_left_behind_when_a_client_closes() {
+    let mut net = Network::new(10);
+    net.connect();
+    net.close();
+    assert_eq!(net.held(), ((1, 0), (1, 0)), "only the session between the relays");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bytes() {
+    let run = |seed| {
+        let mut net = Network::new(seed);
+        net.connect();
+        net.send_up(&network::udp4(b"same"));
+        net.wire_bytes()
+    };
+    assert_eq!(run(11), run(11));
+    assert_ne!(run(11), run(12));
+}
