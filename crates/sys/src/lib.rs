@@ -1,1 +1,15 @@
+//! What OpenRelay asks of Linux.
+//!
+//! Owns every `unsafe` block of the project, each with the reason why it is sound. Knows no protocol: bytes, addresses and
+//! file descriptors only.
 
+mod cvt;
+pub mod capture;
+pub mod conntrack;
+pub mod event;
+pub mod net;
+pub mod nft;
+pub mod sandbox;
+pub mod signal;
+pub mod tun;
+pub mod udp;

@@ -392,6 +392,18 @@ impl Shard {
         self.counts.drops.count_many(reason, packets);
     }
 
+    /// Counts a datagram that was to be passed to another shard whose ring is full.
+    pub fn count_pass_failed(&mut self) {
+        self.counts.passed -= 1;
+        self.counts.drops.count(DropReason::RingFull);
+    }
+
+    /// Counts a request that the handshaker's queue had no room for.
+    pub fn count_handshake_refused(&mut self) {
+        self.counts.handshakes = self.counts.handshakes.saturating_sub(1);
+        self.counts.drops.count(DropReason::HandshakeLoad);
+    }
+
     /// What passed through.
     pub fn counts(&self) -> &ShardCounts {
         &self.counts

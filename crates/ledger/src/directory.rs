@@ -1,0 +1,264 @@
+//! The directory file: relays, signed by whoever runs the network.
+//!
+//! Owns the file's form and every reason to refuse one. Keeps no state: the highest sequence seen is the caller's to remember.
+//!
+//! ```text
+//! openrelay-directory/1 <signature, 128 hexadecimal digits>\n
+//! { JSON body, signed byte for byte }
+//! ```
+
+use std::collections::BTreeSet;
+
+use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::hex;
+use crate::record::Record;
+
+/// Largest file that is read: one MiB, thousands of relays.
+pub const MAX_FILE: usize = 1 << 20;
+const HEAD: &str = "openrelay-directory/1 ";
+const CONTEXT: &[u8] = b"openrelay-directory/1\n";
+
+/// A directory whose signature, age and records were checked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Directory(Body);
+
+/// What the file says.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Body {
+    /// Name of the network, part of every handshake.
+    pub network: String,
+    /// Goes up with each directory of the network.
+    pub sequence: u64,
+    /// When it was signed, in seconds since the Unix epoch.
+    pub issued: u64,
+    /// When it ends, in seconds since the Unix epoch.
+    pub expires: u64,
+    /// One person runs all relays and says so: the rules that keep the hops of a circuit apart mean nothing and do not apply.
+    #[serde(default)]
+    pub single_operator: bool,
+    /// The relays.
+    pub relays: Vec<Record>,
+}
+
+/// Why a directory is refused.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum DirectoryError {
+    /// Too large to be read.
+    #[error("the directory has {0} bytes; at most {MAX_FILE} are read")]
+    TooLarge(usize),
+    /// Not such a file.
+    #[error("this is not a directory file: it does not begin with \"{HEAD}\" and a signature")]
+    NotADirectory,
+    /// The signature is not by the trusted key.
+    #[error("the directory is not signed by the trusted key")]
+    BadSignature,
+    /// The signed text does not read.
+    #[error("the directory is signed but does not read: {0}")]
+    Malformed(String),
+    /// It has ended.
+    #[error("the directory expired {0} s ago; fetch or sign a new one")]
+    Expired(u64),
+    /// It is from the future.
+    #[error("the directory was signed {0} s in the future; check this machine's clock")]
+    NotYetValid(u64),
+    /// A newer one was seen.
+    #[error("the directory is number {found}, but number {seen} was seen before: somebody serves an old one")]
+    RolledBack {
+        /// Its sequence.
+        found: u64,
+        /// The highest one seen.
+        seen: u64,
+    },
+}
+
+/// The clock may be this far behind the signer's, in seconds.
+const CLOCK_SKEW: u64 = 300;
+
+impl Directory {
+    /// Checks the file in `bytes` against the trusted key, at `now` in seconds since the Unix epoch, given the highest sequence `seen`.
+    ///
+    /// # Errors
+    /// [`DirectoryError`] says why it is refused; nothing of it may be used then.
+    pub fn verify(bytes: &[u8], trusted: &[u8; 32], now: u64, seen: u64) -> Result<Self, DirectoryError> {
+        if bytes.len() > MAX_FILE {
+            return Err(DirectoryError::TooLarge(bytes.len()));
+        }
+        let rest = bytes.strip_prefix(HEAD.as_bytes()).ok_or(DirectoryError::NotADirectory)?;
+        let (signature, body) = rest.split_at_checked(128).ok_or(DirectoryError::NotADirectory)?;
+        let signature = std::str::from_utf8(signature).ok().and_then(hex::decode::<64>);
+        let (signature, body) = signature.zip(body.strip_prefix(b"\n")).ok_or(DirectoryError::NotADirectory)?;
+        UnparsedPublicKey::new(&ED25519, trusted)
+            .verify(&[CONTEXT, body].concat(), &signature)
+            .map_err(|_| DirectoryError::BadSignature)?;
+        let body: Body = serde_json::from_slice(body).map_err(|error| DirectoryError::Malformed(error.to_string()))?;
+        body.check().map_err(DirectoryError::Malformed)?;
+        if now >= body.expires {
+            return Err(DirectoryError::Expired(now - body.expires));
+        }
+        if body.issued > now + CLOCK_SKEW {
+            return Err(DirectoryError::NotYetValid(body.issued - now));
+        }
+        if body.sequence < seen {
+            return Err(DirectoryError::RolledBack { found: body.sequence, seen });
+        }
+        Ok(Self(body))
+    }
+
+    /// What it says.
+    pub fn body(&self) -> &Body {
+        &self.0
+    }
+
+    /// The record of this relay.
+    pub fn relay(&self, relay_id: u64) -> Option<&Record> {
+        self.0.relays.iter().find(|relay| relay.relay_id == relay_id)
+    }
+
+    /// The network's identity in handshakes: the hash of its name and of the key that it trusts.
+    pub fn network_id(&self, trusted: &[u8; 32]) -> [u8; 32] {
+        let digest = aws_lc_rs::digest::digest(
+            &aws_lc_rs::digest::SHA256,
+            &[b"openrelay network\n", &trusted[..], self.0.network.as_bytes()].concat(),
+        );
+        let mut id = [0; 32];
+        id.copy_from_slice(digest.as_ref());
+        id
+    }
+}
+
+impl Body {
+    /// What is wrong with the body, if anything.
+    fn check(&self) -> Result<(), String> {
+        if self.network.is_empty() || self.network.len() > 64 {
+            return Err("network must have 1 to 64 bytes".into());
+        }
+        let mut ids = BTreeSet::new();
+        for (place, relay) in self.relays.iter().enumerate() {
+            if let Some(fault) = relay.fault() {
+                return Err(format!("relays[{place}] (relay_id {}): {fault}", relay.relay_id));
+            }
+            if !ids.insert(relay.relay_id) {
+                return Err(format!("relays[{place}]: relay_id {} is there twice", relay.relay_id));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The key that signs a self-hosted directory.
+pub struct DirectoryKey {
+    seed: Zeroizing<[u8; 32]>,
+    pair: Ed25519KeyPair,
+}
+
+impl DirectoryKey {
+    /// The key with this seed.
+    ///
+    /// # Errors
+    /// Never for a seed of 32 bytes; `None` stands for a fault of the library.
+    pub fn from_seed(seed: [u8; 32]) -> Option<Self> {
+        let seed = Zeroizing::new(seed);
+        let pair = Ed25519KeyPair::from_seed_unchecked(&*seed).ok()?;
+        Some(Self { seed, pair })
+    }
+
+    /// The secret seed, for its 0600 file.
+    pub fn expose(&self) -> &[u8; 32] {
+        &self.seed
+    }
+
+    /// The public key, for configurations.
+    pub fn public(&self) -> [u8; 32] {
+        let mut out = [0; 32];
+        out.copy_from_slice(self.pair.public_key().as_ref());
+        out
+    }
+
+    /// The directory file that says `body`.
+    ///
+    /// # Errors
+    /// What is wrong with the body.
+    pub fn sign(&self, body: &Body) -> Result<Vec<u8>, String> {
+        body.check()?;
+        let mut text = serde_json::to_vec_pretty(body).map_err(|error| error.to_string())?;
+        text.push(b'\n');
+        let signature = self.pair.sign(&[CONTEXT, &text].concat());
+        let mut file = format!("{HEAD}{}\n", hex::encode(signature.as_ref())).into_bytes();
+        file.extend_from_slice(&text);
+        Ok(file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Role;
+
+    fn body() -> Body {
+        let relay = |relay_id, role, endpoint: &str| Record {
+            relay_id,
+            role,
+            handshake_key: hex::encode(&[u8::try_from(relay_id).unwrap(); 32]),
+            key_epoch: 0,
+            endpoints: vec![endpoint.parse().unwrap()],
+            operator: format!("operator {relay_id}"),
+            family: None,
+            stake: 1,
+            bandwidth_mbit: 100,
+        };
+        Body {
+            network: "test".into(),
+            sequence: 5,
+            issued: 1_000,
+            expires: 2_000,
+            single_operator: false,
+            relays: vec![
+                relay(1, Role::Ingress, "198.51.100.1:443"),
+                relay(2, Role::Egress, "203.0.113.1:443"),
+            ],
+        }
+    }
+
+    #[test]
+    fn a_signed_directory_reads_back_and_every_other_is_refused() {
+        let key = DirectoryKey::from_seed([7; 32]).unwrap();
+        let other = DirectoryKey::from_seed([8; 32]).unwrap();
+        let file = key.sign(&body()).unwrap();
+        let verify = |bytes: &[u8], now, seen| Directory::verify(bytes, &key.public(), now, seen);
+        assert_eq!(verify(&file, 1_500, 5).unwrap().body(), &body());
+        assert_eq!(verify(&file, 2_000, 5), Err(DirectoryError::Expired(0)));
+        assert_eq!(verify(&file, 600, 0), Err(DirectoryError::NotYetValid(400)));
+        assert_eq!(verify(&file, 1_500, 6), Err(DirectoryError::RolledBack { found: 5, seen: 6 }));
+        assert_eq!(Directory::verify(&file, &other.public(), 1_500, 0), Err(DirectoryError::BadSignature));
+        assert_eq!(verify(&vec![0; MAX_FILE + 1], 1_500, 0), Err(DirectoryError::TooLarge(MAX_FILE + 1)));
+        assert_eq!(verify(&file[HEAD.len() + 129..], 1_500, 0), Err(DirectoryError::NotADirectory));
+        for end in 0..file.len() {
+            assert!(verify(&file[..end], 1_500, 0).is_err(), "truncated to {end}");
+        }
+        for bit in 0..file.len() * 8 {
+            let mut copy = file.clone();
+            copy[bit / 8] ^= 1 << (bit % 8);
+            // Upper case hexadecimal digits of the signature are the same signature.
+            let same = copy.eq_ignore_ascii_case(&file) && bit / 8 < HEAD.len() + 128 && bit / 8 >= HEAD.len();
+            assert_eq!(verify(&copy, 1_500, 0).is_ok(), same, "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn bad_records_are_not_signed_and_say_where() {
+        let key = DirectoryKey::from_seed([7; 32]).unwrap();
+        let mut twice = body();
+        twice.relays[1].relay_id = 1;
+        assert!(key.sign(&twice).unwrap_err().contains("relays[1]"));
+        let mut short = body();
+        short.relays[0].handshake_key.pop();
+        assert!(key.sign(&short).unwrap_err().contains("handshake_key"));
+        let mut nowhere = body();
+        nowhere.relays[0].endpoints = vec!["0.0.0.0:1".parse().unwrap()];
+        assert!(key.sign(&nowhere).is_err());
+    }
+}

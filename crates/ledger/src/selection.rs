@@ -1,0 +1,217 @@
+//! Choosing the hops of a circuit.
+//!
+//! Owns the rules: never two hops of one operator, one /16 or /32, or one declared family, unless one person runs everything and the directory
+//! says so; the egress at random by stake and tested bandwidth; the ingress kept once chosen. Randomness is an argument.
+
+use crate::directory::Directory;
+use crate::record::{Record, Role};
+
+/// What the user asks for.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Wish {
+    /// This ingress and no other.
+    pub ingress: Option<u64>,
+    /// This egress and no other.
+    pub egress: Option<u64>,
+    /// The ingress of before, if it is still there.
+    pub sticky_ingress: Option<u64>,
+    /// Only relays that this host can reach: IPv4, IPv6.
+    pub families: Families,
+}
+
+/// Address families that this host has.
+#[derive(Clone, Copy, Debug)]
+pub struct Families {
+    /// IPv4.
+    pub v4: bool,
+    /// IPv6.
+    pub v6: bool,
+}
+
+impl Default for Families {
+    fn default() -> Self {
+        Self { v4: true, v6: true }
+    }
+}
+
+/// Why there is no choice.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum SelectionError {
+    /// The relay asked for is not in the directory, or not in this role.
+    #[error("relay {0} is not in the directory as {1}")]
+    NotThere(u64, Role),
+    /// There is no relay in this role.
+    #[error("the directory has no {0} that this machine can reach")]
+    None(Role),
+    /// Every pair breaks a rule.
+    #[error(
+        "no two relays may be hops of one circuit: each pair shares an operator, a family or a network; \
+         name other relays, or sign a directory that says single_operator"
+    )]
+    Conflict,
+}
+
+/// Chooses an ingress and an egress; `random` gives numbers below its argument.
+///
+/// # Errors
+/// [`SelectionError`] says what is missing.
+pub fn circuit<'a>(
+    directory: &'a Directory,
+    wish: &Wish,
+    mut random: impl FnMut(u64) -> u64,
+) -> Result<(&'a Record, &'a Record), SelectionError> {
+    let apart = |a: &Record, b: &Record| directory.body().single_operator || !a.conflicts_with(b);
+    let ingresses = candidates(directory, Role::Ingress, wish.ingress, Some(wish.families))?;
+    let egresses = candidates(directory, Role::Egress, wish.egress, None)?;
+    let sticky = ingresses.iter().copied().find(|relay| Some(relay.relay_id) == wish.sticky_ingress);
+    let usable: Vec<&Record> =
+        ingresses.into_iter().filter(|ingress| egresses.iter().any(|egress| apart(ingress, egress))).collect();
+    let ingress = match sticky.filter(|sticky| usable.iter().any(|relay| relay.relay_id == sticky.relay_id)) {
+        Some(sticky) => sticky,
+        None => weighted(&usable, &mut random).ok_or(SelectionError::Conflict)?,
+    };
+    let egresses: Vec<&Record> = egresses.into_iter().filter(|egress| apart(ingress, egress)).collect();
+    let egress = weighted(&egresses, &mut random).ok_or(SelectionError::Conflict)?;
+    Ok((ingress, egress))
+}
+
+/// Chooses the egress of a circuit of one hop.
+///
+/// # Errors
+/// [`SelectionError`] says what is missing.
+pub fn one_hop<'a>(
+    directory: &'a Directory,
+    wish: &Wish,
+    mut random: impl FnMut(u64) -> u64,
+) -> Result<&'a Record, SelectionError> {
+    let egresses = candidates(directory, Role::Egress, wish.egress, Some(wish.families))?;
+    weighted(&egresses, &mut random).ok_or(SelectionError::None(Role::Egress))
+}
+
+fn candidates(
+    directory: &Directory,
+    role: Role,
+    wanted: Option<u64>,
+    families: Option<Families>,
+) -> Result<Vec<&Record>, SelectionError> {
+    let reachable = |relay: &&Record| match families {
+        Some(families) => {
+            (families.v4 && relay.endpoint(false).is_some()) || (families.v6 && relay.endpoint(true).is_some())
+        }
+        None => true,
+    };
+    let all = directory.body().relays.iter().filter(|relay| relay.role == role).filter(reachable);
+    let found: Vec<&Record> = all.filter(|relay| wanted.is_none_or(|wanted| relay.relay_id == wanted)).collect();
+    match (found.is_empty(), wanted) {
+        (false, _) => Ok(found),
+        (true, Some(wanted)) => Err(SelectionError::NotThere(wanted, role)),
+        (true, None) => Err(SelectionError::None(role)),
+    }
+}
+
+/// One of `relays`, by stake times tested bandwidth, each counted as at least one.
+fn weighted<'a>(relays: &[&'a Record], random: &mut impl FnMut(u64) -> u64) -> Option<&'a Record> {
+    let weight = |relay: &Record| u128::from(relay.stake.max(1)) * u128::from(relay.bandwidth_mbit.max(1));
+    let total: u128 = relays.iter().map(|relay| weight(relay)).sum();
+    // Scaled so that the sum fits the generator's range; what is lost is below one part in 2^32.
+    let shift = (128 - total.leading_zeros()).saturating_sub(63);
+    let scaled = |relay: &Record| u64::try_from(weight(relay) >> shift).unwrap_or(u64::MAX).max(1);
+    let sum: u64 = relays.iter().map(|relay| scaled(relay)).sum();
+    let mut left = random(sum.max(1));
+    for relay in relays {
+        let own = scaled(relay);
+        if left < own {
+            return Some(relay);
+        }
+        left -= own;
+    }
+    relays.last().copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::directory::{Body, DirectoryKey};
+    use crate::hex;
+    use proptest::prelude::*;
+
+    fn directory(relays: Vec<Record>, single_operator: bool) -> Directory {
+        let key = DirectoryKey::from_seed([7; 32]).unwrap();
+        let body =
+            Body { network: "t".into(), sequence: 1, issued: 0, expires: 10, single_operator, relays };
+        Directory::verify(&key.sign(&body).unwrap(), &key.public(), 1, 0).unwrap()
+    }
+
+    fn relay(relay_id: u64, role: Role, operator: u8, network: u8, stake: u64) -> Record {
+        Record {
+            relay_id,
+            role,
+            handshake_key: hex::encode(&[1; 32]),
+            key_epoch: 0,
+            endpoints: vec![format!("100.{network}.0.{}:443", relay_id % 250 + 1).parse().unwrap()],
+            operator: format!("o{operator}"),
+            family: None,
+            stake,
+            bandwidth_mbit: 1,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn hops_never_share_an_operator_or_a_network(
+            seeds in prop::collection::vec((any::<bool>(), 0u8..4, 0u8..4), 2..12),
+            dice: u64,
+        ) {
+            let relays: Vec<Record> = seeds.iter().enumerate().map(|(i, (ingress, operator, network))| {
+                let role = if *ingress { Role::Ingress } else { Role::Egress };
+                relay(i as u64 + 1, role, *operator, *network, 1)
+            }).collect();
+            let directory = directory(relays, false);
+            if let Ok((ingress, egress)) = circuit(&directory, &Wish::default(), |below| dice % below) {
+                prop_assert!(!ingress.conflicts_with(egress));
+            }
+        }
+    }
+
+    #[test]
+    fn egresses_are_chosen_in_proportion_to_their_weight() {
+        let relays = vec![
+            relay(1, Role::Ingress, 1, 1, 1),
+            relay(2, Role::Egress, 2, 2, 1_000),
+            relay(3, Role::Egress, 3, 3, 3_000),
+        ];
+        let directory = directory(relays, false);
+        let mut chosen = [0u32; 4];
+        for dice in 0..4_000u64 {
+            let (_, egress) = circuit(&directory, &Wish::default(), |below| dice % below).unwrap();
+            chosen[usize::try_from(egress.relay_id).unwrap()] += 1;
+        }
+        assert_eq!(chosen, [0, 0, 1_000, 3_000]);
+    }
+
+    #[test]
+    fn one_person_may_run_both_hops_when_the_directory_says_so() {
+        let relays = vec![relay(1, Role::Ingress, 1, 1, 1), relay(2, Role::Egress, 1, 1, 1)];
+        assert_eq!(
+            circuit(&directory(relays.clone(), false), &Wish::default(), |_| 0),
+            Err(SelectionError::Conflict)
+        );
+        assert!(circuit(&directory(relays, true), &Wish::default(), |_| 0).is_ok());
+    }
+
+    #[test]
+    fn a_sticky_ingress_stays_and_a_wish_is_obeyed() {
+        let relays = vec![
+            relay(1, Role::Ingress, 1, 1, 1),
+            relay(2, Role::Ingress, 2, 2, 1),
+            relay(3, Role::Egress, 3, 3, 1),
+        ];
+        let directory = directory(relays, false);
+        for dice in 0..10 {
+            let wish = Wish { sticky_ingress: Some(2), ..Wish::default() };
+            assert_eq!(circuit(&directory, &wish, |below| dice % below).unwrap().0.relay_id, 2);
+        }
+        let wish = Wish { egress: Some(9), ..Wish::default() };
+        assert_eq!(circuit(&directory, &wish, |_| 0), Err(SelectionError::NotThere(9, Role::Egress)));
+    }
+}

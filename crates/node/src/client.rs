@@ -1,0 +1,317 @@
+//! A running client: one thread between the tunnel device and the circuit.
+//!
+//! Owns the order of coming up and going down: firewall, socket, device, circuit, routes, names; and all back in reverse.
+//! [`Pump::handle_device`] is the way up of a packet, [`Pump::handle_train`] its way down.
+
+pub mod host;
+pub mod lockdown;
+mod pump;
+pub mod resolver;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use openrelay_ledger::record::Record;
+use openrelay_ledger::selection::{self, Families, SelectionError, Wish};
+use openrelay_proto::client::{Event, Failure};
+use openrelay_proto::random::Random;
+use openrelay_sys::event::Waker;
+use openrelay_sys::net::Netlink;
+use openrelay_sys::tun::Tun;
+use openrelay_sys::udp::UdpSocket;
+
+use crate::circuit::{self, Hops, OpenConsent, OpenError};
+use crate::clock::Clock;
+use crate::config::{ClientFile, ConfigError, beside, public_key, read};
+use crate::directory::VerifiedDirectory;
+use crate::random::OsRandom;
+use host::{HostError, HostState};
+pub use pump::Counts;
+use pump::{Command, Pump};
+
+/// Why the client is not connected.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// Its configuration or a file that it names.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// No hops to be had.
+    #[error("no circuit: {0}")]
+    Selection(#[from] SelectionError),
+    /// Nothing to begin with.
+    #[error("no circuit: {0}")]
+    Open(#[from] OpenError),
+    /// This host.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The relays.
+    #[error("no circuit: {}", failure_text(*.0))]
+    Failed(Failure),
+    /// It took too long.
+    #[error("no circuit within {} s", .0.as_secs())]
+    TimedOut(Duration),
+}
+
+fn failure_text(failure: Failure) -> &'static str {
+    match failure {
+        Failure::IngressSilent => "the ingress does not answer; is it running, and is UDP to it allowed?",
+        Failure::EgressSilent => "the egress does not answer the ingress; try another one",
+        Failure::Refused(_) => "the ingress refused the circuit; its directory may be older than this one",
+        Failure::Protocol => "a relay broke the protocol; try another one",
+    }
+}
+
+/// What the user asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Do without an ingress.
+    pub one_hop: bool,
+    /// The ingress of the circuit before.
+    pub sticky_ingress: Option<u64>,
+    /// The highest directory sequence seen.
+    pub seen_sequence: u64,
+    /// Where what must be given back is written down.
+    pub state_dir: PathBuf,
+}
+
+/// What there is to say about a client that is up.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Registry number of the ingress; `None` with one hop.
+    pub ingress: Option<u64>,
+    /// Registry number of the egress.
+    pub egress: u64,
+    /// Whether one person runs all relays of the directory.
+    pub single_operator: bool,
+    /// Name of the network.
+    pub network: String,
+    /// Sequence of the directory.
+    pub sequence: u64,
+    /// The tunnel device.
+    pub device: String,
+    /// How the client is admitted.
+    pub admission: &'static str,
+    /// Milliseconds from the first datagram to the first packet.
+    pub setup_ms: u64,
+}
+
+/// A client that is up.
+pub struct Connection {
+    /// What there is to say.
+    pub facts: Facts,
+    commands: Sender<Command>,
+    bell: Arc<Waker>,
+    thread: Option<JoinHandle<()>>,
+    shared: Arc<Mutex<Shared>>,
+    host: Option<HostState>,
+}
+
+/// What the data thread tells the others, now and then.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Shared {
+    pub(crate) counts: Counts,
+    pub(crate) mtu: u16,
+    pub(crate) lost: bool,
+}
+
+/// Everything chosen before anything is changed.
+struct Plan {
+    file: ClientFile,
+    directory: VerifiedDirectory,
+    hops: Hops,
+    consent: OpenConsent,
+    ingress: Option<u64>,
+    egress: u64,
+}
+
+impl Connection {
+    /// Connects by the configuration `path`, waiting up to `patience` for the circuit. The firewall is up before the first
+    /// datagram leaves; on failure everything is given back.
+    ///
+    /// # Errors
+    /// [`ConnectError`] says what is wrong and what would be right.
+    pub fn open(path: &Path, options: &Options, patience: Duration) -> Result<Self, ConnectError> {
+        let plan = choose(path, options)?;
+        let clock = Clock::start();
+        let mut random = OsRandom::default();
+        let keepalive = Some(Duration::from_secs(plan.file.keepalive_s.into())).filter(|every| !every.is_zero());
+        let mut netlink = Netlink::open().map_err(HostError::at("talk to the kernel's routing"))?;
+        let mut pick = |endpoints: &[SocketAddr]| {
+            endpoints.iter().copied().find(|endpoint| netlink.route_link(endpoint.ip()).is_ok())
+        };
+        let first = std::cell::RefCell::new(&mut pick);
+        let client = circuit::open(
+            plan.hops,
+            plan.consent,
+            keepalive,
+            |endpoints| (first.borrow_mut())(endpoints),
+            clock.now(),
+            &mut random,
+        )?;
+        let remote = client.remote();
+        let local: SocketAddr = if remote.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
+        let socket = UdpSocket::bind(local, false).map_err(HostError::at("open a UDP socket"))?;
+        socket.set_mark(lockdown::MARK).map_err(HostError::at("mark the tunnel's own datagrams"))?;
+        let tun = Tun::create(&plan.file.device, 1).map_err(HostError::at("make the tunnel device"))?;
+        let udp_segmentation = tun.udp_segmentation;
+        let device = tun.name.clone();
+        let mut host = HostState::new(&options.state_dir, &device, remote)?;
+        host.lock_down()?;
+        host.configure_device()?;
+        let started = Instant::now();
+        let (event_sender, events) = mpsc::channel();
+        let (commands, command_receiver) = mpsc::channel();
+        let bell = Arc::new(Waker::new().map_err(HostError::at("make an event descriptor"))?);
+        let shared = Arc::new(Mutex::new(Shared::default()));
+        let queue = tun.queues.into_iter().next().ok_or_else(|| HostError::at("make the tunnel device")(io::ErrorKind::Other.into()))?;
+        let pump = Pump::new(client, socket, queue, udp_segmentation, clock).with_links(
+            command_receiver,
+            event_sender,
+            bell.clone(),
+            shared.clone(),
+        );
+        let thread = std::thread::Builder::new()
+            .name("client".into())
+            .spawn(move || pump.run())
+            .map_err(HostError::at("start the data thread"))?;
+        let mut connection = Self {
+            facts: Facts {
+                ingress: plan.ingress,
+                egress: plan.egress,
+                single_operator: plan.directory.directory().body().single_operator,
+                network: plan.directory.directory().body().network.clone(),
+                sequence: plan.directory.directory().body().sequence,
+                device,
+                admission: "open",
+                setup_ms: 0,
+            },
+            commands,
+            bell,
+            thread: Some(thread),
+            shared,
+            host: Some(host),
+        };
+        connection.await_circuit(&events, patience)?;
+        connection.facts.setup_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if let Some(host) = &mut connection.host {
+            host.route_everything()?;
+            host.use_resolvers(&plan.file.dns)?;
+        }
+        Ok(connection)
+    }
+
+    fn await_circuit(&self, events: &Receiver<Event>, patience: Duration) -> Result<(), ConnectError> {
+        let deadline = Instant::now() + patience;
+        loop {
+            match events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(Event::Connected) => return Ok(()),
+                Ok(Event::Failed(failure)) => return Err(ConnectError::Failed(failure)),
+                Ok(Event::Lost) => return Err(ConnectError::Failed(Failure::Protocol)),
+                Ok(Event::Mtu(_)) => {}
+                Err(_) => return Err(ConnectError::TimedOut(patience)),
+            }
+        }
+    }
+
+    /// What was carried so far.
+    pub fn counts(&self) -> Counts {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        if self.commands.send(Command::Report(sender)).is_ok() {
+            self.bell.wake();
+            if let Ok(counts) = receiver.recv_timeout(Duration::from_secs(1)) {
+                return counts;
+            }
+        }
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner).counts.clone()
+    }
+
+    /// Largest inner packet that the path carries.
+    pub fn mtu(&self) -> u16 {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner).mtu
+    }
+
+    /// Whether the circuit was lost. Traffic stays blocked until `down`.
+    pub fn is_lost(&self) -> bool {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner).lost
+    }
+
+    /// Replaces all keys of the circuit now.
+    pub fn rekey(&self) {
+        let _ = self.commands.send(Command::Rekey);
+        self.bell.wake();
+    }
+
+    /// Ends the circuit and gives routes, names and firewall back as they were.
+    ///
+    /// # Errors
+    /// What could not be given back; the rest was.
+    pub fn close(mut self) -> Result<Counts, HostError> {
+        let counts = self.stop_thread();
+        match self.host.take() {
+            Some(host) => host.give_back().map(|()| counts),
+            None => Ok(counts),
+        }
+    }
+
+    fn stop_thread(&mut self) -> Counts {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let _ = self.commands.send(Command::Stop(sender));
+        self.bell.wake();
+        let counts = receiver.recv_timeout(Duration::from_secs(5)).unwrap_or_default();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+        counts
+    }
+}
+
+impl Drop for Connection {
+    /// A connection that did not come up gives everything back.
+    fn drop(&mut self) {
+        if self.thread.is_some() {
+            self.stop_thread();
+        }
+        if let Some(host) = self.host.take() {
+            let _ = host.give_back();
+        }
+    }
+}
+
+/// Reads the configuration, verifies the directory, chooses the hops. Changes nothing.
+fn choose(path: &Path, options: &Options) -> Result<Plan, ConnectError> {
+    let file: ClientFile = read(path)?;
+    let trusted = public_key(path, "directory_key", &file.directory_key)?;
+    let directory_path = beside(path, &file.directory);
+    let directory = VerifiedDirectory::read(&directory_path, trusted, options.seen_sequence)?;
+    let wish = Wish {
+        ingress: file.ingress,
+        egress: file.egress,
+        sticky_ingress: options.sticky_ingress,
+        families: Families::default(),
+    };
+    let mut random = OsRandom::default();
+    let mut below = |limit: u64| {
+        let mut bytes = [0; 8];
+        random.fill(&mut bytes);
+        u64::from_le_bytes(bytes) % limit.max(1)
+    };
+    let register = |record: &Record| {
+        directory.register(record).ok_or(ConnectError::Selection(SelectionError::NotThere(record.relay_id, record.role)))
+    };
+    let (hops, ingress, egress) = if options.one_hop {
+        let egress = selection::one_hop(directory.directory(), &wish, &mut below)?;
+        (Hops::One(register(egress)?), None, egress.relay_id)
+    } else {
+        let (ingress, egress) = selection::circuit(directory.directory(), &wish, &mut below)?;
+        (Hops::Two(register(ingress)?, register(egress)?), Some(ingress.relay_id), egress.relay_id)
+    };
+    let consent = OpenConsent::from_config(file.admission)
+        .ok_or_else(|| crate::config::fault(path, "admission must be named"))?;
+    Ok(Plan { file, directory, hops, consent, ingress, egress })
+}
+

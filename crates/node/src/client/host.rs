@@ -1,0 +1,165 @@
+//! What the client changes on its host, and gives back.
+//!
+//! Owns the order of changes and the note of them in the state folder, from which `down` works after a crash.
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use openrelay_proto::ip::{CLIENT_V4, CLIENT_V6};
+use openrelay_proto::wire::MAX_MTU;
+use openrelay_sys::net::{MAIN_TABLE, Netlink, Rule};
+use openrelay_sys::nft::NftError;
+
+use super::{lockdown, resolver};
+
+/// The routing table of the tunnel, and the places of the three rules that lead to it.
+const TABLE: u32 = 0x6f72;
+const RULES: [u32; 3] = [5_200, 5_201, 5_202];
+/// The note in the state folder: it is there from before the first change until after the last one is undone.
+pub const NOTE: &str = "host.note";
+
+/// What the host refused.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// A system call.
+    #[error("cannot {step}: {source}")]
+    System {
+        /// What was tried.
+        step: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The firewall.
+    #[error(transparent)]
+    Firewall(#[from] NftError),
+    /// Another client is up.
+    #[error("a tunnel is up already, or was left behind by a crash; run: openrelay down")]
+    AlreadyUp,
+}
+
+impl HostError {
+    pub(super) fn at(step: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::System { step, source }
+    }
+
+    /// Whether the process lacks a privilege.
+    pub fn is_privilege(&self) -> bool {
+        matches!(self, Self::System { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
+    }
+
+    /// Whether a tool is missing.
+    pub fn is_missing_tool(&self) -> bool {
+        matches!(self, Self::Firewall(NftError::Missing))
+    }
+}
+
+/// The changes of one connection.
+#[derive(Debug)]
+pub struct HostState {
+    state_dir: PathBuf,
+    device: String,
+    remote: SocketAddr,
+}
+
+impl HostState {
+    /// Notes in `state_dir` that changes are about to be made.
+    ///
+    /// # Errors
+    /// [`HostError::AlreadyUp`] when there is such a note already.
+    pub(super) fn new(state_dir: &Path, device: &str, remote: SocketAddr) -> Result<Self, HostError> {
+        fs::create_dir_all(state_dir).map_err(HostError::at("make the state folder"))?;
+        let note = state_dir.join(NOTE);
+        if note.exists() {
+            return Err(HostError::AlreadyUp);
+        }
+        fs::write(note, remote.ip().to_string()).map_err(HostError::at("write to the state folder"))?;
+        Ok(Self { state_dir: state_dir.to_owned(), device: device.to_owned(), remote })
+    }
+
+    /// Closes the firewall around the tunnel.
+    pub(super) fn lock_down(&mut self) -> Result<(), HostError> {
+        Ok(lockdown::apply(&self.device, self.remote)?)
+    }
+
+    /// Gives the device its addresses and brings it up.
+    pub(super) fn configure_device(&mut self) -> Result<(), HostError> {
+        let mut netlink = Netlink::open().map_err(HostError::at("talk to the kernel's routing"))?;
+        let link = netlink.link(&self.device).map_err(HostError::at("find the tunnel device"))?;
+        netlink.add_address(link, IpAddr::V4(CLIENT_V4), 32).map_err(HostError::at("give the tunnel its address"))?;
+        netlink.set_mtu(link, MAX_MTU.into()).map_err(HostError::at("set the tunnel's MTU"))?;
+        netlink.set_up(link).map_err(HostError::at("bring the tunnel up"))?;
+        // A host without IPv6 has nothing to leak there.
+        let v6 = netlink.add_address(link, IpAddr::V6(CLIENT_V6), 128).is_ok();
+        for family in [Some(false), v6.then_some(true)].into_iter().flatten() {
+            netlink.add_default_route(link, family, TABLE).map_err(HostError::at("route into the tunnel"))?;
+        }
+        Ok(())
+    }
+
+    /// Sends everything into the tunnel but its own datagrams and what is on the same link.
+    pub(super) fn route_everything(&mut self) -> Result<(), HostError> {
+        let mut netlink = Netlink::open().map_err(HostError::at("talk to the kernel's routing"))?;
+        for rule in rules(self.remote.ip()) {
+            let result = netlink.add_rule(rule);
+            if !rule.v6 || self.remote.is_ipv6() {
+                result.map_err(HostError::at("route into the tunnel"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the host ask these name servers, through the tunnel.
+    pub(super) fn use_resolvers(&mut self, servers: &[IpAddr]) -> Result<(), HostError> {
+        if servers.is_empty() {
+            return Ok(());
+        }
+        resolver::replace(&self.state_dir, servers).map_err(HostError::at("write /etc/resolv.conf"))
+    }
+
+    /// Gives everything back.
+    pub(super) fn give_back(self) -> Result<(), HostError> {
+        give_back(&self.state_dir).map(drop)
+    }
+}
+
+/// Gives back what the note in `state_dir` says; whether there was one. The firewall goes last, so that nothing leaks in between.
+///
+/// # Errors
+/// [`HostError`]; the note stays, and the call can be repeated.
+pub fn give_back(state_dir: &Path) -> Result<bool, HostError> {
+    let note = state_dir.join(NOTE);
+    let text = match fs::read_to_string(&note) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(HostError::at("read the state folder")(error)),
+    };
+    resolver::restore(state_dir).map_err(HostError::at("give /etc/resolv.conf back"))?;
+    let mut netlink = Netlink::open().map_err(HostError::at("talk to the kernel's routing"))?;
+    if let Ok(remote) = text.trim().parse::<IpAddr>() {
+        for rule in rules(remote) {
+            // A host without this family has no such rule.
+            let _ = netlink.remove_rule(rule);
+        }
+    }
+    lockdown::remove()?;
+    fs::remove_file(note).map_err(HostError::at("clean the state folder"))?;
+    Ok(true)
+}
+
+/// To the first hop as before; then what is on the same link (the firewall drops it, with an error to the sender); then all into the tunnel.
+fn rules(remote: IpAddr) -> Vec<Rule> {
+    let mut rules = vec![Rule {
+        v6: remote.is_ipv6(),
+        priority: RULES[0],
+        table: MAIN_TABLE,
+        to: Some(remote),
+        suppress_prefix: None,
+    }];
+    for v6 in [false, true] {
+        rules.push(Rule { v6, priority: RULES[1], table: MAIN_TABLE, to: None, suppress_prefix: Some(0) });
+        rules.push(Rule { v6, priority: RULES[2], table: TABLE, to: None, suppress_prefix: None });
+    }
+    rules
+}

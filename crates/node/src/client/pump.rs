@@ -1,0 +1,295 @@
+//! The client's data thread: the whole way of a packet between device and circuit.
+
+use std::io::IoSlice;
+use std::os::fd::AsFd;
+use std::sync::mpsc::{Receiver, Sender, SyncSender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use openrelay_proto::client::{Client, Event, Verdict};
+use openrelay_proto::drops::{DropReason, Drops};
+use openrelay_proto::ip::{CLIENT_V4, CLIENT_V6, Packet, icmp, tcp};
+use openrelay_proto::time::Time;
+use openrelay_proto::wire::padded;
+use openrelay_sys::event::{Waker, wait};
+use openrelay_sys::tun::{MAX_READ, TunQueue, VNET_LEN, VnetHeader};
+use openrelay_sys::udp::{self, UdpSocket};
+
+use super::Shared;
+use crate::clock::{Clock, unix_minutes};
+use crate::merge::Merger;
+use crate::random::OsRandom;
+use crate::split::Split;
+use crate::train::{Sent, Train};
+
+/// Trains or device packets worked off before the other side is looked at.
+const BUDGET: usize = 16;
+const LONGEST_WAIT: Duration = Duration::from_secs(120);
+
+/// What other threads ask of the data thread.
+pub(super) enum Command {
+    /// Say what you counted.
+    Report(SyncSender<Counts>),
+    /// Replace all keys.
+    Rekey,
+    /// Close the circuit and stop.
+    Stop(SyncSender<Counts>),
+}
+
+/// What the client carried. Every packet read from the device is sent or dropped for a reason, and every datagram received
+/// delivered, control, or dropped for a reason.
+#[derive(Clone, Default, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// Packets read from the device, after they were cut.
+    pub device_read: u64,
+    /// Bytes of them.
+    pub device_read_bytes: u64,
+    /// Datagrams with packets that the kernel took.
+    pub sent: u64,
+    /// Datagrams that came in.
+    pub received: u64,
+    /// Packets that the device took, before they were joined.
+    pub delivered: u64,
+    /// Bytes of them.
+    pub delivered_bytes: u64,
+    /// Datagrams without a packet: handshakes, control, probes.
+    pub control: u64,
+    /// Datagrams that the kernel dropped because the receive buffer was full.
+    pub overflows: u64,
+    /// Packets and datagrams refused, by reason.
+    pub drops: Drops,
+}
+
+/// The data thread's belongings.
+pub(super) struct Pump {
+    client: Client,
+    sockets: [UdpSocket; 1],
+    queue: TunQueue,
+    clock: Clock,
+    random: OsRandom,
+    buffer: Vec<u8>,
+    device_buffer: Vec<u8>,
+    train: Train,
+    merger: Merger,
+    originated: Sent,
+    counts: Counts,
+    links: Option<Links>,
+}
+
+struct Links {
+    commands: Receiver<Command>,
+    events: Sender<Event>,
+    bell: Arc<Waker>,
+    shared: Arc<Mutex<Shared>>,
+}
+
+impl Pump {
+    pub(super) fn new(client: Client, socket: UdpSocket, queue: TunQueue, udp_segmentation: bool, clock: Clock) -> Self {
+        Self {
+            client,
+            sockets: [socket],
+            queue,
+            clock,
+            random: OsRandom::default(),
+            buffer: vec![0; MAX_READ],
+            device_buffer: vec![0; MAX_READ],
+            train: Train::new(),
+            merger: Merger::new(udp_segmentation),
+            originated: Sent::default(),
+            counts: Counts::default(),
+            links: None,
+        }
+    }
+
+    pub(super) fn with_links(
+        mut self,
+        commands: Receiver<Command>,
+        events: Sender<Event>,
+        bell: Arc<Waker>,
+        shared: Arc<Mutex<Shared>>,
+    ) -> Self {
+        self.links = Some(Links { commands, events, bell, shared });
+        self
+    }
+
+    /// Works until it is told to stop.
+    pub(super) fn run(mut self) {
+        let Some(bell) = self.links.as_ref().map(|links| links.bell.clone()) else { return };
+        self.flush();
+        loop {
+            let now = self.clock.now();
+            let timeout = self.client.poll_timeout().since(now).min(LONGEST_WAIT);
+            let fds = [bell.as_fd(), self.sockets[0].as_fd(), self.queue.as_fd()];
+            // An error here would be a programming error of ours; the loop goes on and works by its timeouts.
+            let ready = wait(&fds, timeout).unwrap_or_default();
+            if ready[1] {
+                self.receive();
+            }
+            if ready[2] {
+                self.read_device();
+            }
+            let now = self.clock.now();
+            if self.client.poll_timeout() <= now {
+                self.client.handle_timeout(now, unix_minutes(), &mut self.random);
+            }
+            if ready[0] && bell.clear() && !self.obey() {
+                return;
+            }
+            self.flush();
+            self.tell();
+        }
+    }
+
+    /// Works off what the socket has.
+    fn receive(&mut self) {
+        for _ in 0..BUDGET {
+            let Some(room) = self.buffer.get_mut(..udp::TRAIN) else { return };
+            let Ok(train) = self.sockets[0].receive(room) else { return };
+            let now = self.clock.now();
+            self.handle_train(train, now);
+        }
+    }
+
+    /// The way down: each datagram is opened where it lies, and joined packets are written from there.
+    fn handle_train(&mut self, train: udp::Train, now: Time) {
+        let minutes = unix_minutes();
+        let mut start = 0;
+        loop {
+            let end = (start + train.stride).min(train.len);
+            let Some(datagram) = self.buffer.get_mut(start..end) else { return };
+            self.counts.received += 1;
+            if train.from != self.client.remote() {
+                self.counts.drops.count(DropReason::ForeignSource);
+            } else {
+                match self.client.handle_datagram(datagram, now, minutes, &mut self.random) {
+                    Verdict::Consumed => self.counts.control += 1,
+                    Verdict::Dropped(reason) => self.counts.drops.count(reason),
+                    Verdict::Deliver { offset, packet, partial } => {
+                        self.counts.delivered += 1;
+                        self.counts.delivered_bytes += packet.len as u64;
+                        self.merger.push(&self.queue, &self.buffer, start + offset, packet, partial);
+                    }
+                }
+            }
+            start = end;
+            if start >= train.len {
+                break;
+            }
+        }
+        self.merger.flush(&self.queue, &self.buffer);
+    }
+
+    /// Works off what the device has.
+    fn read_device(&mut self) {
+        for _ in 0..BUDGET {
+            let Ok(len) = self.queue.read(&mut self.device_buffer) else { break };
+            let now = self.clock.now();
+            if let Err(reason) = self.handle_device(len, now) {
+                self.counts.device_read += 1;
+                self.counts.drops.count(reason);
+            }
+        }
+        self.train.flush(&self.sockets);
+    }
+
+    /// The way up: a packet is cut to what the path carries, each piece sealed twice in the train that carries it.
+    fn handle_device(&mut self, len: usize, now: Time) -> Result<(), DropReason> {
+        let read = self.device_buffer.get_mut(..len).ok_or(DropReason::BadLength)?;
+        let (vnet, bytes) = read.split_first_chunk_mut::<VNET_LEN>().ok_or(DropReason::BadLength)?;
+        let vnet = VnetHeader::parse(vnet).ok_or(DropReason::BadPacket)?;
+        let packet = Packet::parse(bytes).map_err(|_| DropReason::BadPacket)?;
+        if packet.source != std::net::IpAddr::V4(CLIENT_V4) && packet.source != std::net::IpAddr::V6(CLIENT_V6) {
+            return Err(DropReason::ForeignSource);
+        }
+        let mtu = self.client.mtu();
+        let split = match Split::plan(&vnet, &packet, bytes, mtu) {
+            Ok(split) => split,
+            Err(reason) => {
+                if reason == DropReason::PacketTooBig {
+                    say_too_big(&self.queue, &packet, bytes, mtu);
+                }
+                return Err(reason);
+            }
+        };
+        tcp::clamp_mss(&packet, bytes, mtu, vnet.needs_checksum);
+        let (offset, trailer, to) = (self.client.offset(), self.client.trailer(), self.client.remote());
+        self.counts.device_read += split.pieces as u64;
+        self.counts.device_read_bytes += packet.len as u64;
+        for number in 0..split.pieces {
+            let piece = split.len(&packet, number);
+            let total = offset + padded(piece) + trailer;
+            let room = self.train.room(&self.sockets, to, total);
+            if room.len() != total {
+                self.counts.drops.count(DropReason::BadLength);
+                continue;
+            }
+            let (own, padding) = room[offset..total - trailer].split_at_mut(piece);
+            split.write(&packet, bytes, number, own);
+            padding.fill(0);
+            match self.client.seal(room, split.partial, now) {
+                Ok(()) => self.train.commit(total),
+                Err(reason) => self.counts.drops.count(reason),
+            }
+        }
+        Ok(())
+    }
+
+    /// Works off what other threads ask; false when it is time to stop.
+    fn obey(&mut self) -> bool {
+        while let Some(Ok(command)) = self.links.as_ref().map(|links| links.commands.try_recv()) {
+            match command {
+                Command::Report(to) => {
+                    let _ = to.send(self.report());
+                }
+                Command::Rekey => self.client.rekey(self.clock.now(), &mut self.random),
+                Command::Stop(to) => {
+                    self.client.close(self.clock.now());
+                    self.flush();
+                    let _ = to.send(self.report());
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// Sends what the circuit itself has to say.
+    fn flush(&mut self) {
+        let to = self.client.remote();
+        while let Some(datagram) = self.client.poll_transmit() {
+            self.originated.send(&self.sockets, to, &datagram, datagram.len());
+        }
+    }
+
+    /// Tells the other threads what happened.
+    fn tell(&mut self) {
+        while let Some(event) = self.client.poll_event() {
+            let counts = self.report();
+            let Some(links) = &self.links else { continue };
+            let mut shared = links.shared.lock().unwrap_or_else(PoisonError::into_inner);
+            shared.mtu = self.client.mtu();
+            shared.lost |= event == Event::Lost;
+            shared.counts = counts;
+            let _ = links.events.send(event);
+        }
+    }
+
+    fn report(&self) -> Counts {
+        let mut counts = self.counts.clone();
+        counts.sent = self.train.sent.datagrams;
+        counts.drops.count_many(DropReason::SendFailed, self.train.sent.failed);
+        counts.delivered -= self.merger.refused;
+        counts.drops.count_many(DropReason::TunnelFailed, self.merger.refused);
+        counts.overflows = u64::from(self.sockets[0].overflows());
+        counts
+    }
+}
+
+/// Tells the sender of `packet`, a program on this host, that it does not fit.
+fn say_too_big(queue: &TunQueue, packet: &Packet, bytes: &[u8], mtu: u16) {
+    let mut error = [0; 600];
+    if let Some(len) = icmp::packet_too_big(packet, bytes, mtu, &mut error) {
+        let vnet = VnetHeader::PLAIN.to_bytes();
+        let _ = queue.write(&[IoSlice::new(&vnet), IoSlice::new(error.get(..len).unwrap_or(&[]))]);
+    }
+}

@@ -1,0 +1,196 @@
+//! Configuration files of relays and clients.
+//!
+//! Owns their form and the reading of what they name: directory, keys. Every error says which file, line and key, and what would be right.
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use openrelay_ledger::hex;
+use openrelay_ledger::record::Role;
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+/// Largest configuration or key file that is read, in bytes.
+const MAX_FILE: u64 = 2 << 20;
+
+/// What is wrong with a configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file does not say what it should.
+    #[error("{path}: {fault}")]
+    Fault {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong, with line and key, and what would be right.
+        fault: String,
+    },
+}
+
+/// How new users are admitted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AdmissionMode {
+    /// Everybody is admitted and nothing is proven.
+    Open,
+}
+
+/// A relay's configuration.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RelayFile {
+    /// What it serves as.
+    pub role: Role,
+    /// Its number in the directory.
+    pub relay_id: u64,
+    /// Addresses that it listens on, at most one of each family.
+    pub listen: Vec<SocketAddr>,
+    /// The signed directory.
+    pub directory: PathBuf,
+    /// The key that the directory is signed with, 64 hexadecimal digits.
+    pub directory_key: String,
+    /// File with its secret handshake key, which only its owner may read.
+    pub handshake_key: PathBuf,
+    /// How users are admitted; must be named.
+    pub admission: AdmissionMode,
+    /// Egress only: also take clients without an ingress, which shows it their addresses.
+    #[serde(default)]
+    pub one_hop: bool,
+    /// Shards, each a thread; 0 for one per core.
+    #[serde(default)]
+    pub shards: u8,
+    /// Sessions per shard at most.
+    #[serde(default = "default_capacity")]
+    pub capacity: u32,
+    /// The numeric user that it becomes before it serves.
+    #[serde(default = "default_user")]
+    pub user: u32,
+    /// Egress only: name of its tunnel device.
+    #[serde(default = "default_egress_device")]
+    pub device: String,
+}
+
+/// A client's configuration.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClientFile {
+    /// The signed directory.
+    pub directory: PathBuf,
+    /// The key that the directory is signed with, 64 hexadecimal digits.
+    pub directory_key: String,
+    /// Must name what the client accepts; `open` relays prove nothing.
+    pub admission: AdmissionMode,
+    /// Name servers, asked through the tunnel.
+    pub dns: Vec<IpAddr>,
+    /// This ingress and no other.
+    #[serde(default)]
+    pub ingress: Option<u64>,
+    /// This egress and no other.
+    #[serde(default)]
+    pub egress: Option<u64>,
+    /// Seconds of silence after which a keepalive goes out; 0 for never.
+    #[serde(default = "default_keepalive")]
+    pub keepalive_s: u32,
+    /// Name of the tunnel device.
+    #[serde(default = "default_client_device")]
+    pub device: String,
+}
+
+fn default_capacity() -> u32 {
+    65_536
+}
+
+/// Nobody's: the user that Debian calls `nobody`.
+fn default_user() -> u32 {
+    65_534
+}
+
+fn default_egress_device() -> String {
+    "orp-egress".into()
+}
+
+fn default_client_device() -> String {
+    "orp0".into()
+}
+
+fn default_keepalive() -> u32 {
+    25
+}
+
+/// Reads a configuration; paths in it count from its own folder.
+///
+/// # Errors
+/// [`ConfigError`] with file, line and key.
+pub fn read<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T, ConfigError> {
+    let bytes = read_bytes(path)?;
+    let fault = |fault: String| ConfigError::Fault { path: path.to_owned(), fault };
+    let text = String::from_utf8(bytes).map_err(|_| fault("is not UTF-8 text".into()))?;
+    toml::from_str(&text).map_err(|error| fault(error.to_string().trim().to_owned()))
+}
+
+/// A fault of `path` in words.
+pub fn fault(path: &Path, fault: impl Into<String>) -> ConfigError {
+    ConfigError::Fault { path: path.to_owned(), fault: fault.into() }
+}
+
+/// `file` as it stands in the configuration `config`.
+pub fn beside(config: &Path, file: &Path) -> PathBuf {
+    config.parent().map_or_else(|| file.to_owned(), |folder| folder.join(file))
+}
+
+/// Reads a file of limited size.
+///
+/// # Errors
+/// [`ConfigError`] when it cannot be read or is too large.
+pub fn read_bytes(path: &Path) -> Result<Vec<u8>, ConfigError> {
+    let refuse = |source| ConfigError::Read { path: path.to_owned(), source };
+    let size = std::fs::metadata(path).map_err(refuse)?.len();
+    if size > MAX_FILE {
+        return Err(fault(path, format!("has {size} bytes; at most {MAX_FILE} are read")));
+    }
+    std::fs::read(path).map_err(refuse)
+}
+
+/// Reads a secret key of 64 hexadecimal digits from a file that only its owner may read.
+///
+/// # Errors
+/// [`ConfigError`] when the file is open to others or holds something else.
+pub fn read_secret(path: &Path) -> Result<Zeroizing<[u8; 32]>, ConfigError> {
+    let metadata = std::fs::metadata(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        let shown = path.display();
+        return Err(fault(path, format!("others may read this secret (mode {mode:o}); run: chmod 600 {shown}")));
+    }
+    let bytes = Zeroizing::new(read_bytes(path)?);
+    let text = std::str::from_utf8(&bytes).unwrap_or("").trim();
+    hex::decode(text).map(Zeroizing::new).ok_or_else(|| fault(path, "must hold 64 hexadecimal digits"))
+}
+
+/// Reads a public key of 64 hexadecimal digits from the value of `key` in the configuration `path`.
+///
+/// # Errors
+/// [`ConfigError`] when it is something else.
+pub fn public_key(path: &Path, key: &str, value: &str) -> Result<[u8; 32], ConfigError> {
+    hex::decode(value).ok_or_else(|| fault(path, format!("{key} must be 64 hexadecimal digits")))
+}
+
+/// Checks the addresses that a relay listens on.
+///
+/// # Errors
+/// [`ConfigError`] when there are none, or two of one family.
+pub fn check_listen(path: &Path, listen: &[SocketAddr]) -> Result<(), ConfigError> {
+    let v6 = listen.iter().filter(|address| address.is_ipv6()).count();
+    if listen.is_empty() || v6 > 1 || listen.len() - v6 > 1 {
+        return Err(fault(path, "listen must name one address, or one IPv4 and one IPv6 address"));
+    }
+    Ok(())
+}

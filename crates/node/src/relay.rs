@@ -1,0 +1,343 @@
+//! A running relay: threads around the protocol's shards and handshaker.
+//!
+//! Owns which thread does what. One thread per shard moves packets, one does handshakes; nothing else runs. Opening
+//! sockets and devices ([`Relay::prepare`]) comes before privileges are dropped, starting threads ([`Prepared::start`]) after.
+
+mod egress;
+mod handshakes;
+mod ring;
+mod worker;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::mpsc::{self, Sender, SyncSender};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use openrelay_ledger::record::Role;
+use openrelay_proto::drops::{DropReason, Drops};
+use openrelay_proto::index::{IndexKey, MAX_SHARDS, Slots};
+use openrelay_proto::keys::RelaySecret;
+use openrelay_proto::relay::{Gate, Handshaker, Load, OpenAdmission, Output, RelayConfig, Replays, Shard, ShardCounts, Shared};
+use openrelay_sys::event::Waker;
+use openrelay_sys::tun::TunQueue;
+use openrelay_sys::udp::UdpSocket;
+
+use crate::clock::Clock;
+use crate::config::{AdmissionMode, ConfigError, RelayFile, beside, check_listen, fault, public_key, read, read_secret};
+use crate::directory::VerifiedDirectory;
+use crate::random::OsRandom;
+use handshakes::HandshakeThread;
+use worker::Worker;
+
+/// Handshake packets that wait for the handshake thread at most.
+const REQUEST_QUEUE: usize = 1_024;
+
+/// Why a relay does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its configuration or a file that it names.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Something that this host refuses.
+    #[error("cannot {step}: {source}")]
+    Host {
+        /// What was tried.
+        step: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The firewall.
+    #[error(transparent)]
+    Firewall(#[from] openrelay_sys::nft::NftError),
+}
+
+impl StartError {
+    fn host(step: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let step = step.into();
+        move |source| Self::Host { step, source }
+    }
+
+    /// Whether the process lacks a privilege.
+    pub fn is_privilege(&self) -> bool {
+        matches!(self, Self::Host { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
+    }
+
+    /// Whether a tool is missing.
+    pub fn is_missing_tool(&self) -> bool {
+        matches!(self, Self::Firewall(openrelay_sys::nft::NftError::Missing))
+    }
+}
+
+/// A relay with its sockets and devices open and nothing running.
+pub struct Prepared {
+    config: Arc<RelayConfig>,
+    secret: RelaySecret,
+    sockets: Vec<Vec<UdpSocket>>,
+    queues: Vec<Option<TunQueue>>,
+    conntrack: Vec<Option<openrelay_sys::conntrack::Conntrack>>,
+    udp_segmentation: bool,
+    admission: AdmissionMode,
+    capacity: u32,
+    /// What the operator should know.
+    pub warnings: Vec<String>,
+}
+
+/// A relay at work.
+pub struct Relay {
+    commands: Vec<(Sender<Command>, Arc<Waker>)>,
+    workers: Vec<JoinHandle<()>>,
+    handshakes: Option<(HandshakeStop, JoinHandle<Drops>)>,
+}
+
+struct HandshakeStop {
+    stop: Arc<std::sync::atomic::AtomicBool>,
+    bell: Arc<Waker>,
+}
+
+/// What the other threads tell a shard's thread.
+pub(crate) enum Command {
+    /// Something from the handshake thread.
+    Output(Output),
+    /// Say what you counted.
+    Report(SyncSender<Report>),
+    /// End all sessions and stop.
+    Stop(SyncSender<Report>),
+}
+
+/// What a relay counted: the declared statistics, and nothing about anybody.
+#[derive(Clone, Default, Debug)]
+pub struct Report {
+    /// What its shards counted, and handshakes refused by the handshake thread among the drops.
+    pub counts: ShardCounts,
+    /// Datagrams that the kernel took.
+    pub sent: u64,
+    /// Datagrams that shards made of their own accord: control and handshake packets.
+    pub originated: u64,
+    /// Packets read from the tunnel device, after they were cut.
+    pub device_read: u64,
+    /// Packets that the tunnel device took, before they were joined.
+    pub device_written: u64,
+    /// Datagrams that the kernel dropped because a receive buffer was full.
+    pub overflows: u64,
+    /// Sessions held.
+    pub sessions: u64,
+    /// Circuits held.
+    pub circuits: u64,
+}
+
+impl Report {
+    fn add(&mut self, other: &Self) {
+        self.counts.received += other.counts.received;
+        self.counts.forwarded += other.counts.forwarded;
+        self.counts.delivered += other.counts.delivered;
+        self.counts.control += other.counts.control;
+        self.counts.handshakes += other.counts.handshakes;
+        self.counts.passed += other.counts.passed;
+        self.counts.drops.add(&other.counts.drops);
+        self.sent += other.sent;
+        self.originated += other.originated;
+        self.device_read += other.device_read;
+        self.device_written += other.device_written;
+        self.overflows += other.overflows;
+        self.sessions += other.sessions;
+        self.circuits += other.circuits;
+    }
+}
+
+impl Relay {
+    /// Reads the configuration `path` and opens what it asks for: files, sockets, and for an egress device and firewall.
+    ///
+    /// # Errors
+    /// [`StartError`] says what is wrong and what would be right.
+    pub fn prepare(path: &Path) -> Result<Prepared, StartError> {
+        let file: RelayFile = read(path)?;
+        check_listen(path, &file.listen)?;
+        let trusted = public_key(path, "directory_key", &file.directory_key)?;
+        let directory_path = beside(path, &file.directory);
+        let directory = VerifiedDirectory::read(&directory_path, trusted, 0)?;
+        let secret_path = beside(path, &file.handshake_key);
+        let secret = RelaySecret::from_bytes(*read_secret(&secret_path)?);
+        let record = directory
+            .directory()
+            .relay(file.relay_id)
+            .ok_or_else(|| fault(path, format!("relay_id {} is not in the directory", file.relay_id)))?;
+        if record.role != file.role {
+            return Err(fault(path, format!("role is {}, but the directory says {}", file.role, record.role)).into());
+        }
+        if record.key() != Some(*secret.public().as_bytes()) {
+            return Err(fault(&secret_path, "is not the handshake key that the directory names for this relay").into());
+        }
+        let own = directory.responder(record).ok_or_else(|| fault(path, "the directory's record does not read"))?;
+        let v4 = file.listen.iter().any(SocketAddr::is_ipv4);
+        let v6 = file.listen.iter().any(SocketAddr::is_ipv6);
+        let config = Arc::new(RelayConfig {
+            own,
+            peers: directory.peers(file.role, v4, v6),
+            suites: crate::suites(),
+            one_hop: file.one_hop && file.role == Role::Egress,
+            capacity: file.capacity,
+        });
+        let shards = shard_count(file.shards);
+        let mut prepared = Prepared {
+            secret,
+            sockets: bind(&file.listen, shards)?,
+            queues: Vec::new(),
+            conntrack: Vec::new(),
+            udp_segmentation: false,
+            admission: file.admission,
+            capacity: file.capacity,
+            warnings: Vec::new(),
+            config,
+        };
+        if file.role == Role::Egress {
+            egress::prepare(&mut prepared, &file.device, &directory, shards)?;
+        }
+        Ok(prepared)
+    }
+}
+
+/// One set of sockets for each shard.
+fn bind(listen: &[SocketAddr], shards: u8) -> Result<Vec<Vec<UdpSocket>>, StartError> {
+    let one = |address: &SocketAddr| {
+        UdpSocket::bind(*address, true).map_err(StartError::host(format!("listen on {address} (UDP)")))
+    };
+    (0..shards).map(|_| listen.iter().map(one).collect()).collect()
+}
+
+fn shard_count(asked: u8) -> u8 {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let count = if asked == 0 { u8::try_from(cores).unwrap_or(MAX_SHARDS) } else { asked };
+    count.clamp(1, MAX_SHARDS)
+}
+
+impl Prepared {
+    /// How many shards there will be.
+    pub fn shards(&self) -> usize {
+        self.sockets.len()
+    }
+
+    /// The admission in force, by name.
+    pub fn admission(&self) -> &'static str {
+        match self.admission {
+            AdmissionMode::Open => "open",
+        }
+    }
+
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// [`StartError`] when the process has no file descriptors or threads left.
+    pub fn start(self) -> Result<Relay, StartError> {
+        let clock = Clock::start();
+        let mut random = OsRandom::default();
+        let shards = self.sockets.len();
+        let index_key = IndexKey::new(&mut random);
+        let load = Arc::new(Load::default());
+        let gate = Gate::new(self.config.own.key, load, &mut random);
+        let numbers = 0..u8::try_from(shards).unwrap_or(MAX_SHARDS);
+        let slots: Vec<_> = numbers.clone().map(|n| Arc::new(Mutex::new(Slots::new(n, self.capacity)))).collect();
+        let bells = new_bells(shards + 1)?;
+        let (requests, request_queue) = mpsc::sync_channel(REQUEST_QUEUE);
+        let handshake_bell = bells.last().cloned().unwrap_or_else(|| bells[0].clone());
+        let mut rings = ring::mesh(shards);
+        let (mut commands, mut workers) = (Vec::new(), Vec::new());
+        let devices = self.queues.into_iter().chain(std::iter::repeat_with(|| None));
+        let trackers = self.conntrack.into_iter().chain(std::iter::repeat_with(|| None));
+        for (((number, sockets), queue), conntrack) in numbers.zip(self.sockets).zip(devices).zip(trackers) {
+            let (sender, receiver) = mpsc::channel();
+            let at = usize::from(number);
+            let shared = Shared { index_key: index_key.clone(), slots: slots[at].clone(), gate: gate.clone() };
+            let admit = match self.admission {
+                AdmissionMode::Open => Box::new(OpenAdmission),
+            };
+            let shard = Shard::new(number, self.config.clone(), shared, admit, clock.now());
+            let (outgoing, incoming) = std::mem::take(&mut rings[at]);
+            let worker = Worker::new(
+                shard,
+                worker::Io { sockets, queue, conntrack, udp_segmentation: self.udp_segmentation },
+                worker::Links {
+                    requests: requests.clone(),
+                    handshake_bell: handshake_bell.clone(),
+                    gate: gate.clone(),
+                    commands: receiver,
+                    bell: bells[at].clone(),
+                    bells: bells[..shards].to_vec(),
+                    outgoing,
+                    incoming,
+                },
+                clock,
+            );
+            workers.push(spawn(format!("shard-{number}"), move || worker.run())?);
+            commands.push((sender, bells[at].clone()));
+        }
+        let replays = Replays::new(clock.now(), &mut random);
+        let handshaker = Handshaker::new(self.config, self.secret, index_key, slots, gate.clone(), replays);
+        let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let thread = HandshakeThread {
+            handshaker,
+            gate,
+            requests: request_queue,
+            commands: commands.clone(),
+            bell: handshake_bell.clone(),
+            stop: stop.clone(),
+            clock,
+        };
+        let handle = spawn("handshakes".into(), move || thread.run())?;
+        let handshakes = Some((HandshakeStop { stop, bell: handshake_bell }, handle));
+        Ok(Relay { commands, workers, handshakes })
+    }
+}
+
+fn new_bells(count: usize) -> Result<Vec<Arc<Waker>>, StartError> {
+    let bells: io::Result<Vec<_>> = (0..count).map(|_| Waker::new().map(Arc::new)).collect();
+    bells.map_err(StartError::host("make an event descriptor"))
+}
+
+fn spawn<T: Send + 'static>(name: String, run: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>, StartError> {
+    let step = format!("start the thread {name}");
+    std::thread::Builder::new().name(name).spawn(run).map_err(StartError::host(step))
+}
+
+impl Relay {
+    /// What the relay has counted so far.
+    pub fn report(&self) -> Report {
+        self.ask(Command::Report)
+    }
+
+    fn ask(&self, command: impl Fn(SyncSender<Report>) -> Command) -> Report {
+        let (sender, receiver) = mpsc::sync_channel(self.commands.len().max(1));
+        for (commands, bell) in &self.commands {
+            let _ = commands.send(command(sender.clone()));
+            bell.wake();
+        }
+        drop(sender);
+        let mut total = Report::default();
+        for report in receiver {
+            total.add(&report);
+        }
+        total
+    }
+
+    /// Ends all sessions, stops all threads, and returns the final count.
+    pub fn stop(mut self) -> Report {
+        let mut report = self.ask(Command::Stop);
+        for worker in self.workers.drain(..) {
+            let _ = worker.join();
+        }
+        if let Some((stop, handle)) = self.handshakes.take() {
+            stop.stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            stop.bell.wake();
+            if let Ok(drops) = handle.join() {
+                // These packets were handed over as handshakes; they are refused ones of that number.
+                report.counts.handshakes -= drops.total().min(report.counts.handshakes);
+                report.counts.drops.add(&drops);
+            }
+        }
+        report
+    }
+}
+
+/// The reason under which datagrams that the kernel refused are counted.
+pub(crate) const SEND_FAILED: DropReason = DropReason::SendFailed;

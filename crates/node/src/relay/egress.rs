@@ -1,0 +1,138 @@
+//! An egress' tunnel device and firewall.
+//!
+//! Owns the nftables table `inet openrelay_egress`: what clients may reach, and their translation to the host's address.
+//! Applied as one transaction before the relay serves; nothing else of the host's rules is touched.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use openrelay_ledger::directory::Directory;
+use openrelay_proto::ip::destination::{BLOCKED_V4, BLOCKED_V6};
+use openrelay_proto::ip::{GATEWAY_V4, GATEWAY_V6};
+use openrelay_proto::relay::INNER_POOL;
+use openrelay_proto::wire::MAX_MTU;
+use openrelay_sys::conntrack::Conntrack;
+use openrelay_sys::net::Netlink;
+use openrelay_sys::nft;
+use openrelay_sys::tun::Tun;
+
+use super::{Prepared, StartError};
+use crate::directory::VerifiedDirectory;
+
+/// Connections of one client at most: more than browsers and a torrent client open, less than fills the host's table.
+const CONNECTIONS: u32 = 4_096;
+/// New connections per second to relays' own ports, for testers that enter through a further relay.
+const RELAY_RATE: u32 = 500;
+
+/// Makes the device and applies the firewall.
+pub(super) fn prepare(
+    prepared: &mut Prepared,
+    device: &str,
+    directory: &VerifiedDirectory,
+    shards: u8,
+) -> Result<(), StartError> {
+    let step = |what: &str| StartError::host(format!("{what} the tunnel device {device}"));
+    let tun = Tun::create(device, shards.into()).map_err(step("make"))?;
+    let mut netlink = Netlink::open().map_err(step("configure"))?;
+    let link = netlink.link(&tun.name).map_err(step("find"))?;
+    let ((_, v4_len), (_, v6_len)) = INNER_POOL;
+    netlink.add_address(link, IpAddr::V4(GATEWAY_V4), v4_len).map_err(step("give an IPv4 address to"))?;
+    if let Err(error) = netlink.add_address(link, IpAddr::V6(GATEWAY_V6), v6_len) {
+        prepared.warnings.push(format!("no IPv6 for clients: {error}"));
+    }
+    netlink.set_mtu(link, MAX_MTU.into()).map_err(step("set the MTU of"))?;
+    netlink.set_up(link).map_err(step("bring up"))?;
+    for (path, value) in [
+        ("/proc/sys/net/ipv4/ip_forward", "1"),
+        ("/proc/sys/net/ipv6/conf/all/forwarding", "1"),
+    ] {
+        if let Err(error) = std::fs::write(path, value)
+            && std::fs::read_to_string(path).is_ok_and(|now| now.trim() != value)
+        {
+            return Err(StartError::Host { step: format!("switch forwarding on ({path})"), source: error });
+        }
+    }
+    nft::apply(&table(&tun.name, directory.directory()))?;
+    prepared.udp_segmentation = tun.udp_segmentation;
+    for queue in tun.queues {
+        let conntrack = Conntrack::open().map_err(StartError::host("open connection tracking"))?;
+        prepared.queues.push(Some(queue));
+        prepared.conntrack.push(Some(conntrack));
+    }
+    if let Some(Some(conntrack)) = prepared.conntrack.first()
+        && let Err(error) = conntrack.forget(IpAddr::V4(GATEWAY_V4))
+    {
+        prepared.warnings.push(format!(
+            "connections of ended sessions cannot be forgotten ({error}; needs Linux 6.12): addresses only rest"
+        ));
+    }
+    Ok(())
+}
+
+/// The table as text.
+fn table(device: &str, directory: &Directory) -> String {
+    let mut relays: [(Vec<String>, Vec<String>); 2] = Default::default();
+    for endpoint in directory.body().relays.iter().flat_map(|relay| &relay.endpoints) {
+        let (addresses, ports) = &mut relays[usize::from(endpoint.is_ipv6())];
+        addresses.push(endpoint.ip().to_string());
+        ports.push(format!("{} . {}", endpoint.ip(), endpoint.port()));
+    }
+    let networks4: Vec<String> = BLOCKED_V4.iter().map(|(net, len)| format!("{net}/{len}")).collect();
+    let networks6: Vec<String> = BLOCKED_V6.iter().map(|(net, len)| format!("{net}/{len}")).collect();
+    let [(relays4, ports4), (relays6, ports6)] = relays;
+    let ((pool4, len4), (pool6, len6)) = INNER_POOL;
+    let mut text = String::from("add table inet openrelay_egress\ndelete table inet openrelay_egress\ntable inet openrelay_egress {\n");
+    for (name, kind, elements) in [
+        ("blocked4", "ipv4_addr; flags interval", networks4),
+        ("blocked6", "ipv6_addr; flags interval", networks6),
+        ("relays4", "ipv4_addr", relays4),
+        ("relays6", "ipv6_addr", relays6),
+        ("relay_ports4", "ipv4_addr . inet_service", ports4),
+        ("relay_ports6", "ipv6_addr . inet_service", ports6),
+    ] {
+        let mut elements = elements;
+        elements.sort();
+        elements.dedup();
+        let list = if elements.is_empty() { String::new() } else { format!(" elements = {{ {} }};", elements.join(", ")) };
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "  set {name} {{ type {kind};{list} }}");
+    }
+    let _ = write!(
+        text,
+        r#"  set clients4 {{ type ipv4_addr; flags dynamic; size 65536; }}
+  set clients6 {{ type ipv6_addr; flags dynamic; size 65536; }}
+  counter blocked {{ }}
+  chain forward {{
+    type filter hook forward priority filter; policy accept;
+    iifname "{device}" goto from_clients
+    oifname "{device}" ct state established,related accept
+    oifname "{device}" counter name blocked drop
+  }}
+  chain from_clients {{
+    ct state established,related accept
+    ip daddr @blocked4 counter name blocked drop
+    ip6 daddr @blocked6 counter name blocked drop
+    tcp dport 25 counter name blocked drop
+    ip daddr . udp dport @relay_ports4 limit rate {RELAY_RATE}/second accept
+    ip6 daddr . udp dport @relay_ports6 limit rate {RELAY_RATE}/second accept
+    ip daddr @relays4 counter name blocked drop
+    ip6 daddr @relays6 counter name blocked drop
+    add @clients4 {{ ip saddr ct count over {CONNECTIONS} }} counter name blocked drop
+    add @clients6 {{ ip6 saddr ct count over {CONNECTIONS} }} counter name blocked drop
+  }}
+  chain input {{
+    type filter hook input priority filter; policy accept;
+    iifname "{device}" icmp type echo-request ip daddr {GATEWAY_V4} accept
+    iifname "{device}" icmpv6 type echo-request ip6 daddr {GATEWAY_V6} accept
+    iifname "{device}" counter name blocked drop
+  }}
+  chain postrouting {{
+    type nat hook postrouting priority srcnat; policy accept;
+    ip saddr {pool4}/{len4} oifname != "{device}" masquerade fully-random
+    ip6 saddr {pool6}/{len6} oifname != "{device}" masquerade fully-random
+  }}
+}}
+"#
+    );
+    text
+}

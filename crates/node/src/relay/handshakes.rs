@@ -1,0 +1,78 @@
+//! The thread that does handshakes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender};
+use std::time::Duration;
+
+use openrelay_proto::drops::Drops;
+use openrelay_proto::relay::{Gate, Handshaker, Outputs, Request};
+use openrelay_sys::event::{Waker, wait};
+use std::os::fd::AsFd;
+
+use super::Command;
+use crate::clock::{Clock, unix_minutes};
+use crate::random::OsRandom;
+
+/// Requests worked off before the shards are woken.
+const BATCH: usize = 16;
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+
+pub(super) struct HandshakeThread {
+    pub(super) handshaker: Handshaker,
+    pub(super) gate: Gate,
+    pub(super) requests: Receiver<Request>,
+    pub(super) commands: Vec<(Sender<Command>, Arc<Waker>)>,
+    pub(super) bell: Arc<Waker>,
+    pub(super) stop: Arc<AtomicBool>,
+    pub(super) clock: Clock,
+}
+
+impl HandshakeThread {
+    pub(super) fn run(mut self) -> Drops {
+        let mut random = OsRandom::default();
+        loop {
+            let now = self.clock.now();
+            let due = self.handshaker.poll_timeout().map_or(LONGEST_WAIT, |at| at.since(now).min(LONGEST_WAIT));
+            // An error here would be a programming error of ours; the loop goes on and works by its timeouts.
+            let _ = wait(&[self.bell.as_fd()], due);
+            self.bell.clear();
+            if self.stop.load(Ordering::Relaxed) {
+                return self.handshaker.drops().clone();
+            }
+            while self.work_off_batch(&mut random) {}
+            let outputs = self.handshaker.handle_timeout(self.clock.now(), unix_minutes(), &mut random);
+            self.dispatch(outputs);
+        }
+    }
+
+    /// Works off some requests; whether there may be more.
+    fn work_off_batch(&mut self, random: &mut OsRandom) -> bool {
+        let mut outputs = Outputs::new();
+        let mut taken = 0;
+        while taken < BATCH
+            && let Ok(request) = self.requests.try_recv()
+        {
+            self.gate.load().taken();
+            taken += 1;
+            outputs.extend(self.handshaker.handle(request, self.clock.now(), unix_minutes(), random));
+        }
+        self.dispatch(outputs);
+        taken == BATCH
+    }
+
+    fn dispatch(&self, outputs: Outputs) {
+        let mut rung = 0u64;
+        for (shard, output) in outputs {
+            if let Some((sender, _)) = self.commands.get(usize::from(shard)) {
+                let _ = sender.send(Command::Output(output));
+                rung |= 1 << shard;
+            }
+        }
+        for (shard, (_, bell)) in self.commands.iter().enumerate() {
+            if rung & (1 << shard) != 0 {
+                bell.wake();
+            }
+        }
+    }
+}

@@ -1,0 +1,406 @@
+//! A shard's thread: the whole way of a packet through a relay.
+//!
+//! [`Worker::handle_train`] is the way of everything that comes over UDP, [`Worker::handle_device`] of everything that an egress'
+//! tunnel device hands over. No lock, no channel, no allocation, no log on either.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender};
+use std::time::Duration;
+
+use openrelay_proto::drops::DropReason;
+use openrelay_proto::ip::{Packet, icmp, tcp};
+use openrelay_proto::relay::{Gate, Request, Shard, Verdict};
+use openrelay_proto::time::Time;
+use openrelay_proto::wire::padded;
+use openrelay_sys::conntrack::Conntrack;
+use openrelay_sys::event::{Waker, wait};
+use openrelay_sys::tun::{MAX_READ, TunQueue, VNET_LEN, VnetHeader};
+use openrelay_sys::udp::{self, UdpSocket};
+
+use super::ring::{Passed, RingReceiver, RingSender};
+use super::{Command, Report, SEND_FAILED};
+use crate::clock::Clock;
+use crate::merge::Merger;
+use crate::random::OsRandom;
+use crate::split::Split;
+use crate::train::{Sent, Train};
+
+/// Trains or device packets worked off before the other side is looked at.
+const BUDGET: usize = 16;
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+
+/// What a shard reads and writes.
+pub(super) struct Io {
+    pub(super) sockets: Vec<UdpSocket>,
+    pub(super) queue: Option<TunQueue>,
+    pub(super) conntrack: Option<Conntrack>,
+    pub(super) udp_segmentation: bool,
+}
+
+/// How a shard talks to other threads.
+pub(super) struct Links {
+    pub(super) requests: SyncSender<Request>,
+    pub(super) handshake_bell: Arc<Waker>,
+    pub(super) gate: Gate,
+    pub(super) commands: Receiver<Command>,
+    pub(super) bell: Arc<Waker>,
+    pub(super) bells: Vec<Arc<Waker>>,
+    pub(super) outgoing: Vec<Option<RingSender>>,
+    pub(super) incoming: Vec<RingReceiver>,
+}
+
+/// One shard with its thread's belongings.
+pub(super) struct Worker {
+    shard: Shard,
+    io: Io,
+    links: Links,
+    clock: Clock,
+    random: OsRandom,
+    /// Where trains are received, opened and sealed again.
+    buffer: Vec<u8>,
+    device_buffer: Vec<u8>,
+    train: Train,
+    merger: Merger,
+    forwarded: Sent,
+    originated: Sent,
+    device_read: u64,
+}
+
+impl Worker {
+    pub(super) fn new(shard: Shard, io: Io, links: Links, clock: Clock) -> Self {
+        Self {
+            shard,
+            merger: Merger::new(io.udp_segmentation),
+            io,
+            links,
+            clock,
+            random: OsRandom::default(),
+            buffer: vec![0; MAX_READ],
+            device_buffer: vec![0; MAX_READ],
+            train: Train::new(),
+            forwarded: Sent::default(),
+            originated: Sent::default(),
+            device_read: 0,
+        }
+    }
+
+    /// Works until it is told to stop.
+    pub(super) fn run(mut self) {
+        loop {
+            let (readable, device) = self.sleep();
+            for (number, readable) in readable.into_iter().enumerate() {
+                if readable {
+                    self.receive(number);
+                }
+            }
+            if device {
+                self.read_device();
+            }
+            self.take_passed();
+            let now = self.clock.now();
+            if self.shard.poll_timeout() <= now {
+                self.shard.handle_timeout(now, &mut self.random);
+            }
+            if self.links.bell.clear() && !self.obey() {
+                return;
+            }
+            self.flush();
+        }
+    }
+
+    /// Waits for something to do; which sockets (by number) and whether the device have something.
+    fn sleep(&self) -> ([bool; 2], bool) {
+        let now = self.clock.now();
+        let timeout = self.shard.poll_timeout().since(now).min(LONGEST_WAIT);
+        let mut fds: [BorrowedFd<'_>; 4] = [self.links.bell.as_fd(); 4];
+        let mut used = 1;
+        for socket in &self.io.sockets {
+            fds[used] = socket.as_fd();
+            used += 1;
+        }
+        let device_at = used;
+        if let Some(queue) = &self.io.queue {
+            fds[used] = queue.as_fd();
+            used += 1;
+        }
+        // An error here would be a programming error of ours; the loop goes on and works by its timeouts.
+        let ready = wait(&fds[..used], timeout).unwrap_or_default();
+        let sockets = self.io.sockets.len();
+        ([sockets > 0 && ready[1], sockets > 1 && ready[2]], self.io.queue.is_some() && ready[device_at])
+    }
+
+    /// Works off what a socket has.
+    fn receive(&mut self, number: usize) {
+        for _ in 0..BUDGET {
+            let Some(socket) = self.io.sockets.get(number) else { return };
+            let Some(room) = self.buffer.get_mut(..udp::TRAIN) else { return };
+            let Ok(train) = socket.receive(room) else { return };
+            let now = self.clock.now();
+            self.handle_train(train, now);
+        }
+    }
+
+    /// The way of datagrams: each is opened where it lies; what goes on is sealed there and sent from there, in runs.
+    fn handle_train(&mut self, train: udp::Train, now: Time) {
+        let mut run = Run::default();
+        let mut start = 0;
+        loop {
+            let end = (start + train.stride).min(train.len);
+            let Some(datagram) = self.buffer.get_mut(start..end) else { return };
+            match self.shard.handle_datagram(train.from, datagram, now, &mut self.random) {
+                Verdict::Forward { to } => {
+                    if !run.extend(to, start, end) {
+                        self.forward(&run);
+                        run = Run { to: Some(to), start, end, stride: end - start, closed: false };
+                    }
+                }
+                Verdict::Deliver { offset, packet, partial } => {
+                    if let Some(queue) = &self.io.queue {
+                        self.merger.push(queue, &self.buffer, start + offset, packet, partial);
+                    }
+                }
+                Verdict::OtherShard(number) => self.pass(number, Passed::Datagram(train.from), start, end),
+                Verdict::Consumed | Verdict::Dropped(_) => {}
+            }
+            start = end;
+            if start >= train.len {
+                break;
+            }
+        }
+        self.forward(&run);
+        if let Some(queue) = &self.io.queue {
+            self.merger.flush(queue, &self.buffer);
+        }
+    }
+
+    fn forward(&mut self, run: &Run) {
+        if let (Some(to), Some(bytes)) = (run.to, self.buffer.get(run.start..run.end)) {
+            self.forwarded.send(&self.io.sockets, to, bytes, run.stride);
+        }
+    }
+
+    /// Works off what the tunnel device has.
+    fn read_device(&mut self) {
+        for _ in 0..BUDGET {
+            let Some(queue) = &self.io.queue else { return };
+            let Ok(len) = queue.read(&mut self.device_buffer) else { break };
+            let now = self.clock.now();
+            if let Err(reason) = self.handle_device(len, now) {
+                self.device_read += 1;
+                self.shard.count_drop(reason, 1);
+            }
+        }
+        self.train.flush(&self.io.sockets);
+    }
+
+    /// The way of packets from the internet: found, translated, cut, sealed in the train that carries them.
+    fn handle_device(&mut self, len: usize, now: Time) -> Result<(), DropReason> {
+        let read = self.device_buffer.get_mut(..len).ok_or(DropReason::BadLength)?;
+        let (vnet, bytes) = read.split_first_chunk_mut::<VNET_LEN>().ok_or(DropReason::BadLength)?;
+        let vnet = VnetHeader::parse(vnet).ok_or(DropReason::BadPacket)?;
+        let mut packet = Packet::parse(bytes).map_err(|_| DropReason::BadPacket)?;
+        let down = match self.shard.route_down(packet.destination) {
+            Ok(down) => down,
+            Err(reason) => match Shard::shard_of(packet.destination) {
+                Some(number) if self.links.outgoing.get(usize::from(number)).is_some_and(Option::is_some) => {
+                    self.pass_device(number, len);
+                    return Ok(());
+                }
+                _ => return Err(reason),
+            },
+        };
+        let split = match Split::plan(&vnet, &packet, bytes, down.mtu) {
+            Ok(split) => split,
+            Err(reason) => {
+                if let Some(queue) = &self.io.queue
+                    && reason == DropReason::PacketTooBig
+                {
+                    say_too_big(queue, &packet, bytes, down.mtu);
+                }
+                return Err(reason);
+            }
+        };
+        let whole_checksum = !vnet.needs_checksum;
+        Shard::translate_down(&mut packet, bytes, !whole_checksum);
+        tcp::clamp_mss(&packet, bytes, down.mtu, !whole_checksum);
+        self.device_read += split.pieces as u64;
+        for number in 0..split.pieces {
+            let piece = split.len(&packet, number);
+            let total = down.offset + padded(piece) + down.trailer;
+            let room = self.train.room(&self.io.sockets, down.to, total);
+            if room.len() != total {
+                self.shard.count_drop(DropReason::BadLength, 1);
+                continue;
+            }
+            let space = &mut room[down.offset..total - down.trailer];
+            let (own, padding) = space.split_at_mut(piece);
+            split.write(&packet, bytes, number, own);
+            padding.fill(0);
+            match self.shard.seal_down(&down, room, split.partial, now) {
+                Ok(()) => self.train.commit(total),
+                Err(reason) => self.shard.count_drop(reason, 1),
+            }
+        }
+        Ok(())
+    }
+
+    fn pass(&mut self, number: u8, what: Passed, start: usize, end: usize) {
+        let bytes = self.buffer.get(start..end).unwrap_or(&[]);
+        let ring = self.links.outgoing.get_mut(usize::from(number)).and_then(Option::as_mut);
+        if ring.is_some_and(|ring| ring.pass(what, bytes)) {
+            self.links.bells[usize::from(number)].wake();
+        } else {
+            self.shard.count_pass_failed();
+        }
+    }
+
+    fn pass_device(&mut self, number: u8, len: usize) {
+        let bytes = self.device_buffer.get(..len).unwrap_or(&[]);
+        let ring = self.links.outgoing.get_mut(usize::from(number)).and_then(Option::as_mut);
+        if ring.is_some_and(|ring| ring.pass(Passed::Device, bytes)) {
+            self.links.bells[usize::from(number)].wake();
+        } else {
+            self.device_read += 1;
+            self.shard.count_drop(DropReason::RingFull, 1);
+        }
+    }
+
+    /// Works off what other shards passed on.
+    fn take_passed(&mut self) {
+        for at in 0..self.links.incoming.len() {
+            while let Some((what, len)) =
+                self.links.incoming.get_mut(at).and_then(|ring| ring.take(&mut self.device_buffer))
+            {
+                let now = self.clock.now();
+                match what {
+                    Passed::Device => {
+                        if let Err(reason) = self.handle_device(len, now) {
+                            self.device_read += 1;
+                            self.shard.count_drop(reason, 1);
+                        }
+                    }
+                    Passed::Datagram(from) => self.handle_passed(from, len, now),
+                }
+            }
+        }
+        self.train.flush(&self.io.sockets);
+    }
+
+    fn handle_passed(&mut self, from: std::net::SocketAddr, len: usize, now: Time) {
+        let (Some(bytes), Some(room)) = (self.device_buffer.get(..len), self.buffer.get_mut(..len)) else { return };
+        room.copy_from_slice(bytes);
+        match self.shard.handle_passed(from, room, now, &mut self.random) {
+            Verdict::Forward { to } => {
+                self.forward(&Run { to: Some(to), start: 0, end: len, stride: len, closed: true });
+            }
+            Verdict::Deliver { offset, packet, partial } => {
+                if let Some(queue) = &self.io.queue {
+                    self.merger.push(queue, &self.buffer, offset, packet, partial);
+                    self.merger.flush(queue, &self.buffer);
+                }
+            }
+            Verdict::OtherShard(_) | Verdict::Consumed | Verdict::Dropped(_) => {}
+        }
+    }
+
+    /// Works off what other threads say; false when it is time to stop.
+    fn obey(&mut self) -> bool {
+        while let Ok(command) = self.links.commands.try_recv() {
+            let now = self.clock.now();
+            match command {
+                Command::Output(output) => self.shard.apply(output, now, &mut self.random),
+                Command::Report(to) => {
+                    let _ = to.send(self.report());
+                }
+                Command::Stop(to) => {
+                    self.shard.close(now);
+                    self.flush();
+                    let _ = to.send(self.report());
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// Sends what the shard itself has to say, to peers and to the handshake thread.
+    fn flush(&mut self) {
+        while let Some((to, datagram)) = self.shard.poll_transmit() {
+            self.originated.send(&self.io.sockets, to, &datagram, datagram.len());
+        }
+        let mut asked = false;
+        while let Some(request) = self.shard.poll_request() {
+            self.links.gate.load().queued();
+            if self.links.requests.try_send(request).is_ok() {
+                asked = true;
+            } else {
+                self.links.gate.load().taken();
+                self.shard.count_handshake_refused();
+            }
+        }
+        if asked {
+            self.links.handshake_bell.wake();
+        }
+        while let Some((v4, v6)) = self.shard.poll_freed() {
+            if let Some(conntrack) = &self.io.conntrack {
+                // What cannot be forgotten rests for five minutes all the same.
+                let _ = conntrack.forget(v4.into());
+                let _ = conntrack.forget(v6.into());
+            }
+        }
+    }
+
+    fn report(&self) -> Report {
+        let mut counts = self.shard.counts().clone();
+        let failed = self.forwarded.failed + self.train.sent.failed + self.originated.failed;
+        counts.forwarded -= self.forwarded.failed;
+        counts.drops.count_many(SEND_FAILED, failed);
+        counts.delivered -= self.merger.refused;
+        counts.drops.count_many(DropReason::TunnelFailed, self.merger.refused);
+        let (sessions, circuits) = self.shard.held();
+        Report {
+            counts,
+            sent: self.forwarded.datagrams + self.train.sent.datagrams + self.originated.datagrams,
+            originated: self.originated.datagrams + self.originated.failed,
+            device_read: self.device_read,
+            device_written: self.merger.written,
+            overflows: self.io.sockets.iter().map(|socket| u64::from(socket.overflows())).sum(),
+            sessions: sessions as u64,
+            circuits: circuits as u64,
+        }
+    }
+}
+
+/// Datagrams of one train that go on together.
+#[derive(Default)]
+struct Run {
+    to: Option<std::net::SocketAddr>,
+    start: usize,
+    end: usize,
+    stride: usize,
+    closed: bool,
+}
+
+impl Run {
+    /// Takes the datagram at `start..end` in, if it goes to the same place and follows without a gap.
+    fn extend(&mut self, to: std::net::SocketAddr, start: usize, end: usize) -> bool {
+        let len = end - start;
+        if self.to != Some(to) || self.end != start || self.closed || len > self.stride {
+            return false;
+        }
+        self.end = end;
+        self.closed = len < self.stride;
+        true
+    }
+}
+
+/// Tells the sender of `packet` that it does not fit.
+fn say_too_big(queue: &TunQueue, packet: &Packet, bytes: &[u8], mtu: u16) {
+    let mut error = [0; 600];
+    if let Some(len) = icmp::packet_too_big(packet, bytes, mtu, &mut error) {
+        let vnet = VnetHeader::PLAIN.to_bytes();
+        let parts = [std::io::IoSlice::new(&vnet), std::io::IoSlice::new(error.get(..len).unwrap_or(&[]))];
+        let _ = queue.write(&parts);
+    }
+}

@@ -1,0 +1,51 @@
+//! The control socket, as a client of it: one request, one answer.
+//!
+//! Owns where the daemon's files are. The daemon's side is in `daemon`.
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::failure::Failure;
+
+/// Largest answer that is read, in bytes.
+const MAX_ANSWER: u64 = 1 << 20;
+
+/// Folder of socket and log; gone after a reboot.
+pub(crate) fn runtime_dir() -> PathBuf {
+    std::env::var_os("OPENRELAY_RUNTIME_DIR").map_or_else(|| "/run/openrelay".into(), PathBuf::from)
+}
+
+/// Folder of what outlives a reboot.
+pub(crate) fn state_dir() -> PathBuf {
+    std::env::var_os("OPENRELAY_STATE_DIR").map_or_else(|| "/var/lib/openrelay".into(), PathBuf::from)
+}
+
+/// The daemon's socket.
+pub(crate) fn socket() -> PathBuf {
+    runtime_dir().join("control.sock")
+}
+
+/// Asks the daemon; `None` when there is none.
+pub(crate) fn ask(method: &str, path: &str) -> Result<Option<serde_json::Value>, Failure> {
+    let mut stream = match UnixStream::connect(socket()) {
+        Ok(stream) => stream,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(Failure::new(1, format!("cannot talk to the daemon: {error}"))),
+    };
+    let talk = |error: io::Error| Failure::new(1, format!("the daemon does not answer: {error}"));
+    stream.set_read_timeout(Some(Duration::from_secs(30))).map_err(talk)?;
+    let request = format!("{method} {path} HTTP/1.1\r\nHost: openrelay\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+    stream.write_all(request.as_bytes()).map_err(talk)?;
+    let mut answer = Vec::new();
+    stream.take(MAX_ANSWER).read_to_end(&mut answer).map_err(talk)?;
+    let text = String::from_utf8_lossy(&answer);
+    let (head, body) = text.split_once("\r\n\r\n").ok_or_else(|| Failure::plain("the daemon's answer does not read"))?;
+    if !head.starts_with("HTTP/1.1 200") {
+        return Err(Failure::new(1, format!("the daemon refused: {}", body.trim())));
+    }
+    serde_json::from_str(body).map(Some).map_err(|error| Failure::plain(format!("the daemon's answer does not read: {error}")))
+}

@@ -1,0 +1,227 @@
+//! The daemon: one connection and its control socket.
+//!
+//! Owns the routes that `openapi.json` describes: `GET /v1/status`, `POST /v1/rekey`, `POST /v1/down`. Answers root, its own user, and the socket's
+//! group.
+
+use std::os::unix::fs::PermissionsExt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::extract::connect_info::{ConnectInfo, Connected};
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::serve::IncomingStream;
+use axum::{Json, Router};
+use openrelay_node::client::{Connection, Facts, Options};
+use serde_json::{Value, json};
+use tokio::net::UnixListener;
+use tokio::sync::Notify;
+
+use crate::control::{runtime_dir, socket, state_dir};
+use crate::failure::Failure;
+use crate::{UpArguments, talk};
+
+/// How long a first connection may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The routes, as the OpenAPI file must list them.
+pub(crate) const ROUTES: [(&str, &str); 3] = [("get", "/v1/status"), ("post", "/v1/rekey"), ("post", "/v1/down")];
+
+struct Daemon {
+    connection: Mutex<Option<Connection>>,
+    since: Mutex<Option<Instant>>,
+    down: Notify,
+}
+
+#[derive(Clone)]
+struct Peer {
+    allowed: bool,
+}
+
+impl Connected<IncomingStream<'_, UnixListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        let own = std::fs::metadata("/proc/self").map(|meta| std::os::unix::fs::MetadataExt::uid(&meta)).unwrap_or(0);
+        let group = std::fs::metadata(socket()).map(|meta| std::os::unix::fs::MetadataExt::gid(&meta)).ok();
+        let allowed = stream.io().peer_cred().is_ok_and(|peer| {
+            peer.uid() == 0 || peer.uid() == own || (group != Some(0) && group == Some(peer.gid()))
+        });
+        Self { allowed }
+    }
+}
+
+/// Runs until it is told to stop.
+pub(crate) fn run(arguments: &UpArguments) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::plain)?;
+    runtime.block_on(serve(arguments))
+}
+
+async fn serve(arguments: &UpArguments) -> Result<(), Failure> {
+    let listener = listen()?;
+    let daemon = Arc::new(Daemon { connection: Mutex::new(None), since: Mutex::new(None), down: Notify::new() });
+    let app = Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/rekey", post(rekey))
+        .route("/v1/down", post(down))
+        .layer(middleware::from_fn(only_allowed))
+        .with_state(daemon.clone());
+    let server = tokio::spawn(async move {
+        // Ends with the process.
+        let _ = axum::serve(listener, app.into_make_service_with_connect_info::<Peer>()).await;
+    });
+    let result = connect_and_wait(arguments, &daemon).await;
+    server.abort();
+    let _ = std::fs::remove_file(socket());
+    let connection = daemon.connection.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(connection) = connection {
+        let counts = connection.close()?;
+        talk(&format!("openrelay: down; {}", crate::status::counts_json(&counts)));
+    }
+    result
+}
+
+fn listen() -> Result<UnixListener, Failure> {
+    std::fs::create_dir_all(runtime_dir())
+        .map_err(|error| Failure::new(77, format!("cannot make {}: {error}; run as root", runtime_dir().display())))?;
+    let path = socket();
+    if std::os::unix::net::UnixStream::connect(&path).is_ok() {
+        return Err(Failure::plain("a daemon runs already; see: openrelay status"));
+    }
+    let _ = std::fs::remove_file(&path);
+    let listener = UnixListener::bind(&path).map_err(|error| Failure::plain(format!("cannot listen on {}: {error}", path.display())))?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o660)).map_err(Failure::plain)?;
+    Ok(listener)
+}
+
+async fn connect_and_wait(arguments: &UpArguments, daemon: &Arc<Daemon>) -> Result<(), Failure> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::plain)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::plain)?;
+    let memory = Memory::read();
+    let options = Options {
+        one_hop: arguments.one_hop,
+        sticky_ingress: memory.ingress,
+        seen_sequence: memory.sequence,
+        state_dir: runtime_dir(),
+    };
+    let config = arguments.config.clone();
+    let connecting = tokio::task::spawn_blocking(move || Connection::open(&config, &options, PATIENCE));
+    let connection = connecting.await.map_err(Failure::plain)??;
+    Memory { ingress: connection.facts.ingress.or(memory.ingress), sequence: connection.facts.sequence }.write();
+    talk(&format!("openrelay: connected in {} ms through {}", connection.facts.setup_ms, path(&connection.facts)));
+    *daemon.connection.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection);
+    *daemon.since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        () = daemon.down.notified() => {}
+    }
+    Ok(())
+}
+
+/// The hops in words.
+fn path(facts: &Facts) -> String {
+    match facts.ingress {
+        Some(ingress) => format!("ingress {ingress} and egress {}", facts.egress),
+        None => format!("egress {} alone (ONE HOP: it sees your address)", facts.egress),
+    }
+}
+
+async fn only_allowed(ConnectInfo(peer): ConnectInfo<Peer>, request: Request, next: Next) -> Response {
+    if peer.allowed {
+        next.run(request).await
+    } else {
+        (StatusCode::FORBIDDEN, "only root and the group of the control socket may ask").into_response()
+    }
+}
+
+async fn status(State(daemon): State<Arc<Daemon>>) -> Json<Value> {
+    let since = *daemon.since.lock().unwrap_or_else(PoisonError::into_inner);
+    let connection = daemon.connection.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(connection) = connection.as_ref() else {
+        return Json(json!({ "schema": "openrelay.status/1", "state": "connecting" }));
+    };
+    let facts = &connection.facts;
+    let state = if connection.is_lost() { "blocked" } else { "connected" };
+    Json(json!({
+        "schema": "openrelay.status/1",
+        "state": state,
+        "hops": if facts.ingress.is_some() { 2 } else { 1 },
+        "ingress": facts.ingress,
+        "egress": facts.egress,
+        "network": facts.network,
+        "directory": "file",
+        "directory_sequence": facts.sequence,
+        "single_operator": facts.single_operator,
+        "admission": facts.admission,
+        "attestation": "none",
+        "device": facts.device,
+        "mtu": connection.mtu(),
+        "setup_ms": facts.setup_ms,
+        "connected_s": since.map(|since| since.elapsed().as_secs()),
+        "traffic": crate::status::counts_json(&connection.counts()),
+    }))
+}
+
+async fn rekey(State(daemon): State<Arc<Daemon>>) -> Response {
+    match daemon.connection.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+        Some(connection) => {
+            connection.rekey();
+            Json(json!({ "schema": "openrelay.rekey/1", "started": true })).into_response()
+        }
+        None => (StatusCode::CONFLICT, "not connected").into_response(),
+    }
+}
+
+async fn down(State(daemon): State<Arc<Daemon>>) -> Json<Value> {
+    daemon.down.notify_one();
+    Json(json!({ "schema": "openrelay.down/1", "stopping": true }))
+}
+
+/// What the client remembers between connections.
+struct Memory {
+    ingress: Option<u64>,
+    sequence: u64,
+}
+
+impl Memory {
+    fn read() -> Self {
+        let text = std::fs::read_to_string(state_dir().join("memory.json")).unwrap_or_default();
+        let value: Value = serde_json::from_str(&text).unwrap_or_default();
+        Self {
+            ingress: value.get("ingress").and_then(Value::as_u64),
+            sequence: value.get("sequence").and_then(Value::as_u64).unwrap_or(0),
+        }
+    }
+
+    /// A host where nothing can be kept works all the same; it then cannot notice an old directory after a restart, and says so.
+    fn write(&self) {
+        let text = json!({ "ingress": self.ingress, "sequence": self.sequence }).to_string();
+        let written = std::fs::create_dir_all(state_dir()).and_then(|()| std::fs::write(state_dir().join("memory.json"), text));
+        if let Err(error) = written {
+            talk(&format!("openrelay: warning: cannot remember the directory's number: {error}"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ROUTES;
+
+    #[test]
+    fn the_openapi_file_lists_exactly_the_routes() {
+        let file: serde_json::Value = serde_json::from_str(include_str!("../openapi.json")).unwrap();
+        let mut listed = Vec::new();
+        for (path, methods) in file["paths"].as_object().unwrap() {
+            for method in methods.as_object().unwrap().keys() {
+                listed.push((method.as_str(), path.as_str()));
+            }
+        }
+        let mut routes = ROUTES.to_vec();
+        listed.sort_unstable();
+        routes.sort_unstable();
+        assert_eq!(listed, routes);
+    }
+}

@@ -1,0 +1,63 @@
+//! What went wrong, as people and scripts see it.
+//!
+//! Owns the exit codes: 0 ok, 1 failed, 2 usage, 3 not connected or no daemon, 5 trust refused, 7 timed out, 77 needs privileges or tools.
+
+use std::process::ExitCode;
+
+use openrelay_node::client::ConnectError;
+use openrelay_node::client::host::HostError;
+
+/// A failure with its exit code.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    code: u8,
+    text: String,
+}
+
+impl Failure {
+    pub(crate) fn new(code: u8, text: impl Into<String>) -> Self {
+        Self { code, text: text.into() }
+    }
+
+    /// Something that has no exit code of its own.
+    pub(crate) fn plain(text: impl std::fmt::Display) -> Self {
+        Self::new(1, text.to_string())
+    }
+
+    pub(crate) fn code(&self) -> u8 {
+        self.code
+    }
+
+    pub(crate) fn report(&self) -> ExitCode {
+        if !self.text.is_empty() {
+            crate::talk(&format!("openrelay: {}", self.text));
+        }
+        ExitCode::from(self.code)
+    }
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Self {
+        let code = match &error {
+            ConnectError::Config(fault) if fault.to_string().contains("directory refused") => 5,
+            ConnectError::TimedOut(_) => 7,
+            ConnectError::Host(host) => return host_failure(host),
+            ConnectError::Failed(_) => 3,
+            ConnectError::Config(_) | ConnectError::Selection(_) | ConnectError::Open(_) => 1,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<HostError> for Failure {
+    fn from(error: HostError) -> Self {
+        host_failure(&error)
+    }
+}
+
+fn host_failure(error: &HostError) -> Failure {
+    if error.is_privilege() {
+        return Failure::new(77, format!("{error}. This needs CAP_NET_ADMIN; run: sudo openrelay up"));
+    }
+    Failure::new(if error.is_missing_tool() { 77 } else { 1 }, error.to_string())
+}

@@ -1,0 +1,176 @@
+//! `openrelay selfhost init`: everything for relays of one's own.
+//!
+//! Owns the files that it writes: keys (0600), one configuration per relay and client, and the signed directory, copied into each folder.
+
+use std::fs;
+use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use openrelay_ledger::directory::{Body, DirectoryKey};
+use openrelay_ledger::hex;
+use openrelay_ledger::record::{Record, Role};
+use openrelay_node::clock::unix_seconds;
+use openrelay_node::random::OsRandom;
+use openrelay_proto::keys::RelaySecret;
+use openrelay_proto::random::Random;
+
+use crate::failure::Failure;
+use crate::{say, talk};
+
+/// What to write.
+pub(crate) struct Plan {
+    pub(crate) out: PathBuf,
+    pub(crate) ingress: Vec<String>,
+    pub(crate) egress: Vec<String>,
+    pub(crate) dns: Vec<IpAddr>,
+    pub(crate) days: u32,
+}
+
+struct Relay {
+    name: String,
+    record: Record,
+    secret: RelaySecret,
+}
+
+/// Writes everything, or nothing.
+pub(crate) fn init(plan: &Plan) -> Result<(), Failure> {
+    if fs::read_dir(&plan.out).is_ok_and(|mut entries| entries.next().is_some()) {
+        let shown = plan.out.display();
+        return Err(Failure::plain(format!("{shown} is not empty; its keys would be lost. Name another folder")));
+    }
+    let mut random = OsRandom::default();
+    let mut relays = Vec::new();
+    for (role, hosts) in [(Role::Ingress, &plan.ingress), (Role::Egress, &plan.egress)] {
+        for (number, host) in (1..).zip(hosts) {
+            let relay_id = relays.len() as u64 + 1;
+            relays.push(relay(role, number, relay_id, host, &mut random)?);
+        }
+    }
+    let mut seed = [0; 32];
+    random.fill(&mut seed);
+    let key = DirectoryKey::from_seed(seed).ok_or_else(|| Failure::plain("cannot make a key"))?;
+    let mut name = [0; 8];
+    random.fill(&mut name);
+    let now = unix_seconds();
+    let body = Body {
+        network: format!("selfhost-{}", hex::encode(&name)),
+        sequence: 1,
+        issued: now,
+        expires: now + u64::from(plan.days) * 86_400,
+        single_operator: true,
+        relays: relays.iter().map(|relay| relay.record.clone()).collect(),
+    };
+    let directory = key.sign(&body).map_err(Failure::plain)?;
+    write_all(plan, &relays, &key, &directory)?;
+    explain(plan, &relays);
+    Ok(())
+}
+
+fn relay(role: Role, number: u32, relay_id: u64, host: &str, random: &mut OsRandom) -> Result<Relay, Failure> {
+    let wrong = |why: &str| Failure::new(2, format!("--{role} {host}: {why}; write HOST:PORT, like 198.51.100.7:443 or [2001:db8::7]:443"));
+    let addresses: Vec<SocketAddr> = host.to_socket_addrs().map_err(|error| wrong(&error.to_string()))?.collect();
+    let v4 = addresses.iter().find(|address| address.is_ipv4());
+    let v6 = addresses.iter().find(|address| address.is_ipv6());
+    let endpoints: Vec<SocketAddr> = v4.into_iter().chain(v6).copied().collect();
+    if endpoints.iter().any(|endpoint| endpoint.port() == 0 || endpoint.ip().is_unspecified()) || endpoints.is_empty() {
+        return Err(wrong("is not an address that can be reached"));
+    }
+    let secret = RelaySecret::generate(random);
+    let record = Record {
+        relay_id,
+        role,
+        handshake_key: hex::encode(secret.public().as_bytes()),
+        key_epoch: 0,
+        endpoints,
+        operator: "self".into(),
+        family: None,
+        stake: 0,
+        bandwidth_mbit: 0,
+    };
+    Ok(Relay { name: format!("{role}-{number}"), record, secret })
+}
+
+fn write_all(plan: &Plan, relays: &[Relay], key: &DirectoryKey, directory: &[u8]) -> Result<(), Failure> {
+    let public = hex::encode(&key.public());
+    folder(&plan.out)?;
+    write(&plan.out.join("directory.signed"), directory, 0o644)?;
+    write(&plan.out.join("directory.key"), format!("{}\n", hex::encode(key.expose())).as_bytes(), 0o600)?;
+    for relay in relays {
+        let dir = plan.out.join(&relay.name);
+        folder(&dir)?;
+        write(&dir.join("directory.signed"), directory, 0o644)?;
+        write(&dir.join("handshake.key"), format!("{}\n", hex::encode(relay.secret.expose())).as_bytes(), 0o600)?;
+        write(&dir.join("relay.toml"), relay_toml(relay, &public).as_bytes(), 0o644)?;
+    }
+    let dir = plan.out.join("client");
+    folder(&dir)?;
+    write(&dir.join("directory.signed"), directory, 0o644)?;
+    write(&dir.join("client.toml"), client_toml(&plan.dns, &public).as_bytes(), 0o644)
+}
+
+fn folder(path: &Path) -> Result<(), Failure> {
+    fs::create_dir_all(path).map_err(|error| Failure::plain(format!("cannot make {}: {error}", path.display())))
+}
+
+fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Failure> {
+    let written = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path).and_then(|mut file| file.write_all(bytes));
+    written.map_err(|error| Failure::plain(format!("cannot write {}: {error}", path.display())))
+}
+
+fn relay_toml(relay: &Relay, directory_key: &str) -> String {
+    let listen: Vec<String> = relay.record.endpoints.iter().map(|endpoint| format!("\"{endpoint}\"")).collect();
+    let (role, relay_id, listen) = (relay.record.role, relay.record.relay_id, listen.join(", "));
+    let mut text = format!(
+        "# A relay of your own network. Start it with: openrelay-relay run --config relay.toml\n\
+         role = \"{role}\"\n\
+         relay_id = {relay_id}\n\
+         # Addresses of this machine. Behind a NAT that forwards the port, put the inner address here.\n\
+         listen = [{listen}]\n\
+         directory = \"directory.signed\"\n\
+         directory_key = \"{directory_key}\"\n\
+         # Only its owner may read this file (mode 0600).\n\
+         handshake_key = \"handshake.key\"\n\
+         # Everybody who knows the directory is let in; nothing is proven and nothing is paid.\n\
+         admission = \"open\"\n"
+    );
+    if relay.record.role == Role::Egress {
+        text.push_str(
+            "# Clients may come without an ingress (openrelay up --one-hop); this relay then sees their addresses.\n\
+             one_hop = true\n",
+        );
+    }
+    text
+}
+
+fn client_toml(dns: &[IpAddr], directory_key: &str) -> String {
+    let dns: Vec<String> = dns.iter().map(|server| format!("\"{server}\"")).collect();
+    format!(
+        "# A client of your own network. Connect with: openrelay up --config client.toml --wait\n\
+         directory = \"directory.signed\"\n\
+         directory_key = \"{directory_key}\"\n\
+         # These relays prove nothing: you trust them because you run them.\n\
+         admission = \"open\"\n\
+         # Name servers, asked through the tunnel.\n\
+         dns = [{}]\n\
+         # ingress = 1    # this ingress and no other\n\
+         # egress = 2     # this egress and no other\n",
+        dns.join(", ")
+    )
+}
+
+fn explain(plan: &Plan, relays: &[Relay]) {
+    let out = plan.out.display();
+    say(&format!("{out}/directory.signed"));
+    for relay in relays {
+        say(&format!("{out}/{}/relay.toml", relay.name));
+    }
+    say(&format!("{out}/client/client.toml"));
+    talk("\nNext:");
+    for relay in relays {
+        talk(&format!("  copy {out}/{0} to {1} and run there as root: openrelay-relay run --config {0}/relay.toml", relay.name, relay.record.endpoints[0].ip()));
+    }
+    talk(&format!("  here, as root: openrelay up --config {out}/client/client.toml --wait"));
+    talk(&format!("Keep {out}/directory.key safe and offline: it signs the next directory, due in {} days.", plan.days));
+}

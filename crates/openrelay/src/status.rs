@@ -1,0 +1,89 @@
+//! `openrelay status`.
+
+use openrelay_node::client::Counts;
+use serde_json::{Value, json};
+
+use crate::control::ask;
+use crate::failure::Failure;
+use crate::say;
+
+/// Prints what the daemon says; exit code 3 when there is none or it is not connected.
+pub(crate) fn run(as_json: bool) -> Result<(), Failure> {
+    let answer = ask("GET", "/v1/status")?;
+    let value = answer.unwrap_or_else(|| json!({ "schema": "openrelay.status/1", "state": "down" }));
+    if as_json {
+        say(&value.to_string());
+    } else {
+        for line in lines(&value) {
+            say(&line);
+        }
+    }
+    if value["state"] == "connected" { Ok(()) } else { Err(Failure::new(3, "")) }
+}
+
+/// The status in at most 100 columns; the first line answers the question.
+fn lines(status: &Value) -> Vec<String> {
+    let text = |key: &str| status[key].as_str().unwrap_or("?").to_owned();
+    let number = |key: &str| status[key].as_u64().unwrap_or(0);
+    let state = text("state");
+    match state.as_str() {
+        "down" => return vec!["Down        traffic goes the usual way; connect with: openrelay up".into()],
+        "connecting" => return vec!["Connecting".into()],
+        _ => {}
+    }
+    let path = match status["ingress"].as_u64() {
+        Some(ingress) => format!("you → ingress {ingress} → egress {} → internet", number("egress")),
+        None => format!("you → egress {} → internet   ONE HOP: it sees your address", number("egress")),
+    };
+    let mut lines = vec![match state.as_str() {
+        "connected" => format!("Connected   {path}     {} s", number("connected_s")),
+        _ => "Blocked     the circuit was lost; traffic stays blocked. Run: openrelay down".to_owned(),
+    }];
+    let operator = if status["single_operator"] == true { "   one operator runs all relays" } else { "" };
+    lines.push(format!("  network     {} (directory {} number {}){operator}", text("network"), text("directory"), number("directory_sequence")));
+    lines.push(format!("  relays      attestation {}   admission {}", text("attestation"), text("admission")));
+    let traffic = &status["traffic"];
+    let bytes = |key: &str| traffic[key].as_u64().unwrap_or(0);
+    lines.push(format!(
+        "  tunnel      {}   MTU {}   up {} B   down {} B   connected in {} ms",
+        text("device"), number("mtu"), bytes("device_read_bytes"), bytes("delivered_bytes"), number("setup_ms")
+    ));
+    lines
+}
+
+/// A client's counts as JSON.
+pub(crate) fn counts_json(counts: &Counts) -> Value {
+    let drops: serde_json::Map<String, Value> =
+        counts.drops.iter().map(|(reason, count)| (reason.name().to_owned(), count.into())).collect();
+    json!({
+        "device_read": counts.device_read,
+        "device_read_bytes": counts.device_read_bytes,
+        "sent": counts.sent,
+        "received": counts.received,
+        "delivered": counts.delivered,
+        "delivered_bytes": counts.delivered_bytes,
+        "control": counts.control,
+        "receive_overflows": counts.overflows,
+        "drops": drops,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_line_answers_and_no_line_is_too_long() {
+        let status = json!({
+            "state": "connected", "ingress": 1, "egress": 3, "network": "home", "directory": "file", "directory_sequence": 7,
+            "single_operator": true, "attestation": "none", "admission": "open", "device": "orp0", "mtu": 1408, "setup_ms": 12,
+            "connected_s": 60, "traffic": { "device_read_bytes": 1, "delivered_bytes": 2 }
+        });
+        let shown = lines(&status);
+        assert!(shown[0].starts_with("Connected   you → ingress 1 → egress 3"));
+        assert!(shown.iter().all(|line| line.chars().count() <= 100), "{shown:?}");
+        let mut one_hop = status;
+        one_hop["ingress"] = Value::Null;
+        assert!(lines(&one_hop)[0].contains("ONE HOP"));
+    }
+}

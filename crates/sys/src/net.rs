@@ -1,0 +1,229 @@
+//! Addresses, links and routes of this host, by netlink.
+//!
+//! Owns one netlink socket; every request waits for the kernel's answer. Changes nothing that it was not asked to.
+//! Source: rtnetlink(7).
+#![allow(clippy::wildcard_enum_match_arm, reason = "netlink's enums are open-ended")]
+
+use std::io;
+use std::net::IpAddr;
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+
+/// The main routing table.
+pub const MAIN_TABLE: u32 = 254;
+
+/// A policy rule: which packets look for their route in which table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rule {
+    /// Whether the rule is for IPv6.
+    pub v6: bool,
+    /// Its place in the order of rules.
+    pub priority: u32,
+    /// The table to look in.
+    pub table: u32,
+    /// Only packets to this address.
+    pub to: Option<IpAddr>,
+    /// Ignore routes with a prefix of up to this many bits.
+    pub suppress_prefix: Option<u32>,
+}
+
+/// A conversation with the kernel's routing.
+pub struct Netlink {
+    socket: Socket,
+    sequence: u32,
+}
+
+impl Netlink {
+    /// Opens one in the thread's network namespace.
+    ///
+    /// # Errors
+    /// When the process has no file descriptors left.
+    pub fn open() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        Ok(Self { socket, sequence: 0 })
+    }
+
+    /// The number of the link called `name`.
+    ///
+    /// # Errors
+    /// `ENODEV` when there is none.
+    pub fn link(&mut self, name: &str) -> io::Result<u32> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.into()));
+        let answers = self.request(Message::GetLink(message), 0)?;
+        let index = answers.into_iter().find_map(|answer| match answer {
+            Message::NewLink(link) => Some(link.header.index),
+            _ => None,
+        });
+        index.ok_or_else(|| io::Error::from_raw_os_error(19))
+    }
+
+    /// Sets a link's MTU.
+    ///
+    /// # Errors
+    /// When the link does not allow it.
+    pub fn set_mtu(&mut self, link: u32, mtu: u32) -> io::Result<()> {
+        let mut message = LinkMessage::default();
+        message.header.index = link;
+        message.attributes.push(LinkAttribute::Mtu(mtu));
+        self.request(Message::SetLink(message), 0).map(drop)
+    }
+
+    /// Brings a link up.
+    ///
+    /// # Errors
+    /// Without CAP_NET_ADMIN.
+    pub fn set_up(&mut self, link: u32) -> io::Result<()> {
+        let mut message = LinkMessage::default();
+        message.header.index = link;
+        message.header.flags = LinkFlags::Up;
+        message.header.change_mask = LinkFlags::Up;
+        self.request(Message::SetLink(message), 0).map(drop)
+    }
+
+    /// Adds an address to a link; one that is there already stays.
+    ///
+    /// # Errors
+    /// Without CAP_NET_ADMIN, or where the link has no such family.
+    pub fn add_address(&mut self, link: u32, address: IpAddr, prefix: u8) -> io::Result<()> {
+        let mut message = AddressMessage::default();
+        message.header.family = family(address.is_ipv6());
+        message.header.prefix_len = prefix;
+        message.header.index = link;
+        message.header.scope = AddressScope::Universe;
+        message.attributes.push(AddressAttribute::Local(address));
+        message.attributes.push(AddressAttribute::Address(address));
+        if address.is_ipv6() {
+            message.header.flags = AddressHeaderFlags::Nodad;
+            message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+        }
+        self.request(Message::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE).map(drop)
+    }
+
+    /// Adds a default route through a link to a table of its own.
+    ///
+    /// # Errors
+    /// Without CAP_NET_ADMIN.
+    pub fn add_default_route(&mut self, link: u32, v6: bool, table: u32) -> io::Result<()> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family(v6);
+        message.header.table = u8::try_from(table).unwrap_or(0);
+        message.header.protocol = RouteProtocol::Static;
+        message.header.kind = RouteType::Unicast;
+        message.header.scope = if v6 { RouteScope::Universe } else { RouteScope::Link };
+        message.attributes.push(RouteAttribute::Oif(link));
+        message.attributes.push(RouteAttribute::Table(table));
+        self.request(Message::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE).map(drop)
+    }
+
+    /// Adds a rule; one that is there already stays.
+    ///
+    /// # Errors
+    /// Without CAP_NET_ADMIN.
+    pub fn add_rule(&mut self, rule: Rule) -> io::Result<()> {
+        match self.request(Message::NewRule(rule_message(rule)), NLM_F_CREATE | NLM_F_EXCL) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// Removes a rule; one that is gone already stays gone.
+    ///
+    /// # Errors
+    /// Without CAP_NET_ADMIN.
+    pub fn remove_rule(&mut self, rule: Rule) -> io::Result<()> {
+        match self.request(Message::DelRule(rule_message(rule)), 0) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// The link that packets to `address` leave through.
+    ///
+    /// # Errors
+    /// When there is no route.
+    pub fn route_link(&mut self, address: IpAddr) -> io::Result<u32> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family(address.is_ipv6());
+        message.header.destination_prefix_length = if address.is_ipv6() { 128 } else { 32 };
+        message.attributes.push(RouteAttribute::Destination(match address {
+            IpAddr::V4(v4) => RouteAddress::Inet(v4),
+            IpAddr::V6(v6) => RouteAddress::Inet6(v6),
+        }));
+        let answers = self.request(Message::GetRoute(message), 0)?;
+        let link = answers.into_iter().find_map(|answer| match answer {
+            Message::NewRoute(route) => route.attributes.into_iter().find_map(|attribute| match attribute {
+                RouteAttribute::Oif(link) => Some(link),
+                _ => None,
+            }),
+            _ => None,
+        });
+        link.ok_or_else(|| io::ErrorKind::NetworkUnreachable.into())
+    }
+
+    /// Sends one request and collects the answers up to its acknowledgement.
+    fn request(&mut self, message: Message, flags: u16) -> io::Result<Vec<Message>> {
+        self.sequence = self.sequence.wrapping_add(1).max(1);
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+        header.sequence_number = self.sequence;
+        let mut packet = NetlinkMessage::new(header, NetlinkPayload::from(message));
+        packet.finalize();
+        let mut bytes = vec![0; packet.buffer_len()];
+        packet.serialize(&mut bytes);
+        self.socket.send(&bytes, 0)?;
+        let mut answers = Vec::new();
+        loop {
+            let (bytes, _) = self.socket.recv_from_full()?;
+            let mut rest = bytes.as_slice();
+            while !rest.is_empty() {
+                let answer = NetlinkMessage::<Message>::deserialize(rest)
+                    .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+                let length = usize::try_from(answer.header.length).unwrap_or(0).next_multiple_of(4).max(16);
+                rest = rest.get(length..).unwrap_or(&[]);
+                if answer.header.sequence_number != self.sequence {
+                    continue;
+                }
+                match answer.payload {
+                    NetlinkPayload::Error(error) => match error.code {
+                        None => return Ok(answers),
+                        Some(code) => return Err(io::Error::from_raw_os_error(code.get().abs())),
+                    },
+                    NetlinkPayload::InnerMessage(message) => answers.push(message),
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+fn rule_message(rule: Rule) -> RuleMessage {
+    let mut message = RuleMessage::default();
+    message.header.family = family(rule.v6);
+    message.header.table = u8::try_from(rule.table).unwrap_or(0);
+    message.header.action = RuleAction::ToTable;
+    message.attributes.push(RuleAttribute::Table(rule.table));
+    message.attributes.push(RuleAttribute::Priority(rule.priority));
+    if let Some(to) = rule.to {
+        message.header.dst_len = if to.is_ipv6() { 128 } else { 32 };
+        message.attributes.push(RuleAttribute::Destination(to));
+    }
+    if let Some(bits) = rule.suppress_prefix {
+        message.attributes.push(RuleAttribute::SuppressPrefixLen(bits));
+    }
+    message
+}
+
+fn family(v6: bool) -> AddressFamily {
+    if v6 { AddressFamily::Inet6 } else { AddressFamily::Inet }
+}

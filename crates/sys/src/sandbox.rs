@@ -1,0 +1,150 @@
+//! Giving up what a relay does not need once it runs.
+//!
+//! Owns the order: no core dumps ▶ own user, CAP_NET_ADMIN alone ▶ no files ▶ (threads start) ▶ few system calls. Everything
+//! fails closed: a step that does not work is an error, and the relay does not start.
+//! Source: capabilities(7), landlock(7), seccomp(2).
+#![allow(unsafe_code, reason = "system calls")]
+
+use std::collections::BTreeMap;
+use std::io;
+
+use caps::{CapSet, Capability, CapsHashSet};
+use seccompiler::{BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule};
+
+use crate::cvt::cvt;
+
+/// What could not be given up.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {step}: {source}")]
+pub struct SandboxError {
+    step: &'static str,
+    source: io::Error,
+}
+
+fn failed(step: &'static str) -> impl Fn(io::Error) -> SandboxError {
+    move |source| SandboxError { step, source }
+}
+
+fn other<E: std::fmt::Display>(error: E) -> io::Error {
+    io::Error::other(error.to_string())
+}
+
+/// No core dumps, and no debugger of the same user.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn forbid_core_dumps() -> Result<(), SandboxError> {
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `none` lives through the call; prctl with PR_SET_DUMPABLE takes its arguments by value.
+    unsafe {
+        cvt(libc::setrlimit(libc::RLIMIT_CORE, &raw const none)).map_err(failed("forbid core dumps"))?;
+        cvt(libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0)).map_err(failed("forbid core dumps"))?;
+    }
+    Ok(())
+}
+
+/// The effective user of the process.
+pub fn user() -> u32 {
+    // SAFETY: geteuid has no preconditions.
+    unsafe { libc::geteuid() }
+}
+
+/// Whether the process is in a user namespace that maps no other user than its own.
+pub fn only_own_user() -> bool {
+    let Ok(map) = std::fs::read_to_string("/proc/self/uid_map") else { return false };
+    map.split_whitespace().nth(2).is_some_and(|count| count == "1")
+}
+
+/// Becomes user and group `id`, for good, with CAP_NET_ADMIN and nothing else. Call it while there is one thread. With `None` the user
+/// stays and only the capabilities go.
+///
+/// # Errors
+/// When a step fails; the process must not go on.
+pub fn drop_privileges(id: Option<u32>) -> Result<(), SandboxError> {
+    let keep: CapsHashSet = [Capability::CAP_NET_ADMIN].into();
+    for capability in caps::runtime::thread_all_supported() {
+        if capability != Capability::CAP_NET_ADMIN {
+            caps::drop(None, CapSet::Bounding, capability).map_err(other).map_err(failed("drop capabilities"))?;
+        }
+    }
+    if let Some(id) = id {
+        let change = failed("change to the relay's own user");
+        // SAFETY: prctl takes its arguments by value; setgroups with a count of zero reads no list; set*id take theirs by value.
+        unsafe {
+            cvt(libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0)).map_err(&change)?;
+            cvt(libc::setgroups(0, std::ptr::null())).map_err(&change)?;
+            cvt(libc::setresgid(id, id, id)).map_err(&change)?;
+            cvt(libc::setresuid(id, id, id)).map_err(&change)?;
+            cvt(libc::prctl(libc::PR_SET_KEEPCAPS, 0, 0, 0, 0)).map_err(&change)?;
+        }
+    }
+    let capabilities = failed("drop capabilities");
+    caps::clear(None, CapSet::Ambient).map_err(other).map_err(&capabilities)?;
+    caps::set(None, CapSet::Effective, &keep).map_err(other).map_err(&capabilities)?;
+    caps::set(None, CapSet::Permitted, &keep).map_err(other).map_err(&capabilities)?;
+    caps::clear(None, CapSet::Inheritable).map_err(other).map_err(&capabilities)?;
+    // SAFETY: prctl with PR_SET_NO_NEW_PRIVS takes its arguments by value; setresuid likewise.
+    unsafe {
+        cvt(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)).map_err(failed("forbid new privileges"))?;
+        if id.is_some_and(|id| id != 0) && libc::setresuid(0, 0, 0) == 0 {
+            return Err(failed("change user for good")(io::Error::other("root could be regained")));
+        }
+    }
+    // The change of user made the process dumpable again.
+    forbid_core_dumps()
+}
+
+/// Gives up the file system and TCP. Threads started later inherit it. Returns whether the kernel enforces it in full.
+///
+/// # Errors
+/// When a kernel that has landlock refuses.
+pub fn forbid_files() -> Result<bool, SandboxError> {
+    use landlock::{
+        ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreated, RulesetStatus, Scope,
+    };
+    let abi = ABI::V6;
+    let restricted = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(abi))
+        .and_then(|rules| rules.handle_access(AccessNet::from_all(abi)))
+        .and_then(|rules| rules.scope(Scope::from_all(abi)))
+        .and_then(Ruleset::create)
+        .and_then(RulesetCreated::restrict_self)
+        .map_err(other)
+        .map_err(failed("give up the file system"))?;
+    Ok(restricted.ruleset == RulesetStatus::FullyEnforced)
+}
+
+/// Leaves the process only the system calls that a running relay makes; any other ends it. Call it when all threads run.
+///
+/// # Errors
+/// When the kernel has no seccomp.
+pub fn forbid_system_calls() -> Result<(), SandboxError> {
+    let step = failed("forbid system calls");
+    let allowed = [
+        libc::SYS_read, libc::SYS_write, libc::SYS_readv, libc::SYS_writev, libc::SYS_close,
+        libc::SYS_recvmsg, libc::SYS_sendmsg, libc::SYS_recvfrom, libc::SYS_sendto,
+        libc::SYS_ppoll, libc::SYS_poll, libc::SYS_futex, libc::SYS_clock_gettime, libc::SYS_clock_nanosleep,
+        libc::SYS_mmap, libc::SYS_munmap, libc::SYS_mremap, libc::SYS_madvise, libc::SYS_brk, libc::SYS_mprotect,
+        libc::SYS_exit, libc::SYS_exit_group, libc::SYS_rt_sigreturn, libc::SYS_rt_sigprocmask, libc::SYS_rt_sigaction,
+        libc::SYS_sigaltstack, libc::SYS_getrandom, libc::SYS_restart_syscall, libc::SYS_tgkill, libc::SYS_gettid,
+        libc::SYS_getpid, libc::SYS_sched_yield, libc::SYS_sched_getaffinity, libc::SYS_rseq, libc::SYS_set_robust_list,
+        libc::SYS_membarrier,
+    ];
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = allowed.into_iter().map(|call| (call, vec![])).collect();
+    let with = |argument, value: libc::c_int| {
+        let value = u64::from(value.unsigned_abs());
+        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)
+            .and_then(|condition| SeccompRule::new(vec![condition]))
+            .map_err(other)
+    };
+    let names = with(0, libc::PR_SET_NAME).map_err(&step)?;
+    rules.insert(libc::SYS_prctl, vec![names]);
+    let descriptors = [libc::F_GETFD, libc::F_GETFL].map(|command| with(1, command));
+    rules.insert(libc::SYS_fcntl, descriptors.into_iter().collect::<io::Result<_>>().map_err(&step)?);
+    let arch = std::env::consts::ARCH.try_into().map_err(other).map_err(&step)?;
+    let filter = SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, arch);
+    let program: BpfProgram =
+        filter.map_err(other).map_err(&step)?.try_into().map_err(|error: seccompiler::BackendError| step(other(error)))?;
+    seccompiler::apply_filter_all_threads(&program).map_err(other).map_err(&step)
+}

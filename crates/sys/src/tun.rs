@@ -1,0 +1,221 @@
+//! TUN devices with several queues, virtio headers and segmentation offloads.
+//!
+//! Owns the device's descriptors and the layout of the virtio header. What the header claims about a packet that was read comes
+//! from this host's kernel; what a header says on the way in is the caller's own finding.
+//! Source: linux/Documentation/networking/tuntap.rst; virtio 1.2 §5.1.6.
+#![allow(unsafe_code, reason = "system calls")]
+#![allow(clippy::cast_possible_truncation, reason = "sizes and constants of C structures")]
+
+use std::fs::File;
+use std::io::{self, IoSlice, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use crate::cvt::cvt;
+
+/// Bytes of the virtio header before each packet.
+pub const VNET_LEN: usize = 10;
+/// Bytes of the largest packet that a device hands over, with its header.
+pub const MAX_READ: usize = 65_536 + VNET_LEN;
+
+const NEEDS_CHECKSUM: u8 = 1;
+const DATA_VALID: u8 = 2;
+const GSO_TCP4: u8 = 1;
+const GSO_TCP6: u8 = 4;
+const GSO_UDP: u8 = 5;
+const GSO_ECN: u8 = 0x80;
+
+/// How a packet is to be cut.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Segmentation {
+    /// It is one packet.
+    None,
+    /// TCP over IPv4.
+    Tcp4,
+    /// TCP over IPv6.
+    Tcp6,
+    /// UDP datagrams of equal length, either family.
+    Udp,
+}
+
+/// The virtio header of a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct VnetHeader {
+    /// Whether the transport checksum field holds only the pseudo-header's sum.
+    pub needs_checksum: bool,
+    /// Whether the kernel has verified the transport checksum.
+    pub data_valid: bool,
+    /// How the packet is to be cut.
+    pub segmentation: Segmentation,
+    /// Bytes of all headers.
+    pub header_len: u16,
+    /// Bytes of payload per segment.
+    pub segment_size: u16,
+    /// Where the transport header begins.
+    pub checksum_start: u16,
+    /// Where the checksum stands in the transport header.
+    pub checksum_offset: u16,
+}
+
+impl VnetHeader {
+    /// The header of a packet that needs nothing.
+    pub const PLAIN: Self = Self {
+        needs_checksum: false,
+        data_valid: false,
+        segmentation: Segmentation::None,
+        header_len: 0,
+        segment_size: 0,
+        checksum_start: 0,
+        checksum_offset: 0,
+    };
+
+    /// Reads a header; `None` for kinds of segmentation that were never offered.
+    pub fn parse(bytes: &[u8; VNET_LEN]) -> Option<Self> {
+        let [flags, kind, h0, h1, s0, s1, c0, c1, o0, o1] = *bytes;
+        let segmentation = match kind & !GSO_ECN {
+            0 => Segmentation::None,
+            GSO_TCP4 => Segmentation::Tcp4,
+            GSO_TCP6 => Segmentation::Tcp6,
+            GSO_UDP => Segmentation::Udp,
+            _ => return None,
+        };
+        Some(Self {
+            needs_checksum: flags & NEEDS_CHECKSUM != 0,
+            data_valid: flags & DATA_VALID != 0,
+            segmentation,
+            header_len: u16::from_ne_bytes([h0, h1]),
+            segment_size: u16::from_ne_bytes([s0, s1]),
+            checksum_start: u16::from_ne_bytes([c0, c1]),
+            checksum_offset: u16::from_ne_bytes([o0, o1]),
+        })
+    }
+
+    /// The header as bytes.
+    pub fn to_bytes(self) -> [u8; VNET_LEN] {
+        let [h0, h1] = self.header_len.to_ne_bytes();
+        let [s0, s1] = self.segment_size.to_ne_bytes();
+        let [c0, c1] = self.checksum_start.to_ne_bytes();
+        let [o0, o1] = self.checksum_offset.to_ne_bytes();
+        let kind = match self.segmentation {
+            Segmentation::None => 0,
+            Segmentation::Tcp4 => GSO_TCP4,
+            Segmentation::Tcp6 => GSO_TCP6,
+            Segmentation::Udp => GSO_UDP,
+        };
+        [if self.needs_checksum { NEEDS_CHECKSUM } else { 0 }, kind, h0, h1, s0, s1, c0, c1, o0, o1]
+    }
+}
+
+/// One queue of a device, for one shard.
+#[derive(Debug)]
+pub struct TunQueue(File);
+
+/// A device with its queues. It is gone when the last queue is closed.
+#[derive(Debug)]
+pub struct Tun {
+    /// The name that the kernel gave it.
+    pub name: String,
+    /// The queues, one per shard.
+    pub queues: Vec<TunQueue>,
+    /// Whether the kernel hands over UDP trains uncut.
+    pub udp_segmentation: bool,
+}
+
+impl Tun {
+    /// Makes a device called `name` (`%d` is replaced by a number) with `queues` queues.
+    ///
+    /// # Errors
+    /// Without CAP_NET_ADMIN, without /dev/net/tun, or when the name is taken.
+    pub fn create(name: &str, queues: usize) -> io::Result<Self> {
+        let mut device = Self { name: name.to_owned(), queues: Vec::new(), udp_segmentation: true };
+        for _ in 0..queues.max(1) {
+            let file = File::options().read(true).write(true).open("/dev/net/tun")?;
+            device.name = attach(&file, &device.name, queues > 1)?;
+            device.udp_segmentation &= offload(&file)?;
+            nonblocking(&file)?;
+            device.queues.push(TunQueue(file));
+        }
+        Ok(device)
+    }
+}
+
+impl TunQueue {
+    /// Reads the next packet, virtio header first, into `buffer`, which should have [`MAX_READ`] bytes.
+    ///
+    /// # Errors
+    /// `WouldBlock` when there is none.
+    pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&self.0).read(buffer)
+    }
+
+    /// Writes a packet, virtio header first, from its parts.
+    ///
+    /// # Errors
+    /// When the kernel refuses it.
+    pub fn write(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        (&self.0).write_vectored(parts)
+    }
+}
+
+impl AsFd for TunQueue {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Attaches a queue to the device `name`, and returns its full name.
+fn attach(file: &File, name: &str, several: bool) -> io::Result<String> {
+    // SAFETY: ifreq is plain data for which all zeros are valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    if name.len() >= request.ifr_name.len() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "device name is longer than 15 bytes"));
+    }
+    for (room, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *room = libc::c_char::from_ne_bytes([byte]);
+    }
+    let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | if several { libc::IFF_MULTI_QUEUE } else { 0 };
+    request.ifr_ifru.ifru_flags = libc::c_short::try_from(flags).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: TUNSETIFF reads and writes an ifreq, which lives through the call.
+    cvt(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF as libc::Ioctl, &raw mut request) })?;
+    let name = request.ifr_name.iter().take_while(|&&c| c != 0).map(|c| char::from(c.to_ne_bytes()[0]));
+    Ok(name.collect())
+}
+
+/// Switches offloads on; whether UDP segmentation is among them.
+fn offload(file: &File) -> io::Result<bool> {
+    let tcp = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
+    for (flags, udp) in [(tcp | libc::TUN_F_USO4 | libc::TUN_F_USO6, true), (tcp, false)] {
+        // SAFETY: TUNSETOFFLOAD takes its flags by value.
+        let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD as libc::Ioctl, libc::c_ulong::from(flags)) };
+        match cvt(result) {
+            Ok(_) => return Ok(udp),
+            Err(error) if udp && error.raw_os_error() == Some(libc::EINVAL) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(false)
+}
+
+fn nonblocking(file: &File) -> io::Result<()> {
+    // SAFETY: fcntl with F_SETFL takes its flags by value.
+    cvt(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) }).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_virtio_header_reads_back() {
+        let header = VnetHeader {
+            needs_checksum: true,
+            data_valid: false,
+            segmentation: Segmentation::Tcp6,
+            header_len: 72,
+            segment_size: 1336,
+            checksum_start: 40,
+            checksum_offset: 16,
+        };
+        assert_eq!(VnetHeader::parse(&header.to_bytes()), Some(header));
+        assert_eq!(VnetHeader::parse(&[0, 3, 0, 0, 0, 0, 0, 0, 0, 0]), None);
+    }
+}
