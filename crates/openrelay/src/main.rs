@@ -15,8 +15,6 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use failure::Failure;
-
 #[derive(Parser)]
 #[command(name = "openrelay", version, about = "A VPN that people can verify instead of trust", arg_required_else_help = true)]
 struct Cli {

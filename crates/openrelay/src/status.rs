@@ -59,6 +59,7 @@ pub(crate) fn counts_json(counts: &Counts) -> Value {
         "device_read": counts.device_read,
         "device_read_bytes": counts.device_read_bytes,
         "sent": counts.sent,
+        "originated": counts.originated,
         "received": counts.received,
         "delivered": counts.delivered,
         "delivered_bytes": counts.delivered_bytes,

@@ -46,6 +46,8 @@ pub struct Counts {
     pub device_read_bytes: u64,
     /// Datagrams with packets that the kernel took.
     pub sent: u64,
+    /// Datagrams that the circuit made of its own accord: handshakes, control, probes.
+    pub originated: u64,
     /// Datagrams that came in.
     pub received: u64,
     /// Packets that the device took, before they were joined.
@@ -277,6 +279,7 @@ impl Pump {
     fn report(&self) -> Counts {
         let mut counts = self.counts.clone();
         counts.sent = self.train.sent.datagrams;
+        counts.originated = self.originated.datagrams;
         counts.drops.count_many(DropReason::SendFailed, self.train.sent.failed);
         counts.delivered -= self.merger.refused;
         counts.drops.count_many(DropReason::TunnelFailed, self.merger.refused);

@@ -1,0 +1,395 @@
+//! `openrelay devnet demo`: the main job, and whether it is as promised.
+//!
+//! Owns the story: plain forwarding first, then the same through two hops with judges on the links, then what each relay could see, and the
+//! account of every datagram.
+
+use std::fs;
+use std::net::IpAddr;
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::{Value, json};
+
+use crate::devnet::temporary_dir;
+use crate::host::{Host, checked};
+use crate::judge::{LinkRule, Rules, Verdict};
+use crate::services::{ECHO, NAME, WEB};
+use crate::topology::{CLIENT_V4, CLIENT_V6, Network, Programs, Services};
+use crate::{say, talk};
+
+/// How the demonstration runs.
+#[derive(clap::Args, Clone)]
+pub(crate) struct Options {
+    /// One JSON object instead of a story
+    #[arg(long)]
+    json: bool,
+    /// MiB to fetch
+    #[arg(long, default_value_t = 256)]
+    mib: u64,
+    /// Start another relay program, for judging the judge
+    #[arg(long, value_name = "PROGRAM")]
+    relay: Option<std::path::PathBuf>,
+}
+
+impl Options {
+    pub(crate) fn to_arguments(&self) -> Vec<std::ffi::OsString> {
+        let mut arguments = vec!["--mib".into(), self.mib.to_string().into()];
+        if self.json {
+            arguments.push("--json".into());
+        }
+        if let Some(relay) = &self.relay {
+            arguments.extend(["--relay".into(), relay.into()]);
+        }
+        arguments
+    }
+}
+
+/// One running demonstration.
+struct Demo {
+    options: Options,
+    started: Instant,
+    programs: Programs,
+    network: Network,
+    services: Services,
+}
+
+/// What the demonstration found.
+struct Findings {
+    setup_ms: u64,
+    bytes: u64,
+    sha256_ok: bool,
+    gbit_s: f64,
+    plain_gbit_s: f64,
+    udp_ok: bool,
+    icmp_ok: bool,
+    given_back: bool,
+    core: Verdict,
+    lan: Verdict,
+    accounted: Result<()>,
+    warnings: Vec<String>,
+}
+
+/// Runs it; an error unless all is as promised.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let started = Instant::now();
+    let dir = temporary_dir()?;
+    let result = story(options, started, &dir);
+    let _ = fs::remove_dir_all(&dir);
+    let (findings, names) = result?;
+    let ok = findings.ok();
+    if options.json {
+        say(&findings.to_json(ok).to_string());
+    } else {
+        findings.tell(&names);
+    }
+    if ok { Ok(()) } else { bail!("not everything is as promised") }
+}
+
+/// The relays that the circuit went through.
+struct Names {
+    ingress: &'static str,
+    egress: &'static str,
+}
+
+fn story(options: &Options, started: Instant, dir: &std::path::Path) -> Result<(Findings, Names)> {
+    let mut programs = Programs::find()?;
+    if let Some(relay) = &options.relay {
+        programs.relay.clone_from(relay);
+    }
+    let network = Network::new(dir)?;
+    let services = network.serve(&programs, &[])?;
+    let mut demo = Demo { options: options.clone(), started, programs, network, services };
+    demo.progress("client, NAT, core, server, two ingresses and two egresses are up");
+    let plain = demo.fetch(options.mib, false)?;
+    demo.progress("fetched without a tunnel, for comparison");
+    let resolver_before = demo.host_state()?;
+    let core = demo.judge(&demo.network.core, demo.core_rules()?)?;
+    let lan = demo.judge(demo.network.host("nat")?, demo.lan_rules()?)?;
+    let config = dir.join("config/client/client.toml");
+    let output = demo.network.client.command(&demo.programs.openrelay).args(["up", "--wait", "--config"]).arg(config).output()?;
+    checked(&output, "openrelay up")?;
+    let status = demo.status()?;
+    let names = demo.names(&status)?;
+    demo.progress("two hops are up");
+    let fetched = demo.fetch(options.mib, false)?;
+    demo.progress("fetched through two hops over IPv4");
+    let fetched6 = demo.fetch(16, true)?;
+    demo.progress("fetched through two hops over IPv6");
+    let udp_ok = demo.exchange(false)? && demo.exchange(true)?;
+    let icmp_ok = demo.ping(false)? && demo.ping(true)?;
+    demo.progress("exchanged UDP and ICMP");
+    let (core, lan) = (core.verdict()?, lan.verdict()?);
+    demo.progress("the judges are done");
+    let accounted = demo.account();
+    let client_drops = demo.status()?;
+    let output = demo.network.client.command(&demo.programs.openrelay).arg("down").output()?;
+    checked(&output, "openrelay down")?;
+    let given_back = demo.host_state()? == resolver_before;
+    demo.progress("down");
+    let warnings = if client_drops["state"] == "connected" { vec![] } else { vec!["the circuit was lost".into()] };
+    let findings = Findings {
+        setup_ms: status["setup_ms"].as_u64().unwrap_or(0),
+        bytes: fetched["bytes"].as_u64().unwrap_or(0),
+        sha256_ok: fetched["sha256_ok"] == true && fetched6["sha256_ok"] == true,
+        gbit_s: fetched["gbit_s"].as_f64().unwrap_or(0.0),
+        plain_gbit_s: plain["gbit_s"].as_f64().unwrap_or(0.0),
+        udp_ok,
+        icmp_ok,
+        given_back,
+        core,
+        lan,
+        accounted,
+        warnings,
+    };
+    Ok((findings, names))
+}
+
+impl Demo {
+    fn progress(&self, what: &str) {
+        if !self.options.json {
+            talk(&format!("{:>6.2} s  {what}", self.started.elapsed().as_secs_f64()));
+        }
+    }
+
+    fn tool(&self, arguments: &[String]) -> Result<Value> {
+        let output = self.network.client.command(&self.programs.dev).args(arguments).output()?;
+        let text = checked(&output, &arguments.join(" "))?;
+        serde_json::from_str(text.trim()).context("a tool's output does not read")
+    }
+
+    fn fetch(&self, mib: u64, v6: bool) -> Result<Value> {
+        let mut arguments = vec!["fetch".to_owned(), format!("{NAME}:{WEB}"), (mib << 20).to_string()];
+        if v6 {
+            arguments.push("--v6".into());
+        }
+        self.tool(&arguments)
+    }
+
+    fn exchange(&self, v6: bool) -> Result<bool> {
+        let server = self.network.server(ECHO, v6)?;
+        let answer = self.tool(&["echo".into(), server.to_string(), "200".into()])?;
+        Ok(answer["answered"] == answer["sent"])
+    }
+
+    fn ping(&self, v6: bool) -> Result<bool> {
+        let server = self.network.address("server", v6)?.to_string();
+        let output = self.network.client.command("ping").args(["-n", "-q", "-c", "5", "-i", "0.05", "-W", "2", &server]).output()?;
+        Ok(output.status.success() && String::from_utf8_lossy(&output.stdout).contains(" 0% packet loss"))
+    }
+
+    fn status(&self) -> Result<Value> {
+        let output = self.network.client.command(&self.programs.openrelay).args(["status", "--json"]).output()?;
+        serde_json::from_slice(&output.stdout).context("openrelay status does not read")
+    }
+
+    fn names(&self, status: &Value) -> Result<Names> {
+        // The order in which the devnet names them to `selfhost init`.
+        let name = |key: &str| match status[key].as_u64() {
+            Some(1) => Ok("ingress-1"),
+            Some(2) => Ok("ingress-2"),
+            Some(3) => Ok("egress-1"),
+            Some(4) => Ok("egress-2"),
+            _ => bail!("status names no {key}"),
+        };
+        Ok(Names { ingress: name("ingress")?, egress: name("egress")? })
+    }
+
+    /// What `down` must give back: routes, rules, firewall, resolver.
+    fn host_state(&self) -> Result<String> {
+        self.network.client.sh(
+            "ip rule; ip -6 rule; ip route show table all; ip -6 route show table all | grep -v '^fe80\\|^multicast\\|expires'; nft list ruleset; cat /etc/resolv.conf",
+        )
+    }
+
+    fn judge(&self, host: &Host, rules: Rules) -> Result<Judge> {
+        let path = host.dir().join("rules.json");
+        fs::write(&path, serde_json::to_vec(&rules)?)?;
+        let mut command = host.command(&self.programs.dev);
+        command.arg("judge").arg("--rules").arg(path);
+        Judge::start(command)
+    }
+
+    fn core_rules(&self) -> Result<Rules> {
+        let server = self.servers()?;
+        let client: Vec<IpAddr> =
+            vec![CLIENT_V4.parse()?, CLIENT_V6.parse()?, self.network.address("nat", false)?, self.network.address("nat", true)?];
+        let link = |link: &str, forbidden: &[IpAddr], leg, names: &[&str]| LinkRule {
+            link: link.into(),
+            forbidden: forbidden.to_vec(),
+            leg,
+            names: names.iter().map(|name| (*name).into()).collect(),
+        };
+        let label = NAME.split('.').next().unwrap_or(NAME);
+        Ok(Rules {
+            port: 443,
+            links: vec![
+                link("nat", &server, Some(1), &[label]),
+                link("in1", &server, None, &[]),
+                link("in2", &server, None, &[]),
+                link("eg1", &client, Some(2), &[]),
+                link("eg2", &client, Some(2), &[]),
+                link("srv", &client, None, &[]),
+            ],
+        })
+    }
+
+    fn lan_rules(&self) -> Result<Rules> {
+        let rule = LinkRule { link: "lan".into(), forbidden: self.servers()?, leg: None, names: vec![] };
+        Ok(Rules { port: 443, links: vec![rule] })
+    }
+
+    fn servers(&self) -> Result<Vec<IpAddr>> {
+        Ok(vec![self.network.address("server", false)?, self.network.address("server", true)?])
+    }
+
+    /// Every datagram that somebody sent was received by somebody, or is in a counter of drops.
+    fn account(&mut self) -> Result<()> {
+        let client = self.status()?["traffic"].clone();
+        let number = |value: &Value, key: &str| value[key].as_u64().unwrap_or(0);
+        let drops = |value: &Value| -> u64 { value["drops"].as_object().map_or(0, |d| d.values().filter_map(Value::as_u64).sum()) };
+        let mut sent = number(&client, "sent") + number(&client, "originated");
+        let mut received = number(&client, "received") + number(&client, "receive_overflows");
+        let client_in = number(&client, "delivered") + number(&client, "control");
+        let client_up = number(&client, "device_read") - number(&client, "sent");
+        if number(&client, "received") + client_up != client_in + drops(&client) {
+            bail!("the client's account does not add up: {client}");
+        }
+        for (name, relay) in &mut self.services.relays {
+            let line: Value = serde_json::from_str(&relay.ask("USR1")?)?;
+            sent += number(&line, "sent");
+            received += number(&line, "received") + number(&line, "receive_overflows") - number(&line, "passed");
+            let parts = ["forwarded", "delivered", "control", "handshakes", "passed"].map(|key| number(&line, key));
+            let in_and_read = number(&line, "received") + number(&line, "device_read") + number(&line, "originated");
+            let out = parts.iter().sum::<u64>() + drops(&line) + number(&line, "sent") - number(&line, "forwarded");
+            if in_and_read != out {
+                bail!("the account of {name} does not add up: {line}");
+            }
+        }
+        if sent != received { bail!("{sent} datagrams were sent and {received} received or dropped by the kernel") }
+        Ok(())
+    }
+}
+
+/// A judge at work.
+struct Judge {
+    child: Child,
+    lines: std::io::BufReader<std::process::ChildStdout>,
+}
+
+impl Judge {
+    fn start(mut command: Command) -> Result<Self> {
+        use std::io::BufRead as _;
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let mut lines = std::io::BufReader::new(child.stdout.take().context("no output")?);
+        let mut line = String::new();
+        lines.read_line(&mut line)?;
+        if line.trim() != "ready" {
+            bail!("the judge does not start");
+        }
+        Ok(Self { child, lines })
+    }
+
+    fn verdict(mut self) -> Result<Verdict> {
+        use std::io::BufRead as _;
+        drop(self.child.stdin.take());
+        let mut line = String::new();
+        self.lines.read_line(&mut line)?;
+        self.child.wait()?;
+        serde_json::from_str(&line).context("the judge's verdict does not read")
+    }
+}
+
+impl Findings {
+    fn guilty(&self, links: &[&str]) -> u64 {
+        let verdicts = [&self.core, &self.lan];
+        let seen = verdicts.iter().flat_map(|verdict| &verdict.links).filter(|(link, _)| links.contains(&link.as_str()));
+        seen.map(|(_, seen)| seen.guilty).sum()
+    }
+
+    fn missed(&self) -> u64 {
+        [&self.core, &self.lan].iter().flat_map(|verdict| verdict.links.values()).map(|seen| seen.missed).sum()
+    }
+
+    fn ingress_saw_destination(&self) -> bool {
+        self.guilty(&["lan", "nat", "in1", "in2"]) > 0
+    }
+
+    fn egress_saw_client(&self) -> bool {
+        self.guilty(&["eg1", "eg2", "srv"]) > 0
+    }
+
+    fn ok(&self) -> bool {
+        let enough = self.core.sampled.iter().all(|bytes| *bytes >= 8 << 20) && self.missed() == 0;
+        self.sha256_ok
+            && self.udp_ok
+            && self.icmp_ok
+            && self.given_back
+            && self.accounted.is_ok()
+            && enough
+            && !self.ingress_saw_destination()
+            && !self.egress_saw_client()
+            && self.core.shared == 0
+            && self.warnings.is_empty()
+    }
+
+    fn to_json(&self, ok: bool) -> Value {
+        json!({
+            "schema": "openrelay.demo/1",
+            "ok": ok,
+            "hops": 2,
+            "setup_ms": self.setup_ms,
+            "bytes": self.bytes,
+            "sha256_ok": self.sha256_ok,
+            "gbit_s": self.gbit_s,
+            "plain_gbit_s": self.plain_gbit_s,
+            "ingress_saw_destination": self.ingress_saw_destination(),
+            "egress_saw_client": self.egress_saw_client(),
+            "shared_bytes_between_legs": self.core.shared,
+            "sampled_bytes": self.core.sampled,
+            "captures_missed": self.missed(),
+            "udp_ok": self.udp_ok,
+            "icmp_ok": self.icmp_ok,
+            "given_back": self.given_back,
+            "accounted": self.accounted.as_ref().map_or_else(|error| error.to_string(), |()| "exact".into()),
+        })
+    }
+
+    fn tell(&self, names: &Names) {
+        let yes = |good: bool| if good { "yes" } else { "NO" };
+        let seen = |links: &[&str]| -> u64 {
+            let all = [&self.core, &self.lan];
+            all.iter().flat_map(|v| &v.links).filter(|(link, _)| links.contains(&link.as_str())).map(|(_, s)| s.packets).sum()
+        };
+        say(&format!("\nyou → {} → {} → internet   (connected in {} ms)\n", names.ingress, names.egress, self.setup_ms));
+        say(&format!("  fetched             {} MiB over TCP, every byte right: {}", self.bytes >> 20, yes(self.sha256_ok)));
+        say(&format!("  UDP, ICMP           IPv4 and IPv6: {}, {}", yes(self.udp_ok), yes(self.icmp_ok)));
+        say(&format!("  speed               {:.2} Gbit/s through two hops, {:.2} Gbit/s without a tunnel", self.gbit_s, self.plain_gbit_s));
+        say(&format!(
+            "  ingress could see   your address; a destination in {} of {} packets on its side",
+            self.guilty(&["lan", "nat", "in1", "in2"]),
+            seen(&["lan", "nat", "in1", "in2"])
+        ));
+        say(&format!(
+            "  egress could see    the destination; your address in {} of {} packets on its side",
+            self.guilty(&["eg1", "eg2", "srv"]),
+            seen(&["eg1", "eg2", "srv"])
+        ));
+        say(&format!(
+            "  linking the legs    {} strings of 8 bytes in common, of {:.1} MiB and {:.1} MiB compared ({} packets missed)",
+            self.core.shared,
+            self.core.sampled[0] as f64 / f64::from(1 << 20),
+            self.core.sampled[1] as f64 / f64::from(1 << 20),
+            self.missed()
+        ));
+        say(&format!("  given back          routes, rules, firewall and resolver as before: {}", yes(self.given_back)));
+        match &self.accounted {
+            Ok(()) => say("  account             every datagram sent was received or counted as dropped"),
+            Err(error) => say(&format!("  account             {error}")),
+        }
+        for warning in &self.warnings {
+            say(&format!("  warning             {warning}"));
+        }
+        say("\nThese relays prove nothing yet (admission open, no attestation): this shows what the wires show.");
+    }
+}

@@ -1,0 +1,208 @@
+//! `openrelay devnet`: the network, kept by one process.
+//!
+//! Owns entering the namespaces (as root, or as a user inside a user namespace) and the few words that `break`, `status` and `down` say to
+//! the process that keeps the network. When that process ends, everything is gone.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::process::{Command as Process, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Subcommand;
+
+use crate::host::{PATH, check_tools};
+use crate::topology::{Network, Programs};
+use crate::{demo, say, talk};
+
+/// What to do with the network.
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Bring it up and leave it
+    Up,
+    /// Bring it up, show two hops at work, take it down
+    Demo(demo::Options),
+    /// Cut the link of a host, or mend it
+    Break {
+        /// nat, ingress-1, ingress-2, egress-1, egress-2, server
+        link: String,
+        /// Mend it instead
+        #[arg(long)]
+        mend: bool,
+    },
+    /// Say what is up
+    Status,
+    /// Take it down
+    Down,
+    /// Inside the namespaces already
+    #[command(hide = true)]
+    Inside {
+        #[command(subcommand)]
+        command: Inside,
+    },
+}
+
+/// What runs inside the namespaces.
+#[derive(Subcommand)]
+pub(crate) enum Inside {
+    Keep,
+    Demo(demo::Options),
+}
+
+pub(crate) fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Up => up(),
+        Command::Demo(options) => {
+            check_tools()?;
+            let mut inside = enter()?;
+            inside.args(["devnet", "inside", "demo"]).args(options.to_arguments());
+            let status = inside.status().context("cannot enter namespaces")?;
+            match status.code() {
+                Some(0) => Ok(()),
+                Some(code) => std::process::exit(code),
+                None => bail!("the demonstration was ended by a signal"),
+            }
+        }
+        Command::Break { link, mend } => {
+            Network::link_of(&link)?;
+            say(&ask(&format!("{} {link}", if mend { "mend" } else { "break" }))?);
+            Ok(())
+        }
+        Command::Status => {
+            say(&ask("status")?);
+            Ok(())
+        }
+        Command::Down => {
+            say(&ask("down")?);
+            Ok(())
+        }
+        Command::Inside { command: Inside::Keep } => keep(),
+        Command::Inside { command: Inside::Demo(options) } => demo::run(&options),
+    }
+}
+
+/// A command that runs this program in namespaces of its own; all that it starts ends with it.
+fn enter() -> Result<Process> {
+    let mut command = Process::new("unshare");
+    if !is_root() {
+        command.args(["--user", "--map-root-user"]);
+    }
+    command.args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private", "--"]);
+    command.arg(std::env::current_exe()?).env("PATH", format!("{PATH}:{}", std::env::var("PATH").unwrap_or_default()));
+    Ok(command)
+}
+
+fn is_root() -> bool {
+    openrelay_sys::sandbox::user() == 0
+}
+
+/// Where the keeper listens, for this user.
+fn socket() -> PathBuf {
+    let user = openrelay_sys::sandbox::user();
+    let dir = std::env::var_os("XDG_RUNTIME_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+    dir.join(format!("openrelay-devnet-{user}.sock"))
+}
+
+fn ask(what: &str) -> Result<String> {
+    let mut stream = UnixStream::connect(socket()).context("no devnet is up; bring one up with: openrelay devnet up")?;
+    stream.write_all(format!("{what}\n").as_bytes())?;
+    let mut answer = String::new();
+    for line in BufReader::new(stream).lines() {
+        answer += &line?;
+        answer.push('\n');
+    }
+    let answer = answer.trim().to_owned();
+    match answer.strip_prefix("error: ") {
+        Some(error) => bail!("{error}"),
+        None => Ok(answer),
+    }
+}
+
+fn up() -> Result<()> {
+    check_tools()?;
+    if UnixStream::connect(socket()).is_ok() {
+        bail!("a devnet is up already; see: openrelay devnet status");
+    }
+    let started = Instant::now();
+    let mut command = enter()?;
+    command.args(["devnet", "inside", "keep"]).env("OPENRELAY_DEVNET_SOCKET", socket());
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().context("cannot enter namespaces")?;
+    while UnixStream::connect(socket()).is_err() {
+        if let Some(status) = child.try_wait()? {
+            bail!("the devnet did not come up ({status})");
+        }
+        if started.elapsed() > Duration::from_secs(30) {
+            let _ = child.kill();
+            bail!("the devnet did not come up within 30 s");
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    say(&ask("status")?);
+    talk("a program on the client goes through two hops: run it with the nsenter line above");
+    Ok(())
+}
+
+/// Keeps the network until it is told otherwise.
+fn keep() -> Result<()> {
+    let dir = temporary_dir()?;
+    let programs = Programs::find()?;
+    let network = Network::new(&dir)?;
+    let mut services = network.serve(&programs, &[])?;
+    let mut command = network.client.command(&programs.openrelay);
+    let output = command.args(["up", "--wait", "--config"]).arg(dir.join("config/client/client.toml")).output()?;
+    crate::host::checked(&output, "openrelay up")?;
+    let path = PathBuf::from(std::env::var_os("OPENRELAY_DEVNET_SOCKET").context("no socket named")?);
+    let _ = std::fs::remove_file(&path);
+    let listener = UnixListener::bind(&path).context("cannot listen for devnet commands")?;
+    for stream in listener.incoming() {
+        let Ok(mut stream) = stream else { continue };
+        let mut line = String::new();
+        if BufReader::new(&stream).read_line(&mut line).is_err() {
+            continue;
+        }
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let answer = match words.as_slice() {
+            ["status"] => describe(&network, &programs, &mut services),
+            ["break", link] => network.set_link(link, false).map(|()| format!("the link of {link} is cut")),
+            ["mend", link] => network.set_link(link, true).map(|()| format!("the link of {link} is mended")),
+            ["down"] => {
+                let _ = stream.write_all(b"the devnet is down\n");
+                break;
+            }
+            _ => Err(anyhow::anyhow!("unknown command")),
+        };
+        let text = answer.unwrap_or_else(|error| format!("error: {error:#}"));
+        let _ = writeln!(stream, "{text}");
+    }
+    let _ = std::fs::remove_file(path);
+    let _ = network.client.command(&programs.openrelay).arg("down").output();
+    drop(services);
+    drop(network);
+    let _ = std::fs::remove_dir_all(dir);
+    Ok(())
+}
+
+fn describe(network: &Network, programs: &Programs, services: &mut crate::topology::Services) -> Result<String> {
+    let output = network.client.command(&programs.openrelay).arg("status").output()?;
+    let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+    for (name, relay) in &mut services.relays {
+        let state = if relay.is_running() { relay.ready.clone() } else { "ended".to_owned() };
+        text += &format!("  {name:<11} {} {state}\n", network.address(name, false)?);
+    }
+    text += &format!("  links       {}\n", Network::links().join(" "));
+    let pid = std::fs::read_link(format!("/proc/{}/ns/net", network.client.pid())).ok();
+    text += &format!("  client      its network namespace is {}\n", pid.map_or_else(|| "?".into(), |ns| ns.display().to_string()));
+    Ok(text)
+}
+
+/// A folder for this run.
+pub(crate) fn temporary_dir() -> Result<PathBuf> {
+    let dir = std::env::temp_dir().join(format!("openrelay-devnet-{}-{}", openrelay_sys::sandbox::user(), unique()));
+    std::fs::create_dir(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    Ok(dir)
+}
+
+fn unique() -> u128 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_nanos())
+}

@@ -1,0 +1,195 @@
+//! Hosts: network and mount namespaces, kept by a process that ends with ours.
+//!
+//! Owns how a program is run on a host, and the check for the tools that this takes.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Output, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+
+/// A tool that is not installed, with the line that installs it.
+#[derive(Debug)]
+pub(crate) struct Missing(String);
+
+impl std::fmt::Display for Missing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Missing {}
+
+const TOOLS: [(&str, &str); 6] = [
+    ("ip", "iproute2"),
+    ("nft", "nftables"),
+    ("ping", "iputils-ping"),
+    ("unshare", "util-linux"),
+    ("nsenter", "util-linux"),
+    ("mount", "mount"),
+];
+
+/// Checks that everything that hosts are made with is there.
+pub(crate) fn check_tools() -> Result<()> {
+    let missing: Vec<&str> = TOOLS.iter().filter(|(tool, _)| find(tool).is_none()).map(|(_, package)| *package).collect();
+    if !missing.is_empty() {
+        let line = format!("missing tools; install them with: apt-get install -y {}", missing.join(" "));
+        return Err(Missing(line).into());
+    }
+    if !Path::new("/dev/net/tun").exists() {
+        return Err(Missing("there is no /dev/net/tun; load it with: modprobe tun".into()).into());
+    }
+    Ok(())
+}
+
+fn find(tool: &str) -> Option<PathBuf> {
+    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
+    path.split(':').map(|dir| Path::new(dir).join(tool)).find(|path| path.exists())
+}
+
+/// The search path of programs on hosts.
+pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// One host.
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub(crate) name: &'static str,
+    pid: u32,
+    dir: PathBuf,
+    keeper: Child,
+    _lifeline: ChildStdin,
+}
+
+impl Host {
+    /// Makes a host with an /etc of its own below `dir`.
+    pub(crate) fn new(name: &'static str, dir: &Path) -> Result<Self> {
+        let dir = dir.join(name);
+        fs::create_dir_all(dir.join("etc")).context("cannot make a host's folder")?;
+        // The keeper reads its input until we are gone. The copy of /etc keeps every change away from the real one.
+        let script = format!(
+            "cp -a /etc/. {0}/etc/ 2>/dev/null; mount --bind {0}/etc /etc && rm -f /etc/resolv.conf && \
+             ip link set lo up && echo ready && exec cat >/dev/null",
+            dir.display()
+        );
+        let mut keeper = Command::new("unshare")
+            .args(["--net", "--mount", "--propagation", "private", "sh", "-c", &script])
+            .env("PATH", PATH)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot run unshare")?;
+        let lifeline = keeper.stdin.take().context("no lifeline")?;
+        let mut line = String::new();
+        BufReader::new(keeper.stdout.take().context("no output")?).read_line(&mut line)?;
+        if line.trim() != "ready" {
+            bail!("the host {name} does not start");
+        }
+        Ok(Self { name, pid: keeper.id(), dir, keeper, _lifeline: lifeline })
+    }
+
+    /// The process whose namespaces are the host's.
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// The host's folder.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// A command that will run on the host.
+    pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["--net", "--mount", "--target", &self.pid.to_string(), "--"]);
+        command.arg(program).env("PATH", PATH);
+        command.env("OPENRELAY_RUNTIME_DIR", self.dir.join("run")).env("OPENRELAY_STATE_DIR", self.dir.join("state"));
+        command
+    }
+
+    /// Runs a line of shell on the host.
+    pub(crate) fn sh(&self, line: &str) -> Result<String> {
+        let output = self.command("sh").args(["-ec", line]).output().context("cannot run a shell")?;
+        checked(&output, line)
+    }
+
+    /// Starts a program on the host and waits until it prints a line that begins with `ready`.
+    pub(crate) fn start(&self, mut command: Command, ready: &str) -> Result<Service> {
+        let log = fs::File::create(self.dir.join(format!("{}.log", self.name)))?;
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn()?;
+        let mut lines = BufReader::new(child.stdout.take().context("no output")?);
+        let mut line = String::new();
+        lines.read_line(&mut line)?;
+        if !line.starts_with(ready) {
+            let _ = child.kill();
+            let _ = child.wait();
+            let log = fs::read_to_string(self.dir.join(format!("{}.log", self.name))).unwrap_or_default();
+            bail!("{} did not start: {line}{log}", self.name);
+        }
+        Ok(Service { child, lines, ready: line.trim().to_owned() })
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = self.keeper.kill();
+        let _ = self.keeper.wait();
+    }
+}
+
+/// A program that runs on a host.
+pub(crate) struct Service {
+    child: Child,
+    lines: BufReader<std::process::ChildStdout>,
+    /// The line that it printed when it was ready.
+    pub(crate) ready: String,
+}
+
+impl Service {
+    /// Sends a signal and returns the next line that the program prints.
+    pub(crate) fn ask(&mut self, signal: &str) -> Result<String> {
+        self.signal(signal)?;
+        let mut line = String::new();
+        self.lines.read_line(&mut line)?;
+        Ok(line)
+    }
+
+    /// Sends a signal.
+    pub(crate) fn signal(&self, signal: &str) -> Result<()> {
+        let status = Command::new("kill").args(["-s", signal, &self.child.id().to_string()]).status()?;
+        if status.success() { Ok(()) } else { bail!("cannot signal a service") }
+    }
+
+    /// The program's process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it still runs.
+    pub(crate) fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.signal("TERM");
+        for _ in 0..100 {
+            if matches!(self.child.try_wait(), Ok(Some(_))) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The output of a program that must succeed.
+pub(crate) fn checked(output: &Output, what: &str) -> Result<String> {
+    if !output.status.success() {
+        bail!("{what}: {} {}", String::from_utf8_lossy(&output.stderr).trim(), output.status);
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}

@@ -1,0 +1,218 @@
+//! The judge: what a link shows to whoever listens on it.
+//!
+//! Owns captures and the three questions: does a packet on this link carry an address that must not be here, in a header or in
+//! a quote; does a name; and does any string of eight bytes of one leg appear on the other. Packets that it missed are told, and are no acquittal.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use openrelay_sys::capture::Capture;
+use openrelay_sys::event::wait;
+use openrelay_sys::net::Netlink;
+use serde::{Deserialize, Serialize};
+
+use crate::say;
+
+/// Bytes of payload kept of each leg: a little more than the eight MiB that are compared at least.
+const SAMPLE: usize = 9 << 20;
+const ETHERNET: usize = 14;
+
+/// What to watch.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Rules {
+    pub(crate) links: Vec<LinkRule>,
+    /// The relays' port: payloads of other ports are in clear for everybody and are not compared.
+    pub(crate) port: u16,
+}
+
+/// What must not be seen on one link.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct LinkRule {
+    pub(crate) link: String,
+    /// Addresses that no header and no quote may carry.
+    pub(crate) forbidden: Vec<IpAddr>,
+    /// The leg whose bytes are compared: 1 or 2.
+    pub(crate) leg: Option<u8>,
+    /// Names that no payload may carry.
+    pub(crate) names: Vec<String>,
+}
+
+/// What was seen.
+#[derive(Serialize, Deserialize, Default, Debug)]
+pub(crate) struct Verdict {
+    pub(crate) links: BTreeMap<String, Seen>,
+    /// Bytes of UDP payload compared, of leg 1 and leg 2.
+    pub(crate) sampled: [usize; 2],
+    /// Strings of eight bytes that stand on both legs.
+    pub(crate) shared: usize,
+}
+
+/// What was seen on one link.
+#[derive(Serialize, Deserialize, Default, Debug)]
+pub(crate) struct Seen {
+    pub(crate) packets: u64,
+    pub(crate) bytes: u64,
+    /// Packets with a forbidden address or a name.
+    pub(crate) guilty: u64,
+    /// Packets that the capture missed.
+    pub(crate) missed: u64,
+}
+
+/// Watches until the input ends, then prints the verdict as JSON.
+pub(crate) fn run(rules: &Path) -> Result<()> {
+    let rules: Rules = serde_json::from_slice(&std::fs::read(rules)?)?;
+    let mut netlink = Netlink::open()?;
+    let mut captures = Vec::new();
+    for rule in &rules.links {
+        let link = netlink.link(&rule.link).with_context(|| format!("there is no link {}", rule.link))?;
+        captures.push(Capture::start(link).context("cannot capture; this needs CAP_NET_RAW")?);
+    }
+    let over = Arc::new(AtomicBool::new(false));
+    let told = over.clone();
+    std::thread::spawn(move || {
+        let _ = std::io::stdin().read(&mut [0]);
+        told.store(true, Ordering::Relaxed);
+    });
+    say("ready");
+    let mut watch = Watch { rules, verdict: Verdict::default(), samples: [Vec::new(), Vec::new()] };
+    let mut buffer = vec![0; 1 << 17];
+    let fds: Vec<_> = captures.iter().map(AsFd::as_fd).collect();
+    loop {
+        let ending = over.load(Ordering::Relaxed);
+        wait(&fds, Duration::from_millis(20))?;
+        for (number, capture) in captures.iter().enumerate() {
+            while let Ok(len) = capture.read(&mut buffer) {
+                watch.see(number, buffer.get(..len).unwrap_or(&[]));
+            }
+        }
+        if ending {
+            break;
+        }
+    }
+    for (rule, capture) in watch.rules.links.iter().zip(&captures) {
+        watch.verdict.links.entry(rule.link.clone()).or_default().missed = capture.missed()?.into();
+    }
+    watch.compare();
+    say(&serde_json::to_string(&watch.verdict)?);
+    Ok(())
+}
+
+struct Watch {
+    rules: Rules,
+    verdict: Verdict,
+    samples: [Vec<u8>; 2],
+}
+
+impl Watch {
+    fn see(&mut self, number: usize, frame: &[u8]) {
+        let Some(rule) = self.rules.links.get(number) else { return };
+        let seen = self.verdict.links.entry(rule.link.clone()).or_default();
+        seen.packets += 1;
+        seen.bytes += frame.len() as u64;
+        let Some(packet) = frame.get(ETHERNET..) else { return };
+        let payload = udp_payload(packet, self.rules.port);
+        let sample = rule.leg.and_then(|leg| self.samples.get_mut(usize::from(leg) - 1));
+        let room = sample.as_ref().map_or(0, |sample| SAMPLE.saturating_sub(sample.len()));
+        // Searching payloads byte by byte is slow; what is compared is searched.
+        if is_guilty(rule, packet, payload, room > 0) {
+            seen.guilty += 1;
+        }
+        if let (Some(sample), Some(payload)) = (sample, payload) {
+            sample.extend_from_slice(payload.get(..payload.len().min(room)).unwrap_or(&[]));
+        }
+    }
+
+    /// Counts strings of eight bytes that stand in both samples.
+    fn compare(&mut self) {
+        self.verdict.sampled = [self.samples[0].len(), self.samples[1].len()];
+        let mut windows = self.samples.each_ref().map(|sample| {
+            let mut windows: Vec<u64> =
+                sample.windows(8).filter_map(|w| w.first_chunk::<8>()).map(|w| u64::from_be_bytes(*w)).collect();
+            windows.sort_unstable();
+            windows.dedup();
+            windows
+        });
+        let [first, second] = &mut windows;
+        let mut second = second.iter().peekable();
+        for window in first {
+            while second.next_if(|other| *other < window).is_some() {}
+            if second.peek().is_some_and(|other| *other == window) {
+                self.verdict.shared += 1;
+            }
+        }
+    }
+}
+
+/// Whether a packet carries what it must not.
+fn is_guilty(rule: &LinkRule, packet: &[u8], payload: Option<&[u8]>, search: bool) -> bool {
+    let header = match packet.first().map(|byte| byte >> 4) {
+        Some(4) => packet.get(12..20),
+        Some(6) => packet.get(8..40),
+        _ => return false,
+    };
+    let contains = |haystack: &[u8], needle: &[u8]| haystack.windows(needle.len()).any(|window| window == needle);
+    let octets = |address: &IpAddr| match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    };
+    let in_header = |address: &IpAddr| {
+        let octets = octets(address);
+        header.is_some_and(|header| header.chunks(octets.len()).any(|own| own == octets))
+    };
+    if rule.forbidden.iter().any(in_header) {
+        return true;
+    }
+    match payload {
+        // Ciphertext: four bytes would turn up by chance, sixteen or a name do not.
+        Some(payload) if search => {
+            let v6 = rule.forbidden.iter().filter(|address| address.is_ipv6());
+            v6.map(octets).any(|needle| contains(payload, &needle))
+                || rule.names.iter().any(|name| contains(payload, name.as_bytes()))
+        }
+        Some(_) => false,
+        // Everything else is in clear: quotes in ICMP errors, TCP, neighbour discovery.
+        None => rule.forbidden.iter().map(octets).any(|needle| contains(packet, &needle)),
+    }
+}
+
+/// The payload of a UDP packet from or to `port`; trains are one payload.
+fn udp_payload(packet: &[u8], port: u16) -> Option<&[u8]> {
+    let start = match packet.first()? >> 4 {
+        4 if packet.get(9) == Some(&17) => usize::from(packet.first()? & 0x0f) * 4,
+        6 if packet.get(6) == Some(&17) => 40,
+        _ => return None,
+    };
+    let ports = packet.get(start..start + 4)?;
+    ports.chunks(2).any(|own| own == port.to_be_bytes()).then(|| packet.get(start + 8..))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_addresses_in_headers_and_quotes_and_shared_strings() {
+        let rule = LinkRule { link: "x".into(), forbidden: vec!["192.0.2.9".parse().unwrap()], leg: Some(1), names: vec![] };
+        let mut packet = vec![0; 60];
+        packet[0] = 0x45;
+        packet[9] = 1;
+        assert!(!is_guilty(&rule, &packet, None, true));
+        packet[41..45].copy_from_slice(&[192, 0, 2, 9]);
+        assert!(is_guilty(&rule, &packet, None, true), "in a quote");
+        packet[41..45].fill(0);
+        packet[16..20].copy_from_slice(&[192, 0, 2, 9]);
+        assert!(is_guilty(&rule, &packet, Some(&[]), true), "in the header");
+
+        let rules = Rules { links: vec![], port: 443 };
+        let mut watch = Watch { rules, verdict: Verdict::default(), samples: [(0..100).collect(), (90..200).collect()] };
+        watch.compare();
+        assert_eq!(watch.verdict.shared, 3);
+    }
+}

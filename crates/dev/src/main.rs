@@ -1,0 +1,90 @@
+//! `openrelay-dev`: a whole network on one machine, for trying and testing.
+//!
+//! Owns nothing of the product: it starts `openrelay` and `openrelay-relay`, gives them hosts and links, and watches the links.
+
+mod demo;
+mod devnet;
+mod host;
+mod judge;
+mod services;
+mod topology;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "openrelay-dev", version, about = "Development tools of OpenRelay")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Client, NAT, two ingresses, two egresses and a small internet, in namespaces
+    Devnet {
+        #[command(subcommand)]
+        command: devnet::Command,
+    },
+    /// The servers of the small internet: web, DNS, echo
+    Internet {
+        /// Addresses to serve on
+        #[arg(required = true)]
+        addresses: Vec<IpAddr>,
+    },
+    /// Fetches bytes from the small internet's web server and checks them
+    Fetch {
+        /// HOST:PORT, or NAME:PORT to ask the resolver
+        host: String,
+        /// How many bytes
+        bytes: u64,
+        /// Use IPv6 only, or IPv4 only
+        #[arg(long)]
+        v6: bool,
+    },
+    /// Exchanges datagrams with the small internet's echo server
+    Echo {
+        server: SocketAddr,
+        #[arg(default_value_t = 100)]
+        count: u32,
+    },
+    /// Watches links of this network namespace
+    Judge {
+        /// What to look for
+        #[arg(long)]
+        rules: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Devnet { command } => devnet::run(command),
+        Command::Internet { addresses } => services::serve(&addresses),
+        Command::Fetch { host, bytes, v6 } => services::fetch(&host, bytes, v6),
+        Command::Echo { server, count } => services::exchange(server, count),
+        Command::Judge { rules } => judge::run(&rules),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            talk(&format!("openrelay-dev: {error:#}"));
+            ExitCode::from(if error.is::<host::Missing>() { 77 } else { 1 })
+        }
+    }
+}
+
+/// Prints a line of result.
+fn say(line: &str) {
+    use std::io::Write as _;
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+/// Prints a line of talk.
+fn talk(line: &str) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "{line}");
+}

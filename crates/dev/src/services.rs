@@ -1,0 +1,192 @@
+//! The small internet: web server, name server, echo server, and their clients.
+//!
+//! Owns a web server of known bytes, so that a fetch can be checked without the server's word for it.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use aws_lc_rs::digest::{Context, SHA256};
+use serde_json::json;
+
+use crate::say;
+
+/// The web server's port.
+pub(crate) const WEB: u16 = 80;
+/// The echo server's port.
+pub(crate) const ECHO: u16 = 7;
+const DNS: u16 = 53;
+/// The name that the name server knows.
+pub(crate) const NAME: &str = "web.devnet";
+const BLOCK: usize = 1 << 20;
+
+/// Serves until it is ended.
+pub(crate) fn serve(addresses: &[IpAddr]) -> Result<()> {
+    let v4 = addresses.iter().find_map(|address| if let IpAddr::V4(v4) = address { Some(*v4) } else { None });
+    let v6 = addresses.iter().find_map(|address| if let IpAddr::V6(v6) = address { Some(*v6) } else { None });
+    let mut threads = Vec::new();
+    for &address in addresses {
+        let web = TcpListener::bind((address, WEB)).context("cannot bind the web server")?;
+        let echo = UdpSocket::bind((address, ECHO)).context("cannot bind the echo server")?;
+        let dns = UdpSocket::bind((address, DNS)).context("cannot bind the name server")?;
+        threads.push(std::thread::spawn(move || serve_web(&web)));
+        threads.push(std::thread::spawn(move || answer(&echo, |datagram| Some(datagram.to_vec()))));
+        threads.push(std::thread::spawn(move || answer(&dns, |query| resolve(query, v4, v6))));
+    }
+    say("ready");
+    for thread in threads {
+        let _ = thread.join();
+    }
+    Ok(())
+}
+
+/// The bytes that the web server repeats: different in every eight of them.
+fn block() -> Vec<u8> {
+    let mut state = 0x0123_4567_89ab_cdefu64;
+    let mut bytes = Vec::with_capacity(BLOCK);
+    while bytes.len() < BLOCK {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes
+}
+
+fn serve_web(listener: &TcpListener) {
+    for stream in listener.incoming().flatten() {
+        std::thread::spawn(move || {
+            // A client that goes away in the middle is its own business.
+            let _ = serve_one(stream);
+        });
+    }
+}
+
+fn serve_one(mut stream: TcpStream) -> std::io::Result<()> {
+    let mut request = Vec::new();
+    let mut byte = [0; 512];
+    while !request.windows(4).any(|end| end == b"\r\n\r\n") && request.len() < 8_192 {
+        let read = stream.read(&mut byte)?;
+        if read == 0 {
+            return Ok(());
+        }
+        request.extend_from_slice(byte.get(..read).unwrap_or(&[]));
+    }
+    let line = String::from_utf8_lossy(&request);
+    let bytes: u64 = line.split(['/', ' ']).find_map(|word| word.parse().ok()).unwrap_or(0);
+    write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {bytes}\r\nConnection: close\r\n\r\n")?;
+    let block = block();
+    let mut left = bytes;
+    while left > 0 {
+        let now = usize::try_from(left).unwrap_or(BLOCK).min(BLOCK);
+        stream.write_all(block.get(..now).unwrap_or(&block))?;
+        left -= now as u64;
+    }
+    Ok(())
+}
+
+/// Fetches and checks; prints what it got as JSON.
+pub(crate) fn fetch(host: &str, bytes: u64, v6: bool) -> Result<()> {
+    let addresses = host.to_socket_addrs().with_context(|| format!("cannot resolve {host}"))?;
+    let address = addresses.into_iter().find(|address| address.is_ipv6() == v6).context("no address of that family")?;
+    let mut expected = Context::new(&SHA256);
+    let block = block();
+    let mut left = bytes;
+    while left > 0 {
+        let now = usize::try_from(left).unwrap_or(BLOCK).min(BLOCK);
+        expected.update(block.get(..now).unwrap_or(&block));
+        left -= now as u64;
+    }
+    let started = Instant::now();
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(10)).context("cannot connect")?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    write!(stream, "GET /{bytes} HTTP/1.1\r\nHost: {host}\r\n\r\n")?;
+    let mut buffer = vec![0; 1 << 18];
+    let mut got = Context::new(&SHA256);
+    let (mut received, mut head) = (0u64, Vec::new());
+    let mut in_head = true;
+    loop {
+        let read = stream.read(&mut buffer).context("the connection broke")?;
+        if read == 0 {
+            break;
+        }
+        let mut data = buffer.get(..read).unwrap_or(&[]);
+        if in_head {
+            head.extend_from_slice(data);
+            let Some(end) = head.windows(4).position(|end| end == b"\r\n\r\n") else { continue };
+            in_head = false;
+            data = head.get(end + 4..).unwrap_or(&[]);
+        }
+        got.update(data);
+        received += data.len() as u64;
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    let ok = received == bytes && got.finish().as_ref() == expected.finish().as_ref();
+    let gbit_s = received as f64 * 8.0 / seconds / 1e9;
+    say(&json!({ "bytes": received, "sha256_ok": ok, "seconds": seconds, "gbit_s": gbit_s }).to_string());
+    if ok { Ok(()) } else { bail!("got {received} of {bytes} bytes, or wrong ones") }
+}
+
+/// Sends datagrams of growing size and checks what comes back; prints how many did as JSON.
+pub(crate) fn exchange(server: SocketAddr, count: u32) -> Result<()> {
+    let any: SocketAddr = if server.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
+    let socket = UdpSocket::bind(any)?;
+    socket.connect(server)?;
+    socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+    let (mut answered, mut buffer) = (0, vec![0; 2_048]);
+    let mut times = Vec::new();
+    for number in 0..count {
+        let size = 16 + usize::try_from(number).unwrap_or(0) * 11 % 1_184;
+        let mut datagram = vec![number.to_le_bytes()[0]; size];
+        datagram[..4].copy_from_slice(&number.to_be_bytes());
+        let started = Instant::now();
+        socket.send(&datagram)?;
+        match socket.recv(&mut buffer) {
+            Ok(len) if buffer.get(..len) == Some(&datagram) => {
+                answered += 1;
+                times.push(started.elapsed());
+            }
+            Ok(_) => {}
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    times.sort();
+    let at = |part: usize| times.get(times.len() * part / 100).map_or(0, Duration::as_micros);
+    say(&json!({ "sent": count, "answered": answered, "p50_us": at(50), "p99_us": at(99) }).to_string());
+    if answered == count { Ok(()) } else { bail!("{answered} of {count} datagrams came back") }
+}
+
+fn answer(socket: &UdpSocket, reply: impl Fn(&[u8]) -> Option<Vec<u8>>) {
+    let mut buffer = vec![0; 65_536];
+    while let Ok((len, from)) = socket.recv_from(&mut buffer) {
+        if let Some(reply) = reply(buffer.get(..len).unwrap_or(&[])) {
+            let _ = socket.send_to(&reply, from);
+        }
+    }
+}
+
+/// Answers A and AAAA for the one name. Source: RFC 1035 §4.
+fn resolve(query: &[u8], v4: Option<Ipv4Addr>, v6: Option<Ipv6Addr>) -> Option<Vec<u8>> {
+    let name: Vec<u8> = NAME.split('.').flat_map(|label| [&[u8::try_from(label.len()).unwrap_or(0)], label.as_bytes()].concat()).chain([0]).collect();
+    let question = query.get(12..)?;
+    let known = question.get(..name.len()).is_some_and(|asked| asked.eq_ignore_ascii_case(&name));
+    let end = question.iter().position(|&byte| byte == 0)? + 5;
+    let kind = question.get(end - 4..end - 2)?;
+    let data = match (known, kind) {
+        (true, [0, 1]) => v4.map(|v4| v4.octets().to_vec()),
+        (true, [0, 28]) => v6.map(|v6| v6.octets().to_vec()),
+        _ => None,
+    };
+    let mut reply = query.get(..2)?.to_vec();
+    reply.extend_from_slice(&[0x81, if known { 0x80 } else { 0x83 }, 0, 1, 0, u8::from(data.is_some()), 0, 0, 0, 0]);
+    reply.extend_from_slice(question.get(..end)?);
+    if let Some(data) = data {
+        reply.extend_from_slice(&[0xc0, 12]);
+        reply.extend_from_slice(kind);
+        reply.extend_from_slice(&[0, 1, 0, 0, 0, 60, 0, u8::try_from(data.len()).ok()?]);
+        reply.extend_from_slice(&data);
+    }
+    Some(reply)
+}

@@ -1,0 +1,218 @@
+//! The network of the devnet.
+//!
+//! ```text
+//! client ── nat ──┐              ┌── ingress-1   ingress-2
+//!                 core (a router)┤
+//!      server ────┘              └── egress-1    egress-2
+//! ```
+//! Each relay has a network of its own, so that the rules that keep hops apart hold here as they do outside. All addresses
+//! are public-looking and exist in namespaces only.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::host::{Host, Service, checked};
+
+/// A host at the core: name, link, IPv4 network and IPv6 network, of which the core has .1 and the host .2.
+struct Site {
+    name: &'static str,
+    link: &'static str,
+    v4: &'static str,
+    v6: &'static str,
+}
+
+const SITES: [Site; 6] = [
+    Site { name: "nat", link: "nat", v4: "192.0.2", v6: "2001:db8:1:" },
+    Site { name: "ingress-1", link: "in1", v4: "198.51.100", v6: "2a10:1:1:" },
+    Site { name: "ingress-2", link: "in2", v4: "198.18.1", v6: "2a11:1:1:" },
+    Site { name: "egress-1", link: "eg1", v4: "203.0.113", v6: "2a12:1:1:" },
+    Site { name: "egress-2", link: "eg2", v4: "198.19.1", v6: "2a13:1:1:" },
+    Site { name: "server", link: "srv", v4: "93.184.215", v6: "2a14:1:1:" },
+];
+
+/// The client's addresses behind the NAT.
+pub(crate) const CLIENT_V4: &str = "192.168.77.2";
+/// The client's IPv6 address, which the NAT routes.
+pub(crate) const CLIENT_V6: &str = "2001:db8:77::2";
+/// Port of the relays.
+const PORT: u16 = 443;
+
+/// All hosts, linked.
+pub(crate) struct Network {
+    pub(crate) core: Host,
+    pub(crate) client: Host,
+    hosts: Vec<Host>,
+    pub(crate) dir: PathBuf,
+}
+
+impl Network {
+    /// Makes hosts and links below `dir`.
+    pub(crate) fn new(dir: &Path) -> Result<Self> {
+        let core = Host::new("core", dir)?;
+        let client = Host::new("client", dir)?;
+        let hosts: Result<Vec<Host>> = SITES.iter().map(|site| Host::new(site.name, dir)).collect();
+        let network = Self { core, client, hosts: hosts?, dir: dir.to_owned() };
+        network.link_sites()?;
+        network.link_client()?;
+        Ok(network)
+    }
+
+    fn link_sites(&self) -> Result<()> {
+        let mut core = String::from(FORWARD);
+        for (site, host) in SITES.iter().zip(&self.hosts) {
+            veth(&self.core, site.link, host, "wan")?;
+            core += &addresses(site.link, site.v4, site.v6, 1);
+            host.sh(&format!(
+                "{}ip route add default via {}.1\nip -6 route add default via {}:1\n",
+                addresses("wan", site.v4, site.v6, 2),
+                site.v4,
+                site.v6
+            ))?;
+        }
+        core += &format!("ip -6 route add 2001:db8:77::/64 via {}:2\n", SITES[0].v6);
+        self.core.sh(&core).map(drop)
+    }
+
+    fn link_client(&self) -> Result<()> {
+        let nat = self.host("nat")?;
+        veth(nat, "lan", &self.client, "eth0")?;
+        nat.sh(&format!(
+            "{FORWARD}ip addr add 192.168.77.1/24 dev lan\nip addr add 2001:db8:77::1/64 dev lan nodad\nip link set lan up\n\
+             nft 'table ip nat {{ chain post {{ type nat hook postrouting priority srcnat; oifname \"wan\" masquerade; }}; }}'\n"
+        ))?;
+        let script = format!(
+            "ip addr add {CLIENT_V4}/24 dev eth0\nip addr add {CLIENT_V6}/64 dev eth0 nodad\nip link set eth0 up\n\
+             ip route add default via 192.168.77.1\nip -6 route add default via 2001:db8:77::1\n\
+             echo 'nameserver {}' > /etc/resolv.conf\n",
+            self.address("server", false)?
+        );
+        self.client.sh(&script).map(drop)
+    }
+
+    /// The host called `name`.
+    pub(crate) fn host(&self, name: &str) -> Result<&Host> {
+        if name == "client" {
+            return Ok(&self.client);
+        }
+        self.hosts.iter().find(|host| host.name == name).with_context(|| format!("there is no host {name}"))
+    }
+
+    /// The address of a host at the core.
+    pub(crate) fn address(&self, name: &str, v6: bool) -> Result<IpAddr> {
+        let site = SITES.iter().find(|site| site.name == name).with_context(|| format!("there is no host {name}"))?;
+        let text = if v6 { format!("{}:2", site.v6) } else { format!("{}.2", site.v4) };
+        Ok(text.parse()?)
+    }
+
+    /// The names of all links at the core, as `break` takes them.
+    pub(crate) fn links() -> Vec<&'static str> {
+        SITES.iter().map(|site| site.name).collect()
+    }
+
+    /// The core's end of the link to `name`.
+    pub(crate) fn link_of(name: &str) -> Result<&'static str> {
+        match SITES.iter().find(|site| site.name == name) {
+            Some(site) => Ok(site.link),
+            None => bail!("there is no link {name}; there are: {}", Self::links().join(", ")),
+        }
+    }
+
+    /// Cuts or mends the link to `name`.
+    pub(crate) fn set_link(&self, name: &str, up: bool) -> Result<()> {
+        let link = Self::link_of(name)?;
+        if up {
+            let site = SITES.iter().find(|site| site.name == name).context("the link is there")?;
+            // A link that was down has lost its IPv6 address.
+            self.core.sh(&format!("ip link set {link} up; ip addr replace {}:1/64 dev {link} nodad\n", site.v6)).map(drop)
+        } else {
+            self.core.sh(&format!("ip link set {link} down")).map(drop)
+        }
+    }
+
+    /// Writes configurations, and starts servers and relays.
+    pub(crate) fn serve(&self, programs: &Programs, relay_arguments: &[&str]) -> Result<Services> {
+        let server = self.host("server")?;
+        let mut command = server.command(&programs.dev);
+        command.arg("internet").arg(self.address("server", false)?.to_string()).arg(self.address("server", true)?.to_string());
+        let internet = server.start(command, "ready")?;
+        self.selfhost(programs)?;
+        let mut relays = Vec::new();
+        for name in ["ingress-1", "ingress-2", "egress-1", "egress-2"] {
+            let host = self.host(name)?;
+            let mut command = host.command(&programs.relay);
+            command.arg("run").arg("--config").arg(self.dir.join("config").join(name).join("relay.toml")).args(relay_arguments);
+            relays.push((name, host.start(command, "ready")?));
+        }
+        Ok(Services { internet, relays })
+    }
+
+    /// `openrelay selfhost init` for this network, with both families of addresses.
+    fn selfhost(&self, programs: &Programs) -> Result<()> {
+        // A name with both addresses makes a relay that listens on both.
+        let mut hosts = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
+        for name in ["ingress-1", "ingress-2", "egress-1", "egress-2"] {
+            hosts += &format!("{} {name}.devnet\n{} {name}.devnet\n", self.address(name, false)?, self.address(name, true)?);
+        }
+        std::fs::write(self.client.dir().join("etc/hosts"), hosts)?;
+        let config = self.dir.join("config");
+        let mut command = self.client.command(&programs.openrelay);
+        command.args(["selfhost", "init", "--out"]).arg(&config);
+        for (option, names) in [("--ingress", ["ingress-1", "ingress-2"]), ("--egress", ["egress-1", "egress-2"])] {
+            for name in names {
+                command.arg(option).arg(format!("{name}.devnet:{PORT}"));
+            }
+        }
+        command.args(["--dns", &self.address("server", false)?.to_string()]);
+        let output = command.stdin(Stdio::null()).output().context("cannot run openrelay selfhost init")?;
+        checked(&output, "openrelay selfhost init").map(drop)
+    }
+
+    /// Where the small internet's servers answer.
+    pub(crate) fn server(&self, port: u16, v6: bool) -> Result<SocketAddr> {
+        Ok(SocketAddr::new(self.address("server", v6)?, port))
+    }
+}
+
+/// The programs of this checkout or installation, beside this one.
+pub(crate) struct Programs {
+    pub(crate) dev: PathBuf,
+    pub(crate) openrelay: PathBuf,
+    pub(crate) relay: PathBuf,
+}
+
+impl Programs {
+    pub(crate) fn find() -> Result<Self> {
+        let dev = std::env::current_exe()?;
+        let beside = |name: &str| -> Result<PathBuf> {
+            let path = dev.with_file_name(name);
+            if path.exists() { Ok(path) } else { bail!("{name} is not beside openrelay-dev; run: cargo build --release") }
+        };
+        Ok(Self { openrelay: beside("openrelay")?, relay: beside("openrelay-relay")?, dev })
+    }
+}
+
+/// Everything that runs.
+pub(crate) struct Services {
+    #[expect(dead_code, reason = "held for as long as it must run")]
+    pub(crate) internet: Service,
+    pub(crate) relays: Vec<(&'static str, Service)>,
+}
+
+const FORWARD: &str = "echo 1 > /proc/sys/net/ipv4/ip_forward\necho 1 > /proc/sys/net/ipv6/conf/all/forwarding\n";
+
+fn addresses(link: &str, v4: &str, v6: &str, host: u8) -> String {
+    format!("ip addr add {v4}.{host}/24 dev {link}\nip addr add {v6}:{host}/64 dev {link} nodad\nip link set {link} up\n")
+}
+
+/// Links two hosts.
+fn veth(a: &Host, a_link: &str, b: &Host, b_link: &str) -> Result<()> {
+    let line = format!("ip link add {a_link} numtxqueues 1 numrxqueues 1 type veth peer name {b_link} netns /proc/{}/ns/net", b.pid());
+    let output = Command::new("nsenter")
+        .args(["--net", "--target", &a.pid().to_string(), "--", "sh", "-ec", &line])
+        .output()
+        .context("cannot link two hosts")?;
+    checked(&output, &line).map(drop)
+}
