@@ -103,7 +103,7 @@ fn story(options: &Options, started: Instant, dir: &std::path::Path) -> Result<(
     demo.progress("client, NAT, core, server, two ingresses and two egresses are up");
     let plain = demo.fetch(options.mib, false)?;
     demo.progress("fetched without a tunnel, for comparison");
-    let resolver_before = demo.host_state()?;
+    let state_before = demo.host_state()?;
     let core = demo.judge(&demo.network.core, demo.core_rules()?)?;
     let lan = demo.judge(demo.network.host("nat")?, demo.lan_rules()?)?;
     let config = dir.join("config/client/client.toml");
@@ -125,7 +125,8 @@ fn story(options: &Options, started: Instant, dir: &std::path::Path) -> Result<(
     let client_drops = demo.status()?;
     let output = demo.network.client.command(&demo.programs.openrelay).arg("down").output()?;
     checked(&output, "openrelay down")?;
-    let given_back = demo.host_state()? == resolver_before;
+    let state_after = demo.host_state()?;
+    let given_back = state_after == state_before;
     demo.progress("down");
     let warnings = if client_drops["state"] == "connected" { vec![] } else { vec!["the circuit was lost".into()] };
     let findings = Findings {
@@ -198,7 +199,7 @@ impl Demo {
     /// What `down` must give back: routes, rules, firewall, resolver.
     fn host_state(&self) -> Result<String> {
         self.network.client.sh(
-            "ip rule; ip -6 rule; ip route show table all; ip -6 route show table all | grep -v '^fe80\\|^multicast\\|expires'; nft list ruleset; cat /etc/resolv.conf",
+            "ip rule; ip -6 rule; ip route show table all; ip -6 route show table all | grep -v 'fe80\\|multicast'; nft list ruleset; cat /etc/resolv.conf",
         )
     }
 
@@ -220,7 +221,8 @@ impl Demo {
             leg,
             names: names.iter().map(|name| (*name).into()).collect(),
         };
-        let label = NAME.split('.').next().unwrap_or(NAME);
+        // As it stands in a query: without the dots.
+        let label = NAME.split('.').next_back().unwrap_or(NAME);
         Ok(Rules {
             port: 443,
             links: vec![

@@ -57,8 +57,8 @@ pub(crate) struct Verdict {
 /// What was seen on one link.
 #[derive(Serialize, Deserialize, Default, Debug)]
 pub(crate) struct Seen {
+    /// Packets that crossed it, trains as one, by the link's own counters.
     pub(crate) packets: u64,
-    pub(crate) bytes: u64,
     /// Packets with a forbidden address or a name.
     pub(crate) guilty: u64,
     /// Packets that the capture missed.
@@ -80,14 +80,24 @@ pub(crate) fn run(rules: &Path) -> Result<()> {
         let _ = std::io::stdin().read(&mut [0]);
         told.store(true, Ordering::Relaxed);
     });
+    let before: Vec<u64> = rules.links.iter().map(|rule| crossed(&rule.link)).collect();
     say("ready");
     let mut watch = Watch { rules, verdict: Verdict::default(), samples: [Vec::new(), Vec::new()] };
     let mut buffer = vec![0; 1 << 17];
+    let mut narrowed = vec![false; captures.len()];
     let fds: Vec<_> = captures.iter().map(AsFd::as_fd).collect();
     loop {
         let ending = over.load(Ordering::Relaxed);
         wait(&fds, Duration::from_millis(20))?;
         for (number, capture) in captures.iter().enumerate() {
+            if let Some(rule) = watch.rules.links.get(number)
+                && !narrowed[number]
+                && watch.has_enough(rule)
+            {
+                // The kernel goes on looking at every header; what it finds innocent need not be copied.
+                capture.narrow(watch.rules.port, &rule.forbidden)?;
+                narrowed[number] = true;
+            }
             while let Ok(len) = capture.read(&mut buffer) {
                 watch.see(number, buffer.get(..len).unwrap_or(&[]));
             }
@@ -96,12 +106,22 @@ pub(crate) fn run(rules: &Path) -> Result<()> {
             break;
         }
     }
-    for (rule, capture) in watch.rules.links.iter().zip(&captures) {
-        watch.verdict.links.entry(rule.link.clone()).or_default().missed = capture.missed()?.into();
+    for ((rule, capture), before) in watch.rules.links.iter().zip(&captures).zip(before) {
+        let seen = watch.verdict.links.entry(rule.link.clone()).or_default();
+        seen.missed = capture.missed()?.into();
+        seen.packets = crossed(&rule.link) - before;
     }
     watch.compare();
     say(&serde_json::to_string(&watch.verdict)?);
     Ok(())
+}
+
+/// Packets that have crossed a link of this network namespace in either direction. Source: proc(5), /proc/net/dev.
+fn crossed(link: &str) -> u64 {
+    let table = std::fs::read_to_string("/proc/net/dev").unwrap_or_default();
+    let own = table.lines().find_map(|line| line.trim().strip_prefix(&format!("{link}:"))).unwrap_or("");
+    let numbers: Vec<u64> = own.split_whitespace().filter_map(|number| number.parse().ok()).collect();
+    numbers.get(1).unwrap_or(&0) + numbers.get(9).unwrap_or(&0)
 }
 
 struct Watch {
@@ -114,8 +134,6 @@ impl Watch {
     fn see(&mut self, number: usize, frame: &[u8]) {
         let Some(rule) = self.rules.links.get(number) else { return };
         let seen = self.verdict.links.entry(rule.link.clone()).or_default();
-        seen.packets += 1;
-        seen.bytes += frame.len() as u64;
         let Some(packet) = frame.get(ETHERNET..) else { return };
         let payload = udp_payload(packet, self.rules.port);
         let sample = rule.leg.and_then(|leg| self.samples.get_mut(usize::from(leg) - 1));
@@ -127,6 +145,12 @@ impl Watch {
         if let (Some(sample), Some(payload)) = (sample, payload) {
             sample.extend_from_slice(payload.get(..payload.len().min(room)).unwrap_or(&[]));
         }
+    }
+
+    /// Whether payloads of this link need not be seen any more.
+    fn has_enough(&self, rule: &LinkRule) -> bool {
+        let sample = rule.leg.and_then(|leg| self.samples.get(usize::from(leg) - 1));
+        sample.is_none_or(|sample| sample.len() >= SAMPLE)
     }
 
     /// Counts strings of eight bytes that stand in both samples.
@@ -177,8 +201,17 @@ fn is_guilty(rule: &LinkRule, packet: &[u8], payload: Option<&[u8]>, search: boo
                 || rule.names.iter().any(|name| contains(payload, name.as_bytes()))
         }
         Some(_) => false,
-        // Everything else is in clear: quotes in ICMP errors, TCP, neighbour discovery.
-        None => rule.forbidden.iter().map(octets).any(|needle| contains(packet, &needle)),
+        // Errors of ICMP quote packets in clear.
+        None if is_icmp(packet) => rule.forbidden.iter().map(octets).any(|needle| contains(packet, &needle)),
+        None => false,
+    }
+}
+
+fn is_icmp(packet: &[u8]) -> bool {
+    match packet.first().map(|byte| byte >> 4) {
+        Some(4) => packet.get(9) == Some(&1),
+        Some(6) => packet.get(6) == Some(&58),
+        _ => false,
     }
 }
 

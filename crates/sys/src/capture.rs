@@ -7,6 +7,7 @@
 
 use std::io;
 use std::mem::size_of;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use crate::cvt::{cvt, cvt_len};
@@ -59,6 +60,25 @@ impl Capture {
         cvt_len(unsafe { libc::recv(self.0.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) })
     }
 
+    /// From now on shows only packets that could be of interest to a judge: all but TCP, and all but UDP from or to `port`, and of those
+    /// the ones from or to a `forbidden` address.
+    ///
+    /// # Errors
+    /// When the kernel refuses the filter.
+    pub fn narrow(&self, port: u16, forbidden: &[IpAddr]) -> io::Result<()> {
+        let mut filter = filter(port, forbidden);
+        let program = libc::sock_fprog {
+            len: u16::try_from(filter.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
+            filter: filter.as_mut_ptr(),
+        };
+        let size = size_of::<libc::sock_fprog>() as libc::socklen_t;
+        // SAFETY: `program` and the filter that it points to live through the call, which copies them.
+        cvt(unsafe {
+            libc::setsockopt(self.0.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, (&raw const program).cast(), size)
+        })
+        .map(drop)
+    }
+
     /// Packets missed since this was asked last.
     ///
     /// # Errors
@@ -78,4 +98,81 @@ impl AsFd for Capture {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
+}
+
+/// The classic BPF program of [`Capture::narrow`]. Source: linux/Documentation/networking/filter.rst.
+fn filter(port: u16, forbidden: &[IpAddr]) -> Vec<libc::sock_filter> {
+    const LOAD_WORD: u16 = 0x20;
+    const LOAD_HALF: u16 = 0x28;
+    const LOAD_BYTE: u16 = 0x30;
+    const LOAD_HALF_X: u16 = 0x48;
+    const HEADER_TO_X: u16 = 0xb1;
+    const JUMP_EQUAL: u16 = 0x15;
+    const JUMP_BITS: u16 = 0x45;
+    const RETURN: u16 = 0x06;
+    const ALL: u32 = u32::MAX;
+    let op = |code, k| libc::sock_filter { code, jt: 0, jf: 0, k };
+    // "If the accumulator is (or is not) `k`, return `value`": a jump over the return otherwise.
+    let when = |equal: bool, k, value| {
+        let jump = libc::sock_filter { code: JUMP_EQUAL, jt: u8::from(!equal), jf: u8::from(equal), k };
+        [jump, op(RETURN, value)]
+    };
+    let family = |v6: bool| {
+        let mut part = vec![op(LOAD_BYTE, if v6 { 20 } else { 23 })];
+        for address in forbidden.iter().filter(|address| address.is_ipv6() == v6) {
+            match address {
+                IpAddr::V4(v4) => {
+                    for at in [26, 30] {
+                        part.push(op(LOAD_WORD, at));
+                        part.extend(when(true, v4.to_bits(), ALL));
+                    }
+                }
+                IpAddr::V6(v6) => {
+                    for at in [22u32, 38] {
+                        for (word, bytes) in (0u8..).zip(v6.octets().chunks_exact(4)) {
+                            let k = bytes.iter().fold(0, |k, byte| (k << 8) | u32::from(*byte));
+                            part.push(op(LOAD_WORD, at + 4 * u32::from(word)));
+                            // A word that differs ends the comparison: on to what follows the last word and its return.
+                            let left = (3 - word) * 2 + 1;
+                            part.push(libc::sock_filter { code: JUMP_EQUAL, jt: 0, jf: left, k });
+                        }
+                        part.push(op(RETURN, ALL));
+                    }
+                }
+            }
+        }
+        part.push(op(LOAD_BYTE, if v6 { 20 } else { 23 }));
+        part.extend(when(true, libc::IPPROTO_TCP as u32, 0));
+        part.extend(when(false, libc::IPPROTO_UDP as u32, ALL));
+        if v6 {
+            for at in [54, 56] {
+                part.push(op(LOAD_HALF, at));
+                part.extend(when(true, port.into(), 0));
+            }
+        } else {
+            part.push(op(LOAD_HALF, 20));
+            part.extend([libc::sock_filter { code: JUMP_BITS, jt: 0, jf: 1, k: 0x1fff }, op(RETURN, ALL)]);
+            part.push(op(HEADER_TO_X, 14));
+            for at in [14, 16] {
+                part.push(op(LOAD_HALF_X, at));
+                part.extend(when(true, port.into(), 0));
+            }
+        }
+        part.push(op(RETURN, ALL));
+        part
+    };
+    let (v4, v6) = (family(false), family(true));
+    let mut program = vec![op(LOAD_HALF, 12)];
+    // To the part of the family, or to a return that shows everything else.
+    program.push(libc::sock_filter { code: JUMP_EQUAL, jt: 0, jf: 1, k: libc::ETH_P_IP as u32 });
+    program.push(op(0x05, 2));
+    program.push(libc::sock_filter { code: JUMP_EQUAL, jt: 1, jf: 0, k: libc::ETH_P_IPV6 as u32 });
+    program.push(op(RETURN, ALL));
+    let v4_len = u32::try_from(v4.len()).unwrap_or(0);
+    // Reached with IPv6 at index 5 (jump over the IPv4 part), and with IPv4 at index 5 as well: the test tells them apart.
+    program.push(libc::sock_filter { code: JUMP_EQUAL, jt: 1, jf: 0, k: libc::ETH_P_IP as u32 });
+    program.push(op(0x05, v4_len));
+    program.extend(v4);
+    program.extend(v6);
+    program
 }

@@ -19,10 +19,9 @@ pub const BLOCKED_V4: [(Ipv4Addr, u8); 9] = [
     (Ipv4Addr::new(240, 0, 0, 0), 4),
 ];
 
-/// Blocked IPv6 networks with their prefix lengths. Addresses that carry an IPv4 address are blocked whole.
-pub const BLOCKED_V6: [(Ipv6Addr, u8); 7] = [
+/// Blocked IPv6 networks with their prefix lengths. Addresses that carry an IPv4 address are blocked whole: 64:ff9b::/96 is in the first one.
+pub const BLOCKED_V6: [(Ipv6Addr, u8); 6] = [
     (Ipv6Addr::UNSPECIFIED, 8),
-    (Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 32),
     (Ipv6Addr::new(0x2002, 0, 0, 0, 0, 0, 0, 0), 16),
     (Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0), 7),
     (Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10),
