@@ -199,7 +199,7 @@ impl Demo {
     /// What `down` must give back: routes, rules, firewall, resolver.
     fn host_state(&self) -> Result<String> {
         self.network.client.sh(
-            "ip rule; ip -6 rule; ip route show table all; ip -6 route show table all | grep -v 'fe80\\|multicast'; nft list ruleset; cat /etc/resolv.conf",
+            "ip rule; ip -6 rule; ip route show table all | sort; ip -6 route show table all | grep -v 'fe80\\|multicast' | sort; nft list ruleset; cat /etc/resolv.conf",
         )
     }
 

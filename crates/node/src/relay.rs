@@ -28,6 +28,7 @@ use crate::clock::Clock;
 use crate::config::{AdmissionMode, ConfigError, RelayFile, beside, check_listen, fault, public_key, read, read_secret};
 use crate::directory::VerifiedDirectory;
 use crate::random::OsRandom;
+use crate::train::Sockets;
 use handshakes::HandshakeThread;
 use worker::Worker;
 
@@ -74,7 +75,7 @@ impl StartError {
 pub struct Prepared {
     config: Arc<RelayConfig>,
     secret: RelaySecret,
-    sockets: Vec<Vec<UdpSocket>>,
+    sockets: Vec<Sockets>,
     queues: Vec<Option<TunQueue>>,
     conntrack: Vec<Option<openrelay_sys::conntrack::Conntrack>>,
     udp_segmentation: bool,
@@ -182,7 +183,7 @@ impl Relay {
         let shards = shard_count(file.shards);
         let mut prepared = Prepared {
             secret,
-            sockets: bind(&file.listen, shards)?,
+            sockets: bind(&file.listen, &config, shards)?,
             queues: Vec::new(),
             conntrack: Vec::new(),
             udp_segmentation: false,
@@ -199,11 +200,24 @@ impl Relay {
 }
 
 /// One set of sockets for each shard.
-fn bind(listen: &[SocketAddr], shards: u8) -> Result<Vec<Vec<UdpSocket>>, StartError> {
-    let one = |address: &SocketAddr| {
-        UdpSocket::bind(*address, true).map_err(StartError::host(format!("listen on {address} (UDP)")))
+fn bind(listen: &[SocketAddr], config: &RelayConfig, shards: u8) -> Result<Vec<Sockets>, StartError> {
+    let one = |address: SocketAddr, shared| {
+        UdpSocket::bind(address, shared).map_err(StartError::host(format!("listen on {address} (UDP)")))
     };
-    (0..shards).map(|_| listen.iter().map(one).collect()).collect()
+    let set = |_| {
+        let mut sockets = Sockets { listening: listen.len(), ..Sockets::default() };
+        for address in listen {
+            sockets.all.push(one(*address, true)?);
+        }
+        if config.is_ingress() {
+            for address in listen {
+                sockets.all.push(one(SocketAddr::new(address.ip(), 0), false)?);
+            }
+            sockets.relays = config.peers.values().map(|peer| peer.address).collect();
+        }
+        Ok(sockets)
+    };
+    (0..shards).map(set).collect()
 }
 
 fn shard_count(asked: u8) -> u8 {

@@ -1,11 +1,32 @@
-//! Trains: datagrams of one length to one address, sent with one system call.
+//! Trains: datagrams of one length to one address, sent with one system call; and the sockets that send them.
 //!
 //! Owns the buffer that outgoing datagrams are built and sealed in. A train ends at a shorter datagram, at another address or
 //! length, and when it is full.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use openrelay_sys::udp::{TRAIN_BYTES, TRAIN_SEGMENTS, UdpSocket};
+
+/// The sockets of one shard or client. Between relays each shard has sockets of its own: the port that all shards share is dealt out by
+/// the kernel by address, so an answer to one shard would reach another.
+#[derive(Debug, Default)]
+pub(crate) struct Sockets {
+    /// First those that clients reach, then those towards relays.
+    pub(crate) all: Vec<UdpSocket>,
+    /// How many of `all` clients reach.
+    pub(crate) listening: usize,
+    /// The relays that are reached through the others.
+    pub(crate) relays: BTreeSet<SocketAddr>,
+}
+
+impl Sockets {
+    fn towards(&self, to: SocketAddr) -> Option<&UdpSocket> {
+        let (listening, own) = self.all.split_at_checked(self.listening)?;
+        let side = if self.relays.contains(&to) { own } else { listening };
+        side.iter().find(|socket| socket.is_v6() == to.is_ipv6())
+    }
+}
 
 /// What became of the datagrams of trains.
 #[derive(Clone, Copy, Default, Debug)]
@@ -16,10 +37,9 @@ pub(crate) struct Sent {
 
 impl Sent {
     /// Sends `bytes` in datagrams of `stride` and counts them.
-    pub(crate) fn send(&mut self, sockets: &[UdpSocket], to: SocketAddr, bytes: &[u8], stride: usize) {
+    pub(crate) fn send(&mut self, sockets: &Sockets, to: SocketAddr, bytes: &[u8], stride: usize) {
         let datagrams = bytes.len().div_ceil(stride.max(1)) as u64;
-        let socket = sockets.iter().find(|socket| socket.is_v6() == to.is_ipv6());
-        let sent = socket.and_then(|socket| socket.send(to, bytes, stride).ok()).unwrap_or(0) as u64;
+        let sent = sockets.towards(to).and_then(|socket| socket.send(to, bytes, stride).ok()).unwrap_or(0) as u64;
         self.datagrams += sent;
         self.failed += datagrams - sent.min(datagrams);
     }
@@ -42,7 +62,7 @@ impl Train {
     }
 
     /// Room for the next datagram, of `len` bytes, to `to`; sends the train first if it does not fit. Finish it with [`Train::commit`].
-    pub(crate) fn room(&mut self, sockets: &[UdpSocket], to: SocketAddr, len: usize) -> &mut [u8] {
+    pub(crate) fn room(&mut self, sockets: &Sockets, to: SocketAddr, len: usize) -> &mut [u8] {
         let full = self.used + len > TRAIN_BYTES || self.used >= self.stride * TRAIN_SEGMENTS;
         if self.closed || full || self.to != Some(to) || len > self.stride {
             self.flush(sockets);
@@ -60,7 +80,7 @@ impl Train {
     }
 
     /// Sends what there is.
-    pub(crate) fn flush(&mut self, sockets: &[UdpSocket]) {
+    pub(crate) fn flush(&mut self, sockets: &Sockets) {
         if let (Some(to), Some(bytes)) = (self.to, self.buffer.get(..self.used))
             && self.used > 0
         {

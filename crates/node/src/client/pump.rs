@@ -20,7 +20,7 @@ use crate::clock::{Clock, unix_minutes};
 use crate::merge::Merger;
 use crate::random::OsRandom;
 use crate::split::Split;
-use crate::train::{Sent, Train};
+use crate::train::{Sent, Sockets, Train};
 
 /// Trains or device packets worked off before the other side is looked at.
 const BUDGET: usize = 16;
@@ -65,7 +65,7 @@ pub struct Counts {
 /// The data thread's belongings.
 pub(super) struct Pump {
     client: Client,
-    sockets: [UdpSocket; 1],
+    sockets: Sockets,
     queue: TunQueue,
     clock: Clock,
     random: OsRandom,
@@ -89,7 +89,7 @@ impl Pump {
     pub(super) fn new(client: Client, socket: UdpSocket, queue: TunQueue, udp_segmentation: bool, clock: Clock) -> Self {
         Self {
             client,
-            sockets: [socket],
+            sockets: Sockets { all: vec![socket], listening: 1, ..Sockets::default() },
             queue,
             clock,
             random: OsRandom::default(),
@@ -121,7 +121,7 @@ impl Pump {
         loop {
             let now = self.clock.now();
             let timeout = self.client.poll_timeout().since(now).min(LONGEST_WAIT);
-            let fds = [bell.as_fd(), self.sockets[0].as_fd(), self.queue.as_fd()];
+            let fds = [bell.as_fd(), self.sockets.all[0].as_fd(), self.queue.as_fd()];
             // An error here would be a programming error of ours; the loop goes on and works by its timeouts.
             let ready = wait(&fds, timeout).unwrap_or_default();
             if ready[1] {
@@ -146,7 +146,7 @@ impl Pump {
     fn receive(&mut self) {
         for _ in 0..BUDGET {
             let Some(room) = self.buffer.get_mut(..udp::TRAIN) else { return };
-            let Ok(train) = self.sockets[0].receive(room) else { return };
+            let Ok(train) = self.sockets.all[0].receive(room) else { return };
             let now = self.clock.now();
             self.handle_train(train, now);
         }
@@ -283,7 +283,7 @@ impl Pump {
         counts.drops.count_many(DropReason::SendFailed, self.train.sent.failed);
         counts.delivered -= self.merger.refused;
         counts.drops.count_many(DropReason::TunnelFailed, self.merger.refused);
-        counts.overflows = u64::from(self.sockets[0].overflows());
+        counts.overflows = u64::from(self.sockets.all[0].overflows());
         counts
     }
 }

@@ -16,7 +16,7 @@ use openrelay_proto::wire::padded;
 use openrelay_sys::conntrack::Conntrack;
 use openrelay_sys::event::{Waker, wait};
 use openrelay_sys::tun::{MAX_READ, TunQueue, VNET_LEN, VnetHeader};
-use openrelay_sys::udp::{self, UdpSocket};
+use openrelay_sys::udp;
 
 use super::ring::{Passed, RingReceiver, RingSender};
 use super::{Command, Report, SEND_FAILED};
@@ -24,15 +24,17 @@ use crate::clock::Clock;
 use crate::merge::Merger;
 use crate::random::OsRandom;
 use crate::split::Split;
-use crate::train::{Sent, Train};
+use crate::train::{Sent, Sockets, Train};
 
 /// Trains or device packets worked off before the other side is looked at.
 const BUDGET: usize = 16;
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// Sockets of a shard: of each family one for clients and one for relays.
+const MAX_SOCKETS: usize = 4;
 
 /// What a shard reads and writes.
 pub(super) struct Io {
-    pub(super) sockets: Vec<UdpSocket>,
+    pub(super) sockets: Sockets,
     pub(super) queue: Option<TunQueue>,
     pub(super) conntrack: Option<Conntrack>,
     pub(super) udp_segmentation: bool,
@@ -110,12 +112,12 @@ impl Worker {
     }
 
     /// Waits for something to do; which sockets (by number) and whether the device have something.
-    fn sleep(&self) -> ([bool; 2], bool) {
+    fn sleep(&self) -> ([bool; MAX_SOCKETS], bool) {
         let now = self.clock.now();
         let timeout = self.shard.poll_timeout().since(now).min(LONGEST_WAIT);
-        let mut fds: [BorrowedFd<'_>; 4] = [self.links.bell.as_fd(); 4];
+        let mut fds: [BorrowedFd<'_>; MAX_SOCKETS + 2] = [self.links.bell.as_fd(); MAX_SOCKETS + 2];
         let mut used = 1;
-        for socket in &self.io.sockets {
+        for socket in &self.io.sockets.all {
             fds[used] = socket.as_fd();
             used += 1;
         }
@@ -126,14 +128,15 @@ impl Worker {
         }
         // An error here would be a programming error of ours; the loop goes on and works by its timeouts.
         let ready = wait(&fds[..used], timeout).unwrap_or_default();
-        let sockets = self.io.sockets.len();
-        ([sockets > 0 && ready[1], sockets > 1 && ready[2]], self.io.queue.is_some() && ready[device_at])
+        let mut sockets = [false; MAX_SOCKETS];
+        sockets[..device_at - 1].copy_from_slice(&ready[1..device_at]);
+        (sockets, self.io.queue.is_some() && ready[device_at])
     }
 
     /// Works off what a socket has.
     fn receive(&mut self, number: usize) {
         for _ in 0..BUDGET {
-            let Some(socket) = self.io.sockets.get(number) else { return };
+            let Some(socket) = self.io.sockets.all.get(number) else { return };
             let Some(room) = self.buffer.get_mut(..udp::TRAIN) else { return };
             let Ok(train) = socket.receive(room) else { return };
             let now = self.clock.now();
@@ -365,7 +368,7 @@ impl Worker {
             originated: self.originated.datagrams + self.originated.failed,
             device_read: self.device_read,
             device_written: self.merger.written,
-            overflows: self.io.sockets.iter().map(|socket| u64::from(socket.overflows())).sum(),
+            overflows: self.io.sockets.all.iter().map(|socket| u64::from(socket.overflows())).sum(),
             sessions: sessions as u64,
             circuits: circuits as u64,
         }
