@@ -27,9 +27,9 @@ pub(crate) struct Options {
     /// MiB to fetch
     #[arg(long, default_value_t = 256)]
     mib: u64,
-    /// Start another relay program, for judging the judge
-    #[arg(long, value_name = "PROGRAM")]
-    relay: Option<std::path::PathBuf>,
+    /// Let the relays leak, for judging the judge
+    #[arg(long)]
+    leak: bool,
 }
 
 impl Options {
@@ -38,8 +38,8 @@ impl Options {
         if self.json {
             arguments.push("--json".into());
         }
-        if let Some(relay) = &self.relay {
-            arguments.extend(["--relay".into(), relay.into()]);
+        if self.leak {
+            arguments.push("--leak".into());
         }
         arguments
     }
@@ -94,9 +94,7 @@ struct Names {
 
 fn story(options: &Options, started: Instant, dir: &std::path::Path) -> Result<(Findings, Names)> {
     let mut programs = Programs::find()?;
-    if let Some(relay) = &options.relay {
-        programs.relay.clone_from(relay);
-    }
+    programs.leak = options.leak;
     let network = Network::new(dir)?;
     let services = network.serve(&programs, &[])?;
     let mut demo = Demo { options: options.clone(), started, programs, network, services };
@@ -107,7 +105,13 @@ fn story(options: &Options, started: Instant, dir: &std::path::Path) -> Result<(
     let core = demo.judge(&demo.network.core, demo.core_rules()?)?;
     let lan = demo.judge(demo.network.host("nat")?, demo.lan_rules()?)?;
     let config = dir.join("config/client/client.toml");
-    let output = demo.network.client.command(&demo.programs.openrelay).args(["up", "--wait", "--config"]).arg(config).output()?;
+    let output = demo
+        .network
+        .client
+        .command(&demo.programs.openrelay)
+        .args(["up", "--wait", "--config"])
+        .arg(config)
+        .output()?;
     checked(&output, "openrelay up")?;
     let status = demo.status()?;
     let names = demo.names(&status)?;
@@ -175,7 +179,12 @@ impl Demo {
 
     fn ping(&self, v6: bool) -> Result<bool> {
         let server = self.network.address("server", v6)?.to_string();
-        let output = self.network.client.command("ping").args(["-n", "-q", "-c", "5", "-i", "0.05", "-W", "2", &server]).output()?;
+        let output = self
+            .network
+            .client
+            .command("ping")
+            .args(["-n", "-q", "-c", "5", "-i", "0.05", "-W", "2", &server])
+            .output()?;
         Ok(output.status.success() && String::from_utf8_lossy(&output.stdout).contains(" 0% packet loss"))
     }
 
@@ -199,7 +208,7 @@ impl Demo {
     /// What `down` must give back: routes, rules, firewall, resolver.
     fn host_state(&self) -> Result<String> {
         self.network.client.sh(
-            "ip rule; ip -6 rule; ip route show table all | sort; ip -6 route show table all | grep -v 'fe80\\|multicast' | sort; nft list ruleset; cat /etc/resolv.conf",
+            "ip rule; ip -6 rule; ip -4 route show table all | sort; ip -6 route show table all | grep -v 'fe80\\|multicast' | sort; nft list ruleset; cat /etc/resolv.conf",
         )
     }
 
@@ -213,8 +222,12 @@ impl Demo {
 
     fn core_rules(&self) -> Result<Rules> {
         let server = self.servers()?;
-        let client: Vec<IpAddr> =
-            vec![CLIENT_V4.parse()?, CLIENT_V6.parse()?, self.network.address("nat", false)?, self.network.address("nat", true)?];
+        let client: Vec<IpAddr> = vec![
+            CLIENT_V4.parse()?,
+            CLIENT_V6.parse()?,
+            self.network.address("nat", false)?,
+            self.network.address("nat", true)?,
+        ];
         let link = |link: &str, forbidden: &[IpAddr], leg, names: &[&str]| LinkRule {
             link: link.into(),
             forbidden: forbidden.to_vec(),
@@ -249,7 +262,9 @@ impl Demo {
     fn account(&mut self) -> Result<()> {
         let client = self.status()?["traffic"].clone();
         let number = |value: &Value, key: &str| value[key].as_u64().unwrap_or(0);
-        let drops = |value: &Value| -> u64 { value["drops"].as_object().map_or(0, |d| d.values().filter_map(Value::as_u64).sum()) };
+        let drops = |value: &Value| -> u64 {
+            value["drops"].as_object().map_or(0, |d| d.values().filter_map(Value::as_u64).sum())
+        };
         let mut sent = number(&client, "sent") + number(&client, "originated");
         let mut received = number(&client, "received") + number(&client, "receive_overflows");
         let client_in = number(&client, "delivered") + number(&client, "control");
@@ -268,7 +283,9 @@ impl Demo {
                 bail!("the account of {name} does not add up: {line}");
             }
         }
-        if sent != received { bail!("{sent} datagrams were sent and {received} received or dropped by the kernel") }
+        if sent != received {
+            bail!("{sent} datagrams were sent and {received} received or dropped by the kernel")
+        }
         Ok(())
     }
 }
@@ -305,7 +322,8 @@ impl Judge {
 impl Findings {
     fn guilty(&self, links: &[&str]) -> u64 {
         let verdicts = [&self.core, &self.lan];
-        let seen = verdicts.iter().flat_map(|verdict| &verdict.links).filter(|(link, _)| links.contains(&link.as_str()));
+        let seen =
+            verdicts.iter().flat_map(|verdict| &verdict.links).filter(|(link, _)| links.contains(&link.as_str()));
         seen.map(|(_, seen)| seen.guilty).sum()
     }
 
@@ -361,12 +379,26 @@ impl Findings {
         let yes = |good: bool| if good { "yes" } else { "NO" };
         let seen = |links: &[&str]| -> u64 {
             let all = [&self.core, &self.lan];
-            all.iter().flat_map(|v| &v.links).filter(|(link, _)| links.contains(&link.as_str())).map(|(_, s)| s.packets).sum()
+            all.iter()
+                .flat_map(|v| &v.links)
+                .filter(|(link, _)| links.contains(&link.as_str()))
+                .map(|(_, s)| s.packets)
+                .sum()
         };
-        say(&format!("\nyou → {} → {} → internet   (connected in {} ms)\n", names.ingress, names.egress, self.setup_ms));
-        say(&format!("  fetched             {} MiB over TCP, every byte right: {}", self.bytes >> 20, yes(self.sha256_ok)));
+        say(&format!(
+            "\nyou → {} → {} → internet   (connected in {} ms)\n",
+            names.ingress, names.egress, self.setup_ms
+        ));
+        say(&format!(
+            "  fetched             {} MiB over TCP, every byte right: {}",
+            self.bytes >> 20,
+            yes(self.sha256_ok)
+        ));
         say(&format!("  UDP, ICMP           IPv4 and IPv6: {}, {}", yes(self.udp_ok), yes(self.icmp_ok)));
-        say(&format!("  speed               {:.2} Gbit/s through two hops, {:.2} Gbit/s without a tunnel", self.gbit_s, self.plain_gbit_s));
+        say(&format!(
+            "  speed               {:.2} Gbit/s through two hops, {:.2} Gbit/s without a tunnel",
+            self.gbit_s, self.plain_gbit_s
+        ));
         say(&format!(
             "  ingress could see   your address; a destination in {} of {} packets on its side",
             self.guilty(&["lan", "nat", "in1", "in2"]),

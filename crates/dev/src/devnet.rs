@@ -14,7 +14,7 @@ use clap::Subcommand;
 
 use crate::host::{PATH, check_tools};
 use crate::topology::{Network, Programs};
-use crate::{demo, say, talk};
+use crate::{check, demo, say, talk};
 
 /// What to do with the network.
 #[derive(Subcommand)]
@@ -23,6 +23,8 @@ pub(crate) enum Command {
     Up,
     /// Bring it up, show two hops at work, take it down
     Demo(demo::Options),
+    /// Bring it up and run all scenarios on it
+    Check,
     /// Cut the link of a host, or mend it
     Break {
         /// nat, ingress-1, ingress-2, egress-1, egress-2, server
@@ -48,22 +50,18 @@ pub(crate) enum Command {
 pub(crate) enum Inside {
     Keep,
     Demo(demo::Options),
+    Check,
 }
 
 pub(crate) fn run(command: Command) -> Result<()> {
     match command {
         Command::Up => up(),
         Command::Demo(options) => {
-            check_tools()?;
-            let mut inside = enter()?;
-            inside.args(["devnet", "inside", "demo"]).args(options.to_arguments());
-            let status = inside.status().context("cannot enter namespaces")?;
-            match status.code() {
-                Some(0) => Ok(()),
-                Some(code) => std::process::exit(code),
-                None => bail!("the demonstration was ended by a signal"),
-            }
+            let mut arguments = vec!["demo".into()];
+            arguments.extend(options.to_arguments());
+            inside(&arguments)
         }
+        Command::Check => inside(&["check".into()]),
         Command::Break { link, mend } => {
             Network::link_of(&link)?;
             say(&ask(&format!("{} {link}", if mend { "mend" } else { "break" }))?);
@@ -79,6 +77,19 @@ pub(crate) fn run(command: Command) -> Result<()> {
         }
         Command::Inside { command: Inside::Keep } => keep(),
         Command::Inside { command: Inside::Demo(options) } => demo::run(&options),
+        Command::Inside { command: Inside::Check } => check::run(),
+    }
+}
+
+/// Runs `devnet inside …` and ends as it ends.
+fn inside(arguments: &[std::ffi::OsString]) -> Result<()> {
+    check_tools()?;
+    let mut command = enter()?;
+    let status = command.args(["devnet", "inside"]).args(arguments).status().context("cannot enter namespaces")?;
+    match status.code() {
+        Some(0) => Ok(()),
+        Some(code) => std::process::exit(code),
+        None => bail!("ended by a signal"),
     }
 }
 
@@ -88,7 +99,17 @@ fn enter() -> Result<Process> {
     if !is_root() {
         command.args(["--user", "--map-root-user"]);
     }
-    command.args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private", "--"]);
+    command.args([
+        "--net",
+        "--mount",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "--mount-proc",
+        "--propagation",
+        "private",
+        "--",
+    ]);
     command.arg(std::env::current_exe()?).env("PATH", format!("{PATH}:{}", std::env::var("PATH").unwrap_or_default()));
     Ok(command)
 }
@@ -105,7 +126,8 @@ fn socket() -> PathBuf {
 }
 
 fn ask(what: &str) -> Result<String> {
-    let mut stream = UnixStream::connect(socket()).context("no devnet is up; bring one up with: openrelay devnet up")?;
+    let mut stream =
+        UnixStream::connect(socket()).context("no devnet is up; bring one up with: openrelay devnet up")?;
     stream.write_all(format!("{what}\n").as_bytes())?;
     let mut answer = String::new();
     for line in BufReader::new(stream).lines() {
@@ -192,7 +214,10 @@ fn describe(network: &Network, programs: &Programs, services: &mut crate::topolo
     }
     text += &format!("  links       {}\n", Network::links().join(" "));
     let pid = std::fs::read_link(format!("/proc/{}/ns/net", network.client.pid())).ok();
-    text += &format!("  client      its network namespace is {}\n", pid.map_or_else(|| "?".into(), |ns| ns.display().to_string()));
+    text += &format!(
+        "  client      its network namespace is {}\n",
+        pid.map_or_else(|| "?".into(), |ns| ns.display().to_string())
+    );
     Ok(text)
 }
 

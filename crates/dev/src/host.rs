@@ -33,7 +33,8 @@ const TOOLS: [(&str, &str); 6] = [
 
 /// Checks that everything that hosts are made with is there.
 pub(crate) fn check_tools() -> Result<()> {
-    let missing: Vec<&str> = TOOLS.iter().filter(|(tool, _)| find(tool).is_none()).map(|(_, package)| *package).collect();
+    let missing: Vec<&str> =
+        TOOLS.iter().filter(|(tool, _)| find(tool).is_none()).map(|(_, package)| *package).collect();
     if !missing.is_empty() {
         let line = format!("missing tools; install them with: apt-get install -y {}", missing.join(" "));
         return Err(Missing(line).into());
@@ -67,10 +68,12 @@ impl Host {
     pub(crate) fn new(name: &'static str, dir: &Path) -> Result<Self> {
         let dir = dir.join(name);
         fs::create_dir_all(dir.join("etc")).context("cannot make a host's folder")?;
+        // Without duplicate address detection, which makes a fresh link wait for seconds.
         // The keeper reads its input until we are gone. The copy of /etc keeps every change away from the real one.
         let script = format!(
             "cp -a /etc/. {0}/etc/ 2>/dev/null; mount --bind {0}/etc /etc && rm -f /etc/resolv.conf && \
-             ip link set lo up && echo ready && exec cat >/dev/null",
+             ip link set lo up && \
+             for knob in accept_dad dad_transmits; do echo 0 > /proc/sys/net/ipv6/conf/default/$knob; done && echo ready && exec cat >/dev/null",
             dir.display()
         );
         let mut keeper = Command::new("unshare")
@@ -161,7 +164,7 @@ impl Service {
         if status.success() { Ok(()) } else { bail!("cannot signal a service") }
     }
 
-    /// The program's process.
+    /// The program's process: nsenter becomes it.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }

@@ -195,9 +195,13 @@ fn is_guilty(rule: &LinkRule, packet: &[u8], payload: Option<&[u8]>, search: boo
     }
     match payload {
         // Ciphertext: four bytes would turn up by chance, sixteen or a name do not.
+        // An IPv4 address is looked for as it is written in sixteen bytes.
         Some(payload) if search => {
-            let v6 = rule.forbidden.iter().filter(|address| address.is_ipv6());
-            v6.map(octets).any(|needle| contains(payload, &needle))
+            let long = |address: &IpAddr| match address {
+                IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+                IpAddr::V6(v6) => v6.octets(),
+            };
+            rule.forbidden.iter().map(long).any(|needle| contains(payload, &needle))
                 || rule.names.iter().any(|name| contains(payload, name.as_bytes()))
         }
         Some(_) => false,
@@ -232,7 +236,8 @@ mod tests {
 
     #[test]
     fn finds_addresses_in_headers_and_quotes_and_shared_strings() {
-        let rule = LinkRule { link: "x".into(), forbidden: vec!["192.0.2.9".parse().unwrap()], leg: Some(1), names: vec![] };
+        let rule =
+            LinkRule { link: "x".into(), forbidden: vec!["192.0.2.9".parse().unwrap()], leg: Some(1), names: vec![] };
         let mut packet = vec![0; 60];
         packet[0] = 0x45;
         packet[9] = 1;
@@ -244,7 +249,8 @@ mod tests {
         assert!(is_guilty(&rule, &packet, Some(&[]), true), "in the header");
 
         let rules = Rules { links: vec![], port: 443 };
-        let mut watch = Watch { rules, verdict: Verdict::default(), samples: [(0..100).collect(), (90..200).collect()] };
+        let mut watch =
+            Watch { rules, verdict: Verdict::default(), samples: [(0..100).collect(), (90..200).collect()] };
         watch.compare();
         assert_eq!(watch.verdict.shared, 3);
     }

@@ -2,10 +2,12 @@
 //!
 //! Owns nothing of the product: it starts `openrelay` and `openrelay-relay`, gives them hosts and links, and watches the links.
 
+mod check;
 mod demo;
 mod devnet;
 mod host;
 mod judge;
+mod leak;
 mod services;
 mod topology;
 
@@ -51,6 +53,18 @@ enum Command {
         #[arg(default_value_t = 100)]
         count: u32,
     },
+    /// Runs openrelay-relay and leaks beside it, for judging the judge
+    LeakingRelay {
+        /// run --config FILE
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<std::ffi::OsString>,
+    },
+    /// Makes connection tracking forget what an address began
+    #[command(hide = true)]
+    Forget { address: IpAddr },
+    /// Leaks beside the relay of a configuration
+    #[command(hide = true)]
+    Leak { config: PathBuf },
     /// Watches links of this network namespace
     Judge {
         /// What to look for
@@ -65,6 +79,9 @@ fn main() -> ExitCode {
         Command::Internet { addresses } => services::serve(&addresses),
         Command::Fetch { host, bytes, v6 } => services::fetch(&host, bytes, v6),
         Command::Echo { server, count } => services::exchange(server, count),
+        Command::LeakingRelay { arguments } => leak::run(&arguments),
+        Command::Forget { address } => forget(address),
+        Command::Leak { config } => leak::beside(&config),
         Command::Judge { rules } => judge::run(&rules),
     };
     match result {
@@ -74,6 +91,10 @@ fn main() -> ExitCode {
             ExitCode::from(if error.is::<host::Missing>() { 77 } else { 1 })
         }
     }
+}
+
+fn forget(address: IpAddr) -> anyhow::Result<()> {
+    Ok(openrelay_sys::conntrack::Conntrack::open()?.forget(address)?)
 }
 
 /// Prints a line of result.

@@ -142,14 +142,18 @@ pub(crate) fn exchange(server: SocketAddr, count: u32) -> Result<()> {
         datagram[..4].copy_from_slice(&number.to_be_bytes());
         let started = Instant::now();
         socket.send(&datagram)?;
-        match socket.recv(&mut buffer) {
-            Ok(len) if buffer.get(..len) == Some(&datagram) => {
-                answered += 1;
-                times.push(started.elapsed());
+        // An answer that comes late is not an answer to what was asked after it.
+        loop {
+            match socket.recv(&mut buffer) {
+                Ok(len) if buffer.get(..len) == Some(&datagram) => {
+                    answered += 1;
+                    times.push(started.elapsed());
+                    break;
+                }
+                Ok(_) => {}
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => break,
+                Err(error) => return Err(error.into()),
             }
-            Ok(_) => {}
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
-            Err(error) => return Err(error.into()),
         }
     }
     times.sort();
@@ -169,7 +173,11 @@ fn answer(socket: &UdpSocket, reply: impl Fn(&[u8]) -> Option<Vec<u8>>) {
 
 /// Answers A and AAAA for the one name. Source: RFC 1035 §4.
 fn resolve(query: &[u8], v4: Option<Ipv4Addr>, v6: Option<Ipv6Addr>) -> Option<Vec<u8>> {
-    let name: Vec<u8> = NAME.split('.').flat_map(|label| [&[u8::try_from(label.len()).unwrap_or(0)], label.as_bytes()].concat()).chain([0]).collect();
+    let name: Vec<u8> = NAME
+        .split('.')
+        .flat_map(|label| [&[u8::try_from(label.len()).unwrap_or(0)], label.as_bytes()].concat())
+        .chain([0])
+        .collect();
     let question = query.get(12..)?;
     let known = question.get(..name.len()).is_some_and(|asked| asked.eq_ignore_ascii_case(&name));
     let end = question.iter().position(|&byte| byte == 0)? + 5;

@@ -126,7 +126,9 @@ impl Network {
         if up {
             let site = SITES.iter().find(|site| site.name == name).context("the link is there")?;
             // A link that was down has lost its IPv6 address.
-            self.core.sh(&format!("ip link set {link} up; ip addr replace {}:1/64 dev {link} nodad\n", site.v6)).map(drop)
+            self.core
+                .sh(&format!("ip link set {link} up; ip addr replace {}:1/64 dev {link} nodad\n", site.v6))
+                .map(drop)
         } else {
             self.core.sh(&format!("ip link set {link} down")).map(drop)
         }
@@ -136,14 +138,24 @@ impl Network {
     pub(crate) fn serve(&self, programs: &Programs, relay_arguments: &[&str]) -> Result<Services> {
         let server = self.host("server")?;
         let mut command = server.command(&programs.dev);
-        command.arg("internet").arg(self.address("server", false)?.to_string()).arg(self.address("server", true)?.to_string());
+        command
+            .arg("internet")
+            .arg(self.address("server", false)?.to_string())
+            .arg(self.address("server", true)?.to_string());
         let internet = server.start(command, "ready")?;
         self.selfhost(programs)?;
         let mut relays = Vec::new();
         for name in ["ingress-1", "ingress-2", "egress-1", "egress-2"] {
             let host = self.host(name)?;
-            let mut command = host.command(&programs.relay);
-            command.arg("run").arg("--config").arg(self.dir.join("config").join(name).join("relay.toml")).args(relay_arguments);
+            let mut command = host.command(if programs.leak { &programs.dev } else { &programs.relay });
+            if programs.leak {
+                command.arg("leaking-relay");
+            }
+            command
+                .arg("run")
+                .arg("--config")
+                .arg(self.dir.join("config").join(name).join("relay.toml"))
+                .args(relay_arguments);
             relays.push((name, host.start(command, "ready")?));
         }
         Ok(Services { internet, relays })
@@ -154,7 +166,8 @@ impl Network {
         // A name with both addresses makes a relay that listens on both.
         let mut hosts = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
         for name in ["ingress-1", "ingress-2", "egress-1", "egress-2"] {
-            hosts += &format!("{} {name}.devnet\n{} {name}.devnet\n", self.address(name, false)?, self.address(name, true)?);
+            hosts +=
+                &format!("{} {name}.devnet\n{} {name}.devnet\n", self.address(name, false)?, self.address(name, true)?);
         }
         std::fs::write(self.client.dir().join("etc/hosts"), hosts)?;
         let config = self.dir.join("config");
@@ -181,6 +194,8 @@ pub(crate) struct Programs {
     pub(crate) dev: PathBuf,
     pub(crate) openrelay: PathBuf,
     pub(crate) relay: PathBuf,
+    /// Whether relays are started so that they leak.
+    pub(crate) leak: bool,
 }
 
 impl Programs {
@@ -188,9 +203,13 @@ impl Programs {
         let dev = std::env::current_exe()?;
         let beside = |name: &str| -> Result<PathBuf> {
             let path = dev.with_file_name(name);
-            if path.exists() { Ok(path) } else { bail!("{name} is not beside openrelay-dev; run: cargo build --release") }
+            if path.exists() {
+                Ok(path)
+            } else {
+                bail!("{name} is not beside openrelay-dev; run: cargo build --release")
+            }
         };
-        Ok(Self { openrelay: beside("openrelay")?, relay: beside("openrelay-relay")?, dev })
+        Ok(Self { openrelay: beside("openrelay")?, relay: beside("openrelay-relay")?, dev, leak: false })
     }
 }
 
@@ -204,12 +223,17 @@ pub(crate) struct Services {
 const FORWARD: &str = "echo 1 > /proc/sys/net/ipv4/ip_forward\necho 1 > /proc/sys/net/ipv6/conf/all/forwarding\n";
 
 fn addresses(link: &str, v4: &str, v6: &str, host: u8) -> String {
-    format!("ip addr add {v4}.{host}/24 dev {link}\nip addr add {v6}:{host}/64 dev {link} nodad\nip link set {link} up\n")
+    format!(
+        "ip addr add {v4}.{host}/24 dev {link}\nip addr add {v6}:{host}/64 dev {link} nodad\nip link set {link} up\n"
+    )
 }
 
 /// Links two hosts.
 fn veth(a: &Host, a_link: &str, b: &Host, b_link: &str) -> Result<()> {
-    let line = format!("ip link add {a_link} numtxqueues 1 numrxqueues 1 type veth peer name {b_link} netns /proc/{}/ns/net", b.pid());
+    let line = format!(
+        "ip link add {a_link} numtxqueues 1 numrxqueues 1 type veth peer name {b_link} netns /proc/{}/ns/net",
+        b.pid()
+    );
     let output = Command::new("nsenter")
         .args(["--net", "--target", &a.pid().to_string(), "--", "sh", "-ec", &line])
         .output()

@@ -216,10 +216,7 @@ mod tests {
             issued: 1_000,
             expires: 2_000,
             single_operator: false,
-            relays: vec![
-                relay(1, Role::Ingress, "198.51.100.1:443"),
-                relay(2, Role::Egress, "203.0.113.1:443"),
-            ],
+            relays: vec![relay(1, Role::Ingress, "198.51.100.1:443"), relay(2, Role::Egress, "203.0.113.1:443")],
         }
     }
 

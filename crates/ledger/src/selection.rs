@@ -137,8 +137,7 @@ mod tests {
 
     fn directory(relays: Vec<Record>, single_operator: bool) -> Directory {
         let key = DirectoryKey::from_seed([7; 32]).unwrap();
-        let body =
-            Body { network: "t".into(), sequence: 1, issued: 0, expires: 10, single_operator, relays };
+        let body = Body { network: "t".into(), sequence: 1, issued: 0, expires: 10, single_operator, relays };
         Directory::verify(&key.sign(&body).unwrap(), &key.public(), 1, 0).unwrap()
     }
 
@@ -192,20 +191,14 @@ mod tests {
     #[test]
     fn one_person_may_run_both_hops_when_the_directory_says_so() {
         let relays = vec![relay(1, Role::Ingress, 1, 1, 1), relay(2, Role::Egress, 1, 1, 1)];
-        assert_eq!(
-            circuit(&directory(relays.clone(), false), &Wish::default(), |_| 0),
-            Err(SelectionError::Conflict)
-        );
+        assert_eq!(circuit(&directory(relays.clone(), false), &Wish::default(), |_| 0), Err(SelectionError::Conflict));
         assert!(circuit(&directory(relays, true), &Wish::default(), |_| 0).is_ok());
     }
 
     #[test]
     fn a_sticky_ingress_stays_and_a_wish_is_obeyed() {
-        let relays = vec![
-            relay(1, Role::Ingress, 1, 1, 1),
-            relay(2, Role::Ingress, 2, 2, 1),
-            relay(3, Role::Egress, 3, 3, 1),
-        ];
+        let relays =
+            vec![relay(1, Role::Ingress, 1, 1, 1), relay(2, Role::Ingress, 2, 2, 1), relay(3, Role::Egress, 3, 3, 1)];
         let directory = directory(relays, false);
         for dice in 0..10 {
             let wish = Wish { sticky_ingress: Some(2), ..Wish::default() };

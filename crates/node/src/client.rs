@@ -168,7 +168,11 @@ impl Connection {
         let (commands, command_receiver) = mpsc::channel();
         let bell = Arc::new(Waker::new().map_err(HostError::at("make an event descriptor"))?);
         let shared = Arc::new(Mutex::new(Shared::default()));
-        let queue = tun.queues.into_iter().next().ok_or_else(|| HostError::at("make the tunnel device")(io::ErrorKind::Other.into()))?;
+        let queue = tun
+            .queues
+            .into_iter()
+            .next()
+            .ok_or_else(|| HostError::at("make the tunnel device")(io::ErrorKind::Other.into()))?;
         let pump = Pump::new(client, socket, queue, udp_segmentation, clock).with_links(
             command_receiver,
             event_sender,
@@ -301,7 +305,9 @@ fn choose(path: &Path, options: &Options) -> Result<Plan, ConnectError> {
         u64::from_le_bytes(bytes) % limit.max(1)
     };
     let register = |record: &Record| {
-        directory.register(record).ok_or(ConnectError::Selection(SelectionError::NotThere(record.relay_id, record.role)))
+        directory
+            .register(record)
+            .ok_or(ConnectError::Selection(SelectionError::NotThere(record.relay_id, record.role)))
     };
     let (hops, ingress, egress) = if options.one_hop {
         let egress = selection::one_hop(directory.directory(), &wish, &mut below)?;
@@ -314,4 +320,3 @@ fn choose(path: &Path, options: &Options) -> Result<Plan, ConnectError> {
         .ok_or_else(|| crate::config::fault(path, "admission must be named"))?;
     Ok(Plan { file, directory, hops, consent, ingress, egress })
 }
-

@@ -8,7 +8,10 @@ use openrelay_proto::random::Random;
 pub struct OsRandom(SystemRandom);
 
 impl Random for OsRandom {
-    #[expect(clippy::expect_used, reason = "without randomness nothing may go on; aws-lc itself aborts before it fails")]
+    #[expect(
+        clippy::expect_used,
+        reason = "without randomness nothing may go on; aws-lc itself aborts before it fails"
+    )]
     fn fill(&mut self, bytes: &mut [u8]) {
         self.0.fill(bytes).expect("the system's generator works");
     }

@@ -19,13 +19,17 @@ use openrelay_ledger::record::Role;
 use openrelay_proto::drops::{DropReason, Drops};
 use openrelay_proto::index::{IndexKey, MAX_SHARDS, Slots};
 use openrelay_proto::keys::RelaySecret;
-use openrelay_proto::relay::{Gate, Handshaker, Load, OpenAdmission, Output, RelayConfig, Replays, Shard, ShardCounts, Shared};
+use openrelay_proto::relay::{
+    Gate, Handshaker, Load, OpenAdmission, Output, RelayConfig, Replays, Shard, ShardCounts, Shared,
+};
 use openrelay_sys::event::Waker;
 use openrelay_sys::tun::TunQueue;
 use openrelay_sys::udp::UdpSocket;
 
 use crate::clock::Clock;
-use crate::config::{AdmissionMode, ConfigError, RelayFile, beside, check_listen, fault, public_key, read, read_secret};
+use crate::config::{
+    AdmissionMode, ConfigError, RelayFile, beside, check_listen, fault, public_key, read, read_secret,
+};
 use crate::directory::VerifiedDirectory;
 use crate::random::OsRandom;
 use crate::train::Sockets;
@@ -309,7 +313,10 @@ fn new_bells(count: usize) -> Result<Vec<Arc<Waker>>, StartError> {
     bells.map_err(StartError::host("make an event descriptor"))
 }
 
-fn spawn<T: Send + 'static>(name: String, run: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>, StartError> {
+fn spawn<T: Send + 'static>(
+    name: String,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>, StartError> {
     let step = format!("start the thread {name}");
     std::thread::Builder::new().name(name).spawn(run).map_err(StartError::host(step))
 }

@@ -39,7 +39,9 @@ impl Split {
         }
         let headers = packet.transport + packet.transport_header_len(bytes);
         let asked = match (header.segmentation, packet.protocol) {
-            (Segmentation::Tcp4 | Segmentation::Tcp6, TCP) | (Segmentation::Udp, UDP) => usize::from(header.segment_size),
+            (Segmentation::Tcp4 | Segmentation::Tcp6, TCP) | (Segmentation::Udp, UDP) => {
+                usize::from(header.segment_size)
+            }
             (Segmentation::None, _) => usize::MAX,
             _ => return Err(DropReason::BadPacket),
         };

@@ -38,14 +38,18 @@ pub(crate) fn ask(method: &str, path: &str) -> Result<Option<serde_json::Value>,
     };
     let talk = |error: io::Error| Failure::new(1, format!("the daemon does not answer: {error}"));
     stream.set_read_timeout(Some(Duration::from_secs(30))).map_err(talk)?;
-    let request = format!("{method} {path} HTTP/1.1\r\nHost: openrelay\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+    let request =
+        format!("{method} {path} HTTP/1.1\r\nHost: openrelay\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
     stream.write_all(request.as_bytes()).map_err(talk)?;
     let mut answer = Vec::new();
     stream.take(MAX_ANSWER).read_to_end(&mut answer).map_err(talk)?;
     let text = String::from_utf8_lossy(&answer);
-    let (head, body) = text.split_once("\r\n\r\n").ok_or_else(|| Failure::plain("the daemon's answer does not read"))?;
+    let (head, body) =
+        text.split_once("\r\n\r\n").ok_or_else(|| Failure::plain("the daemon's answer does not read"))?;
     if !head.starts_with("HTTP/1.1 200") {
         return Err(Failure::new(1, format!("the daemon refused: {}", body.trim())));
     }
-    serde_json::from_str(body).map(Some).map_err(|error| Failure::plain(format!("the daemon's answer does not read: {error}")))
+    serde_json::from_str(body)
+        .map(Some)
+        .map_err(|error| Failure::plain(format!("the daemon's answer does not read: {error}")))
 }

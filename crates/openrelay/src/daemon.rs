@@ -47,9 +47,10 @@ impl Connected<IncomingStream<'_, UnixListener>> for Peer {
     fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
         let own = std::fs::metadata("/proc/self").map(|meta| std::os::unix::fs::MetadataExt::uid(&meta)).unwrap_or(0);
         let group = std::fs::metadata(socket()).map(|meta| std::os::unix::fs::MetadataExt::gid(&meta)).ok();
-        let allowed = stream.io().peer_cred().is_ok_and(|peer| {
-            peer.uid() == 0 || peer.uid() == own || (group != Some(0) && group == Some(peer.gid()))
-        });
+        let allowed = stream
+            .io()
+            .peer_cred()
+            .is_ok_and(|peer| peer.uid() == 0 || peer.uid() == own || (group != Some(0) && group == Some(peer.gid())));
         Self { allowed }
     }
 }
@@ -92,7 +93,8 @@ fn listen() -> Result<UnixListener, Failure> {
         return Err(Failure::plain("a daemon runs already; see: openrelay status"));
     }
     let _ = std::fs::remove_file(&path);
-    let listener = UnixListener::bind(&path).map_err(|error| Failure::plain(format!("cannot listen on {}: {error}", path.display())))?;
+    let listener = UnixListener::bind(&path)
+        .map_err(|error| Failure::plain(format!("cannot listen on {}: {error}", path.display())))?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o660)).map_err(Failure::plain)?;
     Ok(listener)
 }
@@ -201,7 +203,8 @@ impl Memory {
     /// A host where nothing can be kept works all the same; it then cannot notice an old directory after a restart, and says so.
     fn write(&self) {
         let text = json!({ "ingress": self.ingress, "sequence": self.sequence }).to_string();
-        let written = std::fs::create_dir_all(state_dir()).and_then(|()| std::fs::write(state_dir().join("memory.json"), text));
+        let written =
+            std::fs::create_dir_all(state_dir()).and_then(|()| std::fs::write(state_dir().join("memory.json"), text));
         if let Err(error) = written {
             talk(&format!("openrelay: warning: cannot remember the directory's number: {error}"));
         }

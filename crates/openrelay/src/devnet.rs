@@ -13,6 +13,8 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<(), Failure> {
     let error = Command::new(program).arg("devnet").args(arguments).exec();
     Err(Failure::new(
         77,
-        format!("cannot start openrelay-dev: {error}; in a checkout run: cargo build --release, elsewhere install the package openrelay-dev"),
+        format!(
+            "cannot start openrelay-dev: {error}; in a checkout run: cargo build --release, elsewhere install the package openrelay-dev"
+        ),
     ))
 }

@@ -16,7 +16,12 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(name = "openrelay", version, about = "A VPN that people can verify instead of trust", arg_required_else_help = true)]
+#[command(
+    name = "openrelay",
+    version,
+    about = "A VPN that people can verify instead of trust",
+    arg_required_else_help = true
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

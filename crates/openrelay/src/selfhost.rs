@@ -69,7 +69,9 @@ pub(crate) fn init(plan: &Plan) -> Result<(), Failure> {
 }
 
 fn relay(role: Role, number: u32, relay_id: u64, host: &str, random: &mut OsRandom) -> Result<Relay, Failure> {
-    let wrong = |why: &str| Failure::new(2, format!("--{role} {host}: {why}; write HOST:PORT, like 198.51.100.7:443 or [2001:db8::7]:443"));
+    let wrong = |why: &str| {
+        Failure::new(2, format!("--{role} {host}: {why}; write HOST:PORT, like 198.51.100.7:443 or [2001:db8::7]:443"))
+    };
     let addresses: Vec<SocketAddr> = host.to_socket_addrs().map_err(|error| wrong(&error.to_string()))?.collect();
     let v4 = addresses.iter().find(|address| address.is_ipv4());
     let v6 = addresses.iter().find(|address| address.is_ipv6());
@@ -115,7 +117,12 @@ fn folder(path: &Path) -> Result<(), Failure> {
 }
 
 fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Failure> {
-    let written = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path).and_then(|mut file| file.write_all(bytes));
+    let written = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(path)
+        .and_then(|mut file| file.write_all(bytes));
     written.map_err(|error| Failure::plain(format!("cannot write {}: {error}", path.display())))
 }
 
@@ -169,8 +176,15 @@ fn explain(plan: &Plan, relays: &[Relay]) {
     say(&format!("{out}/client/client.toml"));
     talk("\nNext:");
     for relay in relays {
-        talk(&format!("  copy {out}/{0} to {1} and run there as root: openrelay-relay run --config {0}/relay.toml", relay.name, relay.record.endpoints[0].ip()));
+        talk(&format!(
+            "  copy {out}/{0} to {1} and run there as root: openrelay-relay run --config {0}/relay.toml",
+            relay.name,
+            relay.record.endpoints[0].ip()
+        ));
     }
     talk(&format!("  here, as root: openrelay up --config {out}/client/client.toml --wait"));
-    talk(&format!("Keep {out}/directory.key safe and offline: it signs the next directory, due in {} days.", plan.days));
+    talk(&format!(
+        "Keep {out}/directory.key safe and offline: it signs the next directory, due in {} days.",
+        plan.days
+    ));
 }

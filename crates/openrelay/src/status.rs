@@ -40,13 +40,22 @@ fn lines(status: &Value) -> Vec<String> {
         _ => "Blocked     the circuit was lost; traffic stays blocked. Run: openrelay down".to_owned(),
     }];
     let operator = if status["single_operator"] == true { "   one operator runs all relays" } else { "" };
-    lines.push(format!("  network     {} (directory {} number {}){operator}", text("network"), text("directory"), number("directory_sequence")));
+    lines.push(format!(
+        "  network     {} (directory {} number {}){operator}",
+        text("network"),
+        text("directory"),
+        number("directory_sequence")
+    ));
     lines.push(format!("  relays      attestation {}   admission {}", text("attestation"), text("admission")));
     let traffic = &status["traffic"];
     let bytes = |key: &str| traffic[key].as_u64().unwrap_or(0);
     lines.push(format!(
         "  tunnel      {}   MTU {}   up {} B   down {} B   connected in {} ms",
-        text("device"), number("mtu"), bytes("device_read_bytes"), bytes("delivered_bytes"), number("setup_ms")
+        text("device"),
+        number("mtu"),
+        bytes("device_read_bytes"),
+        bytes("delivered_bytes"),
+        number("setup_ms")
     ));
     lines
 }

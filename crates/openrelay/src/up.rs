@@ -24,10 +24,12 @@ pub(crate) fn run(arguments: &UpArguments) -> Result<(), Failure> {
     if ask("GET", "/v1/status")?.is_some() {
         return Err(Failure::plain("a daemon runs already; see: openrelay status"));
     }
-    std::fs::create_dir_all(runtime_dir())
-        .map_err(|error| Failure::new(77, format!("cannot make {}: {error}; run: sudo openrelay up", runtime_dir().display())))?;
+    std::fs::create_dir_all(runtime_dir()).map_err(|error| {
+        Failure::new(77, format!("cannot make {}: {error}; run: sudo openrelay up", runtime_dir().display()))
+    })?;
     let log_path = runtime_dir().join("daemon.log");
-    let log = File::create(&log_path).map_err(|error| Failure::plain(format!("cannot write {}: {error}", log_path.display())))?;
+    let log = File::create(&log_path)
+        .map_err(|error| Failure::plain(format!("cannot write {}: {error}", log_path.display())))?;
     let own = std::env::current_exe().map_err(Failure::plain)?;
     let mut command = Command::new(own);
     command.args(["up", "--foreground", "--config"]).arg(&arguments.config);

@@ -25,7 +25,8 @@ use crate::session::frame;
 use crate::suite::Suites;
 use crate::time::Time;
 use crate::wire::{
-    DIRECT_OFFSET, FORWARD_LEN, FrameKind, HEADER_LEN, KIND_LEN, NESTED_OFFSET, NESTED_TRAILER, PacketType, TAG_LEN, take,
+    DIRECT_OFFSET, FORWARD_LEN, FrameKind, HEADER_LEN, KIND_LEN, NESTED_OFFSET, NESTED_TRAILER, PacketType, TAG_LEN,
+    take,
 };
 
 use leg::{Incoming, Leg, Stage};
@@ -205,9 +206,15 @@ impl Client {
     }
 
     /// Takes in a datagram; works in place.
-    pub fn handle_datagram(&mut self, datagram: &mut [u8], now: Time, minutes: u32, random: &mut dyn Random) -> Verdict {
+    pub fn handle_datagram(
+        &mut self,
+        datagram: &mut [u8],
+        now: Time,
+        minutes: u32,
+        random: &mut dyn Random,
+    ) -> Verdict {
         let result = match &mut self.outer {
-            None => self.handle_inner(datagram, 0, datagram.len(), (now, minutes), random),
+            None => self.handle_inner(datagram, 0, datagram.len(), now, random),
             Some(outer) => match outer.handle(datagram, now, random) {
                 Err(reason) => Err(reason),
                 Ok(Incoming::Forward) => {
@@ -217,7 +224,7 @@ impl Client {
                         Err(DropReason::UnknownCircuit)
                     } else {
                         let end = datagram.len() - TAG_LEN;
-                        self.handle_inner(datagram, HEADER_LEN + FORWARD_LEN, end, (now, minutes), random)
+                        self.handle_inner(datagram, HEADER_LEN + FORWARD_LEN, end, now, random)
                     }
                 }
                 Ok(Incoming::Control) => {
@@ -238,7 +245,7 @@ impl Client {
         datagram: &mut [u8],
         start: usize,
         end: usize,
-        (now, minutes): (Time, u32),
+        now: Time,
         random: &mut dyn Random,
     ) -> Result<Verdict, DropReason> {
         let slice = datagram.get_mut(start..end).ok_or(DropReason::BadFrame)?;
@@ -260,7 +267,7 @@ impl Client {
             Incoming::Forward => Err(DropReason::BadFrame),
             Incoming::Control => {
                 self.unanswered = None;
-                self.converse_inner(now, minutes, random);
+                self.converse_inner(now, random);
                 Ok(Verdict::Consumed)
             }
             Incoming::ProbeAck => {
@@ -278,6 +285,7 @@ impl Client {
     }
 
     /// Works off what the ingress says.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "whatever is not expected now breaks the protocol")]
     fn converse_outer(&mut self, now: Time, minutes: u32, random: &mut dyn Random) {
         loop {
             let Some(outer) = &mut self.outer else { return };
@@ -311,7 +319,8 @@ impl Client {
     }
 
     /// Works off what the egress says.
-    fn converse_inner(&mut self, now: Time, _minutes: u32, random: &mut dyn Random) {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "whatever is not expected now breaks the protocol")]
+    fn converse_inner(&mut self, now: Time, random: &mut dyn Random) {
         loop {
             let message = match self.inner.receive() {
                 Ok(Some(message)) => message,

@@ -225,8 +225,7 @@ impl Initiator {
         if let Some(own) = &self.static_key {
             state.mix_key(&own.agree(&remote).ok_or(Invalid)?.0);
         }
-        let payload: [u8; REPLY_PAYLOAD] =
-            state.decrypt_and_hash(packet.get(EPHEMERAL + 32..).ok_or(Invalid)?)?;
+        let payload: [u8; REPLY_PAYLOAD] = state.decrypt_and_hash(packet.get(EPHEMERAL + 32..).ok_or(Invalid)?)?;
         let remote_index = u32::from_be_bytes(take(&payload, 0).ok_or(Invalid)?);
         let suite = Suite::parse(payload[4]).filter(|&suite| self.offered.contains(suite)).ok_or(Invalid)?;
 
@@ -350,7 +349,12 @@ impl Accepted {
     ///
     /// # Errors
     /// [`Invalid`] when a key is a low-order point.
-    pub fn reply(mut self, suite: Suite, local_index: u32, random: &mut dyn Random) -> Result<(Replied, Vec<u8>), Invalid> {
+    pub fn reply(
+        mut self,
+        suite: Suite,
+        local_index: u32,
+        random: &mut dyn Random,
+    ) -> Result<(Replied, Vec<u8>), Invalid> {
         let ephemeral = RelaySecret::generate(random);
         let mut packet = vec![0; REPLY_LEN];
         random.fill(&mut packet[..HEADER_LEN]);
@@ -426,7 +430,12 @@ pub(crate) struct Rekey {
 
 impl Rekey {
     /// Starts a re-handshake with `to` in a session with transcript `hash` and rekey secret `psk`.
-    pub(crate) fn start(to: &Responder, hash: &[u8; 32], psk: &Secret, random: &mut dyn Random) -> Option<(Self, Vec<u8>)> {
+    pub(crate) fn start(
+        to: &Responder,
+        hash: &[u8; 32],
+        psk: &Secret,
+        random: &mut dyn Random,
+    ) -> Option<(Self, Vec<u8>)> {
         let ephemeral = RelaySecret::generate(random);
         let kem = KemPair::generate(random);
         let mut state = rekey_transcript(to, hash, psk);
@@ -519,4 +528,3 @@ fn put<'a>(rest: &mut &'a mut [u8], length: usize) -> Result<&'a mut [u8], Inval
     *rest = tail;
     Ok(head)
 }
-

@@ -84,7 +84,7 @@ impl RelaySecret {
     pub(crate) fn agree(&self, peer: &[u8; 32]) -> Option<Secret> {
         let key = agreement::PrivateKey::from_private_key(&agreement::X25519, &self.secret.0).ok()?;
         let peer = agreement::UnparsedPublicKey::new(&agreement::X25519, peer);
-        agreement::agree(&key, &peer, (), |shared| {
+        agreement::agree(&key, peer, (), |shared| {
             let mut out = Secret([0; 32]);
             if shared.len() != 32 || shared.iter().all(|&b| b == 0) {
                 return Err(());
@@ -138,11 +138,8 @@ mod tests {
     use super::*;
 
     fn hex<const N: usize>(text: &str) -> [u8; N] {
-        let mut out = [0; N];
-        for (i, byte) in out.iter_mut().enumerate() {
-            *byte = u8::from_str_radix(&text[2 * i..2 * i + 2], 16).unwrap();
-        }
-        out
+        let mut digits = text.chars().map(|digit| u8::try_from(digit.to_digit(16).unwrap()).unwrap());
+        [(); N].map(|()| digits.next().unwrap() * 16 + digits.next().unwrap())
     }
 
     /// Source: RFC 7748 §6.1.

@@ -82,7 +82,14 @@ impl Link {
     }
 
     /// A datagram with one frame, of `kind` and `body`, sealed, index still to be masked.
-    pub(crate) fn frame(&mut self, kind: FrameKind, body: &[u8], before: usize, after: usize, now: Time) -> Option<Vec<u8>> {
+    pub(crate) fn frame(
+        &mut self,
+        kind: FrameKind,
+        body: &[u8],
+        before: usize,
+        after: usize,
+        now: Time,
+    ) -> Option<Vec<u8>> {
         let mut datagram = vec![0; before + HEADER_LEN];
         datagram.push(kind.byte());
         datagram.extend_from_slice(body);

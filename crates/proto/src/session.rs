@@ -25,12 +25,14 @@ const EPOCH_PACKETS: u32 = 1 << 26;
 /// Time that one key seals at most, in seconds, while there is traffic.
 const EPOCH_TIME: Duration = Duration::from_secs(60);
 /// Last epoch of a generation: six bits on the wire. Reached only when re-handshakes fail for an hour.
-const LAST_EPOCH: u8 = 63;
+const LAST_EPOCH: u8 = EPOCH_MASK;
 /// How far ahead of the current epoch a packet may be: what a peer can have sealed while everything was lost.
 const EPOCHS_AHEAD: u8 = 8;
 /// How long the previous key still opens reordered packets.
 const PREVIOUS_TIME: Duration = Duration::from_secs(10);
-const GENERATION_BIT: u8 = 0x80;
+/// Flags on the wire: two bits of generation, six of epoch. Two bits, so that the generation before the last is not mistaken for the next.
+const GENERATION_SHIFT: u32 = 6;
+const EPOCH_MASK: u8 = (1 << GENERATION_SHIFT) - 1;
 /// Counters behind the highest one that are still accepted once: sessions of clients.
 pub const CLIENT_WINDOW: u64 = 64 * 63;
 /// The same for sessions between relays, where many users share one counter.
@@ -39,14 +41,14 @@ pub const HOP_WINDOW: u64 = 65_536;
 /// The root of one direction's keys in one epoch.
 #[derive(Debug)]
 struct Epoch {
-    generation: bool,
+    generation: u8,
     number: u8,
     secret: Secret,
     key: PacketKey,
 }
 
 impl Epoch {
-    fn first(suite: Suite, generation: bool, secret: Secret) -> Self {
+    fn first(suite: Suite, generation: u8, secret: Secret) -> Self {
         let key = PacketKey::new(suite, &expand(&secret, b"ORP/1 key").0);
         Self { generation, number: 0, secret, key }
     }
@@ -58,7 +60,7 @@ impl Epoch {
     }
 
     fn flags(&self) -> u8 {
-        self.number | if self.generation { GENERATION_BIT } else { 0 }
+        (self.generation << GENERATION_SHIFT) | self.number
     }
 }
 
@@ -105,11 +107,11 @@ impl Session {
             hash: established.hash,
             rekey_secret: keys.rekey.clone(),
             remote_index: established.remote_index,
-            send: Epoch::first(suite, false, keys.send.clone()),
+            send: Epoch::first(suite, 0, keys.send.clone()),
             send_counter: 0,
             sealed_in_epoch: 0,
             epoch_since: now,
-            receive: Epoch::first(suite, false, keys.receive.clone()),
+            receive: Epoch::first(suite, 0, keys.receive.clone()),
             window: Window::new(reach),
             previous: None,
             upcoming: None,
@@ -220,18 +222,15 @@ impl Session {
         {
             return previous.0.key.open(counter, datagram).map_err(|_| DropReason::BadTag);
         }
-        let generation = flags & GENERATION_BIT != 0;
-        let number = flags & !GENERATION_BIT;
-        if number > LAST_EPOCH {
-            return Err(DropReason::UnknownEpoch);
-        }
+        let (generation, number) = (flags >> GENERATION_SHIFT, flags & EPOCH_MASK);
         let base = if generation == self.receive.generation {
             if number <= self.receive.number {
                 return Err(DropReason::UnknownEpoch);
             }
             &self.receive
         } else {
-            &self.upcoming.as_ref().ok_or(DropReason::UnknownEpoch)?.receive
+            let upcoming = self.upcoming.as_ref().filter(|upcoming| upcoming.receive.generation == generation);
+            &upcoming.ok_or(DropReason::UnknownEpoch)?.receive
         };
         if number - base.number > EPOCHS_AHEAD {
             return Err(DropReason::UnknownEpoch);
@@ -248,7 +247,7 @@ impl Session {
     }
 
     /// The peer has moved on to a later key: follow it.
-    fn advance(&mut self, generation: bool, ahead: Option<Epoch>, now: Time) {
+    fn advance(&mut self, generation: u8, ahead: Option<Epoch>, now: Time) {
         let mut current = None;
         if generation != self.receive.generation
             && let Some(upcoming) = self.upcoming.take()
@@ -279,7 +278,7 @@ impl Session {
 
     /// Takes the keys of a finished re-handshake. The initiator uses them at once, the responder when the initiator does.
     pub(crate) fn install(&mut self, keys: SessionKeys, now: Time) {
-        let generation = !self.receive.generation;
+        let generation = next_generation(self.receive.generation);
         if self.initiator {
             self.use_generation(&keys, generation, now);
         }
@@ -287,7 +286,7 @@ impl Session {
         self.upcoming = Some(Box::new(Upcoming { receive, keys }));
     }
 
-    fn use_generation(&mut self, keys: &SessionKeys, generation: bool, now: Time) {
+    fn use_generation(&mut self, keys: &SessionKeys, generation: u8, now: Time) {
         self.send = Epoch::first(self.suite, generation, keys.send.clone());
         self.rekey_secret = keys.rekey.clone();
         self.sealed_in_epoch = 0;
@@ -312,6 +311,10 @@ impl Session {
     }
 }
 
+const fn next_generation(generation: u8) -> u8 {
+    (generation + 1) & 3
+}
+
 fn write_header(header: &mut [u8; HEADER_LEN], index: u32, flags: u8, counter: u64) {
     let truncated = counter.to_be_bytes();
     header[0] = PacketType::Data.byte();
@@ -332,4 +335,3 @@ fn apply(datagram: &mut [u8], mask: [u8; 5]) {
 pub(crate) fn frame(datagram: &[u8]) -> &[u8] {
     datagram.get(HEADER_LEN..datagram.len().saturating_sub(TAG_LEN)).unwrap_or(&[])
 }
-

@@ -55,6 +55,23 @@ fn keys_are_replaced_without_losing_a_packet() {
     net.check_accounting();
 }
 
+/// Keys of the generation before the last were mistaken for those of the next.
+#[test]
+fn rekeys_in_quick_succession_lose_nothing() {
+    let mut net = Network::new(13);
+    net.connect();
+    for round in 0..12u32 {
+        net.rekey();
+        for _ in 0..5 {
+            let up = net.send_up(&network::udp4(&round.to_be_bytes()));
+            assert_eq!(up.len(), 1, "round {round}");
+            assert_eq!(net.send_down(&network::answer4(&up[0].bytes, b"x")).len(), 1, "round {round}");
+        }
+        net.advance_millis(300);
+    }
+    net.check_accounting();
+}
+
 #[test]
 fn a_client_that_moves_keeps_its_circuit() {
     let mut net = Network::new(4);

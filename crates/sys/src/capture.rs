@@ -34,7 +34,8 @@ impl Capture {
         for name in [libc::SO_RCVBUFFORCE, libc::SO_RCVBUF] {
             let (bytes, size) = (RECEIVE_BUFFER, size_of::<libc::c_int>() as libc::socklen_t);
             // SAFETY: the value lives through the call and has `size` bytes.
-            let set = unsafe { libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, name, (&raw const bytes).cast(), size) };
+            let set =
+                unsafe { libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, name, (&raw const bytes).cast(), size) };
             if set == 0 {
                 break;
             }
@@ -74,7 +75,13 @@ impl Capture {
         let size = size_of::<libc::sock_fprog>() as libc::socklen_t;
         // SAFETY: `program` and the filter that it points to live through the call, which copies them.
         cvt(unsafe {
-            libc::setsockopt(self.0.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, (&raw const program).cast(), size)
+            libc::setsockopt(
+                self.0.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_ATTACH_FILTER,
+                (&raw const program).cast(),
+                size,
+            )
         })
         .map(drop)
     }
@@ -88,7 +95,13 @@ impl Capture {
         let mut len = size_of::<[u32; 2]>() as libc::socklen_t;
         // SAFETY: tpacket_stats is two u32, packets and drops; `stats` lives through the call and has `len` bytes.
         cvt(unsafe {
-            libc::getsockopt(self.0.as_raw_fd(), libc::SOL_PACKET, libc::PACKET_STATISTICS, stats.as_mut_ptr().cast(), &raw mut len)
+            libc::getsockopt(
+                self.0.as_raw_fd(),
+                libc::SOL_PACKET,
+                libc::PACKET_STATISTICS,
+                stats.as_mut_ptr().cast(),
+                &raw mut len,
+            )
         })?;
         Ok(stats[1])
     }

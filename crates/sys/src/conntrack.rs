@@ -83,7 +83,8 @@ mod tests {
     #[test]
     fn the_message_has_the_bytes_that_the_kernel_reads() {
         let message = delete_message("10.9.0.2".parse().unwrap());
-        let expected = "30000000020105000000000000000000020100001000018 00c00018008000100 0a0900020c0019800800010001000000";
+        let expected =
+            "30000000020105000000000000000000020100001000018 00c00018008000100 0a0900020c0019800800010001000000";
         let expected: String = expected.split(' ').collect();
         let hex: String = message.iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(hex, expected);

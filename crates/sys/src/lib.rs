@@ -3,9 +3,9 @@
 //! Owns every `unsafe` block of the project, each with the reason why it is sound. Knows no protocol: bytes, addresses and
 //! file descriptors only.
 
-mod cvt;
 pub mod capture;
 pub mod conntrack;
+mod cvt;
 pub mod event;
 pub mod net;
 pub mod nft;

@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 use std::io;
 
 use caps::{CapSet, Capability, CapsHashSet};
-use seccompiler::{BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+};
 
 use crate::cvt::cvt;
 
@@ -100,7 +102,8 @@ pub fn drop_privileges(id: Option<u32>) -> Result<(), SandboxError> {
 /// When a kernel that has landlock refuses.
 pub fn forbid_files() -> Result<bool, SandboxError> {
     use landlock::{
-        ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreated, RulesetStatus, Scope,
+        ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreated, RulesetStatus,
+        Scope,
     };
     let abi = ABI::V6;
     let restricted = Ruleset::default()
@@ -122,13 +125,41 @@ pub fn forbid_files() -> Result<bool, SandboxError> {
 pub fn forbid_system_calls() -> Result<(), SandboxError> {
     let step = failed("forbid system calls");
     let allowed = [
-        libc::SYS_read, libc::SYS_write, libc::SYS_readv, libc::SYS_writev, libc::SYS_close,
-        libc::SYS_recvmsg, libc::SYS_sendmsg, libc::SYS_recvfrom, libc::SYS_sendto,
-        libc::SYS_ppoll, libc::SYS_poll, libc::SYS_futex, libc::SYS_clock_gettime, libc::SYS_clock_nanosleep,
-        libc::SYS_mmap, libc::SYS_munmap, libc::SYS_mremap, libc::SYS_madvise, libc::SYS_brk, libc::SYS_mprotect,
-        libc::SYS_exit, libc::SYS_exit_group, libc::SYS_rt_sigreturn, libc::SYS_rt_sigprocmask, libc::SYS_rt_sigaction,
-        libc::SYS_sigaltstack, libc::SYS_getrandom, libc::SYS_restart_syscall, libc::SYS_tgkill, libc::SYS_gettid,
-        libc::SYS_getpid, libc::SYS_sched_yield, libc::SYS_sched_getaffinity, libc::SYS_rseq, libc::SYS_set_robust_list,
+        libc::SYS_read,
+        libc::SYS_write,
+        libc::SYS_readv,
+        libc::SYS_writev,
+        libc::SYS_close,
+        libc::SYS_recvmsg,
+        libc::SYS_sendmsg,
+        libc::SYS_recvfrom,
+        libc::SYS_sendto,
+        libc::SYS_ppoll,
+        libc::SYS_poll,
+        libc::SYS_futex,
+        libc::SYS_clock_gettime,
+        libc::SYS_clock_nanosleep,
+        libc::SYS_mmap,
+        libc::SYS_munmap,
+        libc::SYS_mremap,
+        libc::SYS_madvise,
+        libc::SYS_brk,
+        libc::SYS_mprotect,
+        libc::SYS_exit,
+        libc::SYS_exit_group,
+        libc::SYS_rt_sigreturn,
+        libc::SYS_rt_sigprocmask,
+        libc::SYS_rt_sigaction,
+        libc::SYS_sigaltstack,
+        libc::SYS_getrandom,
+        libc::SYS_restart_syscall,
+        libc::SYS_tgkill,
+        libc::SYS_gettid,
+        libc::SYS_getpid,
+        libc::SYS_sched_yield,
+        libc::SYS_sched_getaffinity,
+        libc::SYS_rseq,
+        libc::SYS_set_robust_list,
         libc::SYS_membarrier,
     ];
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = allowed.into_iter().map(|call| (call, vec![])).collect();
@@ -144,7 +175,10 @@ pub fn forbid_system_calls() -> Result<(), SandboxError> {
     rules.insert(libc::SYS_fcntl, descriptors.into_iter().collect::<io::Result<_>>().map_err(&step)?);
     let arch = std::env::consts::ARCH.try_into().map_err(other).map_err(&step)?;
     let filter = SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, arch);
-    let program: BpfProgram =
-        filter.map_err(other).map_err(&step)?.try_into().map_err(|error: seccompiler::BackendError| step(other(error)))?;
+    let program: BpfProgram = filter
+        .map_err(other)
+        .map_err(&step)?
+        .try_into()
+        .map_err(|error: seccompiler::BackendError| step(other(error)))?;
     seccompiler::apply_filter_all_threads(&program).map_err(other).map_err(&step)
 }

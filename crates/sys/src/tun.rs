@@ -185,7 +185,8 @@ fn offload(file: &File) -> io::Result<bool> {
     let tcp = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
     for (flags, udp) in [(tcp | libc::TUN_F_USO4 | libc::TUN_F_USO6, true), (tcp, false)] {
         // SAFETY: TUNSETOFFLOAD takes its flags by value.
-        let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD as libc::Ioctl, libc::c_ulong::from(flags)) };
+        let result =
+            unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD as libc::Ioctl, libc::c_ulong::from(flags)) };
         match cvt(result) {
             Ok(_) => return Ok(udp),
             Err(error) if udp && error.raw_os_error() == Some(libc::EINVAL) => {}

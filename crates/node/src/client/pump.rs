@@ -86,7 +86,13 @@ struct Links {
 }
 
 impl Pump {
-    pub(super) fn new(client: Client, socket: UdpSocket, queue: TunQueue, udp_segmentation: bool, clock: Clock) -> Self {
+    pub(super) fn new(
+        client: Client,
+        socket: UdpSocket,
+        queue: TunQueue,
+        udp_segmentation: bool,
+        clock: Clock,
+    ) -> Self {
         Self {
             client,
             sockets: Sockets { all: vec![socket], listening: 1, ..Sockets::default() },

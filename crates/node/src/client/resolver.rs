@@ -19,7 +19,8 @@ const SAVED_LINK: &str = "resolv.conf.link";
 /// When a file cannot be written; the old state is written down or still there.
 pub fn replace(state_dir: &Path, servers: &[IpAddr]) -> io::Result<()> {
     save(state_dir)?;
-    let mut text = String::from("# Written by openrelay while the tunnel is up; 'openrelay down' gives the old file back.\n");
+    let mut text =
+        String::from("# Written by openrelay while the tunnel is up; 'openrelay down' gives the old file back.\n");
     for server in servers {
         text.push_str(&format!("nameserver {server}\n"));
     }

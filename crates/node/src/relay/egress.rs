@@ -42,10 +42,7 @@ pub(super) fn prepare(
     }
     netlink.set_mtu(link, MAX_MTU.into()).map_err(step("set the MTU of"))?;
     netlink.set_up(link).map_err(step("bring up"))?;
-    for (path, value) in [
-        ("/proc/sys/net/ipv4/ip_forward", "1"),
-        ("/proc/sys/net/ipv6/conf/all/forwarding", "1"),
-    ] {
+    for (path, value) in [("/proc/sys/net/ipv4/ip_forward", "1"), ("/proc/sys/net/ipv6/conf/all/forwarding", "1")] {
         if let Err(error) = std::fs::write(path, value)
             && std::fs::read_to_string(path).is_ok_and(|now| now.trim() != value)
         {
@@ -81,7 +78,9 @@ fn table(device: &str, directory: &Directory) -> String {
     let networks6: Vec<String> = BLOCKED_V6.iter().map(|(net, len)| format!("{net}/{len}")).collect();
     let [(relays4, ports4), (relays6, ports6)] = relays;
     let ((pool4, len4), (pool6, len6)) = INNER_POOL;
-    let mut text = String::from("add table inet openrelay_egress\ndelete table inet openrelay_egress\ntable inet openrelay_egress {\n");
+    let mut text = String::from(
+        "add table inet openrelay_egress\ndelete table inet openrelay_egress\ntable inet openrelay_egress {\n",
+    );
     for (name, kind, elements) in [
         ("blocked4", "ipv4_addr; flags interval", networks4),
         ("blocked6", "ipv6_addr; flags interval", networks6),
@@ -93,7 +92,8 @@ fn table(device: &str, directory: &Directory) -> String {
         let mut elements = elements;
         elements.sort();
         elements.dedup();
-        let list = if elements.is_empty() { String::new() } else { format!(" elements = {{ {} }};", elements.join(", ")) };
+        let list =
+            if elements.is_empty() { String::new() } else { format!(" elements = {{ {} }};", elements.join(", ")) };
         // Writing to a string cannot fail.
         let _ = writeln!(text, "  set {name} {{ type {kind};{list} }}");
     }

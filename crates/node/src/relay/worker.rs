@@ -99,12 +99,14 @@ impl Worker {
             if device {
                 self.read_device();
             }
+            // Silenced before anything is taken: what arrives from here on rings again.
+            let rung = self.links.bell.clear();
             self.take_passed();
             let now = self.clock.now();
             if self.shard.poll_timeout() <= now {
                 self.shard.handle_timeout(now, &mut self.random);
             }
-            if self.links.bell.clear() && !self.obey() {
+            if rung && !self.obey() {
                 return;
             }
             self.flush();

@@ -110,7 +110,12 @@ impl Leg {
     }
 
     /// Takes in a datagram of this leg; works in place.
-    pub(super) fn handle(&mut self, datagram: &mut [u8], now: Time, random: &mut dyn Random) -> Result<Incoming, DropReason> {
+    pub(super) fn handle(
+        &mut self,
+        datagram: &mut [u8],
+        now: Time,
+        random: &mut dyn Random,
+    ) -> Result<Incoming, DropReason> {
         let (kind, index) = self.to_client.remove(datagram).ok_or(DropReason::UnknownType)?;
         let retiring = self.retiring.is_some_and(|(old, until)| old == index && now <= until);
         if index != self.index && !retiring {
@@ -141,6 +146,7 @@ impl Leg {
         }
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the caller lets only the three answers through")]
     fn handle_answer(
         &mut self,
         kind: PacketType,
@@ -159,13 +165,13 @@ impl Leg {
                 attempt.due = true;
             }
             PacketType::Cookie if attempt.is_first => {
-                let cookie = read_cookie(packet, &attempt.packet, &self.peer.key).ok_or(DropReason::HandshakeInvalid)?;
+                let cookie =
+                    read_cookie(packet, &attempt.packet, &self.peer.key).ok_or(DropReason::HandshakeInvalid)?;
                 prove_cookie(&mut attempt.packet, &cookie);
                 attempt.due = true;
             }
             _ => {
-                let established =
-                    attempt.initiator.read_kem_text(packet).map_err(|_| DropReason::HandshakeInvalid)?;
+                let established = attempt.initiator.read_kem_text(packet).map_err(|_| DropReason::HandshakeInvalid)?;
                 let mut link = Link::new(Session::new(&established, CLIENT_WINDOW, now), random);
                 link.send(&Message::EvidenceRequest);
                 self.stage = Stage::Evidence;

@@ -207,4 +207,3 @@ fn check_options(mut options: &[u8]) -> Result<(), BadPacket> {
     }
     Ok(())
 }
-

@@ -41,11 +41,8 @@ pub fn clamp_mss(packet: &Packet, bytes: &mut [u8], mtu: u16, partial: bool) {
 
 /// Corrects the checksum for a 16-bit field at `at` that became `new`; fields at odd places count byte-swapped.
 fn adjust_at(packet: &Packet, bytes: &mut [u8], at: usize, old: u16, new: u16) {
-    let (old, new) = if (at - packet.transport).is_multiple_of(2) {
-        (old, new)
-    } else {
-        (old.swap_bytes(), new.swap_bytes())
-    };
+    let (old, new) =
+        if (at - packet.transport).is_multiple_of(2) { (old, new) } else { (old.swap_bytes(), new.swap_bytes()) };
     let check_at = packet.transport + 16;
     write(bytes, check_at, adjust(read(bytes, check_at), &old.to_be_bytes(), &new.to_be_bytes()));
 }

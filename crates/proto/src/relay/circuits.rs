@@ -5,6 +5,7 @@
 /// Circuits of one shard at most.
 const MAX_CIRCUITS: usize = 1 << SLOT_BITS;
 const SLOT_BITS: u32 = 20;
+const SLOT_MASK: u32 = (1 << SLOT_BITS) - 1;
 
 /// One circuit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,14 +42,14 @@ impl Circuits {
 
     /// The circuit with this tag.
     pub(super) fn find(&self, tag: u32) -> Option<Circuit> {
-        let (generation, circuit) = self.slots.get((tag & (MAX_CIRCUITS as u32 - 1)) as usize)?;
+        let (generation, circuit) = self.slots.get((tag & SLOT_MASK) as usize)?;
         if *generation == tag >> SLOT_BITS { *circuit } else { None }
     }
 
     /// Closes the circuit with this tag.
     pub(super) fn close(&mut self, tag: u32) -> Option<Circuit> {
         let circuit = self.find(tag)?;
-        let slot = tag & (MAX_CIRCUITS as u32 - 1);
+        let slot = tag & SLOT_MASK;
         let (generation, room) = self.slots.get_mut(slot as usize)?;
         *room = None;
         *generation = (*generation + 1) & 0xfff;

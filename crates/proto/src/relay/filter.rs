@@ -71,7 +71,13 @@ impl Replays {
     /// # Errors
     /// [`DropReason::HandshakeReplay`] when it was seen or its time is off by more than a minute,
     /// [`DropReason::HandshakeLoad`] when it cannot be remembered.
-    pub fn accept(&mut self, ephemeral: &[u8; 32], minutes: u32, now: Time, now_minutes: u32) -> Result<(), DropReason> {
+    pub fn accept(
+        &mut self,
+        ephemeral: &[u8; 32],
+        minutes: u32,
+        now: Time,
+        now_minutes: u32,
+    ) -> Result<(), DropReason> {
         if minutes.abs_diff(now_minutes) > TOLERANCE {
             return Err(DropReason::HandshakeReplay);
         }

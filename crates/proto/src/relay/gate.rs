@@ -104,9 +104,9 @@ impl Gate {
 }
 
 fn proves(packet: &[u8], cookie: &[u8; COOKIE_LEN]) -> bool {
-    packet
-        .split_last_chunk::<COOKIE_MAC_LEN>()
-        .is_some_and(|(body, proof)| aws_lc_rs::constant_time::verify_slices_are_equal(proof, &mac(cookie, body)).is_ok())
+    packet.split_last_chunk::<COOKIE_MAC_LEN>().is_some_and(|(body, proof)| {
+        aws_lc_rs::constant_time::verify_slices_are_equal(proof, &mac(cookie, body)).is_ok()
+    })
 }
 
 fn mac(cookie: &[u8; COOKIE_LEN], body: &[u8]) -> [u8; COOKIE_MAC_LEN] {

@@ -8,9 +8,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::{Gate, Install, Output, RelayConfig, Rekeyed, Replays, Request, Route};
+use super::{Gate, Install, Output, Rekeyed, RelayConfig, Replays, Request, Route};
 use crate::drops::{DropReason, Drops};
-use crate::handshake::{First, Initiator, Replied, RekeyRequest, accept, answer_rekey};
+use crate::handshake::{First, Initiator, RekeyRequest, Replied, accept, answer_rekey};
 use crate::index::{IndexKey, Place, Slots};
 use crate::keys::{RelayId, RelaySecret};
 use crate::mask::IndexMask;
@@ -108,7 +108,9 @@ impl Handshaker {
     pub fn handle(&mut self, request: Request, now: Time, minutes: u32, random: &mut dyn Random) -> Outputs {
         let mut out = Vec::new();
         let result = match request {
-            Request::Arrival { shard, route, packet } => self.arrival(shard, route, packet, (now, minutes), random, &mut out),
+            Request::Arrival { shard, route, packet } => {
+                self.arrival(shard, route, packet, (now, minutes), random, &mut out)
+            }
             Request::Connect { shard, egress } => {
                 if self.connect(shard, egress, (now, minutes), random, &mut out).is_none() {
                     out.push((shard, Output::ConnectFailed { egress }));
@@ -249,8 +251,7 @@ impl Handshaker {
         let outgoing = self.outgoing.get(&index).ok_or(DropReason::HandshakeStray)?;
         let established = outgoing.initiator.read_kem_text(packet).map_err(|_| DropReason::HandshakeInvalid)?;
         let Some(done) = self.outgoing.remove(&index) else { return Ok(()) };
-        let install =
-            Install { place: done.place, established, route: Route::Udp(done.to), relay: Some(done.egress) };
+        let install = Install { place: done.place, established, route: Route::Udp(done.to), relay: Some(done.egress) };
         out.push((done.shard, Output::Install(Box::new(install))));
         Ok(())
     }
@@ -284,8 +285,7 @@ impl Handshaker {
             return None;
         };
         let again = now.after(REPEAT);
-        let outgoing =
-            Outgoing { initiator, shard, place, egress, to: peer.address, packet, attempts: 0, again };
+        let outgoing = Outgoing { initiator, shard, place, egress, to: peer.address, packet, attempts: 0, again };
         self.outgoing.insert(index, outgoing);
         self.send_outgoing(index, out);
         Some(())
@@ -303,7 +303,8 @@ impl Handshaker {
             return;
         }
         outgoing.again = now.after(REPEAT * 2u32.pow(outgoing.attempts));
-        let is_first = matches!(outgoing.packet.first().copied().and_then(PacketType::parse), Some(PacketType::FirstIk(_)));
+        let is_first =
+            matches!(outgoing.packet.first().copied().and_then(PacketType::parse), Some(PacketType::FirstIk(_)));
         if is_first && let Some(peer) = self.config.peers.get(&outgoing.egress) {
             let first = First { offered: self.config.suites, local_index: index, minutes };
             if let Ok((initiator, packet)) = Initiator::start(&peer.responder, Some(&self.secret), first, random) {
@@ -329,8 +330,8 @@ impl Handshaker {
         random: &mut dyn Random,
         out: &mut Outputs,
     ) -> Result<(), DropReason> {
-        let (answer, keys) = answer_rekey(&self.config.own, &self.secret, request, random)
-            .map_err(|_| DropReason::HandshakeInvalid)?;
+        let (answer, keys) =
+            answer_rekey(&self.config.own, &self.secret, request, random).map_err(|_| DropReason::HandshakeInvalid)?;
         out.push((shard, Output::Rekeyed(Box::new(Rekeyed { entry, answer, keys }))));
         Ok(())
     }

@@ -29,8 +29,8 @@ use crate::suite::Suites;
 pub use entry::Admit;
 pub use entry::OpenAdmission;
 pub use filter::Replays;
-pub(crate) use gate::{prove as prove_cookie, read_cookie};
 pub use gate::{Gate, Load};
+pub(crate) use gate::{prove as prove_cookie, read_cookie};
 pub use handshaker::{Handshaker, Outputs};
 pub use shard::{Down, INNER_POOL, Shard, ShardCounts, Shared, Verdict};
 

@@ -157,10 +157,20 @@ impl Shard {
     }
 
     /// Takes in a datagram from `from`; works in place.
-    pub fn handle_datagram(&mut self, from: SocketAddr, datagram: &mut [u8], now: Time, random: &mut dyn Random) -> Verdict {
+    pub fn handle_datagram(
+        &mut self,
+        from: SocketAddr,
+        datagram: &mut [u8],
+        now: Time,
+        random: &mut dyn Random,
+    ) -> Verdict {
         self.counts.received += 1;
         let Some((kind, index)) = self.own_mask.remove(datagram) else {
-            return self.dropped(if datagram.len() < crate::wire::MIN_DATAGRAM { DropReason::BadLength } else { DropReason::UnknownType });
+            return self.dropped(if datagram.len() < crate::wire::MIN_DATAGRAM {
+                DropReason::BadLength
+            } else {
+                DropReason::UnknownType
+            });
         };
         let place = self.index_key.place(index);
         if kind == PacketType::Data && place.shard != self.number {
@@ -171,7 +181,13 @@ impl Shard {
     }
 
     /// Takes in a datagram that another shard received from `from` and passed on, type and index unmasked.
-    pub fn handle_passed(&mut self, from: SocketAddr, datagram: &mut [u8], now: Time, random: &mut dyn Random) -> Verdict {
+    pub fn handle_passed(
+        &mut self,
+        from: SocketAddr,
+        datagram: &mut [u8],
+        now: Time,
+        random: &mut dyn Random,
+    ) -> Verdict {
         self.counts.received += 1;
         let Some(index) = take(datagram, 1).map(u32::from_be_bytes) else { return self.dropped(DropReason::BadLength) };
         self.handle_unmasked(Route::Udp(from), PacketType::Data, index, datagram, now, random)
@@ -188,7 +204,11 @@ impl Shard {
     ) -> Verdict {
         let result = match kind {
             PacketType::Data => self.handle_data(route, index, datagram, now, random),
-            PacketType::FirstNk(_) | PacketType::FirstIk(_) | PacketType::Reply | PacketType::KemKey | PacketType::KemText
+            PacketType::FirstNk(_)
+            | PacketType::FirstIk(_)
+            | PacketType::Reply
+            | PacketType::KemKey
+            | PacketType::KemText
             | PacketType::Cookie => {
                 self.handle_handshake(route, kind, datagram, now, random);
                 Ok(Verdict::Consumed)
@@ -262,7 +282,13 @@ impl Shard {
     }
 
     /// Egress, from an ingress: the frame holds a packet of a client's own session, or of its handshake.
-    fn handle_inner(&mut self, hop: u32, datagram: &mut [u8], now: Time, random: &mut dyn Random) -> Result<Verdict, DropReason> {
+    fn handle_inner(
+        &mut self,
+        hop: u32,
+        datagram: &mut [u8],
+        now: Time,
+        random: &mut dyn Random,
+    ) -> Result<Verdict, DropReason> {
         let tag = take(datagram, HEADER_LEN + 1).map(u32::from_be_bytes).ok_or(DropReason::BadFrame)?;
         let start = HEADER_LEN + FORWARD_LEN;
         let end = datagram.len() - TAG_LEN;
@@ -284,8 +310,12 @@ impl Shard {
                 self.deliver(id, datagram, start + HEADER_LEN + KIND_LEN, end - TAG_LEN, partial)
             }
             FrameKind::Forward => Err(DropReason::BadFrame),
-            kind @ (FrameKind::Control | FrameKind::Padding | FrameKind::PathChallenge | FrameKind::PathResponse
-            | FrameKind::Probe | FrameKind::ProbeAck) => {
+            kind @ (FrameKind::Control
+            | FrameKind::Padding
+            | FrameKind::PathChallenge
+            | FrameKind::PathResponse
+            | FrameKind::Probe
+            | FrameKind::ProbeAck) => {
                 let inner = datagram.get_mut(start..end).ok_or(DropReason::BadFrame)?;
                 self.handle_other_frame(id, route, kind, inner, now)
             }
@@ -293,7 +323,14 @@ impl Shard {
     }
 
     /// Egress: an inner packet that came up is checked and gets the session's address.
-    fn deliver(&mut self, id: u32, datagram: &mut [u8], start: usize, end: usize, partial: bool) -> Result<Verdict, DropReason> {
+    fn deliver(
+        &mut self,
+        id: u32,
+        datagram: &mut [u8],
+        start: usize,
+        end: usize,
+        partial: bool,
+    ) -> Result<Verdict, DropReason> {
         let entry = self.table.get(id).ok_or(DropReason::UnknownIndex)?;
         let Kind::Inner { address, mtu, .. } = entry.kind else { return Err(DropReason::BadFrame) };
         if !entry.admitted {
@@ -366,7 +403,8 @@ impl Shard {
                 Ok(())
             }
             Route::Circuit { hop, tag } => {
-                let inner = datagram.get_mut(HEADER_LEN + FORWARD_LEN..length - TAG_LEN).ok_or(DropReason::BadLength)?;
+                let inner =
+                    datagram.get_mut(HEADER_LEN + FORWARD_LEN..length - TAG_LEN).ok_or(DropReason::BadLength)?;
                 entry.link.session.seal(inner, now)?;
                 self.client_mask.apply(inner);
                 self.seal_hop(hop, tag, datagram, now).map(|_| ())

@@ -12,7 +12,9 @@ use openrelay_proto::index::{IndexKey, Slots};
 use openrelay_proto::ip::{CLIENT_V4, Packet};
 use openrelay_proto::keys::{RelayId, RelaySecret};
 use openrelay_proto::random::Random;
-use openrelay_proto::relay::{Gate, Handshaker, Load, OpenAdmission, Peer, RelayConfig, Replays, Shard, Shared, Verdict};
+use openrelay_proto::relay::{
+    Gate, Handshaker, Load, OpenAdmission, Peer, RelayConfig, Replays, Shard, Shared, Verdict,
+};
 use openrelay_proto::suite::Suites;
 use openrelay_proto::time::Time;
 use openrelay_proto::wire::padded;
@@ -152,6 +154,11 @@ impl Network {
             self.advance_millis(100);
         }
         panic!("neither connected nor failed");
+    }
+
+    pub fn rekey(&mut self) {
+        self.client.as_mut().unwrap().rekey(self.now, &mut self.random);
+        self.settle();
     }
 
     pub fn close(&mut self) {
@@ -324,7 +331,11 @@ impl Network {
     pub fn check_accounting(&self) {
         for relay in [&self.ingress, &self.egress] {
             let c = relay.shard.counts();
-            assert_eq!(c.received, c.forwarded + c.delivered + c.control + c.handshakes + c.passed + c.drops.total(), "{c:?}");
+            assert_eq!(
+                c.received,
+                c.forwarded + c.delivered + c.control + c.handshakes + c.passed + c.drops.total(),
+                "{c:?}"
+            );
         }
     }
 }

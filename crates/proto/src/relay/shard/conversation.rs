@@ -97,8 +97,7 @@ impl Shard {
             }
             Message::CollateralRequest if responder => entry.link.send(&Message::Collateral),
             Message::Token(token) if responder => {
-                let admission =
-                    self.admit.admit(token, entry.link.session.hash()).ok_or(DropReason::NotAdmitted)?;
+                let admission = self.admit.admit(token, entry.link.session.hash()).ok_or(DropReason::NotAdmitted)?;
                 entry.admitted = true;
                 entry.link.send(&Message::Admitted(admission));
             }
@@ -118,10 +117,21 @@ impl Shard {
                 }
             }
             Message::Close => self.end(id, now),
-            Message::EvidenceRequest | Message::Evidence(_) | Message::CollateralRequest | Message::Collateral
-            | Message::Token(_) | Message::Admitted(_) | Message::Preimage | Message::PaymentNeeded
-            | Message::CircuitOpen { .. } | Message::CircuitOpened { .. } | Message::CircuitRefused { .. }
-            | Message::CircuitClose { .. } | Message::Rekey(_) | Message::Rekeyed(_) | Message::PathMtu(_) => {
+            Message::EvidenceRequest
+            | Message::Evidence(_)
+            | Message::CollateralRequest
+            | Message::Collateral
+            | Message::Token(_)
+            | Message::Admitted(_)
+            | Message::Preimage
+            | Message::PaymentNeeded
+            | Message::CircuitOpen { .. }
+            | Message::CircuitOpened { .. }
+            | Message::CircuitRefused { .. }
+            | Message::CircuitClose { .. }
+            | Message::Rekey(_)
+            | Message::Rekeyed(_)
+            | Message::PathMtu(_) => {
                 return Err(DropReason::BadFrame);
             }
         }

@@ -1,0 +1,325 @@
+//! `openrelay-dev devnet check`: scenarios on real processes in namespaces, each judged by what it shows.
+//!
+//! Owns what no unit test can see: memory of running relays, keys and paths that change under a running TCP connection, exit codes.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::devnet::temporary_dir;
+use crate::host::checked;
+use crate::say;
+use crate::services::{ECHO, NAME, WEB};
+use crate::topology::{CLIENT_V4, CLIENT_V6, Network, Programs, Services};
+
+/// How long a change may take to show.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Bench {
+    network: Network,
+    services: Services,
+    programs: Programs,
+    config: PathBuf,
+}
+
+/// Runs all scenarios on one network; an error names the first that fails.
+pub(crate) fn run() -> Result<()> {
+    let dir = temporary_dir()?;
+    let result = all(&dir);
+    let _ = fs::remove_dir_all(&dir);
+    result
+}
+
+fn all(dir: &Path) -> Result<()> {
+    let programs = Programs::find()?;
+    let network = Network::new(dir)?;
+    let services = network.serve(&programs, &["--unconfined"])?;
+    let mut bench = Bench { network, services, programs, config: dir.join("config/client/client.toml") };
+    let scenarios: [(&str, fn(&mut Bench) -> Result<()>); 6] = [
+        ("memory of both relays holds no canary", memory),
+        ("a TCP connection survives rekeying, roaming and a smaller path", changes_under_load),
+        ("one hop works and says so", one_hop),
+        ("nothing leaves outside the tunnel when the relay is cut off", blocked),
+        ("a daemon that is killed leaves nothing open, and down cleans up", crash),
+        ("refused directories and configurations say why", refusals),
+    ];
+    for (name, scenario) in scenarios {
+        let started = Instant::now();
+        scenario(&mut bench).with_context(|| format!("scenario failed: {name}"))?;
+        say(&format!("ok  {:>5.1} s  {name}", started.elapsed().as_secs_f64()));
+    }
+    Ok(())
+}
+
+impl Bench {
+    fn openrelay(&self, arguments: &[&str]) -> Result<std::process::Output> {
+        Ok(self.network.client.command(&self.programs.openrelay).args(arguments).stdin(Stdio::null()).output()?)
+    }
+
+    fn up(&self, extra: &[&str]) -> Result<Value> {
+        let config = self.config.display().to_string();
+        let mut arguments = vec!["up", "--wait", "--config", &config];
+        arguments.extend(extra);
+        checked(&self.openrelay(&arguments)?, "openrelay up")?;
+        self.status()
+    }
+
+    fn down(&self) -> Result<()> {
+        checked(&self.openrelay(&["down"])?, "openrelay down").map(drop)
+    }
+
+    fn status(&self) -> Result<Value> {
+        Ok(serde_json::from_slice(&self.openrelay(&["status", "--json"])?.stdout)?)
+    }
+
+    fn fetch(&self, mib: u64) -> Result<Value> {
+        let output = self
+            .network
+            .client
+            .command(&self.programs.dev)
+            .args(["fetch", &format!("{NAME}:{WEB}"), &(mib << 20).to_string()])
+            .output()?;
+        Ok(serde_json::from_str(checked(&output, "fetch")?.trim())?)
+    }
+
+    fn wait_for(&self, what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while !holds()? {
+            ensure!(Instant::now() < deadline, "{what} did not happen within {} s", PATIENCE.as_secs());
+            std::thread::yield_now();
+        }
+        Ok(())
+    }
+
+    fn relay(&mut self, name: &str) -> Result<u32> {
+        let found = self.services.relays.iter().find(|(own, _)| *own == name);
+        found.map(|(_, service)| service.pid()).with_context(|| format!("there is no relay {name}"))
+    }
+}
+
+/// The relay names in the order of their numbers.
+const RELAYS: [&str; 4] = ["ingress-1", "ingress-2", "egress-1", "egress-2"];
+
+fn relay_name(status: &Value, key: &str) -> Result<&'static str> {
+    let number = status[key].as_u64().context("no relay in status")?;
+    RELAYS.get(usize::try_from(number)?.wrapping_sub(1)).copied().context("unknown relay")
+}
+
+fn memory(bench: &mut Bench) -> Result<()> {
+    let status = bench.up(&[])?;
+    let answer = bench.fetch(32)?;
+    ensure!(answer["sha256_ok"] == true, "wrong bytes");
+    let server = [bench.network.address("server", false)?, bench.network.address("server", true)?];
+    for (number, address) in server.iter().enumerate() {
+        let to = bench.network.server(ECHO, number == 1)?.to_string();
+        let output = bench.network.client.command(&bench.programs.dev).args(["echo", &to, "50"]).output()?;
+        checked(&output, &format!("echo {address}"))?;
+    }
+    let ingress = bench.relay(relay_name(&status, "ingress")?)?;
+    let egress = bench.relay(relay_name(&status, "egress")?)?;
+    let client = [CLIENT_V4.parse()?, CLIENT_V6.parse()?, bench.network.address("nat", false)?];
+    let mut needles: Vec<Vec<u8>> = server.iter().map(octets).collect();
+    // As a query spells it: each label after its length.
+    needles
+        .push(NAME.split('.').flat_map(|label| [&[label.len().to_le_bytes()[0]], label.as_bytes()].concat()).collect());
+    let found = search(ingress, &needles)?;
+    ensure!(found == [0; 3], "the ingress' memory holds destinations: {found:?}");
+    let needles: Vec<Vec<u8>> = client.iter().map(octets).collect();
+    let found = search(egress, &needles)?;
+    ensure!(found == [0; 3], "the egress' memory holds the client's addresses: {found:?}");
+    // The search itself must be able to find: each relay knows what is its own to know.
+    let own = search(ingress, &[octets(&bench.network.address("nat", false)?)])?;
+    ensure!(own[0] > 0, "the search finds not even the client's address at the ingress");
+    bench.down()
+}
+
+fn octets(address: &IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
+
+/// How often each needle stands in a process' writable memory. Four bytes turn up in random bytes once in four thousand megabytes.
+fn search(pid: u32, needles: &[Vec<u8>]) -> Result<Vec<usize>> {
+    let mut found = vec![0; needles.len()];
+    let mut memory = fs::File::open(format!("/proc/{pid}/mem"))?;
+    for line in BufReader::new(fs::File::open(format!("/proc/{pid}/maps"))?).lines() {
+        let line = line?;
+        let mut words = line.split_whitespace();
+        let (range, rights) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
+        let Some((start, end)) = range.split_once('-') else { continue };
+        let (start, end) = (u64::from_str_radix(start, 16)?, u64::from_str_radix(end, 16)?);
+        if !rights.starts_with("rw") {
+            continue;
+        }
+        let mut bytes = vec![0; usize::try_from(end - start)?];
+        memory.seek(SeekFrom::Start(start))?;
+        if memory.read_exact(&mut bytes).is_err() {
+            continue;
+        }
+        for (needle, count) in needles.iter().zip(&mut found) {
+            *count += bytes.windows(needle.len()).filter(|window| window == needle).count();
+        }
+    }
+    Ok(found)
+}
+
+fn changes_under_load(bench: &mut Bench) -> Result<()> {
+    bench.up(&[])?;
+    let mut command = bench.network.client.command(&bench.programs.dev);
+    let mut child = command
+        .args(["fetch", &format!("{NAME}:{WEB}"), &(2048u64 << 20).to_string()])
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let progress =
+        |bench: &Bench| -> Result<u64> { Ok(bench.status()?["traffic"]["delivered_bytes"].as_u64().unwrap_or(0)) };
+    let goes_on = |bench: &Bench, after: &str| -> Result<()> {
+        let before = progress(bench)?;
+        bench.wait_for(&format!("progress after {after}"), || Ok(progress(bench)? > before + (32 << 20)))
+    };
+    goes_on(bench, "the start")?;
+    for _ in 0..3 {
+        let socket = bench.network.client.dir().join("run/control.sock");
+        post(&socket, "/v1/rekey")?;
+        goes_on(bench, "rekeying")?;
+    }
+    // Another address: what a phone that changes networks looks like to the ingress.
+    renumber_nat(bench, "192.0.2.2", "192.0.2.3")?;
+    let nat = bench.network.host("nat")?;
+    let forget = nat.command(&bench.programs.dev).args(["forget", CLIENT_V4]).output()?;
+    checked(&forget, "forget the NAT's mapping")?;
+    goes_on(bench, "roaming")?;
+    // Behind a tunnel of somebody else's: full packets no longer pass, and nobody says so.
+    bench.network.core.sh("nft 'table inet hole { chain forward { type filter hook forward priority 0; oifname \"nat\" meta length > 1400 drop; iifname \"nat\" meta length > 1400 drop; }; }'")?;
+    bench.network.core.sh("ip link set nat gso_max_segs 1 2>/dev/null; true")?;
+    let status = child.wait()?;
+    let mut text = String::new();
+    if let Some(mut out) = child.stdout.take() {
+        out.read_to_string(&mut text)?;
+    }
+    ensure!(status.success(), "the fetch broke: {text}");
+    bench.network.core.sh("nft delete table inet hole")?;
+    bench.down()?;
+    renumber_nat(bench, "192.0.2.3", "192.0.2.2")
+}
+
+fn renumber_nat(bench: &Bench, old: &str, new: &str) -> Result<()> {
+    let script = format!(
+        "ip addr del {old}/24 dev wan; ip addr add {new}/24 dev wan; ip route replace default via 192.0.2.1; \
+         nft flush ruleset; \
+         nft 'table ip nat {{ chain post {{ type nat hook postrouting priority srcnat; oifname \"wan\" masquerade; }}; }}'"
+    );
+    bench.network.host("nat")?.sh(&script).map(drop)
+}
+
+fn post(socket: &Path, path: &str) -> Result<()> {
+    use std::io::Write as _;
+    let mut stream = std::os::unix::net::UnixStream::connect(socket)?;
+    write!(stream, "POST {path} HTTP/1.1\r\nHost: openrelay\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    ensure!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
+    Ok(())
+}
+
+fn one_hop(bench: &mut Bench) -> Result<()> {
+    let status = bench.up(&["--one-hop"])?;
+    ensure!(status["hops"] == 1 && status["ingress"].is_null(), "status does not say one hop: {status}");
+    let text = String::from_utf8_lossy(&bench.openrelay(&["status"])?.stdout).into_owned();
+    ensure!(text.contains("ONE HOP"), "status does not say one hop: {text}");
+    ensure!(bench.fetch(16)?["sha256_ok"] == true, "wrong bytes");
+    bench.down()
+}
+
+fn blocked(bench: &mut Bench) -> Result<()> {
+    let status = bench.up(&[])?;
+    let ingress = relay_name(&status, "ingress")?;
+    bench.network.set_link(ingress, false)?;
+    let server = bench.network.address("server", false)?.to_string();
+    let output =
+        bench.network.client.command("ping").args(["-n", "-c", "3", "-i", "0.1", "-W", "1", &server]).output()?;
+    ensure!(!output.status.success(), "a packet found another way than the tunnel");
+    // Straight through the outer interface, as a program would that knows it.
+    let output = bench
+        .network
+        .client
+        .command("ping")
+        .args(["-n", "-I", "eth0", "-c", "3", "-i", "0.1", "-W", "1", &server])
+        .output()?;
+    ensure!(!output.status.success(), "a packet left beside the tunnel");
+    bench.network.set_link(ingress, true)?;
+    let pinged = || {
+        Ok(bench.network.client.command("ping").args(["-n", "-c", "1", "-W", "1", &server]).output()?.status.success())
+    };
+    bench.wait_for("the tunnel carrying again", pinged)?;
+    bench.down()
+}
+
+fn crash(bench: &mut Bench) -> Result<()> {
+    let state = "ip rule; nft list ruleset; cat /etc/resolv.conf";
+    let before = bench.network.client.sh(state)?;
+    bench.up(&[])?;
+    let status = bench.network.client.sh("pkill -KILL -f 'openrelay up --foreground' && echo killed")?;
+    ensure!(status.contains("killed"), "no daemon to kill");
+    let server = bench.network.address("server", false)?.to_string();
+    let ping = || -> Result<bool> {
+        let output = bench.network.client.command("ping").args(["-n", "-c", "1", "-W", "1", &server]).output()?;
+        Ok(output.status.success())
+    };
+    ensure!(!ping()?, "traffic flows past the tunnel after a crash");
+    let again = bench.openrelay(&["up", "--wait", "--config", &bench.config.display().to_string()])?;
+    let text = String::from_utf8_lossy(&again.stderr).into_owned();
+    ensure!(
+        !again.status.success() && text.contains("openrelay down"),
+        "up after a crash does not say what to do: {text}"
+    );
+    bench.down()?;
+    ensure!(bench.network.client.sh(state)? == before, "not everything was given back");
+    ensure!(ping()?, "no traffic after down");
+    Ok(())
+}
+
+fn refusals(bench: &mut Bench) -> Result<()> {
+    let dir = bench.network.dir.join("refusals");
+    fs::create_dir_all(&dir)?;
+    let good = fs::read_to_string(&bench.config)?;
+    let signed = fs::read(bench.config.with_file_name("directory.signed"))?;
+    let mut flipped = signed.clone();
+    if let Some(last) = flipped.iter_mut().rev().nth(30) {
+        *last ^= 1;
+    }
+    let cases: [(&str, String, &[u8], i32, &str); 5] = [
+        ("flipped", good.clone(), &flipped, 5, "not signed by the trusted key"),
+        ("unsigned", good.clone(), b"{}", 5, "not a directory file"),
+        ("unknown key", format!("{good}colour = \"blue\"\n"), &signed, 1, "colour"),
+        ("missing key", good.replace("admission", "# admission"), &signed, 1, "admission"),
+        ("bad address", good.replace("dns = [", "dns = [\"nowhere\", "), &signed, 1, "dns"),
+    ];
+    for (name, config, directory, code, text) in cases {
+        let path = dir.join("client.toml");
+        fs::write(&path, config)?;
+        fs::write(dir.join("directory.signed"), directory)?;
+        let output = bench.openrelay(&["up", "--wait", "--config", &path.display().to_string()])?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(
+            output.status.code() == Some(code),
+            "{name}: exit code {:?} instead of {code}: {said}",
+            output.status.code()
+        );
+        ensure!(
+            said.contains(text) && said.contains("client.toml") | said.contains("directory.signed"),
+            "{name}: {said}"
+        );
+    }
+    if bench.openrelay(&["status"])?.status.code() != Some(3) {
+        bail!("status of nothing is not exit code 3");
+    }
+    Ok(())
+}
