@@ -39,6 +39,11 @@ const TICK: Duration = Duration::from_secs(1);
 /// How often an idle one is, if it sends no keepalives.
 const IDLE_TICK: Duration = Duration::from_secs(120);
 
+/// Silence after packets came down, after which the client shows itself: if a NAT on the way has changed its mapping, a client that
+/// only listens would wait forever. Doubles with each of [`NUDGES`].
+const NUDGE_AFTER: Duration = Duration::from_millis(500);
+const NUDGES: u32 = 3;
+
 /// What a client needs to know to open a circuit.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
@@ -113,6 +118,8 @@ pub struct Client {
     last_sent: Time,
     last_tick: Time,
     busy: bool,
+    last_delivered: Time,
+    nudges: u32,
     outbox: VecDeque<Vec<u8>>,
     events: VecDeque<Event>,
 }
@@ -148,6 +155,8 @@ impl Client {
             last_sent: now,
             last_tick: now,
             busy: false,
+            last_delivered: now,
+            nudges: NUDGES,
             outbox: VecDeque::new(),
             events: VecDeque::new(),
         };
@@ -252,6 +261,8 @@ impl Client {
         match self.inner.handle(slice, now, random)? {
             Incoming::Packet { partial } => {
                 self.unanswered = None;
+                self.last_delivered = now;
+                self.nudges = 0;
                 let offset = start + HEADER_LEN + KIND_LEN;
                 let bytes = datagram.get_mut(offset..end - TAG_LEN).ok_or(DropReason::BadFrame)?;
                 let packet = Packet::parse(bytes).map_err(|_| DropReason::BadPacket)?;
@@ -374,7 +385,12 @@ impl Client {
         let idle = self.config.keepalive.unwrap_or(IDLE_TICK);
         let tick = self.last_tick.after(if self.busy { TICK } else { idle });
         let legs = self.outer.iter().chain([&self.inner]).filter_map(Leg::deadline);
-        legs.chain(self.pmtu.deadline()).chain([tick]).min().unwrap_or(tick)
+        legs.chain(self.pmtu.deadline()).chain(self.nudge_at()).chain([tick]).min().unwrap_or(tick)
+    }
+
+    fn nudge_at(&self) -> Option<Time> {
+        (self.connected && self.nudges < NUDGES)
+            .then(|| self.last_delivered.after(NUDGE_AFTER * (2 << self.nudges) - NUDGE_AFTER))
     }
 
     /// Repeats, probes, keeps alive, gives up: whatever is due.
@@ -388,10 +404,16 @@ impl Client {
         if self.inner.handle_timeout(now, minutes, random).is_err() {
             return self.fail(Failure::EgressSilent);
         }
+        if self.nudge_at().is_some_and(|at| at <= now) {
+            self.nudges += 1;
+            self.show_itself(now);
+            // Silence is also what a path looks like that has become smaller.
+            self.pmtu.doubt(now);
+        }
         if self.connected {
             let before = self.pmtu.confirmed();
             let nonce = array(random);
-            if let Some((nonce, size)) = self.pmtu.handle_timeout(now, nonce, self.busy) {
+            if let Some((nonce, size)) = self.pmtu.handle_timeout(now, nonce, self.busy || self.nudges < NUDGES) {
                 let mut body = vec![0; size];
                 body[..8].copy_from_slice(&nonce);
                 if let Some(datagram) = self.inner_frame(FrameKind::Probe, &body, now) {
@@ -418,13 +440,18 @@ impl Client {
         }
         self.inner.rekey_if_due(now, random);
         if self.connected && self.config.keepalive.is_some_and(|every| now.since(self.last_sent) >= every) {
-            self.last_sent = now;
-            let keepalive = match &mut self.outer {
-                Some(outer) => outer.frame(FrameKind::Padding, &[], now),
-                None => self.inner.frame(FrameKind::Padding, &[], now),
-            };
-            self.outbox.extend(keepalive);
+            self.show_itself(now);
         }
+    }
+
+    /// Sends a datagram with nothing in it to the first hop.
+    fn show_itself(&mut self, now: Time) {
+        self.last_sent = now;
+        let datagram = match &mut self.outer {
+            Some(outer) => outer.frame(FrameKind::Padding, &[], now),
+            None => self.inner.frame(FrameKind::Padding, &[], now),
+        };
+        self.outbox.extend(datagram);
     }
 
     /// Replaces all keys of the circuit now, without waiting until they are old.

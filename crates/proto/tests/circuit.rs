@@ -89,6 +89,19 @@ fn a_client_that_moves_keeps_its_circuit() {
     net.check_accounting();
 }
 
+/// A client that only listened waited for its keepalive.
+#[test]
+fn a_client_that_only_listens_shows_itself_after_its_nat_has_changed() {
+    let mut net = Network::new(14);
+    net.connect();
+    let up = net.send_up(&network::udp4(b"subscribe"));
+    assert_eq!(net.send_down(&network::answer4(&up[0].bytes, b"news")).len(), 1);
+    net.move_client(7000);
+    assert_eq!(net.send_down(&network::answer4(&up[0].bytes, b"lost")).len(), 0, "sent to where nobody is");
+    net.advance_millis(600);
+    assert_eq!(net.send_down(&network::answer4(&up[0].bytes, b"news")).len(), 1);
+}
+
 #[test]
 fn a_spoofed_source_gets_no_more_than_three_times_its_bytes() {
     let mut net = Network::new(5);

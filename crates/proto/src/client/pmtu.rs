@@ -52,6 +52,11 @@ impl Pmtu {
         self.probe = Some(Probe { size: MAX_MTU, nonce, sent: 0, again: now });
     }
 
+    /// Something makes the path doubtful: the size in use is confirmed now.
+    pub(super) fn doubt(&mut self, now: Time) {
+        self.confirm_at = self.confirm_at.min(now);
+    }
+
     /// The next probe, if one is due: nonce and size. `busy` when there was traffic lately.
     pub(super) fn handle_timeout(&mut self, now: Time, nonce: [u8; 8], busy: bool) -> Option<([u8; 8], usize)> {
         if self.probe.is_none() {
@@ -81,7 +86,9 @@ impl Pmtu {
     fn refused(&mut self, now: Time, nonce: [u8; 8]) {
         let Some(probe) = self.probe.take() else { return };
         if probe.size == self.confirmed {
-            self.confirmed = SIZES.into_iter().find(|&size| size < probe.size).unwrap_or(probe.size);
+            let smaller = SIZES.into_iter().find(|&size| size < probe.size).unwrap_or(probe.size);
+            // What every path should carry, at once; the search then finds out how much more.
+            self.confirmed = if probe.size > MIN_MTU { MIN_MTU } else { smaller };
             return self.search(now, nonce);
         }
         let smaller = SIZES.into_iter().find(|&size| size < probe.size && size > self.confirmed);
