@@ -79,6 +79,17 @@ impl Netlink {
         self.request(Message::SetLink(message), 0).map(drop)
     }
 
+    /// Keeps this host's TCP from handing a link more than `segments` segments at once.
+    ///
+    /// # Errors
+    /// When the kernel does not know this setting.
+    pub fn set_segments(&mut self, link: u32, segments: u32) -> io::Result<()> {
+        let mut message = LinkMessage::default();
+        message.header.index = link;
+        message.attributes.push(LinkAttribute::GsoMaxSegs(segments));
+        self.request(Message::SetLink(message), 0).map(drop)
+    }
+
     /// Brings a link up.
     ///
     /// # Errors

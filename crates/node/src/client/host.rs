@@ -8,14 +8,18 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use openrelay_proto::ip::{CLIENT_V4, CLIENT_V6};
-use openrelay_proto::wire::MAX_MTU;
+use openrelay_proto::wire::{MAX_DATAGRAM, MAX_MTU};
 use openrelay_sys::net::{MAIN_TABLE, Netlink, Rule};
 use openrelay_sys::nft::NftError;
+use openrelay_sys::udp::TRAIN_BYTES;
 
 use super::{lockdown, resolver};
 
 /// The routing table of the tunnel, and the places of the three rules that lead to it.
 const TABLE: u32 = 0x6f72;
+/// Datagrams of full size in a train.
+#[expect(clippy::cast_possible_truncation, reason = "43")]
+const FULL_TRAIN: u32 = (TRAIN_BYTES / MAX_DATAGRAM) as u32;
 const RULES: [u32; 3] = [5_200, 5_201, 5_202];
 /// The note in the state folder: it is there from before the first change until after the last one is undone.
 pub const NOTE: &str = "host.note";
@@ -89,6 +93,8 @@ impl HostState {
         let link = netlink.link(&self.device).map_err(HostError::at("find the tunnel device"))?;
         netlink.add_address(link, IpAddr::V4(CLIENT_V4), 32).map_err(HostError::at("give the tunnel its address"))?;
         netlink.set_mtu(link, MAX_MTU.into()).map_err(HostError::at("set the tunnel's MTU"))?;
+        // What the kernel hands over at once then fills one train; without it a second, short one follows each.
+        let _ = netlink.set_segments(link, FULL_TRAIN);
         netlink.set_up(link).map_err(HostError::at("bring the tunnel up"))?;
         // A host without IPv6 has nothing to leak there.
         let v6 = netlink.add_address(link, IpAddr::V6(CLIENT_V6), 128).is_ok();
