@@ -94,7 +94,7 @@ impl Directory {
         UnparsedPublicKey::new(&ED25519, trusted)
             .verify(&[CONTEXT, body].concat(), &signature)
             .map_err(|_| DirectoryError::BadSignature)?;
-        let body: Body = serde_json::from_slice(body).map_err(|error| DirectoryError::Malformed(error.to_string()))?;
+        let body = Body::from_json(body).map_err(DirectoryError::Malformed)?;
         body.check().map_err(DirectoryError::Malformed)?;
         if now >= body.expires {
             return Err(DirectoryError::Expired(now - body.expires));
@@ -131,6 +131,14 @@ impl Directory {
 }
 
 impl Body {
+    /// Reads a body.
+    ///
+    /// # Errors
+    /// What does not read.
+    pub fn from_json(bytes: &[u8]) -> Result<Self, String> {
+        serde_json::from_slice(bytes).map_err(|error| error.to_string())
+    }
+
     /// What is wrong with the body, if anything.
     fn check(&self) -> Result<(), String> {
         if self.network.is_empty() || self.network.len() > 64 {

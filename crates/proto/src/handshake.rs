@@ -528,3 +528,6 @@ fn put<'a>(rest: &mut &'a mut [u8], length: usize) -> Result<&'a mut [u8], Inval
     *rest = tail;
     Ok(head)
 }
+
+#[cfg(test)]
+mod tests;
