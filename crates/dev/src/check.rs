@@ -21,6 +21,8 @@ use crate::topology::{CLIENT_V4, CLIENT_V6, Network, Programs, Services};
 /// How long a change may take to show.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+type Scenario = fn(&mut Bench) -> Result<()>;
+
 struct Bench {
     network: Network,
     services: Services,
@@ -41,7 +43,7 @@ fn all(dir: &Path) -> Result<()> {
     let network = Network::new(dir)?;
     let services = network.serve(&programs, &["--unconfined"])?;
     let mut bench = Bench { network, services, programs, config: dir.join("config/client/client.toml") };
-    let scenarios: [(&str, fn(&mut Bench) -> Result<()>); 6] = [
+    let scenarios: [(&str, Scenario); 6] = [
         ("memory of both relays holds no canary", memory),
         ("a TCP connection survives rekeying, roaming and a smaller path", changes_under_load),
         ("one hop works and says so", one_hop),
