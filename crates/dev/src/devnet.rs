@@ -14,7 +14,7 @@ use clap::Subcommand;
 
 use crate::host::{PATH, check_tools};
 use crate::topology::{Network, Programs};
-use crate::{check, demo, say, talk};
+use crate::{check, demo, load, say, talk};
 
 /// What to do with the network.
 #[derive(Subcommand)]
@@ -25,6 +25,8 @@ pub(crate) enum Command {
     Demo(demo::Options),
     /// Bring it up and run all scenarios on it
     Check,
+    /// Bring it up, open many circuits, and print what the ingress paid
+    Load(LoadOptions),
     /// Cut the link of a host, or mend it
     Break {
         /// nat, ingress-1, ingress-2, egress-1, egress-2, server
@@ -45,12 +47,24 @@ pub(crate) enum Command {
     },
 }
 
+/// How much load.
+#[derive(clap::Args)]
+pub(crate) struct LoadOptions {
+    /// Circuits to open
+    #[arg(long, default_value_t = 10_000)]
+    circuits: usize,
+    /// Of those, how many carry a packet at the end
+    #[arg(long, default_value_t = 1_000)]
+    active: usize,
+}
+
 /// What runs inside the namespaces.
 #[derive(Subcommand)]
 pub(crate) enum Inside {
     Keep,
     Demo(demo::Options),
     Check,
+    Load(LoadOptions),
 }
 
 pub(crate) fn run(command: Command) -> Result<()> {
@@ -61,6 +75,13 @@ pub(crate) fn run(command: Command) -> Result<()> {
             arguments.extend(options.to_arguments());
             inside(&arguments)
         }
+        Command::Load(options) => inside(&[
+            "load".into(),
+            "--circuits".into(),
+            options.circuits.to_string().into(),
+            "--active".into(),
+            options.active.to_string().into(),
+        ]),
         Command::Check => inside(&["check".into()]),
         Command::Break { link, mend } => {
             Network::link_of(&link)?;
@@ -77,6 +98,7 @@ pub(crate) fn run(command: Command) -> Result<()> {
         }
         Command::Inside { command: Inside::Keep } => keep(),
         Command::Inside { command: Inside::Demo(options) } => demo::run(&options),
+        Command::Inside { command: Inside::Load(options) } => load::measure(options.circuits, options.active),
         Command::Inside { command: Inside::Check } => check::run(),
     }
 }

@@ -8,6 +8,7 @@ mod devnet;
 mod host;
 mod judge;
 mod leak;
+mod load;
 mod services;
 mod topology;
 
@@ -59,6 +60,15 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<std::ffi::OsString>,
     },
+    /// Opens many circuits and keeps them
+    Load {
+        #[arg(long)]
+        config: PathBuf,
+        #[arg(long, default_value_t = 1000)]
+        circuits: usize,
+        #[arg(long, default_value_t = 100)]
+        active: usize,
+    },
     /// Makes connection tracking forget what an address began
     #[command(hide = true)]
     Forget { address: IpAddr },
@@ -80,6 +90,7 @@ fn main() -> ExitCode {
         Command::Fetch { host, bytes, v6 } => services::fetch(&host, bytes, v6),
         Command::Echo { server, count } => services::exchange(server, count),
         Command::LeakingRelay { arguments } => leak::run(&arguments),
+        Command::Load { config, circuits, active } => load::run(&config, circuits, active),
         Command::Forget { address } => forget(address),
         Command::Leak { config } => leak::beside(&config),
         Command::Judge { rules } => judge::run(&rules),

@@ -1,20 +1,22 @@
 //! A client, an ingress and an egress, connected by function calls on virtual time.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
-#![allow(unreachable_pub, reason = "shared by the tests of this crate")]
 
-mod network;
+use std::collections::BTreeSet;
+use std::time::Duration;
 
-use network::Network;
 use openrelay_proto::drops::DropReason;
+use openrelay_sim::faults::{Faults, Seeded};
+use openrelay_sim::packets;
+use openrelay_sim::world::World;
 
 #[test]
 fn a_packet_goes_through_two_hops_and_back() {
-    let mut net = Network::new(1);
+    let mut net = World::new(1);
     net.connect();
-    let up = net.send_up(&network::udp4(b"ping over two hops"));
+    let up = net.send_up(&packets::udp4(b"ping over two hops"));
     assert_eq!(up.len(), 1);
     assert_eq!(&up[0].bytes[28..46], b"ping over two hops");
-    let down = net.send_down(&network::answer4(&up[0].bytes, b"pong"));
+    let down = net.send_down(&packets::answer4(&up[0].bytes, b"pong"));
     assert_eq!(down.len(), 1);
     assert_eq!(&down[0][28..32], b"pong");
     net.check_accounting();
@@ -22,11 +24,11 @@ fn a_packet_goes_through_two_hops_and_back() {
 
 #[test]
 fn no_eight_bytes_of_one_leg_stand_on_the_other() {
-    let mut net = Network::new(2);
+    let mut net = World::new(2);
     net.connect();
     for _ in 0..200 {
-        let up = net.send_up(&network::udp4(&[0x55; 1300]));
-        net.send_down(&network::answer4(&up[0].bytes, &[0xaa; 1200]));
+        let up = net.send_up(&packets::udp4(&[0x55; 1300]));
+        net.send_down(&packets::answer4(&up[0].bytes, &[0xaa; 1200]));
     }
     let legs = net.wire_bytes();
     let mut windows = std::collections::HashSet::new();
@@ -43,12 +45,12 @@ fn no_eight_bytes_of_one_leg_stand_on_the_other() {
 
 #[test]
 fn keys_are_replaced_without_losing_a_packet() {
-    let mut net = Network::new(3);
+    let mut net = World::new(3);
     net.connect();
     for round in 0..400u32 {
-        let up = net.send_up(&network::udp4(&round.to_be_bytes()));
+        let up = net.send_up(&packets::udp4(&round.to_be_bytes()));
         assert_eq!(up.len(), 1, "round {round}");
-        let down = net.send_down(&network::answer4(&up[0].bytes, &round.to_be_bytes()));
+        let down = net.send_down(&packets::answer4(&up[0].bytes, &round.to_be_bytes()));
         assert_eq!(down.len(), 1, "round {round}");
         net.advance_millis(1_000);
     }
@@ -58,14 +60,14 @@ fn keys_are_replaced_without_losing_a_packet() {
 /// Keys of the generation before the last were mistaken for those of the next.
 #[test]
 fn rekeys_in_quick_succession_lose_nothing() {
-    let mut net = Network::new(13);
+    let mut net = World::new(13);
     net.connect();
     for round in 0..12u32 {
         net.rekey();
         for _ in 0..5 {
-            let up = net.send_up(&network::udp4(&round.to_be_bytes()));
+            let up = net.send_up(&packets::udp4(&round.to_be_bytes()));
             assert_eq!(up.len(), 1, "round {round}");
-            assert_eq!(net.send_down(&network::answer4(&up[0].bytes, b"x")).len(), 1, "round {round}");
+            assert_eq!(net.send_down(&packets::answer4(&up[0].bytes, b"x")).len(), 1, "round {round}");
         }
         net.advance_millis(300);
     }
@@ -74,15 +76,15 @@ fn rekeys_in_quick_succession_lose_nothing() {
 
 #[test]
 fn a_client_that_moves_keeps_its_circuit() {
-    let mut net = Network::new(4);
+    let mut net = World::new(4);
     net.connect();
     for round in 0..20u16 {
         net.move_client(5000 + round);
         let mut answered = 0;
         for _ in 0..10 {
-            let up = net.send_up(&network::udp4(&[1; 600]));
+            let up = net.send_up(&packets::udp4(&[1; 600]));
             assert_eq!(up.len(), 1);
-            answered += net.send_down(&network::answer4(&up[0].bytes, &[2; 600])).len();
+            answered += net.send_down(&packets::answer4(&up[0].bytes, &[2; 600])).len();
         }
         assert!(answered >= 9, "{answered}");
     }
@@ -92,29 +94,29 @@ fn a_client_that_moves_keeps_its_circuit() {
 /// A client that only listened waited for its keepalive.
 #[test]
 fn a_client_that_only_listens_shows_itself_after_its_nat_has_changed() {
-    let mut net = Network::new(14);
+    let mut net = World::new(14);
     net.connect();
-    let up = net.send_up(&network::udp4(b"subscribe"));
-    assert_eq!(net.send_down(&network::answer4(&up[0].bytes, b"news")).len(), 1);
+    let up = net.send_up(&packets::udp4(b"subscribe"));
+    assert_eq!(net.send_down(&packets::answer4(&up[0].bytes, b"news")).len(), 1);
     net.move_client(7000);
-    assert_eq!(net.send_down(&network::answer4(&up[0].bytes, b"lost")).len(), 0, "sent to where nobody is");
+    assert_eq!(net.send_down(&packets::answer4(&up[0].bytes, b"lost")).len(), 0, "sent to where nobody is");
     net.advance_millis(600);
-    assert_eq!(net.send_down(&network::answer4(&up[0].bytes, b"news")).len(), 1);
+    assert_eq!(net.send_down(&packets::answer4(&up[0].bytes, b"news")).len(), 1);
 }
 
 #[test]
 fn a_spoofed_source_gets_no_more_than_three_times_its_bytes() {
-    let mut net = Network::new(5);
+    let mut net = World::new(5);
     net.connect();
-    let up = net.send_up(&network::udp4(&[1; 100]));
+    let up = net.send_up(&packets::udp4(&[1; 100]));
     net.hold_challenges = true;
     net.move_client(6000);
     let sent = net.client_bytes();
-    net.send_up(&network::udp4(&[1; 100]));
+    net.send_up(&packets::udp4(&[1; 100]));
     let sent = net.client_bytes() - sent;
     let before = net.bytes_to_client();
     for _ in 0..50 {
-        net.send_down(&network::answer4(&up[0].bytes, &[2; 1000]));
+        net.send_down(&packets::answer4(&up[0].bytes, &[2; 1000]));
     }
     assert!(net.bytes_to_client() - before <= 3 * sent);
     assert!(net.ingress_drops(DropReason::PathUnproven) > 40);
@@ -122,14 +124,14 @@ fn a_spoofed_source_gets_no_more_than_three_times_its_bytes() {
 
 #[test]
 fn foreign_sources_and_private_destinations_are_refused() {
-    let mut net = Network::new(6);
+    let mut net = World::new(6);
     net.connect();
-    let mut foreign = network::udp4(b"x");
+    let mut foreign = packets::udp4(b"x");
     foreign[15] = 9;
     assert!(net.send_up(&foreign).is_empty());
     assert_eq!(net.egress_drops(DropReason::ForeignSource), 1);
     for private in [[10, 0, 0, 1], [127, 0, 0, 1], [192, 168, 1, 1], [169, 254, 169, 254], [100, 64, 1, 0]] {
-        let mut packet = network::udp4(b"x");
+        let mut packet = packets::udp4(b"x");
         packet[16..20].copy_from_slice(&private);
         assert!(net.send_up(&packet).is_empty());
     }
@@ -139,9 +141,9 @@ fn foreign_sources_and_private_destinations_are_refused() {
 
 #[test]
 fn every_flipped_bit_and_every_truncation_of_a_data_packet_is_refused_in_silence() {
-    let mut net = Network::new(7);
+    let mut net = World::new(7);
     net.connect();
-    let golden = net.seal_up(&network::udp4(b"golden"));
+    let golden = net.seal_up(&packets::udp4(b"golden"));
     let before = net.datagrams_from_ingress();
     for bit in 0..golden.len() * 8 {
         let mut copy = golden.clone();
@@ -165,7 +167,7 @@ fn every_flipped_bit_and_every_truncation_of_a_data_packet_is_refused_in_silence
 #[test]
 fn an_ingress_opens_circuits_to_relays_of_its_directory_only() {
     for (id, expected) in [(99, "UnknownRelay"), (1, "Itself")] {
-        let mut net = Network::new(8);
+        let mut net = World::new(8);
         net.ask_for_egress(id);
         let failure = format!("{:?}", net.try_connect().unwrap_err());
         assert!(failure.contains(expected), "{failure}");
@@ -174,7 +176,7 @@ fn an_ingress_opens_circuits_to_relays_of_its_directory_only() {
 
 #[test]
 fn a_wrong_relay_key_gets_silence() {
-    let mut net = Network::new(9);
+    let mut net = World::new(9);
     net.use_wrong_ingress_key();
     let failure = format!("{:?}", net.try_connect().unwrap_err());
     assert!(failure.contains("IngressSilent"), "{failure}");
@@ -183,7 +185,7 @@ fn a_wrong_relay_key_gets_silence() {
 
 #[test]
 fn nothing_is_left_behind_when_a_client_closes() {
-    let mut net = Network::new(10);
+    let mut net = World::new(10);
     net.connect();
     net.close();
     assert_eq!(net.held(), ((1, 0), (1, 0)), "only the session between the relays");
@@ -192,11 +194,80 @@ fn nothing_is_left_behind_when_a_client_closes() {
 #[test]
 fn the_same_seed_gives_the_same_bytes() {
     let run = |seed| {
-        let mut net = Network::new(seed);
+        let mut net = World::new(seed);
         net.connect();
-        net.send_up(&network::udp4(b"same"));
+        net.send_up(&packets::udp4(b"same"));
         net.wire_bytes()
     };
     assert_eq!(run(11), run(11));
     assert_ne!(run(11), run(12));
+}
+
+/// The reference model of a tunnel on a bad network: packets may be lost, and nothing else. What arrives was sent, unchanged, and once.
+fn survive(seed: u64) -> (usize, openrelay_sim::world::Wire) {
+    let mut net = World::new(seed);
+    let mut dice = Seeded(seed);
+    let pick = |dice: &mut Seeded, most: u64| u32::try_from(dice.number() % most).unwrap();
+    net.faults = Faults {
+        delay: Duration::from_millis(dice.number() % 60),
+        jitter: Duration::from_millis(dice.number() % 40),
+        loss: pick(&mut dice, 150),
+        duplication: pick(&mut dice, 100),
+        corruption: pick(&mut dice, 50),
+        ..Faults::default()
+    };
+    let mut tries = 0;
+    while net.try_connect().is_err() {
+        tries += 1;
+        assert!(tries < 10, "seed {seed}: no connection in ten tries");
+    }
+    let mut arrived = BTreeSet::new();
+    for round in 0..200u32 {
+        if round % 50 == 49 {
+            net.move_client(4000 + u16::try_from(round).unwrap());
+        }
+        net.faults.partition = (100..105).contains(&round);
+        net.push_up(&packets::udp4(&[&round.to_be_bytes()[..], &[7; 300]].concat()));
+        net.advance_millis(20);
+        for packet in net.taken_up() {
+            let number = u32::from_be_bytes(packet.bytes[28..32].try_into().unwrap());
+            assert_eq!(packet.bytes[32..], [7; 300], "seed {seed}: changed on the way");
+            assert!(arrived.insert(number), "seed {seed}: packet {number} arrived twice");
+        }
+    }
+    net.faults = Faults::default();
+    net.advance_millis(2_000);
+    net.taken_up();
+    assert_eq!(net.send_up(&packets::udp4(b"after the storm")).len(), 1, "seed {seed}");
+    net.check_accounting();
+    (arrived.len(), net.wire_bytes())
+}
+
+#[test]
+fn a_bad_network_loses_packets_and_does_nothing_worse() {
+    for seed in 0..60 {
+        let (arrived, _) = survive(seed);
+        assert!(arrived > 60, "seed {seed}: only {arrived} of 200");
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace_on_a_bad_network() {
+    for seed in 1000..1010 {
+        assert!(survive(seed) == survive(seed), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_path_that_shrinks_is_found_out() {
+    let mut net = World::new(15);
+    net.connect();
+    net.advance_millis(2_000);
+    assert_eq!(net.client_mtu(), 1408);
+    net.faults.largest = 1_400;
+    for _ in 0..200 {
+        net.push_up(&packets::udp4(&[1; 100]));
+        net.advance_millis(100);
+    }
+    assert_eq!(net.client_mtu(), 1328, "58 bytes of headers and tags around it");
 }

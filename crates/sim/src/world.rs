@@ -1,7 +1,9 @@
-//! The smallest network that a circuit needs: no delay, no loss, everything recorded.
+//! The world of one circuit: two relays, a client, the links between them, and a record of everything that crossed.
+//!
+//! Owns the order of events. Judges nothing: tests do, by what was delivered and recorded.
 
-use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,9 +11,8 @@ use openrelay_proto::client::{Client, ClientConfig, Event, Verdict as ClientVerd
 use openrelay_proto::drops::DropReason;
 use openrelay_proto::handshake::{Responder, Role};
 use openrelay_proto::index::{IndexKey, Slots};
-use openrelay_proto::ip::{CLIENT_V4, Packet};
+use openrelay_proto::ip::Packet;
 use openrelay_proto::keys::{RelayId, RelaySecret};
-use openrelay_proto::random::Random;
 use openrelay_proto::relay::{
     Gate, Handshaker, Load, OpenAdmission, Peer, RelayConfig, Replays, Shard, Shared, Verdict,
 };
@@ -19,37 +20,32 @@ use openrelay_proto::suite::Suites;
 use openrelay_proto::time::Time;
 use openrelay_proto::wire::padded;
 
-pub struct Seeded(pub u64);
-
-impl Random for Seeded {
-    fn fill(&mut self, bytes: &mut [u8]) {
-        for byte in bytes {
-            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut z = self.0;
-            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            *byte = (z ^ (z >> 31)).to_le_bytes()[0];
-        }
-    }
-}
+use crate::faults::{Faults, Seeded};
 
 struct Relay {
     shard: Shard,
     handshaker: Handshaker,
 }
 
+/// What crossed the links.
 #[derive(Default, PartialEq, Eq, Debug, Clone)]
 pub struct Wire {
+    /// On the client's link, both ways.
     pub client: Vec<Vec<u8>>,
+    /// Of those, what the client sent.
     pub client_up: Vec<Vec<u8>>,
+    /// Between the relays.
     pub relay: Vec<Vec<u8>>,
 }
 
+/// A packet that the egress delivered.
 pub struct Delivered {
+    /// The packet.
     pub bytes: Vec<u8>,
 }
 
-pub struct Network {
+/// A client, an ingress, an egress, and their links.
+pub struct World {
     now: Time,
     random: Seeded,
     config: ClientConfig,
@@ -59,10 +55,16 @@ pub struct Network {
     egress_address: SocketAddr,
     ingress: Relay,
     egress: Relay,
-    queue: VecDeque<(SocketAddr, SocketAddr, Vec<u8>)>,
+    /// Datagrams on their way, by the time of their arrival and the order of their sending.
+    queue: BTreeMap<(Time, u64), (SocketAddr, SocketAddr, Vec<u8>)>,
+    sent: u64,
+    dice: Seeded,
+    /// What the links do.
+    pub faults: Faults,
     wire: Wire,
     up: Vec<Delivered>,
     down: Vec<Vec<u8>>,
+    /// Swallow what the client itself has to say: challenges stay unanswered.
     pub hold_challenges: bool,
 }
 
@@ -85,7 +87,8 @@ fn relay(own: Responder, secret: RelaySecret, peer: Peer, random: &mut Seeded) -
     }
 }
 
-impl Network {
+impl World {
+    /// A world that repeats itself for the same seed.
     pub fn new(seed: u64) -> Self {
         let mut random = Seeded(seed);
         let ingress_address: SocketAddr = "198.51.100.1:443".parse().unwrap();
@@ -118,7 +121,10 @@ impl Network {
             ingress: relay(ingress, in_secret, out_peer, &mut random),
             egress: relay(egress, out_secret, in_peer, &mut random),
             random,
-            queue: VecDeque::new(),
+            queue: BTreeMap::new(),
+            sent: 0,
+            dice: Seeded(seed ^ 0x5eed),
+            faults: Faults::default(),
             wire: Wire::default(),
             up: Vec::new(),
             down: Vec::new(),
@@ -126,20 +132,24 @@ impl Network {
         }
     }
 
+    /// Makes the client ask for another egress.
     pub fn ask_for_egress(&mut self, id: u64) {
         self.config.egress.relay = RelayId(id);
     }
 
+    /// Makes the client believe in a wrong key.
     pub fn use_wrong_ingress_key(&mut self) {
         let wrong = RelaySecret::generate(&mut self.random).public();
         self.config.ingress.as_mut().unwrap().0.key = wrong;
     }
 
+    /// Opens the circuit.
     pub fn connect(&mut self) {
         self.try_connect().unwrap();
         self.settle();
     }
 
+    /// Opens the circuit, or says what happened instead.
     pub fn try_connect(&mut self) -> Result<(), Event> {
         self.client = Client::new(self.config.clone(), self.now, self.minutes(), &mut self.random);
         for _ in 0..100 {
@@ -156,11 +166,13 @@ impl Network {
         panic!("neither connected nor failed");
     }
 
+    /// Replaces all keys.
     pub fn rekey(&mut self) {
         self.client.as_mut().unwrap().rekey(self.now, &mut self.random);
         self.settle();
     }
 
+    /// Closes the circuit.
     pub fn close(&mut self) {
         self.client.as_mut().unwrap().close(self.now);
         self.settle();
@@ -170,14 +182,28 @@ impl Network {
         u32::try_from(self.now.as_micros() / 60_000_000).unwrap() + 1000
     }
 
+    /// Lets time pass, in steps of ten milliseconds.
     pub fn advance_millis(&mut self, millis: u64) {
+        let mut left = millis;
+        while left > 0 {
+            let step = left.min(10);
+            left -= step;
+            self.step(step);
+        }
+    }
+
+    fn step(&mut self, millis: u64) {
         self.now = self.now.after(Duration::from_millis(millis));
         let (now, minutes) = (self.now, self.minutes());
-        if let Some(client) = &mut self.client {
+        if let Some(client) = &mut self.client
+            && client.poll_timeout() <= now
+        {
             client.handle_timeout(now, minutes, &mut self.random);
         }
         for relay in [&mut self.ingress, &mut self.egress] {
-            relay.shard.handle_timeout(now, &mut self.random);
+            if relay.shard.poll_timeout() <= now {
+                relay.shard.handle_timeout(now, &mut self.random);
+            }
             for (_, output) in relay.handshaker.handle_timeout(now, minutes, &mut self.random) {
                 relay.shard.apply(output, now, &mut self.random);
             }
@@ -185,6 +211,12 @@ impl Network {
         self.settle();
     }
 
+    /// Largest inner packet that the client believes in.
+    pub fn client_mtu(&self) -> u16 {
+        self.client.as_ref().map_or(0, Client::mtu)
+    }
+
+    /// Gives the client another port, as a NAT does.
     pub fn move_client(&mut self, port: u16) {
         self.client_address.set_port(port);
     }
@@ -205,13 +237,15 @@ impl Network {
         std::mem::take(&mut self.up).len()
     }
 
+    /// Sends a packet up and returns what the egress delivers.
     pub fn send_up(&mut self, packet: &[u8]) -> Vec<Delivered> {
         let datagram = self.seal_up(packet);
-        self.queue.push_back((self.client_address, self.ingress_address, datagram));
+        self.send(self.client_address, self.ingress_address, datagram);
         self.settle();
         std::mem::take(&mut self.up)
     }
 
+    /// Sends a packet down and returns what the client receives.
     pub fn send_down(&mut self, packet: &[u8]) -> Vec<Vec<u8>> {
         let mut bytes = packet.to_vec();
         let mut parsed = Packet::parse(&bytes).unwrap();
@@ -221,11 +255,12 @@ impl Network {
         datagram.extend_from_slice(&bytes);
         datagram.resize(down.offset + padded(bytes.len()) + down.trailer, 0);
         self.egress.shard.seal_down(&down, &mut datagram, false, self.now).unwrap();
-        self.queue.push_back((self.egress_address, down.to, datagram));
+        self.send(self.egress_address, down.to, datagram);
         self.settle();
         std::mem::take(&mut self.down)
     }
 
+    /// Lets a datagram arrive at the ingress.
     pub fn inject_at_ingress(&mut self, datagram: Vec<u8>) {
         let (from, to) = (self.client_address, self.ingress_address);
         self.deliver(from, to, datagram);
@@ -235,7 +270,8 @@ impl Network {
     fn settle(&mut self) {
         loop {
             self.collect();
-            let Some((from, to, datagram)) = self.queue.pop_front() else { return };
+            let Some(first) = self.queue.first_entry().filter(|first| first.key().0 <= self.now) else { return };
+            let (from, to, datagram) = first.remove();
             let up = from == self.client_address;
             if up || to == self.client_address {
                 self.wire.client.push(datagram.clone());
@@ -254,9 +290,7 @@ impl Network {
         if to == self.client_address {
             let minutes = self.minutes();
             let Some(client) = &mut self.client else { return };
-            let (before, length) = (client.poll_timeout(), datagram.len());
             let verdict = client.handle_datagram(&mut datagram, now, minutes, &mut self.random);
-            let _ = (before, length);
             if let ClientVerdict::Deliver { offset, packet, .. } = verdict {
                 self.down.push(datagram[offset..offset + packet.len].to_vec());
             }
@@ -272,7 +306,7 @@ impl Network {
             (&mut self.egress, self.egress_address)
         };
         match relay.shard.handle_datagram(from, &mut datagram, now, &mut self.random) {
-            Verdict::Forward { to } => self.queue.push_back((address, to, datagram)),
+            Verdict::Forward { to } => self.send(address, to, datagram),
             Verdict::Deliver { offset, packet, .. } => {
                 self.up.push(Delivered { bytes: datagram[offset..offset + packet.len].to_vec() });
             }
@@ -280,13 +314,14 @@ impl Network {
         }
     }
 
+    /// Puts what everybody wants to send on the links.
     fn collect(&mut self) {
         let (now, minutes) = (self.now, self.minutes());
+        let mut out = Vec::new();
         if let Some(client) = &mut self.client {
             while let Some(datagram) = client.poll_transmit() {
-                let path_response = self.hold_challenges;
-                if !path_response {
-                    self.queue.push_back((self.client_address, self.ingress_address, datagram));
+                if !self.hold_challenges {
+                    out.push((self.client_address, self.ingress_address, datagram));
                 }
             }
         }
@@ -297,37 +332,75 @@ impl Network {
                 }
             }
             while let Some((to, datagram)) = relay.shard.poll_transmit() {
-                self.queue.push_back((address, to, datagram));
+                out.push((address, to, datagram));
             }
+        }
+        for (from, to, datagram) in out {
+            self.send(from, to, datagram);
         }
     }
 
+    fn send(&mut self, from: SocketAddr, to: SocketAddr, datagram: Vec<u8>) {
+        for (delay, copy) in self.faults.apply(datagram, &mut self.dice) {
+            self.sent += 1;
+            self.queue.insert((self.now.after(delay), self.sent), (from, to, copy));
+        }
+    }
+
+    /// Everything that crossed the links.
     pub fn wire_bytes(&self) -> Wire {
         self.wire.clone()
     }
 
+    /// Bytes that the client sent.
     pub fn client_bytes(&self) -> usize {
         self.wire.client_up.iter().map(Vec::len).sum()
     }
 
+    /// Bytes that arrived at the client.
     pub fn bytes_to_client(&self) -> usize {
         self.wire.client.iter().map(Vec::len).sum::<usize>() - self.client_bytes()
     }
 
+    /// Datagrams that the ingress sent.
     pub fn datagrams_from_ingress(&self) -> usize {
         self.wire.client.len() - self.wire.client_up.len() + self.wire.relay.len()
     }
 
+    /// What the ingress dropped for a reason.
     pub fn ingress_drops(&self, reason: DropReason) -> u64 {
         self.ingress.shard.counts().drops.of(reason)
     }
 
+    /// What the egress dropped for a reason.
     pub fn egress_drops(&self, reason: DropReason) -> u64 {
         self.egress.shard.counts().drops.of(reason)
     }
 
+    /// Sessions and circuits that ingress and egress hold.
     pub fn held(&self) -> ((usize, usize), (usize, usize)) {
         (self.ingress.shard.held(), self.egress.shard.held())
+    }
+
+    /// Packets that the client received since this was asked last.
+    pub fn delivered_down(&mut self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.down)
+    }
+
+    /// Packets that the egress delivered since this was asked last.
+    pub fn taken_up(&mut self) -> Vec<Delivered> {
+        std::mem::take(&mut self.up)
+    }
+
+    /// Sends a packet up without waiting for it; false when the circuit is down.
+    pub fn push_up(&mut self, packet: &[u8]) -> bool {
+        if !self.client.as_ref().is_some_and(Client::is_connected) {
+            return false;
+        }
+        let datagram = self.seal_up(packet);
+        self.send(self.client_address, self.ingress_address, datagram);
+        self.settle();
+        true
     }
 
     /// Every datagram that a shard received is in exactly one of its other numbers.
@@ -341,28 +414,4 @@ impl Network {
             );
         }
     }
-}
-
-/// A UDP packet from the client's tunnel address to 192.0.2.80, port 7.
-pub fn udp4(payload: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(28 + payload.len()).unwrap();
-    let mut packet = vec![0x45, 0];
-    packet.extend_from_slice(&length.to_be_bytes());
-    packet.extend_from_slice(&[0, 0, 0, 0, 64, 17, 0, 0]);
-    packet.extend_from_slice(&CLIENT_V4.octets());
-    packet.extend_from_slice(&[192, 0, 2, 80]);
-    packet.extend_from_slice(&[0x10, 0, 0, 7]);
-    packet.extend_from_slice(&(length - 20).to_be_bytes());
-    packet.extend_from_slice(&[0, 0]);
-    packet.extend_from_slice(payload);
-    packet
-}
-
-/// An answer to `packet` with `payload`.
-pub fn answer4(packet: &[u8], payload: &[u8]) -> Vec<u8> {
-    let IpAddr::V4(to) = Packet::parse(packet).unwrap().source else { panic!("IPv4") };
-    let mut answer = udp4(payload);
-    answer[12..16].copy_from_slice(&[192, 0, 2, 80]);
-    answer[16..20].copy_from_slice(&to.octets());
-    answer
 }

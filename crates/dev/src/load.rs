@@ -1,0 +1,201 @@
+//! `openrelay-dev load`: many clients at once.
+//!
+//! Owns clients without tunnel devices: they open circuits, the way `openrelay up` does, and keep them. `measure` runs them against one ingress and
+//! prints what that cost it.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use openrelay_ledger::selection::{self, Wish};
+use openrelay_node::circuit::{self, Hops, OpenConsent};
+use openrelay_node::clock::{Clock, unix_minutes};
+use openrelay_node::config::{ClientFile, beside, public_key, read};
+use openrelay_node::directory::VerifiedDirectory;
+use openrelay_node::random::OsRandom;
+use openrelay_proto::client::{Client, Event, Verdict};
+use openrelay_proto::wire::padded;
+use serde_json::{Value, json};
+
+use crate::devnet::temporary_dir;
+use crate::host::checked;
+use crate::say;
+use crate::topology::{Network, Programs};
+
+/// Circuits that open at the same time: enough to keep an ingress busy, few enough that none waits for its turn.
+const AT_ONCE: usize = 32;
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct One {
+    client: Client,
+    socket: UdpSocket,
+}
+
+/// Opens `count` circuits through ingress 1 and egress 3, keeps them, then sends `active` of them a packet each; prints what happened as JSON.
+pub(crate) fn run(config: &Path, count: usize, active: usize) -> Result<()> {
+    let file: ClientFile = read(config)?;
+    let trusted = public_key(config, "directory_key", &file.directory_key)?;
+    let directory = VerifiedDirectory::read(&beside(config, &file.directory), trusted, 0)?;
+    let clock = Clock::start();
+    let started = Instant::now();
+    let mut random = OsRandom::default();
+    let (mut open, mut opening): (Vec<One>, Vec<One>) = (Vec::new(), Vec::new());
+    while open.len() < count {
+        while opening.len() < AT_ONCE && open.len() + opening.len() < count {
+            opening.push(begin(&file, &directory, &clock, &mut random)?);
+        }
+        let mut still = Vec::new();
+        for mut one in opening.drain(..) {
+            if drive(&mut one, &clock, &mut random)? {
+                open.push(one);
+            } else {
+                still.push(one);
+            }
+        }
+        opening = still;
+        ensure!(
+            started.elapsed() < PATIENCE * 10,
+            "only {} of {count} circuits within {:?}",
+            open.len(),
+            started.elapsed()
+        );
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    say(&json!({ "circuits": open.len(), "seconds": seconds }).to_string());
+    // The one who measures looks at the ingress now, then asks to go on.
+    std::io::stdin().read_line(&mut String::new())?;
+    let answered = exchange(&mut open, active, &clock, &mut random)?;
+    say(&json!({ "active": active, "answered": answered }).to_string());
+    Ok(())
+}
+
+fn begin(file: &ClientFile, directory: &VerifiedDirectory, clock: &Clock, random: &mut OsRandom) -> Result<One> {
+    let wish = Wish { ingress: Some(1), egress: Some(3), ..Wish::default() };
+    let (ingress, egress) = selection::circuit(directory.directory(), &wish, |_| 0)?;
+    let register = |record| directory.register(record).context("not in the directory");
+    let hops = Hops::Two(register(ingress)?, register(egress)?);
+    let consent = OpenConsent::from_config(file.admission).context("no consent")?;
+    let pick = |endpoints: &[SocketAddr]| endpoints.iter().copied().find(SocketAddr::is_ipv4);
+    let client = circuit::open(hops, consent, None, pick, clock.now(), random)?;
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket.connect(client.remote())?;
+    socket.set_nonblocking(true)?;
+    Ok(One { client, socket })
+}
+
+/// Does what is due; whether the circuit is open.
+fn drive(one: &mut One, clock: &Clock, random: &mut OsRandom) -> Result<bool> {
+    let mut buffer = [0; 2_048];
+    while let Ok(len) = one.socket.recv(&mut buffer) {
+        one.client.handle_datagram(&mut buffer[..len], clock.now(), unix_minutes(), random);
+    }
+    if one.client.poll_timeout() <= clock.now() {
+        one.client.handle_timeout(clock.now(), unix_minutes(), random);
+    }
+    while let Some(datagram) = one.client.poll_transmit() {
+        // What is lost is repeated.
+        let _ = one.socket.send(&datagram);
+    }
+    while let Some(event) = one.client.poll_event() {
+        if let Event::Failed(_) | Event::Lost = event {
+            bail!("a circuit did not open: {event:?}");
+        }
+    }
+    Ok(one.client.is_connected())
+}
+
+/// Sends a ping to the tunnel's gateway through each of the first `active` circuits; how many were answered.
+fn exchange(open: &mut [One], active: usize, clock: &Clock, random: &mut OsRandom) -> Result<usize> {
+    let mut answered = 0;
+    for one in open.iter_mut().take(active) {
+        let ping = ping();
+        let offset = one.client.offset();
+        let mut datagram = vec![0; offset + padded(ping.len()) + one.client.trailer()];
+        datagram[offset..offset + ping.len()].copy_from_slice(&ping);
+        one.client.seal(&mut datagram, false, clock.now()).map_err(|reason| anyhow::anyhow!("{}", reason.name()))?;
+        one.socket.send(&datagram)?;
+        one.socket.set_nonblocking(false)?;
+        one.socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+        let mut buffer = [0; 2_048];
+        while let Ok(len) = one.socket.recv(&mut buffer) {
+            let verdict = one.client.handle_datagram(&mut buffer[..len], clock.now(), unix_minutes(), random);
+            if matches!(verdict, Verdict::Deliver { .. }) {
+                answered += 1;
+                break;
+            }
+        }
+    }
+    Ok(answered)
+}
+
+/// An echo request from the client's address to the devnet's server.
+fn ping() -> Vec<u8> {
+    let mut packet =
+        vec![0x45, 0, 0, 28, 0, 0, 0x40, 0, 64, 1, 0, 0, 100, 64, 0, 2, 93, 184, 215, 2, 8, 0, 0, 0, 0, 1, 0, 1];
+    let check = !openrelay_proto::ip::checksum::fold(openrelay_proto::ip::checksum::sum(&packet[20..], 0));
+    packet[22..24].copy_from_slice(&check.to_be_bytes());
+    openrelay_proto::ip::checksum::fill_v4_header(&mut packet, 20);
+    packet
+}
+
+/// Runs the load against a devnet and prints what the ingress paid.
+pub(crate) fn measure(count: usize, active: usize) -> Result<()> {
+    use std::io::{BufRead as _, Write as _};
+    let dir = temporary_dir()?;
+    let programs = Programs::find()?;
+    let network = Network::new(&dir)?;
+    let mut services = network.serve(&programs, &[])?;
+    let ingress = services.relays.first().map(|(_, service)| service.pid()).context("no ingress")?;
+    let (cpu, memory) = (cpu_seconds(ingress)?, resident_kib(ingress)?);
+    let mut command = network.client.command(&programs.dev);
+    command.args(["load", "--config"]).arg(dir.join("config/client/client.toml"));
+    command.args(["--circuits", &count.to_string(), "--active", &active.to_string()]);
+    let mut child = command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn()?;
+    let mut lines = std::io::BufReader::new(child.stdout.take().context("no output")?);
+    let mut line = String::new();
+    lines.read_line(&mut line)?;
+    let opened: Value = serde_json::from_str(&line).context("the load did not open its circuits")?;
+    let (cpu, memory) = (cpu_seconds(ingress)? - cpu, resident_kib(ingress)? - memory);
+    child.stdin.take().context("no input")?.write_all(b"\n")?;
+    line.clear();
+    lines.read_line(&mut line)?;
+    let exchanged: Value = serde_json::from_str(&line).context("the load did not exchange its packets")?;
+    child.wait()?;
+    let (_, service) = services.relays.first_mut().context("no ingress")?;
+    let statistics: Value = serde_json::from_str(&service.ask("USR1")?)?;
+    drop(services);
+    drop(network);
+    let _ = std::fs::remove_dir_all(&dir);
+    let per_second = count as f64 / cpu;
+    say(&json!({
+        "schema": "openrelay.load/1",
+        "circuits": opened["circuits"],
+        "wall_seconds": opened["seconds"],
+        "ingress_cpu_seconds": cpu,
+        "circuits_per_cpu_second": per_second,
+        "ingress_rss_growth_kib": memory,
+        "sessions": statistics["sessions"],
+        "active": exchanged["active"],
+        "answered": exchanged["answered"],
+    })
+    .to_string());
+    ensure!(exchanged["answered"] == exchanged["active"], "circuits were lost");
+    Ok(())
+}
+
+/// CPU time of a process. Source: proc(5), /proc/PID/stat fields 14 and 15.
+fn cpu_seconds(pid: u32) -> Result<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let after = stat.rsplit_once(')').context("no name")?.1;
+    let ticks: Vec<u64> = after.split_whitespace().skip(11).take(2).filter_map(|t| t.parse().ok()).collect();
+    let hertz: f64 =
+        checked(&std::process::Command::new("getconf").arg("CLK_TCK").output()?, "getconf")?.trim().parse()?;
+    Ok(ticks.iter().sum::<u64>() as f64 / hertz)
+}
+
+fn resident_kib(pid: u32) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS")).context("no VmRSS")?;
+    Ok(line.split_whitespace().nth(1).context("no number")?.parse()?)
+}
