@@ -158,9 +158,11 @@ impl Packet {
             }
             UDP => {
                 let stated = take(transport, 4).map(|b| usize::from(u16::from_be_bytes(b)));
-                stated.is_some_and(|stated| stated >= 8 && (self.fragment || stated <= transport.len()))
+                let whole = stated.is_some_and(|stated| stated >= 8 && (self.fragment || stated <= transport.len()));
+                whole && transport.len() >= 8
             }
-            ICMP | ICMPV6 => transport.len() >= 8 || self.fragment,
+            // A first fragment too: what is translated must be there.
+            ICMP | ICMPV6 => transport.len() >= 8,
             _ => true,
         };
         if enough { Ok(self) } else { Err(BadPacket) }
@@ -206,4 +208,79 @@ fn check_options(mut options: &[u8]) -> Result<(), BadPacket> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::checksum::{fill_transport, fill_v4_header, transport_is_valid};
+    use super::translate::{Side, replace};
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Found by fuzzing: the checksum of a short first fragment was written behind the packet.
+    #[test]
+    fn a_first_fragment_without_its_transport_header_is_refused() {
+        let mut packet = vec![0x60, 0, 0, 0, 0, 12, FRAGMENT, 64];
+        packet.extend_from_slice(&[1; 32]);
+        packet.extend_from_slice(&[ICMPV6, 0, 0, 1, 0, 0, 0, 1]);
+        packet.extend_from_slice(&[128, 0, 0, 0]);
+        packet.extend_from_slice(&[0; 16]);
+        assert_eq!(Packet::parse(&packet), Err(BadPacket));
+    }
+
+    #[test]
+    fn lying_lengths_source_routes_and_truncations_are_refused() {
+        let good = v4(UDP, &[0, 7, 0, 7, 0, 12, 0, 0, 1, 2, 3, 4]);
+        assert!(Packet::parse(&good).is_ok());
+        for end in 0..good.len() {
+            assert_eq!(Packet::parse(&good[..end]), Err(BadPacket), "{end}");
+        }
+        let lie = |at: usize, value: u8| {
+            let mut copy = good.clone();
+            copy[at] = value;
+            Packet::parse(&copy)
+        };
+        assert_eq!(lie(0, 0x44), Err(BadPacket), "header shorter than a header");
+        assert_eq!(lie(0, 0x4f), Err(BadPacket), "header longer than the packet");
+        assert_eq!(lie(3, 200), Err(BadPacket), "longer than what is there");
+        assert_eq!(lie(25, 200), Err(BadPacket), "UDP longer than the packet");
+        assert_eq!(lie(0, 0x55), Err(BadPacket), "no such version");
+        let mut routed = vec![0x46, 0, 0, 24, 0, 0, 0, 0, 64, 99, 0, 0];
+        routed.extend_from_slice(&[1; 8]);
+        routed.extend_from_slice(&[131, 4, 4, 0]);
+        assert_eq!(Packet::parse(&routed), Err(BadPacket), "loose source route");
+    }
+
+    fn v4(protocol: u8, transport: &[u8]) -> Vec<u8> {
+        let len = u16::try_from(20 + transport.len()).unwrap().to_be_bytes();
+        let mut packet =
+            vec![0x45, 0, len[0], len[1], 0, 1, 0x40, 0, 64, protocol, 0, 0, 100, 64, 0, 2, 93, 184, 215, 2];
+        packet.extend_from_slice(transport);
+        fill_v4_header(&mut packet, 20);
+        packet
+    }
+
+    proptest! {
+        #[test]
+        fn translation_there_and_back_is_the_same_packet(
+            payload in prop::collection::vec(any::<u8>(), 0..100),
+            to: [u8; 4],
+            udp: bool,
+        ) {
+            let head: &[u8] = if udp { &[4, 0, 0, 7, 0, 0, 0, 0] } else { &[4, 0, 0, 80, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 16, 1, 0, 0, 0, 0, 0] };
+            let mut transport = [head, &payload].concat();
+            if udp {
+                let len = u16::try_from(transport.len()).unwrap().to_be_bytes();
+                transport[4..6].copy_from_slice(&len);
+            }
+            let mut bytes = v4(if udp { UDP } else { TCP }, &transport);
+            let mut packet = Packet::parse(&bytes).unwrap();
+            fill_transport(&packet, &mut bytes);
+            let before = bytes.clone();
+            replace(&mut packet, &mut bytes, Side::Source, IpAddr::from(to), false);
+            prop_assert!(transport_is_valid(&Packet::parse(&bytes).unwrap(), &bytes));
+            replace(&mut packet, &mut bytes, Side::Source, IpAddr::V4(CLIENT_V4), false);
+            prop_assert_eq!(bytes, before);
+        }
+    }
 }
