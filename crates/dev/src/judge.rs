@@ -61,7 +61,7 @@ pub(crate) struct Seen {
     pub(crate) packets: u64,
     /// Packets with a forbidden address or a name.
     pub(crate) guilty: u64,
-    /// Packets that the capture missed.
+    /// Packets whose headers the capture missed.
     pub(crate) missed: u64,
 }
 
@@ -69,10 +69,16 @@ pub(crate) struct Seen {
 pub(crate) fn run(rules: &Path) -> Result<()> {
     let rules: Rules = serde_json::from_slice(&std::fs::read(rules)?)?;
     let mut netlink = Netlink::open()?;
-    let mut captures = Vec::new();
+    let (mut captures, mut samplers) = (Vec::new(), Vec::new());
     for rule in &rules.links {
         let link = netlink.link(&rule.link).with_context(|| format!("there is no link {}", rule.link))?;
-        captures.push(Capture::start(link).context("cannot capture; this needs CAP_NET_RAW")?);
+        let start = || Capture::start(link).context("cannot capture; this needs CAP_NET_RAW");
+        // One sees every header, of which the kernel passes on the suspicious: it must miss nothing. The other takes samples of payload for as
+        // long as they are wanted, and may miss what it has no room for.
+        let capture = start()?;
+        capture.narrow(rules.port, &rule.forbidden)?;
+        captures.push(capture);
+        samplers.push(if rule.leg.is_some() { Some(start()?) } else { None });
     }
     let over = Arc::new(AtomicBool::new(false));
     let told = over.clone();
@@ -84,22 +90,19 @@ pub(crate) fn run(rules: &Path) -> Result<()> {
     say("ready");
     let mut watch = Watch { rules, verdict: Verdict::default(), samples: [Vec::new(), Vec::new()] };
     let mut buffer = vec![0; 1 << 17];
-    let mut narrowed = vec![false; captures.len()];
-    let fds: Vec<_> = captures.iter().map(AsFd::as_fd).collect();
     loop {
         let ending = over.load(Ordering::Relaxed);
+        let fds: Vec<_> = samplers.iter().flatten().chain(&captures).map(AsFd::as_fd).collect();
         wait(&fds, Duration::from_millis(20))?;
-        for (number, capture) in captures.iter().enumerate() {
-            if let Some(rule) = watch.rules.links.get(number)
-                && !narrowed[number]
-                && watch.has_enough(rule)
-            {
-                // The kernel goes on looking at every header; what it finds innocent need not be copied.
-                capture.narrow(watch.rules.port, &rule.forbidden)?;
-                narrowed[number] = true;
-            }
+        for (number, (capture, sampler)) in captures.iter().zip(&mut samplers).enumerate() {
             while let Ok(len) = capture.read(&mut buffer) {
-                watch.see(number, buffer.get(..len).unwrap_or(&[]));
+                watch.see_header(number, buffer.get(..len).unwrap_or(&[]));
+            }
+            while let Some(len) = sampler.as_ref().and_then(|sampler| sampler.read(&mut buffer).ok()) {
+                watch.see_payload(number, buffer.get(..len).unwrap_or(&[]));
+                if watch.has_enough(number) {
+                    *sampler = None;
+                }
             }
         }
         if ending {
@@ -131,25 +134,29 @@ struct Watch {
 }
 
 impl Watch {
-    fn see(&mut self, number: usize, frame: &[u8]) {
-        let Some(rule) = self.rules.links.get(number) else { return };
-        let seen = self.verdict.links.entry(rule.link.clone()).or_default();
-        let Some(packet) = frame.get(ETHERNET..) else { return };
-        let payload = udp_payload(packet, self.rules.port);
-        let sample = rule.leg.and_then(|leg| self.samples.get_mut(usize::from(leg) - 1));
-        let room = sample.as_ref().map_or(0, |sample| SAMPLE.saturating_sub(sample.len()));
-        // Searching payloads byte by byte is slow; what is compared is searched.
-        if is_guilty(rule, packet, payload, room > 0) {
-            seen.guilty += 1;
-        }
-        if let (Some(sample), Some(payload)) = (sample, payload) {
+    /// Looks for what must not stand in a header or in a quoted one.
+    fn see_header(&mut self, number: usize, frame: &[u8]) {
+        let (Some(rule), Some(packet)) = (self.rules.links.get(number), frame.get(ETHERNET..)) else { return };
+        let guilty = is_guilty(rule, packet, udp_payload(packet, self.rules.port), false);
+        self.verdict.links.entry(rule.link.clone()).or_default().guilty += u64::from(guilty);
+    }
+
+    /// Looks for what must not stand in a payload of the relays' port, and keeps it for comparison.
+    fn see_payload(&mut self, number: usize, frame: &[u8]) {
+        let (Some(rule), Some(packet)) = (self.rules.links.get(number), frame.get(ETHERNET..)) else { return };
+        let Some(payload) = udp_payload(packet, self.rules.port) else { return };
+        let guilty = is_guilty(rule, packet, Some(payload), true);
+        self.verdict.links.entry(rule.link.clone()).or_default().guilty += u64::from(guilty);
+        if let Some(sample) = rule.leg.and_then(|leg| self.samples.get_mut(usize::from(leg) - 1)) {
+            let room = SAMPLE.saturating_sub(sample.len());
             sample.extend_from_slice(payload.get(..payload.len().min(room)).unwrap_or(&[]));
         }
     }
 
     /// Whether payloads of this link need not be seen any more.
-    fn has_enough(&self, rule: &LinkRule) -> bool {
-        let sample = rule.leg.and_then(|leg| self.samples.get(usize::from(leg) - 1));
+    fn has_enough(&self, number: usize) -> bool {
+        let leg = self.rules.links.get(number).and_then(|rule| rule.leg);
+        let sample = leg.and_then(|leg| self.samples.get(usize::from(leg) - 1));
         sample.is_none_or(|sample| sample.len() >= SAMPLE)
     }
 
