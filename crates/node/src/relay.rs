@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use openrelay_ledger::record::Role;
-use openrelay_proto::drops::{DropReason, Drops};
+use openrelay_proto::drops::Drops;
 use openrelay_proto::index::{IndexKey, MAX_SHARDS, Slots};
 use openrelay_proto::keys::RelaySecret;
 use openrelay_proto::relay::{
@@ -359,6 +359,3 @@ impl Relay {
         report
     }
 }
-
-/// The reason under which datagrams that the kernel refused are counted.
-pub(crate) const SEND_FAILED: DropReason = DropReason::SendFailed;

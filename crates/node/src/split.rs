@@ -4,9 +4,11 @@
 //! path, so a path that shrinks stalls no connection. Checksums are left to the far end with one bit.
 //! Source: RFC 9293 §3.1; linux `tcp_gso_segment`, `__udp_gso_segment` for which fields change.
 
+use std::io::IoSlice;
+
 use openrelay_proto::drops::DropReason;
-use openrelay_proto::ip::{Packet, TCP, UDP, checksum};
-use openrelay_sys::tun::{Segmentation, VnetHeader};
+use openrelay_proto::ip::{Packet, TCP, UDP, checksum, icmp};
+use openrelay_sys::tun::{Segmentation, TunQueue, VnetHeader};
 
 const FIN_PSH: u8 = 0x01 | 0x08;
 const CWR: u8 = 0x80;
@@ -90,6 +92,16 @@ impl Split {
         let len = out.len();
         fix_network_header(packet, out, len, number);
         fix_transport_header(packet, out, number * self.payload, number, number + 1 == self.pieces);
+    }
+}
+
+/// Tells the sender of `packet`, through the device that it came from, that no more than `mtu` bytes fit.
+pub(crate) fn say_too_big(queue: &TunQueue, packet: &Packet, bytes: &[u8], mtu: u16) {
+    let mut error = [0; 600];
+    if let Some(len) = icmp::packet_too_big(packet, bytes, mtu, &mut error) {
+        let vnet = VnetHeader::PLAIN.to_bytes();
+        // A sender that is not told finds out by itself.
+        let _ = queue.write(&[IoSlice::new(&vnet), IoSlice::new(error.get(..len).unwrap_or(&[]))]);
     }
 }
 

@@ -1,6 +1,5 @@
 //! The client's data thread: the whole way of a packet between device and circuit.
 
-use std::io::IoSlice;
 use std::os::fd::AsFd;
 use std::sync::mpsc::{Receiver, Sender, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,7 +7,7 @@ use std::time::Duration;
 
 use openrelay_proto::client::{Client, Event, Verdict};
 use openrelay_proto::drops::{DropReason, Drops};
-use openrelay_proto::ip::{CLIENT_V4, CLIENT_V6, Packet, icmp, tcp};
+use openrelay_proto::ip::{CLIENT_V4, CLIENT_V6, Packet, tcp};
 use openrelay_proto::time::Time;
 use openrelay_proto::wire::padded;
 use openrelay_sys::event::{Waker, wait};
@@ -19,7 +18,7 @@ use super::Shared;
 use crate::clock::{Clock, unix_minutes};
 use crate::merge::Merger;
 use crate::random::OsRandom;
-use crate::split::Split;
+use crate::split::{Split, say_too_big};
 use crate::train::{Sent, Sockets, Train};
 
 /// Trains or device packets worked off before the other side is looked at.
@@ -291,14 +290,5 @@ impl Pump {
         counts.drops.count_many(DropReason::TunnelFailed, self.merger.refused);
         counts.overflows = u64::from(self.sockets.all[0].overflows());
         counts
-    }
-}
-
-/// Tells the sender of `packet`, a program on this host, that it does not fit.
-fn say_too_big(queue: &TunQueue, packet: &Packet, bytes: &[u8], mtu: u16) {
-    let mut error = [0; 600];
-    if let Some(len) = icmp::packet_too_big(packet, bytes, mtu, &mut error) {
-        let vnet = VnetHeader::PLAIN.to_bytes();
-        let _ = queue.write(&[IoSlice::new(&vnet), IoSlice::new(error.get(..len).unwrap_or(&[]))]);
     }
 }

@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::Duration;
 
 use openrelay_proto::drops::DropReason;
-use openrelay_proto::ip::{Packet, icmp, tcp};
+use openrelay_proto::ip::{Packet, tcp};
 use openrelay_proto::relay::{Gate, Request, Shard, Verdict};
 use openrelay_proto::time::Time;
 use openrelay_proto::wire::padded;
@@ -19,11 +19,11 @@ use openrelay_sys::tun::{MAX_READ, TunQueue, VNET_LEN, VnetHeader};
 use openrelay_sys::udp;
 
 use super::ring::{Passed, RingReceiver, RingSender};
-use super::{Command, Report, SEND_FAILED};
+use super::{Command, Report};
 use crate::clock::Clock;
 use crate::merge::Merger;
 use crate::random::OsRandom;
-use crate::split::Split;
+use crate::split::{Split, say_too_big};
 use crate::train::{Sent, Sockets, Train};
 
 /// Trains or device packets worked off before the other side is looked at.
@@ -360,7 +360,7 @@ impl Worker {
         let mut counts = self.shard.counts().clone();
         let failed = self.forwarded.failed + self.train.sent.failed + self.originated.failed;
         counts.forwarded -= self.forwarded.failed;
-        counts.drops.count_many(SEND_FAILED, failed);
+        counts.drops.count_many(DropReason::SendFailed, failed);
         counts.delivered -= self.merger.refused;
         counts.drops.count_many(DropReason::TunnelFailed, self.merger.refused);
         let (sessions, circuits) = self.shard.held();
@@ -397,15 +397,5 @@ impl Run {
         self.end = end;
         self.closed = len < self.stride;
         true
-    }
-}
-
-/// Tells the sender of `packet` that it does not fit.
-fn say_too_big(queue: &TunQueue, packet: &Packet, bytes: &[u8], mtu: u16) {
-    let mut error = [0; 600];
-    if let Some(len) = icmp::packet_too_big(packet, bytes, mtu, &mut error) {
-        let vnet = VnetHeader::PLAIN.to_bytes();
-        let parts = [std::io::IoSlice::new(&vnet), std::io::IoSlice::new(error.get(..len).unwrap_or(&[]))];
-        let _ = queue.write(&parts);
     }
 }
