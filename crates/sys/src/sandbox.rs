@@ -118,7 +118,7 @@ pub fn forbid_files() -> Result<bool, SandboxError> {
     Ok(restricted.ruleset == RulesetStatus::FullyEnforced)
 }
 
-/// Leaves the process only the system calls that a running relay makes; any other ends it. Call it when all threads run.
+/// Leaves the process only the system calls that a running relay makes; any other ends it, but for opening a file, which is refused. Call it when all threads run.
 ///
 /// # Errors
 /// When the kernel has no seccomp.
@@ -161,24 +161,42 @@ pub fn forbid_system_calls() -> Result<(), SandboxError> {
         libc::SYS_rseq,
         libc::SYS_set_robust_list,
         libc::SYS_membarrier,
+        // Refused by the second filter; of two filters the stricter answer counts.
+        libc::SYS_openat,
     ];
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = allowed.into_iter().map(|call| (call, vec![])).collect();
-    let with = |argument, value: libc::c_int| {
-        let value = u64::from(value.unsigned_abs());
-        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)
-            .and_then(|condition| SeccompRule::new(vec![condition]))
-            .map_err(other)
+    let with = |arguments: &[(u8, libc::c_int)]| {
+        let equal = |&(argument, value): &(u8, libc::c_int)| {
+            SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value.unsigned_abs().into())
+        };
+        let conditions = arguments.iter().map(equal).collect::<Result<_, _>>();
+        conditions.and_then(SeccompRule::new).map_err(other)
     };
-    let names = with(0, libc::PR_SET_NAME).map_err(&step)?;
-    rules.insert(libc::SYS_prctl, vec![names]);
-    let descriptors = [libc::F_GETFD, libc::F_GETFL].map(|command| with(1, command));
-    rules.insert(libc::SYS_fcntl, descriptors.into_iter().collect::<io::Result<_>>().map_err(&step)?);
-    let arch = std::env::consts::ARCH.try_into().map_err(other).map_err(&step)?;
-    let filter = SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, arch);
-    let program: BpfProgram = filter
-        .map_err(other)
-        .map_err(&step)?
-        .try_into()
-        .map_err(|error: seccompiler::BackendError| step(other(error)))?;
-    seccompiler::apply_filter_all_threads(&program).map_err(other).map_err(&step)
+    let mut only = |call, cases: &[&[(u8, libc::c_int)]]| {
+        let cases: io::Result<_> = cases.iter().map(|case| with(case)).collect();
+        rules.insert(call, cases.map_err(&step)?);
+        Ok(())
+    };
+    only(libc::SYS_prctl, &[&[(0, libc::PR_SET_NAME)]])?;
+    only(libc::SYS_fcntl, &[&[(1, libc::F_GETFD)], &[(1, libc::F_GETFL)]])?;
+    // A filter on a socket of its own only takes away what the process receives.
+    only(libc::SYS_setsockopt, &[&[(1, libc::SOL_SOCKET), (2, libc::SO_ATTACH_FILTER)]])?;
+    // glibc's allocator opens /proc/sys/vm/overcommit_memory when a thread's heap shrinks, and makes do without an answer.
+    let files = BTreeMap::from([(libc::SYS_openat, vec![])]);
+    let refuse = SeccompAction::Errno(libc::EACCES.unsigned_abs());
+    filter_system_calls(files, SeccompAction::Allow, refuse)
+        .and_then(|()| filter_system_calls(rules, SeccompAction::KillProcess, SeccompAction::Allow))
+        .map_err(step)
+}
+
+/// Applies a filter to all threads: `listed` for calls in `rules`, `otherwise` for the others.
+fn filter_system_calls(
+    rules: BTreeMap<i64, Vec<SeccompRule>>,
+    otherwise: SeccompAction,
+    listed: SeccompAction,
+) -> io::Result<()> {
+    let arch = std::env::consts::ARCH.try_into().map_err(other)?;
+    let filter = SeccompFilter::new(rules, otherwise, listed, arch).map_err(other)?;
+    let program: BpfProgram = filter.try_into().map_err(|error: seccompiler::BackendError| other(error))?;
+    seccompiler::apply_filter_all_threads(&program).map_err(other)
 }
