@@ -21,9 +21,9 @@ use crate::random::{Random, array};
 use crate::suite::{Suite, Suites};
 use crate::wire::{HEADER_LEN, PacketType, TAG_LEN, take};
 
-/// Bytes of a client's first packet.
-pub const FIRST_NK_LEN: usize = 128;
-/// Bytes of a relay's first packet: a client's, and the sealed static key.
+/// Bytes of a client's first packet without proof of a cookie.
+pub const FIRST_NK_LEN: usize = 112;
+/// Bytes of a relay's first packet without proof of a cookie: a client's, and the sealed static key.
 pub const FIRST_IK_LEN: usize = FIRST_NK_LEN + 32 + TAG_LEN;
 /// Bytes of the answer to a first packet; never more than a first packet.
 pub const REPLY_LEN: usize = 96;
@@ -33,9 +33,9 @@ pub const KEM_KEY_LEN: usize = HEADER_LEN + kem::KEY_LEN + TAG_LEN;
 pub const KEM_TEXT_LEN: usize = HEADER_LEN + kem::TEXT_LEN + 2 * TAG_LEN;
 /// Where the ephemeral key stands in a first packet and in a reply.
 const EPHEMERAL: usize = HEADER_LEN;
-/// Bytes of the proof of a cookie that ends a first packet; random without one.
-pub(crate) const COOKIE_MAC_LEN: usize = 16;
-const FIRST_PAYLOAD: usize = FIRST_NK_LEN - HEADER_LEN - 32 - TAG_LEN - COOKIE_MAC_LEN;
+/// Bytes of the proof of a cookie, which a first packet has at its end or has not: no other packet has the length of one that has not.
+pub const PROOF_LEN: usize = 16;
+const FIRST_PAYLOAD: usize = FIRST_NK_LEN - HEADER_LEN - 32 - TAG_LEN;
 const REPLY_PAYLOAD: usize = REPLY_LEN - HEADER_LEN - 32 - TAG_LEN;
 
 /// The role that a relay is addressed in.
@@ -163,7 +163,7 @@ pub struct Initiator {
 
 impl Initiator {
     /// Starts a handshake with `to`; a relay passes its own static key, a client none. Returns the first packet with
-    /// masks still to be applied and a random cookie proof.
+    /// masks still to be applied.
     ///
     /// # Errors
     /// [`Invalid`] when the responder's key is a low-order point.
@@ -185,7 +185,7 @@ impl Initiator {
         random.fill(&mut packet);
         write_header(&mut packet, kind, first.local_index);
         let wire_key = with_random_top_bit(ephemeral.public(), random);
-        let mut rest = packet.get_mut(EPHEMERAL..length - COOKIE_MAC_LEN).ok_or(Invalid)?;
+        let mut rest = packet.get_mut(EPHEMERAL..).ok_or(Invalid)?;
         put(&mut rest, 32)?.copy_from_slice(&wire_key);
         state.mix_hash(&wire_key);
         state.mix_key(&ephemeral.agree(to.key.as_bytes()).ok_or(Invalid)?.0);
@@ -286,7 +286,20 @@ pub struct Accepted {
     pub relay: Option<RelayKey>,
 }
 
-/// Reads a first packet, unmasked, addressed to `own` with secret `secret`. Does no more than one or two X25519 operations.
+/// A first packet, unmasked, without its proof of a cookie, and that proof if it has one; `None` when it has no such length.
+pub(crate) fn split_proof(packet: &[u8]) -> Option<(&[u8], Option<&[u8; PROOF_LEN]>)> {
+    let length = match packet.first().copied().and_then(PacketType::parse)? {
+        PacketType::FirstNk(_) => FIRST_NK_LEN,
+        PacketType::FirstIk(_) => FIRST_IK_LEN,
+        PacketType::Reply | PacketType::KemKey | PacketType::KemText | PacketType::Cookie | PacketType::Data => {
+            return None;
+        }
+    };
+    let (body, proof) = packet.split_at_checked(length)?;
+    if proof.is_empty() { Some((body, None)) } else { Some((body, Some(proof.try_into().ok()?))) }
+}
+
+/// Reads a first packet, unmasked, its proof of a cookie checked and cut off, addressed to `own` with secret `secret`. Does no more than one or two X25519 operations.
 ///
 /// # Errors
 /// [`Invalid`] when it does not verify: answer nothing.
@@ -304,7 +317,7 @@ pub fn accept(own: &Responder, secret: &RelaySecret, packet: &[u8]) -> Result<Ac
     }
     let local_index = u32::from_be_bytes(take(packet, 1).ok_or(Invalid)?);
     let remote_ephemeral: [u8; 32] = take(packet, EPHEMERAL).ok_or(Invalid)?;
-    let mut rest = packet.get(EPHEMERAL + 32..length - COOKIE_MAC_LEN).ok_or(Invalid)?;
+    let mut rest = packet.get(EPHEMERAL + 32..).ok_or(Invalid)?;
 
     let mut state = own.transcript(pattern, offered.bits());
     state.mix_hash(&remote_ephemeral);

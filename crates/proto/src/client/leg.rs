@@ -18,10 +18,12 @@ use crate::suite::Suites;
 use crate::time::Time;
 use crate::wire::{FrameKind, PacketType, take};
 
-/// First wait for an answer; doubles with each repetition.
+/// First wait for an answer; doubles with each repetition up to [`LONGEST_REPEAT`].
 const REPEAT: Duration = Duration::from_millis(250);
-/// Repetitions before the relay counts as silent: about eight seconds in all.
-const ATTEMPTS: u32 = 5;
+/// Not longer: a relay under attack looks at one first packet in eight, so that many are better than few.
+const LONGEST_REPEAT: Duration = Duration::from_secs(1);
+/// Repetitions before the relay counts as silent: about nine seconds in all.
+const ATTEMPTS: u32 = 10;
 /// How long packets with the index before the last are still accepted.
 const RETIRE_TIME: Duration = Duration::from_secs(10);
 
@@ -260,7 +262,7 @@ impl Leg {
         }
         if let State::Handshaking(attempt) = &mut self.state {
             attempt.repeated = repeated;
-            attempt.again = now.after(REPEAT * 2u32.pow(repeated));
+            attempt.again = now.after((REPEAT * 2u32.pow(repeated)).min(LONGEST_REPEAT));
             attempt.due = true;
         }
         Ok(())

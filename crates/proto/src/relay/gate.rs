@@ -5,12 +5,12 @@
 //! Source of the idea: DTLS (RFC 6347 §4.2.1) and WireGuard §5.4.7.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use crate::handshake::COOKIE_MAC_LEN;
+use crate::handshake::{PROOF_LEN, split_proof};
 use crate::keys::{RelayKey, Secret, hmac_sha256, sha256};
 use crate::random::{Random, array};
 use crate::relay::Route;
@@ -22,16 +22,27 @@ use crate::wire::{HEADER_LEN, PacketType, TAG_LEN, take};
 const COOKIE_LEN: usize = 16;
 /// Bytes of the packet that carries one: a third of a first packet.
 pub(crate) const COOKIE_PACKET_LEN: usize = HEADER_LEN + COOKIE_LEN + TAG_LEN;
-/// A cookie is good for one to two of these.
+/// How often cookies change.
 const COOKIE_TIME: Duration = Duration::from_secs(120);
+/// How long the one before is still good: an initiator uses it at once.
+const COOKIE_GRACE: Duration = Duration::from_secs(10);
 /// First packets that wait for the handshaker before cookies are required: a few milliseconds of work.
 const QUEUE_LIMIT: u32 = 64;
+/// How long cookies are required after the queue was last that long: between two looks a flood of packets without one costs nothing
+/// but the looks.
+const HOLD: Duration = Duration::from_secs(1);
+/// How long a shard that was busy counts as busy.
+const BUSY: Duration = Duration::from_millis(50);
 
 /// How busy the handshaker is, shared by it and the shards.
 #[derive(Debug, Default)]
 pub struct Load {
     queued: AtomicU32,
     filter_full: AtomicBool,
+    /// Until when, in microseconds, cookies are required.
+    held_until: AtomicU64,
+    /// Until when, in microseconds, a shard's packets of sessions keep the host busy.
+    busy_until: AtomicU64,
 }
 
 impl Load {
@@ -50,8 +61,22 @@ impl Load {
         self.filter_full.store(full, Ordering::Relaxed);
     }
 
-    fn is_high(&self) -> bool {
-        self.queued.load(Ordering::Relaxed) >= QUEUE_LIMIT || self.filter_full.load(Ordering::Relaxed)
+    /// A shard has its hands full with packets of sessions.
+    pub fn set_busy(&self, now: Time) {
+        self.busy_until.store(now.after(BUSY).as_micros(), Ordering::Relaxed);
+    }
+
+    /// Whether strangers are so many, and packets of sessions too, that only some of the first packets without a cookie can be looked at.
+    pub fn is_overrun(&self, now: Time) -> bool {
+        self.is_high(now) && now.as_micros() < self.busy_until.load(Ordering::Relaxed)
+    }
+
+    /// Whether first packets need a cookie.
+    pub fn is_high(&self, now: Time) -> bool {
+        if self.queued.load(Ordering::Relaxed) >= QUEUE_LIMIT {
+            self.held_until.store(now.after(HOLD).as_micros(), Ordering::Relaxed);
+        }
+        now.as_micros() < self.held_until.load(Ordering::Relaxed) || self.filter_full.load(Ordering::Relaxed)
     }
 }
 
@@ -59,8 +84,10 @@ impl Load {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Entrance {
     Pass,
-    /// Send this instead, masks still to be applied.
-    Challenge(Vec<u8>),
+    /// Its sender has to prove its address first.
+    Ask,
+    /// It has no first packet's length, or a proof that nobody asked for and that is wrong.
+    Refuse,
 }
 
 /// The cookie check of one relay. All shards share secret and load.
@@ -83,16 +110,35 @@ impl Gate {
     }
 
     /// Judges an unmasked first packet.
-    pub(crate) fn check(&self, route: Route, packet: &[u8], now: Time, random: &mut dyn Random) -> Entrance {
-        if !self.load.is_high() {
-            return Entrance::Pass;
+    pub(crate) fn check(&self, route: Route, packet: &[u8], now: Time) -> Entrance {
+        let Some((body, proof)) = split_proof(packet) else { return Entrance::Refuse };
+        let high = self.load.is_high(now);
+        match proof {
+            None if high => Entrance::Ask,
+            None => Entrance::Pass,
+            Some(proof) if self.proves(route, body, proof, now) => Entrance::Pass,
+            Some(_) if high => Entrance::Ask,
+            Some(_) => Entrance::Refuse,
         }
-        let number = now.as_micros() / u64::try_from(COOKIE_TIME.as_micros()).unwrap_or(u64::MAX);
-        let numbers = [number, number.wrapping_sub(1)];
-        if numbers.iter().any(|&number| proves(packet, &self.cookie(route, number))) {
-            return Entrance::Pass;
-        }
-        Entrance::Challenge(cookie_packet(packet, &self.cookie(route, number), &self.relay, random))
+    }
+
+    /// The answer to a first packet that must prove its address, masks still to be applied.
+    pub(crate) fn challenge(&self, route: Route, packet: &[u8], now: Time, random: &mut dyn Random) -> Vec<u8> {
+        cookie_packet(packet, &self.cookie(route, self.number(now)), &self.relay, random)
+    }
+
+    fn number(&self, now: Time) -> u64 {
+        now.as_micros() / micros(COOKIE_TIME)
+    }
+
+    fn proves(&self, route: Route, body: &[u8], proof: &[u8; PROOF_LEN], now: Time) -> bool {
+        let is_of = |number| {
+            let expected = mac(&self.cookie(route, number), body);
+            aws_lc_rs::constant_time::verify_slices_are_equal(proof, &expected).is_ok()
+        };
+        let number = self.number(now);
+        let grace = now.as_micros() % micros(COOKIE_TIME) < micros(COOKIE_GRACE);
+        is_of(number) || grace && is_of(number.wrapping_sub(1))
     }
 
     fn cookie(&self, route: Route, number: u64) -> Zeroizing<[u8; COOKIE_LEN]> {
@@ -103,23 +149,23 @@ impl Gate {
     }
 }
 
-fn proves(packet: &[u8], cookie: &[u8; COOKIE_LEN]) -> bool {
-    packet.split_last_chunk::<COOKIE_MAC_LEN>().is_some_and(|(body, proof)| {
-        aws_lc_rs::constant_time::verify_slices_are_equal(proof, &mac(cookie, body)).is_ok()
-    })
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
-fn mac(cookie: &[u8; COOKIE_LEN], body: &[u8]) -> [u8; COOKIE_MAC_LEN] {
+fn mac(cookie: &[u8; COOKIE_LEN], body: &[u8]) -> [u8; PROOF_LEN] {
     let full = hmac_sha256(cookie, &[body]);
-    let mut short = [0; COOKIE_MAC_LEN];
-    short.copy_from_slice(&full[..COOKIE_MAC_LEN]);
+    let mut short = [0; PROOF_LEN];
+    short.copy_from_slice(&full[..PROOF_LEN]);
     short
 }
 
-/// Puts the proof of `cookie` into an unmasked first packet.
-pub(crate) fn prove(packet: &mut [u8], cookie: &[u8; COOKIE_LEN]) {
-    if let Some((body, proof)) = packet.split_last_chunk_mut::<COOKIE_MAC_LEN>() {
-        *proof = mac(cookie, body);
+/// Puts the proof of `cookie` at the end of an unmasked first packet, in place of the one that it may have.
+pub(crate) fn prove(packet: &mut Vec<u8>, cookie: &[u8; COOKIE_LEN]) {
+    if let Some((body, _)) = split_proof(packet) {
+        let (length, proof) = (body.len(), mac(cookie, body));
+        packet.truncate(length);
+        packet.extend_from_slice(&proof);
     }
 }
 
@@ -154,4 +200,119 @@ pub(crate) fn read_cookie(packet: &mut [u8], first: &[u8], relay: &RelayKey) -> 
 
 fn counter(packet: &[u8]) -> u64 {
     take::<5>(packet, 5).map_or(0, |[a, b, c, d, e]| u64::from_be_bytes([0, 0, 0, a, b, c, d, e]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::handshake::{FIRST_NK_LEN, First, Initiator, Responder, Role};
+    use crate::keys::{RelayId, RelaySecret};
+    use crate::random::Counting;
+    use crate::suite::Suites;
+
+    struct Door {
+        gate: Gate,
+        random: Counting,
+        key: RelayKey,
+        first: Vec<u8>,
+    }
+
+    fn route(port: u16) -> Route {
+        Route::Udp(([192, 0, 2, 1], port).into())
+    }
+
+    impl Door {
+        fn new(queued: u32) -> Self {
+            let mut random = Counting::default();
+            let key = RelaySecret::generate(&mut random).public();
+            let load = Arc::new(Load::default());
+            (0..queued).for_each(|_| load.queued());
+            let to = Responder { network: [1; 32], relay: RelayId(1), role: Role::Ingress, key_epoch: 0, key };
+            let first = First { offered: Suites::ALL, local_index: 7, minutes: 0 };
+            let (_, first) = Initiator::start(&to, None, first, &mut random).unwrap();
+            Self { gate: Gate::new(key, load, &mut random), random, key, first }
+        }
+
+        fn check(&self, port: u16, packet: &[u8], now: Time) -> Entrance {
+            self.gate.check(route(port), packet, now)
+        }
+
+        /// The first packet with the proof of the cookie that it is asked for.
+        fn proven(&mut self, now: Time) -> Vec<u8> {
+            let mut answer = self.gate.challenge(route(1), &self.first, now, &mut self.random);
+            assert!(answer.len() <= self.first.len(), "an answer is never longer than what caused it");
+            let cookie = read_cookie(&mut answer, &self.first, &self.key).unwrap();
+            let mut packet = self.first.clone();
+            prove(&mut packet, &cookie);
+            packet
+        }
+    }
+
+    #[test]
+    fn a_relay_at_ease_takes_first_packets_and_refuses_proofs_that_nobody_asked_for() {
+        let door = Door::new(QUEUE_LIMIT - 1);
+        let now = Time::from_micros(1);
+        assert_eq!(door.check(1, &door.first, now), Entrance::Pass);
+        for extra in [1, PROOF_LEN - 1, PROOF_LEN, PROOF_LEN + 1] {
+            let longer = [&door.first[..], &vec![9; extra]].concat();
+            assert_eq!(door.check(1, &longer, now), Entrance::Refuse, "{extra}");
+        }
+        assert_eq!(door.check(1, &door.first[..FIRST_NK_LEN - 1], now), Entrance::Refuse);
+    }
+
+    #[test]
+    fn under_load_only_who_is_where_it_says_gets_in() {
+        let mut door = Door::new(QUEUE_LIMIT);
+        let now = Time::from_micros(1);
+        assert_eq!(door.check(1, &door.first, now), Entrance::Ask);
+        let proven = door.proven(now);
+        assert_eq!(door.check(1, &proven, now), Entrance::Pass);
+        assert_eq!(door.check(2, &proven, now), Entrance::Ask, "another port");
+        let other = Route::Udp(([192, 0, 2, 2], 1).into());
+        assert_eq!(door.gate.check(other, &proven, now), Entrance::Ask, "another address");
+        for bit in 0..proven.len() * 8 {
+            let mut flipped = proven.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_ne!(door.check(1, &flipped, now), Entrance::Pass, "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_cookie_is_good_shortly_after_they_change_and_not_for_long() {
+        let mut door = Door::new(QUEUE_LIMIT);
+        let change = Time::default().after(COOKIE_TIME);
+        let proven = door.proven(Time::from_micros(change.as_micros() - 1));
+        assert_eq!(door.check(1, &proven, change.after(COOKIE_GRACE - Duration::from_micros(1))), Entrance::Pass);
+        assert_eq!(door.check(1, &proven, change.after(COOKIE_GRACE)), Entrance::Ask);
+    }
+
+    #[test]
+    fn cookies_are_required_for_a_while_after_the_queue_has_become_short() {
+        let door = Door::new(QUEUE_LIMIT);
+        let now = Time::from_micros(1);
+        assert_eq!(door.check(1, &door.first, now), Entrance::Ask);
+        (0..QUEUE_LIMIT).for_each(|_| door.gate.load().taken());
+        assert_eq!(door.check(1, &door.first, now.after(HOLD - Duration::from_micros(1))), Entrance::Ask);
+        assert_eq!(door.check(1, &door.first, now.after(HOLD)), Entrance::Pass);
+    }
+
+    #[test]
+    fn a_cookie_for_one_first_packet_does_not_open_for_another() {
+        let mut door = Door::new(QUEUE_LIMIT);
+        let mut answer = door.gate.challenge(route(1), &door.first, Time::default(), &mut door.random);
+        let other = Door::new(0);
+        let mut stranger = other.first.clone();
+        stranger[HEADER_LEN] ^= 1;
+        assert_eq!(read_cookie(&mut answer, &stranger, &door.key), None);
+    }
+
+    #[test]
+    fn strangers_are_too_many_only_while_sessions_keep_the_host_busy() {
+        let door = Door::new(QUEUE_LIMIT);
+        let (load, now) = (door.gate.load(), Time::from_micros(1));
+        assert!(!load.is_overrun(now));
+        load.set_busy(now);
+        assert!(load.is_overrun(now));
+        assert!(!load.is_overrun(now.after(BUSY)));
+    }
 }

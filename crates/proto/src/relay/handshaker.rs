@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::{Gate, Install, Output, Rekeyed, RelayConfig, Replays, Request, Route};
 use crate::drops::{DropReason, Drops};
-use crate::handshake::{First, Initiator, RekeyRequest, Replied, accept, answer_rekey};
+use crate::handshake::{First, Initiator, RekeyRequest, Replied, accept, answer_rekey, split_proof};
 use crate::index::{IndexKey, Place, Slots};
 use crate::keys::{RelayId, RelaySecret};
 use crate::mask::IndexMask;
@@ -194,6 +194,7 @@ impl Handshaker {
         if self.pending.len() >= MAX_PENDING {
             return Err(DropReason::TableFull);
         }
+        let (packet, _) = split_proof(packet).ok_or(DropReason::HandshakeInvalid)?;
         let accepted = accept(&self.config.own, &self.secret, packet).map_err(|_| DropReason::HandshakeInvalid)?;
         let relay = match (&accepted.relay, route) {
             (Some(key), Route::Udp(_)) if !self.config.is_ingress() => {

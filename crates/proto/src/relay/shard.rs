@@ -210,8 +210,7 @@ impl Shard {
             | PacketType::KemKey
             | PacketType::KemText
             | PacketType::Cookie => {
-                self.handle_handshake(route, kind, datagram, now, random);
-                Ok(Verdict::Consumed)
+                self.handle_handshake(route, kind, datagram, now, random).map(|()| Verdict::Consumed)
             }
         };
         result.unwrap_or_else(|reason| self.dropped(reason))
@@ -296,8 +295,7 @@ impl Shard {
         let (kind, index) = self.own_mask.remove(inner).ok_or(DropReason::UnknownType)?;
         let route = Route::Circuit { hop, tag };
         if kind != PacketType::Data {
-            self.handle_handshake(route, kind, inner, now, random);
-            return Ok(Verdict::Consumed);
+            return self.handle_handshake(route, kind, inner, now, random).map(|()| Verdict::Consumed);
         }
         let id = self.table.find(self.index_key.place(index)).ok_or(DropReason::UnknownIndex)?;
         let entry = self.table.get_mut(id).ok_or(DropReason::UnknownIndex)?;
@@ -447,6 +445,11 @@ impl Shard {
         &self.counts
     }
 
+    /// Packets of sessions moved.
+    pub fn moved(&self) -> u64 {
+        self.counts.forwarded + self.counts.delivered
+    }
+
     /// Sessions and circuits held.
     pub fn held(&self) -> (usize, usize) {
         (self.table.len(), self.circuits.len())
@@ -473,21 +476,36 @@ impl Shard {
     }
 
     /// Passes a handshake packet on to the handshaker, or asks its sender for a cookie.
-    fn handle_handshake(&mut self, route: Route, kind: PacketType, packet: &[u8], now: Time, random: &mut dyn Random) {
-        self.counts.handshakes += 1;
-        if matches!(kind, PacketType::FirstNk(_) | PacketType::FirstIk(_))
-            && let Entrance::Challenge(mut answer) = self.gate.check(route, packet, now, random)
-        {
-            // A relay under load challenges clients; relays know each other's keys, but their masks differ.
-            if matches!(kind, PacketType::FirstNk(_)) {
-                self.client_mask.apply(&mut answer);
-            } else {
-                self.mask_for_route(route, &mut answer);
+    fn handle_handshake(
+        &mut self,
+        route: Route,
+        kind: PacketType,
+        packet: &[u8],
+        now: Time,
+        random: &mut dyn Random,
+    ) -> Result<(), DropReason> {
+        let is_first = matches!(kind, PacketType::FirstNk(_) | PacketType::FirstIk(_));
+        match if is_first { self.gate.check(route, packet, now) } else { Entrance::Pass } {
+            Entrance::Refuse => return Err(DropReason::HandshakeInvalid),
+            Entrance::Ask => self.ask_for_cookie(route, kind, packet, now, random),
+            Entrance::Pass => {
+                let packet = packet.to_vec();
+                self.requests.push_back(Request::Arrival { shard: self.number, route, packet });
             }
-            self.transmit(route, answer, now);
-            return;
         }
-        self.requests.push_back(Request::Arrival { shard: self.number, route, packet: packet.to_vec() });
+        self.counts.handshakes += 1;
+        Ok(())
+    }
+
+    fn ask_for_cookie(&mut self, route: Route, kind: PacketType, packet: &[u8], now: Time, random: &mut dyn Random) {
+        let mut answer = self.gate.challenge(route, packet, now, random);
+        // Relays know each other's keys, but their masks differ.
+        if matches!(kind, PacketType::FirstNk(_)) {
+            self.client_mask.apply(&mut answer);
+        } else {
+            self.mask_for_route(route, &mut answer);
+        }
+        self.transmit(route, answer, now);
     }
 
     fn mask_for_route(&self, route: Route, packet: &mut [u8]) {
