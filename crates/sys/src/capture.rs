@@ -10,6 +10,9 @@ use std::mem::size_of;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use crate::bpf::{
+    self, ALL, HEADER_TO_X, JUMP_BITS, JUMP_EQUAL, LOAD_BYTE, LOAD_HALF, LOAD_HALF_X, LOAD_WORD, RETURN, op,
+};
 use crate::cvt::{cvt, cvt_len};
 
 const RECEIVE_BUFFER: libc::c_int = 64 << 20;
@@ -67,23 +70,7 @@ impl Capture {
     /// # Errors
     /// When the kernel refuses the filter.
     pub fn narrow(&self, port: u16, forbidden: &[IpAddr]) -> io::Result<()> {
-        let mut filter = filter(port, forbidden);
-        let program = libc::sock_fprog {
-            len: u16::try_from(filter.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
-            filter: filter.as_mut_ptr(),
-        };
-        let size = size_of::<libc::sock_fprog>() as libc::socklen_t;
-        // SAFETY: `program` and the filter that it points to live through the call, which copies them.
-        cvt(unsafe {
-            libc::setsockopt(
-                self.0.as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_ATTACH_FILTER,
-                (&raw const program).cast(),
-                size,
-            )
-        })
-        .map(drop)
+        bpf::attach(self.0.as_fd(), &mut filter(port, forbidden))
     }
 
     /// Packets missed since this was asked last.
@@ -115,16 +102,6 @@ impl AsFd for Capture {
 
 /// The classic BPF program of [`Capture::narrow`]. Source: linux/Documentation/networking/filter.rst.
 fn filter(port: u16, forbidden: &[IpAddr]) -> Vec<libc::sock_filter> {
-    const LOAD_WORD: u16 = 0x20;
-    const LOAD_HALF: u16 = 0x28;
-    const LOAD_BYTE: u16 = 0x30;
-    const LOAD_HALF_X: u16 = 0x48;
-    const HEADER_TO_X: u16 = 0xb1;
-    const JUMP_EQUAL: u16 = 0x15;
-    const JUMP_BITS: u16 = 0x45;
-    const RETURN: u16 = 0x06;
-    const ALL: u32 = u32::MAX;
-    let op = |code, k| libc::sock_filter { code, jt: 0, jf: 0, k };
     // "If the accumulator is (or is not) `k`, return `value`": a jump over the return otherwise.
     let when = |equal: bool, k, value| {
         let jump = libc::sock_filter { code: JUMP_EQUAL, jt: u8::from(!equal), jf: u8::from(equal), k };

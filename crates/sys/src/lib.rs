@@ -3,12 +3,14 @@
 //! Owns every `unsafe` block of the project, each with the reason why it is sound. Knows no protocol: bytes, addresses and
 //! file descriptors only.
 
+mod bpf;
 pub mod capture;
 pub mod conntrack;
 mod cvt;
 pub mod event;
 pub mod net;
 pub mod nft;
+pub mod raw;
 pub mod sandbox;
 pub mod signal;
 pub mod tun;

@@ -21,6 +21,8 @@ pub const TRAIN_SEGMENTS: usize = 64;
 pub const TRAIN_BYTES: usize = 65_535 - 20 - 8;
 /// Receive buffer asked for. A train waits here while its reader works on the one before; larger only adds delay.
 const RECEIVE_BUFFER: libc::c_int = 8 << 20;
+/// Bytes of the header that a socket filter sees before the datagram.
+const UDP_HEADER: usize = 8;
 const SEND_BUFFER: libc::c_int = 4 << 20;
 
 /// A train of datagrams that were received.
@@ -204,6 +206,28 @@ impl UdpSocket {
         }
     }
 
+    /// From now on the kernel drops, at random, all but one in `keep` (a power of two) of the datagrams that have one of these lengths, and counts them
+    /// among the [`UdpSocket::overflows`]; all others pass. No lengths: everything passes.
+    ///
+    /// # Errors
+    /// When the kernel refuses the filter.
+    pub fn thin_out(&self, lengths: &[usize], keep: u32) -> io::Result<()> {
+        use crate::bpf::{ALL, JUMP_BITS, JUMP_EQUAL, LOAD_LENGTH, LOAD_WORD, RANDOM, RETURN, op};
+        let mut program = vec![op(LOAD_LENGTH, 0)];
+        for (number, length) in lengths.iter().enumerate() {
+            // On to the random number, past the other lengths and the return after them.
+            let jt = u8::try_from(lengths.len() - number).map_err(|_| io::ErrorKind::InvalidInput)?;
+            let k = u32::try_from(length + UDP_HEADER).map_err(|_| io::ErrorKind::InvalidInput)?;
+            program.push(libc::sock_filter { code: JUMP_EQUAL, jt, jf: 0, k });
+        }
+        program.push(op(RETURN, ALL));
+        program.push(op(LOAD_WORD, RANDOM));
+        program.push(libc::sock_filter { code: JUMP_BITS, jt: 0, jf: 1, k: keep.wrapping_sub(1) });
+        program.push(op(RETURN, 0));
+        program.push(op(RETURN, ALL));
+        crate::bpf::attach(self.fd.as_fd(), &mut program)
+    }
+
     /// Switches segmentation by the kernel off, as it also switches itself off where a kernel refuses.
     pub fn without_segmentation(&self) {
         self.segmentation.store(false, Ordering::Relaxed);
@@ -297,6 +321,31 @@ fn from_storage(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
 mod tests {
     use super::*;
     use std::time::Duration;
+
+    #[test]
+    fn thinning_out_drops_most_of_one_length_and_none_of_another() {
+        let address = "127.0.0.1:0".parse().unwrap();
+        let (a, b) = (UdpSocket::bind(address, false).unwrap(), UdpSocket::bind(address, false).unwrap());
+        let mut buffer = vec![0; TRAIN];
+        let mut got = |lengths: &[usize]| {
+            b.thin_out(lengths, 8).unwrap();
+            let mut counts = [0; 3];
+            for _ in 0..100 {
+                for (count, length) in counts.iter_mut().zip([112usize, 160, 128]) {
+                    a.send(b.local_address().unwrap(), &vec![0; length], length).unwrap();
+                    while let Ok(train) = b.receive(&mut buffer) {
+                        *count += usize::from(train.len == length);
+                    }
+                }
+            }
+            counts
+        };
+        let [first, second, other] = got(&[112, 160]);
+        // One in eight, so ninety of a hundred would be further off than chance ever is.
+        assert!(first < 50 && second < 50 && first + second > 0, "{first} {second}");
+        assert_eq!(other, 100);
+        assert_eq!(got(&[]), [100; 3]);
+    }
 
     #[test]
     fn a_train_arrives_with_every_datagram_in_its_place() {

@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::Duration;
 
 use openrelay_proto::drops::DropReason;
+use openrelay_proto::handshake::{FIRST_IK_LEN, FIRST_NK_LEN};
 use openrelay_proto::ip::{Packet, tcp};
 use openrelay_proto::relay::{Gate, Request, Shard, Verdict};
 use openrelay_proto::time::Time;
@@ -26,9 +27,18 @@ use crate::random::OsRandom;
 use crate::split::{Split, say_too_big};
 use crate::train::{Sent, Sockets, Train};
 
-/// Trains or device packets worked off before the other side is looked at.
-const BUDGET: usize = 16;
+/// Datagrams of one socket worked off before the others are looked at: six full trains. Counted in datagrams, not in trains, so that a flood of single
+/// ones does not queue up in front of what clients send: it would be the clients' delay.
+const DATAGRAMS: usize = 256;
+/// Packets of the device worked off before the sockets are looked at; one is up to a whole train.
+const PACKETS: usize = 16;
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// Packets of sessions in one round that make a shard busy.
+const BUSY: u64 = 32;
+/// One in so many first packets is looked at when there are too many; with ten attempts three of four newcomers still get their
+/// cookie, and who has one is not concerned.
+const KEEP: u32 = 8;
+const FIRST_LENGTHS: [usize; 2] = [FIRST_NK_LEN, FIRST_IK_LEN];
 /// Sockets of a shard: of each family one for clients and one for relays.
 const MAX_SOCKETS: usize = 4;
 
@@ -67,6 +77,8 @@ pub(super) struct Worker {
     forwarded: Sent,
     originated: Sent,
     device_read: u64,
+    /// Whether the kernel drops first packets now.
+    thinned_out: bool,
 }
 
 impl Worker {
@@ -84,12 +96,14 @@ impl Worker {
             forwarded: Sent::default(),
             originated: Sent::default(),
             device_read: 0,
+            thinned_out: false,
         }
     }
 
     /// Works until it is told to stop.
     pub(super) fn run(mut self) {
         loop {
+            let moved = self.shard.moved();
             let (readable, device) = self.sleep();
             for (number, readable) in readable.into_iter().enumerate() {
                 if readable {
@@ -110,6 +124,25 @@ impl Worker {
                 return;
             }
             self.flush();
+            self.thin_out_strangers(moved, now);
+        }
+    }
+
+    /// Lets the kernel drop most first packets without a cookie while they and packets of sessions are more than this host can take: each that comes here
+    /// costs sessions several microseconds. `moved` is how many packets of sessions had been moved before this round.
+    fn thin_out_strangers(&mut self, moved: u64, now: Time) {
+        let load = self.links.gate.load();
+        if self.shard.moved() - moved >= BUSY {
+            load.set_busy(now);
+        }
+        let overrun = load.is_overrun(now);
+        if overrun != self.thinned_out {
+            let lengths: &[usize] = if overrun { &FIRST_LENGTHS } else { &[] };
+            for socket in self.io.sockets.all.iter().take(self.io.sockets.listening) {
+                // Without the filter sessions are slower, nothing else.
+                let _ = socket.thin_out(lengths, KEEP);
+            }
+            self.thinned_out = overrun;
         }
     }
 
@@ -137,10 +170,12 @@ impl Worker {
 
     /// Works off what a socket has.
     fn receive(&mut self, number: usize) {
-        for _ in 0..BUDGET {
+        let mut datagrams = 0;
+        while datagrams < DATAGRAMS {
             let Some(socket) = self.io.sockets.all.get(number) else { return };
             let Some(room) = self.buffer.get_mut(..udp::TRAIN) else { return };
             let Ok(train) = socket.receive(room) else { return };
+            datagrams += train.len.div_ceil(train.stride).max(1);
             let now = self.clock.now();
             self.handle_train(train, now);
         }
@@ -187,7 +222,7 @@ impl Worker {
 
     /// Works off what the tunnel device has.
     fn read_device(&mut self) {
-        for _ in 0..BUDGET {
+        for _ in 0..PACKETS {
             let Some(queue) = &self.io.queue else { return };
             let Ok(len) = queue.read(&mut self.device_buffer) else { break };
             let now = self.clock.now();

@@ -1,0 +1,43 @@
+//! Classic BPF programs on sockets.
+//!
+//! Owns how one is attached. Source: linux/Documentation/networking/filter.rst.
+#![allow(unsafe_code, reason = "system calls")]
+#![allow(clippy::cast_possible_truncation, reason = "sizes and constants of C structures")]
+
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use crate::cvt::cvt;
+
+pub(crate) const LOAD_WORD: u16 = 0x20;
+pub(crate) const LOAD_HALF: u16 = 0x28;
+pub(crate) const LOAD_BYTE: u16 = 0x30;
+pub(crate) const LOAD_HALF_X: u16 = 0x48;
+pub(crate) const LOAD_LENGTH: u16 = 0x80;
+pub(crate) const HEADER_TO_X: u16 = 0xb1;
+pub(crate) const JUMP_EQUAL: u16 = 0x15;
+pub(crate) const JUMP_BITS: u16 = 0x45;
+pub(crate) const RETURN: u16 = 0x06;
+/// Where [`LOAD_WORD`] finds a random number: `SKF_AD_OFF + SKF_AD_RANDOM`.
+pub(crate) const RANDOM: u32 = 0xffff_f000 + 56;
+/// All bytes of the packet.
+pub(crate) const ALL: u32 = u32::MAX;
+
+/// An instruction without jumps.
+pub(crate) fn op(code: u16, k: u32) -> libc::sock_filter {
+    libc::sock_filter { code, jt: 0, jf: 0, k }
+}
+
+/// Gives `socket` this program in place of any other.
+pub(crate) fn attach(socket: BorrowedFd<'_>, program: &mut [libc::sock_filter]) -> io::Result<()> {
+    let program = libc::sock_fprog {
+        len: u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
+        filter: program.as_mut_ptr(),
+    };
+    let size = size_of::<libc::sock_fprog>() as libc::socklen_t;
+    let name = libc::SO_ATTACH_FILTER;
+    // SAFETY: `program` and the instructions that it points to live through the call, which copies them.
+    cvt(unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, name, (&raw const program).cast(), size) })
+        .map(drop)
+}
