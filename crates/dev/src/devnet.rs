@@ -14,7 +14,7 @@ use clap::Subcommand;
 
 use crate::host::{PATH, check_tools};
 use crate::topology::{Network, Programs};
-use crate::{check, demo, load, say, talk};
+use crate::{check, demo, flood, load, say, talk};
 
 /// What to do with the network.
 #[derive(Subcommand)]
@@ -27,6 +27,8 @@ pub(crate) enum Command {
     Check,
     /// Bring it up, open many circuits, and print what the ingress paid
     Load(LoadOptions),
+    /// Bring it up, flood an ingress, and print what that cost its clients
+    Flood(FloodOptions),
     /// Cut the link of a host, or mend it
     Break {
         /// nat, ingress-1, ingress-2, egress-1, egress-2, server
@@ -58,6 +60,17 @@ pub(crate) struct LoadOptions {
     active: usize,
 }
 
+/// How much flood.
+#[derive(clap::Args)]
+pub(crate) struct FloodOptions {
+    /// Seconds of each flood
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+    /// Packets per second
+    #[arg(long, default_value_t = 50_000)]
+    rate: u64,
+}
+
 /// What runs inside the namespaces.
 #[derive(Subcommand)]
 pub(crate) enum Inside {
@@ -65,6 +78,7 @@ pub(crate) enum Inside {
     Demo(demo::Options),
     Check,
     Load(LoadOptions),
+    Flood(FloodOptions),
 }
 
 pub(crate) fn run(command: Command) -> Result<()> {
@@ -81,6 +95,13 @@ pub(crate) fn run(command: Command) -> Result<()> {
             options.circuits.to_string().into(),
             "--active".into(),
             options.active.to_string().into(),
+        ]),
+        Command::Flood(options) => inside(&[
+            "flood".into(),
+            "--seconds".into(),
+            options.seconds.to_string().into(),
+            "--rate".into(),
+            options.rate.to_string().into(),
         ]),
         Command::Check => inside(&["check".into()]),
         Command::Break { link, mend } => {
@@ -99,6 +120,7 @@ pub(crate) fn run(command: Command) -> Result<()> {
         Command::Inside { command: Inside::Keep } => keep(),
         Command::Inside { command: Inside::Demo(options) } => demo::run(&options),
         Command::Inside { command: Inside::Load(options) } => load::measure(options.circuits, options.active),
+        Command::Inside { command: Inside::Flood(options) } => flood::measure(options.seconds, options.rate),
         Command::Inside { command: Inside::Check } => check::run(),
     }
 }

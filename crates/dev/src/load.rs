@@ -24,7 +24,7 @@ use crate::say;
 use crate::topology::{Network, Programs};
 
 /// Circuits that open at the same time: enough to keep an ingress busy, few enough that none waits for its turn.
-const AT_ONCE: usize = 32;
+const AT_ONCE: usize = 128;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 struct One {
@@ -71,17 +71,27 @@ pub(crate) fn run(config: &Path, count: usize, active: usize) -> Result<()> {
 }
 
 fn begin(file: &ClientFile, directory: &VerifiedDirectory, clock: &Clock, random: &mut OsRandom) -> Result<One> {
+    let client = open(file, directory, clock, random)?;
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket.connect(client.remote())?;
+    socket.set_nonblocking(true)?;
+    Ok(One { client, socket })
+}
+
+/// A client that begins to open a circuit through ingress 1 and egress 3.
+pub(crate) fn open(
+    file: &ClientFile,
+    directory: &VerifiedDirectory,
+    clock: &Clock,
+    random: &mut OsRandom,
+) -> Result<Client> {
     let wish = Wish { ingress: Some(1), egress: Some(3), ..Wish::default() };
     let (ingress, egress) = selection::circuit(directory.directory(), &wish, |_| 0)?;
     let register = |record| directory.register(record).context("not in the directory");
     let hops = Hops::Two(register(ingress)?, register(egress)?);
     let consent = OpenConsent::from_config(file.admission).context("no consent")?;
     let pick = |endpoints: &[SocketAddr]| endpoints.iter().copied().find(SocketAddr::is_ipv4);
-    let client = circuit::open(hops, consent, None, pick, clock.now(), random)?;
-    let socket = UdpSocket::bind("0.0.0.0:0")?;
-    socket.connect(client.remote())?;
-    socket.set_nonblocking(true)?;
-    Ok(One { client, socket })
+    Ok(circuit::open(hops, consent, None, pick, clock.now(), random)?)
 }
 
 /// Does what is due; whether the circuit is open.
@@ -194,7 +204,7 @@ fn cpu_seconds(pid: u32) -> Result<f64> {
     Ok(ticks.iter().sum::<u64>() as f64 / hertz)
 }
 
-fn resident_kib(pid: u32) -> Result<u64> {
+pub(crate) fn resident_kib(pid: u32) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find(|line| line.starts_with("VmRSS")).context("no VmRSS")?;
     Ok(line.split_whitespace().nth(1).context("no number")?.parse()?)

@@ -5,6 +5,7 @@
 mod check;
 mod demo;
 mod devnet;
+mod flood;
 mod host;
 mod judge;
 mod leak;
@@ -12,7 +13,7 @@ mod load;
 mod services;
 mod topology;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -48,6 +49,9 @@ enum Command {
         #[arg(long)]
         v6: bool,
     },
+    /// Downloads without end from the small internet's web server, to keep a path busy
+    #[command(hide = true)]
+    Drain { host: String },
     /// Exchanges datagrams with the small internet's echo server
     Echo {
         server: SocketAddr,
@@ -69,6 +73,11 @@ enum Command {
         #[arg(long, default_value_t = 100)]
         active: usize,
     },
+    /// Sends first packets from addresses that do not exist
+    Flood(flood::Options),
+    /// Holds a UDP port that nobody reads
+    #[command(hide = true)]
+    HoldUnread { address: SocketAddrV4 },
     /// Makes connection tracking forget what an address began
     #[command(hide = true)]
     Forget { address: IpAddr },
@@ -88,9 +97,12 @@ fn main() -> ExitCode {
         Command::Devnet { command } => devnet::run(command),
         Command::Internet { addresses } => services::serve(&addresses),
         Command::Fetch { host, bytes, v6 } => services::fetch(&host, bytes, v6),
+        Command::Drain { host } => services::drain(&host),
         Command::Echo { server, count } => services::exchange(server, count),
         Command::LeakingRelay { arguments } => leak::run(&arguments),
         Command::Load { config, circuits, active } => load::run(&config, circuits, active),
+        Command::Flood(options) => flood::send(&options),
+        Command::HoldUnread { address } => flood::hold_unread(address),
         Command::Forget { address } => forget(address),
         Command::Leak { config } => leak::beside(&config),
         Command::Judge { rules } => judge::run(&rules),

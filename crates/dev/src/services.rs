@@ -86,6 +86,15 @@ fn serve_one(mut stream: TcpStream) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Downloads without end and throws it away, to keep a path busy.
+pub(crate) fn drain(host: &str) -> Result<()> {
+    let mut stream = TcpStream::connect(host).context("cannot connect")?;
+    write!(stream, "GET /{} HTTP/1.1\r\nHost: {host}\r\n\r\n", u64::MAX)?;
+    let mut buffer = vec![0; 1 << 18];
+    while stream.read(&mut buffer).context("the connection broke")? > 0 {}
+    Ok(())
+}
+
 /// Fetches and checks; prints what it got as JSON.
 pub(crate) fn fetch(host: &str, bytes: u64, v6: bool) -> Result<()> {
     let addresses = host.to_socket_addrs().with_context(|| format!("cannot resolve {host}"))?;

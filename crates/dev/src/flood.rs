@@ -1,0 +1,361 @@
+//! `openrelay-dev flood`: first packets from addresses that do not exist; and what they cost an ingress.
+//!
+//! Owns the attacker, who knows the relay's public key and can write any source into a packet, and the measurement: traffic of a client, memory,
+//! bytes out against bytes in, and whether new clients still get in. Sends inside the devnet only.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::SocketAddrV4;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use openrelay_node::clock::Clock;
+use openrelay_node::config::{ClientFile, beside, public_key, read};
+use openrelay_node::directory::VerifiedDirectory;
+use openrelay_node::random::OsRandom;
+use openrelay_proto::ip::checksum;
+use openrelay_proto::random::Random as _;
+use serde_json::{Value, json};
+
+use crate::devnet::temporary_dir;
+use crate::load::{open, resident_kib};
+use crate::services::{NAME, WEB};
+use crate::topology::{Network, Programs, Services};
+use crate::{say, talk};
+
+/// What the attacker sends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub(crate) enum Kind {
+    /// Valid first packets, each once: what costs a relay most
+    Fresh,
+    /// One valid first packet again and again
+    Replayed,
+    /// The same with one bit flipped, a different one each time
+    Flipped,
+}
+
+/// What to send where.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    #[arg(long)]
+    config: std::path::PathBuf,
+    #[arg(long)]
+    kind: Kind,
+    /// Where to, if not to the ingress: the same packets for nobody
+    #[arg(long)]
+    to: Option<SocketAddrV4>,
+    /// Packets per second
+    #[arg(long, default_value_t = 50_000)]
+    rate: u64,
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+}
+
+/// Sources are in 10.0.0.0/8, which the devnet routes back to the attacker, where they end.
+const SPOOFED: &str = "10.0.0.0/8";
+/// Packets sent before the clock is looked at.
+const BURST: u64 = 50;
+/// A port of the ingress whose socket nobody reads.
+const UNREAD_PORT: u16 = 9;
+const HEADERS: usize = 28;
+
+/// Sends the flood and prints how many packets it had.
+pub(crate) fn send(options: &Options) -> Result<()> {
+    let file: ClientFile = read(&options.config)?;
+    let trusted = public_key(&options.config, "directory_key", &file.directory_key)?;
+    let directory = VerifiedDirectory::read(&beside(&options.config, &file.directory), trusted, 0)?;
+    let (clock, mut random) = (Clock::start(), OsRandom::default());
+    let total = options.rate * options.seconds;
+    let distinct = if options.kind == Kind::Fresh { total.min(1 << 16) } else { 1 };
+    let mut packets = Vec::new();
+    let mut to = options.to;
+    for _ in 0..distinct {
+        let mut client = open(&file, &directory, &clock, &mut random)?;
+        let std::net::SocketAddr::V4(ingress) = client.remote() else { anyhow::bail!("no IPv4 ingress") };
+        let to = *to.get_or_insert(ingress);
+        packets.push(ip_packet(to, &client.poll_transmit().context("no first packet")?));
+    }
+    let to = to.context("no packets")?;
+    let socket = openrelay_sys::raw::RawSocket::open().context("cannot open a raw socket")?;
+    say("ready");
+    // The one who measures says when.
+    std::io::stdin().read_line(&mut String::new())?;
+    let started = Instant::now();
+    let (mut sent, mut refused) = (0, 0u64);
+    while sent < total {
+        for _ in 0..BURST {
+            let at = usize::try_from(sent % distinct)?;
+            let packet = packets.get_mut(at).context("packets are there")?;
+            let mut source = [0; 5];
+            random.fill(&mut source);
+            spoof(packet, source);
+            let flipped = (options.kind == Kind::Flipped).then(|| flip(packet, sent));
+            refused += u64::from(socket.send(packet, *to.ip()).is_err());
+            if let Some((byte, bit)) = flipped {
+                packet[byte] ^= bit;
+            }
+            sent += 1;
+        }
+        let due = Duration::from_nanos(sent * 1_000_000_000 / options.rate);
+        std::thread::sleep(due.saturating_sub(started.elapsed()));
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    say(&json!({ "sent": sent - refused, "seconds": seconds }).to_string());
+    Ok(())
+}
+
+/// `datagram` in UDP and IPv4, its source still open.
+fn ip_packet(to: SocketAddrV4, datagram: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0; HEADERS];
+    packet[0] = 0x45;
+    packet[8] = 64;
+    packet[9] = openrelay_proto::ip::UDP;
+    packet[16..20].copy_from_slice(&to.ip().octets());
+    packet[22..24].copy_from_slice(&to.port().to_be_bytes());
+    // Without a UDP checksum, which IPv4 allows.
+    packet[24..26].copy_from_slice(&u16::try_from(datagram.len() + 8).unwrap_or(u16::MAX).to_be_bytes());
+    packet.extend_from_slice(datagram);
+    packet
+}
+
+fn spoof(packet: &mut [u8], [a, b, c, port @ ..]: [u8; 5]) {
+    packet[12..16].copy_from_slice(&[10, a, b, c]);
+    packet[20..22].copy_from_slice(&port);
+    checksum::fill_v4_header(packet, 20);
+}
+
+/// Flips a bit of the datagram and says which.
+fn flip(packet: &mut [u8], number: u64) -> (usize, u8) {
+    let bits = (packet.len() - HEADERS) * 8;
+    let at = usize::try_from(number).unwrap_or(0).wrapping_mul(7_919) % bits;
+    let (byte, bit) = (HEADERS + at / 8, 1 << (at % 8));
+    packet[byte] ^= bit;
+    (byte, bit)
+}
+
+/// Holds a UDP socket that nobody reads.
+pub(crate) fn hold_unread(address: SocketAddrV4) -> Result<()> {
+    let _socket = std::net::UdpSocket::bind(address)?;
+    say("ready");
+    loop {
+        std::thread::park();
+    }
+}
+
+/// A flood that runs.
+struct Flood {
+    child: Child,
+    lines: BufReader<std::process::ChildStdout>,
+}
+
+impl Flood {
+    fn prepare(
+        network: &Network,
+        programs: &Programs,
+        kind: Kind,
+        seconds: u64,
+        rate: u64,
+        read: bool,
+    ) -> Result<Self> {
+        let mut command = network.host("server")?.command(&programs.dev);
+        command.args(["flood", "--config"]).arg(network.dir.join("config/client/client.toml"));
+        command.args(["--kind", &format!("{kind:?}").to_lowercase()]);
+        command.args(["--seconds", &seconds.to_string(), "--rate", &rate.to_string()]);
+        if !read {
+            command.args(["--to", &format!("{}:{UNREAD_PORT}", network.address("ingress-1", false)?)]);
+        }
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let mut lines = BufReader::new(child.stdout.take().context("no output")?);
+        let mut line = String::new();
+        lines.read_line(&mut line)?;
+        ensure!(line.trim() == "ready", "the flood does not start");
+        Ok(Self { child, lines })
+    }
+
+    fn begin(&mut self) -> Result<()> {
+        Ok(self.child.stdin.take().context("begun already")?.write_all(b"\n")?)
+    }
+
+    fn finish(mut self) -> Result<Value> {
+        let mut line = String::new();
+        self.lines.read_line(&mut line)?;
+        self.child.wait()?;
+        serde_json::from_str(&line).context("the flood broke off")
+    }
+}
+
+/// What one flood did.
+struct Outcome {
+    /// Bits per second that a client's download had meanwhile.
+    gbit_s: f64,
+    sent: u64,
+    /// Bytes that came from spoofed addresses, and bytes that went to them.
+    bytes: (u64, u64),
+    rss_growth_kib: i64,
+}
+
+/// Runs floods of all kinds against the ingress of a devnet, each beside the same flood into an unread port, and prints what they cost.
+pub(crate) fn measure(seconds: u64, rate: u64) -> Result<()> {
+    let dir = temporary_dir()?;
+    let programs = Programs::find()?;
+    let network = Network::new(&dir)?;
+    let mut services = network.serve(&programs, &[])?;
+    let result = floods(&network, &programs, &mut services, seconds, rate);
+    let _ = network.client.command(&programs.openrelay).arg("down").output();
+    drop(services);
+    drop(network);
+    let _ = std::fs::remove_dir_all(&dir);
+    result
+}
+
+fn floods(network: &Network, programs: &Programs, services: &mut Services, seconds: u64, rate: u64) -> Result<()> {
+    prepare_links(network)?;
+    let ingress = network.host("ingress-1")?;
+    let mut unread = ingress.command(&programs.dev);
+    unread.args(["hold-unread", &format!("0.0.0.0:{UNREAD_PORT}")]);
+    let _unread = ingress.start(unread, "ready")?;
+    connect(network, programs)?;
+    let pid = services.relays.first().map(|(_, service)| service.pid()).context("no ingress")?;
+    let mut report = Vec::new();
+    let mut good = true;
+    for kind in [Kind::Fresh, Kind::Replayed, Kind::Flipped] {
+        talk(&format!("flood: {kind:?}, {rate} packets per second for {seconds} s, twice"));
+        let nobody = flood(network, programs, kind, seconds, rate, pid, false)?;
+        let relay = flood(network, programs, kind, seconds, rate, pid, true)?;
+        let ratio = relay.gbit_s / nobody.gbit_s;
+        ensure!(relay.sent == rate * seconds && nobody.sent == relay.sent, "the flood was smaller than asked for");
+        ensure!(relay.bytes.1 <= relay.bytes.0, "more bytes went to spoofed addresses than came from them");
+        ensure!(relay.bytes.0 > 0, "the flood did not reach the ingress");
+        // What is answered with a cookie gets half of its bytes back; answers to handshakes would be more.
+        ensure!(relay.bytes.1 * 10 <= relay.bytes.0 * 6, "the relay did not ask for cookies");
+        ensure!(relay.rss_growth_kib <= 64 << 10, "memory grew by {} KiB", relay.rss_growth_kib);
+        good &= ratio >= 0.9;
+        report.push(json!({
+            "kind": format!("{kind:?}").to_lowercase(), "packets": relay.sent,
+            "gbit_s": relay.gbit_s, "gbit_s_unread": nobody.gbit_s, "ratio": ratio,
+            "bytes_in": relay.bytes.0, "bytes_out": relay.bytes.1, "rss_growth_kib": relay.rss_growth_kib,
+        }));
+    }
+    let admitted = new_clients(network, programs, rate)?;
+    let (_, service) = services.relays.first_mut().context("no ingress")?;
+    let statistics: Value = serde_json::from_str(&service.ask("USR1")?)?;
+    say(&json!({
+        "schema": "openrelay.flood/1", "ok": good, "rate": rate, "seconds": seconds, "floods": report,
+        "circuits_opened_meanwhile": admitted, "drops": statistics["drops"],
+    })
+    .to_string());
+    Ok(())
+}
+
+/// Spoofed addresses lead back to the attacker and are counted at the ingress.
+fn prepare_links(network: &Network) -> Result<()> {
+    let attacker = network.address("server", false)?;
+    network.core.sh(&format!("ip route add {SPOOFED} via {attacker}"))?;
+    network.host("server")?.sh("echo 0 > /proc/sys/net/ipv4/ip_forward")?;
+    network
+        .host("ingress-1")?
+        .sh(&format!(
+            "nft 'table ip flood {{ counter in {{ }}; counter out {{ }}; \
+             chain in {{ type filter hook input priority 0; ip saddr {SPOOFED} counter name in; }}; \
+             chain out {{ type filter hook output priority 0; ip daddr {SPOOFED} counter name out; }}; }}'"
+        ))
+        .map(drop)
+}
+
+/// Bytes of IPv4 from and to spoofed addresses at the ingress so far.
+fn counted(network: &Network) -> Result<(u64, u64)> {
+    let bytes = |name: &str| -> Result<u64> {
+        let text = network.host("ingress-1")?.sh(&format!("nft list counter ip flood {name}"))?;
+        let mut words = text.split_whitespace().skip_while(|word| *word != "bytes").skip(1);
+        Ok(words.next().context("no counter")?.parse()?)
+    };
+    Ok((bytes("in")?, bytes("out")?))
+}
+
+fn connect(network: &Network, programs: &Programs) -> Result<()> {
+    let config = network.dir.join("config/client/client.toml");
+    // Ingress 1 is the one under attack.
+    let text = std::fs::read_to_string(&config)?;
+    let own = config.with_file_name("flooded.toml");
+    std::fs::write(&own, format!("ingress = 1\negress = 3\n{text}"))?;
+    let output = network.client.command(&programs.openrelay).args(["up", "--wait", "--config"]).arg(&own).output()?;
+    crate::host::checked(&output, "openrelay up").map(drop)
+}
+
+fn delivered(network: &Network, programs: &Programs) -> Result<u64> {
+    let output = network.client.command(&programs.openrelay).args(["status", "--json"]).output()?;
+    let status: Value = serde_json::from_slice(&output.stdout)?;
+    status["traffic"]["delivered_bytes"].as_u64().context("no traffic in status")
+}
+
+fn flood(
+    network: &Network,
+    programs: &Programs,
+    kind: Kind,
+    seconds: u64,
+    rate: u64,
+    ingress: u32,
+    read: bool,
+) -> Result<Outcome> {
+    let mut attack = Flood::prepare(network, programs, kind, seconds, rate, read)?;
+    let mut download = network.client.command(&programs.dev);
+    download.args(["drain", &format!("{NAME}:{WEB}")]);
+    let mut download = download.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    let warm = delivered(network, programs)?;
+    let patience = Instant::now();
+    while delivered(network, programs)? < warm + (64 << 20) {
+        ensure!(patience.elapsed() < Duration::from_secs(20), "the download does not start");
+    }
+    let (memory, bytes) = (resident_kib(ingress)?, counted(network)?);
+    attack.begin()?;
+    let (before, started) = (delivered(network, programs)?, Instant::now());
+    let sent = attack.finish()?;
+    let (after, took) = (delivered(network, programs)?, started.elapsed());
+    download.kill()?;
+    download.wait()?;
+    let now = counted(network)?;
+    Ok(Outcome {
+        gbit_s: (after - before) as f64 * 8.0 / took.as_secs_f64() / 1e9,
+        sent: sent["sent"].as_u64().context("no count")?,
+        bytes: (now.0 - bytes.0, now.1 - bytes.1),
+        rss_growth_kib: i64::try_from(resident_kib(ingress)?)? - i64::try_from(memory)?,
+    })
+}
+
+/// Opens circuits while a flood runs: clients with cookies get in. How many did.
+fn new_clients(network: &Network, programs: &Programs, rate: u64) -> Result<Value> {
+    let mut attack = Flood::prepare(network, programs, Kind::Fresh, 5, rate, true)?;
+    attack.begin()?;
+    let mut load = network.client.command(&programs.dev);
+    // Beside the tunnel: what `openrelay up` protects, these clients need not.
+    load.args(["load", "--circuits", "50", "--active", "50", "--config"]);
+    load.arg(network.dir.join("config/client/client.toml"));
+    let _ = network.client.command(&programs.openrelay).arg("down").output()?;
+    let mut load = load.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    load.stdin.take().context("no input")?.write_all(b"\n")?;
+    let output = load.wait_with_output()?;
+    attack.finish()?;
+    ensure!(output.status.success(), "no new circuit opened during the flood");
+    let first = String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or("").to_owned();
+    let opened: Value = serde_json::from_str(&first).context("the clients said nothing")?;
+    Ok(opened["circuits"].clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    #[test]
+    fn a_spoofed_packet_keeps_its_datagram() {
+        let to = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 443);
+        let mut packet = ip_packet(to, &[7; 100]);
+        spoof(&mut packet, [1, 2, 3, 4, 5]);
+        assert_eq!(packet[12..16], [10, 1, 2, 3]);
+        assert_eq!(checksum::fold(checksum::sum(&packet[..20], 0)), 0xffff);
+        let (byte, bit) = flip(&mut packet, 9);
+        assert!(byte >= HEADERS);
+        packet[byte] ^= bit;
+        assert_eq!(packet[HEADERS..], [7; 100]);
+    }
+}
