@@ -260,6 +260,39 @@ impl World {
         std::mem::take(&mut self.down)
     }
 
+    /// Carries `packet` up and an answer down, each in `buffer` and nowhere else, along links without faults: the way that packets
+    /// take in the real thing. Returns whether both arrived.
+    pub fn carry(&mut self, packet: &[u8], answer: &mut [u8], buffer: &mut [u8]) -> bool {
+        let (now, minutes) = (self.now, self.minutes());
+        let Some(client) = &mut self.client else { return false };
+        let length = client.offset() + padded(packet.len()) + client.trailer();
+        let datagram = &mut buffer[..length];
+        let offset = client.offset();
+        datagram[offset..offset + packet.len()].copy_from_slice(packet);
+        datagram[offset + packet.len()..].fill(0);
+        if client.seal(datagram, false, now).is_err() {
+            return false;
+        }
+        let to = self.ingress.shard.handle_datagram(self.client_address, datagram, now, &mut self.random);
+        let Verdict::Forward { .. } = to else { return false };
+        let up = self.egress.shard.handle_datagram(self.ingress_address, datagram, now, &mut self.random);
+        let Verdict::Deliver { packet: delivered, .. } = up else { return false };
+
+        let Ok(mut parsed) = Packet::parse(answer) else { return false };
+        let Ok(down) = self.egress.shard.route_down(delivered.source) else { return false };
+        Shard::translate_down(&mut parsed, answer, false);
+        let datagram = &mut buffer[..down.offset + padded(answer.len()) + down.trailer];
+        datagram[down.offset..down.offset + answer.len()].copy_from_slice(answer);
+        datagram[down.offset + answer.len()..].fill(0);
+        if self.egress.shard.seal_down(&down, datagram, false, now).is_err() {
+            return false;
+        }
+        let to = self.ingress.shard.handle_datagram(self.egress_address, datagram, now, &mut self.random);
+        let Verdict::Forward { .. } = to else { return false };
+        let verdict = client.handle_datagram(datagram, now, minutes, &mut self.random);
+        matches!(verdict, ClientVerdict::Deliver { .. })
+    }
+
     /// Lets a datagram arrive at the ingress.
     pub fn inject_at_ingress(&mut self, datagram: Vec<u8>) {
         let (from, to) = (self.client_address, self.ingress_address);

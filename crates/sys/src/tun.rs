@@ -139,6 +139,14 @@ impl Tun {
 }
 
 impl TunQueue {
+    /// A queue of no device, which swallows everything: for tests and benchmarks of what stands before it.
+    ///
+    /// # Errors
+    /// Without /dev/null.
+    pub fn sink() -> io::Result<Self> {
+        File::options().read(true).write(true).open("/dev/null").map(Self)
+    }
+
     /// Reads the next packet, virtio header first, into `buffer`, which should have [`MAX_READ`] bytes.
     ///
     /// # Errors
