@@ -543,4 +543,6 @@ fn put<'a>(rest: &mut &'a mut [u8], length: usize) -> Result<&'a mut [u8], Inval
 }
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;
