@@ -335,3 +335,6 @@ fn apply(datagram: &mut [u8], mask: [u8; 5]) {
 pub(crate) fn frame(datagram: &[u8]) -> &[u8] {
     datagram.get(HEADER_LEN..datagram.len().saturating_sub(TAG_LEN)).unwrap_or(&[])
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,153 @@
+//! Two ends of a session on virtual time: late, early, repeated and old packets.
+
+use super::*;
+
+const MINUTE: u64 = 60;
+
+fn at(seconds: u64) -> Time {
+    Time::from_micros(seconds * 1_000_000)
+}
+
+fn keys(number: u8, initiator: bool) -> SessionKeys {
+    let (first, second) = (Secret([number; 32]), Secret([number + 1; 32]));
+    let (send, receive) = if initiator { (first, second) } else { (second, first) };
+    SessionKeys { send, receive, mask: Secret([200; 32]), rekey: Secret([number + 2; 32]) }
+}
+
+/// An initiator and a responder that have spoken.
+fn pair(reach: u64) -> (Session, Session) {
+    let end = |initiator| {
+        let established = Established {
+            initiator,
+            suite: Suite::Aes256Gcm,
+            local_index: 1,
+            remote_index: 2,
+            hash: [9; 32],
+            keys: keys(10, initiator),
+        };
+        Session::new(&established, reach, at(0))
+    };
+    let (mut a, mut b) = (end(true), end(false));
+    let mut hello = sealed(&mut a, at(0));
+    b.open(&mut hello, at(0)).unwrap();
+    (a, b)
+}
+
+fn sealed(session: &mut Session, now: Time) -> Vec<u8> {
+    let mut datagram = vec![0; 48];
+    session.seal(&mut datagram, now).unwrap();
+    datagram
+}
+
+fn open(session: &mut Session, datagram: &[u8], now: Time) -> Result<(), DropReason> {
+    session.open(&mut datagram.to_vec(), now)
+}
+
+#[test]
+fn a_late_packet_of_the_epoch_before_is_opened_for_ten_seconds_once() {
+    let (mut a, mut b) = pair(64);
+    let late: Vec<_> = (0..3).map(|_| sealed(&mut a, at(MINUTE - 1))).collect();
+    let new = sealed(&mut a, at(MINUTE));
+    open(&mut b, &new, at(MINUTE)).unwrap();
+    open(&mut b, &late[1], at(MINUTE)).unwrap();
+    assert_eq!(open(&mut b, &late[1], at(MINUTE)), Err(DropReason::Replayed));
+    open(&mut b, &late[0], at(MINUTE + 10)).unwrap();
+    assert_eq!(open(&mut b, &late[2], at(MINUTE + 11)), Err(DropReason::UnknownEpoch));
+}
+
+#[test]
+fn epochs_that_arrive_out_of_order_open_as_far_as_one_behind_and_eight_ahead() {
+    for ahead in 1..=12 {
+        let (mut a, mut b) = pair(64);
+        let packets: Vec<_> = (0..=ahead).map(|minute| sealed(&mut a, at(minute * MINUTE))).collect();
+        let last = packets.last().unwrap();
+        let verdict = open(&mut b, last, at(ahead * MINUTE));
+        if ahead > u64::from(EPOCHS_AHEAD) {
+            assert_eq!(verdict, Err(DropReason::UnknownEpoch), "{ahead}");
+            // Nothing about the session has changed: it goes on from where it was.
+            open(&mut b, &packets[1], at(ahead * MINUTE)).unwrap();
+            continue;
+        }
+        assert_eq!(verdict, Ok(()), "{ahead}");
+        let oldest = open(&mut b, &packets[0], at(ahead * MINUTE));
+        assert_eq!(oldest, Ok(()), "the epoch before it is the one that was in use");
+        for between in &packets[1..packets.len() - 1] {
+            assert_eq!(open(&mut b, between, at(ahead * MINUTE)), Err(DropReason::UnknownEpoch));
+        }
+    }
+}
+
+#[test]
+fn no_packet_is_opened_twice_through_words_windows_epochs_and_generations() {
+    for reach in [64, CLIENT_WINDOW, HOP_WINDOW] {
+        let (mut a, mut b) = pair(reach);
+        let mut seen = Vec::new();
+        for number in 0..20_000u64 {
+            // Every 100 packets a second: more than three epochs; a re-handshake in between.
+            let now = at(number / 100);
+            if number == 9_000 {
+                b.install(keys(20, false), now);
+                a.install(keys(20, true), now);
+            }
+            let packet = sealed(&mut a, now);
+            assert_eq!(open(&mut b, &packet, now), Ok(()), "{number}");
+            assert_eq!(open(&mut b, &packet, now), Err(DropReason::Replayed), "{number}");
+            seen.push(packet);
+        }
+        assert_eq!((a.send.generation, b.receive.generation), (1, 1));
+        assert!(a.send.number > 0);
+        for (number, packet) in seen.iter().enumerate() {
+            // The clock may say what it wants: now, long ago, far ahead.
+            for now in [at(200), at(0), at(1 << 40)] {
+                let verdict = open(&mut b, packet, now);
+                assert!(matches!(verdict, Err(DropReason::Replayed | DropReason::TooOld)), "{number}: {verdict:?}");
+            }
+        }
+        let packet = sealed(&mut a, at(200));
+        assert_eq!(open(&mut b, &packet, at(200)), Ok(()), "and the session goes on");
+    }
+}
+
+#[test]
+fn packets_of_two_generations_may_cross() {
+    let (mut a, mut b) = pair(64);
+    let old: Vec<_> = (0..2).map(|_| sealed(&mut a, at(1))).collect();
+    let answer = sealed(&mut b, at(1));
+    b.install(keys(20, false), at(1));
+    a.install(keys(20, true), at(1));
+    let new = sealed(&mut a, at(1));
+    // The responder still uses the old keys until it has seen the new ones in use.
+    let before = sealed(&mut b, at(1));
+    open(&mut b, &new, at(2)).unwrap();
+    for late in &old {
+        open(&mut b, late, at(2)).unwrap();
+    }
+    let after = sealed(&mut b, at(2));
+    for packet in [&after, &answer, &before] {
+        open(&mut a, packet, at(3)).unwrap();
+    }
+    assert_eq!(open(&mut a, &before, at(3)), Err(DropReason::Replayed));
+}
+
+#[test]
+fn datagrams_of_no_size_and_of_any_size_are_refused() {
+    let (_, mut b) = pair(64);
+    for length in (0..200).chain([1_500, 65_507, 65_535]) {
+        let verdict = open(&mut b, &vec![0x5a; length], at(1));
+        assert!(verdict.is_err(), "{length}");
+        assert_eq!(verdict == Err(DropReason::BadLength), length < MIN_DATAGRAM, "{length}: {verdict:?}");
+    }
+}
+
+#[test]
+fn a_key_seals_no_more_than_its_packets_and_the_last_epoch_ends() {
+    let (mut a, _) = pair(64);
+    a.sealed_in_epoch = EPOCH_PACKETS;
+    sealed(&mut a, at(1));
+    assert_eq!((a.send.number, a.sealed_in_epoch), (1, 1));
+    for number in 2..=u64::from(LAST_EPOCH) {
+        sealed(&mut a, at(number * MINUTE + 1));
+    }
+    assert_eq!(a.send.number, LAST_EPOCH);
+    assert_eq!(a.seal(&mut [0; 48], at(10_000)), Err(DropReason::KeyExhausted));
+}
