@@ -11,6 +11,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
+use crate::account::{self, Datagrams};
 use crate::devnet::temporary_dir;
 use crate::host::{Host, checked};
 use crate::judge::{LinkRule, Rules, Verdict};
@@ -273,29 +274,11 @@ impl Demo {
 
     /// Every datagram that somebody sent was received by somebody, or is in a counter of drops.
     fn account(&mut self) -> Result<()> {
-        let client = self.status()?["traffic"].clone();
-        let number = |value: &Value, key: &str| value[key].as_u64().unwrap_or(0);
-        let drops = |value: &Value| -> u64 {
-            value["drops"].as_object().map_or(0, |d| d.values().filter_map(Value::as_u64).sum())
-        };
-        let mut sent = number(&client, "sent") + number(&client, "originated");
-        let mut received = number(&client, "received") + number(&client, "receive_overflows");
-        let client_in = number(&client, "delivered") + number(&client, "control");
-        let client_up = number(&client, "device_read") - number(&client, "sent");
-        if number(&client, "received") + client_up != client_in + drops(&client) {
-            bail!("the client's account does not add up: {client}");
-        }
+        let mut all = account::of_client(&self.status()?["traffic"])?;
         for (name, relay) in &mut self.services.relays {
-            let line: Value = serde_json::from_str(&relay.ask("USR1")?)?;
-            sent += number(&line, "sent");
-            received += number(&line, "received") + number(&line, "receive_overflows") - number(&line, "passed");
-            let parts = ["forwarded", "delivered", "control", "handshakes", "passed"].map(|key| number(&line, key));
-            let in_and_read = number(&line, "received") + number(&line, "device_read") + number(&line, "originated");
-            let out = parts.iter().sum::<u64>() + drops(&line) + number(&line, "sent") - number(&line, "forwarded");
-            if in_and_read != out {
-                bail!("the account of {name} does not add up: {line}");
-            }
+            all += account::of_relay(name, &serde_json::from_str(&relay.ask("USR1")?)?)?;
         }
+        let Datagrams { sent, received } = all;
         if sent != received {
             bail!("{sent} datagrams were sent and {received} received or dropped by the kernel")
         }

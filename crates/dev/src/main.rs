@@ -2,6 +2,7 @@
 //!
 //! Owns nothing of the product: it starts `openrelay` and `openrelay-relay`, gives them hosts and links, and watches the links.
 
+mod account;
 mod check;
 mod demo;
 mod devnet;
@@ -78,6 +79,9 @@ enum Command {
     /// Holds a UDP port that nobody reads
     #[command(hide = true)]
     HoldUnread { address: SocketAddrV4 },
+    /// Sends datagrams of all sizes and no sense
+    #[command(hide = true)]
+    Garbage { to: SocketAddr },
     /// Makes connection tracking forget what an address began
     #[command(hide = true)]
     Forget { address: IpAddr },
@@ -103,6 +107,7 @@ fn main() -> ExitCode {
         Command::Load { config, circuits, active } => load::run(&config, circuits, active),
         Command::Flood(options) => flood::send(&options),
         Command::HoldUnread { address } => flood::hold_unread(address),
+        Command::Garbage { to } => services::garbage(to),
         Command::Forget { address } => forget(address),
         Command::Leak { config } => leak::beside(&config),
         Command::Judge { rules } => judge::run(&rules),

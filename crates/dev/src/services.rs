@@ -171,6 +171,27 @@ pub(crate) fn exchange(server: SocketAddr, count: u32) -> Result<()> {
     if answered == count { Ok(()) } else { bail!("{answered} of {count} datagrams came back") }
 }
 
+/// Sends datagrams of all sizes, from none to the largest, full of zeros, ones and noise.
+pub(crate) fn garbage(to: SocketAddr) -> Result<()> {
+    let any: SocketAddr = if to.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
+    let socket = UdpSocket::bind(any)?;
+    let mut noise = 1u32;
+    for size in [0, 1, 9, 10, 25, 26, 27, 42, 96, 112, 128, 160, 176, 1_130, 1_210, 1_472, 1_500, 9_000, 65_507] {
+        for kind in 0..8 {
+            let byte = |_| match kind {
+                0 => 0,
+                1 => 0xff,
+                _ => {
+                    noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    noise.to_be_bytes()[0]
+                }
+            };
+            socket.send_to(&(0..size).map(byte).collect::<Vec<u8>>(), to)?;
+        }
+    }
+    Ok(())
+}
+
 fn answer(socket: &UdpSocket, reply: impl Fn(&[u8]) -> Option<Vec<u8>>) {
     let mut buffer = vec![0; 65_536];
     while let Ok((len, from)) = socket.recv_from(&mut buffer) {

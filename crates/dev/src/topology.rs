@@ -136,6 +136,12 @@ impl Network {
 
     /// Writes configurations, and starts servers and relays.
     pub(crate) fn serve(&self, programs: &Programs, relay_arguments: &[&str]) -> Result<Services> {
+        self.selfhost(programs)?;
+        self.start(programs, relay_arguments)
+    }
+
+    /// Starts servers and relays, whose configurations are written.
+    pub(crate) fn start(&self, programs: &Programs, relay_arguments: &[&str]) -> Result<Services> {
         let server = self.host("server")?;
         let mut command = server.command(&programs.dev);
         command
@@ -143,7 +149,6 @@ impl Network {
             .arg(self.address("server", false)?.to_string())
             .arg(self.address("server", true)?.to_string());
         let internet = server.start(command, "ready")?;
-        self.selfhost(programs)?;
         let mut relays = Vec::new();
         for name in ["ingress-1", "ingress-2", "egress-1", "egress-2"] {
             let host = self.host(name)?;
@@ -162,7 +167,7 @@ impl Network {
     }
 
     /// `openrelay selfhost init` for this network, with both families of addresses.
-    fn selfhost(&self, programs: &Programs) -> Result<()> {
+    pub(crate) fn selfhost(&self, programs: &Programs) -> Result<()> {
         // A name with both addresses makes a relay that listens on both.
         let mut hosts = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
         for name in ["ingress-1", "ingress-2", "egress-1", "egress-2"] {

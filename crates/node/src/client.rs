@@ -156,6 +156,9 @@ impl Connection {
         let remote = client.remote();
         let local: SocketAddr = if remote.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
         let socket = UdpSocket::bind(local, false).map_err(HostError::at("open a UDP socket"))?;
+        if !plan.file.udp_trains {
+            socket.without_trains();
+        }
         socket.set_mark(lockdown::MARK).map_err(HostError::at("mark the tunnel's own datagrams"))?;
         let tun = Tun::create(&plan.file.device, 1).map_err(HostError::at("make the tunnel device"))?;
         let udp_segmentation = tun.udp_segmentation;

@@ -73,6 +73,9 @@ pub struct RelayFile {
     /// The numeric user that it becomes before it serves.
     #[serde(default = "default_user")]
     pub user: u32,
+    /// Whether datagrams are sent and received in trains; false where a network driver gets them wrong.
+    #[serde(default = "yes")]
+    pub udp_trains: bool,
     /// Egress only: name of its tunnel device.
     #[serde(default = "default_egress_device")]
     pub device: String,
@@ -99,9 +102,16 @@ pub struct ClientFile {
     /// Seconds of silence after which a keepalive goes out; 0 for never.
     #[serde(default = "default_keepalive")]
     pub keepalive_s: u32,
+    /// Whether datagrams are sent and received in trains; false where a network driver gets them wrong.
+    #[serde(default = "yes")]
+    pub udp_trains: bool,
     /// Name of the tunnel device.
     #[serde(default = "default_client_device")]
     pub device: String,
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn default_capacity() -> u32 {

@@ -196,6 +196,9 @@ impl Relay {
             warnings: Vec::new(),
             config,
         };
+        if !file.udp_trains {
+            prepared.sockets.iter().flat_map(|set| &set.all).for_each(UdpSocket::without_trains);
+        }
         if file.role == Role::Egress {
             egress::prepare(&mut prepared, &file.device, &directory, shards)?;
         }

@@ -228,9 +228,11 @@ impl UdpSocket {
         crate::bpf::attach(self.fd.as_fd(), &mut program)
     }
 
-    /// Switches segmentation by the kernel off, as it also switches itself off where a kernel refuses.
-    pub fn without_segmentation(&self) {
+    /// Switches trains off in both directions, as sending them also switches itself off where a kernel refuses.
+    pub fn without_trains(&self) {
         self.segmentation.store(false, Ordering::Relaxed);
+        // A kernel that does not know the option has none to switch off.
+        let _ = self.option(libc::SOL_UDP, libc::UDP_GRO, 0);
     }
 
     fn send_one(&self, to: SocketAddr, bytes: &[u8], stride: Option<u16>) -> io::Result<()> {
@@ -354,7 +356,7 @@ mod tests {
             let b = UdpSocket::bind(address.parse().unwrap(), false).unwrap();
             for fallback in [false, true] {
                 if fallback {
-                    a.without_segmentation();
+                    a.without_trains();
                 }
                 let sent: Vec<u8> = (0..10_500u32).map(|i| (i / 1000).to_le_bytes()[0]).collect();
                 assert_eq!(a.send(b.local_address().unwrap(), &sent, 1000).unwrap(), 11);

@@ -1,0 +1,83 @@
+//! The account: every datagram that was sent was received, or is in a counter of drops.
+//!
+//! Owns the equations between what clients and relays count, and the counters of the kernel on each host's side of the link, which judge them.
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use crate::host::Host;
+
+/// Datagrams that left a host and that reached it.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Datagrams {
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
+}
+
+impl Datagrams {
+    /// What was added since `before`.
+    pub(crate) fn since(self, before: Self) -> Self {
+        Self { sent: self.sent - before.sent, received: self.received - before.received }
+    }
+}
+
+impl std::ops::AddAssign for Datagrams {
+    fn add_assign(&mut self, other: Self) {
+        self.sent += other.sent;
+        self.received += other.received;
+    }
+}
+
+fn number(value: &Value, key: &str) -> u64 {
+    value[key].as_u64().unwrap_or(0)
+}
+
+fn drops(value: &Value) -> u64 {
+    value["drops"].as_object().map_or(0, |d| d.values().filter_map(Value::as_u64).sum())
+}
+
+/// What a client counted, from the `traffic` of its status.
+pub(crate) fn of_client(traffic: &Value) -> Result<Datagrams> {
+    let up = number(traffic, "device_read") - number(traffic, "sent");
+    let down = number(traffic, "delivered") + number(traffic, "control");
+    ensure!(
+        number(traffic, "received") + up == down + drops(traffic),
+        "the client's account does not add up: {traffic}"
+    );
+    Ok(Datagrams {
+        sent: number(traffic, "sent") + number(traffic, "originated"),
+        received: number(traffic, "received") + number(traffic, "receive_overflows"),
+    })
+}
+
+/// What a relay counted, from its statistics.
+pub(crate) fn of_relay(name: &str, line: &Value) -> Result<Datagrams> {
+    let parts = ["forwarded", "delivered", "control", "handshakes", "passed"].map(|key| number(line, key));
+    let in_and_read = number(line, "received") + number(line, "device_read") + number(line, "originated");
+    let out = parts.iter().sum::<u64>() + drops(line) + number(line, "sent") - number(line, "forwarded");
+    ensure!(in_and_read == out, "the account of {name} does not add up: {line}");
+    Ok(Datagrams {
+        sent: number(line, "sent"),
+        received: number(line, "received") + number(line, "receive_overflows") - number(line, "passed"),
+    })
+}
+
+/// Makes the kernel of `host` count the datagrams of the protocol that leave it and that reach it. Exact where trains are off: a train is one packet to it.
+pub(crate) fn watch(host: &Host) -> Result<()> {
+    host.sh(
+        "nft 'table inet account { counter out { }; counter in { }; \
+         chain out { type filter hook output priority 300; udp dport 443 counter name out; udp sport 443 udp dport != 443 counter name out; }; \
+         chain in { type filter hook input priority 300; udp dport 443 counter name in; udp sport 443 udp dport != 443 counter name in; }; }'",
+    )
+    .map(drop)
+}
+
+/// What the kernel of a watched host has counted.
+pub(crate) fn of_kernel(host: &Host) -> Result<Datagrams> {
+    let text = host.sh("nft list counters table inet account")?;
+    let packets = |name: &str| -> Result<u64> {
+        let mut words = text.split_whitespace().skip_while(|word| *word != name).skip_while(|word| *word != "packets");
+        Ok(words.nth(1).with_context(|| format!("no counter {name}"))?.parse()?)
+    };
+    Ok(Datagrams { sent: packets("out")?, received: packets("in")? })
+}
