@@ -52,6 +52,29 @@ impl VerifiedDirectory {
         Ok(Self { directory, trusted })
     }
 
+    /// The same, with the highest sequence seen kept in the file `memory`; also returns a warning when it cannot be kept, so that an older
+    /// directory would not be noticed after a restart.
+    ///
+    /// # Errors
+    /// [`ConfigError`] says why it is refused: also when `memory` is there and does not read.
+    pub fn read_newest(path: &Path, trusted: [u8; 32], memory: &Path) -> Result<(Self, Option<String>), ConfigError> {
+        let seen = match std::fs::read_to_string(memory) {
+            Ok(text) => text.trim().parse().map_err(|_| {
+                fault(memory, "must hold the highest directory sequence seen; delete it to forget that")
+            })?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
+            Err(source) => return Err(ConfigError::Read { path: memory.to_owned(), source }),
+        };
+        let this = Self::read(path, trusted, seen)?;
+        let sequence = this.directory.body().sequence;
+        if sequence == seen {
+            return Ok((this, None));
+        }
+        let written = std::fs::write(memory, format!("{sequence}\n"));
+        let warning = |error| format!("cannot remember the directory's sequence in {}: {error}", memory.display());
+        Ok((this, written.err().map(warning)))
+    }
+
     /// What the directory says.
     pub fn directory(&self) -> &Directory {
         &self.directory
@@ -86,5 +109,55 @@ impl VerifiedDirectory {
             Some((RelayId(record.relay_id), Peer { responder: self.responder(record)?, address }))
         });
         peers.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use openrelay_ledger::directory::{Body, DirectoryKey};
+    use openrelay_ledger::hex;
+
+    #[test]
+    fn a_directory_older_than_one_seen_is_refused_after_a_restart_too() {
+        let folder = std::env::temp_dir().join(format!("openrelay-test-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let (path, memory) = (folder.join("directory.signed"), folder.join("directory.seen"));
+        let key = DirectoryKey::from_seed([7; 32]).unwrap();
+        let publish = |sequence| {
+            let relay = |relay_id: u8, role, endpoint: &str| Record {
+                relay_id: relay_id.into(),
+                role,
+                handshake_key: hex::encode(&[relay_id; 32]),
+                key_epoch: 0,
+                endpoints: vec![endpoint.parse().unwrap()],
+                operator: "self".into(),
+                family: None,
+                stake: 0,
+                bandwidth_mbit: 0,
+            };
+            let body = Body {
+                network: "test".into(),
+                sequence,
+                issued: unix_seconds(),
+                expires: unix_seconds() + 1_000,
+                single_operator: true,
+                relays: vec![relay(1, Role::Ingress, "198.51.100.1:443"), relay(2, Role::Egress, "203.0.113.1:443")],
+            };
+            std::fs::write(&path, key.sign(&body).unwrap()).unwrap();
+        };
+        let read = || VerifiedDirectory::read_newest(&path, key.public(), &memory).map(|(_, warning)| warning);
+        publish(5);
+        assert_eq!(read().unwrap(), None);
+        assert_eq!(read().unwrap(), None);
+        publish(4);
+        assert!(read().unwrap_err().to_string().contains('5'), "says what was seen");
+        publish(6);
+        assert_eq!(read().unwrap(), None);
+        publish(5);
+        read().unwrap_err();
+        std::fs::write(&memory, "many").unwrap();
+        read().unwrap_err();
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -37,6 +37,8 @@ use handshakes::HandshakeThread;
 use worker::Worker;
 
 /// Handshake packets that wait for the handshake thread at most.
+/// Where a relay remembers, beside its configuration, the highest directory sequence that it has seen: the one thing that it writes.
+const MEMORY: &str = "directory.seen";
 const REQUEST_QUEUE: usize = 1_024;
 
 /// Why a relay does not start.
@@ -161,7 +163,8 @@ impl Relay {
         check_listen(path, &file.listen)?;
         let trusted = public_key(path, "directory_key", &file.directory_key)?;
         let directory_path = beside(path, &file.directory);
-        let directory = VerifiedDirectory::read(&directory_path, trusted, 0)?;
+        let memory = beside(path, Path::new(MEMORY));
+        let (directory, forgetful) = VerifiedDirectory::read_newest(&directory_path, trusted, &memory)?;
         let secret_path = beside(path, &file.handshake_key);
         let secret = RelaySecret::from_bytes(*read_secret(&secret_path)?);
         let record = directory
@@ -193,7 +196,7 @@ impl Relay {
             udp_segmentation: false,
             admission: file.admission,
             capacity: file.capacity,
-            warnings: Vec::new(),
+            warnings: forgetful.into_iter().collect(),
             config,
         };
         if !file.udp_trains {
