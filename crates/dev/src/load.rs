@@ -15,6 +15,7 @@ use openrelay_node::config::{ClientFile, beside, public_key, read};
 use openrelay_node::directory::VerifiedDirectory;
 use openrelay_node::random::OsRandom;
 use openrelay_proto::client::{Client, Event, Verdict};
+use openrelay_proto::time::Time;
 use openrelay_proto::wire::padded;
 use serde_json::{Value, json};
 
@@ -26,6 +27,8 @@ use crate::topology::{Network, Programs};
 /// Circuits that open at the same time: enough to keep an ingress busy, few enough that none waits for its turn.
 const AT_ONCE: usize = 128;
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Longer than a client waits for anything when it opens a circuit, shorter than it waits when the circuit is idle.
+const SETTLED: Duration = Duration::from_millis(500);
 
 struct One {
     client: Client,
@@ -45,14 +48,16 @@ pub(crate) fn run(config: &Path, count: usize, active: usize) -> Result<()> {
         while opening.len() < AT_ONCE && open.len() + opening.len() < count {
             opening.push(begin(&file, &directory, &clock, &mut random)?);
         }
-        let mut still = Vec::new();
-        for mut one in opening.drain(..) {
-            if drive(&mut one, &clock, &mut random)? {
-                open.push(one);
-            } else {
-                still.push(one);
-            }
+        for one in &mut opening {
+            drive(one, &clock, &mut random)?;
         }
+        // All at once: a busy relay finds several datagrams whenever it looks.
+        for one in &mut opening {
+            one.send();
+        }
+        let now = clock.now();
+        let (done, still) = opening.into_iter().partition(|one: &One| one.is_settled(now));
+        open.extend::<Vec<One>>(done);
         opening = still;
         ensure!(
             started.elapsed() < PATIENCE * 10,
@@ -94,8 +99,22 @@ pub(crate) fn open(
     Ok(circuit::open(hops, consent, None, pick, clock.now(), random)?)
 }
 
-/// Does what is due; whether the circuit is open.
-fn drive(one: &mut One, clock: &Clock, random: &mut OsRandom) -> Result<bool> {
+impl One {
+    /// Whether the circuit is open, its path is measured, and nothing is left to be said or repeated.
+    fn is_settled(&self, now: Time) -> bool {
+        self.client.is_connected() && self.client.poll_timeout().since(now) > SETTLED
+    }
+
+    fn send(&mut self) {
+        while let Some(datagram) = self.client.poll_transmit() {
+            // What is lost is repeated.
+            let _ = self.socket.send(&datagram);
+        }
+    }
+}
+
+/// Takes in what came and does what is due.
+fn drive(one: &mut One, clock: &Clock, random: &mut OsRandom) -> Result<()> {
     let mut buffer = [0; 2_048];
     while let Ok(len) = one.socket.recv(&mut buffer) {
         one.client.handle_datagram(&mut buffer[..len], clock.now(), unix_minutes(), random);
@@ -103,16 +122,12 @@ fn drive(one: &mut One, clock: &Clock, random: &mut OsRandom) -> Result<bool> {
     if one.client.poll_timeout() <= clock.now() {
         one.client.handle_timeout(clock.now(), unix_minutes(), random);
     }
-    while let Some(datagram) = one.client.poll_transmit() {
-        // What is lost is repeated.
-        let _ = one.socket.send(&datagram);
-    }
     while let Some(event) = one.client.poll_event() {
         if let Event::Failed(_) | Event::Lost = event {
             bail!("a circuit did not open: {event:?}");
         }
     }
-    Ok(one.client.is_connected())
+    Ok(())
 }
 
 /// Sends a ping to the tunnel's gateway through each of the first `active` circuits; how many were answered.

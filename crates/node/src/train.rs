@@ -79,6 +79,18 @@ impl Train {
         self.closed = len < self.stride;
     }
 
+    /// Adds a copy of `datagram`, to `to`.
+    pub(crate) fn add(&mut self, sockets: &Sockets, to: SocketAddr, datagram: &[u8]) {
+        let room = self.room(sockets, to, datagram.len());
+        if room.len() == datagram.len() {
+            room.copy_from_slice(datagram);
+            self.commit(datagram.len());
+        } else {
+            // Longer than any datagram can be.
+            self.sent.failed += 1;
+        }
+    }
+
     /// Sends what there is.
     pub(crate) fn flush(&mut self, sockets: &Sockets) {
         if let (Some(to), Some(bytes)) = (self.to, self.buffer.get(..self.used))

@@ -25,6 +25,10 @@ pub(crate) const BEFORE_ADMISSION: usize = 8_192;
 const IN_FLIGHT: usize = 16_384;
 /// First wait for an acknowledgement; doubles up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(250);
+/// How long an acknowledgement waits for a message that it can travel with: well below [`FIRST_WAIT`].
+const ACK_DELAY: Duration = Duration::from_millis(50);
+/// Bytes received that are acknowledged at once, so that a long message does not wait.
+const ACK_BYTES: usize = IN_FLIGHT / 2;
 const LONGEST_WAIT: Duration = Duration::from_secs(4);
 const MESSAGE_HEAD: usize = 6;
 
@@ -48,7 +52,10 @@ pub(crate) struct ControlStream {
     incoming: Vec<u8>,
     /// Offset after the last byte received in order.
     received: u32,
-    ack_due: bool,
+    /// When what was received must be acknowledged, if nothing else goes out before.
+    ack_at: Option<Time>,
+    /// Bytes received since the last acknowledgement.
+    unacknowledged: usize,
 }
 
 impl ControlStream {
@@ -69,7 +76,7 @@ impl ControlStream {
     ///
     /// # Errors
     /// [`Overrun`] when more than `limit` bytes would wait for the rest of a message.
-    pub(crate) fn handle(&mut self, frame: &[u8], limit: usize) -> Result<(), Overrun> {
+    pub(crate) fn handle(&mut self, frame: &[u8], limit: usize, now: Time) -> Result<(), Overrun> {
         let (Some(offset), Some(ack), Some(length)) = (take(frame, 0), take(frame, 4), take(frame, 8)) else {
             return Ok(());
         };
@@ -79,10 +86,16 @@ impl ControlStream {
         if bytes.is_empty() {
             return Ok(());
         }
-        self.ack_due = true;
         let already = self.received.wrapping_sub(u32::from_be_bytes(offset)) as usize;
-        // A gap (or garbage) shows as an enormous overlap; the acknowledgement tells the peer where to go on.
-        let Some(fresh) = bytes.get(already..) else { return Ok(()) };
+        // A gap (or garbage) shows as an enormous overlap; the acknowledgement tells the peer where to go on, at once, as it does
+        // a peer that repeats itself.
+        let Some(fresh) = bytes.get(already..).filter(|fresh| !fresh.is_empty()) else {
+            self.ack_at = Some(now);
+            return Ok(());
+        };
+        self.unacknowledged += fresh.len();
+        let soon = if self.unacknowledged >= ACK_BYTES { now } else { now.after(ACK_DELAY) };
+        self.ack_at = Some(self.ack_at.map_or(soon, |at| at.min(soon)));
         if self.incoming.len() + fresh.len() > limit {
             return Err(Overrun);
         }
@@ -131,7 +144,11 @@ impl ControlStream {
 
     /// Whether [`ControlStream::poll`] has a frame now.
     pub(crate) fn wants_to_send(&self, now: Time) -> bool {
-        self.ack_due || self.has_unsent() || self.retransmit_at.is_some_and(|at| at <= now)
+        self.is_ack_due(now) || self.has_unsent() || self.retransmit_at.is_some_and(|at| at <= now)
+    }
+
+    fn is_ack_due(&self, now: Time) -> bool {
+        self.ack_at.is_some_and(|at| at <= now)
     }
 
     fn has_unsent(&self) -> bool {
@@ -145,7 +162,7 @@ impl ControlStream {
             self.wait = (self.wait * 2).min(LONGEST_WAIT);
             self.retransmit_at = None;
         }
-        if !self.ack_due && !self.has_unsent() {
+        if !self.is_ack_due(now) && !self.has_unsent() {
             return false;
         }
         let end = self.outgoing.len().min(self.sent + PIECE).min(IN_FLIGHT);
@@ -158,7 +175,8 @@ impl ControlStream {
         out.extend_from_slice(piece);
         self.sent += piece.len();
         self.reached = self.reached.max(self.sent);
-        self.ack_due = false;
+        self.ack_at = None;
+        self.unacknowledged = 0;
         if self.sent > 0 && self.retransmit_at.is_none() {
             self.wait = self.wait.max(FIRST_WAIT);
             self.retransmit_at = Some(now.after(self.wait));
@@ -168,7 +186,7 @@ impl ControlStream {
 
     /// When to call [`ControlStream::poll`] again if nothing arrives.
     pub(crate) fn deadline(&self) -> Option<Time> {
-        self.retransmit_at
+        self.retransmit_at.into_iter().chain(self.ack_at).min()
     }
 }
 
@@ -205,14 +223,14 @@ mod tests {
                     _ => {}
                 }
                 for frame in wire {
-                    b.handle(&frame[1..], MAX_MESSAGE).unwrap();
+                    b.handle(&frame[1..], MAX_MESSAGE, now).unwrap();
                 }
                 while let Some((kind, body)) = b.receive().unwrap() {
                     got.push((kind, body));
                 }
                 let mut back = Vec::new();
                 if b.poll(&mut back, now) && fate.next().unwrap_or(7) != 0 {
-                    a.handle(&back[1..], MAX_MESSAGE).unwrap();
+                    a.handle(&back[1..], MAX_MESSAGE, now).unwrap();
                 }
                 now = now.after(Duration::from_millis(100));
                 if a.backlog() == 0 {
@@ -230,11 +248,38 @@ mod tests {
     }
 
     #[test]
+    fn an_acknowledgement_travels_with_an_answer_or_goes_alone_after_a_while() {
+        let (mut a, mut b) = (ControlStream::default(), ControlStream::default());
+        let start = Time::default();
+        let exchange = |from: &mut ControlStream, to: &mut ControlStream, now| {
+            let mut frame = Vec::new();
+            let sent = from.poll(&mut frame, now);
+            if sent {
+                to.handle(&frame[1..], MAX_MESSAGE, now).unwrap();
+            }
+            sent
+        };
+        a.send(1, b"question");
+        assert!(exchange(&mut a, &mut b, start));
+        assert!(!exchange(&mut b, &mut a, start), "not alone, not yet");
+        b.send(2, b"answer");
+        assert!(exchange(&mut b, &mut a, start));
+        assert_eq!(a.backlog(), 0, "the answer acknowledges the question");
+        assert!(!exchange(&mut a, &mut b, start));
+        assert_eq!(a.deadline(), Some(start.after(ACK_DELAY)));
+        assert!(exchange(&mut a, &mut b, start.after(ACK_DELAY)));
+        assert_eq!((b.backlog(), a.deadline(), b.deadline()), (0, None, None));
+        a.send(3, &[0; ACK_BYTES]);
+        while exchange(&mut a, &mut b, start) {}
+        assert!(exchange(&mut b, &mut a, start), "a long message is acknowledged at once");
+    }
+
+    #[test]
     fn a_peer_that_claims_too_much_is_refused() {
         let mut stream = ControlStream::default();
         let mut frame = vec![0, 0, 0, 0, 0, 0, 0, 0, 0, 6, 0, 1];
         frame.extend_from_slice(&u32::MAX.to_be_bytes());
-        stream.handle(&frame, BEFORE_ADMISSION).unwrap();
+        stream.handle(&frame, BEFORE_ADMISSION, Time::default()).unwrap();
         assert_eq!(stream.receive(), Err(Overrun));
 
         let mut stream = ControlStream::default();
@@ -245,7 +290,7 @@ mod tests {
             frame.extend_from_slice(&[0; 4]);
             frame.extend_from_slice(&1000u16.to_be_bytes());
             frame.extend_from_slice(&[0; 1000]);
-            results.push(stream.handle(&frame, BEFORE_ADMISSION));
+            results.push(stream.handle(&frame, BEFORE_ADMISSION, Time::default()));
         }
         assert!(results.iter().take(8).all(Result::is_ok));
         assert_eq!(results.get(8), Some(&Err(Overrun)));

@@ -39,6 +39,8 @@ const BUSY: u64 = 32;
 /// cookie, and who has one is not concerned.
 const KEEP: u32 = 8;
 const FIRST_LENGTHS: [usize; 2] = [FIRST_NK_LEN, FIRST_IK_LEN];
+/// Bytes of a run that are worth a call of their own; a copy of fewer costs less than one.
+const GATHER: usize = 8_192;
 /// Sockets of a shard: of each family one for clients and one for relays.
 const MAX_SOCKETS: usize = 4;
 
@@ -74,8 +76,12 @@ pub(super) struct Worker {
     device_buffer: Vec<u8>,
     train: Train,
     merger: Merger,
+    /// What became of the trains that were sent from where they were received.
     forwarded: Sent,
-    originated: Sent,
+    /// Datagrams of short trains, gathered until they are many or it is time to sleep: one call sends those of many users.
+    gathered: Train,
+    /// What the shard itself has to say.
+    own: Train,
     device_read: u64,
     /// Whether the kernel drops first packets now.
     thinned_out: bool,
@@ -94,7 +100,8 @@ impl Worker {
             device_buffer: vec![0; MAX_READ],
             train: Train::new(),
             forwarded: Sent::default(),
-            originated: Sent::default(),
+            gathered: Train::new(),
+            own: Train::new(),
             device_read: 0,
             thinned_out: false,
         }
@@ -181,7 +188,8 @@ impl Worker {
         }
     }
 
-    /// The way of datagrams: each is opened where it lies; what goes on is sealed there and sent from there, in runs.
+    /// The way of datagrams: each is opened where it lies; what goes on is sealed there and sent from there, in runs. Short runs are copied to
+    /// travel with others.
     fn handle_train(&mut self, train: udp::Train, now: Time) {
         let mut run = Run::default();
         let mut start = 0;
@@ -216,7 +224,14 @@ impl Worker {
 
     fn forward(&mut self, run: &Run) {
         if let (Some(to), Some(bytes)) = (run.to, self.buffer.get(run.start..run.end)) {
-            self.forwarded.send(&self.io.sockets, to, bytes, run.stride);
+            if bytes.len() > GATHER {
+                self.gathered.flush(&self.io.sockets);
+                self.forwarded.send(&self.io.sockets, to, bytes, run.stride);
+                return;
+            }
+            for datagram in bytes.chunks(run.stride) {
+                self.gathered.add(&self.io.sockets, to, datagram);
+            }
         }
     }
 
@@ -366,9 +381,11 @@ impl Worker {
 
     /// Sends what the shard itself has to say, to peers and to the handshake thread.
     fn flush(&mut self) {
+        self.gathered.flush(&self.io.sockets);
         while let Some((to, datagram)) = self.shard.poll_transmit() {
-            self.originated.send(&self.io.sockets, to, &datagram, datagram.len());
+            self.own.add(&self.io.sockets, to, &datagram);
         }
+        self.own.flush(&self.io.sockets);
         let mut asked = false;
         while let Some(request) = self.shard.poll_request() {
             self.links.gate.load().queued();
@@ -393,16 +410,18 @@ impl Worker {
 
     fn report(&self) -> Report {
         let mut counts = self.shard.counts().clone();
-        let failed = self.forwarded.failed + self.train.sent.failed + self.originated.failed;
-        counts.forwarded -= self.forwarded.failed;
+        let (own, gathered) = (self.own.sent, self.gathered.sent);
+        let forwarding_failed = self.forwarded.failed + gathered.failed;
+        let failed = forwarding_failed + self.train.sent.failed + own.failed;
+        counts.forwarded -= forwarding_failed;
         counts.drops.count_many(DropReason::SendFailed, failed);
         counts.delivered -= self.merger.refused;
         counts.drops.count_many(DropReason::TunnelFailed, self.merger.refused);
         let (sessions, circuits) = self.shard.held();
         Report {
             counts,
-            sent: self.forwarded.datagrams + self.train.sent.datagrams + self.originated.datagrams,
-            originated: self.originated.datagrams + self.originated.failed,
+            sent: self.forwarded.datagrams + gathered.datagrams + self.train.sent.datagrams + own.datagrams,
+            originated: own.datagrams + own.failed,
             device_read: self.device_read,
             device_written: self.merger.written,
             overflows: self.io.sockets.all.iter().map(|socket| u64::from(socket.overflows())).sum(),

@@ -136,7 +136,7 @@ impl Leg {
             FrameKind::Packet { partial } => Ok(Incoming::Packet { partial }),
             FrameKind::Forward => Ok(Incoming::Forward),
             FrameKind::Control => {
-                link.handle_control(frame(datagram), MAX_MESSAGE)?;
+                link.handle_control(frame(datagram), MAX_MESSAGE, now)?;
                 Ok(Incoming::Control)
             }
             FrameKind::ProbeAck => Ok(Incoming::ProbeAck),

@@ -50,7 +50,7 @@ impl Shard {
         match kind {
             FrameKind::Control => {
                 let limit = if entry.admitted { MAX_MESSAGE } else { BEFORE_ADMISSION };
-                entry.link.handle_control(frame(datagram), limit)?;
+                entry.link.handle_control(frame(datagram), limit, now)?;
                 self.converse(id, now)?;
                 self.pump(id, now);
             }
