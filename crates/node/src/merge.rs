@@ -14,8 +14,8 @@ use openrelay_sys::tun::{Segmentation, TunQueue, VNET_LEN, VnetHeader};
 const MAX_PIECES: usize = 64;
 /// Bytes of a joined packet at most: what its own length field holds.
 const MAX_LEN: usize = 65_535;
-/// Bytes of headers at most: IPv6, and TCP with all options.
-const MAX_HEADERS: usize = 100;
+/// Bytes of headers at most: IPv4 and TCP, both with all options. A packet with longer ones is refused.
+const MAX_HEADERS: usize = 120;
 const ACK: u8 = 0x10;
 const PSH: u8 = 0x08;
 
@@ -64,10 +64,10 @@ impl Merger {
             return;
         }
         self.flush(queue, buffer);
-        if header_len > MAX_HEADERS {
+        let Some((headers, payload)) = bytes.split_at_checked(header_len).filter(|_| header_len <= MAX_HEADERS) else {
+            self.refused += 1;
             return;
-        }
-        let (headers, payload) = bytes.split_at(header_len);
+        };
         if let Some(room) = self.headers.get_mut(VNET_LEN..VNET_LEN + header_len) {
             room.copy_from_slice(headers);
         }
@@ -92,7 +92,7 @@ impl Merger {
 
     fn continues(&self, packet: &Packet, bytes: &[u8], header_len: usize, partial: bool) -> bool {
         let Some(first) = &self.packet else { return false };
-        let payload = packet.len - header_len;
+        let payload = packet.len.saturating_sub(header_len);
         if !self.open
             || !partial
             || header_len != self.header_len
@@ -220,5 +220,63 @@ fn number(bytes: &[u8], at: usize) -> u32 {
 fn set(bytes: &mut [u8], at: usize, value: usize) {
     if let Some(room) = bytes.get_mut(at..at + 2) {
         room.copy_from_slice(&u16::try_from(value).unwrap_or(u16::MAX).to_be_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A later fragment: what stands where a transport header would is payload, of any length.
+    fn fragment(v6: bool, protocol: u8, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = if v6 {
+            let mut head = vec![0x60, 0, 0, 0, 0, 0, 44, 64];
+            head.extend_from_slice(&[0x2a; 32]);
+            head.extend_from_slice(&[protocol, 0, 0, 8, 0, 0, 0, 1]);
+            head
+        } else {
+            vec![0x45, 0, 0, 0, 0, 1, 0, 4, 64, protocol, 0, 0, 100, 64, 0, 2, 93, 184, 215, 2]
+        };
+        bytes.extend_from_slice(payload);
+        let len = u16::try_from(bytes.len()).unwrap();
+        if v6 {
+            bytes[4..6].copy_from_slice(&(len - 40).to_be_bytes());
+        } else {
+            bytes[2..4].copy_from_slice(&len.to_be_bytes());
+        }
+        bytes
+    }
+
+    #[test]
+    fn fragments_of_any_length_are_written_alone() {
+        let queue = TunQueue::sink().unwrap();
+        for (v6, protocol) in [(false, UDP), (false, TCP), (true, UDP), (true, TCP)] {
+            let mut merger = Merger::new(true);
+            for len in 0..80 {
+                let bytes = fragment(v6, protocol, &vec![0xff; len]);
+                let packet = Packet::parse(&bytes).unwrap();
+                assert!(!packet.has_transport);
+                merger.push(&queue, &bytes, 0, packet, false);
+                merger.push(&queue, &bytes, 0, packet, false);
+                merger.flush(&queue, &bytes);
+            }
+            assert_eq!((merger.written, merger.refused), (160, 0), "{v6} {protocol}");
+        }
+    }
+
+    #[test]
+    fn headers_longer_than_any_that_are_joined_are_counted() {
+        let queue = TunQueue::sink().unwrap();
+        let mut bytes = vec![0x60, 0, 0, 0, 0, 0, 0, 64];
+        bytes.extend_from_slice(&[0x2a; 32]);
+        // Hop-by-hop options of 136 bytes.
+        bytes.extend_from_slice(&[59, 16]);
+        bytes.resize(40 + 136 + 4, 0);
+        let payload = u16::try_from(bytes.len() - 40).unwrap();
+        bytes[4..6].copy_from_slice(&payload.to_be_bytes());
+        let mut merger = Merger::new(true);
+        merger.push(&queue, &bytes, 0, Packet::parse(&bytes).unwrap(), false);
+        merger.flush(&queue, &bytes);
+        assert_eq!((merger.written, merger.refused), (0, 1));
     }
 }

@@ -181,9 +181,10 @@ impl Packet {
         }
     }
 
-    /// Length of the transport header of TCP and UDP, zero for others.
+    /// Length of the transport header of TCP and UDP, zero for others and where it is not here.
     pub fn transport_header_len(&self, bytes: &[u8]) -> usize {
         match self.protocol {
+            _ if !self.has_transport => 0,
             TCP => bytes.get(self.transport + 12).map_or(0, |b| usize::from(b >> 4) * 4),
             UDP => 8,
             _ => 0,
