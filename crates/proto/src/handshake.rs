@@ -38,6 +38,11 @@ pub const PROOF_LEN: usize = 16;
 const FIRST_PAYLOAD: usize = FIRST_NK_LEN - HEADER_LEN - 32 - TAG_LEN;
 const REPLY_PAYLOAD: usize = REPLY_LEN - HEADER_LEN - 32 - TAG_LEN;
 
+/// Bytes of a cookie.
+pub(crate) const COOKIE_LEN: usize = 16;
+/// Bytes of the packet that carries one: less than half of a first packet.
+pub(crate) const COOKIE_PACKET_LEN: usize = HEADER_LEN + COOKIE_LEN + TAG_LEN;
+
 /// The role that a relay is addressed in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Role {
@@ -297,6 +302,17 @@ pub(crate) fn split_proof(packet: &[u8]) -> Option<(&[u8], Option<&[u8; PROOF_LE
     };
     let (body, proof) = packet.split_at_checked(length)?;
     if proof.is_empty() { Some((body, None)) } else { Some((body, Some(proof.try_into().ok()?))) }
+}
+
+/// Bytes of a handshake packet that is not a first one; `None` for all others.
+pub(crate) const fn answer_len(kind: PacketType) -> Option<usize> {
+    match kind {
+        PacketType::Reply => Some(REPLY_LEN),
+        PacketType::KemKey => Some(KEM_KEY_LEN),
+        PacketType::KemText => Some(KEM_TEXT_LEN),
+        PacketType::Cookie => Some(COOKIE_PACKET_LEN),
+        PacketType::FirstNk(_) | PacketType::FirstIk(_) | PacketType::Data => None,
+    }
 }
 
 /// Reads a first packet, unmasked, its proof of a cookie checked and cut off, addressed to `own` with secret `secret`. Does no more than one or two X25519 operations.

@@ -295,9 +295,18 @@ impl World {
 
     /// Lets a datagram arrive at the ingress.
     pub fn inject_at_ingress(&mut self, datagram: Vec<u8>) {
-        let (from, to) = (self.client_address, self.ingress_address);
-        self.deliver(from, to, datagram);
+        self.inject_from(self.client_address, datagram);
+    }
+
+    /// Lets a datagram arrive at the ingress that claims to come from `from`.
+    pub fn inject_from(&mut self, from: SocketAddr, datagram: Vec<u8>) {
+        self.deliver(from, self.ingress_address, datagram);
         self.settle();
+    }
+
+    /// Where the client is.
+    pub fn client_address(&self) -> SocketAddr {
+        self.client_address
     }
 
     fn settle(&mut self) {

@@ -122,6 +122,32 @@ fn a_spoofed_source_gets_no_more_than_three_times_its_bytes() {
     assert!(net.ingress_drops(DropReason::PathUnproven) > 40);
 }
 
+/// The ciphertext is repeated for whoever asked for it, as it asked, and reflected to nobody.
+#[test]
+fn the_answer_to_the_kem_key_goes_only_where_the_whole_key_came_from() {
+    let mut net = World::new(31);
+    net.connect();
+    let key = net.wire_bytes().client_up.iter().find(|datagram| datagram.len() > 1_200).unwrap().clone();
+    let sent = |net: &mut World, from, datagram: &[u8]| {
+        let before = net.datagrams_from_ingress();
+        net.inject_from(from, datagram.to_vec());
+        net.datagrams_from_ingress() - before
+    };
+    let (client, victim) = (net.client_address(), "192.0.2.99:9".parse().unwrap());
+    assert_eq!(sent(&mut net, client, &key), 1, "the client may ask again");
+    assert_eq!(sent(&mut net, victim, &key), 0);
+    for len in 26..key.len() {
+        assert_eq!(sent(&mut net, client, &key[..len]), 0, "{len} bytes");
+    }
+    // The sample that the mask is made of stands right after the header.
+    for at in 26..key.len() {
+        let mut other = key.clone();
+        other[at] ^= 1;
+        assert_eq!(sent(&mut net, client, &other), 0, "byte {at}");
+    }
+    net.check_accounting();
+}
+
 #[test]
 fn foreign_sources_and_private_destinations_are_refused() {
     let mut net = World::new(6);

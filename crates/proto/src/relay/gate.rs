@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use crate::handshake::{PROOF_LEN, split_proof};
+use crate::handshake::{COOKIE_LEN, COOKIE_PACKET_LEN, PROOF_LEN, split_proof};
 use crate::keys::{RelayKey, Secret, hmac_sha256, sha256};
 use crate::random::{Random, array};
 use crate::relay::Route;
@@ -18,10 +18,6 @@ use crate::suite::{PacketKey, Suite};
 use crate::time::Time;
 use crate::wire::{HEADER_LEN, PacketType, TAG_LEN, take};
 
-/// Bytes of a cookie.
-const COOKIE_LEN: usize = 16;
-/// Bytes of the packet that carries one: a third of a first packet.
-pub(crate) const COOKIE_PACKET_LEN: usize = HEADER_LEN + COOKIE_LEN + TAG_LEN;
 /// How often cookies change.
 const COOKIE_TIME: Duration = Duration::from_secs(120);
 /// How long the one before is still good: an initiator uses it at once.

@@ -12,7 +12,7 @@ use super::{Gate, Install, Output, Rekeyed, RelayConfig, Replays, Request, Route
 use crate::drops::{DropReason, Drops};
 use crate::handshake::{First, Initiator, RekeyRequest, Replied, accept, answer_rekey, split_proof};
 use crate::index::{IndexKey, Place, Slots};
-use crate::keys::{RelayId, RelaySecret};
+use crate::keys::{RelayId, RelaySecret, sha256};
 use crate::mask::IndexMask;
 use crate::random::Random;
 use crate::time::Time;
@@ -49,8 +49,10 @@ struct Pending {
     shard: u8,
     place: Place,
     relay: Option<RelayId>,
-    /// The answer to the ML-KEM key, once the session exists.
-    text: Option<Vec<u8>>,
+    /// Where the reply went: the ML-KEM key must come from there, which proves the path.
+    route: Route,
+    /// The answer to the ML-KEM key, once the session exists, and the hash of the packet that it answers.
+    text: Option<([u8; 32], Vec<u8>)>,
 }
 
 /// A handshake that this relay began.
@@ -195,16 +197,21 @@ impl Handshaker {
             return Err(DropReason::TableFull);
         }
         let (packet, _) = split_proof(packet).ok_or(DropReason::HandshakeInvalid)?;
+        let kind = packet.first().copied().and_then(PacketType::parse);
+        // Who may not begin a handshake here costs no X25519.
+        let welcome = match (kind, route) {
+            (Some(PacketType::FirstIk(_)), Route::Udp(_)) => !self.config.is_ingress(),
+            (Some(PacketType::FirstIk(_)), Route::Circuit { .. }) => false,
+            (_, Route::Udp(_)) => self.config.is_ingress() || self.config.one_hop,
+            (_, Route::Circuit { .. }) => true,
+        };
+        if !welcome {
+            return Err(DropReason::HandshakeInvalid);
+        }
         let accepted = accept(&self.config.own, &self.secret, packet).map_err(|_| DropReason::HandshakeInvalid)?;
-        let relay = match (&accepted.relay, route) {
-            (Some(key), Route::Udp(_)) if !self.config.is_ingress() => {
-                Some(self.config.peer_with_key(key).ok_or(DropReason::HandshakeInvalid)?.0)
-            }
-            (Some(_), _) => return Err(DropReason::HandshakeInvalid),
-            (None, Route::Udp(_)) if !self.config.is_ingress() && !self.config.one_hop => {
-                return Err(DropReason::HandshakeInvalid);
-            }
-            (None, _) => None,
+        let relay = match &accepted.relay {
+            Some(key) => Some(self.config.peer_with_key(key).ok_or(DropReason::HandshakeInvalid)?.0),
+            None => None,
         };
         let suite = accepted.first.offered.agree(self.config.suites).ok_or(DropReason::HandshakeInvalid)?;
         self.replays.accept(&accepted.ephemeral(), accepted.first.minutes, now, minutes)?;
@@ -215,7 +222,7 @@ impl Handshaker {
             return Err(DropReason::HandshakeInvalid);
         };
         self.mask(relay, &mut reply);
-        self.pending.insert(index, Pending { replied, shard, place, relay, text: None });
+        self.pending.insert(index, Pending { replied, shard, place, relay, route, text: None });
         self.expiries.push_back((now.after(RESPONDER_TIME), index));
         out.push((shard, Output::Send { route, packet: reply }));
         Ok(())
@@ -231,7 +238,15 @@ impl Handshaker {
     ) -> Result<(), DropReason> {
         let pending = self.pending.get_mut(&index).ok_or(DropReason::HandshakeStray)?;
         let (shard, relay) = (pending.shard, pending.relay);
-        let text = if let Some(text) = &pending.text {
+        if route != pending.route {
+            return Err(DropReason::HandshakeStray);
+        }
+        let digest = sha256(&[packet]);
+        let text = if let Some((answered, text)) = &pending.text {
+            // Repeated for the same packet alone: anything shorter would get more than it brought.
+            if digest != *answered {
+                return Err(DropReason::HandshakeInvalid);
+            }
             text.clone()
         } else {
             let (mut text, established) =
@@ -239,7 +254,7 @@ impl Handshaker {
             let install = Install { place: pending.place, established, route, relay };
             self.mask(relay, &mut text);
             if let Some(pending) = self.pending.get_mut(&index) {
-                pending.text = Some(text.clone());
+                pending.text = Some((digest, text.clone()));
             }
             out.push((shard, Output::Install(Box::new(install))));
             text

@@ -485,6 +485,10 @@ impl Shard {
         random: &mut dyn Random,
     ) -> Result<(), DropReason> {
         let is_first = matches!(kind, PacketType::FirstNk(_) | PacketType::FirstIk(_));
+        // The handshaker is for whole packets; first ones are measured at the gate.
+        if !is_first && Some(packet.len()) != crate::handshake::answer_len(kind) {
+            return Err(DropReason::BadLength);
+        }
         match if is_first { self.gate.check(route, packet, now) } else { Entrance::Pass } {
             Entrance::Refuse => return Err(DropReason::HandshakeInvalid),
             Entrance::Ask => self.ask_for_cookie(route, kind, packet, now, random),
