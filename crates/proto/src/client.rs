@@ -258,9 +258,10 @@ impl Client {
         random: &mut dyn Random,
     ) -> Result<Verdict, DropReason> {
         let slice = datagram.get_mut(start..end).ok_or(DropReason::BadFrame)?;
-        match self.inner.handle(slice, now, random)? {
+        let incoming = self.inner.handle(slice, now, random)?;
+        self.unanswered = None;
+        match incoming {
             Incoming::Packet { partial } => {
-                self.unanswered = None;
                 self.last_delivered = now;
                 self.nudges = 0;
                 let offset = start + HEADER_LEN + KIND_LEN;
@@ -277,7 +278,6 @@ impl Client {
             }
             Incoming::Forward => Err(DropReason::BadFrame),
             Incoming::Control => {
-                self.unanswered = None;
                 self.converse_inner(now, random);
                 Ok(Verdict::Consumed)
             }

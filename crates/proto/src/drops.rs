@@ -65,7 +65,7 @@ reasons! {
     HandshakeStray = "handshake-stray",
     /// A handshake packet that does not verify.
     HandshakeInvalid = "handshake-invalid",
-    /// A first packet without a cookie while cookies are required and the answer is withheld.
+    /// A handshake packet that the handshaker's queue, or a first packet that the replay filter, had no room for.
     HandshakeLoad = "handshake-load",
     /// No room for another session.
     TableFull = "table-full",

@@ -23,11 +23,12 @@ use crate::wire::{HEADER_LEN, MIN_DATAGRAM, PacketType, TAG_LEN};
 /// (RFC 9001 §B.1: 2^23 packets of up to 2^14 bytes give 2^-57; 2^26 of 2^11 bytes stay below 2^-50).
 const EPOCH_PACKETS: u32 = 1 << 26;
 /// Time that one key seals at most, in seconds, while there is traffic.
-const EPOCH_TIME: Duration = Duration::from_secs(60);
+pub(crate) const EPOCH_TIME: Duration = Duration::from_secs(60);
 /// Last epoch of a generation: six bits on the wire. Reached only when re-handshakes fail for an hour.
 const LAST_EPOCH: u8 = EPOCH_MASK;
-/// How far ahead of the current epoch a packet may be: what a peer can have sealed while everything was lost.
-const EPOCHS_AHEAD: u8 = 8;
+/// How far ahead of the current epoch a packet may be: what a peer can have sealed, at an epoch a minute, while this end was away for as long as
+/// a relay keeps a silent session.
+pub(crate) const EPOCHS_AHEAD: u8 = 16;
 /// How long the previous key still opens reordered packets.
 const PREVIOUS_TIME: Duration = Duration::from_secs(10);
 /// Flags on the wire: two bits of generation, six of epoch. Two bits, so that the generation before the last is not mistaken for the next.

@@ -5,7 +5,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError};
 use std::time::Duration;
 
 use openrelay_proto::drops::DropReason;
@@ -366,6 +366,7 @@ impl Worker {
             match command {
                 Command::Output(output) => self.shard.apply(output, now, &mut self.random),
                 Command::Report(to) => {
+                    self.gathered.flush(&self.io.sockets);
                     let _ = to.send(self.report());
                 }
                 Command::Stop(to) => {
@@ -381,24 +382,26 @@ impl Worker {
 
     /// Sends what the shard itself has to say, to peers and to the handshake thread.
     fn flush(&mut self) {
-        self.gathered.flush(&self.io.sockets);
-        while let Some((to, datagram)) = self.shard.poll_transmit() {
-            self.own.add(&self.io.sockets, to, &datagram);
-        }
-        self.own.flush(&self.io.sockets);
+        // First, because a request that finds no room may leave something to say.
         let mut asked = false;
         while let Some(request) = self.shard.poll_request() {
             self.links.gate.load().queued();
-            if self.links.requests.try_send(request).is_ok() {
-                asked = true;
-            } else {
-                self.links.gate.load().taken();
-                self.shard.count_handshake_refused();
+            match self.links.requests.try_send(request) {
+                Ok(()) => asked = true,
+                Err(TrySendError::Full(request) | TrySendError::Disconnected(request)) => {
+                    self.links.gate.load().taken();
+                    self.shard.request_refused(request, self.clock.now(), &mut self.random);
+                }
             }
         }
         if asked {
             self.links.handshake_bell.wake();
         }
+        self.gathered.flush(&self.io.sockets);
+        while let Some((to, datagram)) = self.shard.poll_transmit() {
+            self.own.add(&self.io.sockets, to, &datagram);
+        }
+        self.own.flush(&self.io.sockets);
         while let Some((v4, v6)) = self.shard.poll_freed() {
             if let Some(conntrack) = &self.io.conntrack {
                 // What cannot be forgotten rests for five minutes all the same.

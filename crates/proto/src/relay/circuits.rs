@@ -2,6 +2,8 @@
 //!
 //! Owns tags: slot (20 bits) and generation (12 bits), so that frames of a circuit that was closed find nothing.
 
+use super::EntryId;
+
 /// Circuits of one shard at most.
 const MAX_CIRCUITS: usize = 1 << SLOT_BITS;
 const SLOT_BITS: u32 = 20;
@@ -11,9 +13,9 @@ const SLOT_MASK: u32 = (1 << SLOT_BITS) - 1;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Circuit {
     /// Entry of the client's session.
-    pub(super) client: u32,
+    pub(super) client: EntryId,
     /// Entry of the session with the egress.
-    pub(super) hop: u32,
+    pub(super) hop: EntryId,
 }
 
 #[derive(Debug, Default)]

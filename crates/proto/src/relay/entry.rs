@@ -48,6 +48,20 @@ impl Admit for OpenAdmission {
     }
 }
 
+/// The name of a session in its shard, never given to another: what comes back late for one that has ended finds nobody.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct EntryId {
+    pub(super) slot: u32,
+    pub(super) serial: u32,
+}
+
+impl EntryId {
+    /// The name as bytes.
+    pub(super) fn to_bytes(self) -> [u8; 8] {
+        ((u64::from(self.serial) << 32) | u64::from(self.slot)).to_be_bytes()
+    }
+}
+
 /// A session of a shard.
 #[derive(Debug)]
 pub(super) struct Entry {
@@ -104,34 +118,45 @@ struct Unproven {
 }
 
 impl Path {
-    /// The path that the handshake itself has proven.
+    /// The path that the handshake itself has proven: the ML-KEM key came from where the reply went.
     pub(super) fn proven(route: Route) -> Self {
         Self { route, unproven: None }
     }
 
-    /// Notes that an authentic packet of `bytes` came along `route`; `newest` when none after it was seen.
-    pub(super) fn received(&mut self, route: Route, bytes: usize, newest: bool, random: &mut dyn Random) {
+    /// Notes that an authentic packet of `bytes` came along `route`; `newest` when none after it was seen. Returns the place of a fresh index that is not
+    /// needed any more.
+    pub(super) fn received(
+        &mut self,
+        route: Route,
+        bytes: usize,
+        newest: bool,
+        random: &mut dyn Random,
+    ) -> Option<Place> {
         if route == self.route {
             if let Some(unproven) = &mut self.unproven {
                 unproven.received += bytes as u64;
             }
-            return;
+            return None;
         }
         if !newest {
-            return;
+            return None;
         }
         self.route = route;
-        self.unproven = match route {
+        let place = self.unproven.take().and_then(|old| old.place);
+        match route {
             // The hop session vouches for it: the way leads to a relay of the directory.
-            Route::Circuit { .. } => None,
-            Route::Udp(_) => Some(Box::new(Unproven {
-                received: bytes as u64,
-                sent: 0,
-                nonce: array(random),
-                place: self.unproven.take().and_then(|old| old.place),
-                challenged: None,
-            })),
-        };
+            Route::Circuit { .. } => place,
+            Route::Udp(_) => {
+                let (received, nonce) = (bytes as u64, array(random));
+                self.unproven = Some(Box::new(Unproven { received, sent: 0, nonce, place, challenged: None }));
+                None
+            }
+        }
+    }
+
+    /// Whether nothing has shown yet that the client is where its packets come from.
+    pub(super) fn is_unproven(&self) -> bool {
+        self.unproven.is_some()
     }
 
     /// Asks to send `bytes` along the path.
@@ -154,11 +179,10 @@ impl Path {
         if unproven.challenged.is_some_and(|at| now.since(at) < CHALLENGE_AGAIN) {
             return None;
         }
-        if unproven.place.is_none() {
-            unproven.place = fresh();
-        }
+        let place = unproven.place.or_else(fresh)?;
+        unproven.place = Some(place);
         unproven.challenged = Some(now);
-        unproven.place.map(|place| (unproven.nonce, place))
+        Some((unproven.nonce, place))
     }
 
     /// Takes in the echo of a challenge that came along `route`; returns the place of the index that is in use from now on.
@@ -179,5 +203,48 @@ impl Path {
     /// A place taken for a fresh index that was never put to use.
     pub(super) fn unused_place(&self) -> Option<Place> {
         self.unproven.as_ref().and_then(|unproven| unproven.place)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Counting;
+
+    const PLACE: Place = Place { shard: 0, slot: 7, generation: 1 };
+
+    fn udp(port: u16) -> Route {
+        Route::Udp(([192, 0, 2, 1], port).into())
+    }
+
+    #[test]
+    fn a_new_address_gets_three_times_its_bytes_until_it_echoes_the_challenge() {
+        let (mut path, mut random) = (Path::proven(udp(1)), Counting::default());
+        assert!(path.may_send(1_000_000).is_ok() && !path.is_unproven());
+        path.received(udp(2), 100, false, &mut random);
+        assert_eq!(path.route, udp(1), "an older packet moves nobody");
+        path.received(udp(2), 100, true, &mut random);
+        assert_eq!(path.may_send(301), Err(DropReason::PathUnproven));
+        assert!(path.may_send(300).is_ok());
+        assert_eq!(path.may_send(1), Err(DropReason::PathUnproven));
+        let now = Time::default();
+        assert_eq!(path.challenge(now, || None), None);
+        let (nonce, place) = path.challenge(now, || Some(PLACE)).unwrap();
+        assert_eq!((place, path.challenge(now, || None)), (PLACE, None), "not again at once");
+        assert_eq!(path.prove(udp(3), nonce), None, "from elsewhere");
+        assert_eq!(path.prove(udp(2), [0; 8]), None);
+        assert_eq!(path.prove(udp(2), nonce), Some(PLACE));
+        assert!(path.may_send(1_000_000).is_ok());
+    }
+
+    #[test]
+    fn a_fresh_index_that_is_not_needed_comes_back() {
+        let (mut path, mut random) = (Path::proven(udp(1)), Counting::default());
+        path.received(udp(2), 100, true, &mut random);
+        path.challenge(Time::default(), || Some(PLACE)).unwrap();
+        assert_eq!(path.received(udp(3), 100, true, &mut random), None, "it serves the next address");
+        let circuit = Route::Circuit { hop: EntryId { slot: 1, serial: 1 }, tag: 1 };
+        assert_eq!(path.received(circuit, 100, true, &mut random), Some(PLACE));
+        assert!(!path.is_unproven());
     }
 }

@@ -16,7 +16,7 @@ use crate::random::{Random, array};
 use crate::relay::Route;
 use crate::suite::{PacketKey, Suite};
 use crate::time::Time;
-use crate::wire::{HEADER_LEN, PacketType, TAG_LEN, take};
+use crate::wire::{HEADER_LEN, PacketType, take};
 
 /// How often cookies change.
 const COOKIE_TIME: Duration = Duration::from_secs(120);

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::{Gate, Install, Output, Rekeyed, RelayConfig, Replays, Request, Route};
+use super::{EntryId, Gate, Install, Output, Rekeyed, RelayConfig, Replays, Request, Route};
 use crate::drops::{DropReason, Drops};
 use crate::handshake::{First, Initiator, RekeyRequest, Replied, accept, answer_rekey, split_proof};
 use crate::index::{IndexKey, Place, Slots};
@@ -341,7 +341,7 @@ impl Handshaker {
     fn rekey(
         &mut self,
         shard: u8,
-        entry: u32,
+        entry: EntryId,
         request: &RekeyRequest,
         random: &mut dyn Random,
         out: &mut Outputs,

@@ -27,7 +27,7 @@ use crate::keys::{RelayId, RelayKey};
 use crate::suite::Suites;
 
 pub use entry::Admit;
-pub use entry::OpenAdmission;
+pub use entry::{EntryId, OpenAdmission};
 pub use filter::Replays;
 pub use gate::{Gate, Load};
 pub(crate) use gate::{prove as prove_cookie, read_cookie};
@@ -77,7 +77,7 @@ pub enum Route {
     /// Inside a session with an ingress, under a circuit's tag. Only an egress has these.
     Circuit {
         /// The shard's entry of the session.
-        hop: u32,
+        hop: EntryId,
         /// The circuit's tag.
         tag: u32,
     },
@@ -100,8 +100,8 @@ impl Route {
             }
             Self::Circuit { hop, tag } => {
                 bytes[0] = 1;
-                bytes[1..5].copy_from_slice(&hop.to_be_bytes());
-                bytes[5..9].copy_from_slice(&tag.to_be_bytes());
+                bytes[1..9].copy_from_slice(&hop.to_bytes());
+                bytes[9..13].copy_from_slice(&tag.to_be_bytes());
             }
         }
         bytes
@@ -132,7 +132,7 @@ pub enum Request {
         /// The shard.
         shard: u8,
         /// The shard's entry of the session.
-        entry: u32,
+        entry: EntryId,
         /// What the peer sent.
         request: RekeyRequest,
     },
@@ -172,7 +172,7 @@ pub struct Install {
 /// Fresh keys of a session, and the answer to its peer.
 #[derive(Debug)]
 pub struct Rekeyed {
-    pub(crate) entry: u32,
+    pub(crate) entry: EntryId,
     pub(crate) answer: Vec<u8>,
     pub(crate) keys: SessionKeys,
 }

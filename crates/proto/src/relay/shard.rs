@@ -18,9 +18,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
 use super::circuits::Circuits;
-use super::entry::{Admit, Entry, Kind};
+use super::entry::{Admit, Entry, EntryId, Kind};
 use super::gate::Entrance;
-use super::{Gate, RelayConfig, Request, Route};
+use super::{Gate, Output, RelayConfig, Request, Route};
 use crate::drops::{DropReason, Drops};
 use crate::index::{IndexKey, Slots};
 use crate::ip::translate::{Side, replace};
@@ -66,7 +66,7 @@ pub enum Verdict {
 /// The way of an inner packet towards its client.
 #[derive(Clone, Copy, Debug)]
 pub struct Down {
-    entry: u32,
+    entry: EntryId,
     /// Bytes that the datagram has before the inner packet.
     pub offset: usize,
     /// Bytes that the datagram has after the padded inner packet.
@@ -108,11 +108,11 @@ pub struct Shard {
     client_mask: IndexMask,
     table: Table,
     circuits: Circuits,
-    hops: BTreeMap<RelayId, u32>,
+    hops: BTreeMap<RelayId, EntryId>,
     /// Circuits that wait for a session with their egress: client's entry and request number.
-    waiting: BTreeMap<RelayId, Vec<(u32, u32)>>,
+    waiting: BTreeMap<RelayId, Vec<(EntryId, u32)>>,
     addresses: Addresses,
-    timers: BTreeSet<(Time, u32)>,
+    timers: BTreeSet<(Time, EntryId)>,
     next_sweep: Time,
     outbox: VecDeque<(SocketAddr, Vec<u8>)>,
     requests: VecDeque<Request>,
@@ -236,7 +236,7 @@ impl Shard {
         entry.link.session.open(datagram, now)?;
         if let Some(path) = entry.kind.path_mut() {
             path.received(route, datagram.len(), entry.link.session.newest() > before, random);
-            if path.route != route || path.unused_place().is_some() || path.deadline().is_none() {
+            if path.is_unproven() {
                 self.challenge_if_unproven(id, now);
             }
         }
@@ -255,7 +255,7 @@ impl Shard {
     }
 
     /// Ingress, from a client: the frame goes into the session with the circuit's egress, in place.
-    fn forward_up(&mut self, id: u32, datagram: &mut [u8], now: Time) -> Result<Verdict, DropReason> {
+    fn forward_up(&mut self, id: EntryId, datagram: &mut [u8], now: Time) -> Result<Verdict, DropReason> {
         let tag = take(datagram, HEADER_LEN + 1).map(u32::from_be_bytes).ok_or(DropReason::BadFrame)?;
         let circuit = self.circuits.find(tag).filter(|c| c.client == id).ok_or(DropReason::UnknownCircuit)?;
         let hop = self.table.get_mut(circuit.hop).ok_or(DropReason::UnknownCircuit)?;
@@ -267,7 +267,7 @@ impl Shard {
     }
 
     /// Ingress, from an egress: the frame goes into the session of the circuit's client, in place.
-    fn forward_down(&mut self, id: u32, datagram: &mut [u8], now: Time) -> Result<Verdict, DropReason> {
+    fn forward_down(&mut self, id: EntryId, datagram: &mut [u8], now: Time) -> Result<Verdict, DropReason> {
         let tag = take(datagram, HEADER_LEN + 1).map(u32::from_be_bytes).ok_or(DropReason::BadFrame)?;
         let circuit = self.circuits.find(tag).filter(|c| c.hop == id).ok_or(DropReason::UnknownCircuit)?;
         let client = self.table.get_mut(circuit.client).ok_or(DropReason::UnknownCircuit)?;
@@ -283,7 +283,7 @@ impl Shard {
     /// Egress, from an ingress: the frame holds a packet of a client's own session, or of its handshake.
     fn handle_inner(
         &mut self,
-        hop: u32,
+        hop: EntryId,
         datagram: &mut [u8],
         now: Time,
         random: &mut dyn Random,
@@ -302,7 +302,10 @@ impl Shard {
         let Kind::Inner { path, .. } = &mut entry.kind else { return Err(DropReason::UnknownIndex) };
         let before = entry.link.session.newest();
         entry.link.session.open(inner, now)?;
-        path.received(route, inner.len(), entry.link.session.newest() > before, random);
+        if let Some(place) = path.received(route, inner.len(), entry.link.session.newest() > before, random) {
+            self.table.unpoint(place);
+            self.release(place);
+        }
         match frame(inner).first().copied().and_then(FrameKind::parse).ok_or(DropReason::BadFrame)? {
             FrameKind::Packet { partial } => {
                 self.deliver(id, datagram, start + HEADER_LEN + KIND_LEN, end - TAG_LEN, partial)
@@ -323,7 +326,7 @@ impl Shard {
     /// Egress: an inner packet that came up is checked and gets the session's address.
     fn deliver(
         &mut self,
-        id: u32,
+        id: EntryId,
         datagram: &mut [u8],
         start: usize,
         end: usize,
@@ -411,7 +414,7 @@ impl Shard {
     }
 
     /// Seals a datagram with an inner packet already in its place into the session with an ingress.
-    fn seal_hop(&mut self, hop: u32, tag: u32, datagram: &mut [u8], now: Time) -> Result<SocketAddr, DropReason> {
+    fn seal_hop(&mut self, hop: EntryId, tag: u32, datagram: &mut [u8], now: Time) -> Result<SocketAddr, DropReason> {
         let entry = self.table.get_mut(hop).ok_or(DropReason::NoSuchClient)?;
         let Kind::Hop { to, mask, .. } = &entry.kind else { return Err(DropReason::NoSuchClient) };
         let front = datagram.get_mut(HEADER_LEN..).and_then(|rest| rest.first_chunk_mut::<FORWARD_LEN>());
@@ -434,10 +437,17 @@ impl Shard {
         self.counts.drops.count(DropReason::RingFull);
     }
 
-    /// Counts a request that the handshaker's queue had no room for.
-    pub fn count_handshake_refused(&mut self) {
-        self.counts.handshakes = self.counts.handshakes.saturating_sub(1);
-        self.counts.drops.count(DropReason::HandshakeLoad);
+    /// Takes back a request that the handshaker's queue had no room for: packets and re-handshakes are repeated by who sent them, circuits that wait for
+    /// a session with their egress are refused.
+    pub fn request_refused(&mut self, request: Request, now: Time, random: &mut dyn Random) {
+        match request {
+            Request::Arrival { .. } => {
+                self.counts.handshakes -= 1;
+                self.counts.drops.count(DropReason::HandshakeLoad);
+            }
+            Request::Connect { egress, .. } => self.apply(Output::ConnectFailed { egress }, now, random),
+            Request::Rekey { .. } => {}
+        }
     }
 
     /// What passed through.

@@ -6,7 +6,7 @@
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use super::{Entry, Kind, Shard, Verdict};
+use super::{Entry, EntryId, Kind, Shard, Verdict};
 use crate::control::{BEFORE_ADMISSION, MAX_MESSAGE};
 use crate::drops::DropReason;
 use crate::handshake::Role;
@@ -19,7 +19,7 @@ use crate::random::Random;
 use crate::relay::circuits::Circuit;
 use crate::relay::entry::Path;
 use crate::relay::{Install, Output, Request, Route};
-use crate::session::{CLIENT_WINDOW, HOP_WINDOW, Session, frame};
+use crate::session::{CLIENT_WINDOW, EPOCH_TIME, EPOCHS_AHEAD, HOP_WINDOW, Session, frame};
 use crate::time::Time;
 use crate::wire::{FORWARD_LEN, FrameKind, HEADER_LEN, MAX_MTU, MIN_MTU, TAG_LEN, take};
 
@@ -27,6 +27,7 @@ use crate::wire::{FORWARD_LEN, FrameKind, HEADER_LEN, MAX_MTU, MIN_MTU, TAG_LEN,
 const ADMISSION_TIME: Duration = Duration::from_secs(10);
 /// A session without a packet from its peer for this long ends. Longer than suspends in a pocket, shorter than a day of leftovers.
 const IDLE_TIME: Duration = Duration::from_secs(900);
+const _: () = assert!(IDLE_TIME.as_secs() < EPOCH_TIME.as_secs() * EPOCHS_AHEAD as u64);
 /// How long an index stays good after its successor is in use.
 const RETIRE_TIME: Duration = Duration::from_secs(10);
 /// How often sessions are looked over for ends and re-handshakes.
@@ -40,7 +41,7 @@ impl Shard {
     /// Frames that are neither packets nor forwarded ones.
     pub(super) fn handle_other_frame(
         &mut self,
-        id: u32,
+        id: EntryId,
         route: Route,
         kind: FrameKind,
         datagram: &[u8],
@@ -67,7 +68,7 @@ impl Shard {
     }
 
     /// Works off the control messages that have arrived whole.
-    fn converse(&mut self, id: u32, now: Time) -> Result<(), DropReason> {
+    fn converse(&mut self, id: EntryId, now: Time) -> Result<(), DropReason> {
         loop {
             let entry = self.table.get_mut(id).ok_or(DropReason::UnknownIndex)?;
             let message = match entry.link.receive() {
@@ -86,7 +87,7 @@ impl Shard {
     }
 
     /// One control message. An error ends the session.
-    fn answer(&mut self, id: u32, message: Message, now: Time) -> Result<(), DropReason> {
+    fn answer(&mut self, id: EntryId, message: Message, now: Time) -> Result<(), DropReason> {
         let number = self.number;
         let entry = self.table.get_mut(id).ok_or(DropReason::UnknownIndex)?;
         let responder = !entry.link.session.is_initiator();
@@ -138,7 +139,7 @@ impl Shard {
         Ok(())
     }
 
-    fn open_circuit(&mut self, client: u32, request: u32, egress: RelayId) -> Result<(), DropReason> {
+    fn open_circuit(&mut self, client: EntryId, request: u32, egress: RelayId) -> Result<(), DropReason> {
         let entry = self.table.get_mut(client).ok_or(DropReason::UnknownIndex)?;
         let Kind::Client { circuits, .. } = &mut entry.kind else { return Err(DropReason::BadFrame) };
         let refusal = if egress == self.config.own.relay {
@@ -165,7 +166,7 @@ impl Shard {
         Ok(())
     }
 
-    fn finish_circuit(&mut self, client: u32, request: u32, hop: u32) {
+    fn finish_circuit(&mut self, client: EntryId, request: u32, hop: EntryId) {
         let tag = self.circuits.open(Circuit { client, hop });
         let Some(entry) = self.table.get_mut(client) else {
             tag.map(|tag| self.circuits.close(tag));
@@ -177,7 +178,7 @@ impl Shard {
         });
     }
 
-    fn close_circuit(&mut self, client: u32, tag: u32) {
+    fn close_circuit(&mut self, client: EntryId, tag: u32) {
         if self.circuits.find(tag).is_some_and(|circuit| circuit.client == client) {
             self.circuits.close(tag);
             if let Some(Entry { kind: Kind::Client { circuits, .. }, .. }) = self.table.get_mut(client) {
@@ -206,7 +207,7 @@ impl Shard {
         }
     }
 
-    fn refuse(&mut self, client: u32, request: u32, now: Time) {
+    fn refuse(&mut self, client: EntryId, request: u32, now: Time) {
         if let Some(entry) = self.table.get_mut(client) {
             if let Kind::Client { circuits, .. } = &mut entry.kind {
                 *circuits = circuits.saturating_sub(1);
@@ -251,7 +252,7 @@ impl Shard {
     }
 
     /// A session with an egress is up: the circuits that waited for it open. A frame confirms it to the egress at once.
-    fn hop_is_up(&mut self, egress: RelayId, hop: u32, now: Time) {
+    fn hop_is_up(&mut self, egress: RelayId, hop: EntryId, now: Time) {
         if let Some(old) = self.hops.insert(egress, hop) {
             self.end(old, now);
         }
@@ -263,7 +264,7 @@ impl Shard {
     }
 
     /// Ends a session and all that hangs on it.
-    pub(super) fn end(&mut self, id: u32, now: Time) {
+    pub(super) fn end(&mut self, id: EntryId, now: Time) {
         let Some(entry) = self.table.remove(id) else { return };
         self.release(entry.place);
         if let Some((place, _)) = entry.retiring {
@@ -308,12 +309,12 @@ impl Shard {
         }
     }
 
-    fn release(&self, place: Place) {
+    pub(super) fn release(&self, place: Place) {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner).release(place);
     }
 
     /// Sends a client on an unproven path a challenge, with a fresh index, when one is due.
-    pub(super) fn challenge_if_unproven(&mut self, id: u32, now: Time) {
+    pub(super) fn challenge_if_unproven(&mut self, id: EntryId, now: Time) {
         let slots = &self.slots;
         let Some(path) = self.table.get_mut(id).and_then(|entry| entry.kind.path_mut()) else { return };
         let fresh = || slots.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -328,7 +329,7 @@ impl Shard {
     }
 
     /// The echo of a challenge: the path is proven, and both ends use fresh indices from now on.
-    fn path_response(&mut self, id: u32, route: Route, datagram: &[u8], now: Time) -> Result<(), DropReason> {
+    fn path_response(&mut self, id: EntryId, route: Route, datagram: &[u8], now: Time) -> Result<(), DropReason> {
         let body = frame(datagram);
         let nonce: [u8; 8] = take(body, 1).ok_or(DropReason::BadFrame)?;
         let index: [u8; 4] = take(body, 9).ok_or(DropReason::BadFrame)?;
@@ -345,7 +346,7 @@ impl Shard {
     }
 
     /// Sends whatever the session's control stream has due.
-    pub(super) fn pump(&mut self, id: u32, now: Time) {
+    pub(super) fn pump(&mut self, id: EntryId, now: Time) {
         while let Some(entry) = self.table.get_mut(id) {
             let (before, after) = room(entry.kind.route());
             let Some(datagram) = entry.link.poll_control(before, after, now) else { break };
@@ -356,7 +357,7 @@ impl Shard {
         }
     }
 
-    fn transmit_frame(&mut self, id: u32, kind: FrameKind, body: &[u8], now: Time) {
+    fn transmit_frame(&mut self, id: EntryId, kind: FrameKind, body: &[u8], now: Time) {
         let Some(entry) = self.table.get_mut(id) else { return };
         let (before, after) = room(entry.kind.route());
         if let Some(datagram) = entry.link.frame(kind, body, before, after, now) {
@@ -365,7 +366,7 @@ impl Shard {
     }
 
     /// Masks a sealed datagram of session `id` and sends it along its route.
-    fn transmit_sealed(&mut self, id: u32, mut datagram: Vec<u8>, now: Time) {
+    fn transmit_sealed(&mut self, id: EntryId, mut datagram: Vec<u8>, now: Time) {
         let Some(entry) = self.table.get_mut(id) else { return };
         let route = entry.kind.route();
         let (before, after) = room(route);
@@ -422,14 +423,14 @@ impl Shard {
         }
         if self.next_sweep <= now {
             self.next_sweep = now.after(SWEEP);
-            let ids: Vec<u32> = self.table.ids().collect();
+            let ids: Vec<EntryId> = self.table.ids().collect();
             for id in ids {
                 self.look_over(id, now, random);
             }
         }
     }
 
-    fn look_over(&mut self, id: u32, now: Time, random: &mut dyn Random) {
+    fn look_over(&mut self, id: EntryId, now: Time, random: &mut dyn Random) {
         let Some(entry) = self.table.get_mut(id) else { return };
         let stuck = !(entry.admitted && entry.link.session.is_confirmed()) && now.since(entry.since) > ADMISSION_TIME;
         if stuck || now.since(entry.link.session.last_received()) > IDLE_TIME {
@@ -452,7 +453,7 @@ impl Shard {
 
     /// Ends every session, telling the peers.
     pub fn close(&mut self, now: Time) {
-        let ids: Vec<u32> = self.table.ids().collect();
+        let ids: Vec<EntryId> = self.table.ids().collect();
         for id in ids {
             if let Some(entry) = self.table.get_mut(id) {
                 entry.link.send(&Message::Close);

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use super::super::entry::Entry;
+use super::super::entry::{Entry, EntryId};
 use crate::index::Place;
 use crate::time::Time;
 
@@ -21,47 +21,52 @@ const ADDRESSES: u32 = 1 << 16;
 /// How long an address rests.
 const REST: Duration = Duration::from_secs(300);
 
-/// Sessions by entry number and by place.
+/// Sessions by name and by place.
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    entries: Vec<Option<Box<Entry>>>,
+    entries: Vec<Option<(u32, Box<Entry>)>>,
     free: Vec<u32>,
-    places: Vec<Option<(u8, u32)>>,
+    places: Vec<Option<(u8, EntryId)>>,
     len: usize,
+    next_serial: u32,
 }
 
 impl Table {
     /// The entry that `place` leads to.
-    pub(super) fn find(&self, place: Place) -> Option<u32> {
+    pub(super) fn find(&self, place: Place) -> Option<EntryId> {
         let (generation, entry) = (*self.places.get(place.slot as usize)?)?;
         (generation == place.generation).then_some(entry)
     }
 
-    pub(super) fn get(&self, entry: u32) -> Option<&Entry> {
-        self.entries.get(entry as usize)?.as_deref()
+    pub(super) fn get(&self, id: EntryId) -> Option<&Entry> {
+        let (serial, entry) = self.entries.get(id.slot as usize)?.as_ref()?;
+        (*serial == id.serial).then_some(entry)
     }
 
-    pub(super) fn get_mut(&mut self, entry: u32) -> Option<&mut Entry> {
-        self.entries.get_mut(entry as usize)?.as_deref_mut()
+    pub(super) fn get_mut(&mut self, id: EntryId) -> Option<&mut Entry> {
+        let (serial, entry) = self.entries.get_mut(id.slot as usize)?.as_mut()?;
+        (*serial == id.serial).then_some(entry)
     }
 
-    /// Adds a session and returns its number.
-    pub(super) fn insert(&mut self, session: Entry) -> u32 {
+    /// Adds a session and returns its name.
+    pub(super) fn insert(&mut self, session: Entry) -> EntryId {
         let place = session.place;
-        let entry = self.free.pop().unwrap_or_else(|| {
+        let slot = self.free.pop().unwrap_or_else(|| {
             self.entries.push(None);
             u32::try_from(self.entries.len() - 1).unwrap_or(u32::MAX)
         });
-        if let Some(room) = self.entries.get_mut(entry as usize) {
-            *room = Some(Box::new(session));
+        let id = EntryId { slot, serial: self.next_serial };
+        self.next_serial = self.next_serial.wrapping_add(1);
+        if let Some(room) = self.entries.get_mut(slot as usize) {
+            *room = Some((id.serial, Box::new(session)));
             self.len += 1;
         }
-        self.point(place, entry);
-        entry
+        self.point(place, id);
+        id
     }
 
     /// Makes `place` lead to `entry`.
-    pub(super) fn point(&mut self, place: Place, entry: u32) {
+    pub(super) fn point(&mut self, place: Place, entry: EntryId) {
         let slot = place.slot as usize;
         if self.places.len() <= slot {
             self.places.resize(slot + 1, None);
@@ -80,17 +85,20 @@ impl Table {
         }
     }
 
-    pub(super) fn remove(&mut self, entry: u32) -> Option<Box<Entry>> {
-        let removed = self.entries.get_mut(entry as usize)?.take()?;
+    pub(super) fn remove(&mut self, id: EntryId) -> Option<Box<Entry>> {
+        self.get(id)?;
+        let (_, removed) = self.entries.get_mut(id.slot as usize)?.take()?;
         self.unpoint(removed.place);
-        self.free.push(entry);
+        self.free.push(id.slot);
         self.len -= 1;
         Some(removed)
     }
 
-    /// The numbers of all sessions.
-    pub(super) fn ids(&self) -> impl Iterator<Item = u32> + '_ {
-        (0..).zip(&self.entries).filter(|(_, e)| e.is_some()).map(|(id, _)| id)
+    /// The names of all sessions.
+    pub(super) fn ids(&self) -> impl Iterator<Item = EntryId> + '_ {
+        (0..)
+            .zip(&self.entries)
+            .filter_map(|(slot, entry)| entry.as_ref().map(|(serial, _)| EntryId { slot, serial: *serial }))
     }
 
     pub(super) fn len(&self) -> usize {
@@ -102,7 +110,7 @@ impl Table {
 #[derive(Debug)]
 pub(super) struct Addresses {
     shard: u8,
-    holders: Vec<Option<u32>>,
+    holders: Vec<Option<EntryId>>,
     resting: VecDeque<(Time, u32)>,
 }
 
@@ -112,7 +120,7 @@ impl Addresses {
     }
 
     /// Gives `entry` an address; `None` when all are held or resting.
-    pub(super) fn take(&mut self, entry: u32, now: Time) -> Option<u32> {
+    pub(super) fn take(&mut self, entry: EntryId, now: Time) -> Option<u32> {
         if self.resting.front().is_some_and(|(until, _)| *until <= now) {
             let (_, address) = self.resting.pop_front()?;
             *self.holders.get_mut(address as usize)? = Some(entry);
@@ -149,7 +157,7 @@ impl Addresses {
     }
 
     /// The session that holds `ip`.
-    pub(super) fn holder(&self, ip: IpAddr) -> Option<u32> {
+    pub(super) fn holder(&self, ip: IpAddr) -> Option<EntryId> {
         let (shard, address) = parse_address(ip)?;
         if shard != self.shard {
             return None;
