@@ -137,6 +137,7 @@ impl Bench {
 
     /// Holds what client and relays counted against what the kernels of their hosts counted; how many datagrams links have lost so far.
     fn account(&mut self) -> Result<u64> {
+        let before = self.all_kernels()?;
         let client = account::of_client(&self.status()?["traffic"])?;
         let kernel = account::of_kernel(&self.network.client)?.since(self.before);
         ensure!(client == kernel, "the client counted {client:?}, its host {kernel:?}");
@@ -145,11 +146,17 @@ impl Bench {
             let kernel = account::of_kernel(self.network.host(name)?)?;
             ensure!(counted == kernel, "{name} counted {counted:?}, its host {kernel:?}");
         }
+        let all = self.all_kernels()?;
+        ensure!(all == before, "something was still on its way");
+        all.sent.checked_sub(all.received).context("more datagrams arrived than were sent")
+    }
+
+    fn all_kernels(&self) -> Result<Datagrams> {
         let mut all = Datagrams::default();
         for name in WATCHED {
             all += account::of_kernel(self.network.host(name)?)?;
         }
-        all.sent.checked_sub(all.received).context("more datagrams arrived than were sent")
+        Ok(all)
     }
 
     fn wait_for(&self, what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
