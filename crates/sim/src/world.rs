@@ -23,6 +23,7 @@ use openrelay_proto::wire::padded;
 use crate::faults::{Faults, Seeded};
 
 struct Relay {
+    load: Arc<Load>,
     shard: Shard,
     handshaker: Handshaker,
 }
@@ -78,10 +79,12 @@ fn relay(own: Responder, secret: RelaySecret, peer: Peer, random: &mut Seeded) -
     });
     let index_key = IndexKey::new(random);
     let slots = Arc::new(Mutex::new(Slots::new(0, config.capacity)));
-    let gate = Gate::new(config.own.key, Arc::new(Load::default()), random);
+    let load = Arc::new(Load::default());
+    let gate = Gate::new(config.own.key, load.clone(), random);
     let shared = Shared { index_key: index_key.clone(), slots: slots.clone(), gate: gate.clone() };
     let replays = Replays::new(Time::default(), random);
     Relay {
+        load,
         shard: Shard::new(0, config.clone(), shared, Box::new(OpenAdmission), Time::default()),
         handshaker: Handshaker::new(config, secret, index_key, vec![slots], gate, replays),
     }
@@ -143,6 +146,13 @@ impl World {
         self.config.ingress.as_mut().unwrap().0.key = wrong;
     }
 
+    /// Makes both relays require cookies.
+    pub fn put_relays_under_load(&mut self) {
+        for relay in [&self.ingress, &self.egress] {
+            (0..100).for_each(|_| relay.load.queued());
+        }
+    }
+
     /// Opens the circuit.
     pub fn connect(&mut self) {
         self.try_connect().unwrap();
@@ -152,7 +162,7 @@ impl World {
     /// Opens the circuit, or says what happened instead.
     pub fn try_connect(&mut self) -> Result<(), Event> {
         self.client = Client::new(self.config.clone(), self.now, self.minutes(), &mut self.random);
-        for _ in 0..100 {
+        for _ in 0..200 {
             self.settle();
             while let Some(event) = self.client.as_mut().unwrap().poll_event() {
                 match event {

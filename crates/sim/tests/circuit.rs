@@ -148,6 +148,21 @@ fn the_answer_to_the_kem_key_goes_only_where_the_whole_key_came_from() {
     net.check_accounting();
 }
 
+/// Client at the ingress, ingress at the egress, client at the egress through the ingress: all three are asked for a cookie.
+#[test]
+fn a_circuit_opens_through_relays_that_require_cookies() {
+    let mut net = World::new(32);
+    net.put_relays_under_load();
+    net.connect();
+    assert_eq!(net.send_up(&packets::udp4(b"hello")).len(), 1);
+    let legs = net.wire_bytes();
+    let cookies = |datagrams: &[Vec<u8>], len| datagrams.iter().filter(|datagram| datagram.len() == len).count();
+    assert_eq!((cookies(&legs.client, 42), cookies(&legs.relay, 42)), (1, 1));
+    assert_eq!(cookies(&legs.client_up, 112), 1);
+    assert_eq!(cookies(&legs.client_up, 128), 1);
+    net.check_accounting();
+}
+
 #[test]
 fn foreign_sources_and_private_destinations_are_refused() {
     let mut net = World::new(6);

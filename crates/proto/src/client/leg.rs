@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::is_answer;
 use crate::control::MAX_MESSAGE;
 use crate::drops::DropReason;
-use crate::handshake::{First, Initiator, Responder};
+use crate::handshake::{COOKIE_LEN, First, Initiator, Responder};
 use crate::link::Link;
 use crate::mask::IndexMask;
 use crate::message::Message;
@@ -18,12 +18,9 @@ use crate::suite::Suites;
 use crate::time::Time;
 use crate::wire::{FrameKind, PacketType, take};
 
-/// First wait for an answer; doubles with each repetition up to [`LONGEST_REPEAT`].
-const REPEAT: Duration = Duration::from_millis(250);
-/// Not longer: a relay under attack looks at one first packet in eight, so that many are better than few.
-const LONGEST_REPEAT: Duration = Duration::from_secs(1);
-/// Repetitions before the relay counts as silent: about nine seconds in all.
-const ATTEMPTS: u32 = 10;
+/// Waits for an answer, in milliseconds; after the last one the relay counts as silent. Several short ones, for a relay under attack looks at one first
+/// packet in eight; then long ones, for paths over satellites.
+const WAITS: [u64; 10] = [250, 500, 1_000, 1_000, 1_000, 1_000, 1_000, 2_000, 4_000, 4_000];
 /// How long packets with the index before the last are still accepted.
 const RETIRE_TIME: Duration = Duration::from_secs(10);
 
@@ -61,6 +58,8 @@ pub(super) struct Leg {
     to_client: IndexMask,
     index: u32,
     retiring: Option<(u32, Time)>,
+    /// What the relay gave as proof of our address.
+    cookie: Option<[u8; COOKIE_LEN]>,
     answered: Option<[u8; 8]>,
     state: State,
     pub(super) stage: Stage,
@@ -79,9 +78,14 @@ struct Attempt {
     /// What is repeated: the first packet or the one with the ML-KEM key; unmasked.
     packet: Vec<u8>,
     is_first: bool,
-    repeated: u32,
+    repeated: usize,
     again: Time,
     due: bool,
+}
+
+/// How long to wait after an attempt that was repeated so often.
+fn wait(repeated: usize) -> Duration {
+    Duration::from_millis(WAITS.get(repeated).copied().unwrap_or(0))
 }
 
 impl Leg {
@@ -93,6 +97,7 @@ impl Leg {
             suites,
             index: 0,
             retiring: None,
+            cookie: None,
             answered: None,
             state: State::Idle,
             stage: Stage::Evidence,
@@ -104,8 +109,11 @@ impl Leg {
     pub(super) fn begin(&mut self, now: Time, minutes: u32, random: &mut dyn Random) -> Option<()> {
         self.index = u32::from_be_bytes(array(random));
         let first = First { offered: self.suites, local_index: self.index, minutes };
-        let (initiator, packet) = Initiator::start(&self.peer, None, first, random).ok()?;
-        let again = now.after(REPEAT);
+        let (initiator, mut packet) = Initiator::start(&self.peer, None, first, random).ok()?;
+        if let Some(cookie) = &self.cookie {
+            prove_cookie(&mut packet, cookie);
+        }
+        let again = now.after(wait(0));
         self.state =
             State::Handshaking(Box::new(Attempt { initiator, packet, is_first: true, repeated: 0, again, due: true }));
         Some(())
@@ -163,13 +171,14 @@ impl Leg {
                     attempt.initiator.read_reply(packet, random).map_err(|_| DropReason::HandshakeInvalid)?;
                 attempt.is_first = false;
                 attempt.repeated = 0;
-                attempt.again = now.after(REPEAT);
+                attempt.again = now.after(wait(0));
                 attempt.due = true;
             }
             PacketType::Cookie if attempt.is_first => {
                 let cookie =
                     read_cookie(packet, &attempt.packet, &self.peer.key).ok_or(DropReason::HandshakeInvalid)?;
                 prove_cookie(&mut attempt.packet, &cookie);
+                self.cookie = Some(cookie);
                 attempt.due = true;
             }
             _ => {
@@ -254,7 +263,7 @@ impl Leg {
             return Ok(());
         }
         let repeated = attempt.repeated + 1;
-        if repeated >= ATTEMPTS {
+        if repeated >= WAITS.len() {
             return Err(());
         }
         if attempt.is_first {
@@ -262,7 +271,7 @@ impl Leg {
         }
         if let State::Handshaking(attempt) = &mut self.state {
             attempt.repeated = repeated;
-            attempt.again = now.after((REPEAT * 2u32.pow(repeated)).min(LONGEST_REPEAT));
+            attempt.again = now.after(wait(repeated));
             attempt.due = true;
         }
         Ok(())

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::{EntryId, Gate, Install, Output, Rekeyed, RelayConfig, Replays, Request, Route};
 use crate::drops::{DropReason, Drops};
-use crate::handshake::{First, Initiator, RekeyRequest, Replied, accept, answer_rekey, split_proof};
+use crate::handshake::{COOKIE_LEN, First, Initiator, RekeyRequest, Replied, accept, answer_rekey, split_proof};
 use crate::index::{IndexKey, Place, Slots};
 use crate::keys::{RelayId, RelaySecret, sha256};
 use crate::mask::IndexMask;
@@ -20,10 +20,11 @@ use crate::wire::{PacketType, take};
 
 /// How long a responder waits for the ML-KEM key, and answers repetitions of it.
 const RESPONDER_TIME: Duration = Duration::from_secs(10);
-/// First wait of an initiator; doubles with each repetition.
+/// First wait of an initiator; doubles with each repetition up to [`LONGEST_REPEAT`].
 const REPEAT: Duration = Duration::from_millis(250);
-/// Attempts of an initiator before it gives up: about four seconds in all.
-const ATTEMPTS: u32 = 4;
+const LONGEST_REPEAT: Duration = Duration::from_secs(1);
+/// Attempts of an initiator before it gives up: about nine seconds in all.
+const ATTEMPTS: u32 = 10;
 /// Handshakes in progress at most, as responder.
 const MAX_PENDING: usize = 1 << 16;
 
@@ -63,6 +64,8 @@ struct Outgoing {
     egress: RelayId,
     to: SocketAddr,
     packet: Vec<u8>,
+    /// What the egress gave as proof of our address.
+    cookie: Option<[u8; COOKIE_LEN]>,
     attempts: u32,
     again: Time,
 }
@@ -279,6 +282,7 @@ impl Handshaker {
         let cookie = super::gate::read_cookie(&mut packet, &outgoing.packet, &peer.responder.key)
             .ok_or(DropReason::HandshakeInvalid)?;
         super::gate::prove(&mut outgoing.packet, &cookie);
+        outgoing.cookie = Some(cookie);
         self.send_outgoing(index, out);
         Ok(())
     }
@@ -301,7 +305,8 @@ impl Handshaker {
             return None;
         };
         let again = now.after(REPEAT);
-        let outgoing = Outgoing { initiator, shard, place, egress, to: peer.address, packet, attempts: 0, again };
+        let outgoing =
+            Outgoing { initiator, shard, place, egress, to: peer.address, packet, cookie: None, attempts: 0, again };
         self.outgoing.insert(index, outgoing);
         self.send_outgoing(index, out);
         Some(())
@@ -318,7 +323,7 @@ impl Handshaker {
             out.push((shard, Output::ConnectFailed { egress }));
             return;
         }
-        outgoing.again = now.after(REPEAT * 2u32.pow(outgoing.attempts));
+        outgoing.again = now.after((REPEAT * 2u32.pow(outgoing.attempts)).min(LONGEST_REPEAT));
         let is_first =
             matches!(outgoing.packet.first().copied().and_then(PacketType::parse), Some(PacketType::FirstIk(_)));
         if is_first && let Some(peer) = self.config.peers.get(&outgoing.egress) {
@@ -326,6 +331,9 @@ impl Handshaker {
             if let Ok((initiator, packet)) = Initiator::start(&peer.responder, Some(&self.secret), first, random) {
                 outgoing.initiator = initiator;
                 outgoing.packet = packet;
+                if let Some(cookie) = &outgoing.cookie {
+                    super::gate::prove(&mut outgoing.packet, cookie);
+                }
             }
         }
         self.send_outgoing(index, out);

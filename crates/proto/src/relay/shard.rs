@@ -22,6 +22,7 @@ use super::entry::{Admit, Entry, EntryId, Kind};
 use super::gate::Entrance;
 use super::{Gate, Output, RelayConfig, Request, Route};
 use crate::drops::{DropReason, Drops};
+use crate::handshake::COOKIE_PACKET_LEN;
 use crate::index::{IndexKey, Slots};
 use crate::ip::translate::{Side, replace};
 use crate::ip::{CLIENT_V4, CLIENT_V6, Packet, destination, tcp};
@@ -165,6 +166,16 @@ impl Shard {
         random: &mut dyn Random,
     ) -> Verdict {
         self.counts.received += 1;
+        if datagram.len() == COOKIE_PACKET_LEN
+            && let Some(mask) = self.mask_of_peer(from)
+        {
+            return match mask.remove(datagram) {
+                Some((PacketType::Cookie, index)) => {
+                    self.handle_unmasked(Route::Udp(from), PacketType::Cookie, index, datagram, now, random)
+                }
+                _ => self.dropped(DropReason::UnknownType),
+            };
+        }
         let Some((kind, index)) = self.own_mask.remove(datagram) else {
             return self.dropped(if datagram.len() < crate::wire::MIN_DATAGRAM {
                 DropReason::BadLength
@@ -501,7 +512,7 @@ impl Shard {
         }
         match if is_first { self.gate.check(route, packet, now) } else { Entrance::Pass } {
             Entrance::Refuse => return Err(DropReason::HandshakeInvalid),
-            Entrance::Ask => self.ask_for_cookie(route, kind, packet, now, random),
+            Entrance::Ask => self.ask_for_cookie(route, packet, now, random),
             Entrance::Pass => {
                 let packet = packet.to_vec();
                 self.requests.push_back(Request::Arrival { shard: self.number, route, packet });
@@ -511,21 +522,16 @@ impl Shard {
         Ok(())
     }
 
-    fn ask_for_cookie(&mut self, route: Route, kind: PacketType, packet: &[u8], now: Time, random: &mut dyn Random) {
+    fn ask_for_cookie(&mut self, route: Route, packet: &[u8], now: Time, random: &mut dyn Random) {
         let mut answer = self.gate.challenge(route, packet, now, random);
-        // Relays know each other's keys, but their masks differ.
-        if matches!(kind, PacketType::FirstNk(_)) {
-            self.client_mask.apply(&mut answer);
-        } else {
-            self.mask_for_route(route, &mut answer);
-        }
+        // Who asks is not known yet, so relays too get it under the mask that this relay has for clients.
+        self.client_mask.apply(&mut answer);
         self.transmit(route, answer, now);
     }
 
-    fn mask_for_route(&self, route: Route, packet: &mut [u8]) {
-        let peer = self.config.peers.values().find(|peer| Route::Udp(peer.address) == route);
-        if let Some(peer) = peer {
-            IndexMask::to_relay(&peer.responder.key).apply(packet);
-        }
+    /// The mask under which the relay at `address` asks for a cookie.
+    fn mask_of_peer(&self, address: SocketAddr) -> Option<IndexMask> {
+        let peer = self.config.peers.values().find(|peer| peer.address == address)?;
+        Some(IndexMask::to_client(&peer.responder.key))
     }
 }
