@@ -25,6 +25,8 @@ pub(crate) const BEFORE_ADMISSION: usize = 8_192;
 const IN_FLIGHT: usize = 16_384;
 /// First wait for an acknowledgement; doubles up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(250);
+/// Repetitions without an acknowledgement, over half a minute, after which there are no more: the peer is gone.
+const REPETITIONS: u32 = 10;
 /// How long an acknowledgement waits for a message that it can travel with: well below [`FIRST_WAIT`].
 const ACK_DELAY: Duration = Duration::from_millis(50);
 /// Bytes received that are acknowledged at once, so that a long message does not wait.
@@ -49,6 +51,8 @@ pub(crate) struct ControlStream {
     reached: usize,
     retransmit_at: Option<Time>,
     wait: Duration,
+    /// Repetitions since the last acknowledgement.
+    repeated: u32,
     incoming: Vec<u8>,
     /// Offset after the last byte received in order.
     received: u32,
@@ -114,6 +118,7 @@ impl ControlStream {
         self.sent = self.sent.saturating_sub(newly);
         self.reached -= newly;
         self.wait = FIRST_WAIT;
+        self.repeated = 0;
         // What is still on its way keeps the deadline that it has.
         if self.sent == 0 {
             self.retransmit_at = None;
@@ -158,9 +163,12 @@ impl ControlStream {
     /// Writes the next frame, with its kind byte, into `out`; `None` when there is none to send.
     pub(crate) fn poll(&mut self, out: &mut Vec<u8>, now: Time) -> bool {
         if self.retransmit_at.is_some_and(|at| at <= now) {
-            self.sent = 0;
-            self.wait = (self.wait * 2).min(LONGEST_WAIT);
             self.retransmit_at = None;
+            if self.repeated < REPETITIONS {
+                self.repeated += 1;
+                self.sent = 0;
+                self.wait = (self.wait * 2).min(LONGEST_WAIT);
+            }
         }
         if !self.is_ack_due(now) && !self.has_unsent() {
             return false;
@@ -272,6 +280,18 @@ mod tests {
         a.send(3, &[0; ACK_BYTES]);
         while exchange(&mut a, &mut b, start) {}
         assert!(exchange(&mut b, &mut a, start), "a long message is acknowledged at once");
+    }
+
+    #[test]
+    fn a_peer_that_is_gone_is_not_asked_for_ever() {
+        let (mut stream, mut now, mut frames) = (ControlStream::default(), Time::default(), 0);
+        stream.send(1, b"is anybody there");
+        while stream.poll(&mut Vec::new(), now) {
+            frames += 1;
+            now = stream.deadline().unwrap();
+        }
+        assert_eq!((frames, stream.deadline()), (1 + REPETITIONS, None));
+        assert!(now.since(Time::default()) < Duration::from_secs(60));
     }
 
     #[test]

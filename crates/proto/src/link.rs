@@ -53,10 +53,9 @@ impl Link {
     /// Takes in a control frame, kind byte included; at most `limit` bytes may wait for the rest of a message.
     pub(crate) fn handle_control(&mut self, frame: &[u8], limit: usize, now: Time) -> Result<(), DropReason> {
         let piece = frame.get(1..).ok_or(DropReason::BadFrame)?;
-        if self.control.backlog() > BACKLOG {
-            return Err(DropReason::BadFrame);
-        }
-        self.control.handle(piece, limit, now).map_err(|_| DropReason::BadFrame)
+        // What it acknowledges counts before what it asks for.
+        self.control.handle(piece, limit, now).map_err(|_| DropReason::BadFrame)?;
+        if self.control.backlog() > BACKLOG { Err(DropReason::BadFrame) } else { Ok(()) }
     }
 
     /// The next control message of the peer.

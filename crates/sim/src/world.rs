@@ -65,6 +65,8 @@ pub struct World {
     wire: Wire,
     up: Vec<Delivered>,
     down: Vec<Vec<u8>>,
+    /// The egress is dead: nothing reaches it.
+    pub egress_cut: bool,
     /// Swallow what the client itself has to say: challenges stay unanswered.
     pub hold_challenges: bool,
 }
@@ -131,6 +133,7 @@ impl World {
             wire: Wire::default(),
             up: Vec::new(),
             down: Vec::new(),
+            egress_cut: false,
             hold_challenges: false,
         }
     }
@@ -219,6 +222,11 @@ impl World {
             }
         }
         self.settle();
+    }
+
+    /// Whether the client's circuit is up.
+    pub fn is_connected(&self) -> bool {
+        self.client.as_ref().is_some_and(Client::is_connected)
     }
 
     /// Largest inner packet that the client believes in.
@@ -351,8 +359,8 @@ impl World {
         let (relay, address) = if to == self.ingress_address {
             (&mut self.ingress, self.ingress_address)
         } else {
-            if to != self.egress_address {
-                // To where the client was before it moved.
+            if to != self.egress_address || self.egress_cut {
+                // To where the client was before it moved, or to a dead egress.
                 return;
             }
             (&mut self.egress, self.egress_address)

@@ -164,6 +164,21 @@ fn a_circuit_opens_through_relays_that_require_cookies() {
 }
 
 #[test]
+fn an_egress_that_died_is_noticed_and_the_next_circuit_finds_it_again() {
+    let mut net = World::new(33);
+    net.connect();
+    net.advance_millis(60_000);
+    assert!(net.is_connected(), "a silent circuit over a living session stays");
+    net.egress_cut = true;
+    net.push_up(&packets::udp4(b"into the void"));
+    net.advance_millis(13_000);
+    assert!(!net.is_connected(), "the client is told, before its own fifteen seconds");
+    net.egress_cut = false;
+    net.connect();
+    assert_eq!(net.send_up(&packets::udp4(b"hello")).len(), 1);
+}
+
+#[test]
 fn foreign_sources_and_private_destinations_are_refused() {
     let mut net = World::new(6);
     net.connect();

@@ -71,6 +71,11 @@ impl Circuits {
         tags
     }
 
+    /// Whether there is a circuit of which `matches` is true.
+    pub(super) fn any(&self, matches: impl Fn(&Circuit) -> bool) -> bool {
+        self.slots.iter().any(|(_, circuit)| circuit.as_ref().is_some_and(&matches))
+    }
+
     pub(super) fn len(&self) -> usize {
         self.open
     }

@@ -17,6 +17,9 @@ use crate::time::Time;
 
 /// Bytes sent towards an unproven path for each byte that came from it. Source: RFC 9000 §8.1.
 const AMPLIFICATION: u64 = 3;
+/// Re-handshakes that a peer may begin in [`REKEY_TIME`]: one is due every two minutes, and a user may ask for some.
+const REKEYS: u32 = 16;
+const REKEY_TIME: Duration = Duration::from_secs(60);
 /// How often a challenge is repeated.
 const CHALLENGE_AGAIN: Duration = Duration::from_millis(300);
 
@@ -72,6 +75,31 @@ pub(super) struct Entry {
     pub(super) retiring: Option<(Place, Time)>,
     pub(super) admitted: bool,
     pub(super) since: Time,
+    /// Re-handshakes that the peer has begun, and since when they are counted.
+    pub(super) rekeys: (u32, Time),
+}
+
+impl Entry {
+    /// Whether the peer may begin another re-handshake, each of which costs as much as a handshake.
+    ///
+    /// # Errors
+    /// [`DropReason::BadFrame`] when it began too many.
+    pub(super) fn allow_rekey(&mut self, now: Time) -> Result<(), DropReason> {
+        let (count, since) = &mut self.rekeys;
+        if now.since(*since) >= REKEY_TIME {
+            (*count, *since) = (0, now);
+        }
+        *count += 1;
+        if *count > REKEYS { Err(DropReason::BadFrame) } else { Ok(()) }
+    }
+}
+
+/// The inner address of an admitted client.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Address {
+    pub(super) number: u32,
+    /// Whether a packet has left with it: if not, it need not rest.
+    pub(super) used: bool,
 }
 
 /// Who is at the other end.
@@ -80,7 +108,7 @@ pub(super) enum Kind {
     /// A client, at an ingress.
     Client { path: Path, circuits: u32 },
     /// A client, at an egress.
-    Inner { path: Path, address: u32, mtu: u16 },
+    Inner { path: Path, address: Option<Address>, mtu: u16 },
     /// Another relay, whichever end began.
     Hop { relay: RelayId, to: SocketAddr, mask: Box<IndexMask> },
 }

@@ -343,11 +343,9 @@ impl Shard {
         end: usize,
         partial: bool,
     ) -> Result<Verdict, DropReason> {
-        let entry = self.table.get(id).ok_or(DropReason::UnknownIndex)?;
-        let Kind::Inner { address, mtu, .. } = entry.kind else { return Err(DropReason::BadFrame) };
-        if !entry.admitted {
-            return Err(DropReason::NotAdmitted);
-        }
+        let entry = self.table.get_mut(id).ok_or(DropReason::UnknownIndex)?;
+        let Kind::Inner { address, mtu, .. } = &mut entry.kind else { return Err(DropReason::BadFrame) };
+        let (address, mtu) = (address.as_mut().ok_or(DropReason::NotAdmitted)?, *mtu);
         let bytes = datagram.get_mut(start..end).ok_or(DropReason::BadFrame)?;
         let mut packet = Packet::parse(bytes).map_err(|_| DropReason::BadPacket)?;
         if packet.source != IpAddr::V4(CLIENT_V4) && packet.source != IpAddr::V6(CLIENT_V6) {
@@ -360,7 +358,8 @@ impl Shard {
         if partial && (packet.fragment || packet.checksum_at().is_none()) {
             return Err(DropReason::BadPacket);
         }
-        let own = self.addresses.of(address, packet.is_v6());
+        address.used = true;
+        let own = self.addresses.of(address.number, packet.is_v6());
         replace(&mut packet, bytes, Side::Source, own, partial);
         tcp::clamp_mss(&packet, bytes, mtu, partial);
         self.counts.delivered += 1;

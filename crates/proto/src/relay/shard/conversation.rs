@@ -3,6 +3,7 @@
 //! Owns the responder's states of a session: unconfirmed ─▶ confirmed ─▶ admitted ─▶ ended. A session that does not get on
 //! within ten seconds, or is silent for fifteen minutes, ends.
 
+use std::net::IpAddr;
 use std::sync::PoisonError;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use crate::mask::IndexMask;
 use crate::message::{Message, Refusal};
 use crate::random::Random;
 use crate::relay::circuits::Circuit;
-use crate::relay::entry::Path;
+use crate::relay::entry::{Address, Path};
 use crate::relay::{Install, Output, Request, Route};
 use crate::session::{CLIENT_WINDOW, EPOCH_TIME, EPOCHS_AHEAD, HOP_WINDOW, Session, frame};
 use crate::time::Time;
@@ -30,6 +31,9 @@ const IDLE_TIME: Duration = Duration::from_secs(900);
 const _: () = assert!(IDLE_TIME.as_secs() < EPOCH_TIME.as_secs() * EPOCHS_AHEAD as u64);
 /// How long an index stays good after its successor is in use.
 const RETIRE_TIME: Duration = Duration::from_secs(10);
+/// Silence of an egress after which it is asked whether it is there, and after which it counts as gone.
+const HOP_SILENCE: Duration = Duration::from_secs(5);
+const HOP_LOST: Duration = Duration::from_secs(10);
 /// How often sessions are looked over for ends and re-handshakes.
 const SWEEP: Duration = Duration::from_secs(1);
 /// Circuits of one client session.
@@ -51,7 +55,10 @@ impl Shard {
         match kind {
             FrameKind::Control => {
                 let limit = if entry.admitted { MAX_MESSAGE } else { BEFORE_ADMISSION };
-                entry.link.handle_control(frame(datagram), limit, now)?;
+                if let Err(reason) = entry.link.handle_control(frame(datagram), limit, now) {
+                    self.end(id, now);
+                    return Err(reason);
+                }
                 self.converse(id, now)?;
                 self.pump(id, now);
             }
@@ -99,6 +106,12 @@ impl Shard {
             Message::CollateralRequest if responder => entry.link.send(&Message::Collateral),
             Message::Token(token) if responder => {
                 let admission = self.admit.admit(token, entry.link.session.hash()).ok_or(DropReason::NotAdmitted)?;
+                if let Kind::Inner { address, .. } = &mut entry.kind
+                    && address.is_none()
+                {
+                    let number = self.addresses.take(id, now).ok_or(DropReason::TableFull)?;
+                    *address = Some(Address { number, used: false });
+                }
                 entry.admitted = true;
                 entry.link.send(&Message::Admitted(admission));
             }
@@ -107,7 +120,8 @@ impl Shard {
                 self.open_circuit(id, request, egress)?;
             }
             Message::CircuitClose { tag } if entry.admitted => self.close_circuit(id, tag),
-            Message::Rekey(message) if responder => {
+            Message::Rekey(message) if responder && entry.admitted => {
+                entry.allow_rekey(now)?;
                 let request = entry.link.session.rekey_request(message);
                 self.requests.push_back(Request::Rekey { shard: number, entry: id, request });
             }
@@ -230,7 +244,7 @@ impl Shard {
                 _ => return self.release(install.place),
             },
             (None, Role::Ingress) => Kind::Client { path, circuits: 0 },
-            (None, Role::Egress) => Kind::Inner { path, address: u32::MAX, mtu: MIN_MTU },
+            (None, Role::Egress) => Kind::Inner { path, address: None, mtu: MIN_MTU },
         };
         let hop_of = match &kind {
             Kind::Hop { relay, .. } => Some(*relay),
@@ -238,14 +252,8 @@ impl Shard {
         };
         // Relays admit each other by their handshake: only keys of the directory finish it.
         let admitted = hop_of.is_some();
-        let entry = Entry { link, kind, place: install.place, retiring: None, admitted, since: now };
+        let entry = Entry { link, kind, place: install.place, retiring: None, admitted, since: now, rekeys: (0, now) };
         let id = self.table.insert(entry);
-        if let Some(Entry { kind: Kind::Inner { address, .. }, .. }) = self.table.get_mut(id) {
-            match self.addresses.take(id, now) {
-                Some(number) => *address = number,
-                None => return self.end(id, now),
-            }
-        }
         if let (Some(relay), true) = (hop_of, initiator) {
             self.hop_is_up(relay, id, now);
         }
@@ -280,13 +288,15 @@ impl Shard {
             }
             Kind::Inner { path, address, .. } => {
                 self.release_unused(path);
-                if let (std::net::IpAddr::V4(v4), std::net::IpAddr::V6(v6)) =
-                    (self.addresses.of(*address, false), self.addresses.of(*address, true))
-                    && *address != u32::MAX
-                {
-                    self.freed.push_back((v4, v6));
+                if let Some(address) = address {
+                    if let (IpAddr::V4(v4), IpAddr::V6(v6)) =
+                        (self.addresses.of(address.number, false), self.addresses.of(address.number, true))
+                        && address.used
+                    {
+                        self.freed.push_back((v4, v6));
+                    }
+                    self.addresses.release(*address, now);
                 }
-                self.addresses.release(*address, now);
             }
             Kind::Hop { relay, .. } => {
                 if self.hops.get(relay) == Some(&id) {
@@ -449,6 +459,22 @@ impl Shard {
             self.release(place);
         }
         self.pump(id, now);
+        self.look_after_hop(id, now);
+    }
+
+    /// A session with an egress that carries circuits and is silent is asked whether it is there; if it does not answer, its circuits end, and
+    /// the next one opens a new session.
+    fn look_after_hop(&mut self, id: EntryId, now: Time) {
+        let Some(Entry { kind: Kind::Hop { .. }, link, .. }) = self.table.get(id) else { return };
+        let silence = now.since(link.session.last_received());
+        if !link.session.is_initiator() || silence < HOP_SILENCE || !self.circuits.any(|circuit| circuit.hop == id) {
+            return;
+        }
+        if silence >= HOP_LOST {
+            self.end(id, now);
+        } else {
+            self.transmit_frame(id, FrameKind::Probe, &[0; 8], now);
+        }
     }
 
     /// Ends every session, telling the peers.

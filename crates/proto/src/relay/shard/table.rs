@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use super::super::entry::{Entry, EntryId};
+use super::super::entry::{Address, Entry, EntryId};
 use crate::index::Place;
 use crate::time::Time;
 
@@ -112,17 +112,20 @@ pub(super) struct Addresses {
     shard: u8,
     holders: Vec<Option<EntryId>>,
     resting: VecDeque<(Time, u32)>,
+    /// Those that nobody has used.
+    unused: Vec<u32>,
 }
 
 impl Addresses {
     pub(super) fn new(shard: u8) -> Self {
-        Self { shard, holders: Vec::new(), resting: VecDeque::new() }
+        Self { shard, holders: Vec::new(), resting: VecDeque::new(), unused: Vec::new() }
     }
 
     /// Gives `entry` an address; `None` when all are held or resting.
     pub(super) fn take(&mut self, entry: EntryId, now: Time) -> Option<u32> {
-        if self.resting.front().is_some_and(|(until, _)| *until <= now) {
-            let (_, address) = self.resting.pop_front()?;
+        let rested = self.resting.front().is_some_and(|(until, _)| *until <= now);
+        let again = if rested { self.resting.pop_front().map(|(_, address)| address) } else { self.unused.pop() };
+        if let Some(address) = again {
             *self.holders.get_mut(address as usize)? = Some(entry);
             return Some(address);
         }
@@ -136,12 +139,14 @@ impl Addresses {
         parse_address(ip).map(|(shard, _)| shard)
     }
 
-    /// Takes an address back; it rests from now on.
-    pub(super) fn release(&mut self, address: u32, now: Time) {
-        if let Some(holder) = self.holders.get_mut(address as usize)
-            && holder.take().is_some()
-        {
-            self.resting.push_back((now.after(REST), address));
+    /// Takes an address back; one that was used rests from now on.
+    pub(super) fn release(&mut self, address: Address, now: Time) {
+        let Address { number, used } = address;
+        let held = self.holders.get_mut(number as usize).and_then(Option::take).is_some();
+        if held && used {
+            self.resting.push_back((now.after(REST), number));
+        } else if held {
+            self.unused.push(number);
         }
     }
 
@@ -188,4 +193,26 @@ fn parse_address(ip: IpAddr) -> Option<(u8, u32)> {
     let shard = u8::try_from(offset >> 16).ok()?;
     let address = (offset & 0xffff).checked_sub(FIRST_ADDRESS)?;
     Some((shard, address))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_rests_after_use_and_not_without() {
+        let mut addresses = Addresses::new(0);
+        let holder = EntryId { slot: 1, serial: 1 };
+        let now = Time::default();
+        let number = addresses.take(holder, now).unwrap();
+        addresses.release(Address { number, used: false }, now);
+        assert_eq!(addresses.take(holder, now), Some(number));
+        addresses.release(Address { number, used: true }, now);
+        assert_ne!(addresses.take(holder, now), Some(number));
+        assert_eq!(addresses.take(holder, now.after(REST)), Some(number));
+        addresses.release(Address { number, used: true }, now);
+        addresses.release(Address { number, used: true }, now);
+        assert_eq!(addresses.take(holder, now.after(REST)), Some(number));
+        assert_ne!(addresses.take(holder, now.after(REST)), Some(number), "released twice, it comes back once");
+    }
 }
