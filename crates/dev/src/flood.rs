@@ -26,7 +26,7 @@ use crate::{say, talk};
 /// What the attacker sends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub(crate) enum Kind {
-    /// Valid first packets, each once: what costs a relay most
+    /// Valid first packets, 65,536 different ones in turn: what costs a relay most
     Fresh,
     /// One valid first packet again and again
     Replayed,

@@ -70,7 +70,9 @@ impl VerifiedDirectory {
         if sequence == seen {
             return Ok((this, None));
         }
-        let written = std::fs::write(memory, format!("{sequence}\n"));
+        // In two steps, so that a crash leaves the old number or the new one.
+        let draft = memory.with_extension("new");
+        let written = std::fs::write(&draft, format!("{sequence}\n")).and_then(|()| std::fs::rename(&draft, memory));
         let warning = |error| format!("cannot remember the directory's sequence in {}: {error}", memory.display());
         Ok((this, written.err().map(warning)))
     }

@@ -36,9 +36,9 @@ use crate::train::Sockets;
 use handshakes::HandshakeThread;
 use worker::Worker;
 
-/// Handshake packets that wait for the handshake thread at most.
 /// Where a relay remembers, beside its configuration, the highest directory sequence that it has seen: the one thing that it writes.
 const MEMORY: &str = "directory.seen";
+/// Requests that wait for the handshake thread at most.
 const REQUEST_QUEUE: usize = 1_024;
 
 /// Why a relay does not start.

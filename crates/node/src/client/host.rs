@@ -59,12 +59,22 @@ impl HostError {
     }
 }
 
-/// The changes of one connection.
+/// The changes of one connection. Dropped before its time, as when a later step fails, it gives everything back.
 #[derive(Debug)]
 pub struct HostState {
     state_dir: PathBuf,
     device: String,
     remote: SocketAddr,
+    given_back: bool,
+}
+
+impl Drop for HostState {
+    fn drop(&mut self) {
+        if !self.given_back {
+            // What could not be given back keeps its note, and `down` tries again.
+            let _ = give_back(&self.state_dir);
+        }
+    }
 }
 
 impl HostState {
@@ -79,7 +89,7 @@ impl HostState {
             return Err(HostError::AlreadyUp);
         }
         fs::write(note, remote.ip().to_string()).map_err(HostError::at("write to the state folder"))?;
-        Ok(Self { state_dir: state_dir.to_owned(), device: device.to_owned(), remote })
+        Ok(Self { state_dir: state_dir.to_owned(), device: device.to_owned(), remote, given_back: false })
     }
 
     /// Closes the firewall around the tunnel.
@@ -125,7 +135,8 @@ impl HostState {
     }
 
     /// Gives everything back.
-    pub(super) fn give_back(self) -> Result<(), HostError> {
+    pub(super) fn give_back(mut self) -> Result<(), HostError> {
+        self.given_back = true;
         give_back(&self.state_dir).map(drop)
     }
 }
