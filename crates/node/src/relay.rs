@@ -116,7 +116,7 @@ pub(crate) enum Command {
 /// What a relay counted: the declared statistics, and nothing about anybody.
 #[derive(Clone, Default, Debug)]
 pub struct Report {
-    /// What its shards counted, and handshakes refused by the handshake thread among the drops.
+    /// What its shards counted; at the end also what the handshake thread refused, among the drops.
     pub counts: ShardCounts,
     /// Datagrams that the kernel took.
     pub sent: u64,
@@ -161,6 +161,9 @@ impl Relay {
     pub fn prepare(path: &Path) -> Result<Prepared, StartError> {
         let file: RelayFile = read(path)?;
         check_listen(path, &file.listen)?;
+        if file.user == 0 {
+            return Err(fault(path, "user must not be 0: a relay serves as a user of its own, like 65534").into());
+        }
         let trusted = public_key(path, "directory_key", &file.directory_key)?;
         let directory_path = beside(path, &file.directory);
         let memory = beside(path, Path::new(MEMORY));
