@@ -67,8 +67,9 @@ pub struct World {
     down: Vec<Vec<u8>>,
     /// The egress is dead: nothing reaches it.
     pub egress_cut: bool,
-    /// Swallow what the client itself has to say: challenges stay unanswered.
-    pub hold_challenges: bool,
+    /// Hold back what the client itself has to say: challenges stay unanswered.
+    pub hold_control: bool,
+    held: Vec<Vec<u8>>,
 }
 
 fn relay(own: Responder, secret: RelaySecret, peer: Peer, random: &mut Seeded) -> Relay {
@@ -134,7 +135,8 @@ impl World {
             up: Vec::new(),
             down: Vec::new(),
             egress_cut: false,
-            hold_challenges: false,
+            hold_control: false,
+            held: Vec::new(),
         }
     }
 
@@ -311,6 +313,11 @@ impl World {
         matches!(verdict, ClientVerdict::Deliver { .. })
     }
 
+    /// What the client was kept from sending.
+    pub fn held_back(&mut self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.held)
+    }
+
     /// Lets a datagram arrive at the ingress.
     pub fn inject_at_ingress(&mut self, datagram: Vec<u8>) {
         self.inject_from(self.client_address, datagram);
@@ -380,7 +387,9 @@ impl World {
         let mut out = Vec::new();
         if let Some(client) = &mut self.client {
             while let Some(datagram) = client.poll_transmit() {
-                if !self.hold_challenges {
+                if self.hold_control {
+                    self.held.push(datagram);
+                } else {
                     out.push((self.client_address, self.ingress_address, datagram));
                 }
             }

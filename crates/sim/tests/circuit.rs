@@ -109,7 +109,7 @@ fn a_spoofed_source_gets_no_more_than_three_times_its_bytes() {
     let mut net = World::new(5);
     net.connect();
     let up = net.send_up(&packets::udp4(&[1; 100]));
-    net.hold_challenges = true;
+    net.hold_control = true;
     net.move_client(6000);
     let sent = net.client_bytes();
     net.send_up(&packets::udp4(&[1; 100]));
@@ -217,6 +217,34 @@ fn every_flipped_bit_and_every_truncation_of_a_data_packet_is_refused_in_silence
     net.inject_at_ingress(golden);
     assert_eq!(net.delivered_up(), 0);
     assert_eq!(net.ingress_drops(DropReason::Replayed), replays + 1);
+    net.check_accounting();
+}
+
+#[test]
+fn every_flipped_bit_and_every_truncation_of_a_control_packet_is_refused_in_silence() {
+    let mut net = World::new(34);
+    net.connect();
+    net.hold_control = true;
+    net.rekey();
+    let held = net.held_back();
+    let golden = held.iter().max_by_key(|datagram| datagram.len()).unwrap();
+    let before = net.datagrams_from_ingress();
+    for bit in 0..golden.len() * 8 {
+        let mut copy = golden.clone();
+        copy[bit / 8] ^= 1 << (bit % 8);
+        net.inject_at_ingress(copy);
+    }
+    for length in 0..golden.len() {
+        net.inject_at_ingress(golden[..length].to_vec());
+    }
+    assert_eq!(net.datagrams_from_ingress(), before);
+    for datagram in held {
+        net.inject_at_ingress(datagram);
+    }
+    assert!(net.datagrams_from_ingress() > before, "what was refused must not have moved anything");
+    net.hold_control = false;
+    net.advance_millis(1_000);
+    assert_eq!(net.send_up(&packets::udp4(b"under new keys")).len(), 1);
     net.check_accounting();
 }
 
