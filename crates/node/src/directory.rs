@@ -30,11 +30,6 @@ pub struct RegisteredRelay {
 }
 
 impl RegisteredRelay {
-    /// The relay's number.
-    pub fn relay_id(&self) -> u64 {
-        self.responder.relay.0
-    }
-
     pub(crate) fn into_parts(self) -> (Responder, Vec<SocketAddr>) {
         (self.responder, self.endpoints)
     }

@@ -138,11 +138,6 @@ impl Session {
         &self.hash
     }
 
-    /// The suite in use.
-    pub fn suite(&self) -> Suite {
-        self.suite
-    }
-
     /// When the peer's last packet was accepted.
     pub fn last_received(&self) -> Time {
         self.last_received

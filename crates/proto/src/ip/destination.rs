@@ -19,9 +19,11 @@ pub const BLOCKED_V4: [(Ipv4Addr, u8); 9] = [
     (Ipv4Addr::new(240, 0, 0, 0), 4),
 ];
 
-/// Blocked IPv6 networks with their prefix lengths. Addresses that carry an IPv4 address are blocked whole: 64:ff9b::/96 is in the first one.
-pub const BLOCKED_V6: [(Ipv6Addr, u8); 6] = [
+/// Blocked IPv6 networks with their prefix lengths. Addresses that carry an IPv4 address are blocked whole: 6to4, Teredo,
+/// and 64:ff9b::/96 in the first one.
+pub const BLOCKED_V6: [(Ipv6Addr, u8); 7] = [
     (Ipv6Addr::UNSPECIFIED, 8),
+    (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 32),
     (Ipv6Addr::new(0x2002, 0, 0, 0, 0, 0, 0, 0), 16),
     (Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0), 7),
     (Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10),
@@ -39,6 +41,63 @@ pub fn is_allowed(address: IpAddr) -> bool {
         IpAddr::V6(v6) => {
             let bits = v6.to_bits();
             !BLOCKED_V6.iter().any(|(net, len)| (bits ^ net.to_bits()) >> (128 - u32::from(*len)) == 0)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_nobodys_business_is_blocked_to_the_edges_of_its_network() {
+        let allowed = |text: &str| is_allowed(text.parse().unwrap());
+        for inside in [
+            "0.0.0.0",
+            "10.0.0.1",
+            "100.64.0.1",
+            "100.127.255.255",
+            "127.0.0.1",
+            "169.254.169.254",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.168.1.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::ffff:10.0.0.1",
+            "64:ff9b::a00:1",
+            "2001::1",
+            "2001:0:ffff::",
+            "2002:a00:1::",
+            "fc00::1",
+            "fd00:ec2::254",
+            "fe80::1",
+            "fec0::1",
+            "ff02::1",
+        ] {
+            assert!(!allowed(inside), "{inside}");
+        }
+        for outside in [
+            "1.1.1.1",
+            "9.255.255.255",
+            "11.0.0.0",
+            "100.63.255.255",
+            "100.128.0.0",
+            "172.15.255.255",
+            "172.32.0.0",
+            "192.167.255.255",
+            "192.0.2.1",
+            "198.18.0.1",
+            "223.255.255.255",
+            "2001:1::",
+            "2001:db8::1",
+            "2003::1",
+            "2606:4700::1111",
+            "2a00::1",
+        ] {
+            assert!(allowed(outside), "{outside}");
         }
     }
 }

@@ -104,11 +104,6 @@ impl Handshaker {
         &self.drops
     }
 
-    /// Handshakes in progress.
-    pub fn in_progress(&self) -> usize {
-        self.pending.len() + self.outgoing.len()
-    }
-
     /// Works off one request. `minutes` is verified time in minutes since the Unix epoch.
     pub fn handle(&mut self, request: Request, now: Time, minutes: u32, random: &mut dyn Random) -> Outputs {
         let mut out = Vec::new();

@@ -475,11 +475,6 @@ impl Shard {
         (self.table.len(), self.circuits.len())
     }
 
-    /// The name of the admission in force.
-    pub fn admission(&self) -> &'static str {
-        self.admit.name()
-    }
-
     /// The next datagram that the shard itself wants to send.
     pub fn poll_transmit(&mut self) -> Option<(SocketAddr, Vec<u8>)> {
         self.outbox.pop_front()
