@@ -35,11 +35,15 @@ fn identity() -> (Responder, RelaySecret) {
     (own, secret)
 }
 
+fn begin(own: &Responder, random: &mut Counting) -> (Initiator, Vec<u8>) {
+    let first = First { offered: Suites::ALL, local_index: 1, minutes: 1 };
+    Initiator::start(own, None, first, random).unwrap()
+}
+
 fn handshake() -> (Established, Established) {
     let (own, secret) = identity();
     let mut random = Counting(1);
-    let first = First { offered: Suites::ALL, local_index: 1, minutes: 1 };
-    let (mut initiator, packet) = Initiator::start(&own, None, first, &mut random).unwrap();
+    let (mut initiator, packet) = begin(&own, &mut random);
     let (replied, reply) = accept(&own, &secret, &packet).unwrap().reply(Suite::Aes256Gcm, 2, &mut random).unwrap();
     let key = initiator.read_reply(&reply, &mut random).unwrap();
     let (text, theirs) = replied.read_kem_key(&key, &mut random).unwrap();
@@ -63,18 +67,18 @@ fn seal(bencher: Bencher<'_, '_>) {
     bencher.bench_local(|| session.seal(&mut datagram, Time::default()).unwrap());
 }
 
+fn sealed(sender: &mut Session) -> Vec<u8> {
+    let mut datagram = vec![0; LEN];
+    sender.seal(&mut datagram, Time::default()).unwrap();
+    datagram
+}
+
 #[divan::bench]
 fn open(bencher: Bencher<'_, '_>) {
     let (ours, theirs) = handshake();
     let mut sender = Session::new(&ours, CLIENT_WINDOW, Time::default());
     let mut receiver = Session::new(&theirs, CLIENT_WINDOW, Time::default());
-    bencher
-        .with_inputs(|| {
-            let mut datagram = vec![0; LEN];
-            sender.seal(&mut datagram, Time::default()).unwrap();
-            datagram
-        })
-        .bench_local_refs(|datagram| receiver.open(datagram, Time::default()));
+    bencher.with_inputs(|| sealed(&mut sender)).bench_local_refs(|datagram| receiver.open(datagram, Time::default()));
 }
 
 /// What an ingress does with a datagram: open one session, seal another over the same bytes.
@@ -84,16 +88,10 @@ fn relay_step(bencher: Bencher<'_, '_>) {
     let mut sender = Session::new(&ours, CLIENT_WINDOW, Time::default());
     let mut receiver = Session::new(&theirs, CLIENT_WINDOW, Time::default());
     let mut onward = Session::new(&ours, CLIENT_WINDOW, Time::default());
-    bencher
-        .with_inputs(|| {
-            let mut datagram = vec![0; LEN];
-            sender.seal(&mut datagram, Time::default()).unwrap();
-            datagram
-        })
-        .bench_local_refs(|datagram| {
-            let _ = receiver.open(datagram, Time::default());
-            onward.seal(datagram, Time::default())
-        });
+    bencher.with_inputs(|| sealed(&mut sender)).bench_local_refs(|datagram| {
+        let _ = receiver.open(datagram, Time::default());
+        onward.seal(datagram, Time::default())
+    });
 }
 
 #[divan::bench]
@@ -105,8 +103,7 @@ fn floor_x25519_key(bencher: Bencher<'_, '_>) {
 fn responder_first_packet(bencher: Bencher<'_, '_>) {
     let (own, secret) = identity();
     let mut random = Counting(1);
-    let first = First { offered: Suites::ALL, local_index: 1, minutes: 1 };
-    let (_, packet) = Initiator::start(&own, None, first, &mut random).unwrap();
+    let (_, packet) = begin(&own, &mut random);
     bencher.bench_local(|| accept(&own, &secret, &packet).unwrap().reply(Suite::Aes256Gcm, 2, &mut random).unwrap().1);
 }
 
@@ -114,8 +111,7 @@ fn responder_first_packet(bencher: Bencher<'_, '_>) {
 fn responder_kem_key(bencher: Bencher<'_, '_>) {
     let (own, secret) = identity();
     let mut random = Counting(1);
-    let first = First { offered: Suites::ALL, local_index: 1, minutes: 1 };
-    let (mut initiator, packet) = Initiator::start(&own, None, first, &mut random).unwrap();
+    let (mut initiator, packet) = begin(&own, &mut random);
     let (replied, reply) = accept(&own, &secret, &packet).unwrap().reply(Suite::Aes256Gcm, 2, &mut random).unwrap();
     let key = initiator.read_reply(&reply, &mut random).unwrap();
     bencher.bench_local(|| replied.read_kem_key(&key, &mut random).unwrap().0);

@@ -1,6 +1,6 @@
 //! The control stream: few small messages, in order, acknowledged, inside a session.
 //!
-//! Owns the byte stream in both directions with its one retransmission timer. Knows no message: `message`
+//! Owns the byte stream in both directions with one timer for repetitions and one for acknowledgements. Knows no message: `message`
 //! does. Every buffer is bounded; a peer that exceeds a bound gets its frames ignored.
 //!
 //! ```text
