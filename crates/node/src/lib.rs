@@ -17,15 +17,23 @@ pub mod relay;
 pub mod split;
 mod train;
 
-use openrelay_proto::suite::Suites;
+use openrelay_proto::suite::{Suite, Suites};
 
-/// The suites that this processor is good at: AES only with AES instructions.
+/// The suites that this processor is good at: ChaCha20-Poly1305, and each of the others where it has all instructions
+/// that the library needs (without them it falls back to code that is many times slower).
 pub(crate) fn suites() -> Suites {
     #[cfg(target_arch = "x86_64")]
-    let fast_aes = std::arch::is_x86_feature_detected!("aes") && std::arch::is_x86_feature_detected!("pclmulqdq");
+    let (gcm, aegis) = {
+        use std::arch::is_x86_feature_detected as has;
+        (has!("aes") && has!("pclmulqdq"), has!("aes") && has!("avx"))
+    };
     #[cfg(target_arch = "aarch64")]
-    let fast_aes = std::arch::is_aarch64_feature_detected!("aes");
+    let (gcm, aegis) = {
+        let aes = std::arch::is_aarch64_feature_detected!("aes");
+        (aes, aes)
+    };
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    let fast_aes = false;
-    if fast_aes { Suites::ALL } else { Suites::CHACHA }
+    let (gcm, aegis) = (false, false);
+    let suites = if gcm { Suites::CHACHA.with(Suite::Aes256Gcm) } else { Suites::CHACHA };
+    if aegis { suites.with(Suite::Aegis256X2) } else { suites }
 }

@@ -165,7 +165,7 @@ mod tests {
     #[test]
     fn every_type_and_kind_byte_reads_back_and_no_other_byte_reads() {
         let types: Vec<u8> = (0..=255).filter(|&b| PacketType::parse(b).is_some()).collect();
-        assert_eq!(types, [0x11, 0x12, 0x13, 0x21, 0x22, 0x23, 0x30, 0x31, 0x32, 0x33, 0x40]);
+        assert_eq!(types, (0x11..=0x17).chain(0x21..=0x27).chain(0x30..=0x33).chain([0x40]).collect::<Vec<_>>());
         let kinds: Vec<u8> = (0..=255).filter(|&b| FrameKind::parse(b).is_some()).collect();
         assert_eq!(kinds, [1, 2, 3, 4, 5, 6, 7, 8, 0x81]);
         for byte in 0..=255 {

@@ -106,7 +106,7 @@ fn the_hybrid_handshake_agrees_with_its_equations() {
         let e1_public = e1.encapsulation_key().unwrap().key_bytes().unwrap();
 
         let mut state = State::new(&format!("Noise_{}hfs_25519+MLKEM768_AESGCM_SHA256", if ik { "IK" } else { "NK" }));
-        let prologue = [&b"ORP/1"[..], &[5; 32], &9u64.to_be_bytes(), &[2], &3u32.to_be_bytes(), &[3]].concat();
+        let prologue = [&b"ORP/1"[..], &[5; 32], &9u64.to_be_bytes(), &[2], &3u32.to_be_bytes(), &[7]].concat();
         state.mix_hash(&prologue);
         state.mix_hash(&rs);
         state.mix_hash(&public(e));
@@ -117,7 +117,7 @@ fn the_hybrid_handshake_agrees_with_its_equations() {
             state.mix_key(&dh(s, &rs));
         }
         body.push(state.encrypt(&[&sha(&[e1_public.as_ref()])[..], &1_000u32.to_be_bytes(), &[0; 18]].concat()));
-        let first = packet(if ik { 0x23 } else { 0x13 }, 11, &body);
+        let first = packet(if ik { 0x27 } else { 0x17 }, 11, &body);
 
         let accepted = accept(&own, &relay, &first).unwrap();
         let First { offered, local_index, minutes } = accepted.first;

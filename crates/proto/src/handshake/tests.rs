@@ -34,7 +34,7 @@ impl Pair {
         let (mut initiator, first) = self.start();
         let accepted = accept(&self.own, &self.secret, &first).unwrap();
         assert_eq!(accepted.relay, self.relay.as_ref().map(RelaySecret::public));
-        let (replied, reply) = accepted.reply(Suite::Aes256Gcm, 22, &mut self.random).unwrap();
+        let (replied, reply) = accepted.reply(Suite::Aegis256X2, 22, &mut self.random).unwrap();
         let key = initiator.read_reply(&reply, &mut self.random).unwrap();
         let (text, theirs) = replied.read_kem_key(&key, &mut self.random).unwrap();
         let ours = initiator.read_kem_text(&text).unwrap();
@@ -87,7 +87,7 @@ fn every_flipped_bit_and_every_truncation_of_the_other_packets_is_refused_and_ha
     let mut pair = Pair::new(false);
     let (mut initiator, first) = pair.start();
     let accepted = accept(&pair.own, &pair.secret, &first).unwrap();
-    let (replied, reply) = accepted.reply(Suite::Aes256Gcm, 22, &mut pair.random).unwrap();
+    let (replied, reply) = accepted.reply(Suite::Aegis256X2, 22, &mut pair.random).unwrap();
     let damaged = |packet: &[u8]| -> Vec<Vec<u8>> {
         let flips = (HEADER_LEN * 8..packet.len() * 8).map(|bit| {
             let mut copy = packet.to_vec();

@@ -19,7 +19,7 @@ fn pair(reach: u64) -> (Session, Session) {
     let end = |initiator| {
         let established = Established {
             initiator,
-            suite: Suite::Aes256Gcm,
+            suite: Suite::Aegis256X2,
             local_index: 1,
             remote_index: 2,
             hash: [9; 32],
