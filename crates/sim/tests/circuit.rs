@@ -91,6 +91,32 @@ fn a_client_that_moves_keeps_its_circuit() {
     net.check_accounting();
 }
 
+/// The echo of a challenge was lost, the client moved again, and no index was left that both knew.
+#[test]
+fn a_client_that_moves_on_a_lossy_path_keeps_its_circuit() {
+    for seed in 0..400 {
+        let mut net = World::new(seed);
+        net.connect();
+        net.faults.delay = Duration::from_millis(20);
+        net.faults.jitter = Duration::from_millis(if seed % 2 == 0 { 400 } else { 0 });
+        net.faults.loss = 300;
+        for round in 0..20u16 {
+            net.move_client(5_000 + round);
+            for _ in 0..seed / 2 % 8 {
+                net.push_up(&packets::udp4(&[1; 600]));
+                net.advance_millis(100);
+            }
+        }
+        net.faults = Faults::default();
+        assert!(net.push_up(&packets::udp4(&[1; 600])), "seed {seed}: lost");
+        net.advance_millis(1_000);
+        let up = net.send_up(&packets::udp4(&[1; 600]));
+        let down = up.first().map(|up| net.send_down(&packets::answer4(&up.bytes, &[2; 600])).len());
+        assert_eq!(down, Some(1), "seed {seed}");
+        net.check_accounting();
+    }
+}
+
 /// A client that only listened waited for its keepalive.
 #[test]
 fn a_client_that_only_listens_shows_itself_after_its_nat_has_changed() {

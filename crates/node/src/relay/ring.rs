@@ -1,4 +1,4 @@
-//! Rings between shards: for the rare datagram that reached the wrong one.
+//! Rings between shards: for datagrams that reached the wrong one, as those of a client do that has moved.
 //!
 //! Owns bounded single-producer rings whose buffers are made once and travel back and forth: nothing is allocated, nobody waits.
 
@@ -13,8 +13,13 @@ const DEPTH: usize = 16;
 /// What is passed on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Passed {
-    /// A datagram from this address, type and index unmasked.
-    Datagram(SocketAddr),
+    /// Datagrams of a train, type and index unmasked.
+    Datagrams {
+        /// Where they came from.
+        from: SocketAddr,
+        /// Length of each but the last, which may be shorter.
+        stride: usize,
+    },
     /// A packet that the tunnel device handed over, virtio header first.
     Device,
 }
@@ -51,15 +56,20 @@ impl RingSender {
 }
 
 impl RingReceiver {
-    /// Takes the next parcel into `buffer`; what it is and how long.
-    pub(crate) fn take(&mut self, buffer: &mut [u8]) -> Option<(Passed, usize)> {
+    /// What the next parcel is.
+    pub(crate) fn peek(&self) -> Option<Passed> {
+        self.full.peek().ok().map(|parcel| parcel.what)
+    }
+
+    /// Takes the next parcel into `buffer`; its length.
+    pub(crate) fn take(&mut self, buffer: &mut [u8]) -> Option<usize> {
         let parcel = self.full.pop().ok()?;
-        let (what, len) = (parcel.what, parcel.len);
+        let len = parcel.len;
         if let (Some(room), Some(bytes)) = (buffer.get_mut(..len), parcel.bytes.get(..len)) {
             room.copy_from_slice(bytes);
         }
         let _ = self.empty.push(parcel);
-        Some((what, len))
+        Some(len)
     }
 }
 

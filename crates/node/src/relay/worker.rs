@@ -3,6 +3,7 @@
 //! [`Worker::handle_train`] is the way of everything that comes over UDP, [`Worker::handle_device`] of everything that an egress'
 //! tunnel device hands over. No lock, no channel, no allocation, no log on either.
 
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError};
@@ -11,6 +12,7 @@ use std::time::Duration;
 use openrelay_proto::drops::DropReason;
 use openrelay_proto::handshake::{FIRST_IK_LEN, FIRST_NK_LEN};
 use openrelay_proto::ip::{Packet, tcp};
+use openrelay_proto::random::Random;
 use openrelay_proto::relay::{Gate, Request, Shard, Verdict};
 use openrelay_proto::time::Time;
 use openrelay_proto::wire::padded;
@@ -184,23 +186,23 @@ impl Worker {
             let Ok(train) = socket.receive(room) else { return };
             datagrams += train.len.div_ceil(train.stride).max(1);
             let now = self.clock.now();
-            self.handle_train(train, now);
+            self.handle_train(train, Shard::handle_datagram, now);
         }
     }
 
-    /// The way of datagrams: each is opened where it lies; what goes on is sealed there and sent from there, in runs. Short runs are copied to
+    /// The way of datagrams: `handle` opens each where it lies; what goes on is sealed there and sent from there, in runs. Short runs are copied to
     /// travel with others.
-    fn handle_train(&mut self, train: udp::Train, now: Time) {
-        let mut run = Run::default();
+    fn handle_train(&mut self, train: udp::Train, handle: Handle, now: Time) {
+        let (mut run, mut passing) = (Run::default(), Run::default());
         let mut start = 0;
         loop {
             let end = (start + train.stride).min(train.len);
             let Some(datagram) = self.buffer.get_mut(start..end) else { return };
-            match self.shard.handle_datagram(train.from, datagram, now, &mut self.random) {
+            match handle(&mut self.shard, train.from, datagram, now, &mut self.random) {
                 Verdict::Forward { to } => {
                     if !run.extend(to, start, end) {
                         self.forward(&run);
-                        run = Run { to: Some(to), start, end, stride: end - start, closed: false };
+                        run = Run::new(to, start, end);
                     }
                 }
                 Verdict::Deliver { offset, packet, partial } => {
@@ -208,7 +210,12 @@ impl Worker {
                         self.merger.push(queue, &self.buffer, start + offset, packet, partial);
                     }
                 }
-                Verdict::OtherShard(number) => self.pass(number, Passed::Datagram(train.from), start, end),
+                Verdict::OtherShard(number) => {
+                    if !passing.extend(number, start, end) {
+                        self.pass(&passing, train.from);
+                        passing = Run::new(number, start, end);
+                    }
+                }
                 Verdict::Consumed | Verdict::Dropped(_) => {}
             }
             start = end;
@@ -217,12 +224,13 @@ impl Worker {
             }
         }
         self.forward(&run);
+        self.pass(&passing, train.from);
         if let Some(queue) = &self.io.queue {
             self.merger.flush(queue, &self.buffer);
         }
     }
 
-    fn forward(&mut self, run: &Run) {
+    fn forward(&mut self, run: &Run<SocketAddr>) {
         if let (Some(to), Some(bytes)) = (run.to, self.buffer.get(run.start..run.end)) {
             if bytes.len() > GATHER {
                 self.gathered.flush(&self.io.sockets);
@@ -300,13 +308,14 @@ impl Worker {
         Ok(())
     }
 
-    fn pass(&mut self, number: u8, what: Passed, start: usize, end: usize) {
-        let bytes = self.buffer.get(start..end).unwrap_or(&[]);
+    /// Hands datagrams of another shard over, all in one parcel.
+    fn pass(&mut self, run: &Run<u8>, from: SocketAddr) {
+        let (Some(number), Some(bytes)) = (run.to, self.buffer.get(run.start..run.end)) else { return };
         let ring = self.links.outgoing.get_mut(usize::from(number)).and_then(Option::as_mut);
-        if ring.is_some_and(|ring| ring.pass(what, bytes)) {
+        if ring.is_some_and(|ring| ring.pass(Passed::Datagrams { from, stride: run.stride }, bytes)) {
             self.links.bells[usize::from(number)].wake();
         } else {
-            self.shard.count_pass_failed();
+            self.shard.count_pass_failed(bytes.len().div_ceil(run.stride) as u64);
         }
     }
 
@@ -324,39 +333,26 @@ impl Worker {
     /// Works off what other shards passed on.
     fn take_passed(&mut self) {
         for at in 0..self.links.incoming.len() {
-            while let Some((what, len)) =
-                self.links.incoming.get_mut(at).and_then(|ring| ring.take(&mut self.device_buffer))
+            while let Some(ring) = self.links.incoming.get_mut(at)
+                && let Some(what) = ring.peek()
             {
                 let now = self.clock.now();
                 match what {
                     Passed::Device => {
+                        let len = ring.take(&mut self.device_buffer).unwrap_or(0);
                         if let Err(reason) = self.handle_device(len, now) {
                             self.device_read += 1;
                             self.shard.count_drop(reason, 1);
                         }
                     }
-                    Passed::Datagram(from) => self.handle_passed(from, len, now),
+                    Passed::Datagrams { from, stride } => {
+                        let len = ring.take(&mut self.buffer).unwrap_or(0);
+                        self.handle_train(udp::Train { from, len, stride }, Shard::handle_passed, now);
+                    }
                 }
             }
         }
         self.train.flush(&self.io.sockets);
-    }
-
-    fn handle_passed(&mut self, from: std::net::SocketAddr, len: usize, now: Time) {
-        let (Some(bytes), Some(room)) = (self.device_buffer.get(..len), self.buffer.get_mut(..len)) else { return };
-        room.copy_from_slice(bytes);
-        match self.shard.handle_passed(from, room, now, &mut self.random) {
-            Verdict::Forward { to } => {
-                self.forward(&Run { to: Some(to), start: 0, end: len, stride: len, closed: true });
-            }
-            Verdict::Deliver { offset, packet, partial } => {
-                if let Some(queue) = &self.io.queue {
-                    self.merger.push(queue, &self.buffer, offset, packet, partial);
-                    self.merger.flush(queue, &self.buffer);
-                }
-            }
-            Verdict::OtherShard(_) | Verdict::Consumed | Verdict::Dropped(_) => {}
-        }
     }
 
     /// Works off what other threads say; false when it is time to stop.
@@ -422,11 +418,11 @@ impl Worker {
         counts.drops.count_many(DropReason::TunnelFailed, self.merger.refused);
         let (sessions, circuits) = self.shard.held();
         Report {
-            counts,
             sent: self.forwarded.datagrams + gathered.datagrams + self.train.sent.datagrams + own.datagrams,
-            originated: own.datagrams + own.failed,
+            originated: own.datagrams + own.failed + counts.withheld,
             device_read: self.device_read,
             device_written: self.merger.written,
+            counts,
             overflows: self.io.sockets.all.iter().map(|socket| u64::from(socket.overflows())).sum(),
             sessions: sessions as u64,
             circuits: circuits as u64,
@@ -434,19 +430,31 @@ impl Worker {
     }
 }
 
+/// What a shard does with a datagram of its own socket, or with one that another shard passed on.
+type Handle = fn(&mut Shard, SocketAddr, &mut [u8], Time, &mut dyn Random) -> Verdict;
+
 /// Datagrams of one train that go on together.
-#[derive(Default)]
-struct Run {
-    to: Option<std::net::SocketAddr>,
+struct Run<To> {
+    to: Option<To>,
     start: usize,
     end: usize,
     stride: usize,
     closed: bool,
 }
 
-impl Run {
+impl<To> Default for Run<To> {
+    fn default() -> Self {
+        Self { to: None, start: 0, end: 0, stride: 0, closed: false }
+    }
+}
+
+impl<To: PartialEq> Run<To> {
+    fn new(to: To, start: usize, end: usize) -> Self {
+        Self { to: Some(to), start, end, stride: end - start, closed: false }
+    }
+
     /// Takes the datagram at `start..end` in, if it goes to the same place and follows without a gap.
-    fn extend(&mut self, to: std::net::SocketAddr, start: usize, end: usize) -> bool {
+    fn extend(&mut self, to: To, start: usize, end: usize) -> bool {
         let len = end - start;
         if self.to != Some(to) || self.end != start || self.closed || len > self.stride {
             return false;

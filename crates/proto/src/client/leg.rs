@@ -21,7 +21,7 @@ use crate::wire::{FrameKind, PacketType, take};
 /// Waits for an answer, in milliseconds; after the last one the relay counts as silent. Several short ones, for a relay under attack looks at one first
 /// packet in eight; then long ones, for paths over satellites.
 const WAITS: [u64; 10] = [250, 500, 1_000, 1_000, 1_000, 1_000, 1_000, 2_000, 4_000, 4_000];
-/// How long packets with the index before the last are still accepted.
+/// How long packets with the index before are still accepted after the relay has used the new one.
 const RETIRE_TIME: Duration = Duration::from_secs(10);
 
 /// How far a session has come.
@@ -57,7 +57,8 @@ pub(super) struct Leg {
     to_relay: IndexMask,
     to_client: IndexMask,
     index: u32,
-    retiring: Option<(u32, Time)>,
+    /// The index before, and until when it is good: until the relay has shown that it knows the new one, without an end.
+    retiring: Option<(u32, Option<Time>)>,
     /// What the relay gave as proof of our address.
     cookie: Option<[u8; COOKIE_LEN]>,
     answered: Option<[u8; 8]>,
@@ -127,8 +128,7 @@ impl Leg {
         random: &mut dyn Random,
     ) -> Result<Incoming, DropReason> {
         let (kind, index) = self.to_client.remove(datagram).ok_or(DropReason::UnknownType)?;
-        let retiring = self.retiring.is_some_and(|(old, until)| old == index && now <= until);
-        if index != self.index && !retiring {
+        if index != self.index && !self.is_retiring(index, now) {
             return Err(DropReason::UnknownIndex);
         }
         if is_answer(kind) {
@@ -139,7 +139,14 @@ impl Leg {
         if kind != PacketType::Data {
             return Err(DropReason::UnknownType);
         }
+        let before = link.session.newest();
         link.session.open(datagram, now)?;
+        let newest = link.session.newest() > before;
+        if let Some((_, until @ None)) = &mut self.retiring
+            && index == self.index
+        {
+            *until = Some(now.after(RETIRE_TIME));
+        }
         match frame(datagram).first().copied().and_then(FrameKind::parse).ok_or(DropReason::BadFrame)? {
             FrameKind::Packet { partial } => Ok(Incoming::Packet { partial }),
             FrameKind::Forward => Ok(Incoming::Forward),
@@ -148,12 +155,18 @@ impl Leg {
                 Ok(Incoming::Control)
             }
             FrameKind::ProbeAck => Ok(Incoming::ProbeAck),
+            // One that was overtaken is of a path that the relay may have left behind; it asks again.
+            FrameKind::PathChallenge if !newest => Ok(Incoming::Nothing),
             FrameKind::PathChallenge => {
-                self.answer_challenge(frame(datagram), now, random)?;
+                self.answer_challenge(index, frame(datagram), now, random)?;
                 Ok(Incoming::Nothing)
             }
             FrameKind::Padding | FrameKind::Probe | FrameKind::PathResponse => Ok(Incoming::Nothing),
         }
+    }
+
+    fn is_retiring(&self, index: u32, now: Time) -> bool {
+        self.retiring.is_some_and(|(old, until)| old == index && until.is_none_or(|until| now <= until))
     }
 
     #[expect(clippy::wildcard_enum_match_arm, reason = "the caller lets only the three answers through")]
@@ -192,14 +205,21 @@ impl Leg {
         Ok(())
     }
 
-    /// Echoes a challenge along whatever path is in use now, and goes over to fresh indices.
-    fn answer_challenge(&mut self, body: &[u8], now: Time, random: &mut dyn Random) -> Result<(), DropReason> {
+    /// Echoes a challenge, which came under the index `known`, along whatever path is in use now, and goes over to fresh indices.
+    fn answer_challenge(
+        &mut self,
+        known: u32,
+        body: &[u8],
+        now: Time,
+        random: &mut dyn Random,
+    ) -> Result<(), DropReason> {
         let nonce: [u8; 8] = take(body, 1).ok_or(DropReason::BadFrame)?;
         let fresh: [u8; 4] = take(body, 9).ok_or(DropReason::BadFrame)?;
         let State::Up(link) = &mut self.state else { return Err(DropReason::NotAdmitted) };
         if self.answered != Some(nonce) {
             self.answered = Some(nonce);
-            self.retiring = Some((self.index, now.after(RETIRE_TIME)));
+            // Not the index that goes: the relay may never have heard of it, if an echo was lost.
+            self.retiring = Some((known, None));
             self.index = u32::from_be_bytes(array(random));
             link.session.remote_index = u32::from_be_bytes(fresh);
         }

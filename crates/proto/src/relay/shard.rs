@@ -78,7 +78,7 @@ pub struct Down {
     pub to: SocketAddr,
 }
 
-/// What passed through a shard. Every datagram received is in exactly one of the other numbers or in the drops.
+/// What passed through a shard. Every datagram received or withheld is in exactly one of the other numbers or in the drops.
 #[derive(Clone, Default, Debug, PartialEq, Eq)]
 pub struct ShardCounts {
     /// Datagrams that came in.
@@ -91,6 +91,8 @@ pub struct ShardCounts {
     pub control: u64,
     /// Handshake packets handed to the handshaker or answered with a cookie.
     pub handshakes: u64,
+    /// Datagrams of the shard's own that it could not send: each is in the drops too.
+    pub withheld: u64,
     /// Datagrams handed to another shard, which counts them as received.
     pub passed: u64,
     /// Datagrams and inner packets refused, by reason.
@@ -441,10 +443,10 @@ impl Shard {
         self.counts.drops.count_many(reason, packets);
     }
 
-    /// Counts a datagram that was to be passed to another shard whose ring is full.
-    pub fn count_pass_failed(&mut self) {
-        self.counts.passed -= 1;
-        self.counts.drops.count(DropReason::RingFull);
+    /// Counts datagrams that were to be passed to another shard whose ring is full.
+    pub fn count_pass_failed(&mut self, datagrams: u64) {
+        self.counts.passed -= datagrams;
+        self.counts.drops.count_many(DropReason::RingFull, datagrams);
     }
 
     /// Takes back a request that the handshaker's queue had no room for: packets and re-handshakes are repeated by who sent them, circuits that wait for

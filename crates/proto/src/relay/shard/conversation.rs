@@ -386,8 +386,7 @@ impl Shard {
             Kind::Hop { mask, .. } => mask.apply(sealed),
             Kind::Client { path, .. } | Kind::Inner { path, .. } => {
                 if let Err(reason) = path.may_send(end) {
-                    self.counts.drops.count(reason);
-                    return;
+                    return self.withhold(reason);
                 }
                 self.client_mask.apply(sealed);
             }
@@ -396,9 +395,15 @@ impl Shard {
             Route::Udp(to) => self.outbox.push_back((to, datagram)),
             Route::Circuit { hop, tag } => match self.seal_hop(hop, tag, &mut datagram, now) {
                 Ok(to) => self.outbox.push_back((to, datagram)),
-                Err(reason) => self.counts.drops.count(reason),
+                Err(reason) => self.withhold(reason),
             },
         }
+    }
+
+    /// Counts a datagram of the shard's own that cannot be sent.
+    fn withhold(&mut self, reason: DropReason) {
+        self.counts.withheld += 1;
+        self.counts.drops.count(reason);
     }
 
     /// Sends a masked handshake packet along `route`.
@@ -411,7 +416,7 @@ impl Shard {
                 datagram.resize(datagram.len() + TAG_LEN, 0);
                 match self.seal_hop(hop, tag, &mut datagram, now) {
                     Ok(to) => self.outbox.push_back((to, datagram)),
-                    Err(reason) => self.counts.drops.count(reason),
+                    Err(reason) => self.withhold(reason),
                 }
             }
         }
