@@ -69,6 +69,9 @@ pub(crate) struct FloodOptions {
     /// Packets per second
     #[arg(long, default_value_t = 50_000)]
     rate: u64,
+    /// How often each flood goes to the relay, and to a port that nobody reads
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
 }
 
 /// What runs inside the namespaces.
@@ -102,6 +105,8 @@ pub(crate) fn run(command: Command) -> Result<()> {
             options.seconds.to_string().into(),
             "--rate".into(),
             options.rate.to_string().into(),
+            "--rounds".into(),
+            options.rounds.to_string().into(),
         ]),
         Command::Check => inside(&["check".into()]),
         Command::Break { link, mend } => {
@@ -120,7 +125,9 @@ pub(crate) fn run(command: Command) -> Result<()> {
         Command::Inside { command: Inside::Keep } => keep(),
         Command::Inside { command: Inside::Demo(options) } => demo::run(&options),
         Command::Inside { command: Inside::Load(options) } => load::measure(options.circuits, options.active),
-        Command::Inside { command: Inside::Flood(options) } => flood::measure(options.seconds, options.rate),
+        Command::Inside { command: Inside::Flood(options) } => {
+            flood::measure(options.seconds, options.rate, options.rounds)
+        }
         Command::Inside { command: Inside::Check } => check::run(),
     }
 }

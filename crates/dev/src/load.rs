@@ -30,6 +30,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Longer than a client waits for anything when it opens a circuit, shorter than it waits when the circuit is idle.
 const SETTLED: Duration = Duration::from_millis(500);
 
+/// Circuits for each CPU second of the ingress, at least.
+const CIRCUITS_GOAL: f64 = 4_000.0;
+/// Memory that 10,000 sessions may cost the ingress, in KiB.
+const MEMORY_GOAL: u64 = 64 << 10;
+
 struct One {
     client: Client,
     socket: UdpSocket,
@@ -193,8 +198,10 @@ pub(crate) fn measure(count: usize, active: usize) -> Result<()> {
     drop(network);
     let _ = std::fs::remove_dir_all(&dir);
     let per_second = count as f64 / cpu;
+    let enough = per_second >= CIRCUITS_GOAL && memory <= MEMORY_GOAL;
     say(&json!({
         "schema": "openrelay.load/1",
+        "ok": enough && exchanged["answered"] == exchanged["active"],
         "circuits": opened["circuits"],
         "wall_seconds": opened["seconds"],
         "ingress_cpu_seconds": cpu,
@@ -206,6 +213,10 @@ pub(crate) fn measure(count: usize, active: usize) -> Result<()> {
     })
     .to_string());
     ensure!(exchanged["answered"] == exchanged["active"], "circuits were lost");
+    ensure!(
+        enough,
+        "the goals are {CIRCUITS_GOAL} circuits for a CPU second and {MEMORY_GOAL} KiB; here {per_second:.0} and {memory}"
+    );
     Ok(())
 }
 
