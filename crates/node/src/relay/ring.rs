@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use openrelay_sys::tun::MAX_READ;
 use rtrb::{Consumer, Producer, RingBuffer};
 
-/// Packets that wait for another shard at most, each with room for the largest one.
-const DEPTH: usize = 16;
+/// Parcels that wait for another shard at most, each with room for a train. What is never used costs no memory.
+const DEPTH: usize = 32;
 
 /// What is passed on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,6 +34,10 @@ struct Parcel {
 pub(crate) struct RingSender {
     full: Producer<Box<Parcel>>,
     empty: Consumer<Box<Parcel>>,
+    /// Datagrams that wait for more of their kind, until [`RingSender::finish`].
+    open: Option<Box<Parcel>>,
+    /// Whether there are parcels that the other shard has not been woken for.
+    pushed: bool,
 }
 
 /// The receiving end.
@@ -43,15 +47,53 @@ pub(crate) struct RingReceiver {
 }
 
 impl RingSender {
-    /// Passes a copy of `bytes` on; false when the ring is full.
-    pub(crate) fn pass(&mut self, what: Passed, bytes: &[u8]) -> bool {
+    /// Passes a copy of a packet of the device on; false when the ring is full.
+    pub(crate) fn pass_device(&mut self, packet: &[u8]) -> bool {
+        self.close();
+        self.begin(Passed::Device, packet) && {
+            self.close();
+            true
+        }
+    }
+
+    /// Passes copies of datagrams on, of `stride` bytes each but the last, which may be shorter; false when the ring is full.
+    pub(crate) fn pass_datagrams(&mut self, from: SocketAddr, stride: usize, datagrams: &[u8]) -> bool {
+        let what = Passed::Datagrams { from, stride };
+        if let Some(open) = &mut self.open
+            && open.what == what
+            && open.len.is_multiple_of(stride)
+            && let Some(room) = open.bytes.get_mut(open.len..open.len + datagrams.len())
+        {
+            room.copy_from_slice(datagrams);
+            open.len += datagrams.len();
+            return true;
+        }
+        self.close();
+        self.begin(what, datagrams)
+    }
+
+    /// Hands over what is left; whether the other shard has something to be woken for.
+    pub(crate) fn finish(&mut self) -> bool {
+        self.close();
+        std::mem::take(&mut self.pushed)
+    }
+
+    fn begin(&mut self, what: Passed, bytes: &[u8]) -> bool {
         let Ok(mut parcel) = self.empty.pop() else { return false };
         parcel.what = what;
         parcel.len = bytes.len();
         if let Some(room) = parcel.bytes.get_mut(..bytes.len()) {
             room.copy_from_slice(bytes);
         }
-        self.full.push(parcel).is_ok()
+        self.open = Some(parcel);
+        true
+    }
+
+    fn close(&mut self) {
+        if let Some(parcel) = self.open.take() {
+            // There are no more parcels than places.
+            self.pushed |= self.full.push(parcel).is_ok();
+        }
     }
 }
 
@@ -91,9 +133,64 @@ pub(crate) fn mesh(shards: usize) -> Vec<Ends> {
                 let parcel = Parcel { what: Passed::Device, len: 0, bytes: vec![0; MAX_READ] };
                 let _ = empty_in.push(Box::new(parcel));
             }
-            ends[from].0.push(Some(RingSender { full: full_in, empty: empty_out }));
+            ends[from].0.push(Some(RingSender { full: full_in, empty: empty_out, open: None, pushed: false }));
             ends[to].1.push(RingReceiver { full: full_out, empty: empty_in });
         }
     }
     ends
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(port: u16) -> SocketAddr {
+        ([192, 0, 2, 1], port).into()
+    }
+
+    fn taken(ring: &mut RingReceiver) -> Option<(Passed, Vec<u8>)> {
+        let mut buffer = vec![0; MAX_READ];
+        let what = ring.peek()?;
+        let len = ring.take(&mut buffer)?;
+        Some((what, buffer[..len].to_vec()))
+    }
+
+    #[test]
+    fn datagrams_of_one_sender_and_length_travel_together() {
+        let mut ends = mesh(2);
+        let (mut receiver, mut sender) = (ends[1].1.remove(0), ends[0].0[1].take().unwrap());
+        assert!(!sender.finish(), "nobody is woken for nothing");
+        assert!(sender.pass_datagrams(address(1), 3, b"aaabbb"));
+        assert!(sender.pass_datagrams(address(1), 3, b"cccd"));
+        assert_eq!(taken(&mut receiver), None, "not before it is finished");
+        assert!(sender.pass_datagrams(address(1), 3, b"eee"), "behind a shorter one nothing fits");
+        assert!(sender.pass_datagrams(address(2), 3, b"fff"));
+        assert!(sender.pass_device(b"device"));
+        assert!(sender.finish());
+        assert!(!sender.finish());
+        let datagrams =
+            |port, bytes: &[u8]| Some((Passed::Datagrams { from: address(port), stride: 3 }, bytes.to_vec()));
+        assert_eq!(taken(&mut receiver), datagrams(1, b"aaabbbcccd"));
+        assert_eq!(taken(&mut receiver), datagrams(1, b"eee"));
+        assert_eq!(taken(&mut receiver), datagrams(2, b"fff"));
+        assert_eq!(taken(&mut receiver), Some((Passed::Device, b"device".to_vec())));
+        assert_eq!(taken(&mut receiver), None);
+    }
+
+    #[test]
+    fn a_full_ring_refuses_and_recovers() {
+        let mut ends = mesh(2);
+        let (mut receiver, mut sender) = (ends[1].1.remove(0), ends[0].0[1].take().unwrap());
+        let most = MAX_READ / 1_000 * 1_000;
+        for _ in 0..DEPTH {
+            assert!(sender.pass_datagrams(address(1), 1_000, &vec![1; most]));
+        }
+        assert!(!sender.pass_datagrams(address(1), 1_000, &[2; 1_000]));
+        assert!(sender.finish());
+        for _ in 0..DEPTH {
+            assert_eq!(taken(&mut receiver).map(|(_, bytes)| bytes.len()), Some(most));
+        }
+        assert!(sender.pass_datagrams(address(1), 1_000, &[2; 1_000]) && sender.finish());
+        assert_eq!(taken(&mut receiver).map(|(_, bytes)| bytes.len()), Some(1_000));
+    }
 }

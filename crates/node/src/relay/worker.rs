@@ -122,6 +122,7 @@ impl Worker {
             if device {
                 self.read_device();
             }
+            self.wake_others();
             // Silenced before anything is taken: what arrives from here on rings again.
             let rung = self.links.bell.clear();
             self.take_passed();
@@ -308,13 +309,11 @@ impl Worker {
         Ok(())
     }
 
-    /// Hands datagrams of another shard over, all in one parcel.
+    /// Hands datagrams of another shard over.
     fn pass(&mut self, run: &Run<u8>, from: SocketAddr) {
         let (Some(number), Some(bytes)) = (run.to, self.buffer.get(run.start..run.end)) else { return };
         let ring = self.links.outgoing.get_mut(usize::from(number)).and_then(Option::as_mut);
-        if ring.is_some_and(|ring| ring.pass(Passed::Datagrams { from, stride: run.stride }, bytes)) {
-            self.links.bells[usize::from(number)].wake();
-        } else {
+        if !ring.is_some_and(|ring| ring.pass_datagrams(from, run.stride, bytes)) {
             self.shard.count_pass_failed(bytes.len().div_ceil(run.stride) as u64);
         }
     }
@@ -322,11 +321,18 @@ impl Worker {
     fn pass_device(&mut self, number: u8, len: usize) {
         let bytes = self.device_buffer.get(..len).unwrap_or(&[]);
         let ring = self.links.outgoing.get_mut(usize::from(number)).and_then(Option::as_mut);
-        if ring.is_some_and(|ring| ring.pass(Passed::Device, bytes)) {
-            self.links.bells[usize::from(number)].wake();
-        } else {
+        if !ring.is_some_and(|ring| ring.pass_device(bytes)) {
             self.device_read += 1;
             self.shard.count_drop(DropReason::RingFull, 1);
+        }
+    }
+
+    /// Wakes the shards that were passed something in this round.
+    fn wake_others(&mut self) {
+        for (ring, bell) in self.links.outgoing.iter_mut().zip(&self.links.bells) {
+            if ring.as_mut().is_some_and(RingSender::finish) {
+                bell.wake();
+            }
         }
     }
 
