@@ -65,12 +65,13 @@ fn all(dir: &Path) -> Result<()> {
     }
     let services = network.start(&programs, &["--unconfined"])?;
     let mut bench = Bench { network, services, programs, config, before: Datagrams::default(), lost: 0 };
-    let scenarios: [(&str, Scenario, Links); 7] = [
+    let scenarios: [(&str, Scenario, Links); 8] = [
         ("memory of both relays holds no canary", memory, Links::Whole),
         ("garbage is counted and stops nothing", garbage, Links::Whole),
         ("a TCP connection survives rekeying, roaming and a smaller path", changes_under_load, Links::Broken),
         ("one hop works and says so", one_hop, Links::Whole),
         ("nothing leaves outside the tunnel when the relay is cut off", blocked, Links::Broken),
+        ("a host without a network feeds nothing into its own tunnel", unplugged, Links::Broken),
         ("a daemon that is killed leaves nothing open, and down cleans up", crash, Links::Whole),
         ("refused directories and configurations say why", refusals, Links::Whole),
     ];
@@ -347,6 +348,31 @@ fn blocked(bench: &mut Bench) -> Result<()> {
         Ok(bench.network.client.command("ping").args(["-n", "-c", "1", "-W", "1", &server]).output()?.status.success())
     };
     bench.wait_for("the tunnel carrying again", pinged)?;
+    bench.down()
+}
+
+/// Without a route to the first hop the circuit's own datagrams went into the tunnel, sealed again and again.
+fn unplugged(bench: &mut Bench) -> Result<()> {
+    bench.up(&[])?;
+    let server = bench.network.address("server", false)?.to_string();
+    let ping = |bench: &Bench| -> Result<bool> {
+        let output = bench.network.client.command("ping").args(["-n", "-c", "1", "-W", "1", &server]).output()?;
+        Ok(output.status.success())
+    };
+    let read = |bench: &Bench| -> Result<u64> {
+        bench.status()?["traffic"]["device_read"].as_u64().context("no traffic in status")
+    };
+    bench.wait_for("the tunnel carrying", || ping(bench))?;
+    let route = bench.network.client.sh("ip route show default table main")?;
+    bench.network.client.sh("ip route del default table main")?;
+    let before = read(bench)?;
+    for _ in 0..3 {
+        ensure!(!ping(bench)?, "a packet found a way without a route");
+    }
+    let added = read(bench)? - before;
+    ensure!(added <= 3, "{added} packets came out of the device for 3 that went in");
+    bench.network.client.sh(&format!("ip route add {}", route.trim()))?;
+    bench.wait_for("the tunnel carrying again", || ping(bench))?;
     bench.down()
 }
 

@@ -27,8 +27,8 @@ pub struct Rule {
     pub v6: bool,
     /// Its place in the order of rules.
     pub priority: u32,
-    /// The table to look in.
-    pub table: u32,
+    /// The table to look in; `None` where these packets have no way at all.
+    pub table: Option<u32>,
     /// Only packets to this address.
     pub to: Option<IpAddr>,
     /// Ignore routes with a prefix of up to this many bits.
@@ -221,9 +221,12 @@ impl Netlink {
 fn rule_message(rule: Rule) -> RuleMessage {
     let mut message = RuleMessage::default();
     message.header.family = family(rule.v6);
-    message.header.table = u8::try_from(rule.table).unwrap_or(0);
-    message.header.action = RuleAction::ToTable;
-    message.attributes.push(RuleAttribute::Table(rule.table));
+    message.header.action = RuleAction::Unreachable;
+    if let Some(table) = rule.table {
+        message.header.action = RuleAction::ToTable;
+        message.header.table = u8::try_from(table).unwrap_or(0);
+        message.attributes.push(RuleAttribute::Table(table));
+    }
     message.attributes.push(RuleAttribute::Priority(rule.priority));
     if let Some(to) = rule.to {
         message.header.dst_len = if to.is_ipv6() { 128 } else { 32 };

@@ -15,12 +15,12 @@ use openrelay_sys::udp::TRAIN_BYTES;
 
 use super::{lockdown, resolver};
 
-/// The routing table of the tunnel, and the places of the three rules that lead to it.
+/// The routing table of the tunnel, and the places of the four rules that lead to it.
 const TABLE: u32 = 0x6f72;
 /// Datagrams of full size in a train.
 #[expect(clippy::cast_possible_truncation, reason = "43")]
 const FULL_TRAIN: u32 = (TRAIN_BYTES / MAX_DATAGRAM) as u32;
-const RULES: [u32; 3] = [5_200, 5_201, 5_202];
+const RULES: [u32; 4] = [5_200, 5_201, 5_202, 5_203];
 /// The note in the state folder: it is there from before the first change until after the last one is undone.
 pub const NOTE: &str = "host.note";
 
@@ -165,18 +165,21 @@ pub fn give_back(state_dir: &Path) -> Result<bool, HostError> {
     Ok(true)
 }
 
-/// To the first hop as before; then what is on the same link (the firewall drops it, with an error to the sender); then all into the tunnel.
+/// To the first hop as before, and never through the tunnel, not even while the host has no other route: the circuit would carry its own datagrams.
+/// Then what is on the same link (the firewall drops it, with an error to the sender); then all into the tunnel.
 fn rules(remote: IpAddr) -> Vec<Rule> {
-    let mut rules = vec![Rule {
+    let first_hop = Rule {
         v6: remote.is_ipv6(),
         priority: RULES[0],
-        table: MAIN_TABLE,
+        table: Some(MAIN_TABLE),
         to: Some(remote),
         suppress_prefix: None,
-    }];
+    };
+    let mut rules = vec![first_hop, Rule { priority: RULES[1], table: None, ..first_hop }];
     for v6 in [false, true] {
-        rules.push(Rule { v6, priority: RULES[1], table: MAIN_TABLE, to: None, suppress_prefix: Some(0) });
-        rules.push(Rule { v6, priority: RULES[2], table: TABLE, to: None, suppress_prefix: None });
+        let all = Rule { v6, priority: RULES[3], table: Some(TABLE), to: None, suppress_prefix: None };
+        rules.push(Rule { priority: RULES[2], table: Some(MAIN_TABLE), suppress_prefix: Some(0), ..all });
+        rules.push(all);
     }
     rules
 }
