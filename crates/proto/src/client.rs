@@ -42,6 +42,8 @@ const IDLE_TICK: Duration = Duration::from_secs(120);
 /// Silence after packets came down, after which the client shows itself: if a NAT on the way has changed its mapping, a client that
 /// only listens would wait forever. Doubles with each of [`NUDGES`].
 const NUDGE_AFTER: Duration = Duration::from_millis(500);
+/// Silence of the inner session after which a keepalive goes through it: the egress forgets clients after fifteen minutes.
+const INNER_KEEPALIVE: Duration = Duration::from_secs(300);
 const NUDGES: u32 = 3;
 
 /// What a client needs to know to open a circuit.
@@ -116,6 +118,8 @@ pub struct Client {
     /// When the first packet went out that nothing has answered.
     unanswered: Option<Time>,
     last_sent: Time,
+    /// When a frame of the tunnel last went through the inner session.
+    last_sent_through: Time,
     last_tick: Time,
     busy: bool,
     last_delivered: Time,
@@ -153,6 +157,7 @@ impl Client {
             over: false,
             unanswered: None,
             last_sent: now,
+            last_sent_through: now,
             last_tick: now,
             busy: false,
             last_delivered: now,
@@ -201,6 +206,7 @@ impl Client {
         *datagram.get_mut(kind_at).ok_or(DropReason::BadLength)? = FrameKind::Packet { partial }.byte();
         self.busy = true;
         self.last_sent = now;
+        self.last_sent_through = now;
         self.unanswered.get_or_insert(now);
         match (&mut self.outer, self.tag) {
             (Some(outer), Some(tag)) => {
@@ -380,12 +386,22 @@ impl Client {
         }
     }
 
-    /// When to call [`Client::handle_timeout`].
+    /// When to call [`Client::handle_timeout`]: never again once the circuit is over.
     pub fn poll_timeout(&self) -> Time {
-        let idle = self.config.keepalive.unwrap_or(IDLE_TICK);
-        let tick = self.last_tick.after(if self.busy { TICK } else { idle });
+        if self.over {
+            return Time::from_micros(u64::MAX);
+        }
+        let tick = self.tick_at();
         let legs = self.outer.iter().chain([&self.inner]).filter_map(Leg::deadline);
         legs.chain(self.pmtu.deadline()).chain(self.nudge_at()).chain([tick]).min().unwrap_or(tick)
+    }
+
+    fn tick_at(&self) -> Time {
+        match self.config.keepalive {
+            _ if self.busy => self.last_tick.after(TICK),
+            Some(every) if self.connected => self.last_sent.after(every),
+            _ => self.last_tick.after(IDLE_TICK),
+        }
     }
 
     fn nudge_at(&self) -> Option<Time> {
@@ -422,8 +438,7 @@ impl Client {
             }
             self.note_mtu(before);
         }
-        let idle = self.config.keepalive.unwrap_or(IDLE_TICK);
-        if now.since(self.last_tick) >= if self.busy { TICK } else { idle } {
+        if self.tick_at() <= now {
             self.tick(now, random);
         }
         self.pump(now);
@@ -431,7 +446,10 @@ impl Client {
 
     fn tick(&mut self, now: Time, random: &mut dyn Random) {
         self.last_tick = now;
-        self.busy = false;
+        let inner_remembers = self.inner.forget_old_keys(now);
+        let outer_remembers = self.outer.as_mut().is_some_and(|outer| outer.forget_old_keys(now));
+        // What nobody has answered may have needed no answer: while busy, probes ask for one.
+        self.busy = self.unanswered.is_some() || inner_remembers || outer_remembers;
         if self.unanswered.is_some_and(|since| now.since(since) > LOST_AFTER) {
             return self.lose();
         }
@@ -444,12 +462,17 @@ impl Client {
         }
     }
 
-    /// Sends a datagram with nothing in it to the first hop.
+    /// Sends a datagram with nothing in it to the first hop, now and then to the last one.
     fn show_itself(&mut self, now: Time) {
         self.last_sent = now;
         let datagram = match &mut self.outer {
-            Some(outer) => outer.frame(FrameKind::Padding, &[], now),
-            None => self.inner.frame(FrameKind::Padding, &[], now),
+            Some(outer) if now.since(self.last_sent_through) < INNER_KEEPALIVE => {
+                outer.frame(FrameKind::Padding, &[], now)
+            }
+            _ => {
+                self.last_sent_through = now;
+                self.inner_frame(FrameKind::Padding, &[], now)
+            }
         };
         self.outbox.extend(datagram);
     }

@@ -65,6 +65,7 @@ pub(crate) struct ControlStream {
 impl ControlStream {
     /// Queues a message.
     pub(crate) fn send(&mut self, kind: u16, body: &[u8]) {
+        self.resume();
         let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
         self.outgoing.extend_from_slice(&kind.to_be_bytes());
         self.outgoing.extend_from_slice(&length.to_be_bytes());
@@ -84,6 +85,7 @@ impl ControlStream {
         let (Some(offset), Some(ack), Some(length)) = (take(frame, 0), take(frame, 4), take(frame, 8)) else {
             return Ok(());
         };
+        self.resume();
         self.acknowledge(u32::from_be_bytes(ack));
         let length = usize::from(u16::from_be_bytes(length));
         let Some(bytes) = frame.get(CONTROL_HEAD - 1..).and_then(|rest| rest.get(..length)) else { return Ok(()) };
@@ -106,6 +108,13 @@ impl ControlStream {
         self.incoming.extend_from_slice(fresh);
         self.received = self.received.wrapping_add(u32::try_from(fresh.len()).unwrap_or(0));
         Ok(())
+    }
+
+    /// A stream that had given up on its peer starts to repeat again.
+    fn resume(&mut self) {
+        if self.repeated >= REPETITIONS {
+            (self.repeated, self.sent, self.wait, self.retransmit_at) = (0, 0, FIRST_WAIT, None);
+        }
     }
 
     fn acknowledge(&mut self, ack: u32) {
@@ -292,6 +301,41 @@ mod tests {
         }
         assert_eq!((frames, stream.deadline()), (1 + REPETITIONS, None));
         assert!(now.since(Time::default()) < Duration::from_secs(60));
+    }
+
+    /// What had been given up once was never sent again, nor anything after it.
+    #[test]
+    fn a_stream_that_gave_up_goes_on_when_its_peer_is_back() {
+        for asks in [true, false] {
+            let (mut relay, mut client, mut now) =
+                (ControlStream::default(), ControlStream::default(), Time::default());
+            relay.send(1, b"lost");
+            while relay.poll(&mut Vec::new(), now) {
+                now = relay.deadline().unwrap();
+            }
+            now = now.after(Duration::from_secs(120));
+            if asks {
+                client.send(2, b"back");
+            } else {
+                relay.send(3, b"news");
+            }
+            let mut got = Vec::new();
+            for _ in 0..20 {
+                let (mut up, mut down) = (Vec::new(), Vec::new());
+                if client.poll(&mut up, now) {
+                    relay.handle(&up[1..], MAX_MESSAGE, now).unwrap();
+                }
+                if relay.poll(&mut down, now) {
+                    client.handle(&down[1..], MAX_MESSAGE, now).unwrap();
+                }
+                while let Some((kind, _)) = client.receive().unwrap() {
+                    got.push(kind);
+                }
+                now = now.after(FIRST_WAIT);
+            }
+            assert_eq!(got.first(), Some(&1), "{asks}");
+            assert_eq!((relay.backlog(), got.len()), (0, if asks { 1 } else { 2 }));
+        }
     }
 
     #[test]

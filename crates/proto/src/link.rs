@@ -134,8 +134,9 @@ impl Link {
 
     /// Takes in the answer to this end's re-handshake.
     pub(crate) fn finish_rekey(&mut self, answer: &[u8], now: Time) -> Result<(), DropReason> {
-        let rekey = self.rekey.take().ok_or(DropReason::HandshakeStray)?;
+        let rekey = self.rekey.as_ref().ok_or(DropReason::HandshakeStray)?;
         let keys = rekey.0.finish(answer).map_err(|_| DropReason::HandshakeInvalid)?;
+        self.rekey = None;
         self.session.install(keys, now);
         Ok(())
     }

@@ -228,7 +228,9 @@ impl Session {
             let upcoming = self.upcoming.as_ref().filter(|upcoming| upcoming.receive.generation == generation);
             &upcoming.ok_or(DropReason::UnknownEpoch)?.receive
         };
-        if number - base.number > EPOCHS_AHEAD {
+        // Each epoch ahead costs a stranger's garbage two HMACs here: no more than the peer can have sealed since.
+        let minutes = now.since(self.last_received).as_secs() / EPOCH_TIME.as_secs();
+        if u64::from(number - base.number) > (2 + minutes).min(EPOCHS_AHEAD.into()) {
             return Err(DropReason::UnknownEpoch);
         }
         let mut ahead = None;
@@ -258,6 +260,14 @@ impl Session {
             let old = std::mem::replace(&mut self.receive, epoch);
             self.previous = Some(Box::new((old, now.after(PREVIOUS_TIME))));
         }
+    }
+
+    /// Wipes the previous epoch's keys when no packet may use them any more; whether there still are some.
+    pub(crate) fn forget_old_keys(&mut self, now: Time) -> bool {
+        if self.previous.as_ref().is_some_and(|previous| previous.1 < now) {
+            self.previous = None;
+        }
+        self.previous.is_some()
     }
 
     /// Moves the sending direction to its next epoch.

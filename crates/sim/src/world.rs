@@ -158,6 +158,11 @@ impl World {
         }
     }
 
+    /// Lets the client send keepalives every 25 s.
+    pub fn use_keepalives(&mut self) {
+        self.config.keepalive = Some(Duration::from_secs(25));
+    }
+
     /// Opens the circuit.
     pub fn connect(&mut self) {
         self.try_connect().unwrap();
@@ -229,6 +234,11 @@ impl World {
     /// Whether the client's circuit is up.
     pub fn is_connected(&self) -> bool {
         self.client.as_ref().is_some_and(Client::is_connected)
+    }
+
+    /// How long the client asks to be left alone.
+    pub fn client_rests_for(&self) -> Duration {
+        self.client.as_ref().map_or(Duration::MAX, |client| client.poll_timeout().since(self.now))
     }
 
     /// Largest inner packet that the client believes in.

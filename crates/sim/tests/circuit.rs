@@ -204,6 +204,80 @@ fn an_egress_that_died_is_noticed_and_the_next_circuit_finds_it_again() {
     assert_eq!(net.send_up(&packets::udp4(b"hello")).len(), 1);
 }
 
+/// Two packets without an answer, more than fifteen seconds apart, were taken for the end of the circuit.
+#[test]
+fn packets_that_nobody_answers_are_no_loss() {
+    let mut net = World::new(34);
+    net.connect();
+    for round in 0..8 {
+        net.push_up(&packets::udp4(b"is anybody there"));
+        net.advance_millis(1_000);
+        net.push_up(&packets::udp4(b"or there"));
+        net.advance_millis(15_000 + round * 5_000);
+        assert!(net.is_connected(), "round {round}");
+    }
+}
+
+/// The session had been silent for a minute when the circuit opened, so the next look at it ended both.
+#[test]
+fn a_circuit_over_a_session_that_was_idle_is_not_taken_for_dead() {
+    for offset in 0..10 {
+        let mut net = World::new(35);
+        net.connect();
+        net.close();
+        net.advance_millis(60_000 + offset * 100);
+        net.faults.delay = Duration::from_millis(150);
+        net.connect();
+        net.advance_millis(5_000);
+        assert!(net.is_connected(), "{offset}");
+        net.faults.delay = Duration::ZERO;
+        net.advance_millis(1_000);
+        assert_eq!(net.send_up(&packets::udp4(b"hello")).len(), 1);
+    }
+}
+
+#[test]
+fn a_lost_circuit_asks_for_nothing_more() {
+    let mut net = World::new(36);
+    net.connect();
+    net.advance_millis(1_000);
+    net.egress_cut = true;
+    net.push_up(&packets::udp4(b"into the void"));
+    net.advance_millis(30_000);
+    assert!(!net.is_connected());
+    net.advance_millis(600_000);
+    assert!(net.client_rests_for() > Duration::from_secs(3_600));
+}
+
+/// Keepalives fed the session with the ingress alone.
+#[test]
+fn a_client_with_keepalives_is_reached_after_an_hour_of_silence() {
+    let mut net = World::new(37);
+    net.use_keepalives();
+    net.connect();
+    let up = net.send_up(&packets::udp4(b"subscribe"));
+    net.advance_millis(3_600_000);
+    assert!(net.is_connected());
+    assert_eq!(net.send_down(&packets::answer4(&up[0].bytes, b"news")).len(), 1);
+}
+
+/// After a burst the first keepalive came almost a period late.
+#[test]
+fn a_client_with_keepalives_is_never_silent_for_longer() {
+    let mut net = World::new(38);
+    net.use_keepalives();
+    net.connect();
+    let up = net.send_up(&packets::udp4(b"subscribe"));
+    net.send_down(&packets::answer4(&up[0].bytes, b"news"));
+    let (mut bytes, mut silent) = (net.client_bytes(), 0);
+    for second in 0..300 {
+        net.advance_millis(1_000);
+        silent = if net.client_bytes() > bytes { 0 } else { silent + 1 };
+        bytes = net.client_bytes();
+        assert!(silent <= 26, "silent for {silent} s after {second} s");
+    }
+}
+
 #[test]
 fn foreign_sources_and_private_destinations_are_refused() {
     let mut net = World::new(6);

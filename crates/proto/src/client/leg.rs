@@ -310,6 +310,14 @@ impl Leg {
         }
     }
 
+    /// Wipes keys that no packet needs any more; whether there are some that one may still need.
+    pub(super) fn forget_old_keys(&mut self, now: Time) -> bool {
+        match &mut self.state {
+            State::Up(link) => link.session.forget_old_keys(now),
+            State::Idle | State::Handshaking(_) => false,
+        }
+    }
+
     pub(super) fn rekey_if_due(&mut self, now: Time, random: &mut dyn Random) {
         if let State::Up(link) = &mut self.state {
             link.rekey_if_due(&self.peer, now, random);

@@ -110,7 +110,13 @@ pub(super) enum Kind {
     /// A client, at an egress.
     Inner { path: Path, address: Option<Address>, mtu: u16 },
     /// Another relay, whichever end began.
-    Hop { relay: RelayId, to: SocketAddr, mask: Box<IndexMask> },
+    Hop {
+        relay: RelayId,
+        to: SocketAddr,
+        mask: Box<IndexMask>,
+        /// Since when it has been asked whether it is there, if it has been silent.
+        asked: Option<Time>,
+    },
 }
 
 impl Kind {

@@ -151,3 +151,31 @@ fn a_key_seals_no_more_than_its_packets_and_the_last_epoch_ends() {
     assert_eq!(a.send.number, LAST_EPOCH);
     assert_eq!(a.seal(&mut [0; 48], at(10_000)), Err(DropReason::KeyExhausted));
 }
+
+/// Flags are masked by exclusive or: whoever flips bits of them chooses how far ahead the epoch seems.
+#[test]
+fn garbage_of_an_epoch_that_cannot_be_yet_is_refused_before_any_work() {
+    let (mut a, mut b) = pair(64);
+    let datagram = sealed(&mut a, at(0));
+    let refusal = |b: &mut Session, ahead: u8, now| {
+        let mut copy = datagram.clone();
+        copy[5] ^= ahead;
+        b.open(&mut copy, now)
+    };
+    assert_eq!(refusal(&mut b, 2, at(0)), Err(DropReason::BadTag));
+    for ahead in [3, 16, 63] {
+        assert_eq!(refusal(&mut b, ahead, at(0)), Err(DropReason::UnknownEpoch), "{ahead}");
+    }
+    assert_eq!(refusal(&mut b, 8, at(6 * MINUTE)), Err(DropReason::BadTag));
+    assert_eq!(refusal(&mut b, 9, at(6 * MINUTE)), Err(DropReason::UnknownEpoch));
+    open(&mut b, &datagram, at(6 * MINUTE)).unwrap();
+}
+
+#[test]
+fn keys_that_no_packet_may_use_any_more_are_wiped() {
+    let (mut a, mut b) = pair(64);
+    let new = sealed(&mut a, at(MINUTE));
+    open(&mut b, &new, at(MINUTE)).unwrap();
+    assert!(b.forget_old_keys(at(MINUTE + 10)) && b.previous.is_some());
+    assert!(!b.forget_old_keys(at(MINUTE + 11)) && b.previous.is_none());
+}

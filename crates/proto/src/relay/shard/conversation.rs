@@ -31,9 +31,9 @@ const IDLE_TIME: Duration = Duration::from_secs(900);
 const _: () = assert!(IDLE_TIME.as_secs() < EPOCH_TIME.as_secs() * EPOCHS_AHEAD as u64);
 /// How long an index stays good after its successor is in use.
 const RETIRE_TIME: Duration = Duration::from_secs(10);
-/// Silence of an egress after which it is asked whether it is there, and after which it counts as gone.
+/// Silence of an egress after which it is asked whether it is there, and how long it is asked until it counts as gone.
 const HOP_SILENCE: Duration = Duration::from_secs(5);
-const HOP_LOST: Duration = Duration::from_secs(10);
+const HOP_PATIENCE: Duration = Duration::from_secs(5);
 /// How often sessions are looked over for ends and re-handshakes.
 const SWEEP: Duration = Duration::from_secs(1);
 /// Circuits of one client session.
@@ -182,13 +182,16 @@ impl Shard {
 
     fn finish_circuit(&mut self, client: EntryId, request: u32, hop: EntryId) {
         let tag = self.circuits.open(Circuit { client, hop });
-        let Some(entry) = self.table.get_mut(client) else {
+        let Some(Entry { kind: Kind::Client { circuits, .. }, link, .. }) = self.table.get_mut(client) else {
             tag.map(|tag| self.circuits.close(tag));
             return;
         };
-        entry.link.send(&match tag {
+        link.send(&match tag {
             Some(tag) => Message::CircuitOpened { request, tag },
-            None => Message::CircuitRefused { request, reason: Refusal::Full },
+            None => {
+                *circuits = circuits.saturating_sub(1);
+                Message::CircuitRefused { request, reason: Refusal::Full }
+            }
         });
     }
 
@@ -239,7 +242,7 @@ impl Shard {
         let kind = match (install.relay, self.config.own.role) {
             (Some(relay), _) => match (self.config.peers.get(&relay), install.route) {
                 (Some(peer), Route::Udp(to)) => {
-                    Kind::Hop { relay, to, mask: Box::new(IndexMask::to_relay(&peer.responder.key)) }
+                    Kind::Hop { relay, to, mask: Box::new(IndexMask::to_relay(&peer.responder.key)), asked: None }
                 }
                 _ => return self.release(install.place),
             },
@@ -304,8 +307,10 @@ impl Shard {
                 }
                 for tag in self.circuits.tags(|circuit| circuit.hop == id) {
                     let closed = self.circuits.close(tag);
-                    if let Some(client) = closed.and_then(|circuit| self.table.get_mut(circuit.client)) {
-                        client.link.send(&Message::CircuitClose { tag });
+                    let client = closed.and_then(|circuit| self.table.get_mut(circuit.client));
+                    if let Some(Entry { kind: Kind::Client { circuits, .. }, link, .. }) = client {
+                        *circuits = circuits.saturating_sub(1);
+                        link.send(&Message::CircuitClose { tag });
                     }
                 }
             }
@@ -447,6 +452,7 @@ impl Shard {
 
     fn look_over(&mut self, id: EntryId, now: Time, random: &mut dyn Random) {
         let Some(entry) = self.table.get_mut(id) else { return };
+        entry.link.session.forget_old_keys(now);
         let stuck = !(entry.admitted && entry.link.session.is_confirmed()) && now.since(entry.since) > ADMISSION_TIME;
         if stuck || now.since(entry.link.session.last_received()) > IDLE_TIME {
             return self.end(id, now);
@@ -470,12 +476,17 @@ impl Shard {
     /// A session with an egress that carries circuits and is silent is asked whether it is there; if it does not answer, its circuits end, and
     /// the next one opens a new session.
     fn look_after_hop(&mut self, id: EntryId, now: Time) {
-        let Some(Entry { kind: Kind::Hop { .. }, link, .. }) = self.table.get(id) else { return };
-        let silence = now.since(link.session.last_received());
-        if !link.session.is_initiator() || silence < HOP_SILENCE || !self.circuits.any(|circuit| circuit.hop == id) {
+        let Some(Entry { kind: Kind::Hop { asked, .. }, link, .. }) = self.table.get_mut(id) else { return };
+        if !link.session.is_initiator() {
             return;
         }
-        if silence >= HOP_LOST {
+        let silence = now.since(link.session.last_received());
+        if silence < HOP_SILENCE || !self.circuits.any(|circuit| circuit.hop == id) {
+            *asked = None;
+            return;
+        }
+        // Not by the silence alone: a session without circuits may be silent, and is not asked.
+        if now.since(*asked.get_or_insert(now)) >= HOP_PATIENCE {
             self.end(id, now);
         } else {
             self.transmit_frame(id, FrameKind::Probe, &[0; 8], now);
