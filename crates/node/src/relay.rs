@@ -1,6 +1,7 @@
 //! A running relay: threads around the protocol's shards and handshaker.
 //!
-//! Owns which thread does what. One thread per shard moves packets, one does handshakes; nothing else runs. Opening
+//! Owns which thread does what. One thread per shard moves packets, one does handshakes, at an egress one forgets connections of ended sessions; nothing
+//! else runs. Opening
 //! sockets and devices ([`Relay::prepare`]) comes before privileges are dropped, starting threads ([`Prepared::start`]) after.
 
 mod egress;
@@ -9,11 +10,12 @@ mod ring;
 mod worker;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
-use std::sync::mpsc::{self, Sender, SyncSender};
-use std::sync::{Arc, Mutex};
+use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use openrelay_ledger::record::Role;
 use openrelay_proto::drops::Drops;
@@ -22,6 +24,7 @@ use openrelay_proto::keys::RelaySecret;
 use openrelay_proto::relay::{
     Gate, Handshaker, Load, OpenAdmission, Output, RelayConfig, Replays, Shard, ShardCounts, Shared,
 };
+use openrelay_sys::conntrack::Conntrack;
 use openrelay_sys::event::Waker;
 use openrelay_sys::tun::TunQueue;
 use openrelay_sys::udp::UdpSocket;
@@ -40,6 +43,10 @@ use worker::Worker;
 const MEMORY: &str = "directory.seen";
 /// Requests that wait for the handshake thread at most.
 const REQUEST_QUEUE: usize = 1_024;
+/// Addresses whose connections wait to be forgotten at most.
+const FREED_QUEUE: usize = 256;
+/// Pause after each: the kernel walks its whole table for it.
+const FORGET_EVERY: Duration = Duration::from_millis(10);
 
 /// Why a relay does not start.
 #[derive(Debug, thiserror::Error)]
@@ -83,7 +90,7 @@ pub struct Prepared {
     secret: RelaySecret,
     sockets: Vec<Sockets>,
     queues: Vec<Option<TunQueue>>,
-    conntrack: Vec<Option<openrelay_sys::conntrack::Conntrack>>,
+    conntrack: Option<Conntrack>,
     udp_segmentation: bool,
     admission: AdmissionMode,
     capacity: u32,
@@ -95,8 +102,13 @@ pub struct Prepared {
 pub struct Relay {
     commands: Vec<(Sender<Command>, Arc<Waker>)>,
     workers: Vec<JoinHandle<()>>,
-    handshakes: Option<(HandshakeStop, JoinHandle<Drops>)>,
+    handshakes: Option<(HandshakeStop, JoinHandle<()>)>,
+    /// What the handshake thread refused.
+    refused: Arc<Mutex<Drops>>,
 }
+
+/// The inner addresses of a session that ended.
+pub(crate) type Freed = (Ipv4Addr, Ipv6Addr);
 
 struct HandshakeStop {
     stop: Arc<std::sync::atomic::AtomicBool>,
@@ -116,7 +128,7 @@ pub(crate) enum Command {
 /// What a relay counted: the declared statistics, and nothing about anybody.
 #[derive(Clone, Default, Debug)]
 pub struct Report {
-    /// What its shards counted; at the end also what the handshake thread refused, among the drops.
+    /// What its shards counted, and what the handshake thread refused, among the drops.
     pub counts: ShardCounts,
     /// Datagrams that the kernel took.
     pub sent: u64,
@@ -195,7 +207,7 @@ impl Relay {
             secret,
             sockets: bind(&file.listen, &config, shards)?,
             queues: Vec::new(),
-            conntrack: Vec::new(),
+            conntrack: None,
             udp_segmentation: false,
             admission: file.admission,
             capacity: file.capacity,
@@ -271,8 +283,16 @@ impl Prepared {
         let mut rings = ring::mesh(shards);
         let (mut commands, mut workers) = (Vec::new(), Vec::new());
         let devices = self.queues.into_iter().chain(std::iter::repeat_with(|| None));
-        let trackers = self.conntrack.into_iter().chain(std::iter::repeat_with(|| None));
-        for (((number, sockets), queue), conntrack) in numbers.zip(self.sockets).zip(devices).zip(trackers) {
+        let freed = match self.conntrack {
+            Some(conntrack) => {
+                let (sender, receiver) = mpsc::sync_channel(FREED_QUEUE);
+                // It ends when the shards are gone; nobody waits for that.
+                spawn("conntrack".into(), move || forget(&conntrack, &receiver))?;
+                Some(sender)
+            }
+            None => None,
+        };
+        for ((number, sockets), queue) in numbers.zip(self.sockets).zip(devices) {
             let (sender, receiver) = mpsc::channel();
             let at = usize::from(number);
             let shared = Shared { index_key: index_key.clone(), slots: slots[at].clone(), gate: gate.clone() };
@@ -283,7 +303,7 @@ impl Prepared {
             let (outgoing, incoming) = std::mem::take(&mut rings[at]);
             let worker = Worker::new(
                 shard,
-                worker::Io { sockets, queue, conntrack, udp_segmentation: self.udp_segmentation },
+                worker::Io { sockets, queue, udp_segmentation: self.udp_segmentation },
                 worker::Links {
                     requests: requests.clone(),
                     handshake_bell: handshake_bell.clone(),
@@ -293,6 +313,7 @@ impl Prepared {
                     bells: bells[..shards].to_vec(),
                     outgoing,
                     incoming,
+                    freed: freed.clone(),
                 },
                 clock,
             );
@@ -302,6 +323,7 @@ impl Prepared {
         let replays = Replays::new(clock.now(), &mut random);
         let handshaker = Handshaker::new(self.config, self.secret, index_key, slots, gate.clone(), replays);
         let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let refused = Arc::new(Mutex::new(Drops::default()));
         let thread = HandshakeThread {
             handshaker,
             gate,
@@ -309,11 +331,22 @@ impl Prepared {
             commands: commands.clone(),
             bell: handshake_bell.clone(),
             stop: stop.clone(),
+            refused: refused.clone(),
             clock,
         };
         let handle = spawn("handshakes".into(), move || thread.run())?;
         let handshakes = Some((HandshakeStop { stop, bell: handshake_bell }, handle));
-        Ok(Relay { commands, workers, handshakes })
+        Ok(Relay { commands, workers, handshakes, refused })
+    }
+}
+
+/// Lets the kernel forget the connections of sessions that ended, on a thread of its own and not many a second: each walks the whole table.
+fn forget(conntrack: &Conntrack, freed: &Receiver<Freed>) {
+    for (v4, v6) in freed {
+        // What cannot be forgotten rests for five minutes all the same.
+        let _ = conntrack.forget(v4.into());
+        let _ = conntrack.forget(v6.into());
+        std::thread::sleep(FORGET_EVERY);
     }
 }
 
@@ -333,7 +366,16 @@ fn spawn<T: Send + 'static>(
 impl Relay {
     /// What the relay has counted so far.
     pub fn report(&self) -> Report {
-        self.ask(Command::Report)
+        let mut report = self.ask(Command::Report);
+        self.count_refused(&mut report);
+        report
+    }
+
+    /// Packets that were handed over as handshakes, and refused: they are of that number.
+    fn count_refused(&self, report: &mut Report) {
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        report.counts.handshakes -= refused.total().min(report.counts.handshakes);
+        report.counts.drops.add(&refused);
     }
 
     fn ask(&self, command: impl Fn(SyncSender<Report>) -> Command) -> Report {
@@ -359,12 +401,9 @@ impl Relay {
         if let Some((stop, handle)) = self.handshakes.take() {
             stop.stop.store(true, std::sync::atomic::Ordering::Relaxed);
             stop.bell.wake();
-            if let Ok(drops) = handle.join() {
-                // These packets were handed over as handshakes; they are refused ones of that number.
-                report.counts.handshakes -= drops.total().min(report.counts.handshakes);
-                report.counts.drops.add(&drops);
-            }
+            let _ = handle.join();
         }
+        self.count_refused(&mut report);
         report
     }
 }

@@ -4,7 +4,9 @@
 //! Applied as one transaction before the relay serves; nothing else of the host's rules is touched.
 
 use std::fmt::Write as _;
+use std::fs;
 use std::net::IpAddr;
+use std::path::Path;
 
 use openrelay_ledger::directory::Directory;
 use openrelay_proto::ip::destination::{BLOCKED_V4, BLOCKED_V6};
@@ -42,26 +44,39 @@ pub(super) fn prepare(
     }
     netlink.set_mtu(link, MAX_MTU.into()).map_err(step("set the MTU of"))?;
     netlink.set_up(link).map_err(step("bring up"))?;
-    for (path, value) in [("/proc/sys/net/ipv4/ip_forward", "1"), ("/proc/sys/net/ipv6/conf/all/forwarding", "1")] {
-        if let Err(error) = std::fs::write(path, value)
-            && std::fs::read_to_string(path).is_ok_and(|now| now.trim() != value)
-        {
-            return Err(StartError::Host { step: format!("switch forwarding on ({path})"), source: error });
-        }
-    }
+    switch_forwarding_on()?;
     nft::apply(&table(&tun.name, directory.directory()))?;
     prepared.udp_segmentation = tun.udp_segmentation;
-    for queue in tun.queues {
-        let conntrack = Conntrack::open().map_err(StartError::host("open connection tracking"))?;
-        prepared.queues.push(Some(queue));
-        prepared.conntrack.push(Some(conntrack));
-    }
-    if let Some(Some(conntrack)) = prepared.conntrack.first()
-        && let Err(error) = conntrack.forget(IpAddr::V4(GATEWAY_V4))
-    {
-        prepared.warnings.push(format!(
+    prepared.queues = tun.queues.into_iter().map(Some).collect();
+    let conntrack = Conntrack::open().map_err(StartError::host("open connection tracking"))?;
+    match conntrack.forget(IpAddr::V4(GATEWAY_V4)) {
+        Ok(()) => prepared.conntrack = Some(conntrack),
+        Err(error) => prepared.warnings.push(format!(
             "connections of ended sessions cannot be forgotten ({error}; needs Linux 6.12): addresses only rest"
-        ));
+        )),
+    }
+    Ok(())
+}
+
+/// Makes the host a router, without losing what it learns from others: a router ignores advertisements and forgets the routes that it has from them, unless
+/// `accept_ra` is 2. Source: linux Documentation/networking/ip-sysctl.rst.
+fn switch_forwarding_on() -> Result<(), StartError> {
+    let is = |path: &Path, value: &str| fs::read_to_string(path).is_ok_and(|now| now.trim() == value);
+    let v6 = Path::new("/proc/sys/net/ipv6/conf");
+    let forwarding = v6.join("all/forwarding");
+    if !is(&forwarding, "1") {
+        let interfaces = fs::read_dir(v6).into_iter().flatten().flatten();
+        for accept in interfaces.map(|entry| entry.path().join("accept_ra")).filter(|path| is(path, "1")) {
+            // Where this fails so does what follows.
+            let _ = fs::write(accept, "2");
+        }
+    }
+    for path in [Path::new("/proc/sys/net/ipv4/ip_forward"), &forwarding] {
+        // Written only where it changes something: writing alone makes the kernel drop routes.
+        if path.exists() && !is(path, "1") {
+            let step = format!("switch forwarding on ({})", path.display());
+            fs::write(path, "1").map_err(StartError::host(step))?;
+        }
     }
     Ok(())
 }

@@ -1,8 +1,8 @@
 //! The thread that does handshakes.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use openrelay_proto::drops::Drops;
@@ -25,11 +25,13 @@ pub(super) struct HandshakeThread {
     pub(super) commands: Vec<(Sender<Command>, Arc<Waker>)>,
     pub(super) bell: Arc<Waker>,
     pub(super) stop: Arc<AtomicBool>,
+    /// What it refused, for whoever asks.
+    pub(super) refused: Arc<Mutex<Drops>>,
     pub(super) clock: Clock,
 }
 
 impl HandshakeThread {
-    pub(super) fn run(mut self) -> Drops {
+    pub(super) fn run(mut self) {
         let mut random = OsRandom::default();
         loop {
             let now = self.clock.now();
@@ -38,11 +40,12 @@ impl HandshakeThread {
             let _ = wait(&[self.bell.as_fd()], due);
             self.bell.clear();
             if self.stop.load(Ordering::Relaxed) {
-                return self.handshaker.drops().clone();
+                return;
             }
             while self.work_off_batch(&mut random) {}
             let outputs = self.handshaker.handle_timeout(self.clock.now(), unix_minutes(), &mut random);
             self.dispatch(outputs);
+            self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone_from(self.handshaker.drops());
         }
     }
 

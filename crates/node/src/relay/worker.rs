@@ -16,13 +16,12 @@ use openrelay_proto::random::Random;
 use openrelay_proto::relay::{Gate, Request, Shard, Verdict};
 use openrelay_proto::time::Time;
 use openrelay_proto::wire::padded;
-use openrelay_sys::conntrack::Conntrack;
 use openrelay_sys::event::{Waker, wait};
 use openrelay_sys::tun::{MAX_READ, TunQueue, VNET_LEN, VnetHeader};
-use openrelay_sys::udp;
+use openrelay_sys::udp::{self, TRAIN_BYTES, TRAIN_SEGMENTS};
 
 use super::ring::{Passed, RingReceiver, RingSender};
-use super::{Command, Report};
+use super::{Command, Freed, Report};
 use crate::clock::Clock;
 use crate::merge::Merger;
 use crate::random::OsRandom;
@@ -34,6 +33,8 @@ use crate::train::{Sent, Sockets, Train};
 const DATAGRAMS: usize = 256;
 /// Packets of the device worked off before the sockets are looked at; one is up to a whole train.
 const PACKETS: usize = 16;
+/// Parcels of each other shard worked off before the sockets are looked at: who sends through the wrong shard does not go before the others.
+const PARCELS: usize = 4;
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// Packets of sessions in one round that make a shard busy.
 const BUSY: u64 = 32;
@@ -50,7 +51,6 @@ const MAX_SOCKETS: usize = 4;
 pub(super) struct Io {
     pub(super) sockets: Sockets,
     pub(super) queue: Option<TunQueue>,
-    pub(super) conntrack: Option<Conntrack>,
     pub(super) udp_segmentation: bool,
 }
 
@@ -64,6 +64,8 @@ pub(super) struct Links {
     pub(super) bells: Vec<Arc<Waker>>,
     pub(super) outgoing: Vec<Option<RingSender>>,
     pub(super) incoming: Vec<RingReceiver>,
+    /// Addresses of ended sessions whose connections are to be forgotten.
+    pub(super) freed: Option<SyncSender<Freed>>,
 }
 
 /// One shard with its thread's belongings.
@@ -339,9 +341,9 @@ impl Worker {
     /// Works off what other shards passed on.
     fn take_passed(&mut self) {
         for at in 0..self.links.incoming.len() {
-            while let Some(ring) = self.links.incoming.get_mut(at)
-                && let Some(what) = ring.peek()
-            {
+            for _ in 0..PARCELS {
+                let Some(ring) = self.links.incoming.get_mut(at) else { break };
+                let Some(what) = ring.peek() else { break };
                 let now = self.clock.now();
                 match what {
                     Passed::Device => {
@@ -359,6 +361,10 @@ impl Worker {
             }
         }
         self.train.flush(&self.io.sockets);
+        if self.links.incoming.iter().any(|ring| ring.peek().is_some()) {
+            // The bell was silenced before; what is left is this shard's to remember.
+            self.links.bell.wake();
+        }
     }
 
     /// Works off what other threads say; false when it is time to stop.
@@ -404,11 +410,10 @@ impl Worker {
             self.own.add(&self.io.sockets, to, &datagram);
         }
         self.own.flush(&self.io.sockets);
-        while let Some((v4, v6)) = self.shard.poll_freed() {
-            if let Some(conntrack) = &self.io.conntrack {
-                // What cannot be forgotten rests for five minutes all the same.
-                let _ = conntrack.forget(v4.into());
-                let _ = conntrack.forget(v6.into());
+        while let Some(addresses) = self.shard.poll_freed() {
+            if let Some(freed) = &self.links.freed {
+                // What finds no room is not forgotten; it rests for five minutes all the same.
+                let _ = freed.try_send(addresses);
             }
         }
     }
@@ -459,10 +464,13 @@ impl<To: PartialEq> Run<To> {
         Self { to: Some(to), start, end, stride: end - start, closed: false }
     }
 
-    /// Takes the datagram at `start..end` in, if it goes to the same place and follows without a gap.
+    /// Takes the datagram at `start..end` in, if it goes to the same place, follows without a gap, and one call can send all.
     fn extend(&mut self, to: To, start: usize, end: usize) -> bool {
         let len = end - start;
         if self.to != Some(to) || self.end != start || self.closed || len > self.stride {
+            return false;
+        }
+        if end - self.start > TRAIN_BYTES || start - self.start >= self.stride * TRAIN_SEGMENTS {
             return false;
         }
         self.end = end;
