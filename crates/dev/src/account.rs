@@ -38,14 +38,13 @@ fn drops(value: &Value) -> u64 {
 
 /// What a client counted, from the `traffic` of its status.
 pub(crate) fn of_client(traffic: &Value) -> Result<Datagrams> {
-    let up = number(traffic, "device_read") - number(traffic, "sent");
-    let down = number(traffic, "delivered") + number(traffic, "control");
+    let sum = |keys: [&str; 3]| keys.map(|key| number(traffic, key)).iter().sum::<u64>();
     ensure!(
-        number(traffic, "received") + up == down + drops(traffic),
+        sum(["received", "device_read", "originated"]) == sum(["delivered", "control", "sent"]) + drops(traffic),
         "the client's account does not add up: {traffic}"
     );
     Ok(Datagrams {
-        sent: number(traffic, "sent") + number(traffic, "originated"),
+        sent: number(traffic, "sent"),
         received: number(traffic, "received") + number(traffic, "receive_overflows"),
     })
 }

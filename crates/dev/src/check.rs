@@ -381,7 +381,17 @@ fn crash(bench: &mut Bench) -> Result<()> {
     let before = bench.network.client.sh(state)?;
     bench.up(&[])?;
     bench.lost = bench.account_in_peace()?;
+    // Somebody removes the device: the client says that nothing flows, and rests.
+    bench.network.client.sh("ip link del orp0")?;
+    bench.wait_for("the loss showing", || Ok(bench.status()?["state"] == "blocked"))?;
     let daemon = daemon_pid()?;
+    let busy = crate::load::cpu_seconds(daemon)?;
+    for _ in 0..3 {
+        let server = bench.network.address("server", false)?.to_string();
+        bench.network.client.command("ping").args(["-n", "-c", "1", "-W", "1", &server]).output()?;
+    }
+    let busy = crate::load::cpu_seconds(daemon)? - busy;
+    ensure!(busy < 0.5, "a client that carries nothing took {busy:.1} s of CPU");
     checked(
         &std::process::Command::new("kill").args(["-s", "KILL", &daemon.to_string()]).output()?,
         "kill the daemon",
@@ -393,6 +403,8 @@ fn crash(bench: &mut Bench) -> Result<()> {
         Ok(output.status.success())
     };
     ensure!(!ping(bench)?, "traffic flows past the tunnel after a crash");
+    let text = String::from_utf8_lossy(&bench.openrelay(&["status"])?.stdout).into_owned();
+    ensure!(text.contains("Blocked") && text.contains("openrelay down"), "status does not say so: {text}");
     let again = bench.openrelay(&["up", "--wait", "--config", &bench.config.display().to_string()])?;
     let text = String::from_utf8_lossy(&again.stderr).into_owned();
     ensure!(

@@ -221,7 +221,7 @@ pub(crate) fn measure(count: usize, active: usize) -> Result<()> {
 }
 
 /// CPU time of a process. Source: proc(5), /proc/PID/stat fields 14 and 15.
-fn cpu_seconds(pid: u32) -> Result<f64> {
+pub(crate) fn cpu_seconds(pid: u32) -> Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let after = stat.rsplit_once(')').context("no name")?.1;
     let ticks: Vec<u64> = after.split_whitespace().skip(11).take(2).filter_map(|t| t.parse().ok()).collect();

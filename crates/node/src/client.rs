@@ -10,7 +10,7 @@ pub mod resolver;
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -30,7 +30,7 @@ use crate::clock::Clock;
 use crate::config::{ClientFile, ConfigError, beside, public_key, read};
 use crate::directory::VerifiedDirectory;
 use crate::random::OsRandom;
-use host::{HostError, HostState};
+use host::{Folders, HostError, HostState};
 pub use pump::Counts;
 use pump::{Command, Pump};
 
@@ -67,7 +67,7 @@ fn failure_text(failure: Failure) -> &'static str {
 }
 
 /// What the user asked for.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Do without an ingress.
     pub one_hop: bool,
@@ -76,7 +76,7 @@ pub struct Options {
     /// The highest directory sequence seen.
     pub seen_sequence: u64,
     /// Where what must be given back is written down.
-    pub state_dir: PathBuf,
+    pub folders: Folders,
 }
 
 /// What there is to say about a client that is up.
@@ -163,7 +163,7 @@ impl Connection {
         let tun = Tun::create(&plan.file.device, 1).map_err(HostError::at("make the tunnel device"))?;
         let udp_segmentation = tun.udp_segmentation;
         let device = tun.name.clone();
-        let mut host = HostState::new(&options.state_dir, &device, remote)?;
+        let mut host = HostState::new(&options.folders, &device, remote)?;
         host.lock_down()?;
         host.configure_device()?;
         let started = Instant::now();

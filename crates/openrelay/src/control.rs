@@ -7,6 +7,8 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use openrelay_node::client::host::Folders;
+
 use crate::failure::Failure;
 
 /// Largest answer that is read, in bytes.
@@ -20,6 +22,11 @@ pub(crate) fn runtime_dir() -> PathBuf {
 /// Folder of what outlives a reboot.
 pub(crate) fn state_dir() -> PathBuf {
     std::env::var_os("OPENRELAY_STATE_DIR").map_or_else(|| "/var/lib/openrelay".into(), PathBuf::from)
+}
+
+/// Both, for what is changed on the host.
+pub(crate) fn folders() -> Folders {
+    Folders { runtime: runtime_dir(), state: state_dir() }
 }
 
 /// The daemon's socket.

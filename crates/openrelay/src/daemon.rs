@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tokio::net::UnixListener;
 use tokio::sync::Notify;
 
-use crate::control::{runtime_dir, socket, state_dir};
+use crate::control::{folders, runtime_dir, socket, state_dir};
 use crate::failure::Failure;
 use crate::{UpArguments, talk};
 
@@ -108,7 +108,7 @@ async fn connect_and_wait(arguments: &UpArguments, daemon: &Arc<Daemon>) -> Resu
         one_hop: arguments.one_hop,
         sticky_ingress: memory.ingress,
         seen_sequence: memory.sequence,
-        state_dir: runtime_dir(),
+        folders: folders(),
     };
     let config = arguments.config.clone();
     let connecting = tokio::task::spawn_blocking(move || Connection::open(&config, &options, PATIENCE));

@@ -3,14 +3,18 @@
 use openrelay_node::client::Counts;
 use serde_json::{Value, json};
 
-use crate::control::ask;
+use crate::control::{ask, folders};
 use crate::failure::Failure;
 use crate::say;
 
 /// Prints what the daemon says; exit code 3 when there is none or it is not connected.
 pub(crate) fn run(as_json: bool) -> Result<(), Failure> {
     let answer = ask("GET", "/v1/status")?;
-    let value = answer.unwrap_or_else(|| json!({ "schema": "openrelay.status/1", "state": "down" }));
+    let value = answer.unwrap_or_else(|| {
+        // A daemon that ended without giving the host back left the firewall closed.
+        let state = if folders().is_changed() { "blocked" } else { "down" };
+        json!({ "schema": "openrelay.status/1", "state": state })
+    });
     if as_json {
         say(&value.to_string());
     } else {
@@ -29,6 +33,9 @@ fn lines(status: &Value) -> Vec<String> {
     match state.as_str() {
         "down" => return vec!["Down        traffic goes the usual way; connect with: openrelay up".into()],
         "connecting" => return vec!["Connecting".into()],
+        "blocked" if status["network"].is_null() => {
+            return vec!["Blocked     left behind by a crash; traffic stays blocked. Run: openrelay down".into()];
+        }
         _ => {}
     }
     let path = match status["ingress"].as_u64() {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use openrelay_node::client::host;
 
-use crate::control::{ask, runtime_dir};
+use crate::control::{ask, folders, runtime_dir};
 use crate::failure::Failure;
 use crate::{UpArguments, daemon, talk};
 
@@ -83,7 +83,7 @@ pub(crate) fn down() -> Result<(), Failure> {
         talk("openrelay: down");
         return Ok(());
     }
-    if host::give_back(&runtime_dir())? {
+    if host::give_back(&folders())? {
         talk("openrelay: down; what a crashed daemon had left behind was given back");
         Ok(())
     } else {
@@ -93,7 +93,7 @@ pub(crate) fn down() -> Result<(), Failure> {
 
 /// The daemon removes its note last.
 fn wait_until_given_back(deadline: Instant) -> Result<(), Failure> {
-    while runtime_dir().join(host::NOTE).exists() {
+    while folders().is_changed() {
         if Instant::now() > deadline {
             return Err(Failure::new(7, "the daemon has not given everything back; run again: openrelay down"));
         }

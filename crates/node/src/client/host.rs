@@ -5,7 +5,7 @@
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use openrelay_proto::ip::{CLIENT_V4, CLIENT_V6};
 use openrelay_proto::wire::{MAX_DATAGRAM, MAX_MTU};
@@ -21,8 +21,24 @@ const TABLE: u32 = 0x6f72;
 #[expect(clippy::cast_possible_truncation, reason = "43")]
 const FULL_TRAIN: u32 = (TRAIN_BYTES / MAX_DATAGRAM) as u32;
 const RULES: [u32; 4] = [5_200, 5_201, 5_202, 5_203];
-/// The note in the state folder: it is there from before the first change until after the last one is undone.
-pub const NOTE: &str = "host.note";
+/// The note in the runtime folder: it is there from before the first change until after the last one is undone.
+const NOTE: &str = "host.note";
+
+/// Where is written down what was changed.
+#[derive(Clone, Debug)]
+pub struct Folders {
+    /// For what a reboot undoes: rules and firewall. Gone after one, like them.
+    pub runtime: PathBuf,
+    /// For what outlives a reboot: /etc/resolv.conf.
+    pub state: PathBuf,
+}
+
+impl Folders {
+    /// Whether rules and firewall are changed, be it by a client that is up or by one that crashed.
+    pub fn is_changed(&self) -> bool {
+        self.runtime.join(NOTE).exists()
+    }
+}
 
 /// What the host refused.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +54,9 @@ pub enum HostError {
     /// The firewall.
     #[error(transparent)]
     Firewall(#[from] NftError),
+    /// The file that says who is asked for names.
+    #[error("cannot write /etc/resolv.conf: {0}; make it writable, or set dns = [] in the client's configuration")]
+    Resolver(#[source] io::Error),
     /// Another client is up.
     #[error("a tunnel is up already, or was left behind by a crash; run: openrelay down")]
     AlreadyUp,
@@ -62,7 +81,7 @@ impl HostError {
 /// The changes of one connection. Dropped before its time, as when a later step fails, it gives everything back.
 #[derive(Debug)]
 pub struct HostState {
-    state_dir: PathBuf,
+    folders: Folders,
     device: String,
     remote: SocketAddr,
     given_back: bool,
@@ -72,24 +91,28 @@ impl Drop for HostState {
     fn drop(&mut self) {
         if !self.given_back {
             // What could not be given back keeps its note, and `down` tries again.
-            let _ = give_back(&self.state_dir);
+            let _ = give_back(&self.folders);
         }
     }
 }
 
 impl HostState {
-    /// Notes in `state_dir` that changes are about to be made.
+    /// Notes in `folders` that changes are about to be made.
     ///
     /// # Errors
     /// [`HostError::AlreadyUp`] when there is such a note already.
-    pub(super) fn new(state_dir: &Path, device: &str, remote: SocketAddr) -> Result<Self, HostError> {
-        fs::create_dir_all(state_dir).map_err(HostError::at("make the state folder"))?;
-        let note = state_dir.join(NOTE);
-        if note.exists() {
+    pub(super) fn new(folders: &Folders, device: &str, remote: SocketAddr) -> Result<Self, HostError> {
+        for folder in [&folders.runtime, &folders.state] {
+            fs::create_dir_all(folder).map_err(HostError::at("make the folder for notes"))?;
+        }
+        if folders.is_changed() {
             return Err(HostError::AlreadyUp);
         }
-        fs::write(note, remote.ip().to_string()).map_err(HostError::at("write to the state folder"))?;
-        Ok(Self { state_dir: state_dir.to_owned(), device: device.to_owned(), remote, given_back: false })
+        // What a power failure has left: it would be taken for the host's own.
+        resolver::restore(&folders.state).map_err(HostError::Resolver)?;
+        let note = folders.runtime.join(NOTE);
+        fs::write(note, remote.ip().to_string()).map_err(HostError::at("write a note of what will be changed"))?;
+        Ok(Self { folders: folders.clone(), device: device.to_owned(), remote, given_back: false })
     }
 
     /// Closes the firewall around the tunnel.
@@ -131,28 +154,29 @@ impl HostState {
         if servers.is_empty() {
             return Ok(());
         }
-        resolver::replace(&self.state_dir, servers).map_err(HostError::at("write /etc/resolv.conf"))
+        resolver::replace(&self.folders.state, servers).map_err(HostError::Resolver)
     }
 
     /// Gives everything back.
     pub(super) fn give_back(mut self) -> Result<(), HostError> {
         self.given_back = true;
-        give_back(&self.state_dir).map(drop)
+        give_back(&self.folders).map(drop)
     }
 }
 
-/// Gives back what the note in `state_dir` says; whether there was one. The firewall goes last, so that nothing leaks in between.
+/// Gives back what the notes in `folders` say; whether there were any. The firewall goes last, so that nothing leaks in between; but it goes, whatever became
+/// of the rest.
 ///
 /// # Errors
-/// [`HostError`]; the note stays, and the call can be repeated.
-pub fn give_back(state_dir: &Path) -> Result<bool, HostError> {
-    let note = state_dir.join(NOTE);
+/// [`HostError`]; what was not given back stays written down, and the call can be repeated.
+pub fn give_back(folders: &Folders) -> Result<bool, HostError> {
+    let resolver = resolver::restore(&folders.state).map_err(HostError::Resolver);
+    let note = folders.runtime.join(NOTE);
     let text = match fs::read_to_string(&note) {
         Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(HostError::at("read the state folder")(error)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return resolver,
+        Err(error) => return Err(HostError::at("read the note of what was changed")(error)),
     };
-    resolver::restore(state_dir).map_err(HostError::at("give /etc/resolv.conf back"))?;
     let mut netlink = Netlink::open().map_err(HostError::at("talk to the kernel's routing"))?;
     if let Ok(remote) = text.trim().parse::<IpAddr>() {
         for rule in rules(remote) {
@@ -161,8 +185,8 @@ pub fn give_back(state_dir: &Path) -> Result<bool, HostError> {
         }
     }
     lockdown::remove()?;
-    fs::remove_file(note).map_err(HostError::at("clean the state folder"))?;
-    Ok(true)
+    fs::remove_file(note).map_err(HostError::at("remove the note of what was changed"))?;
+    resolver.map(|_| true)
 }
 
 /// To the first hop as before, and never through the tunnel, not even while the host has no other route: the circuit would carry its own datagrams.

@@ -1,5 +1,6 @@
 //! The client's data thread: the whole way of a packet between device and circuit.
 
+use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::sync::mpsc::{Receiver, Sender, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,15 +36,15 @@ pub(super) enum Command {
     Stop(SyncSender<Counts>),
 }
 
-/// What the client carried. Every packet read from the device is sent or dropped for a reason, and every datagram received
-/// delivered, control, or dropped for a reason.
+/// What the client carried. Every packet read from the device and every datagram of the circuit's own is sent or dropped for a reason, and every datagram
+/// received delivered, control, or dropped for a reason.
 #[derive(Clone, Default, Debug, PartialEq, Eq)]
 pub struct Counts {
     /// Packets read from the device, after they were cut.
     pub device_read: u64,
     /// Bytes of them.
     pub device_read_bytes: u64,
-    /// Datagrams with packets that the kernel took.
+    /// Datagrams that the kernel took.
     pub sent: u64,
     /// Datagrams that the circuit made of its own accord: handshakes, control, probes.
     pub originated: u64,
@@ -73,6 +74,8 @@ pub(super) struct Pump {
     train: Train,
     merger: Merger,
     originated: Sent,
+    /// Whether somebody has removed the tunnel device: nothing is carried any more, and only `down` helps.
+    device_gone: bool,
     counts: Counts,
     links: Option<Links>,
 }
@@ -103,6 +106,7 @@ impl Pump {
             train: Train::new(),
             merger: Merger::new(udp_segmentation),
             originated: Sent::default(),
+            device_gone: false,
             counts: Counts::default(),
             links: None,
         }
@@ -127,8 +131,9 @@ impl Pump {
             let now = self.clock.now();
             let timeout = self.client.poll_timeout().since(now).min(LONGEST_WAIT);
             let fds = [bell.as_fd(), self.sockets.all[0].as_fd(), self.queue.as_fd()];
+            let watched = if self.device_gone { 2 } else { 3 };
             // An error here would be a programming error of ours; the loop goes on and works by its timeouts.
-            let ready = wait(&fds, timeout).unwrap_or_default();
+            let ready = wait(&fds[..watched], timeout).unwrap_or_default();
             if ready[1] {
                 self.receive();
             }
@@ -189,7 +194,13 @@ impl Pump {
     /// Works off what the device has.
     fn read_device(&mut self) {
         for _ in 0..BUDGET {
-            let Ok(len) = self.queue.read(&mut self.device_buffer) else { break };
+            let len = match self.queue.read(&mut self.device_buffer) {
+                Ok(len) => len,
+                Err(error) => {
+                    self.device_gone |= !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted);
+                    break;
+                }
+            };
             let now = self.clock.now();
             if let Err(reason) = self.handle_device(len, now) {
                 self.counts.device_read += 1;
@@ -270,6 +281,11 @@ impl Pump {
 
     /// Tells the other threads what happened.
     fn tell(&mut self) {
+        if self.device_gone
+            && let Some(links) = &self.links
+        {
+            links.shared.lock().unwrap_or_else(PoisonError::into_inner).lost = true;
+        }
         while let Some(event) = self.client.poll_event() {
             let counts = self.report();
             let Some(links) = &self.links else { continue };
@@ -283,9 +299,9 @@ impl Pump {
 
     fn report(&self) -> Counts {
         let mut counts = self.counts.clone();
-        counts.sent = self.train.sent.datagrams;
-        counts.originated = self.originated.datagrams;
-        counts.drops.count_many(DropReason::SendFailed, self.train.sent.failed);
+        counts.sent = self.train.sent.datagrams + self.originated.datagrams;
+        counts.originated = self.originated.datagrams + self.originated.failed;
+        counts.drops.count_many(DropReason::SendFailed, self.train.sent.failed + self.originated.failed);
         counts.delivered -= self.merger.refused;
         counts.drops.count_many(DropReason::TunnelFailed, self.merger.refused);
         counts.overflows = u64::from(self.sockets.all[0].overflows());

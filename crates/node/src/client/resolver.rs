@@ -1,7 +1,7 @@
 //! /etc/resolv.conf while the tunnel is up.
 //!
-//! Owns its replacement and its return, byte for byte, be it a file or a link. What it was is written down first, so that `down` can
-//! give it back after a crash.
+//! Owns its replacement and its return, byte for byte, be it a file or a link. What it was is written down first, where a reboot does not
+//! reach it, so that it can be given back after a crash and after a power failure.
 
 use std::fs;
 use std::io;
@@ -13,60 +13,137 @@ const PATH: &str = "/etc/resolv.conf";
 const SAVED_FILE: &str = "resolv.conf.saved";
 const SAVED_LINK: &str = "resolv.conf.link";
 
-/// Makes the host ask `servers`.
+/// Makes the host ask `servers`; what was there before is written down in `folder`.
 ///
 /// # Errors
-/// When a file cannot be written; the old state is written down or still there.
-pub fn replace(state_dir: &Path, servers: &[IpAddr]) -> io::Result<()> {
-    save(state_dir)?;
+/// When a file cannot be written; what could be changed is as before then.
+pub fn replace(folder: &Path, servers: &[IpAddr]) -> io::Result<()> {
+    replace_at(Path::new(PATH), folder, servers)
+}
+
+/// Gives the old file or link back, if one was written down in `folder`; whether there was one.
+///
+/// # Errors
+/// When it cannot be written; it stays written down.
+pub fn restore(folder: &Path) -> io::Result<bool> {
+    restore_at(Path::new(PATH), folder)
+}
+
+fn replace_at(path: &Path, folder: &Path, servers: &[IpAddr]) -> io::Result<()> {
+    save(path, folder)?;
     let mut text =
         String::from("# Written by openrelay while the tunnel is up; 'openrelay down' gives the old file back.\n");
     for server in servers {
         text.push_str(&format!("nameserver {server}\n"));
     }
-    if fs::symlink_metadata(PATH).is_ok_and(|meta| meta.is_symlink()) {
-        fs::remove_file(PATH)?;
+    let written = if path.is_symlink() { fs::remove_file(path) } else { Ok(()) }.and_then(|()| fs::write(path, text));
+    if written.is_err() {
+        // Where nothing was changed nothing is to be given back.
+        let _ = restore_at(path, folder);
     }
-    fs::write(PATH, text)
+    written
 }
 
-/// Gives the old file or link back, if one was written down.
-///
-/// # Errors
-/// When it cannot be written; it stays written down.
-pub fn restore(state_dir: &Path) -> io::Result<()> {
-    let (file, link) = (state_dir.join(SAVED_FILE), state_dir.join(SAVED_LINK));
+fn restore_at(path: &Path, folder: &Path) -> io::Result<bool> {
+    let (file, link) = (folder.join(SAVED_FILE), folder.join(SAVED_LINK));
     if let Ok(target) = fs::read_to_string(&link) {
-        if Path::new(PATH).symlink_metadata().is_ok() {
-            fs::remove_file(PATH)?;
+        if fs::read_link(path).ok() != Some(PathBuf::from(&target)) {
+            if path.symlink_metadata().is_ok() {
+                fs::remove_file(path)?;
+            }
+            symlink(PathBuf::from(target), path)?;
         }
-        symlink(PathBuf::from(target), PATH)?;
-        return fs::remove_file(link);
+        return fs::remove_file(link).map(|()| true);
     }
-    match fs::read(&file) {
-        Ok(bytes) => {
-            fs::write(PATH, bytes)?;
-            fs::set_permissions(PATH, fs::metadata(&file)?.permissions())?;
-            fs::remove_file(file)
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
+    let bytes = match fs::read(&file) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    if path.is_symlink() || fs::read(path).ok().as_ref() != Some(&bytes) {
+        fs::write(path, bytes)?;
+        fs::set_permissions(path, fs::metadata(&file)?.permissions())?;
     }
+    fs::remove_file(file).map(|()| true)
 }
 
 /// Writes the present state down, unless a state from before is there already.
-fn save(state_dir: &Path) -> io::Result<()> {
-    let (file, link) = (state_dir.join(SAVED_FILE), state_dir.join(SAVED_LINK));
+fn save(path: &Path, folder: &Path) -> io::Result<()> {
+    let (file, link) = (folder.join(SAVED_FILE), folder.join(SAVED_LINK));
     if file.exists() || link.exists() {
         return Ok(());
     }
-    match fs::symlink_metadata(PATH) {
-        Ok(meta) if meta.is_symlink() => fs::write(link, fs::read_link(PATH)?.as_os_str().as_encoded_bytes()),
+    match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_symlink() => fs::write(link, fs::read_link(path)?.as_os_str().as_encoded_bytes()),
         Ok(meta) => {
-            fs::write(&file, fs::read(PATH)?)?;
+            fs::write(&file, fs::read(path)?)?;
             fs::set_permissions(&file, fs::Permissions::from_mode(meta.permissions().mode()))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => fs::write(file, b""),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SERVERS: [IpAddr; 1] = [IpAddr::V4(std::net::Ipv4Addr::new(9, 9, 9, 9))];
+
+    /// An empty folder with one for the host's files and one for notes, removed afterwards.
+    fn with_folders(test: impl Fn(&Path, &Path)) {
+        let root = std::env::temp_dir().join(format!(
+            "openrelay-resolver-{}-{:?}",
+            std::process::id(),
+            std::thread::current().id()
+        ));
+        let (etc, notes) = (root.join("etc"), root.join("notes"));
+        fs::create_dir_all(&etc).unwrap();
+        fs::create_dir_all(&notes).unwrap();
+        test(&etc.join("resolv.conf"), &notes);
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    fn noted(notes: &Path) -> usize {
+        fs::read_dir(notes).unwrap().count()
+    }
+
+    #[test]
+    fn a_file_comes_back_with_its_mode() {
+        with_folders(|path, notes| {
+            fs::write(path, "nameserver 192.0.2.1\n").unwrap();
+            fs::set_permissions(path, fs::Permissions::from_mode(0o640)).unwrap();
+            replace_at(path, notes, &SERVERS).unwrap();
+            assert!(fs::read_to_string(path).unwrap().contains("nameserver 9.9.9.9"));
+            // A second time, as after a crash: what was written down first stays.
+            replace_at(path, notes, &SERVERS).unwrap();
+            assert!(restore_at(path, notes).unwrap());
+            assert_eq!(fs::read_to_string(path).unwrap(), "nameserver 192.0.2.1\n");
+            assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o640);
+            assert!(!restore_at(path, notes).unwrap());
+            assert_eq!(noted(notes), 0);
+        });
+    }
+
+    #[test]
+    fn a_link_comes_back_as_a_link() {
+        with_folders(|path, notes| {
+            symlink("../run/stub.conf", path).unwrap();
+            replace_at(path, notes, &SERVERS).unwrap();
+            assert!(!path.is_symlink());
+            assert!(restore_at(path, notes).unwrap());
+            assert_eq!(fs::read_link(path).unwrap(), Path::new("../run/stub.conf"));
+            assert_eq!(noted(notes), 0);
+        });
+    }
+
+    /// The host stayed blocked for ever, as nothing could be given back that had never been changed.
+    #[test]
+    fn what_cannot_be_written_leaves_nothing_to_give_back() {
+        with_folders(|_, notes| {
+            // Can be read, and written by nobody.
+            assert!(replace_at(Path::new("/proc/version"), notes, &SERVERS).is_err());
+            assert_eq!(noted(notes), 0);
+        });
     }
 }
