@@ -65,7 +65,7 @@ reasons! {
     HandshakeStray = "handshake-stray",
     /// A handshake packet that does not verify.
     HandshakeInvalid = "handshake-invalid",
-    /// A handshake packet that the handshaker's queue, or a first packet that the replay filter, had no room for.
+    /// A handshake packet that the handshaker's queue, or a first packet that the replay filter or its network's share, had no room for.
     HandshakeLoad = "handshake-load",
     /// No room for another session.
     TableFull = "table-full",

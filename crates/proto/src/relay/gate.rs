@@ -14,6 +14,7 @@ use crate::handshake::{COOKIE_LEN, COOKIE_PACKET_LEN, PROOF_LEN, split_proof};
 use crate::keys::{RelayKey, Secret, hmac_sha256, sha256};
 use crate::random::{Random, array};
 use crate::relay::Route;
+use crate::relay::shares::Shares;
 use crate::suite::{PacketKey, Suite};
 use crate::time::Time;
 use crate::wire::{HEADER_LEN, PacketType, take};
@@ -82,6 +83,8 @@ pub(crate) enum Entrance {
     Pass,
     /// Its sender has to prove its address first.
     Ask,
+    /// Its sender is where it says, but its network has had its share for now.
+    Later,
     /// It has no first packet's length, or a proof that nobody asked for and that is wrong.
     Refuse,
 }
@@ -92,12 +95,13 @@ pub struct Gate {
     master: Arc<Secret>,
     relay: RelayKey,
     load: Arc<Load>,
+    shares: Arc<Shares>,
 }
 
 impl Gate {
     /// A gate for the relay with `key`.
     pub fn new(relay: RelayKey, load: Arc<Load>, random: &mut dyn Random) -> Self {
-        Self { master: Arc::new(Secret(array(random))), relay, load }
+        Self { master: Arc::new(Secret(array(random))), relay, load, shares: Arc::new(Shares::new(random)) }
     }
 
     /// The load that this gate goes by.
@@ -112,7 +116,13 @@ impl Gate {
         match proof {
             None if high => Entrance::Ask,
             None => Entrance::Pass,
-            Some(proof) if self.proves(route, body, proof, now) => Entrance::Pass,
+            Some(proof) if self.proves(route, body, proof, now) => {
+                if high && !self.shares.take(route, now) {
+                    Entrance::Later
+                } else {
+                    Entrance::Pass
+                }
+            }
             Some(_) if high => Entrance::Ask,
             Some(_) => Entrance::Refuse,
         }
@@ -271,6 +281,22 @@ mod tests {
             flipped[bit / 8] ^= 1 << (bit % 8);
             assert_ne!(door.check(1, &flipped, now), Entrance::Pass, "bit {bit}");
         }
+    }
+
+    /// An allowance is spent by who has proven to be there, so that nobody can spend another's.
+    #[test]
+    fn a_network_that_has_had_its_share_waits_while_there_is_load() {
+        let mut door = Door::new(QUEUE_LIMIT);
+        let now = Time::from_micros(1);
+        let proven = door.proven(now);
+        for port in 0..2_000 {
+            assert_eq!(door.check(port, &door.first, now), Entrance::Ask);
+        }
+        let passed = (0..1_000).filter(|_| door.check(1, &proven, now) == Entrance::Pass).count();
+        assert_eq!(passed, 200);
+        assert_eq!(door.check(1, &proven, now), Entrance::Later);
+        (0..QUEUE_LIMIT).for_each(|_| door.gate.load().taken());
+        assert_eq!(door.check(1, &proven, now.after(HOLD)), Entrance::Pass, "no load, no shares");
     }
 
     #[test]

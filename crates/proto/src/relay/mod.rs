@@ -17,6 +17,7 @@ mod filter;
 mod gate;
 mod handshaker;
 mod shard;
+mod shares;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -508,6 +508,7 @@ impl Shard {
         }
         match if is_first { self.gate.check(route, packet, now) } else { Entrance::Pass } {
             Entrance::Refuse => return Err(DropReason::HandshakeInvalid),
+            Entrance::Later => return Err(DropReason::HandshakeLoad),
             Entrance::Ask => self.ask_for_cookie(route, packet, now, random),
             Entrance::Pass => {
                 let packet = packet.to_vec();
