@@ -189,6 +189,7 @@ impl Initiator {
         let mut packet = vec![0; length];
         random.fill(&mut packet);
         write_header(&mut packet, kind, first.local_index);
+        state.mix_hash(header(&packet)?);
         let wire_key = with_random_top_bit(ephemeral.public(), random);
         let mut rest = packet.get_mut(EPHEMERAL..).ok_or(Invalid)?;
         put(&mut rest, 32)?.copy_from_slice(&wire_key);
@@ -225,6 +226,7 @@ impl Initiator {
         }
         let remote: [u8; 32] = take(packet, EPHEMERAL).ok_or(Invalid)?;
         let mut state = self.state.clone();
+        state.mix_hash(header(packet)?);
         state.mix_hash(&remote);
         state.mix_key(&self.ephemeral.agree(&remote).ok_or(Invalid)?.0);
         if let Some(own) = &self.static_key {
@@ -237,6 +239,7 @@ impl Initiator {
         let mut out = vec![0; KEM_KEY_LEN];
         random.fill(&mut out[..HEADER_LEN]);
         write_header(&mut out, PacketType::KemKey, remote_index);
+        state.mix_hash(header(&out)?);
         state.encrypt_and_hash(self.kem.public(), &mut out[HEADER_LEN..]);
         self.state = state;
         self.reply = Some((suite, remote_index));
@@ -253,6 +256,7 @@ impl Initiator {
             return Err(Invalid);
         }
         let mut state = self.state.clone();
+        state.mix_hash(header(packet)?);
         let (text, confirmation) =
             packet.get(HEADER_LEN..).and_then(|p| p.split_at_checked(kem::TEXT_LEN + TAG_LEN)).ok_or(Invalid)?;
         let text: [u8; kem::TEXT_LEN] = state.decrypt_and_hash(text)?;
@@ -336,6 +340,7 @@ pub fn accept(own: &Responder, secret: &RelaySecret, packet: &[u8]) -> Result<Ac
     let mut rest = packet.get(EPHEMERAL + 32..).ok_or(Invalid)?;
 
     let mut state = own.transcript(pattern, offered.bits());
+    state.mix_hash(header(packet)?);
     state.mix_hash(&remote_ephemeral);
     state.mix_key(&secret.agree(&remote_ephemeral).ok_or(Invalid)?.0);
     let mut relay = None;
@@ -388,6 +393,7 @@ impl Accepted {
         let mut packet = vec![0; REPLY_LEN];
         random.fill(&mut packet[..HEADER_LEN]);
         write_header(&mut packet, PacketType::Reply, self.first.local_index);
+        self.state.mix_hash(header(&packet)?);
         let wire_key = with_random_top_bit(ephemeral.public(), random);
         packet[EPHEMERAL..EPHEMERAL + 32].copy_from_slice(&wire_key);
         self.state.mix_hash(&wire_key);
@@ -421,6 +427,7 @@ impl Replied {
             return Err(Invalid);
         }
         let mut state = self.state.clone();
+        state.mix_hash(header(packet)?);
         let key: [u8; kem::KEY_LEN] = state.decrypt_and_hash(packet.get(HEADER_LEN..).ok_or(Invalid)?)?;
         if crate::keys::sha256(&[&key]) != self.kem_key_hash {
             return Err(Invalid);
@@ -429,6 +436,7 @@ impl Replied {
         let mut out = vec![0; KEM_TEXT_LEN];
         random.fill(&mut out[..HEADER_LEN]);
         write_header(&mut out, PacketType::KemText, self.remote_index);
+        state.mix_hash(header(&out)?);
         let (sealed, confirmation) = out[HEADER_LEN..].split_at_mut(kem::TEXT_LEN + TAG_LEN);
         state.encrypt_and_hash(&text, sealed);
         state.mix_key(&shared.0);
@@ -443,6 +451,11 @@ impl Replied {
         };
         Ok((out, established))
     }
+}
+
+/// The header of a packet, unmasked: it goes into the transcript, so that no bit of it can be changed on the way.
+fn header(packet: &[u8]) -> Result<&[u8], Invalid> {
+    packet.get(..HEADER_LEN).ok_or(Invalid)
 }
 
 /// Bytes of the message that starts a re-handshake: e, then e1 sealed.

@@ -109,6 +109,8 @@ fn the_hybrid_handshake_agrees_with_its_equations() {
         let prologue = [&b"ORP/1"[..], &[5; 32], &9u64.to_be_bytes(), &[2], &3u32.to_be_bytes(), &[7]].concat();
         state.mix_hash(&prologue);
         state.mix_hash(&rs);
+        let first_kind = if ik { 0x27 } else { 0x17 };
+        state.mix_hash(&packet(first_kind, 11, &[]));
         state.mix_hash(&public(e));
         state.mix_key(&dh(e, &rs));
         let mut body = vec![public(e).to_vec()];
@@ -117,7 +119,7 @@ fn the_hybrid_handshake_agrees_with_its_equations() {
             state.mix_key(&dh(s, &rs));
         }
         body.push(state.encrypt(&[&sha(&[e1_public.as_ref()])[..], &1_000u32.to_be_bytes(), &[0; 18]].concat()));
-        let first = packet(if ik { 0x27 } else { 0x17 }, 11, &body);
+        let first = packet(first_kind, 11, &body);
 
         let accepted = accept(&own, &relay, &first).unwrap();
         let First { offered, local_index, minutes } = accepted.first;
@@ -126,15 +128,18 @@ fn the_hybrid_handshake_agrees_with_its_equations() {
         let (replied, reply) = accepted.reply(Suite::ChaCha20Poly1305, 22, &mut random).unwrap();
 
         let re = &reply[10..42];
+        state.mix_hash(&reply[..10]);
         state.mix_hash(re);
         state.mix_key(&dh(e, re));
         if ik {
             state.mix_key(&dh(s, re));
         }
         assert_eq!(state.decrypt(&reply[42..]), [&22u32.to_be_bytes()[..], &[2], &[0; 33]].concat());
+        state.mix_hash(&packet(0x31, 22, &[]));
         let key = packet(0x31, 22, &[state.encrypt(e1_public.as_ref())]);
 
         let (text, established) = replied.read_kem_key(&key, &mut random).unwrap();
+        state.mix_hash(&text[..10]);
         let ekem1 = state.decrypt(&text[10..10 + 1_088 + 16]);
         state.mix_key(e1.decapsulate(ekem1.as_slice().into()).unwrap().as_ref());
         assert_eq!(state.decrypt(&text[10 + 1_088 + 16..]), b"");
