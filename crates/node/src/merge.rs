@@ -203,8 +203,10 @@ impl Merger {
 /// Whether two packets of one flow differ in nothing that a joined packet cannot express.
 fn same_network_header(first: &Packet, headers: &[u8], bytes: &[u8]) -> bool {
     if first.is_v6() {
-        // Version, class, flow label; next header and hop limit.
-        headers.get(..4) == bytes.get(..4) && headers.get(6..8) == bytes.get(6..8)
+        // Version, class, flow label; next header and hop limit; extension headers.
+        headers.get(..4) == bytes.get(..4)
+            && headers.get(6..8) == bytes.get(6..8)
+            && headers.get(40..first.transport) == bytes.get(40..first.transport)
     } else {
         // Version, length of the header, service; flags and fragment; time to live and protocol.
         headers.get(..2) == bytes.get(..2)

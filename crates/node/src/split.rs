@@ -1,8 +1,9 @@
 //! Cutting what a TUN device hands over into packets that fit the path.
 //!
-//! Owns TCP segmentation and the cutting of UDP trains, after this host's own parse of the packet. TCP is cut to whatever fits the
-//! path, so a path that shrinks stalls no connection. Checksums are left to the far end with one bit.
-//! Source: RFC 9293 §3.1; linux `tcp_gso_segment`, `__udp_gso_segment` for which fields change.
+//! Owns TCP segmentation, the cutting of UDP trains and the fragmentation of IPv4, after this host's own parse of the packet. TCP is cut to whatever
+//! fits the path, so a path that shrinks stalls no connection; what else may be fragmented is, for its sender would never be told. Checksums are left to
+//! the far end with one bit, but for fragments.
+//! Source: RFC 9293 §3.1, RFC 791 §3.2; linux `tcp_gso_segment`, `__udp_gso_segment` for which fields change.
 
 use std::io::IoSlice;
 
@@ -12,6 +13,9 @@ use openrelay_sys::tun::{Segmentation, TunQueue, VnetHeader};
 
 const FIN_PSH: u8 = 0x01 | 0x08;
 const CWR: u8 = 0x80;
+/// Length of an IPv4 header without options. One with options is not fragmented: not all of them go into every fragment.
+const PLAIN_HEADER: usize = 20;
+const MORE_FRAGMENTS: u16 = 0x2000;
 
 /// How a packet is cut.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,6 +28,8 @@ pub struct Split {
     pub pieces: usize,
     /// Whether the transport checksum is left to the receiver.
     pub partial: bool,
+    /// Whether the pieces are fragments, and whether the first one's transport checksum is still to be finished.
+    fragments: Option<bool>,
 }
 
 impl Split {
@@ -35,7 +41,7 @@ impl Split {
     pub fn plan(header: &VnetHeader, packet: &Packet, bytes: &[u8], mtu: u16) -> Result<Self, DropReason> {
         let mtu = usize::from(mtu);
         let partial = is_partial(header, packet)?;
-        let single = Self { headers: 0, payload: packet.len, pieces: 1, partial };
+        let single = Self { headers: 0, payload: packet.len, pieces: 1, partial, fragments: None };
         if header.segmentation == Segmentation::None && packet.len <= mtu {
             return Ok(single);
         }
@@ -55,10 +61,23 @@ impl Split {
                 return Err(DropReason::BadPacket);
             }
             let each = asked.min(fits);
-            return Ok(Self { headers, payload: each, pieces: payload.div_ceil(each).max(1), partial: true });
+            let pieces = payload.div_ceil(each).max(1);
+            return Ok(Self { headers, payload: each, pieces, partial: true, fragments: None });
         }
         if header.segmentation == Segmentation::Udp && asked > 0 && asked <= fits && partial {
-            return Ok(Self { headers, payload: asked, pieces: payload.div_ceil(asked).max(1), partial });
+            let pieces = payload.div_ceil(asked).max(1);
+            return Ok(Self { headers, payload: asked, pieces, partial, fragments: None });
+        }
+        if header.segmentation == Segmentation::None && !packet.dont_fragment && bytes.first() == Some(&0x45) {
+            let each = mtu.saturating_sub(PLAIN_HEADER) & !7;
+            let pieces = (packet.len - PLAIN_HEADER).div_ceil(each.max(8));
+            return Ok(Self {
+                headers: PLAIN_HEADER,
+                payload: each.max(8),
+                pieces,
+                partial: false,
+                fragments: Some(partial),
+            });
         }
         Err(DropReason::PacketTooBig)
     }
@@ -89,6 +108,12 @@ impl Split {
         let (own_headers, own_payload) = out.split_at_mut(self.headers);
         own_headers.copy_from_slice(headers);
         own_payload.copy_from_slice(payload);
+        if let Some(unfinished) = self.fragments {
+            if unfinished && number == 0 {
+                finish_checksum(packet, bytes, out);
+            }
+            return fix_fragment(out, number * self.payload, number + 1 == self.pieces);
+        }
         let len = out.len();
         fix_network_header(packet, out, len, number);
         fix_transport_header(packet, out, number * self.payload, number, number + 1 == self.pieces);
@@ -130,6 +155,25 @@ fn fix_network_header(packet: &Packet, out: &mut [u8], len: usize, number: usize
     }
 }
 
+/// Finishes the transport checksum of the whole packet in its first fragment: so far the field holds the pseudo-header's sum.
+fn finish_checksum(packet: &Packet, bytes: &[u8], out: &mut [u8]) {
+    if let (Some(at), Some(transport)) = (packet.checksum_at(), bytes.get(packet.transport..packet.len)) {
+        let check = !checksum::fold(checksum::sum(transport, 0));
+        // Zero says that there is none. Source: RFC 768.
+        set(out, at, if check == 0 && packet.protocol == UDP { 0xffff } else { check });
+    }
+}
+
+/// The header of a piece that begins `offset` bytes after that of the packet, which may be a fragment itself.
+fn fix_fragment(out: &mut [u8], offset: usize, last: bool) {
+    let len = u16::try_from(out.len()).unwrap_or(u16::MAX);
+    set(out, 2, len);
+    let place = get(out, 6);
+    let moved = place + u16::try_from(offset / 8).unwrap_or(0);
+    set(out, 6, if last { moved } else { moved | MORE_FRAGMENTS });
+    checksum::fill_v4_header(out, PLAIN_HEADER);
+}
+
 fn fix_transport_header(packet: &Packet, out: &mut [u8], offset: usize, number: usize, last: bool) {
     let at = packet.transport;
     if packet.protocol == TCP {
@@ -159,5 +203,87 @@ fn get(bytes: &[u8], at: usize) -> u16 {
 fn set(bytes: &mut [u8], at: usize, value: u16) {
     if let Some(room) = bytes.get_mut(at..at + 2) {
         room.copy_from_slice(&value.to_be_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A UDP packet without DF, its checksum whole or left to be finished.
+    fn datagram(len: usize, partial: bool) -> (VnetHeader, Vec<u8>) {
+        let mut bytes: Vec<u8> = (0..len).map(|n| u8::try_from(n % 251).unwrap()).collect();
+        bytes[..28].copy_from_slice(&[
+            0x45, 0, 0, 0, 7, 7, 0, 0, 64, 17, 0, 0, 100, 64, 0, 2, 93, 184, 215, 2, 0, 9, 0, 9, 0, 0, 0, 0,
+        ]);
+        set(&mut bytes, 2, u16::try_from(len).unwrap());
+        set(&mut bytes, 24, u16::try_from(len - 20).unwrap());
+        let packet = Packet::parse(&bytes).unwrap();
+        checksum::fill_transport(&packet, &mut bytes);
+        checksum::fill_v4_header(&mut bytes, 20);
+        let mut header = VnetHeader::PLAIN;
+        if partial {
+            set(&mut bytes, 26, checksum::pseudo_header(&packet, len - 20));
+            header = VnetHeader { needs_checksum: true, checksum_start: 20, checksum_offset: 6, ..header };
+        }
+        (header, bytes)
+    }
+
+    fn pieces(header: &VnetHeader, bytes: &[u8], mtu: u16) -> Vec<Vec<u8>> {
+        let packet = Packet::parse(bytes).unwrap();
+        let split = Split::plan(header, &packet, bytes, mtu).unwrap();
+        assert!(!split.partial);
+        let piece = |number| {
+            let mut out = vec![0; split.len(&packet, number)];
+            split.write(&packet, bytes, number, &mut out);
+            assert!(out.len() <= usize::from(mtu));
+            assert_eq!(checksum::fold(checksum::sum(&out[..20], 0)), 0xffff, "header checksum");
+            out
+        };
+        (0..split.pieces).map(piece).collect()
+    }
+
+    /// Puts fragments together the way that a host does. Source: RFC 791 §3.2.
+    fn joined(fragments: &[Vec<u8>]) -> Vec<u8> {
+        let mut whole = fragments[0][..20].to_vec();
+        for (number, fragment) in fragments.iter().enumerate() {
+            let place = get(fragment, 6);
+            assert_eq!(usize::from(place & 0x1fff) * 8, whole.len() - 20);
+            assert_eq!(place & MORE_FRAGMENTS != 0, number + 1 < fragments.len());
+            assert_eq!(get(fragment, 4), 0x0707, "one number for all");
+            whole.extend_from_slice(&fragment[20..]);
+        }
+        let len = u16::try_from(whole.len()).unwrap();
+        set(&mut whole, 2, len);
+        set(&mut whole, 6, 0);
+        checksum::fill_v4_header(&mut whole, 20);
+        whole
+    }
+
+    #[test]
+    fn what_does_not_fit_and_may_be_fragmented_is() {
+        for mtu in [576, 1_152, 1_280, 1_392] {
+            for len in [usize::from(mtu) + 1, 1_404, 1_408, 4_000] {
+                for partial in [false, true] {
+                    let (header, bytes) = datagram(len.max(usize::from(mtu) + 1), partial);
+                    let (_, whole) = datagram(bytes.len(), false);
+                    let fragments = pieces(&header, &bytes, mtu);
+                    assert_eq!(joined(&fragments), whole, "{len} bytes, MTU {mtu}, {partial}");
+                    // A second, narrower path cuts the pieces again.
+                    let narrower = fragments
+                        .iter()
+                        .flat_map(|f| if f.len() > 300 { pieces(&VnetHeader::PLAIN, f, 300) } else { vec![f.clone()] });
+                    assert_eq!(joined(&narrower.collect::<Vec<_>>()), whole);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_may_not_be_fragmented_is_not() {
+        let (header, mut bytes) = datagram(1_404, false);
+        bytes[6] = 0x40;
+        let packet = Packet::parse(&bytes).unwrap();
+        assert_eq!(Split::plan(&header, &packet, &bytes, 1_280), Err(DropReason::PacketTooBig));
     }
 }

@@ -80,6 +80,7 @@ impl Train {
     }
 
     /// Adds a copy of `datagram`, to `to`.
+    #[cfg(feature = "relay")]
     pub(crate) fn add(&mut self, sockets: &Sockets, to: SocketAddr, datagram: &[u8]) {
         let room = self.room(sockets, to, datagram.len());
         if room.len() == datagram.len() {
