@@ -9,17 +9,14 @@ use rtrb::{Consumer, Producer, RingBuffer};
 
 /// Parcels that wait for another shard at most, each with room for a train. What is never used costs no memory.
 const DEPTH: usize = 32;
+/// Datagrams in one parcel at most.
+pub(crate) const MAX_DATAGRAMS: usize = 1_024;
 
 /// What is passed on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Passed {
-    /// Datagrams of a train, type and index unmasked.
-    Datagrams {
-        /// Where they came from.
-        from: SocketAddr,
-        /// Length of each but the last, which may be shorter.
-        stride: usize,
-    },
+    /// Datagrams from this address, type and index unmasked, one behind the other.
+    Datagrams(SocketAddr),
     /// A packet that the tunnel device handed over, virtio header first.
     Device,
 }
@@ -28,6 +25,8 @@ struct Parcel {
     what: Passed,
     len: usize,
     bytes: Vec<u8>,
+    /// The length of each datagram.
+    lengths: Vec<u16>,
 }
 
 /// The sending end.
@@ -58,18 +57,23 @@ impl RingSender {
 
     /// Passes copies of datagrams on, of `stride` bytes each but the last, which may be shorter; false when the ring is full.
     pub(crate) fn pass_datagrams(&mut self, from: SocketAddr, stride: usize, datagrams: &[u8]) -> bool {
-        let what = Passed::Datagrams { from, stride };
+        let lengths = || datagrams.chunks(stride).map(|datagram| u16::try_from(datagram.len()).unwrap_or(u16::MAX));
         if let Some(open) = &mut self.open
-            && open.what == what
-            && open.len.is_multiple_of(stride)
+            && open.what == Passed::Datagrams(from)
+            && open.lengths.len() + lengths().len() <= MAX_DATAGRAMS
             && let Some(room) = open.bytes.get_mut(open.len..open.len + datagrams.len())
         {
             room.copy_from_slice(datagrams);
             open.len += datagrams.len();
+            open.lengths.extend(lengths());
             return true;
         }
         self.close();
-        self.begin(what, datagrams)
+        let begun = self.begin(Passed::Datagrams(from), datagrams);
+        if let Some(open) = &mut self.open {
+            open.lengths.extend(lengths());
+        }
+        begun
     }
 
     /// Hands over what is left; whether the other shard has something to be woken for.
@@ -82,6 +86,7 @@ impl RingSender {
         let Ok(mut parcel) = self.empty.pop() else { return false };
         parcel.what = what;
         parcel.len = bytes.len();
+        parcel.lengths.clear();
         if let Some(room) = parcel.bytes.get_mut(..bytes.len()) {
             room.copy_from_slice(bytes);
         }
@@ -103,13 +108,14 @@ impl RingReceiver {
         self.full.peek().ok().map(|parcel| parcel.what)
     }
 
-    /// Takes the next parcel into `buffer`; its length.
-    pub(crate) fn take(&mut self, buffer: &mut [u8]) -> Option<usize> {
+    /// Takes the next parcel into `buffer`, and how long its datagrams are into `lengths`; the length of all.
+    pub(crate) fn take(&mut self, buffer: &mut [u8], lengths: &mut Vec<u16>) -> Option<usize> {
         let parcel = self.full.pop().ok()?;
         let len = parcel.len;
         if let (Some(room), Some(bytes)) = (buffer.get_mut(..len), parcel.bytes.get(..len)) {
             room.copy_from_slice(bytes);
         }
+        lengths.clone_from(&parcel.lengths);
         let _ = self.empty.push(parcel);
         Some(len)
     }
@@ -130,7 +136,8 @@ pub(crate) fn mesh(shards: usize) -> Vec<Ends> {
             let (full_in, full_out) = RingBuffer::new(DEPTH);
             let (mut empty_in, empty_out) = RingBuffer::new(DEPTH);
             for _ in 0..DEPTH {
-                let parcel = Parcel { what: Passed::Device, len: 0, bytes: vec![0; MAX_READ] };
+                let lengths = Vec::with_capacity(MAX_DATAGRAMS);
+                let parcel = Parcel { what: Passed::Device, len: 0, bytes: vec![0; MAX_READ], lengths };
                 let _ = empty_in.push(Box::new(parcel));
             }
             ends[from].0.push(Some(RingSender { full: full_in, empty: empty_out, open: None, pushed: false }));
@@ -148,32 +155,32 @@ mod tests {
         ([192, 0, 2, 1], port).into()
     }
 
-    fn taken(ring: &mut RingReceiver) -> Option<(Passed, Vec<u8>)> {
-        let mut buffer = vec![0; MAX_READ];
+    fn taken(ring: &mut RingReceiver) -> Option<(Passed, Vec<u8>, Vec<u16>)> {
+        let (mut buffer, mut lengths) = (vec![0; MAX_READ], Vec::new());
         let what = ring.peek()?;
-        let len = ring.take(&mut buffer)?;
-        Some((what, buffer[..len].to_vec()))
+        let len = ring.take(&mut buffer, &mut lengths)?;
+        Some((what, buffer[..len].to_vec(), lengths))
     }
 
     #[test]
-    fn datagrams_of_one_sender_and_length_travel_together() {
+    fn datagrams_of_one_sender_travel_together() {
         let mut ends = mesh(2);
         let (mut receiver, mut sender) = (ends[1].1.remove(0), ends[0].0[1].take().unwrap());
         assert!(!sender.finish(), "nobody is woken for nothing");
         assert!(sender.pass_datagrams(address(1), 3, b"aaabbb"));
         assert!(sender.pass_datagrams(address(1), 3, b"cccd"));
         assert_eq!(taken(&mut receiver), None, "not before it is finished");
-        assert!(sender.pass_datagrams(address(1), 3, b"eee"), "behind a shorter one nothing fits");
+        assert!(sender.pass_datagrams(address(1), 5, b"eeeee"));
         assert!(sender.pass_datagrams(address(2), 3, b"fff"));
         assert!(sender.pass_device(b"device"));
         assert!(sender.finish());
         assert!(!sender.finish());
-        let datagrams =
-            |port, bytes: &[u8]| Some((Passed::Datagrams { from: address(port), stride: 3 }, bytes.to_vec()));
-        assert_eq!(taken(&mut receiver), datagrams(1, b"aaabbbcccd"));
-        assert_eq!(taken(&mut receiver), datagrams(1, b"eee"));
-        assert_eq!(taken(&mut receiver), datagrams(2, b"fff"));
-        assert_eq!(taken(&mut receiver), Some((Passed::Device, b"device".to_vec())));
+        let datagrams = |port, bytes: &[u8], lengths: &[u16]| {
+            Some((Passed::Datagrams(address(port)), bytes.to_vec(), lengths.to_vec()))
+        };
+        assert_eq!(taken(&mut receiver), datagrams(1, b"aaabbbcccdeeeee", &[3, 3, 3, 1, 5]));
+        assert_eq!(taken(&mut receiver), datagrams(2, b"fff", &[3]));
+        assert_eq!(taken(&mut receiver), Some((Passed::Device, b"device".to_vec(), vec![])));
         assert_eq!(taken(&mut receiver), None);
     }
 
@@ -188,9 +195,9 @@ mod tests {
         assert!(!sender.pass_datagrams(address(1), 1_000, &[2; 1_000]));
         assert!(sender.finish());
         for _ in 0..DEPTH {
-            assert_eq!(taken(&mut receiver).map(|(_, bytes)| bytes.len()), Some(most));
+            assert_eq!(taken(&mut receiver).map(|(_, bytes, _)| bytes.len()), Some(most));
         }
         assert!(sender.pass_datagrams(address(1), 1_000, &[2; 1_000]) && sender.finish());
-        assert_eq!(taken(&mut receiver).map(|(_, bytes)| bytes.len()), Some(1_000));
+        assert_eq!(taken(&mut receiver).map(|(_, bytes, _)| bytes.len()), Some(1_000));
     }
 }

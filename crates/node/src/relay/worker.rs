@@ -20,7 +20,7 @@ use openrelay_sys::event::{Waker, wait};
 use openrelay_sys::tun::{MAX_READ, TunQueue, VNET_LEN, VnetHeader};
 use openrelay_sys::udp::{self, TRAIN_BYTES, TRAIN_SEGMENTS};
 
-use super::ring::{Passed, RingReceiver, RingSender};
+use super::ring::{MAX_DATAGRAMS, Passed, RingReceiver, RingSender};
 use super::{Command, Freed, Report};
 use crate::clock::Clock;
 use crate::merge::Merger;
@@ -33,8 +33,6 @@ use crate::train::{Sent, Sockets, Train};
 const DATAGRAMS: usize = 256;
 /// Packets of the device worked off before the sockets are looked at; one is up to a whole train.
 const PACKETS: usize = 16;
-/// Parcels of each other shard worked off before the sockets are looked at: who sends through the wrong shard does not go before the others.
-const PARCELS: usize = 4;
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// Packets of sessions in one round that make a shard busy.
 const BUSY: u64 = 32;
@@ -78,6 +76,8 @@ pub(super) struct Worker {
     /// Where trains are received, opened and sealed again.
     buffer: Vec<u8>,
     device_buffer: Vec<u8>,
+    /// How long the datagrams are that another shard passed on.
+    lengths: Vec<u16>,
     train: Train,
     merger: Merger,
     /// What became of the trains that were sent from where they were received.
@@ -102,6 +102,7 @@ impl Worker {
             random: OsRandom::default(),
             buffer: vec![0; MAX_READ],
             device_buffer: vec![0; MAX_READ],
+            lengths: Vec::with_capacity(MAX_DATAGRAMS),
             train: Train::new(),
             forwarded: Sent::default(),
             gathered: Train::new(),
@@ -189,19 +190,21 @@ impl Worker {
             let Ok(train) = socket.receive(room) else { return };
             datagrams += train.len.div_ceil(train.stride).max(1);
             let now = self.clock.now();
-            self.handle_train(train, Shard::handle_datagram, now);
+            let lengths = (0..train.len.div_ceil(train.stride.max(1)).max(1))
+                .map(|number| (train.len - number * train.stride).min(train.stride));
+            self.handle_train(train.from, lengths, Shard::handle_datagram, now);
         }
     }
 
     /// The way of datagrams: `handle` opens each where it lies; what goes on is sealed there and sent from there, in runs. Short runs are copied to
     /// travel with others.
-    fn handle_train(&mut self, train: udp::Train, handle: Handle, now: Time) {
+    fn handle_train(&mut self, from: SocketAddr, lengths: impl Iterator<Item = usize>, handle: Handle, now: Time) {
         let (mut run, mut passing) = (Run::default(), Run::default());
         let mut start = 0;
-        loop {
-            let end = (start + train.stride).min(train.len);
-            let Some(datagram) = self.buffer.get_mut(start..end) else { return };
-            match handle(&mut self.shard, train.from, datagram, now, &mut self.random) {
+        for length in lengths {
+            let end = start + length;
+            let Some(datagram) = self.buffer.get_mut(start..end) else { break };
+            match handle(&mut self.shard, from, datagram, now, &mut self.random) {
                 Verdict::Forward { to } => {
                     if !run.extend(to, start, end) {
                         self.forward(&run);
@@ -215,19 +218,16 @@ impl Worker {
                 }
                 Verdict::OtherShard(number) => {
                     if !passing.extend(number, start, end) {
-                        self.pass(&passing, train.from);
+                        self.pass(&passing, from);
                         passing = Run::new(number, start, end);
                     }
                 }
                 Verdict::Consumed | Verdict::Dropped(_) => {}
             }
             start = end;
-            if start >= train.len {
-                break;
-            }
         }
         self.forward(&run);
-        self.pass(&passing, train.from);
+        self.pass(&passing, from);
         if let Some(queue) = &self.io.queue {
             self.merger.flush(queue, &self.buffer);
         }
@@ -338,24 +338,30 @@ impl Worker {
         }
     }
 
-    /// Works off what other shards passed on.
+    /// Works off what other shards passed on, of each no more than of a socket: who sends through the wrong shard does not go before the others.
     fn take_passed(&mut self) {
         for at in 0..self.links.incoming.len() {
-            for _ in 0..PARCELS {
-                let Some(ring) = self.links.incoming.get_mut(at) else { break };
-                let Some(what) = ring.peek() else { break };
+            let mut datagrams = 0;
+            while datagrams < DATAGRAMS
+                && let Some(ring) = self.links.incoming.get_mut(at)
+                && let Some(what) = ring.peek()
+            {
                 let now = self.clock.now();
                 match what {
                     Passed::Device => {
-                        let len = ring.take(&mut self.device_buffer).unwrap_or(0);
+                        let len = ring.take(&mut self.device_buffer, &mut self.lengths).unwrap_or(0);
+                        datagrams += DATAGRAMS / PACKETS;
                         if let Err(reason) = self.handle_device(len, now) {
                             self.device_read += 1;
                             self.shard.count_drop(reason, 1);
                         }
                     }
-                    Passed::Datagrams { from, stride } => {
-                        let len = ring.take(&mut self.buffer).unwrap_or(0);
-                        self.handle_train(udp::Train { from, len, stride }, Shard::handle_passed, now);
+                    Passed::Datagrams(from) => {
+                        let _ = ring.take(&mut self.buffer, &mut self.lengths);
+                        datagrams += self.lengths.len();
+                        let lengths = std::mem::take(&mut self.lengths);
+                        self.handle_train(from, lengths.iter().map(|&len| len.into()), Shard::handle_passed, now);
+                        self.lengths = lengths;
                     }
                 }
             }
