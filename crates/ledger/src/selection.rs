@@ -1,7 +1,7 @@
 //! Choosing the hops of a circuit.
 //!
 //! Owns the rules: never two hops of one operator, one /16 or /32, or one declared family, unless one person runs everything and the directory
-//! says so; the egress at random by stake and tested bandwidth; the ingress kept once chosen. Randomness is an argument.
+//! says so; never two that cannot reach each other; the egress at random by stake and tested bandwidth; the ingress kept once chosen. Randomness is an argument.
 
 use crate::directory::Directory;
 use crate::record::{Record, Role};
@@ -45,8 +45,8 @@ pub enum SelectionError {
     None(Role),
     /// Every pair breaks a rule.
     #[error(
-        "no two relays may be hops of one circuit: each pair shares an operator, a family or a network; \
-         name other relays, or sign a directory that says single_operator"
+        "no two relays may be hops of one circuit: each pair shares an operator, a family or a network, or has no address family in which \
+         one reaches the other; name other relays, or sign a directory that says single_operator"
     )]
     Conflict,
 }
@@ -60,7 +60,10 @@ pub fn circuit<'a>(
     wish: &Wish,
     mut random: impl FnMut(u64) -> u64,
 ) -> Result<(&'a Record, &'a Record), SelectionError> {
-    let apart = |a: &Record, b: &Record| directory.body().single_operator || !a.conflicts_with(b);
+    let apart = |ingress: &Record, egress: &Record| {
+        let allowed = directory.body().single_operator || !ingress.conflicts_with(egress);
+        allowed && [false, true].iter().any(|&v6| ingress.endpoint(v6).is_some() && egress.endpoint(v6).is_some())
+    };
     let ingresses = candidates(directory, Role::Ingress, wish.ingress, Some(wish.families))?;
     let egresses = candidates(directory, Role::Egress, wish.egress, None)?;
     let sticky = ingresses.iter().copied().find(|relay| Some(relay.relay_id) == wish.sticky_ingress);

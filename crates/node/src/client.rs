@@ -8,14 +8,17 @@ pub mod lockdown;
 mod pump;
 pub mod resolver;
 
+use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use openrelay_ledger::directory::Directory;
+use openrelay_ledger::hex;
 use openrelay_ledger::record::Record;
 use openrelay_ledger::selection::{self, Families, SelectionError, Wish};
 use openrelay_proto::client::{Event, Failure};
@@ -71,10 +74,6 @@ fn failure_text(failure: Failure) -> &'static str {
 pub struct Options {
     /// Do without an ingress.
     pub one_hop: bool,
-    /// The ingress of the circuit before.
-    pub sticky_ingress: Option<u64>,
-    /// The highest directory sequence seen.
-    pub seen_sequence: u64,
     /// Where what must be given back is written down.
     pub folders: Folders,
 }
@@ -98,6 +97,8 @@ pub struct Facts {
     pub admission: &'static str,
     /// Milliseconds from the first datagram to the first packet.
     pub setup_ms: u64,
+    /// What the user should know.
+    pub warning: Option<String>,
 }
 
 /// A client that is up.
@@ -127,6 +128,8 @@ struct Plan {
     consent: OpenConsent,
     ingress: Option<u64>,
     egress: u64,
+    memory: Memory,
+    warning: Option<String>,
 }
 
 impl Connection {
@@ -196,6 +199,7 @@ impl Connection {
                 device,
                 admission: "open",
                 setup_ms: 0,
+                warning: plan.warning,
             },
             commands,
             bell,
@@ -205,6 +209,9 @@ impl Connection {
         };
         connection.await_circuit(&events, patience)?;
         connection.facts.setup_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if let Some(ingress) = plan.ingress {
+            plan.memory.keep(ingress);
+        }
         if let Some(host) = &mut connection.host {
             host.route_everything()?;
             host.use_resolvers(&plan.file.dns)?;
@@ -294,12 +301,13 @@ fn choose(path: &Path, options: &Options) -> Result<Plan, ConnectError> {
     let file: ClientFile = read(path)?;
     let trusted = public_key(path, "directory_key", &file.directory_key)?;
     let directory_path = beside(path, &file.directory);
-    let directory = VerifiedDirectory::read(&directory_path, trusted, options.seen_sequence)?;
+    let memory = Memory::of(&options.folders.state, &trusted);
+    let (directory, forgetful) = VerifiedDirectory::read_newest(&directory_path, trusted, &memory.sequence)?;
     let wish = Wish {
         ingress: file.ingress,
         egress: file.egress,
-        sticky_ingress: options.sticky_ingress,
-        families: Families::default(),
+        sticky_ingress: memory.ingress(),
+        families: reachable_families(directory.directory())?,
     };
     let mut random = OsRandom::default();
     let mut below = |limit: u64| {
@@ -321,5 +329,41 @@ fn choose(path: &Path, options: &Options) -> Result<Plan, ConnectError> {
     };
     let consent = OpenConsent::from_config(file.admission)
         .ok_or_else(|| crate::config::fault(path, "admission must be named"))?;
-    Ok(Plan { file, directory, hops, consent, ingress, egress })
+    Ok(Plan { file, directory, hops, consent, ingress, egress, memory, warning: forgetful })
+}
+
+/// The families in which this host has a route to some relay.
+fn reachable_families(directory: &Directory) -> Result<Families, HostError> {
+    let mut netlink = Netlink::open().map_err(HostError::at("talk to the kernel's routing"))?;
+    let mut has = |v6: bool| {
+        let mut endpoints = directory.body().relays.iter().filter_map(|relay| relay.endpoint(v6));
+        endpoints.any(|endpoint| netlink.route_link(endpoint.ip()).is_ok())
+    };
+    Ok(Families { v4: has(false), v6: has(true) })
+}
+
+/// What the client remembers between connections, of each network by itself: networks are told apart by who signs their directories.
+struct Memory {
+    /// The file with the highest directory sequence seen.
+    sequence: PathBuf,
+    /// The file with the ingress of the circuit before.
+    ingress: PathBuf,
+}
+
+impl Memory {
+    fn of(folder: &Path, trusted: &[u8; 32]) -> Self {
+        // Where this fails so does writing, which is reported.
+        let _ = fs::create_dir_all(folder);
+        let network = hex::encode(trusted.first_chunk::<8>().unwrap_or(&[0; 8]));
+        Self { sequence: folder.join(format!("{network}.seen")), ingress: folder.join(format!("{network}.ingress")) }
+    }
+
+    /// A host where this cannot be read, or kept, takes a new ingress each time.
+    fn ingress(&self) -> Option<u64> {
+        fs::read_to_string(&self.ingress).ok()?.trim().parse().ok()
+    }
+
+    fn keep(&self, ingress: u64) {
+        let _ = fs::write(&self.ingress, format!("{ingress}\n"));
+    }
 }

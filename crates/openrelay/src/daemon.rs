@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tokio::net::UnixListener;
 use tokio::sync::Notify;
 
-use crate::control::{folders, runtime_dir, socket, state_dir};
+use crate::control::{folders, runtime_dir, socket};
 use crate::failure::Failure;
 use crate::{UpArguments, talk};
 
@@ -103,17 +103,13 @@ async fn connect_and_wait(arguments: &UpArguments, daemon: &Arc<Daemon>) -> Resu
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).map_err(Failure::plain)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::plain)?;
-    let memory = Memory::read()?;
-    let options = Options {
-        one_hop: arguments.one_hop,
-        sticky_ingress: memory.ingress,
-        seen_sequence: memory.sequence,
-        folders: folders(),
-    };
+    let options = Options { one_hop: arguments.one_hop, folders: folders() };
     let config = arguments.config.clone();
     let connecting = tokio::task::spawn_blocking(move || Connection::open(&config, &options, PATIENCE));
     let connection = connecting.await.map_err(Failure::plain)??;
-    Memory { ingress: connection.facts.ingress.or(memory.ingress), sequence: connection.facts.sequence }.write();
+    if let Some(warning) = &connection.facts.warning {
+        talk(&format!("openrelay: warning: {warning}"));
+    }
     talk(&format!("openrelay: connected in {} ms through {}", connection.facts.setup_ms, path(&connection.facts)));
     *daemon.connection.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection);
     *daemon.since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
@@ -182,49 +178,6 @@ async fn rekey(State(daemon): State<Arc<Daemon>>) -> Response {
 async fn down(State(daemon): State<Arc<Daemon>>) -> Json<Value> {
     daemon.down.notify_one();
     Json(json!({ "schema": "openrelay.down/1", "stopping": true }))
-}
-
-/// Writes in two steps, so that a crash leaves the old content or the new.
-fn replace(path: &std::path::Path, text: &str) -> std::io::Result<()> {
-    let draft = path.with_extension("new");
-    std::fs::write(&draft, text)?;
-    std::fs::rename(&draft, path)
-}
-
-/// What the client remembers between connections.
-struct Memory {
-    ingress: Option<u64>,
-    sequence: u64,
-}
-
-impl Memory {
-    /// A memory that is there and does not read is no reason to forget: an old directory would be taken for a new one.
-    fn read() -> Result<Self, Failure> {
-        let path = state_dir().join("memory.json");
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Ok(Self { ingress: None, sequence: 0 });
-            }
-            Err(error) => return Err(Failure::plain(format!("cannot read {}: {error}", path.display()))),
-        };
-        let value: Value = serde_json::from_str(&text).unwrap_or_default();
-        let sequence = value.get("sequence").and_then(Value::as_u64).ok_or_else(|| {
-            let path = path.display();
-            Failure::plain(format!("{path} does not say which directory was seen last; delete it to forget that"))
-        })?;
-        Ok(Self { ingress: value.get("ingress").and_then(Value::as_u64), sequence })
-    }
-
-    /// A host where nothing can be kept works all the same; it then cannot notice an old directory after a restart, and says so.
-    fn write(&self) {
-        let text = json!({ "ingress": self.ingress, "sequence": self.sequence }).to_string();
-        let written =
-            std::fs::create_dir_all(state_dir()).and_then(|()| replace(&state_dir().join("memory.json"), &text));
-        if let Err(error) = written {
-            talk(&format!("openrelay: warning: cannot remember the directory's number: {error}"));
-        }
-    }
 }
 
 #[cfg(test)]
