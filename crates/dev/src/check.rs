@@ -65,10 +65,11 @@ fn all(dir: &Path) -> Result<()> {
     }
     let services = network.start(&programs, &["--unconfined"])?;
     let mut bench = Bench { network, services, programs, config, before: Datagrams::default(), lost: 0 };
-    let scenarios: [(&str, Scenario, Links); 8] = [
+    let scenarios: [(&str, Scenario, Links); 9] = [
         ("memory of both relays holds no canary", memory, Links::Whole),
         ("garbage is counted and stops nothing", garbage, Links::Whole),
         ("a TCP connection survives rekeying, roaming and a smaller path", changes_under_load, Links::Broken),
+        ("an egress forwards to nobody that it should not, and nothing with an inner address", firewall, Links::Whole),
         ("one hop works and says so", one_hop, Links::Whole),
         ("nothing leaves outside the tunnel when the relay is cut off", blocked, Links::Broken),
         ("a host without a network feeds nothing into its own tunnel", unplugged, Links::Broken),
@@ -294,6 +295,14 @@ fn changes_under_load(bench: &mut Bench) -> Result<()> {
         out.read_to_string(&mut text)?;
     }
     ensure!(status.success(), "the fetch broke: {text}");
+    // Cut by the hosts for the devices, and once more by us for the path: no router tells their senders.
+    let to = bench.network.server(ECHO, false)?.to_string();
+    let echo = |count: &str| {
+        bench.network.client.command(&bench.programs.dev).args(["echo", &to, count, "--size", "1390"]).output()
+    };
+    // The first answer tells the server that the egress' device takes less than Ethernet.
+    let _ = echo("1")?;
+    checked(&echo("20")?, "datagrams larger than the path")?;
     bench.network.core.sh("ip link set nat mtu 1500")?;
     bench.down()?;
     renumber_nat(bench, "192.0.2.3", "192.0.2.2")
@@ -316,6 +325,39 @@ fn post(socket: &Path, path: &str) -> Result<()> {
     stream.read_to_string(&mut answer)?;
     ensure!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
     Ok(())
+}
+
+fn firewall(bench: &mut Bench) -> Result<()> {
+    let status = bench.up(&[])?;
+    let egress = bench.network.host(relay_name(&status, "egress")?)?;
+    egress.sh(
+        "nft 'table ip stray { counter out { }; \
+         chain out { type filter hook postrouting priority 400; oifname eth0 ip saddr 100.64.0.0/10 counter name out; }; }'",
+    )?;
+    let packets = |table: &str, counter: &str| -> Result<u64> {
+        let text = egress.sh(&format!("nft list counter {table} {counter}"))?;
+        let mut words = text.split_whitespace().skip_while(|word| *word != "packets").skip(1);
+        Ok(words.next().context("no counter")?.parse()?)
+    };
+    let server = bench.network.address("server", false)?.to_string();
+    // Not the one in use: what goes there does not go through the tunnel.
+    let other = if relay_name(&status, "ingress")? == "ingress-1" { "ingress-2" } else { "ingress-1" };
+    let other = bench.network.address(other, false)?.to_string();
+    let mut blocked = packets("inet openrelay_egress", "blocked")?;
+    for (what, line) in [
+        ("mail", format!("timeout 1 bash -c '</dev/tcp/{server}/25'")),
+        ("another port of a relay", format!("timeout 1 bash -c '</dev/tcp/{other}/22'")),
+        ("the end of no connection", format!("{} stray {server}", bench.programs.dev.display())),
+    ] {
+        let _ = bench.network.client.sh(&line);
+        let now = || packets("inet openrelay_egress", "blocked");
+        bench.wait_for(&format!("the egress blocking {what}"), || Ok(now()? > blocked))?;
+        blocked = now()?;
+    }
+    ensure!(bench.fetch(1)?["sha256_ok"] == true, "the web is blocked too");
+    ensure!(packets("ip stray", "out")? == 0, "packets left with an inner address");
+    egress.sh("nft delete table ip stray")?;
+    bench.down()
 }
 
 fn one_hop(bench: &mut Bench) -> Result<()> {

@@ -58,6 +58,9 @@ enum Command {
         server: SocketAddr,
         #[arg(default_value_t = 100)]
         count: u32,
+        /// Bytes of each; growing if not given
+        #[arg(long)]
+        size: Option<usize>,
     },
     /// Runs openrelay-relay and leaks beside it, for judging the judge
     LeakingRelay {
@@ -82,6 +85,9 @@ enum Command {
     /// Sends datagrams of all sizes and no sense
     #[command(hide = true)]
     Garbage { to: SocketAddr },
+    /// Sends the end of a TCP connection that never was
+    #[command(hide = true)]
+    Stray { to: std::net::Ipv4Addr },
     /// Makes connection tracking forget what an address began
     #[command(hide = true)]
     Forget { address: IpAddr },
@@ -102,12 +108,13 @@ fn main() -> ExitCode {
         Command::Internet { addresses } => services::serve(&addresses),
         Command::Fetch { host, bytes, v6 } => services::fetch(&host, bytes, v6),
         Command::Drain { host } => services::drain(&host),
-        Command::Echo { server, count } => services::exchange(server, count),
+        Command::Echo { server, count, size } => services::exchange(server, count, size),
         Command::LeakingRelay { arguments } => leak::run(&arguments),
         Command::Load { config, circuits, active } => load::run(&config, circuits, active),
         Command::Flood(options) => flood::send(&options),
         Command::HoldUnread { address } => flood::hold_unread(address),
         Command::Garbage { to } => services::garbage(to),
+        Command::Stray { to } => services::stray(to),
         Command::Forget { address } => forget(address),
         Command::Leak { config } => leak::beside(&config),
         Command::Judge { rules } => judge::run(&rules),

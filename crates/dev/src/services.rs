@@ -137,8 +137,8 @@ pub(crate) fn fetch(host: &str, bytes: u64, v6: bool) -> Result<()> {
     if ok { Ok(()) } else { bail!("got {received} of {bytes} bytes, or wrong ones") }
 }
 
-/// Sends datagrams of growing size and checks what comes back; prints how many did as JSON.
-pub(crate) fn exchange(server: SocketAddr, count: u32) -> Result<()> {
+/// Sends datagrams of growing size, or of `size`, and checks what comes back; prints how many did as JSON.
+pub(crate) fn exchange(server: SocketAddr, count: u32, size: Option<usize>) -> Result<()> {
     let any: SocketAddr = if server.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
     let socket = UdpSocket::bind(any)?;
     socket.connect(server)?;
@@ -146,7 +146,7 @@ pub(crate) fn exchange(server: SocketAddr, count: u32) -> Result<()> {
     let (mut answered, mut buffer) = (0, vec![0; 2_048]);
     let mut times = Vec::new();
     for number in 0..count {
-        let size = 16 + usize::try_from(number).unwrap_or(0) * 11 % 1_184;
+        let size = size.unwrap_or(16 + usize::try_from(number).unwrap_or(0) * 11 % 1_184).max(4);
         let mut datagram = vec![number.to_le_bytes()[0]; size];
         datagram[..4].copy_from_slice(&number.to_be_bytes());
         let started = Instant::now();
@@ -190,6 +190,25 @@ pub(crate) fn garbage(to: SocketAddr) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Sends the end of a TCP connection that never was, from the tunnel's address.
+pub(crate) fn stray(to: Ipv4Addr) -> Result<()> {
+    let mut bytes = vec![0; 40];
+    bytes[0] = 0x45;
+    bytes[3] = 40;
+    bytes[8] = 64;
+    bytes[9] = openrelay_proto::ip::TCP;
+    bytes[12..16].copy_from_slice(&openrelay_proto::ip::CLIENT_V4.octets());
+    bytes[16..20].copy_from_slice(&to.octets());
+    bytes[20..22].copy_from_slice(&40_000u16.to_be_bytes());
+    bytes[22..24].copy_from_slice(&WEB.to_be_bytes());
+    bytes[32] = 0x50;
+    bytes[33] = 0x11;
+    let packet = openrelay_proto::ip::Packet::parse(&bytes).context("not a packet")?;
+    openrelay_proto::ip::checksum::fill_transport(&packet, &mut bytes);
+    openrelay_proto::ip::checksum::fill_v4_header(&mut bytes, 20);
+    Ok(openrelay_sys::raw::RawSocket::open()?.send(&bytes, to)?)
 }
 
 fn answer(socket: &UdpSocket, reply: impl Fn(&[u8]) -> Option<Vec<u8>>) {

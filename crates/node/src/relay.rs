@@ -229,6 +229,10 @@ fn bind(listen: &[SocketAddr], config: &RelayConfig, shards: u8) -> Result<Vec<S
     let one = |address: SocketAddr, shared| {
         UdpSocket::bind(address, shared).map_err(StartError::host(format!("listen on {address} (UDP)")))
     };
+    for address in listen {
+        // Shards share their port with each other and with nobody else: a second relay would get a part of the first one's datagrams.
+        drop(one(*address, false)?);
+    }
     let set = |_| {
         let mut sockets = Sockets { listening: listen.len(), ..Sockets::default() };
         for address in listen {

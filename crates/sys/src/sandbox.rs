@@ -135,6 +135,7 @@ pub fn forbid_system_calls() -> Result<(), SandboxError> {
         libc::SYS_recvfrom,
         libc::SYS_sendto,
         libc::SYS_ppoll,
+        #[cfg(target_arch = "x86_64")]
         libc::SYS_poll,
         libc::SYS_futex,
         libc::SYS_clock_gettime,

@@ -129,7 +129,9 @@ impl Tun {
         let mut device = Self { name: name.to_owned(), queues: Vec::new(), udp_segmentation: true };
         for _ in 0..queues.max(1) {
             let file = File::options().read(true).write(true).open("/dev/net/tun")?;
-            device.name = attach(&file, &device.name, queues > 1)?;
+            // Only the first makes the device: one that is there belongs to somebody else.
+            let exclusive = device.queues.is_empty();
+            device.name = attach(&file, &device.name, queues > 1, exclusive)?;
             device.udp_segmentation &= offload(&file)?;
             nonblocking(&file)?;
             device.queues.push(TunQueue(file));
@@ -171,7 +173,7 @@ impl AsFd for TunQueue {
 }
 
 /// Attaches a queue to the device `name`, and returns its full name.
-fn attach(file: &File, name: &str, several: bool) -> io::Result<String> {
+fn attach(file: &File, name: &str, several: bool, exclusive: bool) -> io::Result<String> {
     // SAFETY: ifreq is plain data for which all zeros are valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     if name.len() >= request.ifr_name.len() {
@@ -180,8 +182,11 @@ fn attach(file: &File, name: &str, several: bool) -> io::Result<String> {
     for (room, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *room = libc::c_char::from_ne_bytes([byte]);
     }
-    let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | if several { libc::IFF_MULTI_QUEUE } else { 0 };
-    request.ifr_ifru.ifru_flags = libc::c_short::try_from(flags).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let several = if several { libc::IFF_MULTI_QUEUE } else { 0 };
+    let exclusive = if exclusive { libc::IFF_TUN_EXCL } else { 0 };
+    let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | several | exclusive;
+    let flags = u16::try_from(flags).map_err(|_| io::ErrorKind::InvalidInput)?;
+    request.ifr_ifru.ifru_flags = libc::c_short::from_ne_bytes(flags.to_ne_bytes());
     // SAFETY: TUNSETIFF reads and writes an ifreq, which lives through the call.
     cvt(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF as libc::Ioctl, &raw mut request) })?;
     let name = request.ifr_name.iter().take_while(|&&c| c != 0).map(|c| char::from(c.to_ne_bytes()[0]));

@@ -45,6 +45,9 @@ pub(super) fn prepare(
     netlink.set_mtu(link, MAX_MTU.into()).map_err(step("set the MTU of"))?;
     netlink.set_up(link).map_err(step("bring up"))?;
     switch_forwarding_on()?;
+    // Errors that this relay makes for senders outside come out of the device with an address of the host.
+    let accept_local = format!("/proc/sys/net/ipv4/conf/{}/accept_local", tun.name);
+    fs::write(&accept_local, "1").map_err(step("accept errors from"))?;
     nft::apply(&table(&tun.name, directory.directory()))?;
     prepared.udp_segmentation = tun.udp_segmentation;
     prepared.queues = tun.queues.into_iter().map(Some).collect();
@@ -125,6 +128,7 @@ fn table(device: &str, directory: &Directory) -> String {
   }}
   chain from_clients {{
     ct state established,related accept
+    ct state invalid,untracked counter name blocked drop
     ip daddr @blocked4 counter name blocked drop
     ip6 daddr @blocked6 counter name blocked drop
     tcp dport 25 counter name blocked drop

@@ -6,14 +6,16 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Blocked IPv4 networks with their prefix lengths.
-pub const BLOCKED_V4: [(Ipv4Addr, u8); 9] = [
+/// Blocked IPv4 networks with their prefix lengths. 168.63.129.16 is a public address by which Azure's machines reach their host.
+pub const BLOCKED_V4: [(Ipv4Addr, u8); 11] = [
     (Ipv4Addr::new(0, 0, 0, 0), 8),
     (Ipv4Addr::new(10, 0, 0, 0), 8),
     (Ipv4Addr::new(100, 64, 0, 0), 10),
     (Ipv4Addr::new(127, 0, 0, 0), 8),
+    (Ipv4Addr::new(168, 63, 129, 16), 32),
     (Ipv4Addr::new(169, 254, 0, 0), 16),
     (Ipv4Addr::new(172, 16, 0, 0), 12),
+    (Ipv4Addr::new(192, 0, 0, 0), 24),
     (Ipv4Addr::new(192, 168, 0, 0), 16),
     (Ipv4Addr::new(224, 0, 0, 0), 4),
     (Ipv4Addr::new(240, 0, 0, 0), 4),
@@ -61,6 +63,8 @@ mod tests {
             "169.254.169.254",
             "172.16.0.1",
             "172.31.255.255",
+            "168.63.129.16",
+            "192.0.0.192",
             "192.168.1.1",
             "224.0.0.1",
             "255.255.255.255",
@@ -86,7 +90,10 @@ mod tests {
             "100.63.255.255",
             "100.128.0.0",
             "172.15.255.255",
+            "168.63.129.15",
+            "168.63.129.17",
             "172.32.0.0",
+            "192.0.1.0",
             "192.167.255.255",
             "192.0.2.1",
             "198.18.0.1",
