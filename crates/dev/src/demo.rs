@@ -31,6 +31,9 @@ pub(crate) struct Options {
     /// Let the relays leak, for judging the judge
     #[arg(long)]
     leak: bool,
+    /// Let the relays have IPv6 addresses only
+    #[arg(long)]
+    outer_v6: bool,
 }
 
 impl Options {
@@ -41,6 +44,9 @@ impl Options {
         }
         if self.leak {
             arguments.push("--leak".into());
+        }
+        if self.outer_v6 {
+            arguments.push("--outer-v6".into());
         }
         arguments
     }
@@ -96,6 +102,7 @@ struct Names {
 fn story(options: &Options, started: Instant, dir: &std::path::Path) -> Result<(Findings, Names)> {
     let mut programs = Programs::find()?;
     programs.leak = options.leak;
+    programs.outer_v6 = options.outer_v6;
     let network = Network::new(dir)?;
     let services = network.serve(&programs, &[])?;
     let mut demo = Demo { options: options.clone(), started, programs, network, services };

@@ -166,13 +166,14 @@ impl Network {
         Ok(Services { internet, relays })
     }
 
-    /// `openrelay selfhost init` for this network, with both families of addresses.
+    /// `openrelay selfhost init` for this network.
     pub(crate) fn selfhost(&self, programs: &Programs) -> Result<()> {
         // A name with both addresses makes a relay that listens on both.
         let mut hosts = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
         for name in ["ingress-1", "ingress-2", "egress-1", "egress-2"] {
-            hosts +=
-                &format!("{} {name}.devnet\n{} {name}.devnet\n", self.address(name, false)?, self.address(name, true)?);
+            for v6 in if programs.outer_v6 { &[true][..] } else { &[false, true] } {
+                hosts += &format!("{} {name}.devnet\n", self.address(name, *v6)?);
+            }
         }
         std::fs::write(self.client.dir().join("etc/hosts"), hosts)?;
         let config = self.dir.join("config");
@@ -201,6 +202,8 @@ pub(crate) struct Programs {
     pub(crate) relay: PathBuf,
     /// Whether relays are started so that they leak.
     pub(crate) leak: bool,
+    /// Whether relays have IPv6 addresses only.
+    pub(crate) outer_v6: bool,
 }
 
 impl Programs {
@@ -214,7 +217,13 @@ impl Programs {
                 bail!("{name} is not beside openrelay-dev; run: cargo build --release")
             }
         };
-        Ok(Self { openrelay: beside("openrelay")?, relay: beside("openrelay-relay")?, dev, leak: false })
+        Ok(Self {
+            openrelay: beside("openrelay")?,
+            relay: beside("openrelay-relay")?,
+            dev,
+            leak: false,
+            outer_v6: false,
+        })
     }
 }
 
