@@ -503,6 +503,15 @@ fn refusals(bench: &mut Bench) -> Result<()> {
             "{name}: {said}"
         );
     }
+    // The next directory is taken, and the one before it is then refused, though it is signed and has not expired.
+    let network = bench.network.dir.join("config").display().to_string();
+    checked(&bench.openrelay(&["selfhost", "renew", "--dir", &network, "--remove", "2"])?, "selfhost renew")?;
+    ensure!(bench.up(&[])?["directory_sequence"] == 2, "the renewed directory is not in use");
+    bench.down()?;
+    fs::write(bench.config.with_file_name("directory.signed"), &signed)?;
+    let output = bench.openrelay(&["up", "--wait", "--config", &bench.config.display().to_string()])?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.code() == Some(5) && said.contains("seen before"), "rolled back: {said}");
     if bench.openrelay(&["status"])?.status.code() != Some(3) {
         bail!("status of nothing is not exit code 3");
     }

@@ -89,6 +89,18 @@ enum SelfhostCommand {
         #[arg(long, default_value_t = 365)]
         days: u32,
     },
+    /// Sign the next directory, before the old one expires or without a relay
+    Renew {
+        /// Folder that `init` wrote
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// Relay to leave out, by its number; repeatable
+        #[arg(long, value_name = "RELAY")]
+        remove: Vec<u64>,
+        /// Days until the directory must be signed anew
+        #[arg(long, default_value_t = 365)]
+        days: u32,
+    },
 }
 
 fn main() -> ExitCode {
@@ -98,6 +110,9 @@ fn main() -> ExitCode {
         Command::Status { json } => status::run(json),
         Command::Selfhost { command: SelfhostCommand::Init { out, ingress, egress, dns, days } } => {
             selfhost::init(&selfhost::Plan { out, ingress, egress, dns, days })
+        }
+        Command::Selfhost { command: SelfhostCommand::Renew { dir, remove, days } } => {
+            selfhost::renew(&dir, &remove, days)
         }
         Command::Devnet { arguments } => devnet::run(&arguments),
     };

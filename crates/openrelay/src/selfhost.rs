@@ -1,6 +1,6 @@
-//! `openrelay selfhost init`: everything for relays of one's own.
+//! `openrelay selfhost init` and `renew`: everything for relays of one's own.
 //!
-//! Owns the files that it writes: keys (0600), one configuration per relay and client, and the signed directory, copied into each folder.
+//! Owns the files that they write: keys (0600), one configuration per relay and client, and the signed directory, copied into each folder.
 
 use std::fs;
 use std::io::Write as _;
@@ -8,16 +8,20 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use openrelay_ledger::directory::{Body, DirectoryKey};
+use openrelay_ledger::directory::{Body, Directory, DirectoryError, DirectoryKey};
 use openrelay_ledger::hex;
 use openrelay_ledger::record::{Record, Role};
 use openrelay_node::clock::unix_seconds;
+use openrelay_node::config::read_secret;
 use openrelay_node::random::OsRandom;
 use openrelay_proto::keys::RelaySecret;
 use openrelay_proto::random::Random;
 
 use crate::failure::Failure;
 use crate::{say, talk};
+
+const DIRECTORY: &str = "directory.signed";
+const KEY: &str = "directory.key";
 
 /// What to write.
 pub(crate) struct Plan {
@@ -68,6 +72,51 @@ pub(crate) fn init(plan: &Plan) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Signs the next directory of the network in `dir`, without the relays `remove`, and puts it where the old one is.
+pub(crate) fn renew(dir: &Path, remove: &[u64], days: u32) -> Result<(), Failure> {
+    let seed = read_secret(&dir.join(KEY)).map_err(Failure::plain)?;
+    let key = DirectoryKey::from_seed(*seed).ok_or_else(|| Failure::plain("the directory's key is not a key"))?;
+    let path = dir.join(DIRECTORY);
+    let bytes = fs::read(&path).map_err(|error| Failure::plain(format!("cannot read {}: {error}", path.display())))?;
+    let now = unix_seconds();
+    let old = match Directory::verify(&bytes, &key.public(), now, 0) {
+        // The time to renew it was before, but this is no reason not to.
+        Err(DirectoryError::Expired(ago)) => Directory::verify(&bytes, &key.public(), now - ago - 1, 0),
+        other => other,
+    };
+    let old = old.map_err(|error| Failure::new(5, format!("{}: directory refused: {error}", path.display())))?;
+    if let Some(unknown) = remove.iter().find(|id| old.relay(**id).is_none()) {
+        return Err(Failure::new(2, format!("--remove {unknown}: the directory has no such relay")));
+    }
+    let relays = old.body().relays.iter().filter(|relay| !remove.contains(&relay.relay_id)).cloned().collect();
+    let body = Body {
+        sequence: old.body().sequence + 1,
+        issued: now,
+        expires: now + u64::from(days) * 86_400,
+        relays,
+        ..old.body().clone()
+    };
+    let directory = key.sign(&body).map_err(Failure::plain)?;
+    let folders =
+        fs::read_dir(dir).map_err(Failure::plain)?.filter_map(|entry| Some(entry.ok()?.path().join(DIRECTORY)));
+    for path in folders.filter(|path| path.exists()).chain([path]) {
+        replace(&path, &directory)?;
+        say(&path.display().to_string());
+    }
+    talk(&format!(
+        "Directory number {}. Copy it to each relay and restart that; clients read it at their next up.",
+        body.sequence
+    ));
+    Ok(())
+}
+
+/// Writes in two steps, so that a crash leaves the old content or the new.
+fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let draft = path.with_extension("new");
+    let written = fs::write(&draft, bytes).and_then(|()| fs::rename(&draft, path));
+    written.map_err(|error| Failure::plain(format!("cannot write {}: {error}", path.display())))
+}
+
 fn relay(role: Role, number: u32, relay_id: u64, host: &str, random: &mut OsRandom) -> Result<Relay, Failure> {
     let wrong = |why: &str| {
         Failure::new(2, format!("--{role} {host}: {why}; write HOST:PORT, like 198.51.100.7:443 or [2001:db8::7]:443"))
@@ -97,18 +146,18 @@ fn relay(role: Role, number: u32, relay_id: u64, host: &str, random: &mut OsRand
 fn write_all(plan: &Plan, relays: &[Relay], key: &DirectoryKey, directory: &[u8]) -> Result<(), Failure> {
     let public = hex::encode(&key.public());
     folder(&plan.out)?;
-    write(&plan.out.join("directory.signed"), directory, 0o644)?;
-    write(&plan.out.join("directory.key"), format!("{}\n", hex::encode(key.expose())).as_bytes(), 0o600)?;
+    write(&plan.out.join(DIRECTORY), directory, 0o644)?;
+    write(&plan.out.join(KEY), format!("{}\n", hex::encode(key.expose())).as_bytes(), 0o600)?;
     for relay in relays {
         let dir = plan.out.join(&relay.name);
         folder(&dir)?;
-        write(&dir.join("directory.signed"), directory, 0o644)?;
+        write(&dir.join(DIRECTORY), directory, 0o644)?;
         write(&dir.join("handshake.key"), format!("{}\n", hex::encode(relay.secret.expose())).as_bytes(), 0o600)?;
         write(&dir.join("relay.toml"), relay_toml(relay, &public).as_bytes(), 0o644)?;
     }
     let dir = plan.out.join("client");
     folder(&dir)?;
-    write(&dir.join("directory.signed"), directory, 0o644)?;
+    write(&dir.join(DIRECTORY), directory, 0o644)?;
     write(&dir.join("client.toml"), client_toml(&plan.dns, &public).as_bytes(), 0o644)
 }
 
@@ -184,7 +233,7 @@ fn explain(plan: &Plan, relays: &[Relay]) {
     }
     talk(&format!("  here, as root: openrelay up --config {out}/client/client.toml --wait"));
     talk(&format!(
-        "Keep {out}/directory.key safe and offline: it signs the next directory, due in {} days.",
+        "Keep {out}/directory.key safe and offline: it signs the next directory, due in {} days: openrelay selfhost renew --dir {out}",
         plan.days
     ));
 }
