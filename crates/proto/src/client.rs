@@ -179,6 +179,12 @@ impl Client {
         self.connected && !self.over
     }
 
+    /// Generation and epoch of the keys that seal now, towards the egress and towards the ingress: each re-handshake makes a generation, each minute of
+    /// traffic an epoch.
+    pub fn sealing_epochs(&self) -> [Option<(u8, u8)>; 2] {
+        [self.inner.sealing_epoch(), self.outer.as_ref().and_then(Leg::sealing_epoch)]
+    }
+
     /// Bytes that a datagram has before its inner packet.
     pub fn offset(&self) -> usize {
         if self.outer.is_some() { NESTED_OFFSET } else { DIRECT_OFFSET }

@@ -138,6 +138,11 @@ impl Session {
         &self.hash
     }
 
+    /// Generation and epoch of the key that seals now.
+    pub(crate) fn sealing_epoch(&self) -> (u8, u8) {
+        (self.send.generation, self.send.number)
+    }
+
     /// When the peer's last packet was accepted.
     pub fn last_received(&self) -> Time {
         self.last_received

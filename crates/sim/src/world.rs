@@ -236,6 +236,16 @@ impl World {
         self.client.as_ref().is_some_and(Client::is_connected)
     }
 
+    /// Generation and epoch of the client's keys towards egress and ingress.
+    pub fn sealing_epochs(&self) -> [(u8, u8); 2] {
+        self.client.as_ref().unwrap().sealing_epochs().map(Option::unwrap)
+    }
+
+    /// First packets that the ingress' handshaker refused for this reason.
+    pub fn ingress_handshake_drops(&self, reason: DropReason) -> u64 {
+        self.ingress.handshaker.drops().of(reason)
+    }
+
     /// How long the client asks to be left alone.
     pub fn client_rests_for(&self) -> Duration {
         self.client.as_ref().map_or(Duration::MAX, |client| client.poll_timeout().since(self.now))

@@ -47,12 +47,21 @@ fn no_eight_bytes_of_one_leg_stand_on_the_other() {
 fn keys_are_replaced_without_losing_a_packet() {
     let mut net = World::new(3);
     net.connect();
+    let mut keys = [BTreeSet::new(), BTreeSet::new()];
     for round in 0..400u32 {
         let up = net.send_up(&packets::udp4(&round.to_be_bytes()));
         assert_eq!(up.len(), 1, "round {round}");
         let down = net.send_down(&packets::answer4(&up[0].bytes, &round.to_be_bytes()));
         assert_eq!(down.len(), 1, "round {round}");
+        for (seen, now) in keys.iter_mut().zip(net.sealing_epochs()) {
+            seen.insert(now);
+        }
         net.advance_millis(1_000);
+    }
+    for seen in keys {
+        let generations: BTreeSet<u8> = seen.iter().map(|(generation, _)| *generation).collect();
+        assert!(generations.len() >= 3, "a re-handshake every two to three minutes: {seen:?}");
+        assert!(seen.len() >= 6, "an epoch a minute: {seen:?}");
     }
     net.check_accounting();
 }
@@ -63,7 +72,9 @@ fn rekeys_in_quick_succession_lose_nothing() {
     let mut net = World::new(13);
     net.connect();
     for round in 0..12u32 {
+        let before = net.sealing_epochs();
         net.rekey();
+        assert!(net.sealing_epochs().iter().zip(before).all(|(now, before)| now.0 != before.0), "round {round}");
         for _ in 0..5 {
             let up = net.send_up(&packets::udp4(&round.to_be_bytes()));
             assert_eq!(up.len(), 1, "round {round}");
@@ -202,6 +213,17 @@ fn an_egress_that_died_is_noticed_and_the_next_circuit_finds_it_again() {
     net.egress_cut = false;
     net.connect();
     assert_eq!(net.send_up(&packets::udp4(b"hello")).len(), 1);
+}
+
+#[test]
+fn a_first_packet_that_comes_again_gets_no_answer() {
+    let mut net = World::new(39);
+    net.connect();
+    let first = net.wire_bytes().client_up.into_iter().find(|datagram| datagram.len() == 112).unwrap();
+    let before = net.datagrams_from_ingress();
+    net.inject_at_ingress(first);
+    assert_eq!(net.datagrams_from_ingress(), before);
+    assert_eq!(net.ingress_handshake_drops(DropReason::HandshakeReplay), 1);
 }
 
 /// Two packets without an answer, more than fifteen seconds apart, were taken for the end of the circuit.
@@ -402,20 +424,36 @@ fn survive(seed: u64) -> (usize, openrelay_sim::world::Wire) {
         tries += 1;
         assert!(tries < 10, "seed {seed}: no connection in ten tries");
     }
-    let mut arrived = BTreeSet::new();
+    let (mut arrived, mut answered, mut keys) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    let number_of = |bytes: &[u8]| u32::from_be_bytes(bytes[28..32].try_into().unwrap());
     for round in 0..200u32 {
         if round % 50 == 49 {
             net.move_client(4000 + u16::try_from(round).unwrap());
         }
+        if round % 60 == 30 {
+            net.rekey();
+        }
         net.faults.partition = (100..105).contains(&round);
         net.push_up(&packets::udp4(&[&round.to_be_bytes()[..], &[7; 300]].concat()));
-        net.advance_millis(20);
+        // Slowly now and then, so that keys grow old too.
+        net.advance_millis(if round % 10 == 0 { 4_000 } else { 20 });
+        let mut down = net.delivered_down();
         for packet in net.taken_up() {
-            let number = u32::from_be_bytes(packet.bytes[28..32].try_into().unwrap());
+            let number = number_of(&packet.bytes);
             assert_eq!(packet.bytes[32..], [7; 300], "seed {seed}: changed on the way");
             assert!(arrived.insert(number), "seed {seed}: packet {number} arrived twice");
+            let answer = [&number.to_be_bytes()[..], &[8; 200]].concat();
+            down.extend(net.send_down(&packets::answer4(&packet.bytes, &answer)));
         }
+        for packet in down {
+            let number = number_of(&packet);
+            assert_eq!(packet[32..], [8; 200], "seed {seed}: changed on the way down");
+            assert!(arrived.contains(&number) && answered.insert(number), "seed {seed}: answer {number} twice");
+        }
+        keys.insert(net.sealing_epochs());
     }
+    assert!(keys.len() >= 4, "seed {seed}: {keys:?}");
+    assert!(answered.len() * 2 > arrived.len(), "seed {seed}: {} answers to {}", answered.len(), arrived.len());
     net.faults = Faults::default();
     net.advance_millis(2_000);
     net.taken_up();

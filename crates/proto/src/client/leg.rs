@@ -310,6 +310,14 @@ impl Leg {
         }
     }
 
+    /// Generation and epoch of the key that seals now; `None` before there is one.
+    pub(super) fn sealing_epoch(&self) -> Option<(u8, u8)> {
+        match &self.state {
+            State::Up(link) => Some(link.session.sealing_epoch()),
+            State::Idle | State::Handshaking(_) => None,
+        }
+    }
+
     /// Wipes keys that no packet needs any more; whether there are some that one may still need.
     pub(super) fn forget_old_keys(&mut self, now: Time) -> bool {
         match &mut self.state {
