@@ -71,6 +71,7 @@ struct Findings {
     udp_ok: bool,
     icmp_ok: bool,
     given_back: bool,
+    confined: bool,
     core: Verdict,
     lan: Verdict,
     accounted: Result<()>,
@@ -134,6 +135,7 @@ fn story(options: &Options, started: Instant, dir: &std::path::Path) -> Result<(
     let (core, lan) = (core.verdict()?, lan.verdict()?);
     demo.progress("the judges are done");
     let accounted = demo.account_in_peace();
+    let confined = demo.confined()?;
     let client_drops = demo.status()?;
     let output = demo.network.client.command(&demo.programs.openrelay).arg("down").output()?;
     checked(&output, "openrelay down")?;
@@ -150,6 +152,7 @@ fn story(options: &Options, started: Instant, dir: &std::path::Path) -> Result<(
         udp_ok,
         icmp_ok,
         given_back,
+        confined,
         core,
         lan,
         accounted,
@@ -266,6 +269,32 @@ impl Demo {
         Ok(vec![self.network.address("server", false)?, self.network.address("server", true)?])
     }
 
+    /// Whether every relay serves as a user of its own (where there is more than one), with CAP_NET_ADMIN alone, a system call filter, no way to
+    /// more privileges, and no core dumps. Source: proc(5).
+    fn confined(&self) -> Result<bool> {
+        let users = fs::read_to_string("/proc/self/uid_map")?;
+        let alone = users.split_whitespace().nth(2) == Some("1");
+        for (_, relay) in &self.services.relays {
+            let status = fs::read_to_string(format!("/proc/{}/status", relay.pid()))?;
+            let limits = fs::read_to_string(format!("/proc/{}/limits", relay.pid()))?;
+            let is = |name: &str, value: &str| {
+                let line = status.lines().find_map(|line| line.strip_prefix(name));
+                line.and_then(|rest| rest.split_whitespace().next()) == Some(value)
+            };
+            let dumps = limits.lines().find_map(|line| line.strip_prefix("Max core file size"));
+            let good = (alone || !is("Uid:", "0"))
+                && is("CapEff:", "0000000000001000")
+                && is("CapBnd:", "0000000000001000")
+                && is("NoNewPrivs:", "1")
+                && is("Seccomp:", "2")
+                && dumps.is_some_and(|rest| rest.split_whitespace().take(2).all(|limit| limit == "0"));
+            if !good {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// The account, taken when nothing is on its way. A ping beforehand makes every socket tell what its kernel dropped before it.
     fn account_in_peace(&mut self) -> Result<()> {
         let mut result = Ok(());
@@ -348,6 +377,7 @@ impl Findings {
             && self.udp_ok
             && self.icmp_ok
             && self.given_back
+            && self.confined
             && self.accounted.is_ok()
             && enough
             && !self.ingress_saw_destination()
@@ -374,6 +404,7 @@ impl Findings {
             "udp_ok": self.udp_ok,
             "icmp_ok": self.icmp_ok,
             "given_back": self.given_back,
+            "confined": self.confined,
             "accounted": self.accounted.as_ref().map_or_else(|error| error.to_string(), |()| "exact".into()),
         })
     }
@@ -420,6 +451,10 @@ impl Findings {
             self.missed()
         ));
         say(&format!("  given back          routes, rules, firewall and resolver as before: {}", yes(self.given_back)));
+        say(&format!(
+            "  relays run          as a user of their own, with one capability and a filter of system calls: {}",
+            yes(self.confined)
+        ));
         match &self.accounted {
             Ok(()) => say("  account             every datagram sent was received or counted as dropped"),
             Err(error) => say(&format!("  account             {error}")),

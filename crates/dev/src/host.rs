@@ -42,6 +42,18 @@ pub(crate) fn check_tools() -> Result<()> {
     if !Path::new("/dev/net/tun").exists() {
         return Err(Missing("there is no /dev/net/tun; load it with: modprobe tun".into()).into());
     }
+    if openrelay_sys::sandbox::user() != 0 {
+        let alone = Command::new("unshare").args(["--user", "--map-root-user", "true"]).stderr(Stdio::null()).status();
+        if !alone.is_ok_and(|status| status.success()) {
+            return Err(Missing("this user may not make user namespaces; run it as root".into()).into());
+        }
+        if fs::File::options().read(true).write(true).open("/dev/net/tun").is_err() {
+            return Err(Missing(
+                "this user may not open /dev/net/tun; run it as root, or: chmod 666 /dev/net/tun".into(),
+            )
+            .into());
+        }
+    }
     Ok(())
 }
 
