@@ -102,6 +102,24 @@ fn relay_step(bencher: Bencher<'_, '_>) {
 }
 
 #[divan::bench]
+fn floor_x25519_agreement(bencher: Bencher<'_, '_>) {
+    use aws_lc_rs::agreement::{PrivateKey, UnparsedPublicKey, X25519, agree};
+    let key = PrivateKey::from_private_key(&X25519, &[7; 32]).unwrap();
+    let peer = key.compute_public_key().unwrap();
+    bencher.bench_local(|| {
+        let peer = UnparsedPublicKey::new(&X25519, peer.as_ref());
+        agree(&key, peer, (), |secret| Ok(secret.to_vec())).unwrap()
+    });
+}
+
+#[divan::bench]
+fn floor_encapsulation(bencher: Bencher<'_, '_>) {
+    use libcrux_ml_kem::mlkem768::{encapsulate, generate_key_pair};
+    let pair = generate_key_pair([7; 64]);
+    bencher.bench_local(|| encapsulate(pair.public_key(), [9; 32]));
+}
+
+#[divan::bench]
 fn floor_x25519_key(bencher: Bencher<'_, '_>) {
     bencher.bench_local(|| RelaySecret::from_bytes([7; 32]));
 }
