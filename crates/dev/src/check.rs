@@ -65,11 +65,12 @@ fn all(dir: &Path) -> Result<()> {
     }
     let services = network.start(&programs, &["--unconfined"])?;
     let mut bench = Bench { network, services, programs, config, before: Datagrams::default(), lost: 0 };
-    let scenarios: [(&str, Scenario, Links); 9] = [
+    let scenarios: [(&str, Scenario, Links); 10] = [
         ("memory of both relays holds no canary", memory, Links::Whole),
         ("garbage is counted and stops nothing", garbage, Links::Whole),
         ("a TCP connection survives rekeying, roaming and a smaller path", changes_under_load, Links::Broken),
         ("an egress forwards to nobody that it should not, and nothing with an inner address", firewall, Links::Whole),
+        ("a path that loses a fifth carries on, and every loss is the path's", lossy, Links::Broken),
         ("one hop works and says so", one_hop, Links::Whole),
         ("nothing leaves outside the tunnel when the relay is cut off", blocked, Links::Broken),
         ("a host without a network feeds nothing into its own tunnel", unplugged, Links::Broken),
@@ -360,6 +361,24 @@ fn firewall(bench: &mut Bench) -> Result<()> {
     bench.down()
 }
 
+fn lossy(bench: &mut Bench) -> Result<()> {
+    bench.up(&[])?;
+    bench.network.host("nat")?.sh(
+        "nft 'table inet lossy { counter lost { }; chain forward { type filter hook forward priority 300; \
+         udp dport 443 numgen random mod 5 == 0 counter name lost drop; \
+         udp sport 443 numgen random mod 5 == 0 counter name lost drop; }; }'",
+    )?;
+    ensure!(bench.fetch(1)?["sha256_ok"] == true, "wrong bytes");
+    let text = bench.network.host("nat")?.sh("nft list counter inet lossy lost")?;
+    bench.network.host("nat")?.sh("nft delete table inet lossy")?;
+    let mut words = text.split_whitespace().skip_while(|word| *word != "packets").skip(1);
+    let dropped: u64 = words.next().context("no counter")?.parse()?;
+    let before = bench.lost;
+    bench.down()?;
+    ensure!(dropped > 100 && bench.lost - before == dropped, "{dropped} dropped, {} missing", bench.lost - before);
+    Ok(())
+}
+
 fn one_hop(bench: &mut Bench) -> Result<()> {
     let status = bench.up(&["--one-hop"])?;
     ensure!(status["hops"] == 1 && status["ingress"].is_null(), "status does not say one hop: {status}");
@@ -412,7 +431,8 @@ fn unplugged(bench: &mut Bench) -> Result<()> {
         ensure!(!ping(bench)?, "a packet found a way without a route");
     }
     let added = read(bench)? - before;
-    ensure!(added <= 3, "{added} packets came out of the device for 3 that went in");
+    // Besides the three the kernel asks for routers now and then; what goes round goes round a hundred times.
+    ensure!(added <= 10, "{added} packets came out of the device for 3 that went in");
     bench.network.client.sh(&format!("ip route add {}", route.trim()))?;
     bench.wait_for("the tunnel carrying again", || ping(bench))?;
     bench.down()

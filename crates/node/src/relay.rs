@@ -22,7 +22,7 @@ use openrelay_proto::drops::Drops;
 use openrelay_proto::index::{IndexKey, MAX_SHARDS, Slots};
 use openrelay_proto::keys::RelaySecret;
 use openrelay_proto::relay::{
-    Gate, Handshaker, Load, OpenAdmission, Output, RelayConfig, Replays, Shard, ShardCounts, Shared,
+    Admit, Gate, Handshaker, Load, OpenAdmission, Output, RelayConfig, Replays, Shard, ShardCounts, Shared,
 };
 use openrelay_sys::conntrack::Conntrack;
 use openrelay_sys::event::Waker;
@@ -264,7 +264,7 @@ impl Prepared {
     /// The admission in force, by name.
     pub fn admission(&self) -> &'static str {
         match self.admission {
-            AdmissionMode::Open => "open",
+            AdmissionMode::Open => OpenAdmission.name(),
         }
     }
 

@@ -188,10 +188,10 @@ impl Worker {
             let Some(socket) = self.io.sockets.all.get(number) else { return };
             let Some(room) = self.buffer.get_mut(..udp::TRAIN) else { return };
             let Ok(train) = socket.receive(room) else { return };
-            datagrams += train.len.div_ceil(train.stride).max(1);
+            let count = train.len.div_ceil(train.stride).max(1);
+            let lengths = (0..count).map(|number| (train.len - number * train.stride).min(train.stride));
+            datagrams += count;
             let now = self.clock.now();
-            let lengths = (0..train.len.div_ceil(train.stride.max(1)).max(1))
-                .map(|number| (train.len - number * train.stride).min(train.stride));
             self.handle_train(train.from, lengths, Shard::handle_datagram, now);
         }
     }
