@@ -2,7 +2,7 @@
 //!
 //! Owns the equations between what clients and relays count, and the counters of the kernel on each host's side of the link, which judge them.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use crate::host::Host;
@@ -73,10 +73,6 @@ pub(crate) fn watch(host: &Host) -> Result<()> {
 
 /// What the kernel of a watched host has counted.
 pub(crate) fn of_kernel(host: &Host) -> Result<Datagrams> {
-    let text = host.sh("nft list counters table inet account")?;
-    let packets = |name: &str| -> Result<u64> {
-        let mut words = text.split_whitespace().skip_while(|word| *word != name).skip_while(|word| *word != "packets");
-        Ok(words.nth(1).with_context(|| format!("no counter {name}"))?.parse()?)
-    };
+    let packets = |name: &str| host.counter("inet account", name).map(|(packets, _)| packets);
     Ok(Datagrams { sent: packets("out")?, received: packets("in")? })
 }

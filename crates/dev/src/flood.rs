@@ -318,11 +318,8 @@ fn prepare_links(network: &Network) -> Result<()> {
 
 /// Bytes of IPv4 from and to spoofed addresses at the ingress so far.
 fn counted(network: &Network) -> Result<(u64, u64)> {
-    let bytes = |name: &str| -> Result<u64> {
-        let text = network.host("ingress-1")?.sh(&format!("nft list counter ip flood {name}"))?;
-        let mut words = text.split_whitespace().skip_while(|word| *word != "bytes").skip(1);
-        Ok(words.next().context("no counter")?.parse()?)
-    };
+    let ingress = network.host("ingress-1")?;
+    let bytes = |name: &str| ingress.counter("ip flood", name).map(|(_, bytes)| bytes);
     Ok((bytes("in")?, bytes("out")?))
 }
 

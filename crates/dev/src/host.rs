@@ -114,6 +114,16 @@ impl Host {
         &self.dir
     }
 
+    /// Packets and bytes that the kernel has counted in the counter `name` of the nftables table `table`, like `inet account`.
+    pub(crate) fn counter(&self, table: &str, name: &str) -> Result<(u64, u64)> {
+        let text = self.sh(&format!("nft list counter {table} {name}"))?;
+        let number = |unit: &str| -> Result<u64> {
+            let mut words = text.split_whitespace().skip_while(|word| *word != unit);
+            Ok(words.nth(1).with_context(|| format!("no counter {name} in {table}"))?.parse()?)
+        };
+        Ok((number("packets")?, number("bytes")?))
+    }
+
     /// A command that will run on the host.
     pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("nsenter");

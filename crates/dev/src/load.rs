@@ -212,7 +212,8 @@ pub(crate) fn measure(count: usize, active: usize) -> Result<()> {
         "answered": exchanged["answered"],
     })
     .to_string());
-    ensure!(exchanged["answered"] == exchanged["active"], "circuits were lost");
+    let held = statistics["sessions"].as_u64().context("no sessions in the statistics")?;
+    ensure!(exchanged["answered"] == exchanged["active"] && held >= count as u64, "circuits were lost");
     ensure!(
         enough,
         "the goals are {CIRCUITS_GOAL} circuits for a CPU second and {MEMORY_GOAL} KiB; here {per_second:.0} and {memory}"

@@ -65,9 +65,7 @@ impl VerifiedDirectory {
         if sequence == seen {
             return Ok((this, None));
         }
-        // In two steps, so that a crash leaves the old number or the new one.
-        let draft = memory.with_extension("new");
-        let written = std::fs::write(&draft, format!("{sequence}\n")).and_then(|()| std::fs::rename(&draft, memory));
+        let written = replace(memory, format!("{sequence}\n").as_bytes());
         let warning = |error| format!("cannot remember the directory's sequence in {}: {error}", memory.display());
         Ok((this, written.err().map(warning)))
     }
@@ -107,6 +105,15 @@ impl VerifiedDirectory {
         });
         peers.collect()
     }
+}
+
+/// Writes in two steps, so that a crash leaves the old content or the new.
+///
+/// # Errors
+/// When the file, or the draft beside it, cannot be written.
+pub fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let draft = path.with_extension("new");
+    std::fs::write(&draft, bytes).and_then(|()| std::fs::rename(&draft, path))
 }
 
 #[cfg(test)]

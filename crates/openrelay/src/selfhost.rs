@@ -13,6 +13,7 @@ use openrelay_ledger::hex;
 use openrelay_ledger::record::{Record, Role};
 use openrelay_node::clock::unix_seconds;
 use openrelay_node::config::read_secret;
+use openrelay_node::directory::replace;
 use openrelay_node::random::OsRandom;
 use openrelay_proto::keys::RelaySecret;
 use openrelay_proto::random::Random;
@@ -100,7 +101,8 @@ pub(crate) fn renew(dir: &Path, remove: &[u64], days: u32) -> Result<(), Failure
     let folders =
         fs::read_dir(dir).map_err(Failure::plain)?.filter_map(|entry| Some(entry.ok()?.path().join(DIRECTORY)));
     for path in folders.filter(|path| path.exists()).chain([path]) {
-        replace(&path, &directory)?;
+        replace(&path, &directory)
+            .map_err(|error| Failure::plain(format!("cannot write {}: {error}", path.display())))?;
         say(&path.display().to_string());
     }
     talk(&format!(
@@ -108,13 +110,6 @@ pub(crate) fn renew(dir: &Path, remove: &[u64], days: u32) -> Result<(), Failure
         body.sequence
     ));
     Ok(())
-}
-
-/// Writes in two steps, so that a crash leaves the old content or the new.
-fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    let draft = path.with_extension("new");
-    let written = fs::write(&draft, bytes).and_then(|()| fs::rename(&draft, path));
-    written.map_err(|error| Failure::plain(format!("cannot write {}: {error}", path.display())))
 }
 
 fn relay(role: Role, number: u32, relay_id: u64, host: &str, random: &mut OsRandom) -> Result<Relay, Failure> {
