@@ -54,6 +54,7 @@ impl Pair {
             suites: Suites::ALL,
             one_hop: true,
             capacity: 8,
+            evidence: Evidence::Open,
         };
         let config = Arc::new(config);
         let slots = Arc::new(Mutex::new(Slots::new(0, 8)));

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use openrelay_proto::client::{Client, ClientConfig};
+use openrelay_proto::message::Evidence;
 use openrelay_proto::random::Random;
 use openrelay_proto::time::Time;
 
@@ -70,6 +71,8 @@ pub fn open(
             (None, responder, Some(pick(&endpoints).ok_or(OpenError::Unreachable)?))
         }
     };
-    let config = ClientConfig { ingress, egress, egress_address, suites: crate::suites(), keepalive };
+    // What the consent is about.
+    let known_evidence = vec![Evidence::Open.digest()];
+    let config = ClientConfig { ingress, egress, egress_address, suites: crate::suites(), known_evidence, keepalive };
     Client::new(config, now, unix_minutes(), random).ok_or(OpenError::BadKey)
 }

@@ -21,6 +21,7 @@ use openrelay_ledger::record::Role;
 use openrelay_proto::drops::Drops;
 use openrelay_proto::index::{IndexKey, MAX_SHARDS, Slots};
 use openrelay_proto::keys::RelaySecret;
+use openrelay_proto::message::Evidence;
 use openrelay_proto::relay::{
     Admit, Gate, Handshaker, Load, OpenAdmission, Output, RelayConfig, Replays, Shard, ShardCounts, Shared,
 };
@@ -201,6 +202,7 @@ impl Relay {
             suites: crate::suites(),
             one_hop: file.one_hop && file.role == Role::Egress,
             capacity: file.capacity,
+            evidence: Evidence::Open,
         });
         let shards = shard_count(file.shards);
         let mut prepared = Prepared {

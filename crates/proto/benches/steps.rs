@@ -47,7 +47,7 @@ fn handshake() -> (Established, Established) {
     let (mut initiator, packet) = begin(&own, &mut random);
     let (replied, reply) = accept(&own, &secret, &packet).unwrap().reply(Suite::Aegis256X2, 2, &mut random).unwrap();
     let key = initiator.read_reply(&reply, &mut random).unwrap();
-    let (text, theirs) = replied.read_kem_key(&key, &mut random).unwrap();
+    let (text, theirs) = replied.read_kem_key(&key, [5; 32], &mut random).unwrap();
     (initiator.read_kem_text(&text).unwrap(), theirs)
 }
 
@@ -139,7 +139,7 @@ fn responder_kem_key(bencher: Bencher<'_, '_>) {
     let (mut initiator, packet) = begin(&own, &mut random);
     let (replied, reply) = accept(&own, &secret, &packet).unwrap().reply(Suite::Aegis256X2, 2, &mut random).unwrap();
     let key = initiator.read_reply(&reply, &mut random).unwrap();
-    bencher.bench_local(|| replied.read_kem_key(&key, &mut random).unwrap().0);
+    bencher.bench_local(|| replied.read_kem_key(&key, [5; 32], &mut random).unwrap().0);
 }
 
 #[divan::bench]

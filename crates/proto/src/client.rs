@@ -5,8 +5,8 @@
 //! anonymous to both relays.
 //!
 //! ```text
-//! outer: handshake ─▶ evidence ─▶ token, circuit ─┐
-//!                                                 └▶ inner: handshake ─▶ evidence ─▶ token ─▶ connected
+//! outer: handshake ─▶ evidence, unless known ─▶ token, circuit ─┐
+//!                                                               └▶ inner: handshake ─▶ evidence, unless known ─▶ token ─▶ connected
 //! ```
 
 mod leg;
@@ -19,7 +19,7 @@ use std::time::Duration;
 use crate::drops::DropReason;
 use crate::handshake::Responder;
 use crate::ip::{CLIENT_V4, CLIENT_V6, Packet, tcp};
-use crate::message::{Message, Refusal, Token};
+use crate::message::{EvidenceDigest, Message, Refusal, Token};
 use crate::random::{Random, array};
 use crate::session::frame;
 use crate::suite::Suites;
@@ -57,6 +57,8 @@ pub struct ClientConfig {
     pub egress_address: Option<SocketAddr>,
     /// The suites that this host is good at.
     pub suites: Suites,
+    /// Evidence that the caller has accepted already; a relay that announces another is asked for it.
+    pub known_evidence: Vec<EvidenceDigest>,
     /// Silence after which a keepalive goes out, so that a NAT on the way keeps its mapping; `None` for never.
     pub keepalive: Option<Duration>,
 }
@@ -132,11 +134,11 @@ impl Client {
     /// Starts to open a circuit; `minutes` is verified time in minutes since the Unix epoch. `None` when neither an ingress nor the
     /// egress' own address is given, or a key is a low-order point.
     pub fn new(config: ClientConfig, now: Time, minutes: u32, random: &mut dyn Random) -> Option<Self> {
-        let mut inner = Leg::new(config.egress.clone(), config.suites);
+        let mut inner = Leg::new(config.egress.clone(), config.suites, config.known_evidence.clone());
         let mut outer = None;
         let to = match &config.ingress {
             Some((responder, address)) => {
-                let mut leg = Leg::new(responder.clone(), config.suites);
+                let mut leg = Leg::new(responder.clone(), config.suites, config.known_evidence.clone());
                 leg.begin(now, minutes, random)?;
                 outer = Some(leg);
                 *address
@@ -253,6 +255,10 @@ impl Client {
                     self.converse_outer(now, minutes, random);
                     Ok(Verdict::Consumed)
                 }
+                Ok(Incoming::Known) => {
+                    self.ask_for_circuit();
+                    Ok(Verdict::Consumed)
+                }
                 Ok(Incoming::Packet { .. }) => Err(DropReason::BadFrame),
                 Ok(Incoming::ProbeAck | Incoming::Nothing) => Ok(Verdict::Consumed),
             },
@@ -293,13 +299,17 @@ impl Client {
                 self.converse_inner(now, random);
                 Ok(Verdict::Consumed)
             }
+            Incoming::Known => {
+                self.ask_for_admission();
+                Ok(Verdict::Consumed)
+            }
             Incoming::ProbeAck => {
                 let slice = datagram.get(start..end).ok_or(DropReason::BadFrame)?;
                 let body = frame(slice);
                 if let Some(nonce) = take::<8>(body, 1) {
                     let before = self.pmtu.confirmed();
                     self.pmtu.acknowledged(nonce, body.len() - 1, now);
-                    self.note_mtu(before);
+                    self.note_mtu(before, now);
                 }
                 Ok(Verdict::Consumed)
             }
@@ -307,23 +317,32 @@ impl Client {
         }
     }
 
+    /// The ingress' evidence is accepted: it gets a token, and hears of the egress.
+    fn ask_for_circuit(&mut self) {
+        let Some(outer) = &mut self.outer else { return };
+        outer.stage = Stage::Token;
+        outer.send(&Message::Token(Token::Open));
+        outer.send(&Message::CircuitOpen { request: 1, egress: self.config.egress.relay });
+    }
+
+    /// The egress' evidence is accepted: it gets a token.
+    fn ask_for_admission(&mut self) {
+        self.inner.stage = Stage::Token;
+        self.inner.send(&Message::Token(Token::Open));
+    }
+
     /// Works off what the ingress says.
     #[expect(clippy::wildcard_enum_match_arm, reason = "whatever is not expected now breaks the protocol")]
     fn converse_outer(&mut self, now: Time, minutes: u32, random: &mut dyn Random) {
         loop {
             let Some(outer) = &mut self.outer else { return };
-            let egress = self.config.egress.relay;
             let message = match outer.receive() {
                 Ok(Some(message)) => message,
                 Ok(None) => return,
                 Err(_) => return self.fail(Failure::Protocol),
             };
             match message {
-                Message::Evidence(_) if outer.stage == Stage::Evidence => {
-                    outer.stage = Stage::Token;
-                    outer.send(&Message::Token(Token::Open));
-                    outer.send(&Message::CircuitOpen { request: 1, egress });
-                }
+                Message::Evidence(_) if outer.stage == Stage::Evidence => self.ask_for_circuit(),
                 Message::Admitted(_) if outer.stage == Stage::Token => outer.stage = Stage::Admitted,
                 Message::CircuitOpened { request: 1, tag } if outer.stage == Stage::Admitted && self.tag.is_none() => {
                     self.tag = Some(tag);
@@ -351,10 +370,7 @@ impl Client {
                 Err(_) => return self.fail(Failure::Protocol),
             };
             match message {
-                Message::Evidence(_) if self.inner.stage == Stage::Evidence => {
-                    self.inner.stage = Stage::Token;
-                    self.inner.send(&Message::Token(Token::Open));
-                }
+                Message::Evidence(_) if self.inner.stage == Stage::Evidence => self.ask_for_admission(),
                 Message::Admitted(_) if self.inner.stage == Stage::Token => {
                     self.inner.stage = Stage::Admitted;
                     self.connected = true;
@@ -384,10 +400,14 @@ impl Client {
         }
     }
 
-    fn note_mtu(&mut self, before: u16) {
+    /// Tells everybody what probes have shown. Should the egress not hear it, the next probe says it again.
+    fn note_mtu(&mut self, before: u16, now: Time) {
         let mtu = self.pmtu.confirmed();
         if mtu != before {
-            self.inner.send(&Message::PathMtu(mtu));
+            if let Some(report) = self.inner.report(mtu) {
+                let datagram = self.inner_frame(FrameKind::PathMtu, &report, now);
+                self.outbox.extend(datagram);
+            }
             self.events.push_back(Event::Mtu(mtu));
         }
     }
@@ -436,13 +456,13 @@ impl Client {
             let before = self.pmtu.confirmed();
             let nonce = array(random);
             if let Some((nonce, size)) = self.pmtu.handle_timeout(now, nonce, self.busy || self.nudges < NUDGES) {
-                let mut body = vec![0; size];
-                body[..8].copy_from_slice(&nonce);
-                if let Some(datagram) = self.inner_frame(FrameKind::Probe, &body, now) {
-                    self.outbox.push_back(datagram);
-                }
+                let report = self.inner.report(self.pmtu.confirmed()).unwrap_or_default();
+                let mut body = [&nonce[..], &report].concat();
+                body.resize(size, 0);
+                let datagram = self.inner_frame(FrameKind::Probe, &body, now);
+                self.outbox.extend(datagram);
             }
-            self.note_mtu(before);
+            self.note_mtu(before, now);
         }
         if self.tick_at() <= now {
             self.tick(now, random);

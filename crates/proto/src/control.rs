@@ -117,7 +117,15 @@ impl ControlStream {
         }
     }
 
-    fn acknowledge(&mut self, ack: u32) {
+    /// What has been received, to be told along with something else: no frame need go for it.
+    pub(crate) fn acknowledgement(&mut self) -> u32 {
+        self.ack_at = None;
+        self.unacknowledged = 0;
+        self.received
+    }
+
+    /// Takes in how much the peer has received.
+    pub(crate) fn acknowledge(&mut self, ack: u32) {
         let newly = ack.wrapping_sub(self.acknowledged) as usize;
         if newly == 0 || newly > self.reached {
             return;
@@ -182,18 +190,17 @@ impl ControlStream {
         if !self.is_ack_due(now) && !self.has_unsent() {
             return false;
         }
+        let received = self.acknowledgement();
         let end = self.outgoing.len().min(self.sent + PIECE).min(IN_FLIGHT);
         let piece = self.outgoing.get(self.sent..end).unwrap_or(&[]);
         let offset = self.acknowledged.wrapping_add(u32::try_from(self.sent).unwrap_or(0));
         out.push(FrameKind::Control.byte());
         out.extend_from_slice(&offset.to_be_bytes());
-        out.extend_from_slice(&self.received.to_be_bytes());
+        out.extend_from_slice(&received.to_be_bytes());
         out.extend_from_slice(&u16::try_from(piece.len()).unwrap_or(0).to_be_bytes());
         out.extend_from_slice(piece);
         self.sent += piece.len();
         self.reached = self.reached.max(self.sent);
-        self.ack_at = None;
-        self.unacknowledged = 0;
         if self.sent > 0 && self.retransmit_at.is_none() {
             self.wait = self.wait.max(FIRST_WAIT);
             self.retransmit_at = Some(now.after(self.wait));

@@ -16,6 +16,7 @@
 
 use crate::kem::{self, KemPair};
 use crate::keys::{RelayId, RelayKey, RelaySecret, Secret};
+use crate::message::EvidenceDigest;
 use crate::noise::{Symmetric, Undecryptable};
 use crate::random::{Random, array};
 use crate::suite::{Suite, Suites};
@@ -30,7 +31,7 @@ pub const REPLY_LEN: usize = 96;
 /// Bytes of the packet that carries the ML-KEM key.
 pub const KEM_KEY_LEN: usize = HEADER_LEN + kem::KEY_LEN + TAG_LEN;
 /// Bytes of the packet that carries the ML-KEM ciphertext; never more than the key's packet.
-pub const KEM_TEXT_LEN: usize = HEADER_LEN + kem::TEXT_LEN + 2 * TAG_LEN;
+pub const KEM_TEXT_LEN: usize = HEADER_LEN + kem::TEXT_LEN + TAG_LEN + size_of::<EvidenceDigest>() + TAG_LEN;
 /// Where the ephemeral key stands in a first packet and in a reply.
 const EPHEMERAL: usize = HEADER_LEN;
 /// Bytes of the proof of a cookie, which a first packet has at its end or has not: no other packet has the length of one that has not.
@@ -131,7 +132,9 @@ pub struct Established {
     pub local_index: u32,
     /// The index that packets to the peer carry.
     pub remote_index: u32,
-    /// The transcript's hash: what tokens and evidence are bound to.
+    /// What evidence the responder has.
+    pub evidence: EvidenceDigest,
+    /// The transcript's hash: what tokens are bound to.
     pub hash: [u8; 32],
     pub(crate) keys: SessionKeys,
 }
@@ -261,12 +264,13 @@ impl Initiator {
             packet.get(HEADER_LEN..).and_then(|p| p.split_at_checked(kem::TEXT_LEN + TAG_LEN)).ok_or(Invalid)?;
         let text: [u8; kem::TEXT_LEN] = state.decrypt_and_hash(text)?;
         state.mix_key(&self.kem.decapsulate(&text).0);
-        state.decrypt_and_hash::<0>(confirmation)?;
+        let evidence = state.decrypt_and_hash(confirmation)?;
         Ok(Established {
             initiator: true,
             suite,
             local_index: self.local_index,
             remote_index,
+            evidence,
             hash: state.hash(),
             keys: SessionKeys::derive(&state, true),
         })
@@ -418,11 +422,17 @@ impl Accepted {
 }
 
 impl Replied {
-    /// Reads the ML-KEM key. Returns the packet with the ciphertext, to be repeated when the key's packet is, and the session.
+    /// Reads the ML-KEM key. Returns the packet with the ciphertext, to be repeated when the key's packet is, and the session. The packet also
+    /// says which `evidence` the responder has, so that nobody needs to ask for what he has seen.
     ///
     /// # Errors
     /// [`Invalid`] when it is not the key that the first packet announced; the handshake can go on.
-    pub fn read_kem_key(&self, packet: &[u8], random: &mut dyn Random) -> Result<(Vec<u8>, Established), Invalid> {
+    pub fn read_kem_key(
+        &self,
+        packet: &[u8],
+        evidence: EvidenceDigest,
+        random: &mut dyn Random,
+    ) -> Result<(Vec<u8>, Established), Invalid> {
         if packet.len() != KEM_KEY_LEN {
             return Err(Invalid);
         }
@@ -440,12 +450,13 @@ impl Replied {
         let (sealed, confirmation) = out[HEADER_LEN..].split_at_mut(kem::TEXT_LEN + TAG_LEN);
         state.encrypt_and_hash(&text, sealed);
         state.mix_key(&shared.0);
-        state.encrypt_and_hash(&[], confirmation);
+        state.encrypt_and_hash(&evidence, confirmation);
         let established = Established {
             initiator: false,
             suite: self.suite,
             local_index: self.local_index,
             remote_index: self.remote_index,
+            evidence,
             hash: state.hash(),
             keys: SessionKeys::derive(&state, false),
         };

@@ -12,7 +12,7 @@ use crate::message::Message;
 use crate::random::{Random, array};
 use crate::session::{Session, frame};
 use crate::time::Time;
-use crate::wire::{FrameKind, HEADER_LEN, TAG_LEN, padded};
+use crate::wire::{FrameKind, HEADER_LEN, TAG_LEN, padded, take};
 
 /// Re-handshake when the keys are this old and in use, plus up to [`REKEY_SPREAD`].
 const REKEY_AFTER: Duration = Duration::from_secs(120);
@@ -65,6 +65,20 @@ impl Link {
             Ok(None) => Ok(None),
             Err(_) => Err(DropReason::BadFrame),
         }
+    }
+
+    /// What probes tell the peer besides: `mtu`, and how much of its control stream has arrived.
+    pub(crate) fn report(&mut self, mtu: u16) -> [u8; REPORT_LEN] {
+        let mut report = [0; REPORT_LEN];
+        report[..2].copy_from_slice(&mtu.to_be_bytes());
+        report[2..].copy_from_slice(&self.control.acknowledgement().to_be_bytes());
+        report
+    }
+
+    /// Takes in the peer's report; the MTU in it.
+    pub(crate) fn handle_report(&mut self, report: &[u8]) -> Option<u16> {
+        self.control.acknowledge(u32::from_be_bytes(take(report, 2)?));
+        Some(u16::from_be_bytes(take(report, 0)?))
     }
 
     /// The next control datagram that is due, sealed, index still to be masked; `before` bytes are left free at its front
@@ -141,6 +155,9 @@ impl Link {
         Ok(())
     }
 }
+
+/// Bytes of a report.
+pub(crate) const REPORT_LEN: usize = 6;
 
 /// The answer to a probe: the same nonce and the same size.
 pub(crate) fn probe_answer(datagram: &[u8]) -> Option<Vec<u8>> {

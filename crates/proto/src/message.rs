@@ -4,7 +4,7 @@
 //! allowed. Numbers of messages that credentials and attestation will fill in are taken now, each with the body of
 //! its `open` step, which accepts everybody and says so.
 
-use crate::keys::RelayId;
+use crate::keys::{RelayId, sha256};
 use crate::wire::take;
 
 /// A message of the control stream.
@@ -56,8 +56,6 @@ pub enum Message {
     Rekey(Vec<u8>),
     /// 0x21, responder: answer to a re-handshake, [`crate::handshake::REKEYED_LEN`] bytes.
     Rekeyed(Vec<u8>),
-    /// 0x22, client to egress: largest inner packet that the path carries, in bytes.
-    PathMtu(u16),
     /// 0x23, either way: the session is over.
     Close,
 }
@@ -67,6 +65,16 @@ pub enum Message {
 pub enum Evidence {
     /// None: the relay proves nothing, and whoever accepts this says so.
     Open,
+}
+
+/// SHA-256 of the body of an evidence message: by it a client knows evidence that it has seen before.
+pub type EvidenceDigest = [u8; 32];
+
+impl Evidence {
+    /// What a relay with this evidence announces when it confirms a handshake.
+    pub fn digest(self) -> EvidenceDigest {
+        sha256(&[&Message::Evidence(self).encode().1])
+    }
 }
 
 /// Token by kind.
@@ -125,7 +133,6 @@ impl Message {
             Self::CircuitClose { tag } => (0x13, tag.to_be_bytes().to_vec()),
             Self::Rekey(body) => (0x20, body.clone()),
             Self::Rekeyed(body) => (0x21, body.clone()),
-            Self::PathMtu(mtu) => (0x22, mtu.to_be_bytes().to_vec()),
             Self::Close => (0x23, vec![]),
         }
     }
@@ -156,7 +163,6 @@ impl Message {
             0x13 => Self::CircuitClose { tag: number(body, 0)? },
             0x20 if body.len() == crate::handshake::REKEY_LEN => Self::Rekey(body.to_vec()),
             0x21 if body.len() == crate::handshake::REKEYED_LEN => Self::Rekeyed(body.to_vec()),
-            0x22 => Self::PathMtu(u16::from_be_bytes(take(body, 0).ok_or(Malformed)?)),
             0x23 => Self::Close,
             _ => return Err(Malformed),
         };
@@ -212,7 +218,6 @@ mod tests {
             any::<u32>().prop_map(|request| Message::CircuitRefused { request, reason: Refusal::Full }),
             any::<u32>().prop_map(|tag| Message::CircuitClose { tag }),
             any::<u8>().prop_map(|b| Message::Rekey(vec![b; crate::handshake::REKEY_LEN])),
-            any::<u16>().prop_map(Message::PathMtu),
             Just(Message::Close),
         ]
     }

@@ -111,10 +111,13 @@ pub enum FrameKind {
     PathChallenge,
     /// Proves a path: nonce 8, fresh index 4.
     PathResponse,
-    /// Probe of the path's MTU: nonce 8, filled to the size probed.
+    /// Probe of the path's MTU: nonce 8, report 6, filled to the size probed. A report is the largest inner packet that the path is known to
+    /// carry 2, and what has been received of the control stream 4.
     Probe,
-    /// Answer to a probe, of the same size.
+    /// Answer to a probe: nonce 8, filled to the same size.
     ProbeAck,
+    /// What probes have shown: report 6.
+    PathMtu,
 }
 
 /// The bit of a packet frame that says that the transport checksum is partial.
@@ -133,6 +136,7 @@ impl FrameKind {
             Self::PathResponse => 0x06,
             Self::Probe => 0x07,
             Self::ProbeAck => 0x08,
+            Self::PathMtu => 0x10,
         }
     }
 
@@ -148,6 +152,7 @@ impl FrameKind {
             0x06 => Self::PathResponse,
             0x07 => Self::Probe,
             0x08 => Self::ProbeAck,
+            0x10 => Self::PathMtu,
             _ => return None,
         })
     }
@@ -167,7 +172,7 @@ mod tests {
         let types: Vec<u8> = (0..=255).filter(|&b| PacketType::parse(b).is_some()).collect();
         assert_eq!(types, (0x11..=0x17).chain(0x21..=0x27).chain(0x30..=0x33).chain([0x40]).collect::<Vec<_>>());
         let kinds: Vec<u8> = (0..=255).filter(|&b| FrameKind::parse(b).is_some()).collect();
-        assert_eq!(kinds, [1, 2, 3, 4, 5, 6, 7, 8, 0x81]);
+        assert_eq!(kinds, [1, 2, 3, 4, 5, 6, 7, 8, 0x10, 0x81]);
         for byte in 0..=255 {
             assert_eq!(PacketType::parse(byte).map_or(byte, PacketType::byte), byte);
             assert_eq!(FrameKind::parse(byte).map_or(byte, FrameKind::byte), byte);

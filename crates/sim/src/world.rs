@@ -3,7 +3,7 @@
 //! Owns the order of events. Judges nothing: tests do, by what was delivered and recorded.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use openrelay_proto::handshake::{Responder, Role};
 use openrelay_proto::index::{IndexKey, Slots};
 use openrelay_proto::ip::Packet;
 use openrelay_proto::keys::{RelayId, RelaySecret};
+use openrelay_proto::message::Evidence;
 use openrelay_proto::relay::{
     Gate, Handshaker, Load, OpenAdmission, Peer, RelayConfig, Replays, Shard, Shared, Verdict,
 };
@@ -78,6 +79,7 @@ fn relay(own: Responder, secret: RelaySecret, peer: Peer, random: &mut Seeded) -
         suites: Suites::ALL,
         one_hop: false,
         capacity: 1000,
+        evidence: Evidence::Open,
         own,
     });
     let index_key = IndexKey::new(random);
@@ -118,6 +120,7 @@ impl World {
                 egress: egress.clone(),
                 egress_address: None,
                 suites: Suites::ALL,
+                known_evidence: vec![Evidence::Open.digest()],
                 keepalive: None,
             },
             client: None,
@@ -154,8 +157,23 @@ impl World {
     /// Makes both relays require cookies.
     pub fn put_relays_under_load(&mut self) {
         for relay in [&self.ingress, &self.egress] {
-            (0..100).for_each(|_| relay.load.queued());
+            (0..1_000).for_each(|_| relay.load.queued());
         }
+    }
+
+    /// The world's time.
+    pub fn now(&self) -> Time {
+        self.now
+    }
+
+    /// Makes the client forget the evidence of both relays.
+    pub fn forget_evidence(&mut self) {
+        self.config.known_evidence.clear();
+    }
+
+    /// Largest packet to `inner`, a client's address at the egress, that the egress sends in one piece.
+    pub fn egress_mtu(&self, inner: IpAddr) -> u16 {
+        self.egress.shard.route_down(inner).unwrap().mtu
     }
 
     /// Lets the client send keepalives every 25 s.

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use openrelay_proto::drops::DropReason;
+use openrelay_proto::ip::Packet;
 use openrelay_sim::faults::{Faults, Seeded};
 use openrelay_sim::packets;
 use openrelay_sim::world::World;
@@ -41,6 +42,29 @@ fn no_eight_bytes_of_one_leg_stand_on_the_other() {
             assert!(!windows.contains(window), "a byte string crossed the ingress");
         }
     }
+}
+
+/// Evidence is of a relay's key, not of a session: who has seen it saves a round trip with each relay.
+#[test]
+fn evidence_is_asked_for_only_by_who_does_not_know_it() {
+    let mut took = Vec::new();
+    for known in [true, false] {
+        let mut net = World::new(33);
+        net.faults.delay = Duration::from_millis(20);
+        if !known {
+            net.forget_evidence();
+        }
+        let began = net.now();
+        net.try_connect().unwrap();
+        took.push(net.now().since(began));
+        net.advance_millis(1_000);
+        assert_eq!(net.send_up(&packets::udp4(b"hello")).len(), 0, "on its way");
+        net.advance_millis(100);
+        assert_eq!(net.taken_up().len(), 1);
+        net.check_accounting();
+    }
+    // Over one link and back, then over two and back; the world looks once in 100 ms.
+    assert!(took[1] >= took[0] + Duration::from_millis(100), "{took:?}");
 }
 
 #[test]
@@ -489,4 +513,25 @@ fn a_path_that_shrinks_is_found_out() {
         net.advance_millis(100);
     }
     assert_eq!(net.client_mtu(), 1328, "58 bytes of headers and tags around it");
+}
+
+#[test]
+fn an_egress_that_missed_what_the_path_carries_hears_it_with_the_next_probe() {
+    let mut net = World::new(16);
+    net.faults.delay = Duration::from_millis(50);
+    net.try_connect().unwrap();
+    net.send_up(&packets::udp4(b"hello"));
+    net.advance_millis(10);
+    net.hold_control = true;
+    net.advance_millis(300);
+    assert_eq!(net.client_mtu(), 1408, "the probe came back");
+    assert!(!net.held_back().is_empty(), "the report");
+    net.hold_control = false;
+    let inner = Packet::parse(&net.taken_up()[0].bytes).unwrap().source;
+    assert_eq!(net.egress_mtu(inner), 1280);
+    for _ in 0..60 {
+        net.push_up(&packets::udp4(b"traffic"));
+        net.advance_millis(100);
+    }
+    assert_eq!(net.egress_mtu(inner), 1408);
 }

@@ -8,9 +8,9 @@ use super::is_answer;
 use crate::control::MAX_MESSAGE;
 use crate::drops::DropReason;
 use crate::handshake::{COOKIE_LEN, First, Initiator, Responder};
-use crate::link::Link;
+use crate::link::{Link, REPORT_LEN};
 use crate::mask::IndexMask;
-use crate::message::Message;
+use crate::message::{EvidenceDigest, Message};
 use crate::random::{Random, array};
 use crate::relay::{prove_cookie, read_cookie};
 use crate::session::{CLIENT_WINDOW, Session, frame};
@@ -27,7 +27,7 @@ const RETIRE_TIME: Duration = Duration::from_secs(10);
 /// How far a session has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Stage {
-    /// Keys are there; evidence was asked for.
+    /// Keys are there; evidence was asked for, unless it is known.
     Evidence,
     /// A token was sent.
     Token,
@@ -46,6 +46,8 @@ pub(super) enum Incoming {
     Control,
     /// An answer to a probe.
     ProbeAck,
+    /// The end of the handshake with a relay whose evidence is known: nothing has to be asked.
+    Known,
     /// Nothing that the client cares about.
     Nothing,
 }
@@ -54,6 +56,7 @@ pub(super) enum Incoming {
 pub(super) struct Leg {
     peer: Responder,
     suites: Suites,
+    known_evidence: Vec<EvidenceDigest>,
     to_relay: IndexMask,
     to_client: IndexMask,
     index: u32,
@@ -90,12 +93,13 @@ fn wait(repeated: usize) -> Duration {
 }
 
 impl Leg {
-    pub(super) fn new(peer: Responder, suites: Suites) -> Self {
+    pub(super) fn new(peer: Responder, suites: Suites, known_evidence: Vec<EvidenceDigest>) -> Self {
         Self {
             to_relay: IndexMask::to_relay(&peer.key),
             to_client: IndexMask::to_client(&peer.key),
             peer,
             suites,
+            known_evidence,
             index: 0,
             retiring: None,
             cookie: None,
@@ -132,8 +136,7 @@ impl Leg {
             return Err(DropReason::UnknownIndex);
         }
         if is_answer(kind) {
-            self.handle_answer(kind, datagram, now, random)?;
-            return Ok(Incoming::Nothing);
+            return self.handle_answer(kind, datagram, now, random);
         }
         let State::Up(link) = &mut self.state else { return Err(DropReason::NotAdmitted) };
         if kind != PacketType::Data {
@@ -161,7 +164,9 @@ impl Leg {
                 self.answer_challenge(index, frame(datagram), now, random)?;
                 Ok(Incoming::Nothing)
             }
-            FrameKind::Padding | FrameKind::Probe | FrameKind::PathResponse => Ok(Incoming::Nothing),
+            FrameKind::Padding | FrameKind::Probe | FrameKind::PathMtu | FrameKind::PathResponse => {
+                Ok(Incoming::Nothing)
+            }
         }
     }
 
@@ -176,7 +181,7 @@ impl Leg {
         packet: &mut [u8],
         now: Time,
         random: &mut dyn Random,
-    ) -> Result<(), DropReason> {
+    ) -> Result<Incoming, DropReason> {
         let State::Handshaking(attempt) = &mut self.state else { return Err(DropReason::HandshakeStray) };
         match kind {
             PacketType::Reply => {
@@ -197,12 +202,16 @@ impl Leg {
             _ => {
                 let established = attempt.initiator.read_kem_text(packet).map_err(|_| DropReason::HandshakeInvalid)?;
                 let mut link = Link::new(Session::new(&established, CLIENT_WINDOW, now), random);
-                link.send(&Message::EvidenceRequest);
+                let known = self.known_evidence.contains(&established.evidence);
+                if !known {
+                    link.send(&Message::EvidenceRequest);
+                }
                 self.stage = Stage::Evidence;
                 self.state = State::Up(Box::new(link));
+                return Ok(if known { Incoming::Known } else { Incoming::Nothing });
             }
         }
-        Ok(())
+        Ok(Incoming::Nothing)
     }
 
     /// Echoes a challenge, which came under the index `known`, along whatever path is in use now, and goes over to fresh indices.
@@ -237,6 +246,14 @@ impl Leg {
         link.session.seal(datagram, now)?;
         self.to_relay.apply(datagram);
         Ok(())
+    }
+
+    /// What the relay is told of the path and of its control stream.
+    pub(super) fn report(&mut self, mtu: u16) -> Option<[u8; REPORT_LEN]> {
+        match &mut self.state {
+            State::Up(link) => Some(link.report(mtu)),
+            State::Idle | State::Handshaking(_) => None,
+        }
     }
 
     /// A datagram with one frame, sealed and masked.

@@ -138,11 +138,11 @@ fn the_hybrid_handshake_agrees_with_its_equations() {
         state.mix_hash(&packet(0x31, 22, &[]));
         let key = packet(0x31, 22, &[state.encrypt(e1_public.as_ref())]);
 
-        let (text, established) = replied.read_kem_key(&key, &mut random).unwrap();
+        let (text, established) = replied.read_kem_key(&key, [5; 32], &mut random).unwrap();
         state.mix_hash(&text[..10]);
         let ekem1 = state.decrypt(&text[10..10 + 1_088 + 16]);
         state.mix_key(e1.decapsulate(ekem1.as_slice().into()).unwrap().as_ref());
-        assert_eq!(state.decrypt(&text[10 + 1_088 + 16..]), b"");
+        assert_eq!(state.decrypt(&text[10 + 1_088 + 16..]), [5; 32]);
 
         let (up, down) = hkdf(&state.ck, b"");
         assert_eq!((established.keys.receive.0, established.keys.send.0), (up, down));
@@ -167,7 +167,7 @@ fn the_curve_alone_does_not_give_the_keys() {
         // The same curve secrets and the same transcript up to here; another encapsulation.
         let mut random = Counting(kem_seed);
         random.fill(&mut [0; 8]);
-        let (_, established) = replied.read_kem_key(&key, &mut random).unwrap();
+        let (_, established) = replied.read_kem_key(&key, [5; 32], &mut random).unwrap();
         (established.keys.send.0, established.keys.receive.0)
     };
     let ((send, receive), (other_send, other_receive)) = (keys(100), keys(200));

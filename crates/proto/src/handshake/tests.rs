@@ -36,7 +36,7 @@ impl Pair {
         assert_eq!(accepted.relay, self.relay.as_ref().map(RelaySecret::public));
         let (replied, reply) = accepted.reply(Suite::Aegis256X2, 22, &mut self.random).unwrap();
         let key = initiator.read_reply(&reply, &mut self.random).unwrap();
-        let (text, theirs) = replied.read_kem_key(&key, &mut self.random).unwrap();
+        let (text, theirs) = replied.read_kem_key(&key, [5; 32], &mut self.random).unwrap();
         let ours = initiator.read_kem_text(&text).unwrap();
         (vec![first, reply, key, text], ours, theirs)
     }
@@ -47,6 +47,7 @@ fn both_ends_get_the_same_keys_and_packets_pass_both_ways() {
     for ik in [false, true] {
         let (packets, ours, theirs) = Pair::new(ik).run();
         assert_eq!(ours.hash, theirs.hash);
+        assert_eq!(ours.evidence, [5; 32]);
         assert_eq!((ours.local_index, ours.remote_index), (theirs.remote_index, theirs.local_index));
         let now = Time::default();
         let (mut a, mut b) = (Session::new(&ours, 64, now), Session::new(&theirs, 64, now));
@@ -97,9 +98,9 @@ fn every_flipped_bit_and_every_truncation_of_the_other_packets_is_refused_and_ha
     }
     let key = initiator.read_reply(&reply, &mut pair.random).unwrap();
     for copy in damaged(&key) {
-        assert!(replied.read_kem_key(&copy, &mut pair.random).is_err());
+        assert!(replied.read_kem_key(&copy, [5; 32], &mut pair.random).is_err());
     }
-    let (text, _) = replied.read_kem_key(&key, &mut pair.random).unwrap();
+    let (text, _) = replied.read_kem_key(&key, [5; 32], &mut pair.random).unwrap();
     for copy in damaged(&text) {
         assert!(initiator.read_kem_text(&copy).is_err());
     }

@@ -11,7 +11,7 @@ use crate::index::Place;
 use crate::keys::RelayId;
 use crate::link::Link;
 use crate::mask::IndexMask;
-use crate::message::{Admission, Evidence, Token};
+use crate::message::{Admission, Token};
 use crate::random::{Random, array};
 use crate::time::Time;
 
@@ -27,8 +27,6 @@ const CHALLENGE_AGAIN: Duration = Duration::from_millis(300);
 pub trait Admit: Send {
     /// The name in status and log; an implementation that accepts everybody says so here.
     fn name(&self) -> &'static str;
-    /// Evidence for a session with this handshake hash.
-    fn evidence(&self, hash: &[u8; 32]) -> Evidence;
     /// Whether the session with this handshake hash may carry traffic for this token.
     fn admit(&mut self, token: Token, hash: &[u8; 32]) -> Option<Admission>;
 }
@@ -40,10 +38,6 @@ pub struct OpenAdmission;
 impl Admit for OpenAdmission {
     fn name(&self) -> &'static str {
         "open"
-    }
-
-    fn evidence(&self, _hash: &[u8; 32]) -> Evidence {
-        Evidence::Open
     }
 
     fn admit(&mut self, Token::Open: Token, _hash: &[u8; 32]) -> Option<Admission> {

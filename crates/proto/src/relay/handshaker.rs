@@ -247,8 +247,10 @@ impl Handshaker {
             }
             text.clone()
         } else {
-            let (mut text, established) =
-                pending.replied.read_kem_key(packet, random).map_err(|_| DropReason::HandshakeInvalid)?;
+            let (mut text, established) = pending
+                .replied
+                .read_kem_key(packet, self.config.evidence.digest(), random)
+                .map_err(|_| DropReason::HandshakeInvalid)?;
             let install = Install { place: pending.place, established, route, relay };
             self.mask(relay, &mut text);
             if let Some(pending) = self.pending.get_mut(&index) {

@@ -25,6 +25,7 @@ use std::net::SocketAddr;
 use crate::handshake::{Established, RekeyRequest, Responder, Role, SessionKeys};
 use crate::index::Place;
 use crate::keys::{RelayId, RelayKey};
+use crate::message::Evidence;
 use crate::suite::Suites;
 
 pub use entry::Admit;
@@ -48,6 +49,8 @@ pub struct RelayConfig {
     pub one_hop: bool,
     /// Sessions per shard at most.
     pub capacity: u32,
+    /// What shows clients what it runs.
+    pub evidence: Evidence,
 }
 
 impl RelayConfig {

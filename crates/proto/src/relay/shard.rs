@@ -329,7 +329,8 @@ impl Shard {
             | FrameKind::PathChallenge
             | FrameKind::PathResponse
             | FrameKind::Probe
-            | FrameKind::ProbeAck) => {
+            | FrameKind::ProbeAck
+            | FrameKind::PathMtu) => {
                 let inner = datagram.get_mut(start..end).ok_or(DropReason::BadFrame)?;
                 self.handle_other_frame(id, route, kind, inner, now)
             }

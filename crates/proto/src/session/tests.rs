@@ -22,6 +22,7 @@ fn pair(reach: u64) -> (Session, Session) {
             suite: Suite::Aegis256X2,
             local_index: 1,
             remote_index: 2,
+            evidence: [0; 32],
             hash: [9; 32],
             keys: keys(10, initiator),
         };

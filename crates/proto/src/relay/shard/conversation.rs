@@ -63,7 +63,9 @@ impl Shard {
                 self.pump(id, now);
             }
             FrameKind::Padding | FrameKind::ProbeAck | FrameKind::PathChallenge => {}
+            FrameKind::PathMtu => take_report(entry, frame(datagram).get(1..))?,
             FrameKind::Probe => {
+                take_report(entry, frame(datagram).get(9..))?;
                 let answer = probe_answer(datagram).ok_or(DropReason::BadFrame)?;
                 self.transmit_frame(id, FrameKind::ProbeAck, &answer, now);
             }
@@ -100,8 +102,7 @@ impl Shard {
         let responder = !entry.link.session.is_initiator();
         match message {
             Message::EvidenceRequest if responder => {
-                let evidence = self.admit.evidence(entry.link.session.hash());
-                entry.link.send(&Message::Evidence(evidence));
+                entry.link.send(&Message::Evidence(self.config.evidence));
             }
             Message::CollateralRequest if responder => entry.link.send(&Message::Collateral),
             Message::Token(token) if responder => {
@@ -126,11 +127,6 @@ impl Shard {
                 self.requests.push_back(Request::Rekey { shard: number, entry: id, request });
             }
             Message::Rekeyed(answer) if !responder => entry.link.finish_rekey(&answer, now)?,
-            Message::PathMtu(claimed) if entry.admitted => {
-                if let Kind::Inner { mtu, .. } = &mut entry.kind {
-                    *mtu = claimed.clamp(SMALLEST_MTU, MAX_MTU);
-                }
-            }
             Message::Close => self.end(id, now),
             Message::EvidenceRequest
             | Message::Evidence(_)
@@ -145,8 +141,7 @@ impl Shard {
             | Message::CircuitRefused { .. }
             | Message::CircuitClose { .. }
             | Message::Rekey(_)
-            | Message::Rekeyed(_)
-            | Message::PathMtu(_) => {
+            | Message::Rekeyed(_) => {
                 return Err(DropReason::BadFrame);
             }
         }
@@ -504,6 +499,17 @@ impl Shard {
             self.end(id, now);
         }
     }
+}
+
+/// Takes in what a client says of its path and of the control stream; from others it means nothing.
+fn take_report(entry: &mut Entry, report: Option<&[u8]>) -> Result<(), DropReason> {
+    if let Kind::Inner { mtu, .. } = &mut entry.kind
+        && entry.admitted
+    {
+        let claimed = report.and_then(|report| entry.link.handle_report(report)).ok_or(DropReason::BadFrame)?;
+        *mtu = claimed.clamp(SMALLEST_MTU, MAX_MTU);
+    }
+    Ok(())
 }
 
 /// Bytes that an outer layer needs before and after a sealed packet on this route.
