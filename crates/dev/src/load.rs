@@ -25,7 +25,9 @@ use crate::say;
 use crate::topology::{Network, Programs};
 
 /// Circuits that open at the same time: enough to keep an ingress busy, few enough that none waits for its turn.
-const AT_ONCE: usize = 128;
+const AT_ONCE: usize = 192;
+/// Circuits that begin in one turn: not so many that the ingress takes them for a flood and asks for cookies.
+const NEW: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Longer than a client waits for anything when it opens a circuit, shorter than it waits when the circuit is idle.
 const SETTLED: Duration = Duration::from_millis(500);
@@ -50,7 +52,7 @@ pub(crate) fn run(config: &Path, count: usize, active: usize) -> Result<()> {
     let mut random = OsRandom::default();
     let (mut open, mut opening): (Vec<One>, Vec<One>) = (Vec::new(), Vec::new());
     while open.len() < count {
-        while opening.len() < AT_ONCE && open.len() + opening.len() < count {
+        for _ in 0..NEW.min(AT_ONCE - opening.len()).min(count - open.len() - opening.len()) {
             opening.push(begin(&file, &directory, &clock, &mut random)?);
         }
         for one in &mut opening {

@@ -24,7 +24,7 @@ const COOKIE_TIME: Duration = Duration::from_secs(120);
 /// How long the one before is still good: an initiator uses it at once.
 const COOKIE_GRACE: Duration = Duration::from_secs(10);
 /// First packets that wait for the handshaker before cookies are required: a few milliseconds of work.
-const QUEUE_LIMIT: u32 = 64;
+const QUEUE_LIMIT: u32 = 128;
 /// How long cookies are required after the queue was last that long: between two looks a flood of packets without one costs nothing
 /// but the looks.
 const HOLD: Duration = Duration::from_secs(1);
