@@ -18,7 +18,6 @@ fuzz_target!(|data: &[u8]| {
         0x13 => 4,
         0x20 => REKEY_LEN,
         0x21 => REKEYED_LEN,
-        0x22 => 2,
         _ => return,
     };
     let body: Vec<u8> = body.iter().copied().chain(std::iter::repeat(0)).take(length).collect();

@@ -10,6 +10,7 @@ use openrelay_proto::handshake::{Responder, Role};
 use openrelay_proto::index::{IndexKey, Slots};
 use openrelay_proto::keys::{RelayId, RelaySecret};
 use openrelay_proto::mask::IndexMask;
+use openrelay_proto::message::Evidence;
 use openrelay_proto::random::Random;
 use openrelay_proto::relay::{Gate, Handshaker, Load, OpenAdmission, RelayConfig, Replays, Shard, Shared, Verdict};
 use openrelay_proto::suite::Suites;
@@ -69,6 +70,7 @@ impl Pair {
             egress: own.clone(),
             egress_address: Some(from()),
             suites: Suites::ALL,
+            known_evidence: vec![Evidence::Open.digest()],
             keepalive: None,
         };
         let mut client = Client::new(config, NOW, 1, &mut random).expect("a good key");
