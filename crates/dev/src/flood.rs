@@ -158,13 +158,14 @@ pub(crate) fn hold_unread(address: SocketAddrV4) -> Result<()> {
 }
 
 /// A flood that runs.
-struct Flood {
+pub(crate) struct Flood {
     child: Child,
     lines: BufReader<std::process::ChildStdout>,
 }
 
 impl Flood {
-    fn prepare(
+    /// Makes an attacker ready, who waits for [`Flood::begin`]; `read` when the ingress shall read what he sends.
+    pub(crate) fn prepare(
         network: &Network,
         programs: &Programs,
         kind: Kind,
@@ -187,11 +188,12 @@ impl Flood {
         Ok(Self { child, lines })
     }
 
-    fn begin(&mut self) -> Result<()> {
+    pub(crate) fn begin(&mut self) -> Result<()> {
         Ok(self.child.stdin.take().context("begun already")?.write_all(b"\n")?)
     }
 
-    fn finish(mut self) -> Result<Value> {
+    /// Waits for the end; what was sent.
+    pub(crate) fn finish(mut self) -> Result<Value> {
         let mut line = String::new();
         self.lines.read_line(&mut line)?;
         self.child.wait()?;
@@ -302,7 +304,7 @@ impl Outcome {
 }
 
 /// Spoofed addresses lead back to the attacker and are counted at the ingress.
-fn prepare_links(network: &Network) -> Result<()> {
+pub(crate) fn prepare_links(network: &Network) -> Result<()> {
     let attacker = network.address("server", false)?;
     network.core.sh(&format!("ip route add {SPOOFED} via {attacker}"))?;
     network.host("server")?.sh("echo 0 > /proc/sys/net/ipv4/ip_forward")?;
@@ -314,6 +316,12 @@ fn prepare_links(network: &Network) -> Result<()> {
              chain out {{ type filter hook output priority 0; ip daddr {SPOOFED} counter name out; }}; }}'"
         ))
         .map(drop)
+}
+
+/// Gives back what [`prepare_links`] changed.
+pub(crate) fn mend_links(network: &Network) -> Result<()> {
+    network.core.sh(&format!("ip route del {SPOOFED}"))?;
+    network.host("ingress-1")?.sh("nft delete table ip flood").map(drop)
 }
 
 /// Bytes of IPv4 from and to spoofed addresses at the ingress so far.

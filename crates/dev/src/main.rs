@@ -13,6 +13,7 @@ mod leak;
 mod load;
 mod services;
 mod topology;
+mod wire;
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
