@@ -6,4 +6,5 @@
 
 pub mod faults;
 pub mod packets;
+pub mod peer;
 pub mod world;

@@ -1,0 +1,82 @@
+//! What a genuine peer may not say: each end holds the other to the protocol's states.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
+
+use std::time::Duration;
+
+use openrelay_proto::drops::DropReason;
+use openrelay_proto::handshake::{REKEY_LEN, Role};
+use openrelay_proto::keys::RelayId;
+use openrelay_proto::message::{Evidence, Message, Token};
+use openrelay_proto::wire::FrameKind;
+use openrelay_sim::packets;
+use openrelay_sim::peer::{AtClient, AtRelay, control};
+
+fn packet() -> Vec<u8> {
+    [&[FrameKind::Packet { partial: false }.byte()][..], &packets::udp4(b"too early")].concat()
+}
+
+#[test]
+fn before_admission_a_relay_carries_nothing() {
+    let mut egress = AtRelay::new(Role::Egress, false);
+    egress.say(&packet());
+    assert_eq!((egress.shard.counts().delivered, egress.shard.counts().drops.of(DropReason::NotAdmitted)), (0, 1));
+    assert!(!egress.is_over());
+    egress.say(&control(&Message::Token(Token::Open)));
+    egress.say(&packet());
+    assert_eq!(egress.shard.counts().delivered, 1, "but afterwards");
+
+    let mut ingress = AtRelay::new(Role::Ingress, false);
+    ingress.say(&[&[FrameKind::Forward.byte()][..], &[0; 60]].concat());
+    assert_eq!((ingress.shard.counts().forwarded, ingress.shard.counts().drops.total()), (0, 1));
+}
+
+#[test]
+fn what_needs_admission_ends_a_session_that_has_none() {
+    let circuit = Message::CircuitOpen { request: 1, egress: RelayId(2) };
+    let close = Message::CircuitClose { tag: 1 };
+    for message in [circuit, close, Message::Rekey(vec![1; REKEY_LEN]), Message::Preimage] {
+        let mut early = AtRelay::new(Role::Ingress, false);
+        early.say(&control(&message));
+        assert!(early.is_over(), "{message:?}");
+        assert_eq!(early.shard.counts().drops.of(DropReason::BadFrame), 1);
+    }
+}
+
+#[test]
+fn what_only_a_relay_says_ends_the_session_of_a_client_that_says_it() {
+    for message in
+        [Message::Evidence(Evidence::Open), Message::PaymentNeeded, Message::CircuitOpened { request: 1, tag: 1 }]
+    {
+        let mut relay = AtRelay::new(Role::Ingress, false);
+        relay.say(&control(&message));
+        assert!(relay.is_over(), "{message:?}");
+    }
+}
+
+#[test]
+fn a_session_that_is_never_admitted_ends_after_ten_seconds() {
+    let mut relay = AtRelay::new(Role::Ingress, false);
+    for seconds in 1..=12u64 {
+        relay.now = relay.now.after(Duration::from_secs(1));
+        relay.pass_time();
+        assert_eq!(relay.is_over(), seconds > 10, "after {seconds} s");
+    }
+}
+
+#[test]
+fn what_only_a_client_says_ends_the_circuit_of_a_relay_that_says_it() {
+    for message in
+        [Message::EvidenceRequest, Message::Token(Token::Open), Message::CircuitOpen { request: 1, egress: RelayId(1) }]
+    {
+        let mut client = AtClient::new(false);
+        client.say(&control(&message));
+        assert!(client.is_over(), "{message:?}");
+    }
+}
+
+#[test]
+fn a_client_takes_no_packet_before_it_is_admitted() {
+    let mut client = AtClient::new(false);
+    client.say(&packet());
+    assert!(!client.client.is_connected() && !client.is_over());
+}
