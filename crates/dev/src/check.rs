@@ -133,12 +133,8 @@ impl Bench {
     }
 
     fn fetch_from(&self, host: &str, mib: u64) -> Result<Value> {
-        let output = self
-            .network
-            .client
-            .command(&self.programs.dev)
-            .args(["fetch", host, &(mib << 20).to_string()])
-            .output()?;
+        let output =
+            self.network.client.command(&self.programs.dev).args(["fetch", host, &(mib << 20).to_string()]).output()?;
         Ok(serde_json::from_str(checked(&output, "fetch")?.trim())?)
     }
 
@@ -471,7 +467,17 @@ fn killed(bench: &mut Bench) -> Result<()> {
     let ingress = bench.relay(relay_name(&status, "ingress")?)?;
     kill(ingress)?;
     bench.try_everything()?;
-    bench.take_down()
+    bench.take_down()?;
+    // And one whose device is removed ends, so that somebody can start it again.
+    let other = if egress == "egress-1" { "egress-2" } else { "egress-1" };
+    bench.network.host(other)?.sh("ip link del orp-egress")?;
+    let (_, service) = bench.services.relays.iter_mut().find(|(name, _)| *name == other).context("no such relay")?;
+    let started = Instant::now();
+    while service.is_running() {
+        ensure!(started.elapsed() < PATIENCE, "an egress without its device goes on");
+        std::thread::yield_now();
+    }
+    Ok(())
 }
 
 /// What an ingress under attack, and one that hundreds come to, counts is all that came, to the last datagram.

@@ -151,6 +151,16 @@ pub fn fault(path: &Path, fault: impl Into<String>) -> ConfigError {
     ConfigError::Fault { path: path.to_owned(), fault: fault.into() }
 }
 
+/// A fault in the value of `key` in the configuration `path`: what it must be.
+pub fn key_fault(path: &Path, key: &str, must: impl std::fmt::Display) -> ConfigError {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let is_key = |line: &str| line.split_once('=').is_some_and(|(name, _)| name.trim() == key);
+    match text.lines().position(is_key) {
+        Some(line) => fault(path, format!("line {}, key {key}: {must}", line + 1)),
+        None => fault(path, format!("key {key}: {must}")),
+    }
+}
+
 /// `file` as it stands in the configuration `config`.
 pub fn beside(config: &Path, file: &Path) -> PathBuf {
     config.parent().map_or_else(|| file.to_owned(), |folder| folder.join(file))
@@ -190,7 +200,7 @@ pub fn read_secret(path: &Path) -> Result<Zeroizing<[u8; 32]>, ConfigError> {
 /// # Errors
 /// [`ConfigError`] when it is something else.
 pub fn public_key(path: &Path, key: &str, value: &str) -> Result<[u8; 32], ConfigError> {
-    hex::decode(value).ok_or_else(|| fault(path, format!("{key} must be 64 hexadecimal digits")))
+    hex::decode(value).ok_or_else(|| key_fault(path, key, "must be 64 hexadecimal digits"))
 }
 
 /// Checks the addresses that a relay listens on.
@@ -200,7 +210,32 @@ pub fn public_key(path: &Path, key: &str, value: &str) -> Result<[u8; 32], Confi
 pub fn check_listen(path: &Path, listen: &[SocketAddr]) -> Result<(), ConfigError> {
     let v6 = listen.iter().filter(|address| address.is_ipv6()).count();
     if listen.is_empty() || v6 > 1 || listen.len() - v6 > 1 {
-        return Err(fault(path, "listen must name one address, or one IPv4 and one IPv6 address"));
+        return Err(key_fault(path, "listen", "must name one address, or one IPv4 and one IPv6 address"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
+    use super::*;
+
+    #[test]
+    fn faults_name_file_line_and_key_and_say_what_would_be_right() {
+        let path = std::env::temp_dir().join(format!("openrelay-test-{}-relay.toml", std::process::id()));
+        std::fs::write(&path, "# a relay\nrole = \"egress\"\nlisten = []\ndirectory_key = \"12\"\nuser = \"x\"\n")
+            .unwrap();
+        let said = |error: ConfigError| error.to_string();
+        let listen = said(check_listen(&path, &[]).unwrap_err());
+        assert!(
+            listen.ends_with("relay.toml: line 3, key listen: must name one address, or one IPv4 and one IPv6 address")
+        );
+        let key = said(public_key(&path, "directory_key", "12").unwrap_err());
+        assert!(key.ends_with("relay.toml: line 4, key directory_key: must be 64 hexadecimal digits"), "{key}");
+        let missing = said(key_fault(&path, "device", "must be a name"));
+        assert!(missing.ends_with("relay.toml: key device: must be a name"), "{missing}");
+        let toml = said(read::<RelayFile>(&path).unwrap_err());
+        assert!(toml.contains("relay.toml: ") && toml.contains("line "), "{toml}");
+        std::fs::remove_file(&path).unwrap();
+    }
 }

@@ -11,6 +11,7 @@ mod worker;
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,7 +33,7 @@ use openrelay_sys::udp::UdpSocket;
 
 use crate::clock::Clock;
 use crate::config::{
-    AdmissionMode, ConfigError, RelayFile, beside, check_listen, fault, public_key, read, read_secret,
+    AdmissionMode, ConfigError, RelayFile, beside, check_listen, fault, key_fault, public_key, read, read_secret,
 };
 use crate::directory::VerifiedDirectory;
 use crate::random::OsRandom;
@@ -103,6 +104,7 @@ pub struct Prepared {
 pub struct Relay {
     commands: Vec<(Sender<Command>, Arc<Waker>)>,
     workers: Vec<JoinHandle<()>>,
+    lost_device: Arc<Waker>,
     handshakes: Option<(HandshakeStop, JoinHandle<()>)>,
     /// What the handshake thread refused.
     refused: Arc<Mutex<Drops>>,
@@ -175,7 +177,9 @@ impl Relay {
         let file: RelayFile = read(path)?;
         check_listen(path, &file.listen)?;
         if file.user == 0 {
-            return Err(fault(path, "user must not be 0: a relay serves as a user of its own, like 65534").into());
+            return Err(
+                key_fault(path, "user", "must not be 0: a relay serves as a user of its own, like 65534").into()
+            );
         }
         let trusted = public_key(path, "directory_key", &file.directory_key)?;
         let directory_path = beside(path, &file.directory);
@@ -186,9 +190,11 @@ impl Relay {
         let record = directory
             .directory()
             .relay(file.relay_id)
-            .ok_or_else(|| fault(path, format!("relay_id {} is not in the directory", file.relay_id)))?;
+            .ok_or_else(|| key_fault(path, "relay_id", format!("{} is not in the directory", file.relay_id)))?;
         if record.role != file.role {
-            return Err(fault(path, format!("role is {}, but the directory says {}", file.role, record.role)).into());
+            return Err(
+                key_fault(path, "role", format!("is {}, but the directory says {}", file.role, record.role)).into()
+            );
         }
         if record.key() != Some(*secret.public().as_bytes()) {
             return Err(fault(&secret_path, "is not the handshake key that the directory names for this relay").into());
@@ -284,6 +290,7 @@ impl Prepared {
         let numbers = 0..u8::try_from(shards).unwrap_or(MAX_SHARDS);
         let slots: Vec<_> = numbers.clone().map(|n| Arc::new(Mutex::new(Slots::new(n, self.capacity)))).collect();
         let bells = new_bells(shards + 1)?;
+        let lost_device = Arc::new(Waker::new().map_err(StartError::host("make an event descriptor"))?);
         let (requests, request_queue) = mpsc::sync_channel(REQUEST_QUEUE);
         let handshake_bell = bells.last().cloned().unwrap_or_else(|| bells[0].clone());
         let mut rings = ring::mesh(shards);
@@ -320,6 +327,7 @@ impl Prepared {
                     outgoing,
                     incoming,
                     freed: freed.clone(),
+                    lost_device: lost_device.clone(),
                 },
                 clock,
             );
@@ -342,7 +350,7 @@ impl Prepared {
         };
         let handle = spawn("handshakes".into(), move || thread.run())?;
         let handshakes = Some((HandshakeStop { stop, bell: handshake_bell }, handle));
-        Ok(Relay { commands, workers, handshakes, refused })
+        Ok(Relay { commands, workers, lost_device, handshakes, refused })
     }
 }
 
@@ -370,6 +378,11 @@ fn spawn<T: Send + 'static>(
 }
 
 impl Relay {
+    /// Becomes readable when the tunnel device is gone: somebody has removed it, and nothing can be carried any more.
+    pub fn lost_device(&self) -> BorrowedFd<'_> {
+        self.lost_device.as_fd()
+    }
+
     /// What the relay has counted so far.
     pub fn report(&self) -> Report {
         let mut report = self.ask(Command::Report);

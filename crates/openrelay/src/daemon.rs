@@ -32,6 +32,9 @@ const STATUS: &str = "/v1/status";
 const REKEY: &str = "/v1/rekey";
 const DOWN: &str = "/v1/down";
 
+/// The group whose members may use the control socket.
+const GROUP: &str = "openrelay";
+
 struct Daemon {
     connection: Mutex<Option<Connection>>,
     since: Mutex<Option<Instant>>,
@@ -96,7 +99,17 @@ fn listen() -> Result<UnixListener, Failure> {
     let listener = UnixListener::bind(&path)
         .map_err(|error| Failure::plain(format!("cannot listen on {}: {error}", path.display())))?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o660)).map_err(Failure::plain)?;
+    // Whose members may ask without being root, if the host has such a group and we may give it the socket.
+    if let Some(group) = std::fs::read_to_string("/etc/group").ok().and_then(|groups| number_of(&groups, GROUP)) {
+        let _ = std::os::unix::fs::chown(&path, None, Some(group));
+    }
     Ok(listener)
+}
+
+/// The number of a group. Source: group(5).
+fn number_of(groups: &str, name: &str) -> Option<u32> {
+    let mut lines = groups.lines().map(|line| line.split(':'));
+    lines.find_map(|mut fields| (fields.next() == Some(name)).then(|| fields.nth(1))?)?.parse().ok()
 }
 
 async fn connect_and_wait(arguments: &UpArguments, daemon: &Arc<Daemon>) -> Result<(), Failure> {
@@ -182,7 +195,13 @@ async fn down(State(daemon): State<Arc<Daemon>>) -> Json<Value> {
 
 #[cfg(test)]
 mod tests {
-    use super::{DOWN, REKEY, STATUS};
+    use super::{DOWN, REKEY, STATUS, number_of};
+
+    #[test]
+    fn a_group_is_found_by_its_name() {
+        let groups = "root:x:0:\nopenrelayers:x:7:\nopenrelay:x:991:anna,ben\n";
+        assert_eq!((number_of(groups, "openrelay"), number_of(groups, "nobody")), (Some(991), None));
+    }
 
     #[test]
     fn the_openapi_file_lists_exactly_the_routes() {

@@ -52,12 +52,17 @@ fn main() -> ExitCode {
             complain(&format!("openrelay-relay: {error}; it does not serve with privileges that it does not need"));
             ExitCode::from(1)
         }
+        Err(Failure::LostDevice) => {
+            complain("openrelay-relay: the tunnel device was removed; start the relay again, which makes a new one");
+            ExitCode::from(1)
+        }
     }
 }
 
 enum Failure {
     Start(StartError),
     Sandbox(SandboxError),
+    LostDevice,
 }
 
 impl From<StartError> for Failure {
@@ -129,21 +134,24 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         file.relay_id, file.role
     ));
     notify(manager.as_ref(), "READY=1");
-    serve(&signals, &relay);
+    let result = serve(&signals, &relay);
     notify(manager.as_ref(), "STOPPING=1");
     say(&statistics(&relay.stop()));
-    Ok(())
+    result
 }
 
 /// Waits until it is time to stop.
-fn serve(signals: &Signals, relay: &Relay) {
+fn serve(signals: &Signals, relay: &Relay) -> Result<(), Failure> {
     loop {
-        let _ = wait(&[signals.as_fd()], Duration::from_secs(3_600));
+        let ready = wait(&[signals.as_fd(), relay.lost_device()], Duration::from_secs(3_600)).unwrap_or_default();
         while let Some(signal) = signals.next() {
             match signal {
-                Signal::Stop => return,
+                Signal::Stop => return Ok(()),
                 Signal::Report => say(&statistics(&relay.report())),
             }
+        }
+        if ready[1] {
+            return Err(Failure::LostDevice);
         }
     }
 }

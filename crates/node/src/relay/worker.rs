@@ -3,6 +3,7 @@
 //! [`Worker::handle_train`] is the way of everything that comes over UDP, [`Worker::handle_device`] of everything that an egress'
 //! tunnel device hands over. No lock, no channel, no allocation, no log on either.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -64,6 +65,8 @@ pub(super) struct Links {
     pub(super) incoming: Vec<RingReceiver>,
     /// Addresses of ended sessions whose connections are to be forgotten.
     pub(super) freed: Option<SyncSender<Freed>>,
+    /// Rung when the tunnel device is gone.
+    pub(super) lost_device: Arc<Waker>,
 }
 
 /// One shard with its thread's belongings.
@@ -250,7 +253,16 @@ impl Worker {
     fn read_device(&mut self) {
         for _ in 0..PACKETS {
             let Some(queue) = &self.io.queue else { return };
-            let Ok(len) = queue.read(&mut self.device_buffer) else { break };
+            let len = match queue.read(&mut self.device_buffer) {
+                Ok(len) => len,
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => break,
+                Err(_) => {
+                    // A device that is gone is always ready: not to be asked again.
+                    self.io.queue = None;
+                    self.links.lost_device.wake();
+                    break;
+                }
+            };
             let now = self.clock.now();
             if let Err(reason) = self.handle_device(len, now) {
                 self.device_read += 1;
