@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Subcommand;
+use openrelay_sys::sandbox;
 
 use crate::host::{PATH, check_tools};
 use crate::topology::{Network, Programs};
@@ -115,7 +116,7 @@ pub(crate) fn run(command: Command) -> Result<()> {
             Ok(())
         }
         Command::Status => {
-            say(&ask("status")?);
+            say(&status()?);
             Ok(())
         }
         Command::Down => {
@@ -166,12 +167,12 @@ fn enter() -> Result<Process> {
 }
 
 fn is_root() -> bool {
-    openrelay_sys::sandbox::user() == 0
+    sandbox::user() == 0
 }
 
 /// Where the keeper listens, for this user.
 fn socket() -> PathBuf {
-    let user = openrelay_sys::sandbox::user();
+    let user = sandbox::user();
     let dir = std::env::var_os("XDG_RUNTIME_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
     dir.join(format!("openrelay-devnet-{user}.sock"))
 }
@@ -211,10 +212,28 @@ fn up() -> Result<()> {
         }
         std::thread::sleep(Duration::from_millis(50));
     }
-    say(&ask("status")?);
+    say(&status()?);
     talk("a program on the client goes through two hops: run it with the nsenter line above");
     Ok(())
 }
+
+/// What the devnet says of itself, with the line that runs a program on its client. Processes have other numbers inside than here, so the client is found by
+/// its network namespace.
+fn status() -> Result<String> {
+    let told = ask("status")?;
+    let Some((text, namespace)) = told.rsplit_once(CLIENT) else { return Ok(told) };
+    let is_client = |process: &std::fs::DirEntry| {
+        std::fs::read_link(process.path().join("ns/net")).is_ok_and(|own| own.as_os_str() == namespace.trim())
+    };
+    let client =
+        std::fs::read_dir("/proc")?.flatten().find(is_client).context("the devnet's client is not to be found")?;
+    let user = if sandbox::user() == 0 { "" } else { " --user --preserve-credentials" };
+    let pid = client.file_name();
+    Ok(format!("{text}{CLIENT}nsenter --target {}{user} --net --mount -- PROGRAM", pid.display()))
+}
+
+/// Begins the line about the client in the devnet's answer; its network namespace follows.
+const CLIENT: &str = "  client      ";
 
 /// Keeps the network until it is told otherwise.
 fn keep() -> Result<()> {
@@ -265,16 +284,13 @@ fn describe(network: &Network, programs: &Programs, services: &mut crate::topolo
     }
     text += &format!("  links       {}\n", Network::links().join(" "));
     let pid = std::fs::read_link(format!("/proc/{}/ns/net", network.client.pid())).ok();
-    text += &format!(
-        "  client      its network namespace is {}\n",
-        pid.map_or_else(|| "?".into(), |ns| ns.display().to_string())
-    );
+    text += &format!("{CLIENT}{}\n", pid.map_or_else(|| "?".into(), |ns| ns.display().to_string()));
     Ok(text)
 }
 
 /// A folder for this run.
 pub(crate) fn temporary_dir() -> Result<PathBuf> {
-    let dir = std::env::temp_dir().join(format!("openrelay-devnet-{}-{}", openrelay_sys::sandbox::user(), unique()));
+    let dir = std::env::temp_dir().join(format!("openrelay-devnet-{}-{}", sandbox::user(), unique()));
     std::fs::create_dir(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     Ok(dir)
 }
