@@ -70,7 +70,8 @@ impl Pair {
             egress: own.clone(),
             egress_address: Some(from()),
             suites: Suites::ALL,
-            known_evidence: vec![Evidence::Open.digest()],
+            ingress_evidence: None,
+            egress_evidence: Some(Evidence::Open.digest()),
             keepalive: None,
         };
         let mut client = Client::new(config, NOW, 1, &mut random).expect("a good key");

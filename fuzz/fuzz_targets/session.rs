@@ -1,50 +1,30 @@
 //! What a peer says inside its session, true to the protocol up to there: a relay and a client hear every kind of frame with any body,
 //! before and after admission. Nothing panics, and a relay counts every datagram once.
 #![no_main]
-use std::cell::RefCell;
-
 use libfuzzer_sys::fuzz_target;
 use openrelay_proto::handshake::Role;
 use openrelay_proto::wire::MAX_MTU;
 use openrelay_sim::peer::{AtClient, AtRelay};
 
-#[derive(Default)]
-struct Peers {
-    relays: [Option<AtRelay>; 4],
-    clients: [Option<AtClient>; 2],
-}
-
-thread_local! {
-    static PEERS: RefCell<Peers> = RefCell::default();
-}
-
 fuzz_target!(|data: &[u8]| {
     let Some((&choice, mut rest)) = data.split_first() else { return };
-    PEERS.with_borrow_mut(|peers| {
-        let admitted = choice & 1 != 0;
-        let role = if choice & 2 != 0 { Role::Ingress } else { Role::Egress };
-        let relay = peers.relays[usize::from(choice & 3)].get_or_insert_with(|| AtRelay::new(role, admitted));
-        let client = peers.clients[usize::from(choice & 1)].get_or_insert_with(|| AtClient::new(admitted));
-        let (mut relay_over, mut client_over) = (false, false);
-        // Frames: length 2, kind and body.
-        while let Some((length, more)) = rest.split_first_chunk::<2>() {
-            let length = usize::from(u16::from_be_bytes(*length)) % usize::from(MAX_MTU);
-            let (frame, more) = more.split_at(length.min(more.len()));
-            rest = more;
-            if !relay_over {
-                relay.say(frame);
-                relay_over = relay.is_over();
-            }
-            if !client_over {
-                client.say(frame);
-                client_over = client.is_over();
-            }
+    let admitted = choice & 1 != 0;
+    // Made anew for each input, so that what breaks one breaks it again.
+    let mut relay = AtRelay::new(if choice & 2 != 0 { Role::Ingress } else { Role::Egress }, admitted);
+    let mut client = AtClient::new(admitted);
+    let (mut relay_over, mut client_over) = (false, false);
+    // Frames: length 2, kind and body.
+    while let Some((length, more)) = rest.split_first_chunk::<2>() {
+        let length = usize::from(u16::from_be_bytes(*length)) % usize::from(MAX_MTU);
+        let (frame, more) = more.split_at(length.min(more.len()));
+        rest = more;
+        if !relay_over {
+            relay.say(frame);
+            relay_over = relay.is_over();
         }
-        if relay_over {
-            peers.relays[usize::from(choice & 3)] = None;
+        if !client_over {
+            client.say(frame);
+            client_over = client.is_over();
         }
-        if client_over {
-            peers.clients[usize::from(choice & 1)] = None;
-        }
-    });
+    }
 });

@@ -72,7 +72,15 @@ pub fn open(
         }
     };
     // What the consent is about.
-    let known_evidence = vec![Evidence::Open.digest()];
-    let config = ClientConfig { ingress, egress, egress_address, suites: crate::suites(), known_evidence, keepalive };
+    let evidence = Some(Evidence::Open.digest());
+    let config = ClientConfig {
+        ingress,
+        egress,
+        egress_address,
+        suites: crate::suites(),
+        ingress_evidence: evidence,
+        egress_evidence: evidence,
+        keepalive,
+    };
     Client::new(config, now, unix_minutes(), random).ok_or(OpenError::BadKey)
 }

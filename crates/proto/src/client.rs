@@ -57,8 +57,10 @@ pub struct ClientConfig {
     pub egress_address: Option<SocketAddr>,
     /// The suites that this host is good at.
     pub suites: Suites,
-    /// Evidence that the caller has accepted already; a relay that announces another is asked for it.
-    pub known_evidence: Vec<EvidenceDigest>,
+    /// Evidence of this ingress, in this key epoch, that the caller has accepted already; if it announces another it is asked for it.
+    pub ingress_evidence: Option<EvidenceDigest>,
+    /// The same of the egress.
+    pub egress_evidence: Option<EvidenceDigest>,
     /// Silence after which a keepalive goes out, so that a NAT on the way keeps its mapping; `None` for never.
     pub keepalive: Option<Duration>,
 }
@@ -134,11 +136,11 @@ impl Client {
     /// Starts to open a circuit; `minutes` is verified time in minutes since the Unix epoch. `None` when neither an ingress nor the
     /// egress' own address is given, or a key is a low-order point.
     pub fn new(config: ClientConfig, now: Time, minutes: u32, random: &mut dyn Random) -> Option<Self> {
-        let mut inner = Leg::new(config.egress.clone(), config.suites, config.known_evidence.clone());
+        let mut inner = Leg::new(config.egress.clone(), config.suites, config.egress_evidence);
         let mut outer = None;
         let to = match &config.ingress {
             Some((responder, address)) => {
-                let mut leg = Leg::new(responder.clone(), config.suites, config.known_evidence.clone());
+                let mut leg = Leg::new(responder.clone(), config.suites, config.ingress_evidence);
                 leg.begin(now, minutes, random)?;
                 outer = Some(leg);
                 *address
@@ -279,6 +281,7 @@ impl Client {
         let incoming = self.inner.handle(slice, now, random)?;
         self.unanswered = None;
         match incoming {
+            Incoming::Packet { .. } if !self.connected => Err(DropReason::NotAdmitted),
             Incoming::Packet { partial } => {
                 self.last_delivered = now;
                 self.nudges = 0;
@@ -342,7 +345,7 @@ impl Client {
                 Err(_) => return self.fail(Failure::Protocol),
             };
             match message {
-                Message::Evidence(_) if outer.stage == Stage::Evidence => self.ask_for_circuit(),
+                Message::Evidence(evidence) if outer.expects(evidence) => self.ask_for_circuit(),
                 Message::Admitted(_) if outer.stage == Stage::Token => outer.stage = Stage::Admitted,
                 Message::CircuitOpened { request: 1, tag } if outer.stage == Stage::Admitted && self.tag.is_none() => {
                     self.tag = Some(tag);
@@ -370,7 +373,7 @@ impl Client {
                 Err(_) => return self.fail(Failure::Protocol),
             };
             match message {
-                Message::Evidence(_) if self.inner.stage == Stage::Evidence => self.ask_for_admission(),
+                Message::Evidence(evidence) if self.inner.expects(evidence) => self.ask_for_admission(),
                 Message::Admitted(_) if self.inner.stage == Stage::Token => {
                     self.inner.stage = Stage::Admitted;
                     self.connected = true;

@@ -85,7 +85,6 @@ impl ControlStream {
         let (Some(offset), Some(ack), Some(length)) = (take(frame, 0), take(frame, 4), take(frame, 8)) else {
             return Ok(());
         };
-        self.resume();
         self.acknowledge(u32::from_be_bytes(ack));
         let length = usize::from(u16::from_be_bytes(length));
         let Some(bytes) = frame.get(CONTROL_HEAD - 1..).and_then(|rest| rest.get(..length)) else { return Ok(()) };
@@ -126,6 +125,7 @@ impl ControlStream {
 
     /// Takes in how much the peer has received.
     pub(crate) fn acknowledge(&mut self, ack: u32) {
+        self.resume();
         let newly = ack.wrapping_sub(self.acknowledged) as usize;
         if newly == 0 || newly > self.reached {
             return;
@@ -313,7 +313,7 @@ mod tests {
     /// What had been given up once was never sent again, nor anything after it.
     #[test]
     fn a_stream_that_gave_up_goes_on_when_its_peer_is_back() {
-        for asks in [true, false] {
+        for (asks, reports) in [(true, false), (false, false), (false, true)] {
             let (mut relay, mut client, mut now) =
                 (ControlStream::default(), ControlStream::default(), Time::default());
             relay.send(1, b"lost");
@@ -323,6 +323,9 @@ mod tests {
             now = now.after(Duration::from_secs(120));
             if asks {
                 client.send(2, b"back");
+            } else if reports {
+                // What it has not: the peer lives, and says how much it has received.
+                relay.acknowledge(client.acknowledgement());
             } else {
                 relay.send(3, b"news");
             }
@@ -340,8 +343,8 @@ mod tests {
                 }
                 now = now.after(FIRST_WAIT);
             }
-            assert_eq!(got.first(), Some(&1), "{asks}");
-            assert_eq!((relay.backlog(), got.len()), (0, if asks { 1 } else { 2 }));
+            assert_eq!(got.first(), Some(&1), "{asks} {reports}");
+            assert_eq!((relay.backlog(), got.len()), (0, if asks || reports { 1 } else { 2 }));
         }
     }
 

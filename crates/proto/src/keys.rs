@@ -121,7 +121,31 @@ pub(crate) fn sha256(parts: &[&[u8]]) -> [u8; 32] {
 
 /// HMAC-SHA-256 over the parts, one after the other.
 pub(crate) fn hmac_sha256(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
-    let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, key));
+    mac(&hmac::Key::new(hmac::HMAC_SHA256, key), parts)
+}
+
+/// A key for many HMACs, prepared once; the library wipes it.
+pub(crate) struct MacKey(hmac::Key);
+
+impl MacKey {
+    pub(crate) fn new(secret: &Secret) -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, &secret.0))
+    }
+
+    /// HMAC-SHA-256 over the parts, one after the other.
+    pub(crate) fn mac(&self, parts: &[&[u8]]) -> [u8; 32] {
+        mac(&self.0, parts)
+    }
+}
+
+impl std::fmt::Debug for MacKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("MacKey(…)")
+    }
+}
+
+fn mac(key: &hmac::Key, parts: &[&[u8]]) -> [u8; 32] {
+    let mut context = hmac::Context::with_key(key);
     for part in parts {
         context.update(part);
     }

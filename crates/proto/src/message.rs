@@ -67,7 +67,8 @@ pub enum Evidence {
     Open,
 }
 
-/// SHA-256 of the body of an evidence message: by it a client knows evidence that it has seen before.
+/// What evidence is known by to who has accepted it: of `open`, SHA-256 of the message's body. Evidence with a signature will be known by the part that is
+/// signed.
 pub type EvidenceDigest = [u8; 32];
 
 impl Evidence {

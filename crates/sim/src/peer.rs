@@ -5,12 +5,12 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use openrelay_proto::client::{Client, ClientConfig, Event};
+use openrelay_proto::client::{Client, ClientConfig, Event, Verdict};
 use openrelay_proto::handshake::{First, Initiator, Responder, Role, accept};
 use openrelay_proto::index::{IndexKey, Slots};
 use openrelay_proto::keys::{RelayId, RelaySecret};
 use openrelay_proto::mask::IndexMask;
-use openrelay_proto::message::{Admission, Evidence, Message, Token};
+use openrelay_proto::message::{Admission, Evidence, EvidenceDigest, Message, Token};
 use openrelay_proto::relay::{Gate, Handshaker, Load, OpenAdmission, RelayConfig, Replays, Shard, Shared};
 use openrelay_proto::session::{CLIENT_WINDOW, Session};
 use openrelay_proto::suite::{Suite, Suites};
@@ -139,6 +139,11 @@ pub struct AtClient {
 impl AtClient {
     /// A circuit whose handshake is done, and that is up if so asked for.
     pub fn new(admitted: bool) -> Self {
+        Self::announcing(Evidence::Open.digest(), admitted)
+    }
+
+    /// The same with a relay that announces this evidence.
+    pub fn announcing(digest: EvidenceDigest, admitted: bool) -> Self {
         let mut random = Seeded(2);
         let secret = RelaySecret::generate(&mut random);
         let own = responder(Role::Egress, &secret);
@@ -148,7 +153,8 @@ impl AtClient {
             egress: own.clone(),
             egress_address: Some(address()),
             suites: Suites::ALL,
-            known_evidence: vec![Evidence::Open.digest()],
+            ingress_evidence: None,
+            egress_evidence: Some(Evidence::Open.digest()),
             keepalive: None,
         };
         let mut client = Client::new(config, NOW, 1, &mut random).expect("a good key");
@@ -165,7 +171,6 @@ impl AtClient {
         let accepted = accept(&own, &secret, &first).expect("a good first packet");
         let (replied, reply) = accepted.reply(Suite::Aegis256X2, 7, &mut random).expect("a good key");
         let key = take(Some(reply), &mut random);
-        let digest = Evidence::Open.digest();
         let (text, established) = replied.read_kem_key(&key, digest, &mut random).expect("a good ML-KEM key");
         let mut session = Session::new(&established, CLIENT_WINDOW, NOW);
         let mut token = take(Some(text), &mut random);
@@ -179,11 +184,12 @@ impl AtClient {
     }
 
     /// Lets the client hear a frame, kind byte first.
-    pub fn say(&mut self, frame: &[u8]) {
+    pub fn say(&mut self, frame: &[u8]) -> Verdict {
         let mut datagram = sealed(&mut self.session, frame);
         self.to_client.remove(&mut datagram);
-        let _ = self.client.handle_datagram(&mut datagram, NOW, 1, &mut self.random);
+        let verdict = self.client.handle_datagram(&mut datagram, NOW, 1, &mut self.random);
         while self.client.poll_transmit().is_some() {}
+        verdict
     }
 
     /// Whether the client has given the circuit up since this was asked last.

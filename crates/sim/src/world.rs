@@ -120,7 +120,8 @@ impl World {
                 egress: egress.clone(),
                 egress_address: None,
                 suites: Suites::ALL,
-                known_evidence: vec![Evidence::Open.digest()],
+                ingress_evidence: Some(Evidence::Open.digest()),
+                egress_evidence: Some(Evidence::Open.digest()),
                 keepalive: None,
             },
             client: None,
@@ -168,7 +169,7 @@ impl World {
 
     /// Makes the client forget the evidence of both relays.
     pub fn forget_evidence(&mut self) {
-        self.config.known_evidence.clear();
+        (self.config.ingress_evidence, self.config.egress_evidence) = (None, None);
     }
 
     /// Largest packet to `inner`, a client's address at the egress, that the egress sends in one piece.

@@ -372,6 +372,20 @@ fn every_flipped_bit_and_every_truncation_of_a_data_packet_is_refused_in_silence
 }
 
 #[test]
+fn every_flipped_bit_and_every_truncation_of_a_first_packet_is_refused_in_silence() {
+    let mut net = World::new(35);
+    net.hold_control = true;
+    net.try_connect().unwrap_err();
+    let golden = net.held_back().swap_remove(0);
+    assert_eq!(golden.len(), 112);
+    damage_is_met_with_silence(&mut net, &golden);
+    let before = net.datagrams_from_ingress();
+    net.inject_at_ingress(golden);
+    assert_eq!(net.datagrams_from_ingress(), before + 1, "what was refused must not have moved anything");
+    net.check_accounting();
+}
+
+#[test]
 fn every_flipped_bit_and_every_truncation_of_a_control_packet_is_refused_in_silence() {
     let mut net = World::new(34);
     net.connect();

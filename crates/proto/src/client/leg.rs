@@ -10,7 +10,7 @@ use crate::drops::DropReason;
 use crate::handshake::{COOKIE_LEN, First, Initiator, Responder};
 use crate::link::{Link, REPORT_LEN};
 use crate::mask::IndexMask;
-use crate::message::{EvidenceDigest, Message};
+use crate::message::{Evidence, EvidenceDigest, Message};
 use crate::random::{Random, array};
 use crate::relay::{prove_cookie, read_cookie};
 use crate::session::{CLIENT_WINDOW, Session, frame};
@@ -56,7 +56,10 @@ pub(super) enum Incoming {
 pub(super) struct Leg {
     peer: Responder,
     suites: Suites,
-    known_evidence: Vec<EvidenceDigest>,
+    /// The evidence of this relay that was accepted already.
+    known_evidence: Option<EvidenceDigest>,
+    /// What it announced when it confirmed the handshake: what it sends must be that.
+    announced: EvidenceDigest,
     to_relay: IndexMask,
     to_client: IndexMask,
     index: u32,
@@ -93,13 +96,14 @@ fn wait(repeated: usize) -> Duration {
 }
 
 impl Leg {
-    pub(super) fn new(peer: Responder, suites: Suites, known_evidence: Vec<EvidenceDigest>) -> Self {
+    pub(super) fn new(peer: Responder, suites: Suites, known_evidence: Option<EvidenceDigest>) -> Self {
         Self {
             to_relay: IndexMask::to_relay(&peer.key),
             to_client: IndexMask::to_client(&peer.key),
             peer,
             suites,
             known_evidence,
+            announced: EvidenceDigest::default(),
             index: 0,
             retiring: None,
             cookie: None,
@@ -202,7 +206,8 @@ impl Leg {
             _ => {
                 let established = attempt.initiator.read_kem_text(packet).map_err(|_| DropReason::HandshakeInvalid)?;
                 let mut link = Link::new(Session::new(&established, CLIENT_WINDOW, now), random);
-                let known = self.known_evidence.contains(&established.evidence);
+                let known = self.known_evidence == Some(established.evidence);
+                self.announced = established.evidence;
                 if !known {
                     link.send(&Message::EvidenceRequest);
                 }
@@ -246,6 +251,11 @@ impl Leg {
         link.session.seal(datagram, now)?;
         self.to_relay.apply(datagram);
         Ok(())
+    }
+
+    /// Whether the relay may send this evidence now: it was asked for, and is what was announced.
+    pub(super) fn expects(&self, evidence: Evidence) -> bool {
+        self.stage == Stage::Evidence && evidence.digest() == self.announced
     }
 
     /// What the relay is told of the path and of its control stream.

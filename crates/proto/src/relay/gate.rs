@@ -11,7 +11,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use crate::handshake::{COOKIE_LEN, COOKIE_PACKET_LEN, PROOF_LEN, split_proof};
-use crate::keys::{RelayKey, Secret, hmac_sha256, sha256};
+use crate::keys::{MacKey, RelayKey, Secret, hmac_sha256, sha256};
 use crate::random::{Random, array};
 use crate::relay::Route;
 use crate::relay::shares::Shares;
@@ -92,7 +92,7 @@ pub(crate) enum Entrance {
 /// The cookie check of one relay. All shards share secret and load.
 #[derive(Clone, Debug)]
 pub struct Gate {
-    master: Arc<Secret>,
+    master: Arc<MacKey>,
     relay: RelayKey,
     load: Arc<Load>,
     shares: Arc<Shares>,
@@ -101,7 +101,12 @@ pub struct Gate {
 impl Gate {
     /// A gate for the relay with `key`.
     pub fn new(relay: RelayKey, load: Arc<Load>, random: &mut dyn Random) -> Self {
-        Self { master: Arc::new(Secret(array(random))), relay, load, shares: Arc::new(Shares::new(random)) }
+        Self {
+            master: Arc::new(MacKey::new(&Secret(array(random)))),
+            relay,
+            load,
+            shares: Arc::new(Shares::new(random)),
+        }
     }
 
     /// The load that this gate goes by.
@@ -148,7 +153,7 @@ impl Gate {
     }
 
     fn cookie(&self, route: Route, number: u64) -> Zeroizing<[u8; COOKIE_LEN]> {
-        let full = Zeroizing::new(hmac_sha256(&self.master.0, &[&number.to_be_bytes(), &route.to_bytes()]));
+        let full = Zeroizing::new(self.master.mac(&[&number.to_be_bytes(), &route.to_bytes()]));
         let mut cookie = Zeroizing::new([0; COOKIE_LEN]);
         cookie.copy_from_slice(&full[..COOKIE_LEN]);
         cookie
