@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use openrelay_ledger::directory::Directory;
 use openrelay_ledger::hex;
-use openrelay_ledger::record::Record;
+use openrelay_ledger::record::{Record, Role};
 use openrelay_ledger::selection::{self, Families, SelectionError, Wish};
 use openrelay_proto::client::{Event, Failure};
 use openrelay_proto::random::Random;
@@ -30,7 +30,7 @@ use openrelay_sys::udp::UdpSocket;
 
 use crate::circuit::{self, Hops, OpenConsent, OpenError};
 use crate::clock::Clock;
-use crate::config::{ClientFile, ConfigError, beside, public_key, read};
+use crate::config::{ClientFile, ConfigError, beside, check_device, key_fault, public_key, read};
 use crate::directory::VerifiedDirectory;
 use crate::random::OsRandom;
 use host::{Folders, HostError, HostState};
@@ -299,6 +299,7 @@ impl Drop for Connection {
 /// Reads the configuration, verifies the directory, chooses the hops. Changes nothing.
 fn choose(path: &Path, options: &Options) -> Result<Plan, ConnectError> {
     let file: ClientFile = read(path)?;
+    check_device(path, &file.device)?;
     let trusted = public_key(path, "directory_key", &file.directory_key)?;
     let directory_path = beside(path, &file.directory);
     let memory = Memory::of(&options.folders.state, &trusted);
@@ -320,11 +321,21 @@ fn choose(path: &Path, options: &Options) -> Result<Plan, ConnectError> {
             .register(record)
             .ok_or(ConnectError::Selection(SelectionError::NotThere(record.relay_id, record.role)))
     };
+    // A relay that the configuration names is a fault of that line.
+    let named = |error: SelectionError| -> ConnectError {
+        match error {
+            SelectionError::NotThere(id, role) if [wish.ingress, wish.egress].contains(&Some(id)) => {
+                let key = if role == Role::Egress { "egress" } else { "ingress" };
+                key_fault(path, key, format!("relay {id} is not in the directory as {role}")).into()
+            }
+            SelectionError::NotThere(..) | SelectionError::None(_) | SelectionError::Conflict => error.into(),
+        }
+    };
     let (hops, ingress, egress) = if options.one_hop {
-        let egress = selection::one_hop(directory.directory(), &wish, &mut below)?;
+        let egress = selection::one_hop(directory.directory(), &wish, &mut below).map_err(named)?;
         (Hops::One(register(egress)?), None, egress.relay_id)
     } else {
-        let (ingress, egress) = selection::circuit(directory.directory(), &wish, &mut below)?;
+        let (ingress, egress) = selection::circuit(directory.directory(), &wish, &mut below).map_err(named)?;
         (Hops::Two(register(ingress)?, register(egress)?), Some(ingress.relay_id), egress.relay_id)
     };
     let consent = OpenConsent::from_config(file.admission)

@@ -215,6 +215,18 @@ pub fn check_listen(path: &Path, listen: &[SocketAddr]) -> Result<(), ConfigErro
     Ok(())
 }
 
+/// Checks the name of a tunnel device: what the kernel takes, and what needs no quoting in a firewall.
+///
+/// # Errors
+/// [`ConfigError`] when it is no such name.
+pub fn check_device(path: &Path, device: &str) -> Result<(), ConfigError> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    if device.is_empty() || device.len() > 15 || !device.bytes().all(is_plain) {
+        return Err(key_fault(path, "device", "must be 1 to 15 letters, digits, hyphens and underscores"));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]

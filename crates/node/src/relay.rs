@@ -33,7 +33,8 @@ use openrelay_sys::udp::UdpSocket;
 
 use crate::clock::Clock;
 use crate::config::{
-    AdmissionMode, ConfigError, RelayFile, beside, check_listen, fault, key_fault, public_key, read, read_secret,
+    AdmissionMode, ConfigError, RelayFile, beside, check_device, check_listen, fault, key_fault, public_key, read,
+    read_secret,
 };
 use crate::directory::VerifiedDirectory;
 use crate::random::OsRandom;
@@ -176,6 +177,7 @@ impl Relay {
     pub fn prepare(path: &Path) -> Result<Prepared, StartError> {
         let file: RelayFile = read(path)?;
         check_listen(path, &file.listen)?;
+        check_device(path, &file.device)?;
         if file.user == 0 {
             return Err(
                 key_fault(path, "user", "must not be 0: a relay serves as a user of its own, like 65534").into()
