@@ -88,6 +88,35 @@ fn all(dir: &Path) -> Result<()> {
         ensure!(links == Links::Broken || lost == 0, "{name}: {lost} datagrams were lost on whole links");
         say(&format!("ok  {:>5.1} s  {name}; {lost} datagrams lost on links", started.elapsed().as_secs_f64()));
     }
+    let Bench { network, services, .. } = bench;
+    drop(services);
+    nothing_logged(&network)?;
+    say("ok           no log holds an address of the client or of a destination");
+    Ok(())
+}
+
+/// Looks through whatever relays, client and daemon have written for addresses and names that nobody may keep.
+fn nothing_logged(network: &Network) -> Result<()> {
+    let client =
+        [CLIENT_V4.parse()?, CLIENT_V6.parse()?, network.address("nat", false)?, network.address("nat", true)?];
+    let server = [network.address("server", false)?, network.address("server", true)?];
+    let canaries: Vec<String> =
+        client.iter().chain(&server).map(ToString::to_string).chain([NAME.to_owned()]).collect();
+    let mut read = 0;
+    for host in ["client", "ingress-1", "ingress-2", "egress-1", "egress-2"] {
+        for folder in [network.host(host)?.dir().to_owned(), network.host(host)?.dir().join("run")] {
+            for file in fs::read_dir(&folder).into_iter().flatten().flatten() {
+                if file.path().extension().is_none_or(|extension| extension != "log") {
+                    continue;
+                }
+                let text = String::from_utf8_lossy(&fs::read(file.path())?).into_owned();
+                let found = canaries.iter().find(|canary| text.contains(*canary));
+                ensure!(found.is_none(), "{}: holds {found:?}", file.path().display());
+                read += 1;
+            }
+        }
+    }
+    ensure!(read >= 5, "only {read} logs were there to be read");
     Ok(())
 }
 
@@ -585,12 +614,21 @@ fn refusals(bench: &mut Bench) -> Result<()> {
     if let Some(last) = flipped.iter_mut().rev().nth(30) {
         *last ^= 1;
     }
-    let cases: [(&str, String, &[u8], i32, &str); 5] = [
+    let cases: [(&str, String, &[u8], i32, &str); 8] = [
         ("flipped", good.clone(), &flipped, 5, "not signed by the trusted key"),
         ("unsigned", good.clone(), b"{}", 5, "not a directory file"),
         ("unknown key", format!("{good}colour = \"blue\"\n"), &signed, 1, "colour"),
         ("missing key", good.replace("admission", "# admission"), &signed, 1, "admission"),
         ("bad address", good.replace("dns = [", "dns = [\"nowhere\", "), &signed, 1, "dns"),
+        ("no such relay", format!("ingress = 9\n{good}"), &signed, 1, "line 1, key ingress"),
+        ("bad device", format!("device = \"a b\"\n{good}"), &signed, 1, "line 1, key device"),
+        (
+            "bad key",
+            format!("directory_key = \"12\"\n{}", good.replace("directory_key", "# directory_key")),
+            &signed,
+            1,
+            "line 1, key directory_key",
+        ),
     ];
     for (name, config, directory, code, text) in cases {
         let path = dir.join("client.toml");

@@ -251,7 +251,7 @@ impl Demo {
             port: 443,
             links: vec![
                 link("nat", &server, Some(1), &[label]),
-                link("in1", &server, None, &[]),
+                link("in1", &server, None, &[label]),
                 link("in2", &server, None, &[]),
                 link("eg1", &client, Some(2), &[]),
                 link("eg2", &client, Some(2), &[]),

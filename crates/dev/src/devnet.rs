@@ -54,7 +54,7 @@ pub(crate) enum Command {
 #[derive(clap::Args)]
 pub(crate) struct LoadOptions {
     /// Circuits to open
-    #[arg(long, default_value_t = 10_000)]
+    #[arg(long, default_value_t = 11_000)]
     circuits: usize,
     /// Of those, how many carry a packet at the end
     #[arg(long, default_value_t = 1_000)]
@@ -73,6 +73,9 @@ pub(crate) struct FloodOptions {
     /// How often each flood goes to the relay, and to a port that nobody reads
     #[arg(long, default_value_t = 3)]
     rounds: usize,
+    /// This kind of flood alone
+    #[arg(long)]
+    kind: Option<flood::Kind>,
 }
 
 /// What runs inside the namespaces.
@@ -100,15 +103,18 @@ pub(crate) fn run(command: Command) -> Result<()> {
             "--active".into(),
             options.active.to_string().into(),
         ]),
-        Command::Flood(options) => inside(&[
-            "flood".into(),
-            "--seconds".into(),
-            options.seconds.to_string().into(),
-            "--rate".into(),
-            options.rate.to_string().into(),
-            "--rounds".into(),
-            options.rounds.to_string().into(),
-        ]),
+        Command::Flood(options) => {
+            let mut arguments = vec!["flood".into()];
+            for (option, value) in
+                [("--seconds", options.seconds), ("--rate", options.rate), ("--rounds", options.rounds as u64)]
+            {
+                arguments.extend([option.into(), value.to_string().into()]);
+            }
+            if let Some(kind) = options.kind {
+                arguments.extend(["--kind".into(), format!("{kind:?}").to_lowercase().into()]);
+            }
+            inside(&arguments)
+        }
         Command::Check => inside(&["check".into()]),
         Command::Break { link, mend } => {
             Network::link_of(&link)?;
@@ -127,7 +133,7 @@ pub(crate) fn run(command: Command) -> Result<()> {
         Command::Inside { command: Inside::Demo(options) } => demo::run(&options),
         Command::Inside { command: Inside::Load(options) } => load::measure(options.circuits, options.active),
         Command::Inside { command: Inside::Flood(options) } => {
-            flood::measure(options.seconds, options.rate, options.rounds)
+            flood::measure(options.kind, options.seconds, options.rate, options.rounds)
         }
         Command::Inside { command: Inside::Check } => check::run(),
     }

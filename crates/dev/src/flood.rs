@@ -212,12 +212,12 @@ struct Outcome {
 }
 
 /// Runs floods of all kinds against the ingress of a devnet, each beside the same flood into an unread port, and prints what they cost.
-pub(crate) fn measure(seconds: u64, rate: u64, rounds: usize) -> Result<()> {
+pub(crate) fn measure(kind: Option<Kind>, seconds: u64, rate: u64, rounds: usize) -> Result<()> {
     let dir = temporary_dir()?;
     let programs = Programs::find()?;
     let network = Network::new(&dir)?;
     let mut services = network.serve(&programs, &[])?;
-    let result = floods(&network, &programs, &mut services, seconds, rate, rounds);
+    let result = floods(&network, &programs, &mut services, kind, (seconds, rate, rounds));
     let _ = network.client.command(&programs.openrelay).arg("down").output();
     drop(services);
     drop(network);
@@ -229,9 +229,8 @@ fn floods(
     network: &Network,
     programs: &Programs,
     services: &mut Services,
-    seconds: u64,
-    rate: u64,
-    rounds: usize,
+    only: Option<Kind>,
+    (seconds, rate, rounds): (u64, u64, usize),
 ) -> Result<()> {
     prepare_links(network)?;
     let ingress = network.host("ingress-1")?;
@@ -242,7 +241,8 @@ fn floods(
     let pid = services.relays.first().map(|(_, service)| service.pid()).context("no ingress")?;
     let mut report = Vec::new();
     let mut missed = Vec::new();
-    for kind in [Kind::Fresh, Kind::Replayed, Kind::Flipped, Kind::Proven] {
+    let kinds = [Kind::Fresh, Kind::Replayed, Kind::Flipped, Kind::Proven];
+    for kind in kinds.into_iter().filter(|kind| only.is_none_or(|only| only == *kind)) {
         talk(&format!("flood: {kind:?}, {rate} packets per second for {seconds} s, {rounds} times each"));
         let (mut relay, mut nobody) = (Vec::new(), Vec::new());
         for round in 0..rounds {

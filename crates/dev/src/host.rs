@@ -199,6 +199,9 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
+        if !self.is_running() {
+            return;
+        }
         let _ = self.signal("TERM");
         for _ in 0..100 {
             if matches!(self.child.try_wait(), Ok(Some(_))) {

@@ -40,7 +40,7 @@ pub(crate) struct LinkRule {
     pub(crate) forbidden: Vec<IpAddr>,
     /// The leg whose bytes are compared: 1 or 2.
     pub(crate) leg: Option<u8>,
-    /// Names that no payload may carry.
+    /// Names that no payload may carry; with a leg or a name, payloads are looked through for the addresses too.
     pub(crate) names: Vec<String>,
 }
 
@@ -78,7 +78,7 @@ pub(crate) fn run(rules: &Path) -> Result<()> {
         let capture = start()?;
         capture.narrow(rules.port, &rule.forbidden)?;
         captures.push(capture);
-        samplers.push(if rule.leg.is_some() { Some(start()?) } else { None });
+        samplers.push(if rule.leg.is_some() || !rule.names.is_empty() { Some(start()?) } else { None });
     }
     let over = Arc::new(AtomicBool::new(false));
     let told = over.clone();
@@ -88,7 +88,8 @@ pub(crate) fn run(rules: &Path) -> Result<()> {
     });
     let before: Vec<u64> = rules.links.iter().map(|rule| crossed(&rule.link)).collect();
     say("ready");
-    let mut watch = Watch { rules, verdict: Verdict::default(), samples: [Vec::new(), Vec::new()] };
+    let searched = vec![0; rules.links.len()];
+    let mut watch = Watch { rules, verdict: Verdict::default(), samples: [Vec::new(), Vec::new()], searched };
     let mut buffer = vec![0; 1 << 17];
     loop {
         let ending = over.load(Ordering::Relaxed);
@@ -131,6 +132,8 @@ struct Watch {
     rules: Rules,
     verdict: Verdict,
     samples: [Vec<u8>; 2],
+    /// Bytes of payload that were looked through on each link.
+    searched: Vec<usize>,
 }
 
 impl Watch {
@@ -147,6 +150,9 @@ impl Watch {
         let Some(payload) = udp_payload(packet, self.rules.port) else { return };
         let guilty = is_guilty(rule, packet, Some(payload), true);
         self.verdict.links.entry(rule.link.clone()).or_default().guilty += u64::from(guilty);
+        if let Some(searched) = self.searched.get_mut(number) {
+            *searched += payload.len();
+        }
         if let Some(sample) = rule.leg.and_then(|leg| self.samples.get_mut(usize::from(leg) - 1)) {
             let room = SAMPLE.saturating_sub(sample.len());
             sample.extend_from_slice(payload.get(..payload.len().min(room)).unwrap_or(&[]));
@@ -155,9 +161,7 @@ impl Watch {
 
     /// Whether payloads of this link need not be seen any more.
     fn has_enough(&self, number: usize) -> bool {
-        let leg = self.rules.links.get(number).and_then(|rule| rule.leg);
-        let sample = leg.and_then(|leg| self.samples.get(usize::from(leg) - 1));
-        sample.is_none_or(|sample| sample.len() >= SAMPLE)
+        self.searched.get(number).is_none_or(|searched| *searched >= SAMPLE)
     }
 
     /// Counts strings of eight bytes that stand in both samples.
@@ -256,8 +260,12 @@ mod tests {
         assert!(is_guilty(&rule, &packet, Some(&[]), true), "in the header");
 
         let rules = Rules { links: vec![], port: 443 };
-        let mut watch =
-            Watch { rules, verdict: Verdict::default(), samples: [(0..100).collect(), (90..200).collect()] };
+        let mut watch = Watch {
+            rules,
+            verdict: Verdict::default(),
+            samples: [(0..100).collect(), (90..200).collect()],
+            searched: vec![],
+        };
         watch.compare();
         assert_eq!(watch.verdict.shared, 3);
     }

@@ -1,7 +1,7 @@
 //! A relay that leaks, so that the judge can be judged.
 //!
-//! Runs the real relay and, beside it, sends every egress a copy of what clients send, with their addresses. Never part of anything
-//! but the test that the judge fails on it.
+//! Runs the real relay and, beside it, at an ingress sends every egress a copy of what clients send, with their addresses, and at an egress sends every
+//! ingress the addresses that it talks to. Never part of anything but the test that the judge fails on it.
 
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
@@ -29,35 +29,43 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<()> {
     Err(error.into())
 }
 
-/// Leaks until it is ended, if the relay of this configuration is an ingress.
+/// Leaks until it is ended.
 pub(crate) fn beside(config: &Path) -> Result<()> {
+    let directory = std::fs::read_to_string(config.with_file_name("directory.signed"))?;
+    let capture = Capture::start(Netlink::open()?.link("wan")?)?;
     if std::fs::read_to_string(config)?.contains("role = \"ingress\"") {
-        let targets = egresses(&std::fs::read_to_string(config.with_file_name("directory.signed"))?);
-        leak(&Capture::start(Netlink::open()?.link("wan")?)?, &targets);
+        leak(&capture, &endpoints(&directory, "egress"), is_datagram_to_relay);
+    } else {
+        leak(&capture, &endpoints(&directory, "ingress"), is_tcp);
     }
     Ok(())
 }
 
-/// The IPv4 endpoints of the directory's egresses.
-fn egresses(directory: &str) -> Vec<SocketAddr> {
+fn is_datagram_to_relay(packet: &[u8]) -> bool {
+    packet.get(9) == Some(&17) && packet.get(22..24) == Some(&443u16.to_be_bytes())
+}
+
+fn is_tcp(packet: &[u8]) -> bool {
+    packet.get(9) == Some(&6)
+}
+
+/// The IPv4 endpoints of the directory's relays in this role.
+fn endpoints(directory: &str, role: &str) -> Vec<SocketAddr> {
     let body = directory.split_once('\n').map_or("", |(_, body)| body);
     let value: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
     let relays = value["relays"].as_array().cloned().unwrap_or_default();
-    let egress = relays.iter().filter(|relay| relay["role"] == "egress");
-    egress.filter_map(|relay| relay["endpoints"][0].as_str()?.parse().ok()).collect()
+    let chosen = relays.iter().filter(|relay| relay["role"] == role);
+    chosen.filter_map(|relay| relay["endpoints"][0].as_str()?.parse().ok()).collect()
 }
 
-fn leak(capture: &Capture, targets: &[SocketAddr]) {
+fn leak(capture: &Capture, targets: &[SocketAddr], what: impl Fn(&[u8]) -> bool) {
     let Ok(socket) = UdpSocket::bind("0.0.0.0:0") else { return };
     let mut frame = vec![0; 1 << 17];
     loop {
         let _ = wait(&[capture.as_fd()], Duration::from_secs(1));
         while let Ok(len) = capture.read(&mut frame) {
             let Some(packet) = frame.get(ETHERNET..len) else { continue };
-            if packet.first() != Some(&0x45)
-                || packet.get(9) != Some(&17)
-                || packet.get(22..24) != Some(&443u16.to_be_bytes())
-            {
+            if packet.first() != Some(&0x45) || !what(packet) {
                 continue;
             }
             let Some(source) = packet.get(12..16).and_then(|bytes| <[u8; 4]>::try_from(bytes).ok()) else { continue };
