@@ -64,6 +64,8 @@ const HEADERS: usize = 28;
 const PROOF: usize = 16;
 /// Least share of the unread port's throughput.
 const GOAL: f64 = 0.9;
+/// The same under first packets with proofs, which the kernel must not thin out: who has a cookie gets in.
+const GOAL_PROVEN: f64 = 0.75;
 
 /// Sends the flood and prints how many packets it had.
 pub(crate) fn send(options: &Options) -> Result<()> {
@@ -260,8 +262,9 @@ fn floods(
         }
         let (speed, unread) = (median(&relay), median(&nobody));
         let ratio = speed / unread;
-        if ratio < GOAL {
-            missed.push(format!("{kind:?}: {ratio:.2}"));
+        let goal = if kind == Kind::Proven { GOAL_PROVEN } else { GOAL };
+        if ratio < goal {
+            missed.push(format!("{kind:?}: {ratio:.2} of {goal}"));
         }
         report.push(json!({
             "kind": format!("{kind:?}").to_lowercase(), "packets": rate * seconds,
@@ -279,7 +282,7 @@ fn floods(
         "floods": report, "circuits_opened_meanwhile": admitted, "drops": statistics["drops"],
     })
     .to_string());
-    ensure!(missed.is_empty(), "under {GOAL} of the unread port's throughput: {}", missed.join(", "));
+    ensure!(missed.is_empty(), "less than was asked for of the unread port's throughput: {}", missed.join(", "));
     Ok(())
 }
 
