@@ -1,8 +1,9 @@
 //! What the network agrees on about its relays.
 //!
-//! Sans-IO: files are bytes, time and randomness are arguments. For now the network of one person: a directory file signed with one
-//! key. A chain that proves the same records takes its place for public networks.
+//! Sans-IO: files are bytes, time and randomness are arguments. In use is the network of one person: a directory file signed with one
+//! key. [`chain`] reads the same from an EVM chain, for public networks; nothing writes that chain yet.
 
+pub mod chain;
 pub mod directory;
 pub mod hex;
 pub mod record;
