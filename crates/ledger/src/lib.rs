@@ -1,7 +1,7 @@
 //! What the network agrees on about its relays.
 //!
 //! Sans-IO: files are bytes, time and randomness are arguments. In use is the network of one person: a directory file signed with one
-//! key. [`chain`] reads the same from an EVM chain, for public networks; nothing writes that chain yet.
+//! key. [`chain`] reads the same from an EVM chain, for public networks; no client does yet.
 
 pub mod chain;
 pub mod directory;
