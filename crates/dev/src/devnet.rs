@@ -207,10 +207,15 @@ fn up() -> Result<()> {
     let started = Instant::now();
     let mut command = enter()?;
     command.args(["devnet", "inside", "keep"]).env("OPENRELAY_DEVNET_SOCKET", socket());
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().context("cannot enter namespaces")?;
+    // Nothing of ours stays open in what outlives us: whoever reads our output sees its end.
+    let log = socket().with_extension("log");
+    let errors = std::fs::File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors).spawn().context("cannot enter namespaces")?;
     while UnixStream::connect(socket()).is_err() {
         if let Some(status) = child.try_wait()? {
-            bail!("the devnet did not come up ({status})");
+            let said = std::fs::read_to_string(&log).unwrap_or_default();
+            bail!("the devnet did not come up ({status}): {}", said.trim());
         }
         if started.elapsed() > Duration::from_secs(30) {
             let _ = child.kill();
@@ -273,6 +278,7 @@ fn keep() -> Result<()> {
         let text = answer.unwrap_or_else(|error| format!("error: {error:#}"));
         let _ = writeln!(stream, "{text}");
     }
+    let _ = std::fs::remove_file(path.with_extension("log"));
     let _ = std::fs::remove_file(path);
     let _ = network.client.command(&programs.openrelay).arg("down").output();
     drop(services);
