@@ -1,7 +1,7 @@
 //! `openrelay-dev devnet check`: scenarios on real processes in namespaces, each judged by what it shows.
 //!
 //! Owns what no unit test can see: memory of running relays, keys and paths that change under a running TCP connection, exit codes; and
-//! after each scenario the account against the hosts' kernels.
+//! after each scenario but the last, which kills relays, the account against the hosts' kernels.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
