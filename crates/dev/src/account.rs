@@ -61,18 +61,28 @@ pub(crate) fn of_relay(name: &str, line: &Value) -> Result<Datagrams> {
     })
 }
 
-/// Makes the kernel of `host` count the datagrams of the protocol that leave it and that reach it. Exact where trains are off: a train is one packet to it.
+/// Makes the kernel of `host` count the datagrams of the protocol that leave it, that reach a socket, and that find none. Exact where trains are off: a
+/// train is one packet to it.
 pub(crate) fn watch(host: &Host) -> Result<()> {
     host.sh(
-        "nft 'table inet account { counter out { }; counter in { }; \
+        "nft 'table inet account { counter out { }; counter in { }; counter refused { }; \
          chain out { type filter hook output priority 300; udp dport 443 counter name out; udp sport 443 udp dport != 443 counter name out; }; \
-         chain in { type filter hook input priority 300; udp dport 443 counter name in; udp sport 443 udp dport != 443 counter name in; }; }'",
+         chain heard { socket wildcard <= 1 counter name in return; counter name refused; }; \
+         chain in { type filter hook input priority 300; udp dport 443 jump heard; udp sport 443 udp dport != 443 jump heard; }; }'",
     )
     .map(drop)
 }
 
 /// What the kernel of a watched host has counted.
 pub(crate) fn of_kernel(host: &Host) -> Result<Datagrams> {
-    let packets = |name: &str| host.counter("inet account", name).map(|(packets, _)| packets);
-    Ok(Datagrams { sent: packets("out")?, received: packets("in")? })
+    Ok(Datagrams { sent: packets(host, "out")?, received: packets(host, "in")? })
+}
+
+/// How many datagrams the kernel of a watched host has refused so far because nobody listened where they went.
+pub(crate) fn refused(host: &Host) -> Result<u64> {
+    packets(host, "refused")
+}
+
+fn packets(host: &Host, name: &str) -> Result<u64> {
+    host.counter("inet account", name).map(|(packets, _)| packets)
 }

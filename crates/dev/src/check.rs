@@ -1,7 +1,7 @@
 //! `openrelay-dev devnet check`: scenarios on real processes in namespaces, each judged by what it shows.
 //!
 //! Owns what no unit test can see: memory of running relays, keys and paths that change under a running TCP connection, exit codes; and
-//! after each scenario but the last, which kills relays, the account against the hosts' kernels.
+//! after each scenario the account: every program against its host's kernel, and all hosts together against the counters of the links.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
@@ -15,8 +15,9 @@ use serde_json::Value;
 
 use crate::account::{self, Datagrams};
 use crate::devnet::temporary_dir;
-use crate::flood::{self, Flood, Kind};
-use crate::host::checked;
+use crate::flood::{self, Flood, Kind, SPOOFED};
+use crate::host::{Service, checked};
+use crate::loss;
 use crate::say;
 use crate::services::{ECHO, NAME, WEB};
 use crate::topology::{CLIENT_V4, CLIENT_V6, Network, Programs, Services};
@@ -41,7 +42,7 @@ struct Bench {
     config: PathBuf,
     /// What the kernel of the client's host had counted when the client came up.
     before: Datagrams,
-    /// Datagrams lost on links since the devnet came up.
+    /// Datagrams that links had counted as lost at the last account.
     lost: u64,
 }
 
@@ -65,6 +66,7 @@ fn all(dir: &Path) -> Result<()> {
     for name in WATCHED {
         account::watch(network.host(name)?)?;
     }
+    loss::watch(&network)?;
     let services = network.start(&programs, &["--unconfined"])?;
     let mut bench = Bench { network, services, programs, config, before: Datagrams::default(), lost: 0 };
     let scenarios: [(&str, Scenario, Links); 12] = [
@@ -76,16 +78,16 @@ fn all(dir: &Path) -> Result<()> {
         ("floods and crowds are counted to the last datagram", crowds, Links::Broken),
         ("one hop works and says so", one_hop, Links::Whole),
         ("nothing leaves outside the tunnel when the relay is cut off", blocked, Links::Broken),
-        ("a host without a network feeds nothing into its own tunnel", unplugged, Links::Broken),
+        ("a host without a network feeds nothing into its own tunnel", unplugged, Links::Whole),
         ("a daemon that is killed leaves nothing open, and down cleans up", crash, Links::Whole),
         ("refused directories and configurations say why", refusals, Links::Whole),
-        ("nothing leaves outside the tunnel when relays are killed", killed, Links::Broken),
+        ("nothing leaves outside the tunnel when relays are killed", killed, Links::Whole),
     ];
     for (name, scenario, links) in scenarios {
         let (started, before) = (Instant::now(), bench.lost);
         scenario(&mut bench).with_context(|| format!("scenario failed: {name}"))?;
         let lost = bench.lost - before;
-        ensure!(links == Links::Broken || lost == 0, "{name}: {lost} datagrams were lost on whole links");
+        ensure!((links == Links::Broken) == (lost > 0), "{name}: {lost} datagrams were lost on links");
         say(&format!("ok  {:>5.1} s  {name}; {lost} datagrams lost on links", started.elapsed().as_secs_f64()));
     }
     let Bench { network, services, .. } = bench;
@@ -207,36 +209,55 @@ impl Bench {
 
     /// The account when nothing is on its way. A ping beforehand makes every socket tell what its kernel dropped before it.
     fn account_in_peace(&mut self) -> Result<u64> {
-        let mut result = Ok(0);
-        for _ in 0..20 {
-            self.ping()?;
-            result = self.account();
-            if result.is_ok() {
-                break;
-            }
-        }
-        result
+        self.in_peace(|bench| {
+            bench.ping()?;
+            bench.account()
+        })
     }
 
-    /// Holds what client and relays counted against what the kernels of their hosts counted; how many datagrams links have lost so far.
+    /// The outcome of `judge` when it comes to one, for what is on its way just now.
+    fn in_peace<T>(&mut self, mut judge: impl FnMut(&mut Self) -> Result<T>) -> Result<T> {
+        for _ in 1..20 {
+            if let Ok(outcome) = judge(self) {
+                return Ok(outcome);
+            }
+        }
+        judge(self)
+    }
+
+    /// Holds what client and relays counted against what the kernels of their hosts counted, and what arrived nowhere against what links counted as
+    /// lost; how many that are so far.
     fn account(&mut self) -> Result<u64> {
         let before = self.all_kernels()?;
+        self.account_of_client()?;
+        for name in RELAYS {
+            self.account_of_relay(name)?;
+        }
+        let all = self.all_kernels()?;
+        ensure!(all == before, "something was still on its way");
+        self.account_of_links(all)
+    }
+
+    fn account_of_client(&self) -> Result<()> {
         let client = account::of_client(&self.status()?["traffic"])?;
         let kernel = account::of_kernel(&self.network.client)?.since(self.before);
         ensure!(client == kernel, "the client counted {client:?}, its host {kernel:?}");
-        self.account_of_relays()?;
-        let all = self.all_kernels()?;
-        ensure!(all == before, "something was still on its way");
-        all.sent.checked_sub(all.received).context("more datagrams arrived than were sent")
+        Ok(())
     }
 
-    fn account_of_relays(&mut self) -> Result<()> {
-        for (name, relay) in &mut self.services.relays {
-            let counted = account::of_relay(name, &serde_json::from_str(&relay.ask("USR1")?)?)?;
-            let kernel = account::of_kernel(self.network.host(name)?)?;
-            ensure!(counted == kernel, "{name} counted {counted:?}, its host {kernel:?}");
-        }
+    fn account_of_relay(&mut self, name: &str) -> Result<()> {
+        let counted = account::of_relay(name, &serde_json::from_str(&self.service(name)?.ask("USR1")?)?)?;
+        let kernel = account::of_kernel(self.network.host(name)?)?;
+        ensure!(counted == kernel, "{name} counted {counted:?}, its host {kernel:?}");
         Ok(())
+    }
+
+    fn account_of_links(&self, all: Datagrams) -> Result<u64> {
+        let refused: u64 =
+            WATCHED.iter().map(|name| account::refused(self.network.host(name)?)).sum::<Result<u64>>()?;
+        let lost = loss::counted(&self.network)?;
+        ensure!(all.sent == all.received + refused + lost, "{all:?}, {refused} refused, links counted {lost} lost");
+        Ok(lost)
     }
 
     fn all_kernels(&self) -> Result<Datagrams> {
@@ -256,9 +277,13 @@ impl Bench {
         Ok(())
     }
 
+    fn service(&mut self, name: &str) -> Result<&mut Service> {
+        let found = self.services.relays.iter_mut().find(|(own, _)| *own == name);
+        found.map(|(_, service)| service).with_context(|| format!("there is no relay {name}"))
+    }
+
     fn relay(&mut self, name: &str) -> Result<u32> {
-        let found = self.services.relays.iter().find(|(own, _)| *own == name);
-        found.map(|(_, service)| service.pid()).with_context(|| format!("there is no relay {name}"))
+        Ok(self.service(name)?.pid())
     }
 }
 
@@ -367,9 +392,6 @@ fn changes_under_load(bench: &mut Bench) -> Result<()> {
     }
     // Another address: what a phone that changes networks looks like to the ingress.
     renumber_nat(bench, "192.0.2.2", "192.0.2.3")?;
-    let nat = bench.network.host("nat")?;
-    let forget = nat.command(&bench.programs.dev).args(["forget", CLIENT_V4]).output()?;
-    checked(&forget, "forget the NAT's mapping")?;
     goes_on(bench, "roaming")?;
     // Full packets no longer pass; errors that say so are not believed, only probes are.
     bench.network.core.sh("ip link set nat mtu 1400")?;
@@ -390,16 +412,25 @@ fn changes_under_load(bench: &mut Bench) -> Result<()> {
     checked(&echo("20")?, "datagrams larger than the path")?;
     bench.network.core.sh("ip link set nat mtu 1500")?;
     bench.down()?;
-    renumber_nat(bench, "192.0.2.3", "192.0.2.2")
+    renumber_nat(bench, "192.0.2.3", "192.0.2.2")?;
+    loss::mend(&bench.network.core)
 }
 
+/// Gives the NAT another address and makes it forget its mappings. What comes meanwhile, and what goes to the old address from then on, is lost.
 fn renumber_nat(bench: &Bench, old: &str, new: &str) -> Result<()> {
+    let (core, nat) = (&bench.network.core, bench.network.host("nat")?);
+    loss::lose(nat, &["udp dport 443", "udp sport 443"])?;
+    loss::mend(core)?;
+    loss::lose(core, &[&format!("ip daddr {old} udp sport 443")])?;
     let script = format!(
         "ip addr del {old}/24 dev wan; ip addr add {new}/24 dev wan; ip route replace default via 192.0.2.1; \
          nft delete table ip nat; \
          nft 'table ip nat {{ chain post {{ type nat hook postrouting priority srcnat; oifname \"wan\" masquerade; }}; }}'"
     );
-    bench.network.host("nat")?.sh(&script).map(drop)
+    nat.sh(&script)?;
+    let forget = nat.command(&bench.programs.dev).args(["forget", CLIENT_V4]).output()?;
+    checked(&forget, "forget the NAT's mapping")?;
+    loss::mend(nat)
 }
 
 fn post(socket: &Path, path: &str) -> Result<()> {
@@ -443,19 +474,15 @@ fn firewall(bench: &mut Bench) -> Result<()> {
 
 fn lossy(bench: &mut Bench) -> Result<()> {
     bench.up(&[])?;
-    bench.network.host("nat")?.sh(
-        "nft 'table inet lossy { counter lost { }; chain forward { type filter hook forward priority 300; \
-         udp dport 443 numgen random mod 5 == 0 counter name lost drop; \
-         udp sport 443 numgen random mod 5 == 0 counter name lost drop; }; }'",
-    )?;
+    let fifth = |what: &str| format!("udp {what} 443 numgen random mod 5 == 0");
+    loss::lose(bench.network.host("nat")?, &[&fifth("dport"), &fifth("sport")])?;
     // Not by name: glibc asks a resolver twice, and one time in ten both are lost.
     let server = bench.network.server(WEB, false)?.to_string();
     ensure!(bench.fetch_from(&server, 1)?["sha256_ok"] == true, "wrong bytes");
-    let (dropped, _) = bench.network.host("nat")?.counter("inet lossy", "lost")?;
-    bench.network.host("nat")?.sh("nft delete table inet lossy")?;
+    loss::mend(bench.network.host("nat")?)?;
     let before = bench.lost;
     bench.down()?;
-    ensure!(dropped > 100 && bench.lost - before == dropped, "{dropped} dropped, {} missing", bench.lost - before);
+    ensure!(bench.lost - before > 100, "only {} datagrams were lost", bench.lost - before);
     Ok(())
 }
 
@@ -471,47 +498,95 @@ fn one_hop(bench: &mut Bench) -> Result<()> {
 fn blocked(bench: &mut Bench) -> Result<()> {
     let status = bench.up(&[])?;
     let ingress = relay_name(&status, "ingress")?;
-    bench.network.set_link(ingress, false)?;
-    bench.try_everything()?;
-    bench.network.set_link(ingress, true)?;
-    bench.wait_for("the tunnel carrying again", || bench.ping())?;
+    let rules: Vec<String> = [("ip", false), ("ip6", true)]
+        .into_iter()
+        .flat_map(|(family, v6)| ["s", "d"].map(|end| (family, v6, end)))
+        .map(|(family, v6, end)| Ok(format!("{family} {end}addr {}", bench.network.address(ingress, v6)?)))
+        .collect::<Result<_>>()?;
+    let rules: Vec<&str> = rules.iter().map(String::as_str).collect();
+    // A path that swallows everything, and a router that says so.
+    for cut in [loss::lose, loss::refuse] {
+        cut(&bench.network.core, &rules)?;
+        bench.try_everything()?;
+        loss::mend(&bench.network.core)?;
+        bench.wait_for("the tunnel carrying again", || bench.ping())?;
+    }
     bench.down()
 }
 
-/// The last scenario: relays that were killed stay dead.
+/// The last scenario: relays that were killed stay dead. Until then each is held to account, and its host's kernel from then on.
 fn killed(bench: &mut Bench) -> Result<()> {
     let status = bench.up(&[])?;
-    let kill = |pid: u32| {
-        let output = std::process::Command::new("kill").args(["-s", "KILL", &pid.to_string()]).output()?;
-        checked(&output, "kill a relay").map(drop)
-    };
-    let egress = relay_name(&status, "egress")?;
-    kill(bench.relay(egress)?)?;
+    let (ingress, egress) = (relay_name(&status, "ingress")?, relay_name(&status, "egress")?);
+    let egress_at_its_end = kill(bench, egress)?;
     bench.try_everything()?;
     bench.wait_for("the loss of the egress showing", || {
         bench.ping()?;
         Ok(bench.status()?["state"] == "blocked")
     })?;
     bench.try_everything()?;
-    let ingress = bench.relay(relay_name(&status, "ingress")?)?;
-    kill(ingress)?;
+    let ingress_at_its_end = kill(bench, ingress)?;
     bench.try_everything()?;
+    bench.lost = bench.in_peace(|bench| {
+        bench.account_of_client()?;
+        for name in RELAYS.into_iter().filter(|name| ![ingress, egress].contains(name)) {
+            bench.account_of_relay(name)?;
+        }
+        for (name, at_its_end) in [(egress, egress_at_its_end), (ingress, ingress_at_its_end)] {
+            let now = account::of_kernel(bench.network.host(name)?)?;
+            ensure!(now == at_its_end, "the dead {name} sends or hears: {at_its_end:?}, {now:?}");
+        }
+        bench.account_of_links(bench.all_kernels()?)
+    })?;
     bench.take_down()?;
     // And one whose device is removed ends, so that somebody can start it again.
     let other = if egress == "egress-1" { "egress-2" } else { "egress-1" };
     bench.network.host(other)?.sh("ip link del orp-egress")?;
-    let (_, service) = bench.services.relays.iter_mut().find(|(name, _)| *name == other).context("no such relay")?;
+    ended(bench.service(other)?)
+}
+
+/// Waits for the end of a service.
+fn ended(service: &mut Service) -> Result<()> {
     let started = Instant::now();
     while service.is_running() {
-        ensure!(started.elapsed() < PATIENCE, "an egress without its device goes on");
+        ensure!(started.elapsed() < PATIENCE, "a relay that should end goes on");
         std::thread::yield_now();
     }
     Ok(())
 }
 
+/// Ends a relay without warning, at a moment at which its account is exact: nobody else runs then. What its host's kernel had counted.
+fn kill(bench: &mut Bench, name: &str) -> Result<Datagrams> {
+    let victim = bench.relay(name)?;
+    let mut others = vec![daemon_pid()?];
+    for (_, service) in &mut bench.services.relays {
+        if service.pid() != victim && service.is_running() {
+            others.push(service.pid());
+        }
+    }
+    for other in &others {
+        signal("STOP", *other)?;
+    }
+    bench.in_peace(|bench| bench.account_of_relay(name))?;
+    signal("KILL", victim)?;
+    // Its sockets are open until it is gone.
+    ended(bench.service(name)?)?;
+    let at_its_end = account::of_kernel(bench.network.host(name)?)?;
+    for other in others {
+        signal("CONT", other)?;
+    }
+    Ok(at_its_end)
+}
+
+fn signal(name: &str, pid: u32) -> Result<()> {
+    let output = std::process::Command::new("kill").args(["-s", name, &pid.to_string()]).output()?;
+    checked(&output, &format!("kill -s {name}")).map(drop)
+}
+
 /// What an ingress under attack, and one that hundreds come to, counts is all that came, to the last datagram.
 fn crowds(bench: &mut Bench) -> Result<()> {
     flood::prepare_links(&bench.network)?;
+    loss::lose(&bench.network.core, &[&format!("ip daddr {SPOOFED} udp sport 443")])?;
     bench.up(&[])?;
     for kind in [Kind::Fresh, Kind::Replayed, Kind::Flipped, Kind::Proven] {
         let mut attack = Flood::prepare(&bench.network, &bench.programs, kind, 1, 10_000, true)?;
@@ -526,6 +601,7 @@ fn crowds(bench: &mut Bench) -> Result<()> {
     let lost = bench.lost - before;
     ensure!(come == 40_000 && gone > 0 && lost == gone, "{come} came, {gone} answers, {lost} datagrams missing");
     flood::mend_links(&bench.network)?;
+    loss::mend(&bench.network.core)?;
 
     let mut load = bench.network.client.command(&bench.programs.dev);
     load.args(["load", "--circuits", "300", "--active", "300", "--config"]).arg(&bench.config);
@@ -573,10 +649,7 @@ fn crash(bench: &mut Bench) -> Result<()> {
     }
     let busy = crate::load::cpu_seconds(daemon)? - busy;
     ensure!(busy < 0.5, "a client that carries nothing took {busy:.1} s of CPU");
-    checked(
-        &std::process::Command::new("kill").args(["-s", "KILL", &daemon.to_string()]).output()?,
-        "kill the daemon",
-    )?;
+    signal("KILL", daemon)?;
     bench.wait_for("the daemon's end", || Ok(daemon_pid().is_err()))?;
     ensure!(!bench.ping()?, "traffic flows past the tunnel after a crash");
     let text = String::from_utf8_lossy(&bench.openrelay(&["status"])?.stdout).into_owned();

@@ -54,7 +54,7 @@ pub(crate) struct Options {
 }
 
 /// Sources are in 10.0.0.0/8, which the devnet routes back to the attacker, where they end.
-const SPOOFED: &str = "10.0.0.0/8";
+pub(crate) const SPOOFED: &str = "10.0.0.0/8";
 /// Packets sent before the clock is looked at.
 const BURST: u64 = 50;
 /// A port of the ingress whose socket nobody reads.

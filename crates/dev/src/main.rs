@@ -11,6 +11,7 @@ mod host;
 mod judge;
 mod leak;
 mod load;
+mod loss;
 mod services;
 mod topology;
 mod wire;
