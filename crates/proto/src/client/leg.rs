@@ -18,9 +18,10 @@ use crate::suite::Suites;
 use crate::time::Time;
 use crate::wire::{FrameKind, PacketType, take};
 
-/// Waits for an answer, in milliseconds; after the last one the relay counts as silent. Several short ones, for a relay under attack looks at one first
-/// packet in eight; then long ones, for paths over satellites.
-const WAITS: [u64; 10] = [250, 500, 1_000, 1_000, 1_000, 1_000, 1_000, 2_000, 4_000, 4_000];
+/// Waits for an answer, in milliseconds; after the last one the relay counts as silent. Many short ones, for a relay under attack looks at one first
+/// packet in sixteen; then long ones, for paths over satellites.
+const WAITS: [u64; 18] =
+    [250, 500, 500, 500, 500, 500, 500, 500, 500, 500, 1_000, 1_000, 1_000, 1_000, 1_000, 1_000, 2_000, 4_000];
 /// How long packets with the index before are still accepted after the relay has used the new one.
 const RETIRE_TIME: Duration = Duration::from_secs(10);
 

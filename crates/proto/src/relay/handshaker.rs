@@ -23,8 +23,8 @@ const RESPONDER_TIME: Duration = Duration::from_secs(10);
 /// First wait of an initiator; doubles with each repetition up to [`LONGEST_REPEAT`].
 const REPEAT: Duration = Duration::from_millis(250);
 const LONGEST_REPEAT: Duration = Duration::from_secs(1);
-/// Attempts of an initiator before it gives up: about nine seconds in all.
-const ATTEMPTS: u32 = 10;
+/// Attempts of an initiator before it gives up: about fifteen seconds in all. So many because a responder that is overrun looks at one in sixteen.
+const ATTEMPTS: u32 = 16;
 /// Handshakes in progress at most, as responder.
 const MAX_PENDING: usize = 1 << 16;
 
