@@ -5,6 +5,7 @@
 mod account;
 mod check;
 mod demo;
+mod devchain;
 mod devnet;
 mod flood;
 mod host;
@@ -35,6 +36,11 @@ enum Command {
     Devnet {
         #[command(subcommand)]
         command: devnet::Command,
+    },
+    /// An EVM chain for development, with JSON-RPC
+    Devchain {
+        #[command(subcommand)]
+        command: devchain::Command,
     },
     /// The servers of the small internet: web, DNS, echo
     Internet {
@@ -107,6 +113,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Devnet { command } => devnet::run(command),
+        Command::Devchain { command } => devchain::run(command),
         Command::Internet { addresses } => services::serve(&addresses),
         Command::Fetch { host, bytes, v6 } => services::fetch(&host, bytes, v6),
         Command::Drain { host } => services::drain(&host),

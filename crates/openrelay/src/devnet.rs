@@ -1,4 +1,4 @@
-//! `openrelay devnet`: starts `openrelay-dev`, which is not part of releases.
+//! `openrelay devnet` and `openrelay devchain`: start `openrelay-dev`, which is not part of releases.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -6,11 +6,11 @@ use std::process::Command;
 
 use crate::failure::Failure;
 
-/// Becomes `openrelay-dev devnet …`, found beside this program or in the path.
-pub(crate) fn run(arguments: &[OsString]) -> Result<(), Failure> {
+/// Becomes `openrelay-dev COMMAND …`, found beside this program or in the path.
+pub(crate) fn run(command: &str, arguments: &[OsString]) -> Result<(), Failure> {
     let beside = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.join("openrelay-dev")));
     let program = beside.filter(|path| path.exists()).map_or_else(|| "openrelay-dev".into(), OsString::from);
-    let error = Command::new(program).arg("devnet").args(arguments).exec();
+    let error = Command::new(program).arg(command).args(arguments).exec();
     Err(Failure::new(
         77,
         format!(

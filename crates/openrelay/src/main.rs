@@ -51,6 +51,13 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<std::ffi::OsString>,
     },
+    /// Run an EVM chain for development (needs openrelay-dev)
+    #[command(disable_help_flag = true)]
+    Devchain {
+        /// run --listen ADDR [--state FILE] [--import GENESIS.json CHAIN.rlp]
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<std::ffi::OsString>,
+    },
 }
 
 #[derive(clap::Args)]
@@ -114,7 +121,8 @@ fn main() -> ExitCode {
         Command::Selfhost { command: SelfhostCommand::Renew { dir, remove, days } } => {
             selfhost::renew(&dir, &remove, days)
         }
-        Command::Devnet { arguments } => devnet::run(&arguments),
+        Command::Devnet { arguments } => devnet::run("devnet", &arguments),
+        Command::Devchain { arguments } => devnet::run("devchain", &arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

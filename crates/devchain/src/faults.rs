@@ -1,0 +1,57 @@
+//! How an endpoint can fail or lie, on purpose.
+//!
+//! Owns the list; `rpc` and `server` play them.
+
+use alloy_primitives::{Address, Bytes};
+use serde::Deserialize;
+
+/// One fault. Names in JSON are in camel case, like `{"kind":"staleHead","blocks":10}`.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(tag = "kind", rename_all = "camelCase")]
+pub enum Fault {
+    /// Speaks of the block so many behind as the newest.
+    StaleHead {
+        /// How many.
+        blocks: u64,
+    },
+    /// Says that it is another chain.
+    OtherChain {
+        /// Which.
+        id: u64,
+    },
+    /// Changes a byte of each header's state root.
+    ForgedHeader,
+    /// Changes a byte of each proof.
+    ForgedProof,
+    /// Proofs without nodes.
+    NoProof,
+    /// No state but the newest block's is there to be proven, and not even that one.
+    ProofWindow0,
+    /// Another code than the one that is there.
+    OtherCode {
+        /// Of this contract.
+        address: Address,
+        /// What is answered.
+        code: Bytes,
+    },
+    /// `null` instead of every error.
+    NullForError,
+    /// Answers end in the middle.
+    Truncated,
+    /// Answers are of a gibibyte.
+    Huge,
+    /// Answers take so many milliseconds.
+    Slow {
+        /// How many.
+        ms: u64,
+    },
+    /// The base fee stays at so many wei.
+    StuckBaseFee {
+        /// How many.
+        wei: u64,
+    },
+    /// Transactions are taken and forgotten.
+    DropTransactions,
+    /// Every request fails.
+    Down,
+}

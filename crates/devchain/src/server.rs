@@ -1,0 +1,170 @@
+//! JSON-RPC over HTTP, on loopback or in a test's own network.
+//!
+//! Owns the socket, the clock, and the empty blocks that pass the time.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use serde_json::{Value, json};
+
+use crate::faults::Fault;
+use crate::rpc::Node;
+
+/// Largest request, in bytes.
+const MAX_REQUEST: usize = 4 << 20;
+/// What [`Fault::Huge`] sends.
+const HUGE: u64 = 1 << 30;
+
+/// A server at work; it ends when this is dropped.
+#[derive(Debug)]
+pub struct Server {
+    /// Where it answers.
+    pub address: SocketAddr,
+    /// What it answers with.
+    pub node: Arc<Mutex<Node>>,
+    end: Option<tokio::sync::oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Server {
+    /// The URL for clients.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Waits until it ends.
+    pub fn wait(mut self) {
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.end.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Serves `node` on `listener`. With a block time there is a block as often, if only an empty one.
+///
+/// # Errors
+/// When the socket or the thread is refused.
+pub fn serve(node: Node, listener: TcpListener, block_time: Option<Duration>) -> io::Result<Server> {
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
+    let node = Arc::new(Mutex::new(node));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (end, ended) = tokio::sync::oneshot::channel();
+    let shared = node.clone();
+    let thread = std::thread::Builder::new().name("devchain".into()).spawn(move || {
+        runtime.block_on(async move {
+            if let Some(every) = block_time {
+                tokio::spawn(pass_time(shared.clone(), every));
+            }
+            let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
+            let routes = Router::new().route("/", post(answer)).with_state(shared);
+            let served = axum::serve(listener, routes).into_future();
+            tokio::select! {
+                _ = served => {}
+                _ = ended => {}
+            }
+        });
+    })?;
+    Ok(Server { address, node, end: Some(end), thread: Some(thread) })
+}
+
+fn lock(node: &Mutex<Node>) -> MutexGuard<'_, Node> {
+    node.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+async fn pass_time(node: Arc<Mutex<Node>>, every: Duration) {
+    let mut ticks = tokio::time::interval(every);
+    loop {
+        ticks.tick().await;
+        let mut node = lock(&node);
+        node.tell_time(unix_seconds());
+        node.mine();
+    }
+}
+
+async fn answer(State(node): State<Arc<Mutex<Node>>>, request: Bytes) -> Response {
+    if request.len() > MAX_REQUEST {
+        return StatusCode::PAYLOAD_TOO_LARGE.into_response();
+    }
+    let (faults, answer) = {
+        let mut node = lock(&node);
+        node.tell_time(unix_seconds());
+        let faults = node.faults().to_vec();
+        let answer = match serde_json::from_slice::<Value>(&request) {
+            // The way back from every fault.
+            Ok(request) if request["method"] == "devchain_setFaults" => {
+                return axum::Json(node.handle(&request)).into_response();
+            }
+            Ok(request) => node.handle(&request),
+            Err(_) => json!({"jsonrpc": "2.0", "id": null, "error": {"code": -32700, "message": "parse error"}}),
+        };
+        (faults, answer)
+    };
+    let mut text = answer.to_string();
+    for fault in &faults {
+        match fault {
+            Fault::Down => return StatusCode::SERVICE_UNAVAILABLE.into_response(),
+            Fault::Slow { ms } => tokio::time::sleep(Duration::from_millis(*ms)).await,
+            Fault::Truncated => text.truncate(text.len() / 2),
+            Fault::Huge => return huge(),
+            Fault::StaleHead { .. }
+            | Fault::OtherChain { .. }
+            | Fault::ForgedHeader
+            | Fault::ForgedProof
+            | Fault::NoProof
+            | Fault::ProofWindow0
+            | Fault::OtherCode { .. }
+            | Fault::NullForError
+            | Fault::StuckBaseFee { .. }
+            | Fault::DropTransactions => {}
+        }
+    }
+    ([("content-type", "application/json")], text).into_response()
+}
+
+/// An answer without end, as far as anybody wants to read.
+fn huge() -> Response {
+    const PIECE: usize = 1 << 16;
+    let pieces = HUGE / PIECE as u64;
+    let body = Body::from_stream(Pieces { left: pieces, piece: Bytes::from(vec![b' '; PIECE]) });
+    ([("content-type", "application/json")], body).into_response()
+}
+
+struct Pieces {
+    left: u64,
+    piece: Bytes,
+}
+
+impl futures_core::Stream for Pieces {
+    type Item = io::Result<Bytes>;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
+        let next = self.left.checked_sub(1);
+        self.left = next.unwrap_or(0);
+        std::task::Poll::Ready(next.map(|_| Ok(self.piece.clone())))
+    }
+}
