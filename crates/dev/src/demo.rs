@@ -63,6 +63,10 @@ struct Demo {
 
 /// What the demonstration found.
 struct Findings {
+    /// Where the directory came from.
+    directory: String,
+    /// The block that proves it.
+    proven_at: Option<u64>,
     setup_ms: u64,
     bytes: u64,
     sha256_ok: bool,
@@ -105,9 +109,10 @@ fn story(options: &Options, started: Instant, dir: &std::path::Path) -> Result<(
     programs.leak = options.leak;
     programs.outer_v6 = options.outer_v6;
     let network = Network::new(dir)?;
-    let services = network.serve(&programs, &[])?;
+    // A leaking relay stands in for the product's, whose agent would not start it.
+    let services = if programs.leak { network.serve(&programs, &[])? } else { network.serve_by_chain(&programs)? };
     let mut demo = Demo { options: options.clone(), started, programs, network, services };
-    demo.progress("client, NAT, core, server, two ingresses and two egresses are up");
+    demo.progress("client, NAT, core, server, chain, two ingresses and two egresses are up");
     let plain = demo.fetch(options.mib, false)?;
     demo.progress("fetched without a tunnel, for comparison");
     let state_before = demo.host_state()?;
@@ -144,6 +149,8 @@ fn story(options: &Options, started: Instant, dir: &std::path::Path) -> Result<(
     demo.progress("down");
     let warnings = if client_drops["state"] == "connected" { vec![] } else { vec!["the circuit was lost".into()] };
     let findings = Findings {
+        directory: status["directory"].as_str().unwrap_or("none").to_owned(),
+        proven_at: status["directory_proof"]["block"].as_u64(),
         setup_ms: status["setup_ms"].as_u64().unwrap_or(0),
         bytes: fetched["bytes"].as_u64().unwrap_or(0),
         sha256_ok: fetched["sha256_ok"] == true && fetched6["sha256_ok"] == true,
@@ -275,8 +282,9 @@ impl Demo {
         let users = fs::read_to_string("/proc/self/uid_map")?;
         let alone = users.split_whitespace().nth(2) == Some("1");
         for (_, relay) in &self.services.relays {
-            let status = fs::read_to_string(format!("/proc/{}/status", relay.pid()))?;
-            let limits = fs::read_to_string(format!("/proc/{}/limits", relay.pid()))?;
+            let pid = relay.innermost();
+            let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+            let limits = fs::read_to_string(format!("/proc/{pid}/limits"))?;
             let is = |name: &str, value: &str| {
                 let line = status.lines().find_map(|line| line.strip_prefix(name));
                 line.and_then(|rest| rest.split_whitespace().next()) == Some(value)
@@ -383,6 +391,7 @@ impl Findings {
             && !self.ingress_saw_destination()
             && !self.egress_saw_client()
             && self.core.shared == 0
+            && (self.directory == "chain") == self.proven_at.is_some()
             && self.warnings.is_empty()
     }
 
@@ -391,6 +400,8 @@ impl Findings {
             "schema": "openrelay.demo/1",
             "ok": ok,
             "hops": 2,
+            "directory": self.directory,
+            "directory_block": self.proven_at,
             "setup_ms": self.setup_ms,
             "bytes": self.bytes,
             "sha256_ok": self.sha256_ok,
@@ -428,6 +439,11 @@ impl Findings {
             self.bytes >> 20,
             yes(self.sha256_ok)
         ));
+        if let Some(block) = self.proven_at {
+            say(&format!(
+                "  directory           of a development chain, proven at block {block}; the relays are registered and bonded there"
+            ));
+        }
         say(&format!("  UDP, ICMP           IPv4 and IPv6: {}, {}", yes(self.udp_ok), yes(self.icmp_ok)));
         say(&format!(
             "  speed               {:.2} Gbit/s through two hops, {:.2} Gbit/s without a tunnel",

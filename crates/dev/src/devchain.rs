@@ -2,12 +2,15 @@
 //!
 //! Owns arguments and the ready line. The chain proves nothing to anybody: whoever has its address can do everything to it.
 
+use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context as _, Result, ensure};
-use openrelay_devchain::{Node, Server, Store, development, read_chain, read_genesis, serve};
+use anyhow::{Context as _, Result, anyhow, bail};
+use openrelay_devchain::{Network, Node, Server, Store, development, read_chain, read_genesis, serve};
+use openrelay_node::chain::Endpoint;
 
 use crate::say;
 
@@ -19,9 +22,9 @@ pub(crate) enum Command {
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Where to answer; port 0 takes a free one
+    /// Where to answer; port 0 takes a free one. Repeatable: several endpoints of one chain
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
-    listen: SocketAddr,
+    listen: Vec<SocketAddr>,
     /// Answer on an address that is not loopback: in test networks only, for everybody can do everything to this chain
     #[arg(long)]
     expose: bool,
@@ -31,6 +34,12 @@ pub(crate) struct Options {
     /// Answer for the chain that these files hold; nothing is added to it unless asked to (`evm_mine`)
     #[arg(long, num_args = 2, value_names = ["GENESIS.json", "CHAIN.rlp"])]
     import: Option<Vec<PathBuf>>,
+    /// Put the contracts on the chain, and write the file for clients and operators that says where they are
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["import", "state"])]
+    network: Option<PathBuf>,
+    /// A mirror that this file shall name; repeatable
+    #[arg(long, value_name = "URL", requires = "network")]
+    mirror: Vec<String>,
     /// Seconds between two blocks; 0 for blocks with transactions only
     #[arg(long, default_value_t = 2)]
     block_time: u64,
@@ -38,37 +47,74 @@ pub(crate) struct Options {
 
 pub(crate) fn run(command: Command) -> Result<()> {
     let Command::Run(options) = command;
-    let server = start(&options)?;
-    let (chain_id, number) = {
-        let node = server.node.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        (node.chain().chain_id(), node.chain().last().header.number)
-    };
-    say(&format!("ready url={} chain={chain_id} block={number} DEVELOPMENT", server.url()));
-    server.wait();
+    if let Some(exposed) = options.listen.iter().find(|address| !options.expose && !address.ip().is_loopback()) {
+        bail!(
+            "{exposed} is not loopback, and everybody who reaches this chain can do everything to it; if that is meant: --expose"
+        );
+    }
+    let (mut node, block_time) = make(&options)?;
+    let listeners = options
+        .listen
+        .iter()
+        .map(|address| TcpListener::bind(address).with_context(|| format!("cannot listen on {address}")));
+    let listeners: Vec<TcpListener> = listeners.collect::<Result<_>>()?;
+    let urls: Vec<String> =
+        listeners.iter().map(|listener| Ok(format!("http://{}", listener.local_addr()?))).collect::<Result<_>>()?;
+    if let Some(path) = &options.network {
+        let network = node.deploy().map_err(|error| anyhow!("cannot deploy the contracts: {error}"))?;
+        fs::write(path, network_file(&network, &urls, &options.mirror))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    let (chain_id, number) = (node.chain().chain_id(), node.chain().last().header.number);
+    let node = Arc::new(Mutex::new(node));
+    let mut servers = Vec::new();
+    for (at, listener) in listeners.into_iter().enumerate() {
+        // One of them passes the time.
+        let block_time = (at == 0 && block_time > 0).then(|| Duration::from_secs(block_time));
+        servers.push(serve(node.clone(), listener, block_time)?);
+    }
+    say(&format!("ready url={} chain={chain_id} block={number} DEVELOPMENT", urls.join(",")));
+    servers.into_iter().for_each(Server::wait);
     Ok(())
 }
 
-fn start(options: &Options) -> Result<Server> {
-    ensure!(
-        options.expose || options.listen.ip().is_loopback(),
-        "{} is not loopback, and everybody who reaches this chain can do everything to it; if that is meant: --expose",
-        options.listen
-    );
-    let (node, block_time) = if let Some(files) = &options.import {
-        let [genesis, blocks] = files.as_slice() else { anyhow::bail!("--import takes two files") };
-        let text = std::fs::read_to_string(genesis).with_context(|| format!("cannot read {}", genesis.display()))?;
-        let rlp = std::fs::read(blocks).with_context(|| format!("cannot read {}", blocks.display()))?;
+/// The file for clients and operators. Two of three endpoints must agree; of fewer, all.
+fn network_file(network: &Network, urls: &[String], mirrors: &[String]) -> String {
+    let list = |all: &[String]| all.iter().map(|url| format!("\"{url}\"")).collect::<Vec<_>>().join(", ");
+    format!(
+        "# A development chain: it proves nothing to anybody.\nchain_id = {}\ndirectory = \"{}\"\ncode_hash = \"{}\"\nregistry = \"{}\"\n\
+         endpoints = [{}]\nquorum = {}\nmirrors = [{}]\nrefresh_s = 1\n",
+        network.chain_id,
+        network.directory,
+        network.code_hash,
+        network.registry,
+        list(urls),
+        urls.len().min(2),
+        list(mirrors)
+    )
+}
+
+/// The node that the options ask for, and its block time.
+fn make(options: &Options) -> Result<(Node, u64)> {
+    if let Some(files) = &options.import {
+        let [genesis, blocks] = files.as_slice() else { bail!("--import takes two files") };
+        let text = fs::read_to_string(genesis).with_context(|| format!("cannot read {}", genesis.display()))?;
+        let rlp = fs::read(blocks).with_context(|| format!("cannot read {}", blocks.display()))?;
         let mut chain = read_genesis(&text).with_context(|| genesis.display().to_string())?;
         read_chain(&mut chain, &rlp).with_context(|| blocks.display().to_string())?;
-        (Node::new(chain, false, None), 0)
-    } else {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
-        let (store, chain) = match &options.state {
-            Some(path) => Store::open(path, now).map(|(store, chain)| (Some(store), chain))?,
-            None => (None, development(now)),
-        };
-        (Node::new(chain, true, store), options.block_time)
+        return Ok((Node::new(chain, false, None), 0));
+    }
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
+    let (store, chain) = match &options.state {
+        Some(path) => Store::open(path, now).map(|(store, chain)| (Some(store), chain))?,
+        None => (None, development(now)),
     };
-    let listener = TcpListener::bind(options.listen).with_context(|| format!("cannot listen on {}", options.listen))?;
-    Ok(serve(node, listener, (block_time > 0).then(|| Duration::from_secs(block_time)))?)
+    Ok((Node::new(chain, true, store), options.block_time))
+}
+
+/// Gives an endpoint faults.
+pub(crate) fn set_faults(url: &str, faults: &str) -> Result<()> {
+    let faults: serde_json::Value = serde_json::from_str(faults).context("the faults are no JSON")?;
+    Endpoint::new(url).ask("devchain_setFaults", &serde_json::json!([faults]))?;
+    Ok(())
 }

@@ -15,7 +15,7 @@ use openrelay_sys::sandbox;
 
 use crate::host::{PATH, check_tools};
 use crate::topology::{Network, Programs};
-use crate::{check, demo, flood, load, say, talk};
+use crate::{chain_check, check, demo, flood, load, say, talk};
 
 /// What to do with the network.
 #[derive(Subcommand)]
@@ -32,7 +32,7 @@ pub(crate) enum Command {
     Flood(FloodOptions),
     /// Cut the link of a host, or mend it
     Break {
-        /// nat, ingress-1, ingress-2, egress-1, egress-2, server
+        /// nat, ingress-1, ingress-2, egress-1, egress-2, server, chain
         link: String,
         /// Mend it instead
         #[arg(long)]
@@ -135,7 +135,7 @@ pub(crate) fn run(command: Command) -> Result<()> {
         Command::Inside { command: Inside::Flood(options) } => {
             flood::measure(options.kind, options.seconds, options.rate, options.rounds)
         }
-        Command::Inside { command: Inside::Check } => check::run(),
+        Command::Inside { command: Inside::Check } => check::run().and_then(|()| chain_check::run()),
     }
 }
 
@@ -251,7 +251,7 @@ fn keep() -> Result<()> {
     let dir = temporary_dir()?;
     let programs = Programs::find()?;
     let network = Network::new(&dir)?;
-    let mut services = network.serve(&programs, &[])?;
+    let mut services = network.serve_by_chain(&programs)?;
     let mut command = network.client.command(&programs.openrelay);
     let output = command.args(["up", "--wait", "--config"]).arg(dir.join("config/client/client.toml")).output()?;
     crate::host::checked(&output, "openrelay up")?;

@@ -9,9 +9,9 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use openrelay_node::client::directory_of;
 use openrelay_node::clock::Clock;
-use openrelay_node::config::{ClientFile, beside, public_key, read};
-use openrelay_node::directory::VerifiedDirectory;
+use openrelay_node::config::{ClientFile, read};
 use openrelay_node::random::OsRandom;
 use openrelay_proto::ip::checksum;
 use openrelay_proto::random::Random as _;
@@ -70,8 +70,7 @@ const GOAL_PROVEN: f64 = 0.75;
 /// Sends the flood and prints how many packets it had.
 pub(crate) fn send(options: &Options) -> Result<()> {
     let file: ClientFile = read(&options.config)?;
-    let trusted = public_key(&options.config, "directory_key", &file.directory_key)?;
-    let directory = VerifiedDirectory::read(&beside(&options.config, &file.directory), trusted, 0)?;
+    let (directory, _) = directory_of(&options.config, &options.config.with_file_name("state"))?;
     let (clock, mut random) = (Clock::start(), OsRandom::default());
     let total = options.rate * options.seconds;
     let distinct = match options.kind {

@@ -191,6 +191,13 @@ impl Service {
         self.child.id()
     }
 
+    /// The process that does the work: where the program has started another, that one. Source: proc(5), /proc/pid/task/tid/children.
+    pub(crate) fn innermost(&self) -> u32 {
+        let pid = self.pid();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        children.split_whitespace().next().and_then(|child| child.parse().ok()).unwrap_or(pid)
+    }
+
     /// Whether it still runs.
     pub(crate) fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))

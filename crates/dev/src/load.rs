@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use openrelay_ledger::selection::{self, Wish};
 use openrelay_node::circuit::{self, Hops, OpenConsent};
+use openrelay_node::client::directory_of;
 use openrelay_node::clock::{Clock, unix_minutes};
-use openrelay_node::config::{ClientFile, beside, public_key, read};
+use openrelay_node::config::{ClientFile, read};
 use openrelay_node::directory::VerifiedDirectory;
 use openrelay_node::random::OsRandom;
 use openrelay_proto::client::{Client, Event, Verdict};
@@ -45,8 +46,7 @@ struct One {
 /// Opens `count` circuits through ingress 1 and egress 3, keeps them, then sends `active` of them a packet each; prints what happened as JSON.
 pub(crate) fn run(config: &Path, count: usize, active: usize) -> Result<()> {
     let file: ClientFile = read(config)?;
-    let trusted = public_key(config, "directory_key", &file.directory_key)?;
-    let directory = VerifiedDirectory::read(&beside(config, &file.directory), trusted, 0)?;
+    let (directory, _) = directory_of(config, &config.with_file_name("state"))?;
     let clock = Clock::start();
     let started = Instant::now();
     let mut random = OsRandom::default();

@@ -3,6 +3,8 @@
 //! Owns nothing of the product: it starts `openrelay` and `openrelay-relay`, gives them hosts and links, and watches the links.
 
 mod account;
+mod chain;
+mod chain_check;
 mod check;
 mod demo;
 mod devchain;
@@ -42,6 +44,9 @@ enum Command {
         #[command(subcommand)]
         command: devchain::Command,
     },
+    /// Gives an endpoint of the development chain these faults and no others
+    #[command(hide = true)]
+    ChainFaults { url: String, faults: String },
     /// The servers of the small internet: web, DNS, echo
     Internet {
         /// Addresses to serve on
@@ -114,6 +119,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Devnet { command } => devnet::run(command),
         Command::Devchain { command } => devchain::run(command),
+        Command::ChainFaults { url, faults } => devchain::set_faults(&url, &faults),
         Command::Internet { addresses } => services::serve(&addresses),
         Command::Fetch { host, bytes, v6 } => services::fetch(&host, bytes, v6),
         Command::Drain { host } => services::drain(&host),

@@ -3,7 +3,8 @@
 //! ```text
 //! client ── nat ──┐              ┌── ingress-1   ingress-2
 //!                 core (a router)┤
-//!      server ────┘              └── egress-1    egress-2
+//!      server ────┤              └── egress-1    egress-2
+//!       chain ────┘
 //! ```
 //! Each relay has a network of its own, so that the rules that keep hops apart hold here as they do outside. All addresses
 //! are public-looking and exist in namespaces only.
@@ -11,9 +12,11 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
+use crate::chain::{self, Operator, RELAYS};
 use crate::host::{Host, Service, checked};
 
 /// A host at the core: name, link, IPv4 network and IPv6 network, of which the core has .1 and the host .2.
@@ -24,21 +27,25 @@ struct Site {
     v6: &'static str,
 }
 
-const SITES: [Site; 6] = [
+const SITES: [Site; 7] = [
     Site { name: "nat", link: "nat", v4: "192.0.2", v6: "2001:db8:1:" },
     Site { name: "ingress-1", link: "in1", v4: "198.51.100", v6: "2a10:1:1:" },
     Site { name: "ingress-2", link: "in2", v4: "198.18.1", v6: "2a11:1:1:" },
     Site { name: "egress-1", link: "eg1", v4: "203.0.113", v6: "2a12:1:1:" },
     Site { name: "egress-2", link: "eg2", v4: "198.19.1", v6: "2a13:1:1:" },
     Site { name: "server", link: "srv", v4: "93.184.215", v6: "2a14:1:1:" },
+    Site { name: "chain", link: "chn", v4: "185.199.108", v6: "2a15:1:1:" },
 ];
 
 /// The client's addresses behind the NAT.
 pub(crate) const CLIENT_V4: &str = "192.168.77.2";
 /// The client's IPv6 address, which the NAT routes.
 pub(crate) const CLIENT_V6: &str = "2001:db8:77::2";
+/// How long relays may take to read of each other, and how often they are asked.
+const PATIENCE: Duration = Duration::from_secs(20);
+const ASK_EVERY: Duration = Duration::from_millis(100);
 /// Port of the relays.
-const PORT: u16 = 443;
+pub(crate) const PORT: u16 = 443;
 
 /// All hosts, linked.
 pub(crate) struct Network {
@@ -140,17 +147,51 @@ impl Network {
         self.start(programs, relay_arguments)
     }
 
-    /// Starts servers and relays, whose configurations are written.
-    pub(crate) fn start(&self, programs: &Programs, relay_arguments: &[&str]) -> Result<Services> {
+    /// Starts servers, a chain with its mirror, and relays that register there.
+    pub(crate) fn serve_by_chain(&self, programs: &Programs) -> Result<Services> {
+        let mut others = vec![self.internet(programs)?];
+        others.extend(chain::start(self, programs)?);
+        let registered: Result<Vec<_>> = RELAYS.iter().map(|name| Operator::register(self, programs, name)).collect();
+        let registered = registered?;
+        // Each tries a password and waits for a block.
+        let started: Result<Vec<Service>> = std::thread::scope(|scope| {
+            let threads: Vec<_> = RELAYS
+                .iter()
+                .zip(&registered)
+                .map(|(name, operator)| scope.spawn(|| operator.start(self.host(name)?, programs, &[])))
+                .collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap_or_else(|_| bail!("a relay's start panicked")))
+                .collect()
+        });
+        let mut relays: Vec<_> = RELAYS.into_iter().zip(started?).collect();
+        // Each must have read of the keys that the others have made.
+        let deadline = Instant::now() + PATIENCE;
+        for (name, relay) in &mut relays {
+            while serde_json::from_str::<serde_json::Value>(&relay.ask("USR1")?)?["peers"] != 2 {
+                ensure!(Instant::now() < deadline, "{name} does not know of the others in time");
+                std::thread::sleep(ASK_EVERY);
+            }
+        }
+        Ok(Services { others, relays, operators: RELAYS.into_iter().zip(registered).collect() })
+    }
+
+    fn internet(&self, programs: &Programs) -> Result<Service> {
         let server = self.host("server")?;
         let mut command = server.command(&programs.dev);
         command
             .arg("internet")
             .arg(self.address("server", false)?.to_string())
             .arg(self.address("server", true)?.to_string());
-        let internet = server.start(command, "ready")?;
+        server.start(command, "ready")
+    }
+
+    /// Starts servers and relays, whose configurations are written.
+    pub(crate) fn start(&self, programs: &Programs, relay_arguments: &[&str]) -> Result<Services> {
+        let internet = self.internet(programs)?;
         let mut relays = Vec::new();
-        for name in ["ingress-1", "ingress-2", "egress-1", "egress-2"] {
+        for name in RELAYS {
             let host = self.host(name)?;
             let mut command = host.command(if programs.leak { &programs.dev } else { &programs.relay });
             if programs.leak {
@@ -163,14 +204,14 @@ impl Network {
                 .args(relay_arguments);
             relays.push((name, host.start(command, "ready")?));
         }
-        Ok(Services { internet, relays })
+        Ok(Services { others: vec![internet], relays, operators: Vec::new() })
     }
 
     /// `openrelay selfhost init` for this network.
     pub(crate) fn selfhost(&self, programs: &Programs) -> Result<()> {
         // A name with both addresses makes a relay that listens on both.
         let mut hosts = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
-        for name in ["ingress-1", "ingress-2", "egress-1", "egress-2"] {
+        for name in RELAYS {
             for v6 in if programs.outer_v6 { &[true][..] } else { &[false, true] } {
                 hosts += &format!("{} {name}.devnet\n", self.address(name, *v6)?);
             }
@@ -229,9 +270,19 @@ impl Programs {
 
 /// Everything that runs.
 pub(crate) struct Services {
-    #[expect(dead_code, reason = "held for as long as it must run")]
-    pub(crate) internet: Service,
+    #[expect(dead_code, reason = "held for as long as they must run")]
+    pub(crate) others: Vec<Service>,
     pub(crate) relays: Vec<(&'static str, Service)>,
+    /// Who runs them, where a chain says so.
+    pub(crate) operators: Vec<(&'static str, Operator)>,
+}
+
+impl Services {
+    /// The operator of a relay.
+    pub(crate) fn operator(&self, name: &str) -> Result<&Operator> {
+        let found = self.operators.iter().find(|(own, _)| *own == name);
+        found.map(|(_, operator)| operator).with_context(|| format!("nobody runs {name} by a chain"))
+    }
 }
 
 const FORWARD: &str = "echo 1 > /proc/sys/net/ipv4/ip_forward\necho 1 > /proc/sys/net/ipv6/conf/all/forwarding\n";

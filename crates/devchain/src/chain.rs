@@ -321,7 +321,7 @@ impl Chain {
     /// # Errors
     /// [`Failure`]: nothing has changed then but the time.
     pub fn deploy(&mut self, from: Address, code: Bytes) -> Result<Receipt, Failure> {
-        self.unsigned(from, TxKind::Create, code)
+        self.unsigned(from, TxKind::Create, U256::ZERO, code)
     }
 
     /// Calls the contract `to`, for a sender who signs nothing and pays nothing, and keeps what that changes.
@@ -329,7 +329,15 @@ impl Chain {
     /// # Errors
     /// [`Failure`]: nothing has changed then but the time.
     pub fn send(&mut self, from: Address, to: Address, data: Bytes) -> Result<Receipt, Failure> {
-        self.unsigned(from, TxKind::Call(to), data)
+        self.unsigned(from, TxKind::Call(to), U256::ZERO, data)
+    }
+
+    /// Gives `to` of what `from` has, in wei.
+    ///
+    /// # Errors
+    /// [`Failure`]: nothing has changed then but the time.
+    pub fn give(&mut self, from: Address, to: Address, value: U256) -> Result<Receipt, Failure> {
+        self.unsigned(from, TxKind::Call(to), value, Bytes::new())
     }
 
     /// Calls the contract `to` and keeps nothing.
@@ -444,7 +452,7 @@ impl Chain {
         true
     }
 
-    fn unsigned(&mut self, from: Address, to: TxKind, input: Bytes) -> Result<Receipt, Failure> {
+    fn unsigned(&mut self, from: Address, to: TxKind, value: U256, input: Bytes) -> Result<Receipt, Failure> {
         self.now += self.step;
         let mut header = self.next_header();
         let rules = self.schedule.rules(header.number, header.timestamp);
@@ -456,7 +464,7 @@ impl Chain {
             gas_price: 0,
             gas_limit: TRANSACTION_GAS,
             to,
-            value: U256::ZERO,
+            value,
             input,
         };
         let transaction: TxEnvelope = transaction.into_signed(nobodys()).into();

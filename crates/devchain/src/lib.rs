@@ -4,6 +4,7 @@
 //! forks, and answer for it.
 
 mod chain;
+mod contracts;
 mod execute;
 mod faults;
 mod fork;
@@ -14,6 +15,7 @@ mod state;
 mod store;
 
 pub use chain::{Block, Chain, Done, ImportError, Receipt};
+pub use contracts::Network;
 pub use execute::Call;
 pub use faults::Fault;
 pub use genesis::{GenesisError, KNOWN, development, read_chain, read_genesis};

@@ -75,13 +75,19 @@ impl Node {
         &self.chain
     }
 
-    /// Its faults.
-    pub fn faults(&self) -> &[Fault] {
-        &self.faults
+    pub(crate) fn chain_mut(&mut self) -> &mut Chain {
+        &mut self.chain
+    }
+
+    /// Keeps what was added without this node's doing.
+    pub(crate) fn keep_all(&mut self) {
+        if let Some(store) = &mut self.store {
+            store.rewrite(&self.chain);
+        }
     }
 
     /// From now on it has these faults and no others.
-    pub fn set_faults(&mut self, faults: Vec<Fault>) {
+    pub(crate) fn set_faults(&mut self, faults: Vec<Fault>) {
         let stuck = faults.iter().find_map(|f| if let Fault::StuckBaseFee { wei } = f { Some(*wei) } else { None });
         self.chain.stuck_base_fee = stuck;
         self.faults = faults;
@@ -233,9 +239,9 @@ impl Node {
                 Ok(self.revert(self.chain.last().header.number.saturating_sub(depth)).into())
             }
             "devchain_dropTransaction" => Ok(self.chain.drop_from_pool(params::hash(params, 0)?).into()),
-            "devchain_setFaults" => {
-                let faults = serde_json::from_value(params[0].clone());
-                self.set_faults(faults.map_err(|error| RpcError::params(error.to_string()))?);
+            "devchain_fund" => {
+                let (account, token) = (params::address(params, 0)?, params::address(params, 1)?);
+                self.fund(account, token, params::quantity(&params[2])?)?;
                 Ok(true.into())
             }
             unknown => {

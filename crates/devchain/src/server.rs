@@ -23,6 +23,8 @@ const MAX_REQUEST: usize = 4 << 20;
 /// What [`Fault::Huge`] sends.
 const HUGE: u64 = 1 << 30;
 
+type Faults = Arc<Mutex<Vec<Fault>>>;
+
 /// A server at work; it ends when this is dropped.
 #[derive(Debug)]
 pub struct Server {
@@ -30,6 +32,7 @@ pub struct Server {
     pub address: SocketAddr,
     /// What it answers with.
     pub node: Arc<Mutex<Node>>,
+    faults: Faults,
     end: Option<tokio::sync::oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -38,6 +41,11 @@ impl Server {
     /// The URL for clients.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// From now on this endpoint has these faults and no others; those that share its node do not.
+    pub fn set_faults(&self, faults: Vec<Fault>) {
+        *self.faults.lock().unwrap_or_else(PoisonError::into_inner) = faults;
     }
 
     /// Waits until it ends.
@@ -61,20 +69,20 @@ impl Drop for Server {
 ///
 /// # Errors
 /// When the socket or the thread is refused.
-pub fn serve(node: Node, listener: TcpListener, block_time: Option<Duration>) -> io::Result<Server> {
+pub fn serve(node: Arc<Mutex<Node>>, listener: TcpListener, block_time: Option<Duration>) -> io::Result<Server> {
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
-    let node = Arc::new(Mutex::new(node));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (end, ended) = tokio::sync::oneshot::channel();
-    let shared = node.clone();
+    let faults = Faults::default();
+    let (shared, own) = (node.clone(), faults.clone());
     let thread = std::thread::Builder::new().name("devchain".into()).spawn(move || {
         runtime.block_on(async move {
             if let Some(every) = block_time {
                 tokio::spawn(pass_time(shared.clone(), every));
             }
             let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
-            let routes = Router::new().route("/", post(answer)).with_state(shared);
+            let routes = Router::new().route("/", post(answer)).with_state((shared, own));
             let served = axum::serve(listener, routes).into_future();
             tokio::select! {
                 _ = served => {}
@@ -82,7 +90,7 @@ pub fn serve(node: Node, listener: TcpListener, block_time: Option<Duration>) ->
             }
         });
     })?;
-    Ok(Server { address, node, end: Some(end), thread: Some(thread) })
+    Ok(Server { address, node, faults, end: Some(end), thread: Some(thread) })
 }
 
 fn lock(node: &Mutex<Node>) -> MutexGuard<'_, Node> {
@@ -103,23 +111,39 @@ async fn pass_time(node: Arc<Mutex<Node>>, every: Duration) {
     }
 }
 
-async fn answer(State(node): State<Arc<Mutex<Node>>>, request: Bytes) -> Response {
+async fn answer(State((node, faults)): State<(Arc<Mutex<Node>>, Faults)>, request: Bytes) -> Response {
     if request.len() > MAX_REQUEST {
         return StatusCode::PAYLOAD_TOO_LARGE.into_response();
     }
-    let (faults, answer) = {
+    let request = serde_json::from_slice::<Value>(&request);
+    // The way back from every fault.
+    if let Ok(request) = &request
+        && request["method"] == "devchain_setFaults"
+    {
+        let wanted = serde_json::from_value(request["params"][0].clone());
+        let answer = match wanted {
+            Ok(wanted) => {
+                *faults.lock().unwrap_or_else(PoisonError::into_inner) = wanted;
+                json!({"jsonrpc": "2.0", "id": request["id"], "result": true})
+            }
+            Err(error) => {
+                let error = json!({"code": -32602, "message": error.to_string()});
+                json!({"jsonrpc": "2.0", "id": request["id"], "error": error})
+            }
+        };
+        return axum::Json(answer).into_response();
+    }
+    let faults = faults.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let answer = {
         let mut node = lock(&node);
         node.tell_time(unix_seconds());
-        let faults = node.faults().to_vec();
-        let answer = match serde_json::from_slice::<Value>(&request) {
-            // The way back from every fault.
-            Ok(request) if request["method"] == "devchain_setFaults" => {
-                return axum::Json(node.handle(&request)).into_response();
-            }
-            Ok(request) => node.handle(&request),
+        node.set_faults(faults.clone());
+        let answer = match &request {
+            Ok(request) => node.handle(request),
             Err(_) => json!({"jsonrpc": "2.0", "id": null, "error": {"code": -32700, "message": "parse error"}}),
         };
-        (faults, answer)
+        node.set_faults(Vec::new());
+        answer
     };
     let mut text = answer.to_string();
     for fault in &faults {

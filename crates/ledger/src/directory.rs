@@ -1,6 +1,6 @@
-//! The directory file: relays, signed by whoever runs the network.
+//! The directory: relays that were checked, and the directory file, signed by whoever runs a network.
 //!
-//! Owns the file's form and every reason to refuse one. Keeps no state: the highest sequence seen is the caller's to remember.
+//! Owns the type that nothing but a check makes, the file's form and every reason to refuse one. Keeps no state: the highest sequence seen is the caller's to remember.
 //!
 //! ```text
 //! openrelay-directory/1 <signature, 128 hexadecimal digits>\n
@@ -13,6 +13,7 @@ use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use crate::chain::reading::Facts;
 use crate::hex;
 use crate::record::Record;
 
@@ -21,9 +22,22 @@ pub const MAX_FILE: usize = 1 << 20;
 const HEAD: &str = "openrelay-directory/1 ";
 const CONTEXT: &[u8] = b"openrelay-directory/1\n";
 
-/// A directory whose signature, age and records were checked.
+/// A directory whose origin, age and records were checked. Only [`Directory::verify`] and [`crate::chain::reading::Reading::verify`] make one.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Directory(Body);
+pub struct Directory {
+    body: Body,
+    network_id: [u8; 32],
+    source: Source,
+}
+
+/// What a directory was checked by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// The signature of who runs the network.
+    Signed,
+    /// Proofs from a chain.
+    Chain(Facts),
+}
 
 /// What the file says.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -105,28 +119,37 @@ impl Directory {
         if body.sequence < seen {
             return Err(DirectoryError::RolledBack { found: body.sequence, seen });
         }
-        Ok(Self(body))
+        let digest = aws_lc_rs::digest::digest(
+            &aws_lc_rs::digest::SHA256,
+            &[b"openrelay network\n", &trusted[..], body.network.as_bytes()].concat(),
+        );
+        let mut network_id = [0; 32];
+        network_id.copy_from_slice(digest.as_ref());
+        Ok(Self { body, network_id, source: Source::Signed })
+    }
+
+    pub(crate) fn proven(body: Body, network_id: [u8; 32], source: Source) -> Self {
+        Self { body, network_id, source }
     }
 
     /// What it says.
     pub fn body(&self) -> &Body {
-        &self.0
+        &self.body
+    }
+
+    /// What it was checked by.
+    pub fn source(&self) -> Source {
+        self.source
     }
 
     /// The record of this relay.
     pub fn relay(&self, relay_id: u64) -> Option<&Record> {
-        self.0.relays.iter().find(|relay| relay.relay_id == relay_id)
+        self.body.relays.iter().find(|relay| relay.relay_id == relay_id)
     }
 
-    /// The network's identity in handshakes: the hash of its name and of the key that it trusts.
-    pub fn network_id(&self, trusted: &[u8; 32]) -> [u8; 32] {
-        let digest = aws_lc_rs::digest::digest(
-            &aws_lc_rs::digest::SHA256,
-            &[b"openrelay network\n", &trusted[..], self.0.network.as_bytes()].concat(),
-        );
-        let mut id = [0; 32];
-        id.copy_from_slice(digest.as_ref());
-        id
+    /// The network's identity in handshakes: the hash of what it is trusted by and of its name.
+    pub fn network_id(&self) -> [u8; 32] {
+        self.network_id
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the network agrees on about its relays.
 //!
-//! Sans-IO: files are bytes, time and randomness are arguments. In use is the network of one person: a directory file signed with one
-//! key. [`chain`] reads the same from an EVM chain, for public networks; no client does yet.
+//! Sans-IO: files are bytes, time and randomness are arguments. A [`directory::Directory`] is what was checked: a file that one person signed for a network of
+//! their own, or what an EVM chain proves ([`chain`]) for a public one.
 
 pub mod chain;
 pub mod directory;

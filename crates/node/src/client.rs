@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use openrelay_ledger::directory::Directory;
+use openrelay_ledger::directory::{Directory, Source};
 use openrelay_ledger::hex;
 use openrelay_ledger::record::{Record, Role};
 use openrelay_ledger::selection::{self, Families, SelectionError, Wish};
@@ -28,9 +28,10 @@ use openrelay_sys::net::Netlink;
 use openrelay_sys::tun::Tun;
 use openrelay_sys::udp::UdpSocket;
 
+use crate::chain::ChainError;
 use crate::circuit::{self, Hops, OpenConsent, OpenError};
 use crate::clock::Clock;
-use crate::config::{ClientFile, ConfigError, beside, check_device, key_fault, public_key, read};
+use crate::config::{ClientFile, ConfigError, Origin, check_device, key_fault, read};
 use crate::directory::VerifiedDirectory;
 use crate::random::OsRandom;
 use host::{Folders, HostError, HostState};
@@ -43,6 +44,9 @@ pub enum ConnectError {
     /// Its configuration or a file that it names.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The chain that proves the directory.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
     /// No hops to be had.
     #[error("no circuit: {0}")]
     Selection(#[from] SelectionError),
@@ -89,8 +93,10 @@ pub struct Facts {
     pub single_operator: bool,
     /// Name of the network.
     pub network: String,
-    /// Sequence of the directory.
+    /// Sequence of the directory; of a chain, the block.
     pub sequence: u64,
+    /// What the directory was checked by.
+    pub source: Source,
     /// The tunnel device.
     pub device: String,
     /// How the client is admitted.
@@ -196,6 +202,7 @@ impl Connection {
                 single_operator: plan.directory.directory().body().single_operator,
                 network: plan.directory.directory().body().network.clone(),
                 sequence: plan.directory.directory().body().sequence,
+                source: plan.directory.directory().source(),
                 device,
                 admission: "open",
                 setup_ms: 0,
@@ -300,10 +307,8 @@ impl Drop for Connection {
 fn choose(path: &Path, options: &Options) -> Result<Plan, ConnectError> {
     let file: ClientFile = read(path)?;
     check_device(path, &file.device)?;
-    let trusted = public_key(path, "directory_key", &file.directory_key)?;
-    let directory_path = beside(path, &file.directory);
-    let memory = Memory::of(&options.folders.state, &trusted);
-    let (directory, forgetful) = VerifiedDirectory::read_newest(&directory_path, trusted, &memory.sequence)?;
+    let origin = Origin::of(path, file.directory.as_deref(), file.directory_key.as_deref(), file.chain.as_deref())?;
+    let (directory, memory, forgetful) = look_up(&origin, &options.folders.state)?;
     let wish = Wish {
         ingress: file.ingress,
         egress: file.egress,
@@ -343,6 +348,31 @@ fn choose(path: &Path, options: &Options) -> Result<Plan, ConnectError> {
     Ok(Plan { file, directory, hops, consent, ingress, egress, memory, warning: forgetful })
 }
 
+/// The directory that the configuration `path` names, as it is proven now, with what is remembered in the folder `state`; also a warning.
+///
+/// # Errors
+/// [`ConnectError`] says why there is none.
+pub fn directory_of(path: &Path, state: &Path) -> Result<(VerifiedDirectory, Option<String>), ConnectError> {
+    let file: ClientFile = read(path)?;
+    let origin = Origin::of(path, file.directory.as_deref(), file.directory_key.as_deref(), file.chain.as_deref())?;
+    look_up(&origin, state).map(|(directory, _, warning)| (directory, warning))
+}
+
+fn look_up(origin: &Origin, state: &Path) -> Result<(VerifiedDirectory, Memory, Option<String>), ConnectError> {
+    match origin {
+        Origin::Signed { path, trusted } => {
+            let memory = Memory::of(state, trusted);
+            let (directory, warning) = VerifiedDirectory::read_newest(path, *trusted, &memory.sequence)?;
+            Ok((directory, memory, warning))
+        }
+        Origin::Chain(chain) => {
+            let memory = Memory::of(state, &chain.trust().network_id());
+            let (directory, warning) = crate::chain::directory(chain, &memory.reading)?;
+            Ok((directory, memory, warning))
+        }
+    }
+}
+
 /// The families in which this host has a route to some relay.
 fn reachable_families(directory: &Directory) -> Result<Families, HostError> {
     let mut netlink = Netlink::open().map_err(HostError::at("talk to the kernel's routing"))?;
@@ -359,6 +389,8 @@ struct Memory {
     sequence: PathBuf,
     /// The file with the ingress of the circuit before.
     ingress: PathBuf,
+    /// The file with the last reading of the chain.
+    reading: PathBuf,
 }
 
 impl Memory {
@@ -366,7 +398,11 @@ impl Memory {
         // Where this fails so does writing, which is reported.
         let _ = fs::create_dir_all(folder);
         let network = hex::encode(trusted.first_chunk::<8>().unwrap_or(&[0; 8]));
-        Self { sequence: folder.join(format!("{network}.seen")), ingress: folder.join(format!("{network}.ingress")) }
+        Self {
+            sequence: folder.join(format!("{network}.seen")),
+            ingress: folder.join(format!("{network}.ingress")),
+            reading: folder.join(format!("{network}.reading")),
+        }
     }
 
     /// A host where this cannot be read, or kept, takes a new ingress each time.

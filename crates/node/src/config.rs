@@ -11,6 +11,8 @@ use openrelay_ledger::record::Role;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
+use crate::chain_file::ChainFile;
+
 /// Largest configuration or key file that is read, in bytes.
 const MAX_FILE: u64 = 2 << 20;
 
@@ -54,11 +56,17 @@ pub struct RelayFile {
     /// Addresses that it listens on, at most one of each family.
     pub listen: Vec<SocketAddr>,
     /// The signed directory.
-    pub directory: PathBuf,
+    #[serde(default)]
+    pub directory: Option<PathBuf>,
     /// The key that the directory is signed with, 64 hexadecimal digits.
-    pub directory_key: String,
-    /// File with its secret handshake key, which only its owner may read.
-    pub handshake_key: PathBuf,
+    #[serde(default)]
+    pub directory_key: Option<String>,
+    /// File with its secret handshake key, which only its owner may read. Not with a chain: the key is made at each start then.
+    #[serde(default)]
+    pub handshake_key: Option<PathBuf>,
+    /// The chain that proves the directory, instead of a signed file.
+    #[serde(default)]
+    pub chain: Option<PathBuf>,
     /// How users are admitted; must be named.
     pub admission: AdmissionMode,
     /// Egress only: also take clients without an ingress, which shows it their addresses.
@@ -86,9 +94,14 @@ pub struct RelayFile {
 #[serde(deny_unknown_fields)]
 pub struct ClientFile {
     /// The signed directory.
-    pub directory: PathBuf,
+    #[serde(default)]
+    pub directory: Option<PathBuf>,
     /// The key that the directory is signed with, 64 hexadecimal digits.
-    pub directory_key: String,
+    #[serde(default)]
+    pub directory_key: Option<String>,
+    /// The chain that proves the directory, instead of a signed file.
+    #[serde(default)]
+    pub chain: Option<PathBuf>,
     /// Must name what the client accepts; `open` relays prove nothing.
     pub admission: AdmissionMode,
     /// Name servers, asked through the tunnel.
@@ -108,6 +121,43 @@ pub struct ClientFile {
     /// Name of the tunnel device.
     #[serde(default = "default_client_device")]
     pub device: String,
+}
+
+/// Where the directory comes from, and what it is trusted by.
+#[derive(Clone, Debug)]
+pub enum Origin {
+    /// A file that this key has signed.
+    Signed {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        trusted: [u8; 32],
+    },
+    /// A chain.
+    Chain(ChainFile),
+}
+
+impl Origin {
+    /// What the configuration `path` says of it.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when it names neither or both, or one that does not read.
+    pub fn of(
+        path: &Path,
+        directory: Option<&Path>,
+        directory_key: Option<&str>,
+        chain: Option<&Path>,
+    ) -> Result<Self, ConfigError> {
+        match (directory, directory_key, chain) {
+            (Some(directory), Some(key), None) => {
+                Ok(Self::Signed { path: beside(path, directory), trusted: public_key(path, "directory_key", key)? })
+            }
+            (None, None, Some(chain)) => Ok(Self::Chain(ChainFile::load(&beside(path, chain))?)),
+            (_, _, Some(_)) => Err(key_fault(path, "chain", "stands for directory and directory_key; remove those")),
+            (None, _, None) => Err(fault(path, "directory and directory_key, or chain, must be there")),
+            (Some(_), None, None) => Err(fault(path, "directory_key must be there: the key that signed the directory")),
+        }
+    }
 }
 
 fn yes() -> bool {

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 
+use openrelay_ledger::chain::reading::{Reading, ReadingError, Trust};
 use openrelay_ledger::directory::Directory;
 use openrelay_ledger::record::{Record, Role};
 use openrelay_proto::handshake::{Responder, Role as ProtoRole};
@@ -15,11 +16,10 @@ use openrelay_proto::relay::Peer;
 use crate::clock::unix_seconds;
 use crate::config::{ConfigError, fault, read_bytes};
 
-/// A directory that was verified, with the key that it was verified by.
+/// A directory that was verified: by a signature, or by a chain.
 #[derive(Clone, Debug)]
 pub struct VerifiedDirectory {
     directory: Directory,
-    trusted: [u8; 32],
 }
 
 /// A relay that a verified directory names. Not `Clone`: it stands for one check and is used up by one circuit.
@@ -44,7 +44,15 @@ impl VerifiedDirectory {
         let bytes = read_bytes(path)?;
         let directory = Directory::verify(&bytes, &trusted, unix_seconds(), seen)
             .map_err(|error| fault(path, format!("directory refused: {error}")))?;
-        Ok(Self { directory, trusted })
+        Ok(Self { directory })
+    }
+
+    /// The directory that a reading of a chain proves, which is at most `max_age` seconds old, given the highest block `seen`.
+    ///
+    /// # Errors
+    /// [`ReadingError`] says why it is refused.
+    pub fn of_reading(reading: &Reading, trust: &Trust, max_age: u64, seen: u64) -> Result<Self, ReadingError> {
+        Ok(Self { directory: reading.verify(trust, unix_seconds(), max_age, seen)? })
     }
 
     /// The same, with the highest sequence seen kept in the file `memory`; also returns a warning when it cannot be kept, so that an older
@@ -84,7 +92,7 @@ impl VerifiedDirectory {
     /// The identity of `record` in handshakes.
     pub fn responder(&self, record: &Record) -> Option<Responder> {
         Some(Responder {
-            network: self.directory.network_id(&self.trusted),
+            network: self.directory.network_id(),
             relay: RelayId(record.relay_id),
             role: match record.role {
                 Role::Ingress => ProtoRole::Ingress,

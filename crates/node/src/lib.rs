@@ -1,8 +1,11 @@
 //! The shells around the protocol: sockets, devices, threads, files.
 //!
-//! Owns the data path's loops, which are plain threads. A feature per role: `relay` and `client`.
+//! Owns the data path's loops, which are plain threads. A feature per role: `relay` and `client`; `chain` for what asks a chain's endpoints.
 //! Roots of trust are values that `main` passes in.
 
+#[cfg(feature = "chain")]
+pub mod chain;
+pub mod chain_file;
 #[cfg(feature = "client")]
 pub mod circuit;
 #[cfg(feature = "client")]
@@ -15,6 +18,7 @@ pub mod random;
 #[cfg(feature = "relay")]
 pub mod relay;
 pub mod split;
+#[cfg(any(feature = "client", feature = "relay"))]
 mod train;
 
 use openrelay_proto::suite::{Suite, Suites};

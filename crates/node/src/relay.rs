@@ -33,8 +33,7 @@ use openrelay_sys::udp::UdpSocket;
 
 use crate::clock::Clock;
 use crate::config::{
-    AdmissionMode, ConfigError, RelayFile, beside, check_device, check_listen, fault, key_fault, public_key, read,
-    read_secret,
+    AdmissionMode, ConfigError, RelayFile, beside, check_device, check_listen, fault, key_fault, read, read_secret,
 };
 use crate::directory::VerifiedDirectory;
 use crate::random::OsRandom;
@@ -97,12 +96,16 @@ pub struct Prepared {
     udp_segmentation: bool,
     admission: AdmissionMode,
     capacity: u32,
+    listen: (bool, bool),
     /// What the operator should know.
     pub warnings: Vec<String>,
 }
 
 /// A relay at work.
 pub struct Relay {
+    config: Arc<RelayConfig>,
+    listen: (bool, bool),
+    changed: Arc<Mutex<Option<Arc<RelayConfig>>>>,
     commands: Vec<(Sender<Command>, Arc<Waker>)>,
     workers: Vec<JoinHandle<()>>,
     lost_device: Arc<Waker>,
@@ -123,6 +126,8 @@ struct HandshakeStop {
 pub(crate) enum Command {
     /// Something from the handshake thread.
     Output(Output),
+    /// The relay knows of others than before.
+    Config(Arc<RelayConfig>),
     /// Say what you counted.
     Report(SyncSender<Report>),
     /// End all sessions and stop.
@@ -148,6 +153,8 @@ pub struct Report {
     pub sessions: u64,
     /// Circuits held.
     pub circuits: u64,
+    /// Relays of the other role that the directory names.
+    pub peers: u64,
 }
 
 impl Report {
@@ -169,12 +176,39 @@ impl Report {
     }
 }
 
+/// Who a relay is, and what it knows of others.
+pub struct Identity {
+    directory: VerifiedDirectory,
+    secret: RelaySecret,
+    warning: Option<String>,
+}
+
+impl Identity {
+    /// What the files of the configuration `path` say: a signed directory and a secret key.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn of_files(path: &Path, directory: &Path, trusted: [u8; 32]) -> Result<Self, ConfigError> {
+        let file: RelayFile = read(path)?;
+        let memory = beside(path, Path::new(MEMORY));
+        let (directory, warning) = VerifiedDirectory::read_newest(directory, trusted, &memory)?;
+        let key = file.handshake_key.ok_or_else(|| fault(path, "handshake_key must be there: a file with the key"))?;
+        let secret = RelaySecret::from_bytes(*read_secret(&beside(path, &key))?);
+        Ok(Self { directory, secret, warning })
+    }
+
+    /// A key that was made at this start, and a directory that names it.
+    pub fn of_chain(directory: VerifiedDirectory, secret: RelaySecret) -> Self {
+        Self { directory, secret, warning: None }
+    }
+}
+
 impl Relay {
-    /// Reads the configuration `path` and opens what it asks for: files, sockets, and for an egress device and firewall.
+    /// Opens what the configuration `path` asks for: sockets, and for an egress device and firewall.
     ///
     /// # Errors
     /// [`StartError`] says what is wrong and what would be right.
-    pub fn prepare(path: &Path) -> Result<Prepared, StartError> {
+    pub fn prepare(path: &Path, identity: Identity) -> Result<Prepared, StartError> {
         let file: RelayFile = read(path)?;
         check_listen(path, &file.listen)?;
         check_device(path, &file.device)?;
@@ -183,12 +217,7 @@ impl Relay {
                 key_fault(path, "user", "must not be 0: a relay serves as a user of its own, like 65534").into()
             );
         }
-        let trusted = public_key(path, "directory_key", &file.directory_key)?;
-        let directory_path = beside(path, &file.directory);
-        let memory = beside(path, Path::new(MEMORY));
-        let (directory, forgetful) = VerifiedDirectory::read_newest(&directory_path, trusted, &memory)?;
-        let secret_path = beside(path, &file.handshake_key);
-        let secret = RelaySecret::from_bytes(*read_secret(&secret_path)?);
+        let Identity { directory, secret, warning: forgetful } = identity;
         let record = directory
             .directory()
             .relay(file.relay_id)
@@ -199,7 +228,7 @@ impl Relay {
             );
         }
         if record.key() != Some(*secret.public().as_bytes()) {
-            return Err(fault(&secret_path, "is not the handshake key that the directory names for this relay").into());
+            return Err(fault(path, "the relay's handshake key is not the one that the directory names for it").into());
         }
         let own = directory.responder(record).ok_or_else(|| fault(path, "the directory's record does not read"))?;
         let v4 = file.listen.iter().any(SocketAddr::is_ipv4);
@@ -221,6 +250,7 @@ impl Relay {
             udp_segmentation: false,
             admission: file.admission,
             capacity: file.capacity,
+            listen: (v4, v6),
             warnings: forgetful.into_iter().collect(),
             config,
         };
@@ -337,9 +367,10 @@ impl Prepared {
             commands.push((sender, bells[at].clone()));
         }
         let replays = Replays::new(clock.now(), &mut random);
-        let handshaker = Handshaker::new(self.config, self.secret, index_key, slots, gate.clone(), replays);
+        let handshaker = Handshaker::new(self.config.clone(), self.secret, index_key, slots, gate.clone(), replays);
         let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let refused = Arc::new(Mutex::new(Drops::default()));
+        let changed = Arc::new(Mutex::new(None));
         let thread = HandshakeThread {
             handshaker,
             gate,
@@ -348,11 +379,13 @@ impl Prepared {
             bell: handshake_bell.clone(),
             stop: stop.clone(),
             refused: refused.clone(),
+            changed: changed.clone(),
             clock,
         };
         let handle = spawn("handshakes".into(), move || thread.run())?;
         let handshakes = Some((HandshakeStop { stop, bell: handshake_bell }, handle));
-        Ok(Relay { commands, workers, lost_device, handshakes, refused })
+        let (config, listen) = (self.config, self.listen);
+        Ok(Relay { config, listen, changed, commands, workers, lost_device, handshakes, refused })
     }
 }
 
@@ -392,8 +425,30 @@ impl Relay {
         report
     }
 
+    /// From now on the relay knows of the others that this directory names; false when it names this relay no more, or with another key, and nothing has changed.
+    pub fn update(&mut self, directory: &VerifiedDirectory) -> bool {
+        let own = directory.directory().relay(self.config.own.relay.0).and_then(|record| directory.responder(record));
+        if own.is_none_or(|own| own.key != self.config.own.key) {
+            return false;
+        }
+        let role = if self.config.is_ingress() { Role::Ingress } else { Role::Egress };
+        let mut config = RelayConfig::clone(&self.config);
+        config.peers = directory.peers(role, self.listen.0, self.listen.1);
+        self.config = Arc::new(config);
+        *self.changed.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.config.clone());
+        if let Some((handshakes, _)) = &self.handshakes {
+            handshakes.bell.wake();
+        }
+        for (commands, bell) in &self.commands {
+            let _ = commands.send(Command::Config(self.config.clone()));
+            bell.wake();
+        }
+        true
+    }
+
     /// Packets that were handed over as handshakes, and refused: they are of that number.
     fn count_refused(&self, report: &mut Report) {
+        report.peers = self.config.peers.len() as u64;
         let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         report.counts.handshakes -= refused.total().min(report.counts.handshakes);
         report.counts.drops.add(&refused);

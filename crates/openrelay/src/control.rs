@@ -34,7 +34,7 @@ pub(crate) fn socket() -> PathBuf {
     runtime_dir().join("control.sock")
 }
 
-/// Asks the daemon; `None` when there is none.
+/// Asks the daemon; `None` when there is none, or when it ends before it answers: whoever is killed takes the questions to it along.
 pub(crate) fn ask(method: &str, path: &str) -> Result<Option<serde_json::Value>, Failure> {
     let mut stream = match UnixStream::connect(socket()) {
         Ok(stream) => stream,
@@ -43,13 +43,20 @@ pub(crate) fn ask(method: &str, path: &str) -> Result<Option<serde_json::Value>,
         }
         Err(error) => return Err(Failure::new(1, format!("cannot talk to the daemon: {error}"))),
     };
-    let talk = |error: io::Error| Failure::new(1, format!("the daemon does not answer: {error}"));
-    stream.set_read_timeout(Some(Duration::from_secs(30))).map_err(talk)?;
     let request =
         format!("{method} {path} HTTP/1.1\r\nHost: openrelay\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
-    stream.write_all(request.as_bytes()).map_err(talk)?;
     let mut answer = Vec::new();
-    stream.take(MAX_ANSWER).read_to_end(&mut answer).map_err(talk)?;
+    let asked = stream
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .and_then(|()| stream.write_all(request.as_bytes()))
+        .and_then(|()| stream.take(MAX_ANSWER).read_to_end(&mut answer));
+    match asked {
+        Ok(_) => {}
+        Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(Failure::new(1, format!("the daemon does not answer: {error}"))),
+    }
     let text = String::from_utf8_lossy(&answer);
     let (head, body) =
         text.split_once("\r\n\r\n").ok_or_else(|| Failure::plain("the daemon's answer does not read"))?;

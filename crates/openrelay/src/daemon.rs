@@ -12,6 +12,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use openrelay_ledger::directory::Source;
 use openrelay_node::client::{Connection, Facts, Options};
 use serde_json::{Value, json};
 use tokio::net::UnixListener;
@@ -136,8 +137,9 @@ async fn status(State(daemon): State<Arc<Daemon>>) -> Json<Value> {
         "ingress": facts.ingress,
         "egress": facts.egress,
         "network": facts.network,
-        "directory": "file",
+        "directory": match facts.source { Source::Signed => "file", Source::Chain(_) => "chain" },
         "directory_sequence": facts.sequence,
+        "directory_proof": crate::ledger::facts_json(facts.source),
         "single_operator": facts.single_operator,
         "admission": facts.admission,
         "attestation": "none",

@@ -4,6 +4,8 @@
 
 use std::process::ExitCode;
 
+use openrelay_node::chain::journal::SendError;
+use openrelay_node::chain::{ChainError, EndpointError};
 use openrelay_node::client::ConnectError;
 use openrelay_node::client::host::HostError;
 
@@ -32,12 +34,39 @@ impl Failure {
     }
 }
 
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl From<ChainError> for Failure {
+    /// A directory that is not proven is not used.
+    fn from(error: ChainError) -> Self {
+        Self::new(5, format!("directory refused: {error}"))
+    }
+}
+
+impl From<SendError> for Failure {
+    fn from(error: SendError) -> Self {
+        let code = if matches!(error, SendError::Waiting(_)) { 7 } else { 1 };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<EndpointError> for Failure {
+    fn from(error: EndpointError) -> Self {
+        Self::plain(error)
+    }
+}
+
 impl From<ConnectError> for Failure {
     fn from(error: ConnectError) -> Self {
         let code = match &error {
             ConnectError::Config(fault) if fault.to_string().contains("directory refused") => 5,
             ConnectError::TimedOut(_) => 7,
             ConnectError::Host(host) => return host_failure(host),
+            ConnectError::Chain(error) => return error.clone().into(),
             ConnectError::Failed(_) => 3,
             ConnectError::Config(_) | ConnectError::Selection(_) | ConnectError::Open(_) => 1,
         };

@@ -6,6 +6,9 @@ mod control;
 mod daemon;
 mod devnet;
 mod failure;
+mod keystore;
+mod ledger;
+mod operator;
 mod selfhost;
 mod status;
 mod up;
@@ -44,6 +47,31 @@ enum Command {
         #[command(subcommand)]
         command: SelfhostCommand,
     },
+    /// List the egresses that there are
+    Exits {
+        #[command(flatten)]
+        config: ConfigArgument,
+        /// One JSON object instead of text
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show how a relay's key is proven
+    Verify {
+        /// Its number
+        relay: u64,
+        #[command(flatten)]
+        config: ConfigArgument,
+    },
+    /// Run a relay of your own on a chain
+    Relay {
+        #[command(subcommand)]
+        command: RelayCommand,
+    },
+    /// Serve the records of all relays to others, who hold them against the chain
+    Mirror {
+        #[command(subcommand)]
+        command: MirrorCommand,
+    },
     /// Try everything on this machine, in namespaces (needs openrelay-dev)
     #[command(disable_help_flag = true)]
     Devnet {
@@ -57,6 +85,130 @@ enum Command {
         /// run --listen ADDR [--state FILE] [--import GENESIS.json CHAIN.rlp]
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<std::ffi::OsString>,
+    },
+}
+
+#[derive(clap::Args)]
+struct ConfigArgument {
+    /// The client's configuration
+    #[arg(long, env = "OPENRELAY_CONFIG", value_name = "FILE", default_value = "/etc/openrelay/client.toml")]
+    config: PathBuf,
+}
+
+#[derive(Subcommand)]
+enum MirrorCommand {
+    /// Follow the chain until it is ended; prints one `ready` line with the URL
+    Run {
+        /// The file that says which chain
+        #[arg(long, value_name = "FILE")]
+        chain: PathBuf,
+        /// Where to serve, over plain HTTP: what is served proves itself
+        #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
+        listen: std::net::SocketAddr,
+    },
+}
+
+/// A key of 32 bytes as 64 hexadecimal digits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Key([u8; 32]);
+
+impl std::str::FromStr for Key {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        openrelay_ledger::hex::decode(text).map(Self).ok_or("must be 64 hexadecimal digits")
+    }
+}
+
+#[derive(Subcommand)]
+pub(crate) enum RelayCommand {
+    /// Make the operator's key and folder
+    Init {
+        /// Folder to write to
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// The file that says which chain
+        #[arg(long, value_name = "FILE")]
+        chain: PathBuf,
+        /// What it serves as
+        #[arg(long, value_parser = ["ingress", "egress"])]
+        role: String,
+        /// Where the world reaches it, IP:PORT; one, or an IPv4 and then an IPv6 one
+        #[arg(long, value_name = "IP:PORT", required = true)]
+        endpoint: Vec<std::net::SocketAddr>,
+        /// What it carries, in Mbit/s; the bond grows with it
+        #[arg(long, value_name = "MBIT")]
+        advertised: u32,
+        /// Where the bond goes back to; keep its key offline
+        #[arg(long, value_name = "ADDRESS")]
+        withdrawal: alloy_primitives::Address,
+        /// Relays that you say belong together: never both hops of a circuit
+        #[arg(long, value_name = "NAME")]
+        family: Option<String>,
+        /// File whose first line is the password; `-` for standard input
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
+    /// Say what is missing for it to serve
+    Check {
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+    },
+    /// Register it with its bond
+    Bond {
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
+    /// Run it: publish the key of this start, serve, follow the directory
+    Run {
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+        /// Keep all privileges, for tests that look into the process
+        #[arg(long, hide = true)]
+        unconfined: bool,
+    },
+    /// Say where it stands, and why it earns nothing
+    Status {
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+    },
+    /// Take no new circuits
+    Drain {
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// Take them again
+        #[arg(long)]
+        undo: bool,
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
+    /// Leave: serve no more, and give the bond notice
+    Unbond {
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
+    /// Take the next step of leaving, and say which comes after it
+    Retire {
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
+    /// Publish a handshake key by hand, for a relay that `run` does not run
+    Rotate {
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// The relay's public key
+        #[arg(long, value_name = "HEX")]
+        handshake_key: Key,
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
     },
 }
 
@@ -121,6 +273,10 @@ fn main() -> ExitCode {
         Command::Selfhost { command: SelfhostCommand::Renew { dir, remove, days } } => {
             selfhost::renew(&dir, &remove, days)
         }
+        Command::Exits { config, json } => ledger::exits(&config.config, json),
+        Command::Verify { relay, config } => ledger::verify(&config.config, relay),
+        Command::Relay { command } => operator::run(&command),
+        Command::Mirror { command: MirrorCommand::Run { chain, listen } } => ledger::mirror(&chain, listen),
         Command::Devnet { arguments } => devnet::run("devnet", &arguments),
         Command::Devchain { arguments } => devnet::run("devchain", &arguments),
     };

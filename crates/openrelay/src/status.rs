@@ -47,12 +47,11 @@ fn lines(status: &Value) -> Vec<String> {
         _ => "Blocked     the circuit was lost; traffic stays blocked. Run: openrelay down".to_owned(),
     }];
     let operator = if status["single_operator"] == true { "   one operator runs all relays" } else { "" };
-    lines.push(format!(
-        "  network     {} (directory {} number {}){operator}",
-        text("network"),
-        text("directory"),
-        number("directory_sequence")
-    ));
+    let by = match status["directory_proof"]["block"].as_u64() {
+        Some(block) => format!("directory proven at block {block}"),
+        None => format!("directory {} number {}", text("directory"), number("directory_sequence")),
+    };
+    lines.push(format!("  network     {} ({by}){operator}", text("network")));
     lines.push(format!("  relays      attestation {}   admission {}", text("attestation"), text("admission")));
     let traffic = &status["traffic"];
     let bytes = |key: &str| traffic[key].as_u64().unwrap_or(0);

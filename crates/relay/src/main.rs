@@ -3,6 +3,8 @@
 //! Owns the order of a relay's life: open, give up privileges, start, say ready, serve, stop. Says nothing about anybody: its output is the ready
 //! line and, when asked by SIGUSR1 and at the end, the declared statistics.
 
+mod feed;
+
 use std::io::Write as _;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
@@ -10,7 +12,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use openrelay_node::relay::{Relay, Report, StartError};
+use feed::{Fed, Feed};
+use openrelay_node::config::{Origin, RelayFile};
+use openrelay_node::directory::VerifiedDirectory;
+use openrelay_node::random::OsRandom;
+use openrelay_node::relay::{Identity, Relay, Report, StartError};
+use openrelay_proto::keys::RelaySecret;
 use openrelay_sys::event::wait;
 use openrelay_sys::sandbox::{self, SandboxError};
 use openrelay_sys::signal::{Signal, Signals};
@@ -52,6 +59,10 @@ fn main() -> ExitCode {
             complain(&format!("openrelay-relay: {error}; it does not serve with privileges that it does not need"));
             ExitCode::from(1)
         }
+        Err(Failure::NoDirectory(why)) => {
+            complain(&format!("openrelay-relay: {why}"));
+            ExitCode::from(5)
+        }
         Err(Failure::LostDevice) => {
             complain("openrelay-relay: the tunnel device was removed; start the relay again, which makes a new one");
             ExitCode::from(1)
@@ -63,6 +74,7 @@ enum Failure {
     Start(StartError),
     Sandbox(SandboxError),
     LostDevice,
+    NoDirectory(String),
 }
 
 impl From<StartError> for Failure {
@@ -107,9 +119,21 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     };
     let signals = Signals::block().map_err(host("take signals"))?;
     let manager = service_manager();
-    let file: openrelay_node::config::RelayFile =
-        openrelay_node::config::read(&arguments.config).map_err(StartError::from)?;
-    let prepared = Relay::prepare(&arguments.config)?;
+    let path = &arguments.config;
+    let file: RelayFile = openrelay_node::config::read(path).map_err(StartError::from)?;
+    let origin = Origin::of(path, file.directory.as_deref(), file.directory_key.as_deref(), file.chain.as_deref())
+        .map_err(StartError::from)?;
+    let (identity, mut feed) = match origin {
+        Origin::Signed { path: directory, trusted } => {
+            (Identity::of_files(path, &directory, trusted).map_err(StartError::from)?, None)
+        }
+        Origin::Chain(chain) => {
+            let mut feed = Feed::new(chain).map_err(host("read standard input"))?;
+            let secret = RelaySecret::generate(&mut OsRandom::default());
+            (Identity::of_chain(introduce(&mut feed, &secret, file.relay_id)?, secret), Some(feed))
+        }
+    };
+    let prepared = Relay::prepare(path, identity)?;
     for warning in &prepared.warnings {
         complain(&format!("openrelay-relay: warning: {warning}"));
     }
@@ -124,7 +148,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
             complain("openrelay-relay: warning: this kernel enforces landlock in part or not at all");
         }
     }
-    let relay = prepared.start()?;
+    let mut relay = prepared.start()?;
     if !arguments.unconfined {
         sandbox::forbid_system_calls()?;
     }
@@ -134,16 +158,57 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         file.relay_id, file.role
     ));
     notify(manager.as_ref(), "READY=1");
-    let result = serve(&signals, &relay);
+    let result = serve(&signals, &mut relay, feed.as_mut());
     notify(manager.as_ref(), "STOPPING=1");
     say(&statistics(&relay.stop()));
     result
 }
 
-/// Waits until it is time to stop.
-fn serve(signals: &Signals, relay: &Relay) -> Result<(), Failure> {
+/// Says which key this start has, and waits for a directory that names it: the agent puts it on the chain meanwhile.
+fn introduce(feed: &mut Feed, secret: &RelaySecret, relay_id: u64) -> Result<VerifiedDirectory, Failure> {
+    let key: String = secret.public().as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    say(&format!("handshake_key={key} relay_id={relay_id}"));
     loop {
-        let ready = wait(&[signals.as_fd(), relay.lost_device()], Duration::from_secs(3_600)).unwrap_or_default();
+        match feed.take() {
+            Fed::Directory(directory) => {
+                let record = directory.directory().relay(relay_id);
+                if record.is_some_and(|record| record.key() == Some(*secret.public().as_bytes())) {
+                    return Ok(*directory);
+                }
+            }
+            Fed::Refused(why) => complain(&format!("openrelay-relay: directory refused: {why}")),
+            Fed::Nothing => {}
+            Fed::End => {
+                let why = "no directory: with a chain a relay is started by its operator's agent, openrelay relay run";
+                return Err(Failure::NoDirectory(why.into()));
+            }
+        }
+    }
+}
+
+/// Waits until it is time to stop.
+fn serve(signals: &Signals, relay: &mut Relay, mut feed: Option<&mut Feed>) -> Result<(), Failure> {
+    loop {
+        let fed = feed.as_ref().and_then(|feed| feed.readable());
+        let mut sources = vec![signals.as_fd(), relay.lost_device()];
+        sources.extend(fed);
+        let waiting = feed.as_ref().is_some_and(|feed| feed.is_waiting());
+        let timeout = if waiting { Duration::ZERO } else { Duration::from_secs(3_600) };
+        let ready = wait(&sources, timeout).unwrap_or_default();
+        let readable = waiting || (fed.is_some() && ready[2]);
+        if let Some(feed) = feed.as_mut().filter(|_| readable) {
+            match feed.take() {
+                Fed::Directory(directory) => {
+                    if !relay.update(&directory) {
+                        complain(
+                            "openrelay-relay: the directory names this relay no more; it goes on for those it has",
+                        );
+                    }
+                }
+                Fed::Refused(why) => complain(&format!("openrelay-relay: directory refused: {why}")),
+                Fed::Nothing | Fed::End => {}
+            }
+        }
         while let Some(signal) = signals.next() {
             match signal {
                 Signal::Stop => return Ok(()),
@@ -177,6 +242,7 @@ fn statistics(report: &Report) -> String {
         "receive_overflows": report.overflows,
         "sessions": report.sessions,
         "circuits": report.circuits,
+        "peers": report.peers,
     })
     .to_string()
 }

@@ -3,8 +3,9 @@
 //! Reads the four fields that are needed by their place and hashes the whole, so a fork that adds fields at the end changes nothing here.
 //! Source: Ethereum's yellow paper, section 4.3, and the EIPs that added fields behind it.
 
-use alloy_primitives::{B256, keccak256};
-use alloy_rlp::{Decodable, Header as RlpHead};
+use alloy_primitives::{B256, Bytes, U256, keccak256};
+use alloy_rlp::{Decodable, Encodable, Header as RlpHead};
+use serde_json::Value;
 
 /// Largest header that is read, in bytes; today's have about 650.
 pub const MAX_HEADER: usize = 4_096;
@@ -67,6 +68,63 @@ impl Header {
         })
     }
 }
+
+/// The RLP of the header that an endpoint shows as JSON; of the hash that it claims.
+///
+/// # Errors
+/// [`MalformedHeader`] when fields are missing, or the hash is another.
+pub fn from_json(shown: &Value) -> Result<Vec<u8>, MalformedHeader> {
+    let mut payload = Vec::new();
+    for (at, (name, kind)) in FIELDS.into_iter().enumerate() {
+        let Some(text) = shown[name].as_str() else {
+            // Forks add fields at the end: where one is missing, so are those after it.
+            if at >= LEAST_FIELDS {
+                break;
+            }
+            return Err(MalformedHeader);
+        };
+        match kind {
+            Kind::Data => text.parse::<Bytes>().map_err(|_| MalformedHeader)?.encode(&mut payload),
+            Kind::Quantity => text.parse::<U256>().map_err(|_| MalformedHeader)?.encode(&mut payload),
+        }
+    }
+    let mut rlp = Vec::new();
+    RlpHead { list: true, payload_length: payload.len() }.encode(&mut rlp);
+    rlp.extend(payload);
+    let claimed: Option<B256> = shown["hash"].as_str().and_then(|text| text.parse().ok());
+    if claimed == Some(keccak256(&rlp)) { Ok(rlp) } else { Err(MalformedHeader) }
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Data,
+    Quantity,
+}
+
+/// The fields of a header by their names in JSON, in the order of the RLP.
+const FIELDS: [(&str, Kind); 21] = [
+    ("parentHash", Kind::Data),
+    ("sha3Uncles", Kind::Data),
+    ("miner", Kind::Data),
+    ("stateRoot", Kind::Data),
+    ("transactionsRoot", Kind::Data),
+    ("receiptsRoot", Kind::Data),
+    ("logsBloom", Kind::Data),
+    ("difficulty", Kind::Quantity),
+    ("number", Kind::Quantity),
+    ("gasLimit", Kind::Quantity),
+    ("gasUsed", Kind::Quantity),
+    ("timestamp", Kind::Quantity),
+    ("extraData", Kind::Data),
+    ("mixHash", Kind::Data),
+    ("nonce", Kind::Data),
+    ("baseFeePerGas", Kind::Quantity),
+    ("withdrawalsRoot", Kind::Data),
+    ("blobGasUsed", Kind::Quantity),
+    ("excessBlobGas", Kind::Quantity),
+    ("parentBeaconBlockRoot", Kind::Data),
+    ("requestsHash", Kind::Data),
+];
 
 fn field<T: Decodable>(fields: &[&[u8]], at: usize) -> Result<T, MalformedHeader> {
     let mut bytes = *fields.get(at).ok_or(MalformedHeader)?;

@@ -11,4 +11,7 @@
 pub mod descriptor;
 pub mod header;
 pub mod proof;
+pub mod reading;
+#[cfg(feature = "registry")]
+pub mod registry;
 pub mod set;

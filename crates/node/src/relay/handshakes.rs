@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use openrelay_proto::drops::Drops;
-use openrelay_proto::relay::{Gate, Handshaker, Outputs, Request};
+use openrelay_proto::relay::{Gate, Handshaker, Outputs, RelayConfig, Request};
 use openrelay_sys::event::{Waker, wait};
 use std::os::fd::AsFd;
 
@@ -27,6 +27,8 @@ pub(super) struct HandshakeThread {
     pub(super) stop: Arc<AtomicBool>,
     /// What it refused, for whoever asks.
     pub(super) refused: Arc<Mutex<Drops>>,
+    /// What the relay knows of others, when that has changed.
+    pub(super) changed: Arc<Mutex<Option<Arc<RelayConfig>>>>,
     pub(super) clock: Clock,
 }
 
@@ -41,6 +43,9 @@ impl HandshakeThread {
             self.bell.clear();
             if self.stop.load(Ordering::Relaxed) {
                 return;
+            }
+            if let Some(config) = self.changed.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                self.handshaker.set_config(config);
             }
             while self.work_off_batch(&mut random) {}
             let outputs = self.handshaker.handle_timeout(self.clock.now(), unix_minutes(), &mut random);

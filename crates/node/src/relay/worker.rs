@@ -391,6 +391,12 @@ impl Worker {
             let now = self.clock.now();
             match command {
                 Command::Output(output) => self.shard.apply(output, now, &mut self.random),
+                Command::Config(config) => {
+                    if config.is_ingress() {
+                        self.io.sockets.relays = config.peers.values().map(|peer| peer.address).collect();
+                    }
+                    self.shard.set_config(config);
+                }
                 Command::Report(to) => {
                     self.gathered.flush(&self.io.sockets);
                     let _ = to.send(self.report());
@@ -455,6 +461,8 @@ impl Worker {
             overflows: self.io.sockets.all.iter().map(|socket| u64::from(socket.overflows())).sum(),
             sessions: sessions as u64,
             circuits: circuits as u64,
+            // Not of a shard: the relay says it.
+            peers: 0,
         }
     }
 }

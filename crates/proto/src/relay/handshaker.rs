@@ -74,6 +74,11 @@ struct Outgoing {
 pub type Outputs = Vec<(u8, Output)>;
 
 impl Handshaker {
+    /// From now on the relay knows of these others.
+    pub fn set_config(&mut self, config: Arc<RelayConfig>) {
+        self.config = config;
+    }
+
     /// A handshaker with the relay's secret, for one shard per element of `slots`.
     pub fn new(
         config: Arc<RelayConfig>,

@@ -134,6 +134,11 @@ pub struct Shared {
 }
 
 impl Shard {
+    /// From now on the relay knows of these others. Sessions with those that are gone go on until their keys have to be made anew.
+    pub fn set_config(&mut self, config: Arc<RelayConfig>) {
+        self.config = config;
+    }
+
     /// Shard `number` of the relay with `config`.
     pub fn new(number: u8, config: Arc<RelayConfig>, shared: Shared, admit: Box<dyn Admit>, now: Time) -> Self {
         Self {

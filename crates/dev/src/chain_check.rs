@@ -1,0 +1,267 @@
+//! The second part of `openrelay-dev devnet check`: a network whose directory is proven by a chain.
+//!
+//! Owns what only real programs show: an operator's way from nothing to the first circuit, how soon a relay is in use and out of it, and what the end of the
+//! chain's service means for clients.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use crate::chain::Operator;
+use crate::devnet::temporary_dir;
+use crate::host::Service;
+use crate::say;
+use crate::services::WEB;
+use crate::topology::{Network, Programs, Services};
+
+/// Until when a relay must be in use, or out of it.
+const IN_USE: Duration = Duration::from_secs(60);
+
+struct Bench {
+    network: Network,
+    services: Services,
+    programs: Programs,
+}
+
+type Scenario = fn(&mut Bench) -> Result<()>;
+
+/// Runs all scenarios on one network; an error names the first that fails.
+pub(crate) fn run() -> Result<()> {
+    let dir = temporary_dir()?;
+    let result = all(&dir);
+    let _ = std::fs::remove_dir_all(&dir);
+    result
+}
+
+fn all(dir: &Path) -> Result<()> {
+    let programs = Programs::find()?;
+    let network = Network::new(dir)?;
+    let services = network.serve_by_chain(&programs)?;
+    let mut bench = Bench { network, services, programs };
+    let scenarios: [(&str, Scenario); 5] = [
+        ("status, exits and verify say what the directory is proven by", says_why),
+        ("an operator's way to the first circuit: init, check, bond, run", journey),
+        ("a relay that drains takes no new circuits, and its running ones go on", drains),
+        ("lying endpoints: one is survived, two are refused with exit code 5", liars),
+        ("without the chain circuits go on, then a kept directory serves, then exit code 5", without_chain),
+    ];
+    for (name, scenario) in scenarios {
+        let started = Instant::now();
+        scenario(&mut bench).with_context(|| format!("scenario failed: {name}"))?;
+        say(&format!("ok  {:>5.1} s  {name}", started.elapsed().as_secs_f64()));
+    }
+    Ok(())
+}
+
+impl Bench {
+    /// A run of `openrelay` on the client's host: exit code, output, talk.
+    fn openrelay(&self, arguments: &[&str]) -> Result<(Option<i32>, String, String)> {
+        let mut command = self.network.client.command(&self.programs.openrelay);
+        let output = command.args(arguments).stdin(std::process::Stdio::null()).output()?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Ok((output.status.code(), text(&output.stdout), text(&output.stderr)))
+    }
+
+    fn config(&self) -> String {
+        self.network.dir.join("config/client/client.toml").display().to_string()
+    }
+
+    /// A configuration for a circuit through these relays.
+    fn through(&self, ingress: u64, egress: u64) -> Result<String> {
+        let path = self.network.dir.join(format!("config/client/through-{ingress}-{egress}.toml"));
+        let text = std::fs::read_to_string(self.config())?;
+        std::fs::write(&path, format!("ingress = {ingress}\negress = {egress}\n{text}"))?;
+        Ok(path.display().to_string())
+    }
+
+    fn up(&self, config: &str) -> Result<()> {
+        let (code, _, said) = self.openrelay(&["up", "--wait", "--config", config])?;
+        ensure!(code == Some(0), "openrelay up: exit code {code:?}: {said}");
+        Ok(())
+    }
+
+    fn down(&self) -> Result<()> {
+        let (code, _, said) = self.openrelay(&["down"])?;
+        ensure!(code == Some(0), "openrelay down: {said}");
+        Ok(())
+    }
+
+    fn status(&self) -> Result<Value> {
+        Ok(serde_json::from_str(&self.openrelay(&["status", "--json"])?.1)?)
+    }
+
+    /// The numbers of the egresses in the directory.
+    fn exits(&self) -> Result<Vec<u64>> {
+        let (_, json, said) = self.openrelay(&["exits", "--json", "--config", &self.config()])?;
+        let shown: Value = serde_json::from_str(&json).with_context(|| format!("exits: {json}{said}"))?;
+        Ok(shown["exits"].as_array().into_iter().flatten().filter_map(|exit| exit["relay"].as_u64()).collect())
+    }
+
+    fn fetches(&self) -> Result<bool> {
+        let server = self.network.server(WEB, false)?.to_string();
+        let mut command = self.network.client.command(&self.programs.dev);
+        let output = command.args(["fetch", &server, &(1 << 20).to_string()]).output()?;
+        Ok(output.status.success() && String::from_utf8_lossy(&output.stdout).contains("\"sha256_ok\":true"))
+    }
+
+    /// Tries until it succeeds, for as long as a change may take to be in use.
+    fn within(&self, what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<Duration> {
+        let started = Instant::now();
+        while !holds()? {
+            ensure!(started.elapsed() < IN_USE, "{what} did not come within {} s", IN_USE.as_secs());
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        Ok(started.elapsed())
+    }
+
+    fn set_faults(&self, port: u16, faults: &str) -> Result<()> {
+        let address = self.network.address("chain", false)?;
+        let line = format!("{} chain-faults http://{address}:{port} '{faults}'", self.programs.dev.display());
+        self.network.host("chain")?.sh(&line).map(drop)
+    }
+}
+
+fn says_why(bench: &mut Bench) -> Result<()> {
+    let config = bench.config();
+    bench.up(&config)?;
+    let status = bench.status()?;
+    ensure!(status["directory"] == "chain" && status["directory_proof"]["block"].is_u64(), "{status}");
+    let (_, text, _) = bench.openrelay(&["status"])?;
+    ensure!(text.contains("proven at block"), "status does not say by what the choice was made: {text}");
+    bench.down()?;
+    let (code, text, _) = bench.openrelay(&["exits", "--config", &config])?;
+    ensure!(code == Some(0) && text.contains("198.19.1.2:443") && text.contains("203.0.113.2:443"), "exits: {text}");
+    ensure!(!text.contains("198.51.100.2"), "an ingress among the exits: {text}");
+    ensure!(bench.exits()? == [3, 4], "exits: {:?}", bench.exits()?);
+    let (code, text, said) = bench.openrelay(&["verify", "3", "--config", &config])?;
+    let steps = ["block ", "header ", "state root", "account ", "storage root", "record ", "handshake key"];
+    ensure!(code == Some(0) && steps.iter().all(|step| text.contains(step)), "verify: {text}{said}");
+    let (code, _, said) = bench.openrelay(&["verify", "99", "--config", &config])?;
+    ensure!(code == Some(5) && said.contains("not on the chain"), "verify of no relay: {code:?} {said}");
+    Ok(())
+}
+
+/// A second egress takes the first one's place on its host: there is no fifth host.
+fn journey(bench: &mut Bench) -> Result<()> {
+    stop(bench, "egress-2")?;
+    let started = Instant::now();
+    let network = &bench.network;
+    let host = network.host("egress-2")?;
+    let operator = Operator::init(network, &bench.programs, "egress-2", "egress-5")?;
+    let command = |arguments: &[&str]| {
+        let mut command = host.command(&bench.programs.openrelay);
+        command.arg("relay").args(arguments);
+        command
+    };
+    let early = refused(operator.run(host, command(&["status"]), "relay status", false))?;
+    ensure!(early.contains("relay bond"), "status before the bond: {early}");
+    let found = operator.run(host, command(&["check"]), "relay check", false)?;
+    ensure!(!found.contains("missing"), "check: {found}");
+    let bonded = operator.run(host, command(&["bond"]), "relay bond", true)?;
+    ensure!(bonded.trim() == "relay_id 5", "bond: {bonded}");
+    // A second time it is there already, and nothing is paid twice.
+    ensure!(operator.run(host, command(&["bond"]), "relay bond", true)? == bonded, "bonded twice");
+    let not_started = refused(operator.run(host, command(&["status"]), "relay status", false))?;
+    ensure!(not_started.contains("never started"), "status before the start: {not_started}");
+    let service = operator.start(host, &bench.programs, &[])?;
+    let config = bench.through(1, 5)?;
+    bench.within("the first circuit through the new relay", || Ok(bench.up(&config).is_ok()))?;
+    ensure!(bench.fetches()?, "nothing comes through the new relay");
+    ensure!(started.elapsed() < IN_USE, "the first circuit took {:?}", started.elapsed());
+    bench.down()?;
+    let earning = operator.run(host, command(&["status"]), "relay status", false)?;
+    ensure!(earning.contains("Active") && earning.contains("epoch 1"), "status: {earning}");
+    bench.services.relays.push(("egress-5", service));
+    bench.services.operators.push(("egress-5", operator));
+    Ok(())
+}
+
+fn drains(bench: &mut Bench) -> Result<()> {
+    let config = bench.through(1, 5)?;
+    bench.up(&config)?;
+    let host = bench.network.host("egress-2")?;
+    let operator = bench.services.operator("egress-5")?;
+    let relay = |arguments: &[&str]| {
+        let mut command = host.command(&bench.programs.openrelay);
+        command.arg("relay").args(arguments);
+        command
+    };
+    operator.run(host, relay(&["drain"]), "relay drain", true)?;
+    let why = refused(operator.run(host, relay(&["status"]), "relay status", false))?;
+    ensure!(why.contains("drain"), "status of a relay that drains: {why}");
+    bench.within("the draining relay being out", || Ok(!bench.exits()?.contains(&5)))?;
+    ensure!(bench.fetches()?, "the running circuit did not go on");
+    bench.down()?;
+    let (code, _, said) = bench.openrelay(&["up", "--wait", "--config", &config])?;
+    ensure!(code == Some(1) && said.contains("relay 5 is not in the directory"), "{code:?} {said}");
+    operator.run(host, relay(&["drain", "--undo"]), "relay drain --undo", true)?;
+    bench.within("the relay being back", || Ok(bench.up(&config).is_ok()))?;
+    bench.down()?;
+    operator.run(host, relay(&["unbond"]), "relay unbond", true)?;
+    let early = refused(operator.run(host, relay(&["retire"]), "relay retire", true))?;
+    ensure!(early.contains("free in about 14 days"), "retire before the time: {early}");
+    Ok(())
+}
+
+fn liars(bench: &mut Bench) -> Result<()> {
+    let config = bench.config();
+    for fault in ["{\"kind\":\"forgedProof\"}", "{\"kind\":\"otherChain\",\"id\":9}", "{\"kind\":\"forgedHeader\"}"] {
+        bench.set_faults(8545, &format!("[{fault}]"))?;
+        let (code, text, said) = bench.openrelay(&["exits", "--config", &config])?;
+        ensure!(code == Some(0) && !said.contains("kept"), "{fault} at one endpoint: {text}{said}");
+    }
+    // What was kept is not asked here: verify wants to see the chain.
+    bench.set_faults(8546, "[{\"kind\":\"forgedHeader\"}]")?;
+    let (code, _, said) = bench.openrelay(&["verify", "3", "--config", &config])?;
+    ensure!(code == Some(5) && said.contains("directory refused"), "two endpoints lie: {code:?} {said}");
+    bench.set_faults(8545, "[]")?;
+    bench.set_faults(8546, "[]")
+}
+
+fn without_chain(bench: &mut Bench) -> Result<()> {
+    // Relay 4 is registered and does not run any more.
+    let config = bench.through(1, 3)?;
+    bench.up(&config)?;
+    bench.network.set_link("chain", false)?;
+    ensure!(bench.fetches()?, "a running circuit did not go on without the chain");
+    bench.down()?;
+    let (code, _, said) = bench.openrelay(&["exits", "--config", &config])?;
+    ensure!(code == Some(0) && said.contains("one that was kept"), "no kept directory: {code:?} {said}");
+    bench.up(&config)?;
+    ensure!(bench.fetches()?, "nothing comes through a circuit by the kept directory");
+    bench.down()?;
+    // A client that accepts nothing kept for longer than a second.
+    let strict = bench.network.dir.join("config/client/strict.toml");
+    let chain = std::fs::read_to_string(bench.network.dir.join("config/chain.toml"))?;
+    std::fs::write(bench.network.dir.join("config/client/strict-chain.toml"), format!("max_age_s = 1\n{chain}"))?;
+    std::fs::write(&strict, std::fs::read_to_string(&config)?.replace("../chain.toml", "strict-chain.toml"))?;
+    let strict = strict.display().to_string();
+    // The chain's time may be some seconds ahead of ours: a block for each transaction.
+    bench.within("the kept directory's end", || {
+        let (code, _, said) = bench.openrelay(&["up", "--wait", "--config", &strict])?;
+        if code == Some(0) {
+            bench.down()?;
+        }
+        Ok(code == Some(5) && said.contains("directory refused"))
+    })?;
+    bench.network.set_link("chain", true)?;
+    bench.within("the chain answering again", || Ok(bench.up(&config).is_ok()))?;
+    bench.down()
+}
+
+/// What a program says that must fail.
+fn refused(outcome: Result<String>) -> Result<String> {
+    match outcome {
+        Ok(text) => anyhow::bail!("was not refused: {text}"),
+        Err(error) => Ok(error.to_string()),
+    }
+}
+
+fn stop(bench: &mut Bench, name: &str) -> Result<()> {
+    let at = bench.services.relays.iter().position(|(own, _)| *own == name).context("no such relay")?;
+    let (_, mut service): (_, Service) = bench.services.relays.remove(at);
+    service.signal("TERM")?;
+    bench.within("the relay's end", || Ok(!service.is_running())).map(drop)
+}

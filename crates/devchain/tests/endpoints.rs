@@ -1,0 +1,371 @@
+//! Clients and operators of a chain against endpoints and mirrors that lie, fail and lag.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use alloy_primitives::{Address, B256, U256};
+use alloy_sol_types::SolCall;
+use k256::ecdsa::SigningKey;
+use openrelay_devchain::{Fault, KNOWN, Network, Node, Server, development, serve};
+use openrelay_ledger::chain::descriptor::Descriptor;
+use openrelay_ledger::chain::registry::{RelayRegistry, Token};
+use openrelay_ledger::directory::Source;
+use openrelay_ledger::record::Role;
+use openrelay_node::chain::journal::{SendError, Sender};
+use openrelay_node::chain::mirror::Mirror;
+use openrelay_node::chain::{directory, read};
+use openrelay_node::chain_file::ChainFile;
+use serde_json::json;
+
+const RELAYS: u64 = 3;
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()
+}
+
+fn descriptor(number: u8) -> Descriptor {
+    Descriptor {
+        role: if number == 1 { Role::Ingress } else { Role::Egress },
+        key_epoch: 1,
+        handshake_key: [number; 32],
+        image: B256::ZERO,
+        key_root: B256::ZERO,
+        endpoints: vec![format!("198.{}.0.1:443", 17 + number).parse().unwrap()],
+        family: None,
+    }
+}
+
+/// Three endpoints with a chain each, all alike, and a mirror.
+struct World {
+    network: Network,
+    servers: Vec<Server>,
+    mirror: String,
+    file: ChainFile,
+    folder: PathBuf,
+}
+
+fn serve_bytes(bytes: Vec<u8>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/records", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let _ = stream.read(&mut [0; 4_096]);
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", bytes.len());
+            let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&bytes));
+        }
+    });
+    url
+}
+
+impl World {
+    /// The newest block is so many seconds old.
+    fn new(name: &str, age: u64) -> Self {
+        let mut node = Node::new(development(now() - age - 100), true, None);
+        node.tell_time(now() - age - 90);
+        let network = node.deploy().unwrap();
+        for number in 1..=RELAYS {
+            register(&mut node, &network, u8::try_from(number).unwrap());
+        }
+        node.tell_time(now() - age);
+        node.mine();
+        let chain = node.chain().clone();
+        let servers: Vec<Server> = (0..3)
+            .map(|_| {
+                let node = Arc::new(Mutex::new(Node::new(chain.clone(), true, None)));
+                serve(node, TcpListener::bind("127.0.0.1:0").unwrap(), None).unwrap()
+            })
+            .collect();
+        let mut file = ChainFile {
+            chain_id: network.chain_id,
+            directory: network.directory,
+            code_hash: network.code_hash,
+            registry: network.registry,
+            first_block: 0,
+            endpoints: servers.iter().map(Server::url).collect(),
+            quorum: 2,
+            mirrors: Vec::new(),
+            max_age_s: 86_400,
+            refresh_s: 1,
+        };
+        let mut mirror = Mirror::new(file.clone());
+        mirror.follow().unwrap();
+        let mirror = serve_bytes(mirror.records().to_vec());
+        file.mirrors = vec![mirror.clone()];
+        let folder = std::env::temp_dir().join(format!("openrelay-endpoints-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&folder);
+        Self { network, servers, mirror, file, folder }
+    }
+
+    fn fault(&self, endpoint: usize, faults: &[Fault]) {
+        self.servers[endpoint].set_faults(faults.to_vec());
+    }
+
+    fn fault_all(&self, faults: &[Fault]) {
+        (0..3).for_each(|endpoint| self.fault(endpoint, faults));
+    }
+
+    fn head(&self) -> u64 {
+        self.servers[0].node.lock().unwrap().chain().last().header.number
+    }
+
+    /// How many relays the directory has, or why there is none.
+    fn read(&self) -> Result<usize, String> {
+        read(&self.file, now(), 0).map(|(_, found)| found.body().relays.len()).map_err(|error| error.to_string())
+    }
+}
+
+fn register(node: &mut Node, network: &Network, number: u8) {
+    let operator = Address::repeat_byte(number);
+    let request = |method: &str, params: serde_json::Value| json!({"id": 1, "method": method, "params": params});
+    let amount = U256::from(10u64.pow(18)) * U256::from(100);
+    let fund = request("devchain_fund", json!([operator, network.token, format!("{amount:#x}")]));
+    assert_eq!(node.handle(&fund)["result"], true);
+    let approve = Token::approveCall { spender: network.registry, value: amount }.abi_encode();
+    node.send_unsigned(operator, network.token, approve.into()).unwrap();
+    let call = RelayRegistry::registerCall {
+        advertisedMbit: 100,
+        withdrawal: Address::repeat_byte(0xcc),
+        amount: amount.to(),
+        descriptor: descriptor(number).encode().unwrap().into(),
+    };
+    node.send_unsigned(operator, network.registry, call.abi_encode().into()).unwrap();
+}
+
+#[test]
+fn an_honest_chain_gives_the_whole_directory_with_what_proves_it() {
+    let world = World::new("honest", 0);
+    let (reading, found) = read(&world.file, now(), 0).unwrap();
+    let Source::Chain(facts) = found.source() else { panic!("no chain") };
+    assert_eq!((facts.block, facts.withheld, facts.malformed, facts.inactive), (world.head(), 0, 0, 0));
+    assert_eq!(found.body().relays.len(), 3);
+    assert_eq!(found.relay(2).unwrap().key(), Some([2; 32]));
+    assert_eq!(found.network_id(), world.file.trust().network_id());
+    // As bytes too, of which every change is seen.
+    let bytes = reading.encode().unwrap();
+    let again = openrelay_ledger::chain::reading::Reading::decode(&bytes).unwrap();
+    assert_eq!(again, reading);
+    for at in (0..bytes.len()).step_by(7) {
+        let mut changed = bytes.clone();
+        changed[at] ^= 1;
+        let read = openrelay_ledger::chain::reading::Reading::decode(&changed);
+        if let Ok(other) = read.and_then(|read| read.verify(&world.file.trust(), now(), 86_400, 0)) {
+            // A header that differs elsewhere than in its state root has another hash, which no quorum shows.
+            let Source::Chain(other) = other.source() else { panic!("no chain") };
+            assert_ne!(other.block_hash, facts.block_hash, "byte {at}");
+            assert_eq!(other.storage_root, facts.storage_root, "byte {at}");
+        }
+    }
+}
+
+/// One that lies or fails is only one; when all do, the reason is said.
+#[test]
+fn lying_endpoints_are_survived_one_by_one_and_refused_together() {
+    let world = World::new("lying", 0);
+    let rows: [(&str, Vec<Fault>, &str); 10] = [
+        ("another chain", vec![Fault::OtherChain { id: 5 }], "serves chain 5, not 31337"),
+        ("a forged header", vec![Fault::ForgedHeader], "header does not read"),
+        ("a forged proof", vec![Fault::ForgedProof], "does not show what is claimed"),
+        ("no proof", vec![Fault::NoProof], "does not show what is claimed"),
+        ("no state to prove", vec![Fault::ProofWindow0], "proof window"),
+        ("null for an error", vec![Fault::ProofWindow0, Fault::NullForError], "no account or no proof"),
+        ("half an answer", vec![Fault::Truncated], "does not read"),
+        ("an answer of a gibibyte", vec![Fault::Huge], "limit"),
+        ("nothing", vec![Fault::Down], "503"),
+        ("a method that is not there", vec![Fault::Down, Fault::NullForError], "503"),
+    ];
+    for (what, faults, said) in rows {
+        world.fault(0, &faults);
+        assert_eq!(world.read(), Ok(3), "{what} from one endpoint");
+        world.fault_all(&faults);
+        let why = world.read().unwrap_err();
+        assert!(why.contains(said), "{what}: {why}");
+        world.fault_all(&[]);
+    }
+}
+
+#[test]
+fn an_endpoint_that_answers_too_late_is_survived() {
+    let world = World::new("slow", 0);
+    world.fault(0, &[Fault::Slow { ms: 60_000 }]);
+    assert_eq!(world.read(), Ok(3));
+}
+
+#[test]
+fn an_old_head_is_refused_by_who_has_seen_a_newer_one() {
+    let world = World::new("stale", 0);
+    let seen = world.head();
+    world.fault(0, &[Fault::StaleHead { blocks: 2 }]);
+    let (_, found) = read(&world.file, now(), seen).unwrap();
+    assert_eq!(found.body().sequence, seen, "another endpoint was asked");
+    world.fault_all(&[Fault::StaleHead { blocks: 2 }]);
+    assert!(read(&world.file, now(), seen).unwrap_err().to_string().contains("was seen before"));
+    let old = World::new("old", 86_400 + 60);
+    assert!(old.read().unwrap_err().contains("s old"));
+}
+
+#[test]
+fn endpoints_that_do_not_agree_are_no_quorum() {
+    let world = World::new("split", 0);
+    for (at, server) in world.servers.iter().enumerate() {
+        let mut node = server.node.lock().unwrap();
+        node.tell_time(now() + 1 + at as u64);
+        node.mine();
+    }
+    let why = world.read().unwrap_err();
+    assert!(why.contains("do not agree") && why.contains("1 of 3"), "{why}");
+    // Two that agree outvote the third, whoever is asked first.
+    for at in [0, 1] {
+        let chain = world.servers[2].node.lock().unwrap().chain().clone();
+        *world.servers[at].node.lock().unwrap() = Node::new(chain, true, None);
+    }
+    let mut odd = world.servers[0].node.lock().unwrap();
+    odd.handle(&json!({"id": 1, "method": "devchain_reorganise", "params": ["0x1"]}));
+    odd.tell_time(now() + 9);
+    odd.mine();
+    drop(odd);
+    assert_eq!(world.read(), Ok(3));
+}
+
+#[test]
+fn another_contract_is_not_trusted() {
+    let mut world = World::new("code", 0);
+    world.file.code_hash = B256::repeat_byte(1);
+    assert!(world.read().unwrap_err().contains("other code"));
+    world.file.code_hash = world.network.code_hash;
+    // A registry whose directory looks the same but is another contract.
+    world.file.directory = world.network.token;
+    assert!(world.read().unwrap_err().contains("other code"));
+}
+
+#[test]
+fn a_mirror_that_lies_costs_nothing_but_the_way_to_the_next() {
+    let mut world = World::new("mirror", 0);
+    let honest = Mirror::new(world.file.clone());
+    let mut honest = honest;
+    honest.follow().unwrap();
+    let good = honest.records().to_vec();
+    let mut tampered = good.clone();
+    *tampered.last_mut().unwrap() ^= 1;
+    let mut short = good.clone();
+    short.truncate(good.len() - 20);
+    for (what, bytes) in
+        [("tampered", tampered), ("short", short), ("empty", Vec::new()), ("large", vec![b'a'; 3 << 20])]
+    {
+        let liar = serve_bytes(bytes);
+        world.file.mirrors = vec![liar.clone()];
+        assert!(world.read().unwrap_err().contains("no mirror has the records"), "{what}");
+        world.file.mirrors = vec![liar, world.mirror.clone()];
+        assert_eq!(world.read(), Ok(3), "{what}");
+    }
+    world.file.mirrors = Vec::new();
+    assert!(world.read().unwrap_err().contains("none is configured"));
+}
+
+#[test]
+fn without_endpoints_a_kept_directory_will_do_until_it_is_too_old() {
+    let mut world = World::new("kept", 500);
+    let kept = world.folder.join("kept.reading");
+    let (_, warning) = directory(&world.file, &kept).unwrap();
+    assert_eq!(warning, None);
+    world.fault_all(&[Fault::Down]);
+    let (found, warning) = directory(&world.file, &kept).unwrap();
+    assert_eq!(found.directory().body().relays.len(), 3);
+    assert!(warning.unwrap().contains("kept"));
+    world.file.max_age_s = 400;
+    directory(&world.file, &kept).unwrap_err();
+    world.file.max_age_s = 86_400;
+    std::fs::write(&kept, b"openrelay-reading/1\n").unwrap();
+    directory(&world.file, &kept).unwrap_err();
+    std::fs::remove_dir_all(&world.folder).unwrap();
+}
+
+#[test]
+fn a_mirror_follows_and_begins_anew_after_a_reorganisation() {
+    let world = World::new("reorganised", 0);
+    let mut mirror = Mirror::new(world.file.clone());
+    mirror.follow().unwrap();
+    let before = mirror.records().to_vec();
+    {
+        let mut node = world.servers[0].node.lock().unwrap();
+        register(&mut node, &world.network, 9);
+    }
+    mirror.follow().unwrap();
+    assert_ne!(mirror.records(), before);
+    {
+        let mut node = world.servers[0].node.lock().unwrap();
+        node.handle(&json!({"id": 1, "method": "devchain_reorganise", "params": ["0x4"]}));
+        (0..4).for_each(|_| node.mine());
+    }
+    // The first look sees that its events are of no chain any more.
+    let _ = mirror.follow();
+    mirror.follow().unwrap();
+    assert_eq!(mirror.records(), before);
+}
+
+fn sender(world: &World, who: usize) -> Sender {
+    Sender::new(&world.file, SigningKey::from_slice(KNOWN[who].1.as_slice()).unwrap(), &world.folder)
+        .with_patience(Duration::ZERO)
+}
+
+fn nonce(world: &World, who: usize) -> u64 {
+    let node = world.servers[0].node.lock().unwrap();
+    node.chain().newest().account(KNOWN[who].0).map_or(0, |account| account.nonce)
+}
+
+fn mint(amount: u64) -> Vec<u8> {
+    alloy_sol_types::sol! { function mint(address to, uint256 amount) external; }
+    mintCall { to: Address::repeat_byte(7), amount: U256::from(amount) }.abi_encode()
+}
+
+#[test]
+fn what_was_signed_is_sent_again_and_only_once() {
+    let world = World::new("journal", 0);
+    world.fault(0, &[Fault::DropTransactions]);
+    let sender = sender(&world, 0);
+    let before = nonce(&world, 0);
+    let Err(SendError::Waiting(hash)) = sender.send("mint", world.network.token, &mint(1)) else { panic!("sent") };
+    assert_eq!(nonce(&world, 0), before);
+    // Killed here, started again, and the endpoint works: the same transaction, not a second one.
+    world.fault(0, &[]);
+    let again = Sender::new(&world.file, SigningKey::from_slice(KNOWN[0].1.as_slice()).unwrap(), &world.folder);
+    assert_eq!(again.send("mint", world.network.token, &mint(1)).unwrap().hash, hash);
+    assert_eq!(nonce(&world, 0), before + 1);
+    // Done is done: the next of this name is another.
+    assert_ne!(again.send("mint", world.network.token, &mint(1)).unwrap().hash, hash);
+    std::fs::remove_dir_all(&world.folder).unwrap();
+}
+
+#[test]
+fn another_wish_waits_for_the_one_that_is_under_way() {
+    let world = World::new("queue", 0);
+    world.fault(0, &[Fault::DropTransactions]);
+    let sender = sender(&world, 0);
+    sender.send("first", world.network.token, &mint(1)).unwrap_err();
+    sender.send("second", world.network.token, &mint(2)).unwrap_err();
+    world.fault(0, &[]);
+    let before = nonce(&world, 0);
+    let patient = Sender::new(&world.file, SigningKey::from_slice(KNOWN[0].1.as_slice()).unwrap(), &world.folder);
+    patient.send("second", world.network.token, &mint(2)).unwrap();
+    assert_eq!(nonce(&world, 0), before + 2, "both, in their order");
+    std::fs::remove_dir_all(&world.folder).unwrap();
+}
+
+#[test]
+fn what_a_contract_refuses_and_what_cannot_be_paid_is_not_sent() {
+    let world = World::new("refused", 0);
+    let call = RelayRegistry::withdrawCall { relayId: 1 }.abi_encode();
+    let why = sender(&world, 0).send("withdraw", world.network.registry, &call).unwrap_err();
+    assert!(matches!(&why, SendError::Refused(text) if text.contains("WrongStatus")), "{why}");
+    let poor = Sender::new(&world.file, SigningKey::from_slice(&[9; 32]).unwrap(), &world.folder);
+    let why = poor.send("mint", world.network.token, &mint(1)).unwrap_err();
+    assert!(matches!(why, SendError::Funds { .. }), "{why}");
+    world.fault(0, &[Fault::OtherChain { id: 1 }]);
+    let why = sender(&world, 0).send("mint", world.network.token, &mint(1)).unwrap_err();
+    assert!(why.to_string().contains("serves chain 1"), "{why}");
+    assert!(!world.folder.exists(), "nothing was signed");
+}

@@ -1,0 +1,260 @@
+//! One reading of the chain: everything that proves the directory at one block, as bytes that can be kept, passed on and checked again by anybody.
+//!
+//! Owns what a client or relay trusts of a chain, and the order of the checks. That the header is of the chain is not among them: a quorum of endpoints says so before.
+//!
+//! ```text
+//! "openrelay-reading/1\n" | length 4, header | nonce 8 | balance 32 | storage root 32 | code hash 32 | nodes 1 | per node: length 2, node | records to the end
+//! ```
+
+use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
+
+use super::header::{Header, MAX_HEADER, MalformedHeader};
+use super::proof::{Account, MAX_NODE, MAX_NODES, ProofError, verify_account};
+use super::set::{MAX_FILE, RecordSet, SetError, Status};
+use crate::directory::{Body, Directory, Source};
+use crate::hex;
+use crate::record::Record;
+
+const HEAD: &[u8] = b"openrelay-reading/1\n";
+/// How old a block that endpoints call the newest may be, in seconds: a day.
+pub const MAX_LAG: u64 = 86_400;
+/// How old a directory may be when no endpoint answers, in seconds: a week. Nothing sets it higher.
+pub const MAX_AGE: u64 = 7 * 86_400;
+/// The clock may be this far behind the chain's, in seconds.
+const CLOCK_SKEW: u64 = 300;
+
+/// What of a chain is trusted: fixed by the release or by who sets up a network, never asked of an endpoint.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Trust {
+    /// What tells the chain from others.
+    pub chain_id: u64,
+    /// The Directory contract.
+    pub directory: Address,
+    /// Keccak-256 of its code.
+    pub code_hash: B256,
+}
+
+impl Trust {
+    /// The network's identity in handshakes: the hash of chain and contract.
+    pub fn network_id(&self) -> [u8; 32] {
+        keccak256([b"openrelay chain\n", &self.chain_id.to_be_bytes()[..], self.directory.as_slice()].concat()).0
+    }
+}
+
+/// What proves the directory at one block.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Reading {
+    /// The block's header, RLP.
+    pub header: Vec<u8>,
+    /// What the Directory contract's account is said to be.
+    pub account: Account,
+    /// The nodes that lead to it from the state root.
+    pub proof: Vec<Bytes>,
+    /// A mirror's file.
+    pub records: Vec<u8>,
+}
+
+/// What a directory was proven by, and what of it cannot be used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Facts {
+    /// The block's height.
+    pub block: u64,
+    /// Its hash.
+    pub block_hash: B256,
+    /// Its time, in seconds since the Unix epoch.
+    pub timestamp: u64,
+    /// The root of all accounts.
+    pub state_root: B256,
+    /// The root of the Directory contract's storage.
+    pub storage_root: B256,
+    /// Relays whose descriptor the mirror did not have.
+    pub withheld: usize,
+    /// Relays whose descriptor does not read.
+    pub malformed: usize,
+    /// Relays that drain, leave, have too small a bond or were never started.
+    pub inactive: usize,
+}
+
+/// Why a reading is refused whole.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ReadingError {
+    /// Not such bytes.
+    #[error("this is no reading of a chain")]
+    Malformed,
+    /// The header.
+    #[error(transparent)]
+    Header(#[from] MalformedHeader),
+    /// Too old to be used.
+    #[error(
+        "the newest block that was shown is {age} s old, and at most {limit} s are accepted: endpoints may hold newer ones back, or the chain stands still"
+    )]
+    Stale {
+        /// Its age, in seconds.
+        age: u64,
+        /// What is accepted.
+        limit: u64,
+    },
+    /// From the future.
+    #[error("the block is from {0} s in the future; check this machine's clock")]
+    NotYetValid(u64),
+    /// A newer one was seen.
+    #[error("the block shown is number {found}, but number {seen} was seen before: an endpoint serves an old one")]
+    RolledBack {
+        /// Its height.
+        found: u64,
+        /// The highest one seen.
+        seen: u64,
+    },
+    /// The account's proof.
+    #[error(transparent)]
+    Proof(#[from] ProofError),
+    /// Another contract.
+    #[error("the contract at this address has other code than the one that is trusted")]
+    OtherCode,
+    /// The records.
+    #[error(transparent)]
+    Records(#[from] SetError),
+}
+
+impl Reading {
+    /// Checks everything from the header on, at `now` in seconds since the Unix epoch, given the greatest age in seconds that will do and the highest block `seen`.
+    ///
+    /// # Errors
+    /// [`ReadingError`]: nothing of it may be used then.
+    pub fn verify(&self, trust: &Trust, now: u64, max_age: u64, seen: u64) -> Result<Directory, ReadingError> {
+        let (set, header) = self.record_set(trust, now, max_age, seen)?;
+        let all = set.records.len();
+        let active = |record: &&super::set::ChainRecord| {
+            // A relay that was registered and never started has no key yet.
+            let started = record.descriptor.handshake_key != [0; 32];
+            record.registration.status == Status::Active && record.registration.bond_class > 0 && started
+        };
+        let relays: Vec<Record> = set.records.iter().filter(active).map(to_record).collect();
+        let facts = Facts {
+            block: header.number,
+            block_hash: header.hash,
+            timestamp: header.timestamp,
+            state_root: header.state_root,
+            storage_root: self.account.storage_root,
+            withheld: set.withheld.len(),
+            malformed: set.malformed.len(),
+            inactive: all - relays.len(),
+        };
+        let body = Body {
+            network: format!("chain {}", trust.chain_id),
+            sequence: header.number,
+            issued: header.timestamp,
+            expires: header.timestamp.saturating_add(MAX_AGE),
+            single_operator: false,
+            relays,
+        };
+        Ok(Directory::proven(body, trust.network_id(), Source::Chain(facts)))
+    }
+
+    /// The same, with all that the chain has, also relays that take no circuits.
+    ///
+    /// # Errors
+    /// As [`Reading::verify`].
+    pub fn record_set(
+        &self,
+        trust: &Trust,
+        now: u64,
+        max_age: u64,
+        seen: u64,
+    ) -> Result<(RecordSet, Header), ReadingError> {
+        let header = Header::decode(&self.header)?;
+        if header.timestamp > now.saturating_add(CLOCK_SKEW) {
+            return Err(ReadingError::NotYetValid(header.timestamp - now));
+        }
+        let (age, limit) = (now.saturating_sub(header.timestamp), max_age.min(MAX_AGE));
+        if age > limit {
+            return Err(ReadingError::Stale { age, limit });
+        }
+        if header.number < seen {
+            return Err(ReadingError::RolledBack { found: header.number, seen });
+        }
+        verify_account(header.state_root, trust.directory, Some(&self.account), &self.proof)?;
+        if self.account.code_hash != trust.code_hash {
+            return Err(ReadingError::OtherCode);
+        }
+        Ok((RecordSet::verify(&self.records, self.account.storage_root)?, header))
+    }
+
+    /// Its bytes; `None` when a part is longer than one can be.
+    pub fn encode(&self) -> Option<Vec<u8>> {
+        let mut out = HEAD.to_vec();
+        out.extend(u32::try_from(self.header.len()).ok()?.to_be_bytes());
+        out.extend(&self.header);
+        out.extend(self.account.nonce.to_be_bytes());
+        out.extend(self.account.balance.to_be_bytes::<32>());
+        out.extend(self.account.storage_root);
+        out.extend(self.account.code_hash);
+        out.push(u8::try_from(self.proof.len()).ok()?);
+        for node in &self.proof {
+            out.extend(u16::try_from(node.len()).ok()?.to_be_bytes());
+            out.extend(node);
+        }
+        out.extend(&self.records);
+        Some(out)
+    }
+
+    /// Reads it; nothing is checked yet but the form.
+    ///
+    /// # Errors
+    /// [`ReadingError::Malformed`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, ReadingError> {
+        let mut rest = bytes.strip_prefix(HEAD).ok_or(ReadingError::Malformed)?;
+        let length = usize::try_from(u32::from_be_bytes(take(&mut rest)?)).unwrap_or(usize::MAX);
+        let header = cut(&mut rest, length, MAX_HEADER)?.to_vec();
+        let account = Account {
+            nonce: u64::from_be_bytes(take(&mut rest)?),
+            balance: U256::from_be_bytes(take::<32>(&mut rest)?),
+            storage_root: B256::new(take(&mut rest)?),
+            code_hash: B256::new(take(&mut rest)?),
+        };
+        let [nodes] = take(&mut rest)?;
+        if usize::from(nodes) > MAX_NODES {
+            return Err(ReadingError::Malformed);
+        }
+        let mut proof = Vec::new();
+        for _ in 0..nodes {
+            let length = usize::from(u16::from_be_bytes(take(&mut rest)?));
+            proof.push(Bytes::copy_from_slice(cut(&mut rest, length, MAX_NODE)?));
+        }
+        if rest.len() > MAX_FILE {
+            return Err(ReadingError::Malformed);
+        }
+        Ok(Self { header, account, proof, records: rest.to_vec() })
+    }
+}
+
+/// Largest reading, in bytes.
+pub const MAX_READING: usize = HEAD.len() + 4 + MAX_HEADER + 105 + MAX_NODES * (2 + MAX_NODE) + MAX_FILE;
+
+/// A relay as clients choose it. Its weight is what it advertises, which its bond covers; nothing has tested that yet.
+fn to_record(record: &super::set::ChainRecord) -> Record {
+    let (registration, descriptor) = (&record.registration, &record.descriptor);
+    Record {
+        relay_id: registration.relay_id,
+        role: descriptor.role,
+        handshake_key: hex::encode(&descriptor.handshake_key),
+        key_epoch: descriptor.key_epoch,
+        endpoints: descriptor.endpoints.clone(),
+        operator: registration.operator.to_string(),
+        family: descriptor.family.clone(),
+        stake: 1,
+        bandwidth_mbit: registration.advertised_mbit,
+    }
+}
+
+fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], ReadingError> {
+    let (head, tail) = rest.split_first_chunk::<N>().ok_or(ReadingError::Malformed)?;
+    *rest = tail;
+    Ok(*head)
+}
+
+fn cut<'a>(rest: &mut &'a [u8], length: usize, most: usize) -> Result<&'a [u8], ReadingError> {
+    let (head, tail) = rest.split_at_checked(length).filter(|_| length <= most).ok_or(ReadingError::Malformed)?;
+    *rest = tail;
+    Ok(head)
+}

@@ -1,0 +1,226 @@
+//! Reading the directory: a header that a quorum of endpoints shows, a proof from one of them, records from any mirror.
+//!
+//! Owns who is asked what, and in which order. Every client asks the same questions, so an endpoint learns nothing from them.
+
+use std::time::Duration;
+
+use alloy_primitives::{B256, Bytes, U256};
+use openrelay_ledger::chain::header::{Header, from_json};
+use openrelay_ledger::chain::proof::Account;
+use openrelay_ledger::chain::reading::{MAX_LAG, Reading, ReadingError};
+use openrelay_ledger::chain::set::{MAX_FILE, RecordSet, SetError};
+use openrelay_ledger::directory::Directory;
+use serde_json::{Value, json};
+
+use super::endpoint::{Endpoint, EndpointError, agent};
+use crate::chain_file::ChainFile;
+
+/// How often an endpoint that does not have a block yet is asked again, and how long apart: endpoints are not at the same block.
+const AGAIN: u32 = 4;
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Why the directory cannot be read from the chain.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ChainError {
+    /// No endpoint gave a header and a proof.
+    #[error("no endpoint of the chain gave an answer that can be used: {}", list(.0))]
+    Endpoints(Vec<String>),
+    /// Not enough endpoints show the same header.
+    #[error("the chain's endpoints do not agree: {agree} of {asked} show block {number} alike, {quorum} must; {}", list(.others))]
+    Quorum {
+        /// How many agree.
+        agree: usize,
+        /// How many were asked.
+        asked: usize,
+        /// How many must.
+        quorum: usize,
+        /// The block.
+        number: u64,
+        /// What the others say.
+        others: Vec<String>,
+    },
+    /// What was shown is refused.
+    #[error(transparent)]
+    Refused(#[from] ReadingError),
+    /// No mirror has the chain's records.
+    #[error("no mirror has the records of the chain: {}", list(.0))]
+    Mirrors(Vec<String>),
+}
+
+fn list(faults: &[String]) -> String {
+    faults.join("; ")
+}
+
+/// Reads and proves the directory at `now`, in seconds since the Unix epoch, given the highest block `seen`.
+///
+/// # Errors
+/// [`ChainError`] says who did not do.
+pub fn read(file: &ChainFile, now: u64, seen: u64) -> Result<(Reading, Directory), ChainError> {
+    let endpoints: Vec<Endpoint> = file.endpoints.iter().map(|url| Endpoint::new(url)).collect();
+    let mut faults = Vec::new();
+    let mut failed = vec![false; endpoints.len()];
+    let mut last = None;
+    // Each in turn leads, so that one that lies or is behind is only one.
+    for (at, leader) in endpoints.iter().enumerate() {
+        let shown = match show(leader, file) {
+            Ok(shown) => shown,
+            Err(error) => {
+                faults.push(error.to_string());
+                failed[at] = true;
+                continue;
+            }
+        };
+        // Those that have failed already are asked last, and waited for only when it takes them.
+        let mut others: Vec<usize> = (0..endpoints.len()).filter(|other| *other != at).collect();
+        others.sort_by_key(|other| failed[*other]);
+        if let Err(error) = agree(&shown, leader, others.into_iter().map(|other| &endpoints[other]), file) {
+            last = Some(error);
+            continue;
+        }
+        match proven(shown, file, now, seen) {
+            Ok(done) => return Ok(done),
+            // The root is proven: no other leader has another.
+            Err(error @ ChainError::Mirrors(_)) => return Err(error),
+            // A forged proof or an old block is this leader's; another may do better.
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(last.unwrap_or(ChainError::Endpoints(faults)))
+}
+
+/// What an endpoint shows of its newest block.
+struct Shown {
+    rlp: Vec<u8>,
+    header: Header,
+    account: Account,
+    proof: Vec<Bytes>,
+}
+
+fn show(leader: &Endpoint, file: &ChainFile) -> Result<Shown, EndpointError> {
+    leader.check_chain(file.chain_id)?;
+    let method = "eth_getBlockByNumber";
+    let shown = leader.ask(method, &json!(["latest", false]))?;
+    let rlp = from_json(&shown).map_err(|error| leader.malformed(method, error))?;
+    let header = Header::decode(&rlp).map_err(|error| leader.malformed(method, error))?;
+    let method = "eth_getProof";
+    let answer = leader.ask(method, &json!([file.directory.to_string(), [], height(header.number)]))?;
+    let number = |key: &str| -> Option<U256> { answer[key].as_str()?.parse().ok() };
+    let nodes = answer["accountProof"].as_array().cloned().unwrap_or_default();
+    let nodes: Option<Vec<Bytes>> = nodes.iter().map(|node| node.as_str()?.parse().ok()).collect();
+    let (Some(nonce), Some(balance), Some(proof)) = (number("nonce"), number("balance"), nodes) else {
+        return Err(leader.malformed(method, "it has no account or no proof"));
+    };
+    let account = Account {
+        nonce: nonce.saturating_to(),
+        balance,
+        storage_root: leader.hash(method, &answer["storageHash"])?,
+        code_hash: leader.hash(method, &answer["codeHash"])?,
+    };
+    Ok(Shown { rlp, header, account, proof })
+}
+
+/// Whether as many endpoints as must show the same header at this height.
+fn agree<'a>(
+    shown: &Shown,
+    leader: &Endpoint,
+    others: impl Iterator<Item = &'a Endpoint>,
+    file: &ChainFile,
+) -> Result<(), ChainError> {
+    let (mut agree, mut asked, mut doubts) = (1, 1, Vec::new());
+    for other in others {
+        if agree >= file.quorum {
+            break;
+        }
+        asked += 1;
+        match hash_at(other, file, shown.header.number) {
+            Ok(hash) if hash == shown.header.hash => agree += 1,
+            Ok(hash) => {
+                doubts.push(format!("{} shows {hash}, {} shows {}", other.url(), leader.url(), shown.header.hash))
+            }
+            Err(error) => doubts.push(error.to_string()),
+        }
+    }
+    if agree >= file.quorum {
+        return Ok(());
+    }
+    let number = shown.header.number;
+    Err(ChainError::Quorum { agree, asked, quorum: file.quorum, number, others: doubts })
+}
+
+/// The hash of the block that an endpoint shows at a height, made from its header.
+fn hash_at(endpoint: &Endpoint, file: &ChainFile, number: u64) -> Result<B256, EndpointError> {
+    endpoint.check_chain(file.chain_id)?;
+    let method = "eth_getBlockByNumber";
+    let mut shown = Value::Null;
+    for again in 0..AGAIN {
+        if again > 0 {
+            std::thread::sleep(PAUSE);
+        }
+        shown = endpoint.ask(method, &json!([height(number), false]))?;
+        if !shown.is_null() {
+            break;
+        }
+    }
+    if shown.is_null() {
+        return Err(endpoint.malformed(method, format!("it has no block {number}: it is behind")));
+    }
+    let rlp = from_json(&shown).map_err(|error| endpoint.malformed(method, error))?;
+    let header = Header::decode(&rlp).map_err(|error| endpoint.malformed(method, error))?;
+    if header.number == number {
+        Ok(header.hash)
+    } else {
+        Err(endpoint.malformed(method, format!("it shows block {} for {number}", header.number)))
+    }
+}
+
+fn proven(shown: Shown, file: &ChainFile, now: u64, seen: u64) -> Result<(Reading, Directory), ChainError> {
+    let mut reading = Reading { header: shown.rlp, account: shown.account, proof: shown.proof, records: Vec::new() };
+    // What the header and the account say is known before anybody is asked for records.
+    match reading.verify(&file.trust(), now, MAX_LAG, seen) {
+        Ok(_) | Err(ReadingError::Records(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    reading.records = records(file, shown.account.storage_root)?;
+    let directory = reading.verify(&file.trust(), now, MAX_LAG, seen)?;
+    Ok((reading, directory))
+}
+
+/// The records with this root, from the first mirror that has them.
+fn records(file: &ChainFile, root: B256) -> Result<Vec<u8>, ChainError> {
+    let mut faults = Vec::new();
+    for again in 0..AGAIN {
+        if again > 0 {
+            std::thread::sleep(PAUSE);
+        }
+        faults.clear();
+        let mut behind = false;
+        for url in &file.mirrors {
+            let limit = u64::try_from(MAX_FILE).unwrap_or(u64::MAX) + 1;
+            let read = agent(url)
+                .get(url)
+                .call()
+                .and_then(|mut response| response.body_mut().with_config().limit(limit).read_to_vec());
+            match read.map(|bytes| (RecordSet::verify(&bytes, root).map(drop), bytes)) {
+                Ok((Ok(()), bytes)) => return Ok(bytes),
+                Ok((Err(error), _)) => {
+                    // One that lies, or one that follows the chain a second later.
+                    behind |= error == SetError::Different;
+                    faults.push(format!("{url}: {error}"));
+                }
+                Err(error) => faults.push(format!("{url}: {error}")),
+            }
+        }
+        if !behind {
+            break;
+        }
+    }
+    if file.mirrors.is_empty() {
+        faults.push("none is configured".into());
+    }
+    Err(ChainError::Mirrors(faults))
+}
+
+/// A height as RPC takes it.
+pub(super) fn height(number: u64) -> String {
+    format!("{number:#x}")
+}

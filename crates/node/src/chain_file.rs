@@ -1,0 +1,86 @@
+//! The file that says which chain, which contracts and which endpoints.
+
+use std::path::Path;
+
+use alloy_primitives::{Address, B256};
+use openrelay_ledger::chain::reading::{MAX_AGE, Trust};
+use serde::Deserialize;
+
+use crate::config::{ConfigError, key_fault, read as read_file};
+
+/// What is trusted of a chain, and who is asked.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChainFile {
+    /// What tells the chain from others.
+    pub chain_id: u64,
+    /// The Directory contract.
+    pub directory: Address,
+    /// Keccak-256 of its code.
+    pub code_hash: B256,
+    /// The registry that writes it.
+    pub registry: Address,
+    /// The block from which on a mirror looks for events.
+    #[serde(default)]
+    pub first_block: u64,
+    /// RPC endpoints, of different operators.
+    pub endpoints: Vec<String>,
+    /// How many of them must show the same header.
+    pub quorum: usize,
+    /// Mirrors of the records.
+    #[serde(default)]
+    pub mirrors: Vec<String>,
+    /// How old a directory may be when no endpoint answers, in seconds; at most a week.
+    #[serde(default = "default_max_age")]
+    pub max_age_s: u64,
+    /// How often relays read the directory anew, in seconds.
+    #[serde(default = "default_refresh")]
+    pub refresh_s: u64,
+}
+
+fn default_max_age() -> u64 {
+    MAX_AGE
+}
+
+fn default_refresh() -> u64 {
+    60
+}
+
+impl ChainFile {
+    /// Reads and checks it.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with file, line and key.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let file: Self = read_file(path)?;
+        let bad_url = |url: &&String| !(url.starts_with("http://") || url.starts_with("https://"));
+        if let Some(url) = file.endpoints.iter().find(bad_url) {
+            return Err(key_fault(path, "endpoints", format!("{url:?} must begin with https:// or http://")));
+        }
+        if let Some(url) = file.mirrors.iter().find(bad_url) {
+            return Err(key_fault(path, "mirrors", format!("{url:?} must begin with https:// or http://")));
+        }
+        if file.quorum == 0 || file.quorum > file.endpoints.len() {
+            let must = format!("must be 1 to {}, the number of endpoints", file.endpoints.len());
+            return Err(key_fault(path, "quorum", must));
+        }
+        let mut unlike = file.endpoints.clone();
+        unlike.sort();
+        unlike.dedup();
+        if unlike.len() < file.endpoints.len() {
+            return Err(key_fault(path, "endpoints", "names an endpoint twice, which is no second opinion"));
+        }
+        if file.max_age_s > MAX_AGE {
+            return Err(key_fault(path, "max_age_s", format!("must be at most {MAX_AGE}, a week")));
+        }
+        if file.refresh_s == 0 {
+            return Err(key_fault(path, "refresh_s", "must be at least 1"));
+        }
+        Ok(file)
+    }
+
+    /// What of it is trusted.
+    pub fn trust(&self) -> Trust {
+        Trust { chain_id: self.chain_id, directory: self.directory, code_hash: self.code_hash }
+    }
+}
