@@ -113,6 +113,8 @@ pub struct Chain {
     pool: Vec<(TxEnvelope, Address)>,
     now: u64,
     step: u64,
+    /// When the next block is to be, and none after it.
+    next_timestamp: Option<u64>,
     /// The base fee stays what it is.
     pub(crate) stuck_base_fee: Option<u64>,
 }
@@ -158,6 +160,7 @@ impl Chain {
             pool: Vec::new(),
             now,
             step: 0,
+            next_timestamp: None,
             stuck_base_fee: None,
         }
     }
@@ -184,6 +187,11 @@ impl Chain {
     /// Sets its time; the next block is later than the last one all the same.
     pub fn set_now(&mut self, now: u64) {
         self.now = now;
+    }
+
+    /// The next block has just this time, which must be later than the last one's.
+    pub fn set_next_timestamp(&mut self, timestamp: u64) {
+        self.next_timestamp = Some(timestamp);
     }
 
     /// The newest block.
@@ -495,7 +503,7 @@ impl Chain {
             ommers_hash: EMPTY_OMMER_ROOT_HASH,
             number: parent.header.number + 1,
             gas_limit: parent.header.gas_limit,
-            timestamp: self.now.max(parent.header.timestamp + 1),
+            timestamp: self.next_timestamp.unwrap_or(self.now).max(parent.header.timestamp + 1),
             base_fee_per_gas: Some(self.next_base_fee()),
             withdrawals_root: Some(alloy_trie::EMPTY_ROOT_HASH),
             blob_gas_used: Some(0),
@@ -514,6 +522,7 @@ impl Chain {
         withdrawals: Option<Withdrawals>,
         state: State,
     ) {
+        self.next_timestamp = None;
         let (hash, number) = (header.hash_slow(), self.blocks.len());
         for (index, done) in transactions.iter().enumerate() {
             self.places.insert(*done.transaction.tx_hash(), (number, index));

@@ -218,6 +218,14 @@ impl Node {
                 self.chain.advance(seconds);
                 Ok(quantity(U256::from(self.ahead)))
             }
+            "evm_setNextBlockTimestamp" => {
+                let timestamp = params::small(&params[0])?;
+                if timestamp <= self.chain.last().header.timestamp {
+                    return Err(RpcError::params("the next block must be later than the last one"));
+                }
+                self.chain.set_next_timestamp(timestamp);
+                Ok(Value::Null)
+            }
             "evm_setAutomine" => {
                 self.automine = params[0].as_bool().unwrap_or(true);
                 Ok(true.into())
