@@ -62,13 +62,13 @@ pub(crate) fn of_relay(name: &str, line: &Value) -> Result<Datagrams> {
 }
 
 /// Makes the kernel of `host` count the datagrams of the protocol that leave it, that reach a socket, and that find none. Exact where trains are off: a
-/// train is one packet to it.
+/// train is one packet to it. What comes is counted before the client's own firewall, which drops what other relays still say to clients of before.
 pub(crate) fn watch(host: &Host) -> Result<()> {
     host.sh(
         "nft 'table inet account { counter out { }; counter in { }; counter refused { }; \
          chain out { type filter hook output priority 300; udp dport 443 counter name out; udp sport 443 udp dport != 443 counter name out; }; \
          chain heard { socket wildcard <= 1 counter name in return; counter name refused; }; \
-         chain in { type filter hook input priority 300; udp dport 443 jump heard; udp sport 443 udp dport != 443 jump heard; }; }'",
+         chain in { type filter hook input priority -300; udp dport 443 jump heard; udp sport 443 udp dport != 443 jump heard; }; }'",
     )
     .map(drop)
 }
