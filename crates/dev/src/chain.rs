@@ -6,6 +6,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
@@ -38,27 +39,74 @@ pub(crate) fn start(network: &Network, programs: &Programs) -> Result<Vec<Servic
     command.arg("--network").arg(&file);
     command.arg("--mirror").arg(format!("http://{}/records", SocketAddr::new(address, MIRROR)));
     let chain = host.start(command, "ready")?;
+    Ok(vec![chain, mirror_and_client(network, programs)?])
+}
+
+/// Starts a mirror of the chain, and writes the client's configuration.
+fn mirror_and_client(network: &Network, programs: &Programs) -> Result<Service> {
+    let host = network.host("chain")?;
     let mut command = host.command(&programs.openrelay);
-    command.args(["mirror", "run", "--chain"]).arg(&file);
-    command.arg("--listen").arg(SocketAddr::new(address, MIRROR).to_string());
+    command.args(["mirror", "run", "--chain"]).arg(network.dir.join("config/chain.toml"));
+    command.arg("--listen").arg(SocketAddr::new(network.address("chain", false)?, MIRROR).to_string());
     let mirror = host.start(command, "ready")?;
     let dns = network.address("server", false)?;
     let client = format!("chain = \"../chain.toml\"\nadmission = \"open\"\ndns = [\"{dns}\"]\n");
     fs::write(network.dir.join("config/client/client.toml"), client)?;
-    Ok(vec![chain, mirror])
+    Ok(mirror)
+}
+
+/// The same with anvil as the chain; `None` where that is not installed.
+pub(crate) fn start_anvil(network: &Network, programs: &Programs) -> Result<Option<Vec<Service>>> {
+    let anvil = std::env::current_dir()?.join("contracts/node_modules/@foundry-rs/anvil-linux-amd64/bin/anvil");
+    if !anvil.exists() {
+        return Ok(None);
+    }
+    let (host, address) = (network.host("chain")?, network.address("chain", false)?);
+    let (port, file) = (ENDPOINTS[0], network.dir.join("config/chain.toml"));
+    fs::create_dir_all(network.dir.join("config/client"))?;
+    let mut command = host.command(&anvil);
+    command.args(["--silent", "--hardfork", "osaka", "--port", &port.to_string(), "--host", &address.to_string()]);
+    let chain = host.start_quietly(command)?;
+    let url = format!("http://{}", SocketAddr::new(address, port));
+    let mirror = format!("http://{}/records", SocketAddr::new(address, MIRROR));
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let mut command = host.command(&programs.dev);
+        let output = command.args(["chain-deploy", &url]).arg(&file).arg(&mirror).output()?;
+        if output.status.success() {
+            break;
+        }
+        if Instant::now() > deadline {
+            checked(&output, "deploy on anvil")?;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(Some(vec![chain, mirror_and_client(network, programs)?]))
+}
+
+/// Gives an operator's account what it needs on anvil, which has no faucet.
+pub(crate) fn fund(network: &Network, programs: &Programs, account: &str) -> Result<()> {
+    let host = network.host("chain")?;
+    let url = format!("http://{}", SocketAddr::new(network.address("chain", false)?, ENDPOINTS[0]));
+    let mut command = host.command(&programs.dev);
+    let output = command.args(["chain-fund", &url]).arg(network.dir.join("config/chain.toml")).arg(account).output()?;
+    checked(&output, "fund an operator").map(drop)
 }
 
 /// An operator's folder and password.
 pub(crate) struct Operator {
     folder: PathBuf,
     password: PathBuf,
+    /// Its account, as `relay init` prints it.
+    pub(crate) account: String,
 }
 
 impl Operator {
     /// `relay init` for a relay on the host `name`, into a folder called `folder`.
     pub(crate) fn init(network: &Network, programs: &Programs, name: &str, folder: &str) -> Result<Self> {
         let host = network.host(name)?;
-        let this = Self { folder: network.dir.join("config").join(folder), password: host.dir().join("password") };
+        let (folder, password) = (network.dir.join("config").join(folder), host.dir().join("password"));
+        let mut this = Self { folder, password, account: String::new() };
         fs::write(&this.password, format!("password of {name}\n"))?;
         let role = if name.starts_with("ingress") { "ingress" } else { "egress" };
         let mut command = host.command(&programs.openrelay);
@@ -69,7 +117,8 @@ impl Operator {
             let endpoint = SocketAddr::new(network.address(name, *v6)?, crate::topology::PORT);
             command.arg("--endpoint").arg(endpoint.to_string());
         }
-        this.run(host, command, "relay init", true)?;
+        let said = this.run(host, command, "relay init", true)?;
+        this.account = said.trim().strip_prefix("operator ").context("relay init names no account")?.to_owned();
         Ok(this)
     }
 

@@ -52,6 +52,46 @@ fn all(dir: &Path) -> Result<()> {
         scenario(&mut bench).with_context(|| format!("scenario failed: {name}"))?;
         say(&format!("ok  {:>5.1} s  {name}", started.elapsed().as_secs_f64()));
     }
+    drop(bench);
+    on_anvil(&dir.join("anvil"))
+}
+
+/// The same way with a chain that is not ours: only its URL is known.
+fn on_anvil(dir: &Path) -> Result<()> {
+    let started = Instant::now();
+    std::fs::create_dir_all(dir)?;
+    let programs = Programs::find()?;
+    let network = Network::new(dir)?;
+    let Some(mut others) = crate::chain::start_anvil(&network, &programs)? else {
+        say("skipped: the journey with anvil as the chain; ./x contracts installs it");
+        return Ok(());
+    };
+    others.push(network.internet(&programs)?);
+    let (mut relays, mut operators) = (Vec::new(), Vec::new());
+    for name in ["ingress-1", "egress-1"] {
+        let host = network.host(name)?;
+        let relay = |what: &str| {
+            let mut command = host.command(&programs.openrelay);
+            command.args(["relay", what]);
+            command
+        };
+        let operator = Operator::init(&network, &programs, name, name)?;
+        let poor = refused(operator.run(host, relay("bond"), "relay bond", true))?;
+        ensure!(poor.contains("the bond is"), "a bond without tokens: {poor}");
+        crate::chain::fund(&network, &programs, &operator.account)?;
+        let found = operator.run(host, relay("check"), "relay check", false)?;
+        ensure!(!found.contains("missing"), "check: {found}");
+        operator.run(host, relay("bond"), "relay bond", true)?;
+        relays.push((name, operator.start(host, &programs, &[])?));
+        operators.push((name, operator));
+    }
+    let bench = Bench { network, services: Services { others, relays, operators }, programs };
+    let config = bench.config();
+    bench.within("the first circuit", || Ok(bench.up(&config).is_ok()))?;
+    ensure!(bench.fetches()?, "nothing comes through a circuit by anvil's directory");
+    ensure!(bench.status()?["directory"] == "chain", "another directory");
+    bench.down()?;
+    say(&format!("ok  {:>5.1} s  the same way on anvil, by its URL alone", started.elapsed().as_secs_f64()));
     Ok(())
 }
 

@@ -4,13 +4,21 @@
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context as _, Result, anyhow, bail};
-use openrelay_devchain::{Network, Node, Server, Store, development, read_chain, read_genesis, serve};
+use alloy_primitives::{Address, Bytes, U256, keccak256};
+use alloy_sol_types::SolCall as _;
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use openrelay_devchain::{
+    KNOWN, Network, Node, Server, Store, development, mint_call, read_chain, read_genesis, registry_code, serve,
+    token_code,
+};
+use openrelay_ledger::chain::registry::RelayRegistry;
 use openrelay_node::chain::Endpoint;
+use openrelay_node::chain_file::ChainFile;
+use serde_json::{Value, json};
 
 use crate::say;
 
@@ -114,7 +122,53 @@ fn make(options: &Options) -> Result<(Node, u64)> {
 
 /// Gives an endpoint faults.
 pub(crate) fn set_faults(url: &str, faults: &str) -> Result<()> {
-    let faults: serde_json::Value = serde_json::from_str(faults).context("the faults are no JSON")?;
-    Endpoint::new(url).ask("devchain_setFaults", &serde_json::json!([faults]))?;
+    let faults: Value = serde_json::from_str(faults).context("the faults are no JSON")?;
+    Endpoint::new(url).ask("devchain_setFaults", &json!([faults]))?;
     Ok(())
+}
+
+/// Puts the contracts on a development chain of others, whose first known account signs for everybody, and writes the file for clients and operators.
+pub(crate) fn deploy(url: &str, path: &Path, mirror: &str) -> Result<()> {
+    let endpoint = Endpoint::new(url);
+    let chain_id = endpoint.ask_number("eth_chainId", &json!([]))?.saturating_to();
+    let token = create(&endpoint, &token_code())?;
+    let registry = create(&endpoint, &registry_code(token))?;
+    let answer = endpoint.call(registry, &RelayRegistry::directoryCall {}.abi_encode())?;
+    let directory = RelayRegistry::directoryCall::abi_decode_returns(&answer)?;
+    let code = endpoint.ask("eth_getCode", &json!([directory, "latest"]))?;
+    let code: Bytes = code.as_str().context("no code")?.parse()?;
+    let network = Network { chain_id, directory, code_hash: keccak256(&code), registry, token };
+    Ok(fs::write(path, network_file(&network, &[url.to_owned()], &[mirror.to_owned()]))?)
+}
+
+/// Gives an account ether and tokens there.
+pub(crate) fn fund(url: &str, path: &Path, account: Address) -> Result<()> {
+    let endpoint = Endpoint::new(url);
+    let file = ChainFile::load(path)?;
+    let answer = endpoint.call(file.registry, &RelayRegistry::tokenCall {}.abi_encode())?;
+    let token = RelayRegistry::tokenCall::abi_decode_returns(&answer)?;
+    let ether = U256::from(10u64.pow(18));
+    send(&endpoint, &json!({"from": KNOWN[0].0, "to": account, "value": ether}))?;
+    let mint = mint_call(account, ether * U256::from(1_000_000));
+    send(&endpoint, &json!({"from": KNOWN[0].0, "to": token, "data": mint})).map(drop)
+}
+
+fn create(endpoint: &Endpoint, code: &Bytes) -> Result<Address> {
+    let receipt = send(endpoint, &json!({"from": KNOWN[0].0, "data": code}))?;
+    receipt["contractAddress"].as_str().and_then(|text| text.parse().ok()).context("no contract was made")
+}
+
+/// Sends from an account that the chain itself signs for, and waits for the receipt.
+fn send(endpoint: &Endpoint, transaction: &Value) -> Result<Value> {
+    let hash = endpoint.ask("eth_sendTransaction", &json!([transaction]))?;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while Instant::now() < deadline {
+        let receipt = endpoint.ask("eth_getTransactionReceipt", &json!([hash]))?;
+        if !receipt.is_null() {
+            ensure!(receipt["status"] == "0x1", "refused: {transaction}");
+            return Ok(receipt);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    bail!("not in a block in time: {transaction}")
 }

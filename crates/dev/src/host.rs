@@ -139,6 +139,13 @@ impl Host {
         checked(&output, line)
     }
 
+    /// Starts a program on the host that says nothing.
+    pub(crate) fn start_quietly(&self, mut command: Command) -> Result<Service> {
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+        let lines = BufReader::new(child.stdout.take().context("no output")?);
+        Ok(Service { child, lines, ready: String::new() })
+    }
+
     /// Starts a program on the host and waits until it prints a line that begins with `ready`.
     pub(crate) fn start(&self, mut command: Command, ready: &str) -> Result<Service> {
         let log = fs::File::create(self.dir.join(format!("{}.log", self.name)))?;

@@ -44,6 +44,12 @@ enum Command {
         #[command(subcommand)]
         command: devchain::Command,
     },
+    /// Puts the contracts on a development chain of others, and writes the file that says where they are
+    #[command(hide = true)]
+    ChainDeploy { url: String, file: PathBuf, mirror: String },
+    /// Gives an account ether and tokens there
+    #[command(hide = true)]
+    ChainFund { url: String, file: PathBuf, account: alloy_primitives::Address },
     /// Gives an endpoint of the development chain these faults and no others
     #[command(hide = true)]
     ChainFaults { url: String, faults: String },
@@ -119,6 +125,8 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Devnet { command } => devnet::run(command),
         Command::Devchain { command } => devchain::run(command),
+        Command::ChainDeploy { url, file, mirror } => devchain::deploy(&url, &file, &mirror),
+        Command::ChainFund { url, file, account } => devchain::fund(&url, &file, account),
         Command::ChainFaults { url, faults } => devchain::set_faults(&url, &faults),
         Command::Internet { addresses } => services::serve(&addresses),
         Command::Fetch { host, bytes, v6 } => services::fetch(&host, bytes, v6),

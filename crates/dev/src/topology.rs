@@ -177,7 +177,7 @@ impl Network {
         Ok(Services { others, relays, operators: RELAYS.into_iter().zip(registered).collect() })
     }
 
-    fn internet(&self, programs: &Programs) -> Result<Service> {
+    pub(crate) fn internet(&self, programs: &Programs) -> Result<Service> {
         let server = self.host("server")?;
         let mut command = server.command(&programs.dev);
         command

@@ -56,10 +56,9 @@ impl Node {
 
     /// Gives an account ether for gas and so much of a token.
     pub(crate) fn fund(&mut self, account: Address, token: Address, amount: U256) -> Result<(), Failure> {
-        let mint = TestToken::mintCall { to: account, amount };
         let chain = self.chain_mut();
         chain.give(KNOWN[0].0, account, U256::from(ETHER))?;
-        chain.send(KNOWN[0].0, token, mint.abi_encode().into())?;
+        chain.send(KNOWN[0].0, token, mint_call(account, amount))?;
         self.keep_all();
         Ok(())
     }
@@ -68,14 +67,28 @@ impl Node {
 fn deploy(chain: &mut Chain) -> Result<Network, Failure> {
     let governor = KNOWN[0].0;
     let none = || Failure::Refused("a contract was not made".into());
-    let token = chain.deploy(governor, TestToken::BYTECODE.clone())?.created.ok_or_else(none)?;
-    let (rate, min, max) = RATE;
-    let arguments =
-        (token, governor, KNOWN[1].0, U256::from(rate), U256::from(min), U256::from(max)).abi_encode_params();
-    let code = [&RelayRegistry::BYTECODE[..], &arguments].concat();
-    let registry = chain.deploy(governor, code.into())?.created.ok_or_else(none)?;
+    let token = chain.deploy(governor, token_code())?.created.ok_or_else(none)?;
+    let registry = chain.deploy(governor, registry_code(token))?.created.ok_or_else(none)?;
     let answer = chain.call(governor, registry, RelayRegistry::directoryCall {}.abi_encode().into())?;
     let directory = RelayRegistry::directoryCall::abi_decode_returns(&answer).map_err(|_| none())?;
     let code_hash = chain.newest().account(directory).ok_or_else(none)?.code_hash();
     Ok(Network { chain_id: chain.chain_id(), directory, code_hash, registry, token })
+}
+
+/// What makes the token.
+pub fn token_code() -> Bytes {
+    TestToken::BYTECODE.clone()
+}
+
+/// What makes a registry whose bonds are in `token`; the first known account governs, the second guards.
+pub fn registry_code(token: Address) -> Bytes {
+    let (rate, min, max) = RATE;
+    let arguments =
+        (token, KNOWN[0].0, KNOWN[1].0, U256::from(rate), U256::from(min), U256::from(max)).abi_encode_params();
+    [&RelayRegistry::BYTECODE[..], &arguments].concat().into()
+}
+
+/// The call that makes so many tokens for somebody.
+pub fn mint_call(to: Address, amount: U256) -> Bytes {
+    TestToken::mintCall { to, amount }.abi_encode().into()
 }
