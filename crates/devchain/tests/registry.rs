@@ -315,8 +315,13 @@ fn class(bond: u64, mbit: u32) -> u8 {
     (0u8..8).take_while(|doublings| bond >= needed << doublings).count().try_into().unwrap()
 }
 
+/// How many random sequences: a few by hand, as many as `./x test` says there.
+fn sequences() -> u32 {
+    std::env::var("OPENRELAY_SEQUENCES").ok().and_then(|count| count.parse().ok()).unwrap_or(200)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: sequences(), ..ProptestConfig::default() })]
 
     /// Whatever three people try in whatever order: the registry allows what the model allows, the directory is the model's, and no token is made or lost.
     #[test]
