@@ -208,6 +208,50 @@ fn an_old_head_is_refused_by_who_has_seen_a_newer_one() {
     assert!(old.read().unwrap_err().contains("s old"));
 }
 
+/// An old head is a true one, which the others confirm; only no mirror has its records any more.
+#[test]
+fn an_endpoint_that_is_behind_a_change_is_only_one() {
+    let mut world = World::new("behind", 0);
+    for server in &world.servers {
+        register(&mut server.node.lock().unwrap(), &world.network, 9);
+    }
+    // All have the same blocks again.
+    let chain = world.servers[0].node.lock().unwrap().chain().clone();
+    for server in &world.servers {
+        *server.node.lock().unwrap() = Node::new(chain.clone(), true, None);
+    }
+    let mut mirror = Mirror::new(world.file.clone());
+    mirror.follow().unwrap();
+    world.file.mirrors = vec![serve_bytes(mirror.records().to_vec())];
+    world.fault(0, &[Fault::StaleHead { blocks: 3 }]);
+    assert_eq!(world.read(), Ok(4));
+}
+
+/// The registry takes descriptors that readers do not: they cost their own relay, not the mirror.
+#[test]
+fn a_descriptor_that_is_too_long_costs_its_own_relay_only() {
+    let world = World::new("long", 0);
+    let call = |descriptor: Vec<u8>| RelayRegistry::describeCall {
+        relayId: 2,
+        advertisedMbit: 100,
+        descriptor: descriptor.into(),
+    };
+    for length in [163, 256] {
+        {
+            let mut node = world.servers[0].node.lock().unwrap();
+            let data = call(vec![7; length]).abi_encode().into();
+            node.send_unsigned(Address::repeat_byte(2), world.network.registry, data).unwrap();
+        }
+        let mut mirror = Mirror::new(world.file.clone());
+        mirror.follow().unwrap();
+        let mut file = world.file.clone();
+        (file.mirrors, file.quorum) = (vec![serve_bytes(mirror.records().to_vec())], 1);
+        let (_, found) = read(&file, now(), 0).unwrap();
+        let Source::Chain(facts) = found.source() else { panic!("no chain") };
+        assert_eq!((found.body().relays.len(), facts.withheld), (2, 1), "{length}");
+    }
+}
+
 #[test]
 fn endpoints_that_do_not_agree_are_no_quorum() {
     let world = World::new("split", 0);
@@ -340,6 +384,54 @@ fn what_was_signed_is_sent_again_and_only_once() {
     std::fs::remove_dir_all(&world.folder).unwrap();
 }
 
+/// Who writes down what came of it may be killed before that.
+#[test]
+fn what_is_in_a_block_is_told_until_it_is_forgotten() {
+    let world = World::new("resume", 0);
+    let sender = sender(&world, 0).with_patience(Duration::from_secs(5));
+    assert!(sender.resume("mint").unwrap().is_none());
+    let done = sender.send_and_keep("mint", world.network.token, &mint(1)).unwrap();
+    let before = nonce(&world, 0);
+    for _ in 0..2 {
+        assert_eq!(sender.resume("mint").unwrap().unwrap().hash, done.hash);
+        assert_eq!(sender.send_and_keep("mint", world.network.token, &mint(1)).unwrap().hash, done.hash);
+    }
+    assert_eq!(nonce(&world, 0), before, "nothing was sent again");
+    sender.forget().unwrap();
+    sender.forget().unwrap();
+    assert!(sender.resume("mint").unwrap().is_none());
+    std::fs::remove_dir_all(&world.folder).unwrap();
+}
+
+#[test]
+fn a_transaction_whose_place_another_has_taken_is_given_up() {
+    let world = World::new("overtaken", 0);
+    world.fault(0, &[Fault::DropTransactions]);
+    sender(&world, 0).send("mint", world.network.token, &mint(1)).unwrap_err();
+    world.fault(0, &[]);
+    {
+        // Another tool sends with the same key.
+        let mut node = world.servers[0].node.lock().unwrap();
+        node.send_unsigned(KNOWN[0].0, world.network.token, mint(2).into()).unwrap();
+    }
+    let again = sender(&world, 0).with_patience(Duration::from_secs(5));
+    let why = again.send("mint", world.network.token, &mint(1)).unwrap_err();
+    assert!(matches!(why, SendError::Overtaken(_)), "{why}");
+    again.send("mint", world.network.token, &mint(1)).unwrap();
+    std::fs::remove_dir_all(&world.folder).unwrap();
+}
+
+#[test]
+fn fees_out_of_proportion_are_not_paid() {
+    let world = World::new("fees", 0);
+    world.fault(0, &[Fault::StuckBaseFee { wei: 1_000_000_000_000_000 }]);
+    world.servers[0].node.lock().unwrap().mine();
+    let url = world.servers[0].url();
+    openrelay_node::chain::Endpoint::new(&url).ask("evm_mine", &json!([])).unwrap();
+    let why = sender(&world, 0).send("mint", world.network.token, &mint(1)).unwrap_err();
+    assert!(matches!(why, SendError::TooExpensive { .. }), "{why}");
+}
+
 #[test]
 fn another_wish_waits_for_the_one_that_is_under_way() {
     let world = World::new("queue", 0);
@@ -367,5 +459,8 @@ fn what_a_contract_refuses_and_what_cannot_be_paid_is_not_sent() {
     world.fault(0, &[Fault::OtherChain { id: 1 }]);
     let why = sender(&world, 0).send("mint", world.network.token, &mint(1)).unwrap_err();
     assert!(why.to_string().contains("serves chain 1"), "{why}");
-    assert!(!world.folder.exists(), "nothing was signed");
+    let kept = std::fs::read_dir(&world.folder)
+        .unwrap()
+        .filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|extension| extension == "json"));
+    assert_eq!(kept.count(), 0, "nothing was signed");
 }

@@ -12,8 +12,7 @@ pub use read::{ChainError, read};
 
 use std::path::Path;
 
-use openrelay_ledger::chain::header::Header;
-use openrelay_ledger::chain::reading::{MAX_READING, Reading};
+use openrelay_ledger::chain::reading::{MAX_AGE, MAX_READING, Reading};
 
 use crate::chain_file::ChainFile;
 use crate::clock::unix_seconds;
@@ -26,13 +25,12 @@ use crate::directory::{VerifiedDirectory, replace};
 /// [`ChainError`] of reading it now, when nothing that was kept will do.
 pub fn directory(file: &ChainFile, kept: &Path) -> Result<(VerifiedDirectory, Option<String>), ChainError> {
     let last = read_kept(kept);
-    // Only what proves itself may hold back what is read now.
     let old = last.as_ref().and_then(|last| VerifiedDirectory::of_reading(last, &file.trust(), file.max_age_s, 0).ok());
-    let seen = last.as_ref().and_then(|last| Header::decode(&last.header).ok()).filter(|_| old.is_some());
-    let error = match read(file, unix_seconds(), seen.map_or(0, |header| header.number)) {
-        Ok((reading, _)) => {
-            let directory = VerifiedDirectory::of_reading(&reading, &file.trust(), file.max_age_s, 0)
-                .map_err(ChainError::Refused)?;
+    // What is too old to be used is still young enough to tell that something is older.
+    let seen = last.as_ref().and_then(|last| last.verify(&file.trust(), unix_seconds(), MAX_AGE, 0).ok());
+    let error = match read(file, unix_seconds(), seen.map_or(0, |seen| seen.body().sequence)) {
+        Ok((reading, directory)) => {
+            let directory = VerifiedDirectory::of_proven(directory);
             let folder = kept.parent().unwrap_or(Path::new("."));
             let written =
                 std::fs::create_dir_all(folder).and_then(|()| replace(kept, &reading.encode().unwrap_or_default()));

@@ -78,6 +78,11 @@ impl VerifiedDirectory {
         Ok((this, written.err().map(warning)))
     }
 
+    /// A directory that was verified just now: nothing but a check makes one.
+    pub fn of_proven(directory: Directory) -> Self {
+        Self { directory }
+    }
+
     /// What the directory says.
     pub fn directory(&self) -> &Directory {
         &self.directory
@@ -120,8 +125,13 @@ impl VerifiedDirectory {
 /// # Errors
 /// When the file, or the draft beside it, cannot be written.
 pub fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let draft = path.with_extension("new");
-    std::fs::write(&draft, bytes).and_then(|()| std::fs::rename(&draft, path))
+    use std::io::Write as _;
+    // Of each process by itself, so that two who write at once do not mix.
+    let draft = path.with_extension(format!("{}.new", std::process::id()));
+    let mut file = std::fs::File::create(&draft)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&draft, path)
 }
 
 #[cfg(test)]

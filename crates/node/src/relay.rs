@@ -428,7 +428,8 @@ impl Relay {
     /// From now on the relay knows of the others that this directory names; false when it names this relay no more, or with another key, and nothing has changed.
     pub fn update(&mut self, directory: &VerifiedDirectory) -> bool {
         let own = directory.directory().relay(self.config.own.relay.0).and_then(|record| directory.responder(record));
-        if own.is_none_or(|own| own.key != self.config.own.key) {
+        // The epoch is in the handshake too.
+        if own.is_none_or(|own| (own.key, own.key_epoch) != (self.config.own.key, self.config.own.key_epoch)) {
             return false;
         }
         let role = if self.config.is_ingress() { Role::Ingress } else { Role::Egress };

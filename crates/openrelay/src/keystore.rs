@@ -20,8 +20,9 @@ use crate::failure::Failure;
 
 /// Cost of trying a password: 2^17, 128 MiB, about half a second.
 const LOG_N: u8 = 17;
-/// The most of it that a file may ask for: 2^20, a gibibyte.
+/// The most of it that a file may ask for: n up to 2^20, and a gibibyte with r.
 const MAX_LOG_N: u8 = 20;
+const MAX_MEMORY: u64 = 1 << 30;
 
 /// Makes a key and writes it, encrypted, to `path`, which must not exist.
 pub(crate) fn create(path: &Path, password: &[u8]) -> Result<SigningKey, Failure> {
@@ -102,6 +103,9 @@ fn decrypt(text: &str, password: &[u8]) -> Result<SigningKey, String> {
             let small = |key: &str| -> Result<u32, String> {
                 u32::try_from(number(key)?).ok().filter(|n| (1..=64).contains(n)).ok_or(format!("{key} is not 1 to 64"))
             };
+            if n.saturating_mul(128 * u64::from(small("r")?)) > MAX_MEMORY {
+                return Err("asks for more than a gibibyte of memory".into());
+            }
             scrypt(password, &salt, log_n, small("r")?, small("p")?).map_err(|failure| failure.to_string())?
         }
         Some("pbkdf2") if params["prf"] == "hmac-sha256" => {

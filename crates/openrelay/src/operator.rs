@@ -13,17 +13,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use alloy_primitives::{Address, B256, U256, keccak256};
-use alloy_sol_types::SolCall;
+use alloy_sol_types::{SolCall, SolEvent as _};
 use openrelay_ledger::chain::descriptor::Descriptor;
 use openrelay_ledger::chain::reading::{MAX_LAG, Reading};
 use openrelay_ledger::chain::registry::{RelayRegistry, Token, registration};
 use openrelay_ledger::chain::set::{RecordSet, Registration, Status};
 use openrelay_ledger::record::Role;
-use openrelay_node::chain::journal::Sender;
+use openrelay_node::chain::journal::{Receipt, Sender};
 use openrelay_node::chain::mirror::Mirror;
 use openrelay_node::chain::{Endpoint, EndpointError};
 use openrelay_node::chain_file::ChainFile;
-use openrelay_node::config::read;
+use openrelay_node::config::{RelayFile, read};
 use openrelay_node::directory::replace;
 use openrelay_sys::event::{Waker, wait};
 use openrelay_sys::signal::{Signal, Signals};
@@ -39,6 +39,8 @@ const KEY: &str = "operator-key.json";
 const CHAIN: &str = "chain.toml";
 const NUMBER: &str = "relay-id";
 const RELAY: &str = "relay.toml";
+const REGISTER: &str = "register the relay";
+const DRAIN: &str = "drain";
 /// Development chains with a faucet have this number.
 const DEVELOPMENT: u64 = 31_337;
 /// Ether that a start and a few changes cost at most, in wei: a hundredth.
@@ -77,6 +79,11 @@ impl Folder {
         let password = keystore::password(password_file, false)?;
         let key = keystore::open(&self.path.join(KEY), &password)?;
         Ok(Sender::new(&self.chain, key, &self.path))
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<(), Failure> {
+        let path = self.path.join(name);
+        replace(&path, bytes).map_err(|error| Failure::plain(format!("cannot write {}: {error}", path.display())))
     }
 
     fn endpoint(&self) -> Endpoint {
@@ -155,12 +162,15 @@ pub(crate) fn run(command: &RelayCommand) -> Result<(), Failure> {
         RelayCommand::Run { dir, password_file, unconfined } => serve(dir, password_file.as_deref(), *unconfined),
         RelayCommand::Status { dir } => status(dir),
         RelayCommand::Drain { dir, undo, password_file } => {
-            change(dir, password_file.as_deref(), if *undo { "serve again" } else { "drain" }, |relay_id, hash| {
+            let folder = Folder::open(dir)?;
+            let sender = folder.sender(password_file.as_deref())?;
+            change(&folder, &sender, if *undo { "serve again" } else { DRAIN }, |relay_id, hash| {
                 RelayRegistry::drainCall { relayId: relay_id, draining: !undo, descriptorHash: hash }.abi_encode()
             })
         }
         RelayCommand::Unbond { dir, password_file } => {
-            change(dir, password_file.as_deref(), "unbond", |relay_id, hash| {
+            let folder = Folder::open(dir)?;
+            change(&folder, &folder.sender(password_file.as_deref())?, "unbond", |relay_id, hash| {
                 RelayRegistry::unbondCall { relayId: relay_id, descriptorHash: hash }.abi_encode()
             })
         }
@@ -193,11 +203,6 @@ fn init(dir: &Path, chain: &Path, plan: Plan, password_file: Option<&Path>) -> R
     write(OPERATOR, to_toml(&folder.plan).as_bytes())?;
     let key = keystore::create(&dir.join(KEY), &password)?;
     let address = Address::from_public_key(key.verifying_key());
-    if address == folder.plan.withdrawal {
-        return Err(Failure::plain(
-            "the withdrawal address must not be the hot key's: who steals that key would have the bond",
-        ));
-    }
     say(&format!("operator {address}"));
     talk(&format!(
         "openrelay: the folder {0} holds the operator's key; keep a copy of it. Send {address} the bond and some ether, then: openrelay relay check --dir {0}",
@@ -243,7 +248,8 @@ fn check(dir: &Path) -> Result<(), Failure> {
     let operator = address(&folder)?;
     folder.descriptor(0, [0; 32])?;
     point(true, format!("the {} is described: {:?}", folder.plan.role, folder.plan.endpoints), String::new());
-    for endpoint in &folder.plan.endpoints {
+    let listen = read::<RelayFile>(&dir.join(RELAY)).map_or_else(|_| folder.plan.endpoints.clone(), |file| file.listen);
+    for endpoint in &listen {
         let bound = std::net::UdpSocket::bind(endpoint);
         let running = bound.as_ref().err().is_some_and(|error| error.kind() == std::io::ErrorKind::AddrInUse);
         let why = bound.as_ref().err().map(ToString::to_string).unwrap_or_default();
@@ -290,6 +296,16 @@ fn bond(dir: &Path, password_file: Option<&Path>) -> Result<(), Failure> {
         return Ok(());
     }
     let sender = folder.sender(password_file)?;
+    // One that was sent before this was killed, or that is in a block though nobody wrote it down, is this relay.
+    if let Some(receipt) = sender.resume(REGISTER)? {
+        return write_down(&folder, &sender, &receipt);
+    }
+    let mut mirror = Mirror::new(folder.chain.clone());
+    mirror.follow()?;
+    if let Some(relay_id) = mirror.relay_of(sender.address()) {
+        talk("openrelay: this key has registered a relay already, which is taken for this one");
+        return write_relay(&folder, relay_id);
+    }
     let needed = folder.ask(&RelayRegistry::neededBondCall { advertisedMbit: folder.plan.advertised_mbit })?;
     let token = folder.ask(&RelayRegistry::tokenCall {})?;
     let account = sender.address();
@@ -302,6 +318,9 @@ fn bond(dir: &Path, password_file: Option<&Path>) -> Result<(), Failure> {
             Err(EndpointError::Refused { code: -32_601, .. }) => {}
             Err(error) => return Err(error.into()),
         }
+    }
+    if needed.bit_len() > 96 {
+        return Err(Failure::plain(format!("the endpoint asks for a bond of {needed}, which no registry takes")));
     }
     let balance = has(account)?;
     if balance < needed {
@@ -317,38 +336,42 @@ fn bond(dir: &Path, password_file: Option<&Path>) -> Result<(), Failure> {
     let call = RelayRegistry::registerCall {
         advertisedMbit: folder.plan.advertised_mbit,
         withdrawal: folder.plan.withdrawal,
+        // Fits: it was compared.
         amount: needed.to(),
         descriptor: folder.descriptor(0, [0; 32])?.into(),
     };
-    let receipt = sender.send("register the relay", folder.chain.registry, &call.abi_encode())?;
-    let event = receipt.logs.iter().find_map(|log| {
-        alloy_sol_types::SolEvent::decode_log(log)
-            .ok()
-            .map(|event: alloy_primitives::Log<RelayRegistry::Registered>| event.relayId)
-    });
-    let relay_id = event.ok_or_else(|| Failure::plain("registered, but the receipt does not name the relay"))?;
-    let write = |name: &str, text: String| {
-        replace(&dir.join(name), text.as_bytes())
-            .map_err(|error| Failure::plain(format!("cannot write {name}: {error}")))
-    };
-    let listen: Vec<String> = folder.plan.endpoints.iter().map(|endpoint| format!("\"{endpoint}\"")).collect();
-    write(
-        RELAY,
-        format!(
-            "role = \"{}\"\nrelay_id = {relay_id}\nlisten = [{}]\nchain = \"{CHAIN}\"\nadmission = \"open\"\n",
-            folder.plan.role,
-            listen.join(", ")
-        ),
-    )?;
-    write(NUMBER, format!("{relay_id}\n"))?;
-    say(&format!("relay_id {relay_id}"));
-    talk(&format!(
-        "openrelay: registered in block {} for {} gas; next: openrelay relay run --dir {}",
-        receipt.block,
-        receipt.gas_used,
-        dir.display()
-    ));
+    let receipt = sender.send_and_keep(REGISTER, folder.chain.registry, &call.abi_encode())?;
+    write_down(&folder, &sender, &receipt)
+}
+
+/// Writes down which relay a registration has made, and only then takes it out of the journal.
+fn write_down(folder: &Folder, sender: &Sender, receipt: &Receipt) -> Result<(), Failure> {
+    let mut registered = receipt.logs.iter().filter_map(|log| RelayRegistry::Registered::decode_log(log).ok());
+    let event =
+        registered.next().ok_or_else(|| Failure::plain("registered, but the receipt does not name the relay"))?;
+    write_relay(folder, event.relayId)?;
+    sender.forget()?;
+    talk(&format!("openrelay: registered in block {} for {} gas", receipt.block, receipt.gas_used));
     Ok(())
+}
+
+fn write_relay(folder: &Folder, relay_id: u64) -> Result<(), Failure> {
+    write_relay_config(folder, relay_id)?;
+    folder.write(NUMBER, format!("{relay_id}\n").as_bytes())?;
+    say(&format!("relay_id {relay_id}"));
+    talk(&format!("openrelay: next: openrelay relay run --dir {}", folder.path.display()));
+    Ok(())
+}
+
+/// The relay's own configuration, from the plan.
+fn write_relay_config(folder: &Folder, relay_id: u64) -> Result<(), Failure> {
+    let listen: Vec<String> = folder.plan.endpoints.iter().map(|endpoint| format!("\"{endpoint}\"")).collect();
+    let text = format!(
+        "# Where it listens may differ from the endpoints in {OPERATOR}, which the world reaches it at.\nrole = \"{}\"\nrelay_id = {relay_id}\nlisten = [{}]\nchain = \"{CHAIN}\"\nadmission = \"open\"\n",
+        folder.plan.role,
+        listen.join(", ")
+    );
+    folder.write(RELAY, text.as_bytes())
 }
 
 fn relay_program() -> PathBuf {
@@ -360,6 +383,11 @@ fn relay_program() -> PathBuf {
 fn serve(dir: &Path, password_file: Option<&Path>, unconfined: bool) -> Result<(), Failure> {
     let folder = Folder::open(dir)?;
     let relay_id = folder.registered()?;
+    let lock = std::fs::File::create(dir.join("running")).map_err(Failure::plain)?;
+    if lock.try_lock().is_err() {
+        return Err(Failure::plain("another openrelay relay run serves this folder"));
+    }
+    ready_to_serve(&folder, relay_id)?;
     let sender = folder.sender(password_file)?;
     // Before the first thread starts; the relay takes its signals the same way.
     let signals = Signals::block().map_err(Failure::plain)?;
@@ -374,11 +402,34 @@ fn serve(dir: &Path, password_file: Option<&Path>, unconfined: bool) -> Result<(
         .spawn()
         .map_err(|error| Failure::new(77, format!("cannot start openrelay-relay: {error}; install it")))?;
     let result = attend(&folder, &sender, relay_id, &mut child, &signals);
-    if result.is_err() {
+    if matches!(child.try_wait(), Ok(None)) {
         tell(&child, "TERM");
     }
     let _ = child.wait();
     result
+}
+
+/// What would make a start useless is said before the key of it is paid for.
+fn ready_to_serve(folder: &Folder, relay_id: u64) -> Result<(), Failure> {
+    let Some((standing, _)) = folder.registration(relay_id)? else {
+        return Err(Failure::new(3, format!("relay {relay_id} has left the registry")));
+    };
+    match standing.status {
+        Status::Active => {}
+        Status::Draining => return Err(Failure::new(3, "the relay drains; openrelay relay drain --undo ends that")),
+        Status::Unbonding => return Err(Failure::new(3, "the relay leaves; openrelay relay retire goes on with that")),
+    }
+    let path = folder.path.join(RELAY);
+    let file: RelayFile = read(&path).map_err(Failure::plain)?;
+    if file.role != folder.plan.role || file.relay_id != relay_id {
+        return Err(Failure::plain(format!("{} has another role or number than {OPERATOR}", path.display())));
+    }
+    for address in &file.listen {
+        std::net::UdpSocket::bind(address).map_err(|error| {
+            Failure::plain(format!("cannot listen on {address} (UDP): {error}; does a relay run there already?"))
+        })?;
+    }
+    Ok(())
 }
 
 fn attend(
@@ -419,7 +470,7 @@ fn attend(
         bell.wake();
     });
     let refresh = Duration::from_secs(folder.chain.refresh_s);
-    let mut warned = false;
+    let (mut warned, mut seen) = (false, 0);
     loop {
         let ready = wait(&[signals.as_fd(), ended.as_fd()], refresh).unwrap_or_default();
         while let Some(signal) = signals.next() {
@@ -433,9 +484,10 @@ fn attend(
                 Err(Failure::plain(format!("the relay has ended: {status}")))
             };
         }
-        match openrelay_node::chain::read(&folder.chain, unix_seconds(), 0) {
-            Ok((reading, _)) => {
+        match openrelay_node::chain::read(&folder.chain, unix_seconds(), seen) {
+            Ok((reading, directory)) => {
                 warned = false;
+                seen = directory.body().sequence;
                 if reading.account.storage_root != last.account.storage_root && hand_over(&mut input, &reading).is_ok()
                 {
                     last = reading;
@@ -477,16 +529,10 @@ fn publish(folder: &Folder, sender: &Sender, relay_id: u64, key: [u8; 32]) -> Re
 }
 
 /// Sends a change that names the present descriptor.
-fn change(
-    dir: &Path,
-    password_file: Option<&Path>,
-    name: &str,
-    call: impl Fn(u64, B256) -> Vec<u8>,
-) -> Result<(), Failure> {
-    let folder = Folder::open(dir)?;
+fn change(folder: &Folder, sender: &Sender, name: &str, call: impl Fn(u64, B256) -> Vec<u8>) -> Result<(), Failure> {
     let relay_id = folder.registered()?;
     let hash = keccak256(folder.published(relay_id)?);
-    let receipt = folder.sender(password_file)?.send(name, folder.chain.registry, &call(relay_id, hash))?;
+    let receipt = sender.send(name, folder.chain.registry, &call(relay_id, hash))?;
     say(&format!("{name}: block {} ({} gas)", receipt.block, receipt.gas_used));
     Ok(())
 }
@@ -495,13 +541,21 @@ fn change(
 fn retire(dir: &Path, password_file: Option<&Path>) -> Result<(), Failure> {
     let folder = Folder::open(dir)?;
     let relay_id = folder.registered()?;
+    let sender = folder.sender(password_file)?;
+    if sender.resume(DRAIN)?.is_some() {
+        sender.forget()?;
+        say(
+            "no new circuits come from now on; when the old ones have ended, run this again: the bond is then given notice",
+        );
+        return Ok(());
+    }
     let Some((standing, shown)) = folder.registration(relay_id)? else {
         say("the relay has left and its bond was paid; nothing is to be done");
         return Ok(());
     };
     match standing.status {
         Status::Active => {
-            change(dir, password_file, "drain", |relay_id, hash| {
+            change(&folder, &sender, DRAIN, |relay_id, hash| {
                 RelayRegistry::drainCall { relayId: relay_id, draining: true, descriptorHash: hash }.abi_encode()
             })?;
             say(
@@ -509,7 +563,7 @@ fn retire(dir: &Path, password_file: Option<&Path>) -> Result<(), Failure> {
             );
         }
         Status::Draining => {
-            change(dir, password_file, "unbond", |relay_id, hash| {
+            change(&folder, &sender, "unbond", |relay_id, hash| {
                 RelayRegistry::unbondCall { relayId: relay_id, descriptorHash: hash }.abi_encode()
             })?;
             say("the relay serves no more; stop it. The bond is free after 14 days: run this again then");
@@ -527,7 +581,7 @@ fn retire(dir: &Path, password_file: Option<&Path>) -> Result<(), Failure> {
                 ));
             }
             let call = RelayRegistry::withdrawCall { relayId: relay_id };
-            folder.sender(password_file)?.send("withdraw the bond", folder.chain.registry, &call.abi_encode())?;
+            sender.send("withdraw the bond", folder.chain.registry, &call.abi_encode())?;
             say(&format!("the bond was paid to {}", shown.withdrawal));
         }
     }

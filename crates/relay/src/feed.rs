@@ -57,9 +57,13 @@ impl Feed {
 
     /// Takes the first reading that is there; reads once when there is none, which waits where nothing comes.
     pub(crate) fn take(&mut self) -> Fed {
+        if self.ended {
+            return Fed::End;
+        }
         if !self.is_waiting() {
             let mut piece = [0; 1 << 16];
             match self.input.read(&mut piece) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => return Fed::Nothing,
                 Ok(0) | Err(_) => {
                     self.ended = true;
                     return Fed::End;

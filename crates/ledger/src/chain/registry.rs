@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 
-use alloy_primitives::{B256, Log};
+use alloy_primitives::{Address, B256, Log};
 use alloy_sol_types::{SolEvent, sol};
 
 use super::set::{Entry, Registration, Status};
@@ -69,6 +69,14 @@ impl Collection {
             Some(registration) => self.relays.entry(relay_id).or_default().0 = Some(registration),
             None => drop(self.relays.remove(&relay_id)),
         }
+    }
+
+    /// The newest relay of this operator.
+    pub fn relay_of(&self, operator: Address) -> Option<u64> {
+        let own = |(registration, _): &(Option<Registration>, Vec<u8>)| {
+            registration.is_some_and(|registration| registration.operator == operator)
+        };
+        self.relays.iter().rev().find(|(_, entry)| own(entry)).map(|(relay_id, _)| *relay_id)
     }
 
     /// The descriptor of a relay.

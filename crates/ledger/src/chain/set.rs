@@ -199,7 +199,7 @@ impl Entry {
     }
 }
 
-/// A mirror's file; `None` when a relay is there twice or a descriptor is longer than one can be.
+/// A mirror's file; `None` when a relay is there twice. A descriptor that is longer than one can be, which the registry does not refuse, is left out: it costs its own relay.
 pub fn write(mut entries: Vec<Entry>) -> Option<Vec<u8>> {
     entries.sort_by_key(Entry::relay_id);
     let mut out = HEAD.to_vec();
@@ -214,13 +214,16 @@ pub fn write(mut entries: Vec<Entry>) -> Option<Vec<u8>> {
                 out.push(WITHHELD);
                 out.extend(hash);
             }
+            Entry::Whole(registration, descriptor) if descriptor.len() > MAX_DESCRIPTOR => {
+                out.push(WITHHELD);
+                out.extend(record_hash(&registration, Descriptor::hash(&descriptor)));
+            }
             Entry::Whole(registration, descriptor) => {
                 out.push(WHOLE);
                 out.extend(registration.operator);
                 out.extend(registration.advertised_mbit.to_be_bytes());
                 out.extend([registration.bond_class, registration.status.byte()]);
-                let length = u16::try_from(descriptor.len()).ok().filter(|_| descriptor.len() <= MAX_DESCRIPTOR)?;
-                out.extend(length.to_be_bytes());
+                out.extend(u16::try_from(descriptor.len()).ok()?.to_be_bytes());
                 out.extend(descriptor);
             }
         }

@@ -66,8 +66,23 @@ pub enum EndpointError {
 /// An endpoint.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
+    /// As far as everybody may read it.
     url: String,
+    target: String,
     agent: Agent,
+}
+
+/// A URL without path, query, user and password: providers put keys there.
+fn without_secrets(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or("");
+    let host = authority.rsplit('@').next().unwrap_or("");
+    format!("{scheme}://{host}")
+}
+
+/// What an endpoint says, as far as a terminal and a reader can take it.
+fn readable(text: &str) -> String {
+    text.chars().take(300).flat_map(char::escape_debug).collect()
 }
 
 /// An agent for this URL that follows no redirects and waits for nobody long.
@@ -95,10 +110,10 @@ pub(super) fn agent(url: &str) -> Agent {
 impl Endpoint {
     /// The endpoint at this URL.
     pub fn new(url: &str) -> Self {
-        Self { url: url.to_owned(), agent: agent(url) }
+        Self { url: without_secrets(url), target: url.to_owned(), agent: agent(url) }
     }
 
-    /// Its URL.
+    /// Its URL, as far as everybody may read it.
     pub fn url(&self) -> &str {
         &self.url
     }
@@ -112,7 +127,7 @@ impl Endpoint {
         let request = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string();
         let mut response = self
             .agent
-            .post(&self.url)
+            .post(&self.target)
             .header("content-type", "application/json")
             .send(request)
             .map_err(|error| transport(error.to_string()))?;
@@ -128,7 +143,7 @@ impl Endpoint {
                 url: self.url.clone(),
                 method: method.into(),
                 code: error["code"].as_i64().unwrap_or(0),
-                message: error["message"].as_str().unwrap_or("no reason given").to_owned(),
+                message: readable(error["message"].as_str().unwrap_or("no reason given")),
                 data: error["data"].as_str().and_then(|text| text.parse().ok()),
             });
         }
@@ -159,8 +174,16 @@ impl Endpoint {
     /// # Errors
     /// [`EndpointError`]; `Refused` when the contract reverts.
     pub fn call(&self, to: Address, data: &[u8]) -> Result<Bytes, EndpointError> {
+        self.call_at(to, data, "latest")
+    }
+
+    /// The same at a block.
+    ///
+    /// # Errors
+    /// As [`Endpoint::call`].
+    pub fn call_at(&self, to: Address, data: &[u8], block: &str) -> Result<Bytes, EndpointError> {
         let call = json!({"to": to.to_string(), "input": alloy_primitives::hex::encode_prefixed(data)});
-        let result = self.ask("eth_call", &json!([call, "latest"]))?;
+        let result = self.ask("eth_call", &json!([call, block]))?;
         let bytes = result.as_str().and_then(|text| text.parse().ok());
         bytes.ok_or_else(|| self.malformed("eth_call", "no bytes"))
     }

@@ -22,6 +22,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(300);
 /// After so long without a block its fees are raised.
 const SPEED_UP: Duration = Duration::from_secs(20);
 
+/// The most that one transaction may cost, in wei: a tenth of an ether. What an endpoint says of fees is its own word.
+const MAX_COST: U256 = U256::from_limbs([100_000_000_000_000_000, 0, 0, 0]);
+
 /// Why a transaction did not come to pass.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
@@ -42,6 +45,21 @@ pub enum SendError {
     /// It is in a block and did nothing.
     #[error("transaction {0} is in a block, but the contract refused it there")]
     Failed(B256),
+    /// Another transaction of the account is in its place.
+    #[error(
+        "transaction {0} was overtaken by another of this account, which was not sent from here; look what that did, then run the command again"
+    )]
+    Overtaken(B256),
+    /// The endpoint's fees are out of proportion.
+    #[error(
+        "this would cost {needed} wei by the endpoint's word, and at most {limit} are spent on a transaction: wait for lower fees, or ask another endpoint"
+    )]
+    TooExpensive {
+        /// What it would cost.
+        needed: U256,
+        /// The most that is spent.
+        limit: U256,
+    },
     /// It is not in a block yet.
     #[error("transaction {0} is not in a block yet; run the same command again to go on")]
     Waiting(B256),
@@ -126,20 +144,64 @@ impl Sender {
     /// # Errors
     /// [`SendError`].
     pub fn send(&self, name: &str, to: Address, data: &[u8]) -> Result<Receipt, SendError> {
+        let receipt = self.send_and_keep(name, to, data)?;
+        self.forget()?;
+        Ok(receipt)
+    }
+
+    /// The same, with the transaction kept in the journal until [`Sender::forget`]: for who has to write down first what came of it.
+    ///
+    /// # Errors
+    /// [`SendError`].
+    pub fn send_and_keep(&self, name: &str, to: Address, data: &[u8]) -> Result<Receipt, SendError> {
+        let _lock = self.lock()?;
         self.endpoint.check_chain(self.chain_id)?;
-        let mut entry = match self.pending()? {
+        match self.pending()? {
             // Whatever was under way comes first: the next has its nonce after it.
-            Some(entry) if entry.name == name && entry.to == to && *entry.data == *data => entry,
-            Some(mut other) => {
-                let done = self.wait(&mut other);
-                if matches!(done, Err(SendError::Waiting(_) | SendError::Endpoint(_) | SendError::Journal { .. })) {
-                    done?;
-                }
-                self.prepare(name, to, data)?
+            Some(mut entry) if entry.name == name && entry.to == to && *entry.data == *data => {
+                return self.wait(&mut entry, false);
             }
-            None => self.prepare(name, to, data)?,
-        };
-        self.wait(&mut entry)
+            Some(mut other) => match self.wait(&mut other, false) {
+                Ok(_) | Err(SendError::Failed(_) | SendError::Overtaken(_)) => self.forget()?,
+                Err(error) => return Err(error),
+            },
+            None => {}
+        }
+        let mut entry = self.prepare(name, to, data)?;
+        self.wait(&mut entry, true)
+    }
+
+    /// Waits for what is under way under this name, if anything is; kept until [`Sender::forget`].
+    ///
+    /// # Errors
+    /// [`SendError`].
+    pub fn resume(&self, name: &str) -> Result<Option<Receipt>, SendError> {
+        let _lock = self.lock()?;
+        match self.pending()? {
+            Some(mut entry) if entry.name == name => {
+                self.endpoint.check_chain(self.chain_id)?;
+                self.wait(&mut entry, false).map(Some)
+            }
+            Some(_) | None => Ok(None),
+        }
+    }
+
+    /// Takes what is done out of the journal.
+    ///
+    /// # Errors
+    /// [`SendError::Journal`].
+    pub fn forget(&self) -> Result<(), SendError> {
+        self.keep(None)
+    }
+
+    /// One process at a time: two would take the same nonce.
+    fn lock(&self) -> Result<std::fs::File, SendError> {
+        let path = self.path.with_extension("lock");
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let locked = std::fs::create_dir_all(folder)
+            .and_then(|()| std::fs::File::create(&path))
+            .and_then(|file| file.lock().map(|()| file));
+        locked.map_err(|error| SendError::Journal { path, why: error.to_string() })
     }
 
     fn prepare(&self, name: &str, to: Address, data: &[u8]) -> Result<Entry, SendError> {
@@ -147,19 +209,22 @@ impl Sender {
         let call = json!({"from": from.to_string(), "to": to.to_string(), "input": hex::encode_prefixed(data)});
         let gas = self.endpoint.ask_number("eth_estimateGas", &json!([call])).map_err(refused)?;
         let gas = u64::try_from(gas).unwrap_or(u64::MAX).saturating_mul(6) / 5;
-        let nonce = self.endpoint.ask_number("eth_getTransactionCount", &json!([from.to_string(), "latest"]))?;
+        let nonce = self.nonce()?;
         let tip: u128 = self.endpoint.ask_number("eth_maxPriorityFeePerGas", &json!([]))?.saturating_to();
         let block = self.endpoint.ask("eth_getBlockByNumber", &json!(["latest", false]))?;
         let base = block["baseFeePerGas"].as_str().and_then(|text| text.parse::<U256>().ok()).unwrap_or_default();
         let max_fee = base.saturating_to::<u128>().saturating_mul(2).saturating_add(tip);
         let needed = U256::from(max_fee) * U256::from(gas);
+        if needed > MAX_COST {
+            return Err(SendError::TooExpensive { needed, limit: MAX_COST });
+        }
         let balance = self.endpoint.ask_number("eth_getBalance", &json!([from.to_string(), "latest"]))?;
         if balance < needed {
             return Err(SendError::Funds { account: from, balance, needed });
         }
         let mut entry = Entry {
             name: name.to_owned(),
-            nonce: nonce.saturating_to(),
+            nonce,
             to,
             data: Bytes::copy_from_slice(data),
             gas,
@@ -193,36 +258,65 @@ impl Sender {
         self.keep(Some(entry))
     }
 
-    /// Sends it, again where it was lost, until it is in a block.
-    fn wait(&self, entry: &mut Entry) -> Result<Receipt, SendError> {
+    /// Sends it, again where it was lost, until it is in a block. What is `fresh` was never sent.
+    fn wait(&self, entry: &mut Entry, fresh: bool) -> Result<Receipt, SendError> {
         let started = Instant::now();
         let mut raised = started;
-        self.broadcast(entry)?;
+        let mut to_send = true;
         loop {
+            // Asked before the receipts: when it has passed and no receipt is there, another has taken the place.
+            let passed = self.nonce()? > entry.nonce;
             for hash in &entry.hashes {
                 let shown = self.endpoint.ask("eth_getTransactionReceipt", &json!([hash.to_string()]))?;
                 if let Some(block) = shown["blockNumber"].as_str().and_then(|text| text.parse::<U256>().ok()) {
-                    self.keep(None)?;
                     if shown["status"] != "0x1" {
+                        self.forget()?;
                         return Err(SendError::Failed(*hash));
                     }
                     return Ok(receipt(*hash, block.saturating_to(), &shown));
                 }
             }
             let newest = entry.hashes.last().copied().unwrap_or_default();
-            if started.elapsed() > self.patience {
+            if passed {
+                self.forget()?;
+                return Err(SendError::Overtaken(newest));
+            }
+            if to_send {
+                to_send = false;
+                match self.broadcast(entry) {
+                    Ok(()) => {}
+                    // Nobody has it, and nobody shall.
+                    Err(error @ SendError::Refused(_)) if fresh && entry.hashes.len() == 1 => {
+                        self.forget()?;
+                        return Err(error);
+                    }
+                    // It may be in a pool all the same, or its fees are too low now.
+                    Err(SendError::Refused(_)) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            if started.elapsed() >= self.patience {
                 return Err(SendError::Waiting(newest));
             }
             std::thread::sleep(LOOK_EVERY);
             if raised.elapsed() > SPEED_UP {
                 raised = Instant::now();
                 // What a pool takes in place of another pays at least a tenth more.
-                entry.max_fee = entry.max_fee.saturating_mul(5) / 4;
-                entry.tip = entry.tip.saturating_mul(5) / 4;
-                self.sign(entry)?;
-                self.broadcast(entry)?;
+                let more = |fee: u128| fee.saturating_mul(5) / 4 + 1;
+                let max_fee = more(entry.max_fee);
+                if U256::from(max_fee) * U256::from(entry.gas) <= MAX_COST {
+                    (entry.max_fee, entry.tip) = (max_fee, more(entry.tip).min(max_fee));
+                    self.sign(entry)?;
+                }
+                to_send = true;
             }
         }
+    }
+
+    /// The number of the account's next transaction.
+    fn nonce(&self) -> Result<u64, SendError> {
+        let account = self.address().to_string();
+        Ok(self.endpoint.ask_number("eth_getTransactionCount", &json!([account, "latest"]))?.saturating_to())
     }
 
     /// What is known already, or was overtaken by another of the same nonce, is no fault: its receipt decides.
@@ -230,12 +324,9 @@ impl Sender {
         let Some(raw) = entry.raw.last() else { return Ok(()) };
         match self.endpoint.ask("eth_sendRawTransaction", &json!([raw.to_string()])) {
             Ok(_) => Ok(()),
-            Err(EndpointError::Refused { message, .. })
-                if ["already known", "nonce too low", "underpriced"].iter().any(|known| message.contains(known)) =>
-            {
-                Ok(())
-            }
-            Err(error) => Err(refused(error)),
+            Err(EndpointError::Refused { message, .. }) if is_known(&message) => Ok(()),
+            Err(EndpointError::Refused { message, .. }) => Err(SendError::Refused(message)),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -255,10 +346,21 @@ impl Sender {
                 let bytes = serde_json::to_vec(entry).unwrap_or_default();
                 std::fs::create_dir_all(folder).and_then(|()| replace(&self.path, &bytes))
             }
-            None => std::fs::remove_file(&self.path),
+            None => match std::fs::remove_file(&self.path) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+                other => other,
+            },
         };
         kept.map_err(|error| SendError::Journal { path: self.path.clone(), why: error.to_string() })
     }
+}
+
+/// Whether a node refuses what it has, or what is in a block: in the words of several.
+fn is_known(message: &str) -> bool {
+    let message = message.to_lowercase().replace(' ', "");
+    ["alreadyknown", "knowntransaction", "alreadyimported", "noncetoolow", "underpriced"]
+        .iter()
+        .any(|known| message.contains(known))
 }
 
 /// A contract that refuses is told apart from an endpoint that fails.

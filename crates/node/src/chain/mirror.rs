@@ -2,7 +2,7 @@
 //!
 //! Owns nothing that needs to be believed: readers hold the file against the chain. A mirror that sees something that does not fit begins anew.
 
-use alloy_primitives::{Bytes, Log};
+use alloy_primitives::{Address, Bytes, Log};
 use alloy_sol_types::SolCall;
 use openrelay_ledger::chain::registry::{Collection, RelayRegistry, registration, topics};
 use openrelay_ledger::chain::set::{RecordSet, write};
@@ -14,6 +14,8 @@ use crate::chain_file::ChainFile;
 
 /// Blocks whose events are asked for at once.
 const RANGE: u64 = 2_000;
+/// Blocks that a mirror may have to look through: some years of the fastest chains.
+const MOST_BLOCKS: u64 = 1 << 30;
 
 /// A mirror of one registry.
 #[derive(Debug)]
@@ -39,6 +41,11 @@ impl Mirror {
         &self.records
     }
 
+    /// The relay that this operator has registered last, if there is one.
+    pub fn relay_of(&self, operator: Address) -> Option<u64> {
+        self.collection.relay_of(operator)
+    }
+
     /// The descriptor of a relay as it was last published.
     pub fn descriptor(&self, relay_id: u64) -> Option<&[u8]> {
         self.collection.descriptor(relay_id)
@@ -51,13 +58,16 @@ impl Mirror {
     pub fn follow(&mut self) -> Result<(), EndpointError> {
         self.endpoint.check_chain(self.file.chain_id)?;
         let head: u64 = self.endpoint.ask_number("eth_blockNumber", &json!([]))?.saturating_to();
-        if head + 1 < self.next {
+        if head.saturating_add(1) < self.next {
             self.forget();
         }
+        if head.saturating_sub(self.next) > MOST_BLOCKS {
+            return Err(self.endpoint.malformed("eth_blockNumber", format!("block {head} is too far ahead")));
+        }
         while self.next <= head {
-            let to = head.min(self.next + RANGE - 1);
-            self.take(self.next, to)?;
-            self.next = to + 1;
+            let to = head.min(self.next.saturating_add(RANGE - 1));
+            self.take(self.next, to, head)?;
+            self.next = to.saturating_add(1);
         }
         let file = write(self.collection.entries()).unwrap_or_default();
         let proof = self.endpoint.ask("eth_getProof", &json!([self.file.directory.to_string(), [], height(head)]))?;
@@ -80,7 +90,7 @@ impl Mirror {
         self.next = self.file.first_block;
     }
 
-    fn take(&mut self, from: u64, to: u64) -> Result<(), EndpointError> {
+    fn take(&mut self, from: u64, to: u64, head: u64) -> Result<(), EndpointError> {
         let filter = json!({
             "address": self.file.registry.to_string(), "fromBlock": height(from), "toBlock": height(to),
             "topics": [topics().map(|topic| topic.to_string())],
@@ -95,7 +105,7 @@ impl Mirror {
         changed.dedup();
         for relay_id in changed {
             let call = RelayRegistry::relayOfCall { relayId: relay_id };
-            let answer = self.endpoint.call(self.file.registry, &call.abi_encode())?;
+            let answer = self.endpoint.call_at(self.file.registry, &call.abi_encode(), &height(head))?;
             let shown = RelayRegistry::relayOfCall::abi_decode_returns(&answer)
                 .map_err(|error| self.endpoint.malformed("eth_call", error))?;
             self.collection.set(relay_id, registration(relay_id, &shown));

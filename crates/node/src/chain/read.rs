@@ -2,7 +2,7 @@
 //!
 //! Owns who is asked what, and in which order. Every client asks the same questions, so an endpoint learns nothing from them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use alloy_primitives::{B256, Bytes, U256};
 use openrelay_ledger::chain::header::{Header, from_json};
@@ -18,6 +18,7 @@ use crate::chain_file::ChainFile;
 /// How often an endpoint that does not have a block yet is asked again, and how long apart: endpoints are not at the same block.
 const AGAIN: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(500);
+const SLOW: Duration = Duration::from_secs(3);
 
 /// Why the directory cannot be read from the chain.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -59,7 +60,7 @@ pub fn read(file: &ChainFile, now: u64, seen: u64) -> Result<(Reading, Directory
     let endpoints: Vec<Endpoint> = file.endpoints.iter().map(|url| Endpoint::new(url)).collect();
     let mut faults = Vec::new();
     let mut failed = vec![false; endpoints.len()];
-    let mut last = None;
+    let (mut last, mut without_records) = (None, None);
     // Each in turn leads, so that one that lies or is behind is only one.
     for (at, leader) in endpoints.iter().enumerate() {
         let shown = match show(leader, file) {
@@ -77,10 +78,17 @@ pub fn read(file: &ChainFile, now: u64, seen: u64) -> Result<(Reading, Directory
             last = Some(error);
             continue;
         }
+        let root = shown.account.storage_root;
+        if without_records == Some(root) {
+            continue;
+        }
         match proven(shown, file, now, seen) {
             Ok(done) => return Ok(done),
-            // The root is proven: no other leader has another.
-            Err(error @ ChainError::Mirrors(_)) => return Err(error),
+            // A leader that is behind shows a root that no mirror has any more.
+            Err(error @ ChainError::Mirrors(_)) => {
+                without_records = Some(root);
+                last = Some(error);
+            }
             // A forged proof or an old block is this leader's; another may do better.
             Err(error) => last = Some(error),
         }
@@ -152,7 +160,12 @@ fn hash_at(endpoint: &Endpoint, file: &ChainFile, number: u64) -> Result<B256, E
     endpoint.check_chain(file.chain_id)?;
     let method = "eth_getBlockByNumber";
     let mut shown = Value::Null;
+    let started = Instant::now();
     for again in 0..AGAIN {
+        // One that is slow besides is not worth the wait.
+        if started.elapsed() > SLOW {
+            break;
+        }
         if again > 0 {
             std::thread::sleep(PAUSE);
         }

@@ -8,7 +8,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 
-use openrelay_ledger::directory::Directory;
+use openrelay_ledger::directory::{Directory, Source};
 use openrelay_proto::ip::destination::{BLOCKED_V4, BLOCKED_V6};
 use openrelay_proto::ip::{GATEWAY_V4, GATEWAY_V6};
 use openrelay_proto::relay::INNER_POOL;
@@ -89,7 +89,10 @@ fn table(device: &str, directory: &Directory) -> String {
     let mut relays: [(Vec<String>, Vec<String>); 2] = Default::default();
     for endpoint in directory.body().relays.iter().flat_map(|relay| &relay.endpoints) {
         let (addresses, ports) = &mut relays[usize::from(endpoint.is_ipv6())];
-        addresses.push(endpoint.ip().to_string());
+        // On a chain everybody can claim any address; nobody may close it to all clients by that.
+        if directory.source() == Source::Signed {
+            addresses.push(endpoint.ip().to_string());
+        }
         ports.push(format!("{} . {}", endpoint.ip(), endpoint.port()));
     }
     let networks4: Vec<String> = BLOCKED_V4.iter().map(|(net, len)| format!("{net}/{len}")).collect();
@@ -134,6 +137,8 @@ fn table(device: &str, directory: &Directory) -> String {
     tcp dport 25 counter name blocked drop
     ip daddr . udp dport @relay_ports4 limit rate {RELAY_RATE}/second accept
     ip6 daddr . udp dport @relay_ports6 limit rate {RELAY_RATE}/second accept
+    ip daddr . udp dport @relay_ports4 counter name blocked drop
+    ip6 daddr . udp dport @relay_ports6 counter name blocked drop
     ip daddr @relays4 counter name blocked drop
     ip6 daddr @relays6 counter name blocked drop
     add @clients4 {{ ip saddr ct count over {CONNECTIONS} }} counter name blocked drop
