@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use alloy_primitives::{Address, B256, U256};
+use alloy_primitives::{Address, B256, U256, keccak256};
 use alloy_sol_types::SolCall;
 use k256::ecdsa::SigningKey;
 use openrelay_devchain::{Fault, KNOWN, Network, Node, Server, development, serve};
@@ -340,6 +340,7 @@ fn a_mirror_follows_and_begins_anew_after_a_reorganisation() {
     }
     mirror.follow().unwrap();
     assert_ne!(mirror.records(), before);
+    assert_eq!(mirror.relay_of(Address::repeat_byte(9)), Some(RELAYS + 1));
     {
         let mut node = world.servers[0].node.lock().unwrap();
         node.handle(&json!({"id": 1, "method": "devchain_reorganise", "params": ["0x4"]}));
@@ -349,6 +350,17 @@ fn a_mirror_follows_and_begins_anew_after_a_reorganisation() {
     let _ = mirror.follow();
     mirror.follow().unwrap();
     assert_eq!(mirror.records(), before);
+    assert_eq!(mirror.relay_of(Address::repeat_byte(9)), None);
+    // Who leaves may register anew.
+    assert_eq!(mirror.relay_of(Address::repeat_byte(2)), Some(2));
+    let hash = keccak256(descriptor(2).encode().unwrap());
+    let unbond = RelayRegistry::unbondCall { relayId: 2, descriptorHash: hash }.abi_encode();
+    {
+        let mut node = world.servers[0].node.lock().unwrap();
+        node.send_unsigned(Address::repeat_byte(2), world.network.registry, unbond.into()).unwrap();
+    }
+    mirror.follow().unwrap();
+    assert_eq!(mirror.relay_of(Address::repeat_byte(2)), None);
 }
 
 fn sender(world: &World, who: usize) -> Sender {

@@ -71,10 +71,10 @@ impl Collection {
         }
     }
 
-    /// The newest relay of this operator.
+    /// The newest relay of this operator that does not leave.
     pub fn relay_of(&self, operator: Address) -> Option<u64> {
         let own = |(registration, _): &(Option<Registration>, Vec<u8>)| {
-            registration.is_some_and(|registration| registration.operator == operator)
+            registration.is_some_and(|r| r.operator == operator && r.status != Status::Unbonding)
         };
         self.relays.iter().rev().find(|(_, entry)| own(entry)).map(|(relay_id, _)| *relay_id)
     }
