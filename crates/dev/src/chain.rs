@@ -22,9 +22,6 @@ const ADVERTISED: u32 = 1_000;
 /// Where bonds go back to: nobody's.
 const WITHDRAWAL: &str = "0x00000000000000000000000000000000c01dc01d";
 
-/// The relays of the devnet in the order in which they register, which gives them their numbers.
-pub(crate) const RELAYS: [&str; 4] = ["ingress-1", "ingress-2", "egress-1", "egress-2"];
-
 /// Starts the chain and its mirror, and writes what clients and operators need: `config/chain.toml`, `config/client/client.toml`.
 pub(crate) fn start(network: &Network, programs: &Programs) -> Result<Vec<Service>> {
     let host = network.host("chain")?;

@@ -20,7 +20,7 @@ use crate::host::{Service, checked};
 use crate::loss;
 use crate::say;
 use crate::services::{ECHO, NAME, WEB};
-use crate::topology::{CLIENT_V4, CLIENT_V6, Network, Programs, Services};
+use crate::topology::{CLIENT_V4, CLIENT_V6, Network, Programs, RELAYS, Services, relay_in_status};
 use crate::wire;
 
 /// How long a change may take to show.
@@ -134,7 +134,7 @@ impl Bench {
         arguments.extend(extra);
         checked(&self.openrelay(&arguments)?, "openrelay up")?;
         let status = self.status()?;
-        let first = relay_name(&status, if status["ingress"].is_null() { "egress" } else { "ingress" })?;
+        let first = relay_in_status(&status, if status["ingress"].is_null() { "egress" } else { "ingress" })?;
         wire::watch(
             self.network.host("nat")?,
             [self.network.address(first, false)?, self.network.address(first, true)?],
@@ -289,14 +289,6 @@ impl Bench {
 
 /// Hosts whose kernels count. The NAT is among them for what comes to a mapping that it has forgotten: that ends there.
 const WATCHED: [&str; 7] = ["client", "nat", "ingress-1", "ingress-2", "egress-1", "egress-2", "server"];
-/// The relay names in the order of their numbers.
-const RELAYS: [&str; 4] = ["ingress-1", "ingress-2", "egress-1", "egress-2"];
-
-fn relay_name(status: &Value, key: &str) -> Result<&'static str> {
-    let number = status[key].as_u64().context("no relay in status")?;
-    RELAYS.get(usize::try_from(number)?.wrapping_sub(1)).copied().context("unknown relay")
-}
-
 fn memory(bench: &mut Bench) -> Result<()> {
     let status = bench.up(&[])?;
     let answer = bench.fetch(32)?;
@@ -307,8 +299,8 @@ fn memory(bench: &mut Bench) -> Result<()> {
         let output = bench.network.client.command(&bench.programs.dev).args(["echo", &to, "50"]).output()?;
         checked(&output, &format!("echo {address}"))?;
     }
-    let ingress = bench.relay(relay_name(&status, "ingress")?)?;
-    let egress = bench.relay(relay_name(&status, "egress")?)?;
+    let ingress = bench.relay(relay_in_status(&status, "ingress")?)?;
+    let egress = bench.relay(relay_in_status(&status, "egress")?)?;
     let client = [CLIENT_V4.parse()?, CLIENT_V6.parse()?, bench.network.address("nat", false)?];
     let mut needles: Vec<Vec<u8>> = server.iter().map(octets).collect();
     // As a query spells it: each label after its length.
@@ -445,14 +437,14 @@ fn post(socket: &Path, path: &str) -> Result<()> {
 
 fn firewall(bench: &mut Bench) -> Result<()> {
     let status = bench.up(&[])?;
-    let egress = bench.network.host(relay_name(&status, "egress")?)?;
+    let egress = bench.network.host(relay_in_status(&status, "egress")?)?;
     egress.sh("nft 'table ip stray { counter leaving { }; counter untranslated { }; \
          chain out { type filter hook postrouting priority 400; oifname wan counter name leaving; \
          oifname wan ip saddr 100.64.0.0/10 counter name untranslated; }; }'")?;
     let packets = |table: &str, counter: &str| egress.counter(table, counter).map(|(packets, _)| packets);
     let server = bench.network.address("server", false)?.to_string();
     // Not the one in use: what goes there does not go through the tunnel.
-    let other = if relay_name(&status, "ingress")? == "ingress-1" { "ingress-2" } else { "ingress-1" };
+    let other = if relay_in_status(&status, "ingress")? == "ingress-1" { "ingress-2" } else { "ingress-1" };
     let other = bench.network.address(other, false)?.to_string();
     let mut blocked = packets("inet openrelay_egress", "blocked")?;
     for (what, line) in [
@@ -497,7 +489,7 @@ fn one_hop(bench: &mut Bench) -> Result<()> {
 
 fn blocked(bench: &mut Bench) -> Result<()> {
     let status = bench.up(&[])?;
-    let ingress = relay_name(&status, "ingress")?;
+    let ingress = relay_in_status(&status, "ingress")?;
     let rules: Vec<String> = [("ip", false), ("ip6", true)]
         .into_iter()
         .flat_map(|(family, v6)| ["s", "d"].map(|end| (family, v6, end)))
@@ -517,7 +509,7 @@ fn blocked(bench: &mut Bench) -> Result<()> {
 /// The last scenario: relays that were killed stay dead. Until then each is held to account, and its host's kernel from then on.
 fn killed(bench: &mut Bench) -> Result<()> {
     let status = bench.up(&[])?;
-    let (ingress, egress) = (relay_name(&status, "ingress")?, relay_name(&status, "egress")?);
+    let (ingress, egress) = (relay_in_status(&status, "ingress")?, relay_in_status(&status, "egress")?);
     let egress_at_its_end = kill(bench, egress)?;
     bench.try_everything()?;
     bench.wait_for("the loss of the egress showing", || {

@@ -16,7 +16,7 @@ use crate::devnet::temporary_dir;
 use crate::host::{Host, checked};
 use crate::judge::{LinkRule, Rules, Verdict};
 use crate::services::{ECHO, NAME, WEB};
-use crate::topology::{CLIENT_V4, CLIENT_V6, Network, Programs, Services};
+use crate::topology::{CLIENT_V4, CLIENT_V6, Network, Programs, Services, relay_in_status};
 use crate::{say, talk};
 
 /// How the demonstration runs.
@@ -212,15 +212,7 @@ impl Demo {
     }
 
     fn names(&self, status: &Value) -> Result<Names> {
-        // The order in which the devnet names them to `selfhost init`.
-        let name = |key: &str| match status[key].as_u64() {
-            Some(1) => Ok("ingress-1"),
-            Some(2) => Ok("ingress-2"),
-            Some(3) => Ok("egress-1"),
-            Some(4) => Ok("egress-2"),
-            _ => bail!("status names no {key}"),
-        };
-        Ok(Names { ingress: name("ingress")?, egress: name("egress")? })
+        Ok(Names { ingress: relay_in_status(status, "ingress")?, egress: relay_in_status(status, "egress")? })
     }
 
     /// What `down` must give back: routes, rules, firewall, resolver.

@@ -6,7 +6,7 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use alloy_primitives::{Address, Bytes, U256, keccak256};
 use alloy_sol_types::SolCall as _;
@@ -18,6 +18,7 @@ use openrelay_devchain::{
 use openrelay_ledger::chain::registry::RelayRegistry;
 use openrelay_node::chain::Endpoint;
 use openrelay_node::chain_file::ChainFile;
+use openrelay_node::clock::unix_seconds;
 use serde_json::{Value, json};
 
 use crate::say;
@@ -112,7 +113,7 @@ fn make(options: &Options) -> Result<(Node, u64)> {
         read_chain(&mut chain, &rlp).with_context(|| blocks.display().to_string())?;
         return Ok((Node::new(chain, false, None), 0));
     }
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
+    let now = unix_seconds();
     let (store, chain) = match &options.state {
         Some(path) => Store::open(path, now).map(|(store, chain)| (Some(store), chain))?,
         None => (None, development(now)),

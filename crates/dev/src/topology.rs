@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::chain::{self, Operator, RELAYS};
+use crate::chain::{self, Operator};
 use crate::host::{Host, Service, checked};
 
 /// A host at the core: name, link, IPv4 network and IPv6 network, of which the core has .1 and the host .2.
@@ -44,6 +44,15 @@ pub(crate) const CLIENT_V6: &str = "2001:db8:77::2";
 /// How long relays may take to read of each other, and how often they are asked.
 const PATIENCE: Duration = Duration::from_secs(20);
 const ASK_EVERY: Duration = Duration::from_millis(100);
+/// The relays in the order in which they are named or register, which gives them their numbers.
+pub(crate) const RELAYS: [&str; 4] = ["ingress-1", "ingress-2", "egress-1", "egress-2"];
+
+/// The relay whose number stands under `key` in a client's status.
+pub(crate) fn relay_in_status(status: &serde_json::Value, key: &str) -> Result<&'static str> {
+    let number = status[key].as_u64().with_context(|| format!("status names no {key}"))?;
+    RELAYS.get(usize::try_from(number)?.wrapping_sub(1)).copied().with_context(|| format!("there is no relay {number}"))
+}
+
 /// Port of the relays.
 pub(crate) const PORT: u16 = 443;
 

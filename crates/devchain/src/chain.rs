@@ -144,7 +144,7 @@ impl Chain {
         Self::begin(chain_id, Schedule::osaka(), header, state)
     }
 
-    /// A chain that begins with this header and state, all of whose states are kept.
+    /// A chain that begins with this header and state.
     pub(crate) fn begin(chain_id: u64, schedule: Schedule, header: Header, state: State) -> Self {
         let hash = header.hash_slow();
         let now = header.timestamp;

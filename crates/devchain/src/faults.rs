@@ -2,7 +2,6 @@
 //!
 //! Owns the list; `rpc` and `server` play them.
 
-use alloy_primitives::{Address, Bytes};
 use serde::Deserialize;
 
 /// One fault. Names in JSON are in camel case, like `{"kind":"staleHead","blocks":10}`.
@@ -27,13 +26,6 @@ pub enum Fault {
     NoProof,
     /// No state but the newest block's is there to be proven, and not even that one.
     ProofWindow0,
-    /// Another code than the one that is there.
-    OtherCode {
-        /// Of this contract.
-        address: Address,
-        /// What is answered.
-        code: Bytes,
-    },
     /// `null` instead of every error.
     NullForError,
     /// Answers end in the middle.

@@ -363,13 +363,6 @@ impl Node {
 
     fn code(&self, params: &Value) -> Answer {
         let wanted = params::address(params, 0)?;
-        for fault in &self.faults {
-            if let Fault::OtherCode { address, code } = fault
-                && *address == wanted
-            {
-                return Ok(data(code));
-            }
-        }
         let (_, state) = self.state(&params[1])?;
         Ok(data(state.account(wanted).map(|account| account.code.as_ref()).unwrap_or_default()))
     }

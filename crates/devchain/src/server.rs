@@ -158,7 +158,6 @@ async fn answer(State((node, faults)): State<(Arc<Mutex<Node>>, Faults)>, reques
             | Fault::ForgedProof
             | Fault::NoProof
             | Fault::ProofWindow0
-            | Fault::OtherCode { .. }
             | Fault::NullForError
             | Fault::StuckBaseFee { .. }
             | Fault::DropTransactions => {}

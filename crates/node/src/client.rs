@@ -307,7 +307,7 @@ impl Drop for Connection {
 fn choose(path: &Path, options: &Options) -> Result<Plan, ConnectError> {
     let file: ClientFile = read(path)?;
     check_device(path, &file.device)?;
-    let origin = Origin::of(path, file.directory.as_deref(), file.directory_key.as_deref(), file.chain.as_deref())?;
+    let origin = file.origin(path)?;
     let (directory, memory, forgetful) = look_up(&origin, &options.folders.state)?;
     let wish = Wish {
         ingress: file.ingress,
@@ -354,7 +354,7 @@ fn choose(path: &Path, options: &Options) -> Result<Plan, ConnectError> {
 /// [`ConnectError`] says why there is none.
 pub fn directory_of(path: &Path, state: &Path) -> Result<(VerifiedDirectory, Option<String>), ConnectError> {
     let file: ClientFile = read(path)?;
-    let origin = Origin::of(path, file.directory.as_deref(), file.directory_key.as_deref(), file.chain.as_deref())?;
+    let origin = file.origin(path)?;
     look_up(&origin, state).map(|(directory, _, warning)| (directory, warning))
 }
 

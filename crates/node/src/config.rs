@@ -138,11 +138,7 @@ pub enum Origin {
 }
 
 impl Origin {
-    /// What the configuration `path` says of it.
-    ///
-    /// # Errors
-    /// [`ConfigError`] when it names neither or both, or one that does not read.
-    pub fn of(
+    fn of(
         path: &Path,
         directory: Option<&Path>,
         directory_key: Option<&str>,
@@ -157,6 +153,26 @@ impl Origin {
             (None, _, None) => Err(fault(path, "directory and directory_key, or chain, must be there")),
             (Some(_), None, None) => Err(fault(path, "directory_key must be there: the key that signed the directory")),
         }
+    }
+}
+
+impl RelayFile {
+    /// Where the directory comes from; `path` is the configuration's own.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when it names neither kind or both, or one that does not read.
+    pub fn origin(&self, path: &Path) -> Result<Origin, ConfigError> {
+        Origin::of(path, self.directory.as_deref(), self.directory_key.as_deref(), self.chain.as_deref())
+    }
+}
+
+impl ClientFile {
+    /// Where the directory comes from; `path` is the configuration's own.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when it names neither kind or both, or one that does not read.
+    pub fn origin(&self, path: &Path) -> Result<Origin, ConfigError> {
+        Origin::of(path, self.directory.as_deref(), self.directory_key.as_deref(), self.chain.as_deref())
     }
 }
 

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use alloy_primitives::hex;
 use axum::Router;
@@ -17,6 +17,7 @@ use openrelay_ledger::record::Role;
 use openrelay_node::chain::mirror::Mirror;
 use openrelay_node::chain_file::ChainFile;
 use openrelay_node::client::directory_of;
+use openrelay_node::clock::unix_seconds;
 use openrelay_node::config::{ClientFile, Origin, read};
 use serde_json::{Value, json};
 
@@ -37,8 +38,7 @@ pub(crate) fn facts_json(source: Source) -> Value {
 
 fn origin(config: &Path) -> Result<Origin, Failure> {
     let file: ClientFile = read(config).map_err(Failure::plain)?;
-    Origin::of(config, file.directory.as_deref(), file.directory_key.as_deref(), file.chain.as_deref())
-        .map_err(Failure::plain)
+    file.origin(config).map_err(Failure::plain)
 }
 
 /// Lists the egresses that there are.
@@ -163,10 +163,6 @@ fn verify_signed(config: &Path, relay_id: u64) -> Result<(), Failure> {
     say(&format!("handshake key  {} epoch {}", relay.handshake_key, relay.key_epoch));
     say("               a circuit to this relay opens with this key or not at all");
     Ok(())
-}
-
-pub(crate) fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// How often a mirror looks for news.

@@ -23,6 +23,7 @@ use openrelay_node::chain::journal::{Receipt, Sender};
 use openrelay_node::chain::mirror::Mirror;
 use openrelay_node::chain::{Endpoint, EndpointError};
 use openrelay_node::chain_file::ChainFile;
+use openrelay_node::clock::unix_seconds;
 use openrelay_node::config::{RelayFile, read};
 use openrelay_node::directory::replace;
 use openrelay_sys::event::{Waker, wait};
@@ -31,7 +32,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::failure::Failure;
-use crate::ledger::unix_seconds;
 use crate::{RelayCommand, keystore, say, talk};
 
 const OPERATOR: &str = "operator.toml";

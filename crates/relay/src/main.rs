@@ -121,8 +121,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let manager = service_manager();
     let path = &arguments.config;
     let file: RelayFile = openrelay_node::config::read(path).map_err(StartError::from)?;
-    let origin = Origin::of(path, file.directory.as_deref(), file.directory_key.as_deref(), file.chain.as_deref())
-        .map_err(StartError::from)?;
+    let origin = file.origin(path).map_err(StartError::from)?;
     let (identity, mut feed) = match origin {
         Origin::Signed { path: directory, trusted } => {
             (Identity::of_files(path, &directory, trusted).map_err(StartError::from)?, None)
@@ -166,7 +165,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
 
 /// Says which key this start has, and waits for a directory that names it: the agent puts it on the chain meanwhile.
 fn introduce(feed: &mut Feed, secret: &RelaySecret, relay_id: u64) -> Result<VerifiedDirectory, Failure> {
-    let key: String = secret.public().as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    let key = openrelay_ledger::hex::encode(secret.public().as_bytes());
     say(&format!("handshake_key={key} relay_id={relay_id}"));
     loop {
         match feed.take() {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use alloy_consensus::{SignableTransaction, TxEip1559, TxEnvelope};
+use alloy_eips::eip2718::Encodable2718 as _;
 use alloy_primitives::{Address, B256, Bytes, Signature, TxKind, U256, hex};
 use k256::ecdsa::SigningKey;
 use serde::{Deserialize, Serialize};
@@ -254,7 +255,7 @@ impl Sender {
         let (signature, recovery) = signed.map_err(|error| SendError::Refused(error.to_string()))?;
         let transaction: TxEnvelope = transaction.into_signed(Signature::from((signature, recovery))).into();
         entry.hashes.push(*transaction.tx_hash());
-        entry.raw.push(alloy_consensus::private::alloy_eips::eip2718::Encodable2718::encoded_2718(&transaction).into());
+        entry.raw.push(transaction.encoded_2718().into());
         self.keep(Some(entry))
     }
 
