@@ -1,23 +1,17 @@
 //! `openrelay relay`: an operator's relay on a chain, from its key to its end.
 //!
-//! Owns the operator's folder and what stands in it: the hot key, encrypted; what the relay is to be; its number once it is registered. The handshake key is never here: the
-//! relay makes it in its memory at each start, and `run` puts it on the chain.
+//! Owns the commands. What stands in an operator's folder is in `folder`, what runs a relay in `agent`.
 
-use std::fmt::Write as _;
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::SocketAddr;
-use std::os::fd::AsFd as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+mod agent;
+mod folder;
+
+use std::path::Path;
 
 use alloy_primitives::{Address, B256, U256, keccak256};
 use alloy_sol_types::{SolCall, SolEvent as _};
-use openrelay_ledger::chain::descriptor::Descriptor;
-use openrelay_ledger::chain::reading::{MAX_LAG, Reading};
-use openrelay_ledger::chain::registry::{RelayRegistry, Token, registration};
-use openrelay_ledger::chain::set::{RecordSet, Registration, Status};
+use openrelay_ledger::chain::reading::MAX_LAG;
+use openrelay_ledger::chain::registry::{RelayRegistry, Token};
+use openrelay_ledger::chain::set::{RecordSet, Status};
 use openrelay_ledger::record::Role;
 use openrelay_node::chain::journal::{Receipt, Sender};
 use openrelay_node::chain::mirror::Mirror;
@@ -26,124 +20,19 @@ use openrelay_node::chain_file::ChainFile;
 use openrelay_node::clock::unix_seconds;
 use openrelay_node::config::{RelayFile, read};
 use openrelay_node::directory::replace;
-use openrelay_sys::event::{Waker, wait};
-use openrelay_sys::signal::{Signal, Signals};
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::failure::Failure;
 use crate::{RelayCommand, keystore, say, talk};
+use agent::{publish, relay_program, serve};
+use folder::{CHAIN, Folder, KEY, NUMBER, OPERATOR, Plan, RELAY, ask, to_toml, write_relay_config};
 
-const OPERATOR: &str = "operator.toml";
-const KEY: &str = "operator-key.json";
-const CHAIN: &str = "chain.toml";
-const NUMBER: &str = "relay-id";
-const RELAY: &str = "relay.toml";
 const REGISTER: &str = "register the relay";
 const DRAIN: &str = "drain";
 /// Development chains with a faucet have this number.
 const DEVELOPMENT: u64 = 31_337;
 /// Ether that a start and a few changes cost at most, in wei: a hundredth.
 const GAS_FUNDS: u64 = 10_000_000_000_000_000;
-/// How long `run` waits until mirrors have the new key.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// What the relay is to be, as its operator says.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Plan {
-    role: Role,
-    /// Addresses that the world reaches it at.
-    endpoints: Vec<SocketAddr>,
-    advertised_mbit: u32,
-    withdrawal: Address,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    family: Option<String>,
-}
-
-/// An operator's folder.
-struct Folder {
-    path: PathBuf,
-    plan: Plan,
-    chain: ChainFile,
-}
-
-impl Folder {
-    fn open(path: &Path) -> Result<Self, Failure> {
-        let plan: Plan = read(&path.join(OPERATOR)).map_err(Failure::plain)?;
-        let chain = ChainFile::load(&path.join(CHAIN)).map_err(Failure::plain)?;
-        Ok(Self { path: path.to_owned(), plan, chain })
-    }
-
-    fn sender(&self, password_file: Option<&Path>) -> Result<Sender, Failure> {
-        let password = keystore::password(password_file, false)?;
-        let key = keystore::open(&self.path.join(KEY), &password)?;
-        Ok(Sender::new(&self.chain, key, &self.path))
-    }
-
-    fn write(&self, name: &str, bytes: &[u8]) -> Result<(), Failure> {
-        let path = self.path.join(name);
-        replace(&path, bytes).map_err(|error| Failure::plain(format!("cannot write {}: {error}", path.display())))
-    }
-
-    fn endpoint(&self) -> Endpoint {
-        Endpoint::new(self.chain.endpoints.first().map_or("", String::as_str))
-    }
-
-    /// The relay's number, once it is registered.
-    fn relay_id(&self) -> Result<Option<u64>, Failure> {
-        let path = self.path.join(NUMBER);
-        match std::fs::read_to_string(&path) {
-            Ok(text) => text
-                .trim()
-                .parse()
-                .map(Some)
-                .map_err(|_| Failure::plain(format!("{}: must hold the relay's number", path.display()))),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Failure::plain(format!("{}: {error}", path.display()))),
-        }
-    }
-
-    fn registered(&self) -> Result<u64, Failure> {
-        self.relay_id()?.ok_or_else(|| Failure::new(3, "not registered yet; run: openrelay relay bond"))
-    }
-
-    fn descriptor(&self, key_epoch: u32, handshake_key: [u8; 32]) -> Result<Vec<u8>, Failure> {
-        let descriptor = Descriptor {
-            role: self.plan.role,
-            key_epoch,
-            handshake_key,
-            image: B256::ZERO,
-            key_root: B256::ZERO,
-            endpoints: self.plan.endpoints.clone(),
-            family: self.plan.family.clone(),
-        };
-        descriptor.encode().map_err(|error| Failure::plain(format!("{}: {error}", self.path.join(OPERATOR).display())))
-    }
-
-    fn ask<C: SolCall>(&self, call: &C) -> Result<C::Return, Failure> {
-        ask(&self.endpoint(), self.chain.registry, call)
-    }
-
-    fn registration(&self, relay_id: u64) -> Result<Option<(Registration, RelayRegistry::Relay)>, Failure> {
-        let shown = self.ask(&RelayRegistry::relayOfCall { relayId: relay_id })?;
-        Ok(registration(relay_id, &shown).map(|registration| (registration, shown)))
-    }
-
-    /// The descriptor that is on the chain now, from the registry's events.
-    fn published(&self, relay_id: u64) -> Result<Vec<u8>, Failure> {
-        let mut mirror = Mirror::new(self.chain.clone());
-        mirror.follow()?;
-        let descriptor = mirror.descriptor(relay_id).map(<[u8]>::to_vec);
-        descriptor.ok_or_else(|| Failure::plain(format!("relay {relay_id} is not on the chain any more")))
-    }
-}
-
-fn ask<C: SolCall>(endpoint: &Endpoint, to: Address, call: &C) -> Result<C::Return, Failure> {
-    let answer = endpoint.call(to, &call.abi_encode())?;
-    C::abi_decode_returns(&answer)
-        .map_err(|error| Failure::plain(format!("{}: {to} does not answer as the registry: {error}", endpoint.url())))
-}
 
 pub(crate) fn run(command: &RelayCommand) -> Result<(), Failure> {
     match command {
@@ -209,22 +98,6 @@ fn init(dir: &Path, chain: &Path, plan: Plan, password_file: Option<&Path>) -> R
         dir.display()
     ));
     Ok(())
-}
-
-fn to_toml(plan: &Plan) -> String {
-    let endpoints: Vec<String> = plan.endpoints.iter().map(|endpoint| format!("\"{endpoint}\"")).collect();
-    let mut text = format!(
-        "# What the relay is to be. `openrelay relay run` publishes it at the next start.\nrole = \"{}\"\nendpoints = [{}]\nadvertised_mbit = {}\nwithdrawal = \"{}\"\n",
-        plan.role,
-        endpoints.join(", "),
-        plan.advertised_mbit,
-        plan.withdrawal
-    );
-    if let Some(family) = &plan.family {
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "family = \"{family}\"");
-    }
-    text
 }
 
 /// The operator's address, without its password.
@@ -360,171 +233,6 @@ fn write_relay(folder: &Folder, relay_id: u64) -> Result<(), Failure> {
     folder.write(NUMBER, format!("{relay_id}\n").as_bytes())?;
     say(&format!("relay_id {relay_id}"));
     talk(&format!("openrelay: next: openrelay relay run --dir {}", folder.path.display()));
-    Ok(())
-}
-
-/// The relay's own configuration, from the plan.
-fn write_relay_config(folder: &Folder, relay_id: u64) -> Result<(), Failure> {
-    let listen: Vec<String> = folder.plan.endpoints.iter().map(|endpoint| format!("\"{endpoint}\"")).collect();
-    let text = format!(
-        "# Where it listens may differ from the endpoints in {OPERATOR}, which the world reaches it at.\nrole = \"{}\"\nrelay_id = {relay_id}\nlisten = [{}]\nchain = \"{CHAIN}\"\nadmission = \"open\"\n",
-        folder.plan.role,
-        listen.join(", ")
-    );
-    folder.write(RELAY, text.as_bytes())
-}
-
-fn relay_program() -> PathBuf {
-    let beside = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.join("openrelay-relay")));
-    beside.filter(|path| path.exists()).unwrap_or_else(|| "openrelay-relay".into())
-}
-
-/// Runs the relay: puts the key of this start on the chain, then hands it what the chain proves, again and again.
-fn serve(dir: &Path, password_file: Option<&Path>, unconfined: bool) -> Result<(), Failure> {
-    let folder = Folder::open(dir)?;
-    let relay_id = folder.registered()?;
-    let lock = std::fs::File::create(dir.join("running")).map_err(Failure::plain)?;
-    if lock.try_lock().is_err() {
-        return Err(Failure::plain("another openrelay relay run serves this folder"));
-    }
-    ready_to_serve(&folder, relay_id)?;
-    let sender = folder.sender(password_file)?;
-    // Before the first thread starts; the relay takes its signals the same way.
-    let signals = Signals::block().map_err(Failure::plain)?;
-    let mut command = Command::new(relay_program());
-    command.args(["run", "--config"]).arg(dir.join(RELAY));
-    if unconfined {
-        command.arg("--unconfined");
-    }
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(|error| Failure::new(77, format!("cannot start openrelay-relay: {error}; install it")))?;
-    let result = attend(&folder, &sender, relay_id, &mut child, &signals);
-    if matches!(child.try_wait(), Ok(None)) {
-        tell(&child, "TERM");
-    }
-    let _ = child.wait();
-    result
-}
-
-/// What would make a start useless is said before the key of it is paid for.
-fn ready_to_serve(folder: &Folder, relay_id: u64) -> Result<(), Failure> {
-    let Some((standing, _)) = folder.registration(relay_id)? else {
-        return Err(Failure::new(3, format!("relay {relay_id} has left the registry")));
-    };
-    match standing.status {
-        Status::Active => {}
-        Status::Draining => return Err(Failure::new(3, "the relay drains; openrelay relay drain --undo ends that")),
-        Status::Unbonding => return Err(Failure::new(3, "the relay leaves; openrelay relay retire goes on with that")),
-    }
-    let path = folder.path.join(RELAY);
-    let file: RelayFile = read(&path).map_err(Failure::plain)?;
-    if file.role != folder.plan.role || file.relay_id != relay_id {
-        return Err(Failure::plain(format!("{} has another role or number than {OPERATOR}", path.display())));
-    }
-    for address in &file.listen {
-        std::net::UdpSocket::bind(address).map_err(|error| {
-            Failure::plain(format!("cannot listen on {address} (UDP): {error}; does a relay run there already?"))
-        })?;
-    }
-    Ok(())
-}
-
-fn attend(
-    folder: &Folder,
-    sender: &Sender,
-    relay_id: u64,
-    child: &mut Child,
-    signals: &Signals,
-) -> Result<(), Failure> {
-    let gone = || Failure::plain("the relay has ended; its reason stands above");
-    let (mut input, output) = (child.stdin.take().ok_or_else(gone)?, child.stdout.take().ok_or_else(gone)?);
-    let mut lines = BufReader::new(output);
-    let mut line = String::new();
-    lines.read_line(&mut line).map_err(Failure::plain)?;
-    let key = line.split_whitespace().find_map(|word| word.strip_prefix("handshake_key="));
-    let key: [u8; 32] = key.and_then(|key| alloy_primitives::hex::decode_to_array(key).ok()).ok_or_else(gone)?;
-    publish(folder, sender, relay_id, key)?;
-    let started = Instant::now();
-    let mut last = loop {
-        let read = openrelay_node::chain::read(&folder.chain, unix_seconds(), 0);
-        match read {
-            Ok((reading, directory)) if directory.relay(relay_id).is_some_and(|own| own.key() == Some(key)) => {
-                hand_over(&mut input, &reading)?;
-                break reading;
-            }
-            _ if started.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(300)),
-            Ok(_) => return Err(Failure::new(7, "the directory does not name the new key in time")),
-            Err(error) => return Err(error.into()),
-        }
-    };
-    // The relay's own lines, the ready line first, are this program's; after the last one it has ended.
-    let ended = Arc::new(Waker::new().map_err(Failure::plain)?);
-    let bell = ended.clone();
-    std::thread::spawn(move || {
-        for line in lines.lines().map_while(Result::ok) {
-            say(&line);
-        }
-        bell.wake();
-    });
-    let refresh = Duration::from_secs(folder.chain.refresh_s);
-    let (mut warned, mut seen) = (false, 0);
-    loop {
-        let ready = wait(&[signals.as_fd(), ended.as_fd()], refresh).unwrap_or_default();
-        while let Some(signal) = signals.next() {
-            tell(child, if matches!(signal, Signal::Stop) { "TERM" } else { "USR1" });
-        }
-        if ready[1] {
-            let status = child.wait().map_err(Failure::plain)?;
-            return if status.success() {
-                Ok(())
-            } else {
-                Err(Failure::plain(format!("the relay has ended: {status}")))
-            };
-        }
-        match openrelay_node::chain::read(&folder.chain, unix_seconds(), seen) {
-            Ok((reading, directory)) => {
-                warned = false;
-                seen = directory.body().sequence;
-                if reading.account.storage_root != last.account.storage_root && hand_over(&mut input, &reading).is_ok()
-                {
-                    last = reading;
-                }
-            }
-            Err(error) if !warned => {
-                talk(&format!("openrelay: warning: the relay goes on with the directory that it has: {error}"));
-                warned = true;
-            }
-            Err(_) => {}
-        }
-    }
-}
-
-fn tell(child: &Child, signal: &str) {
-    // A relay that has ended just now needs no signal.
-    let _ = Command::new("kill").args(["-s", signal, &child.id().to_string()]).status();
-}
-
-/// Gives the relay a reading, after its length.
-fn hand_over(input: &mut ChildStdin, reading: &Reading) -> Result<(), Failure> {
-    let bytes = reading.encode().ok_or_else(|| Failure::plain("the reading is larger than one can be"))?;
-    let length = u32::try_from(bytes.len()).map_err(Failure::plain)?.to_be_bytes();
-    let written = input.write_all(&length).and_then(|()| input.write_all(&bytes)).and_then(|()| input.flush());
-    written.map_err(|error| Failure::plain(format!("the relay takes no directory: {error}")))
-}
-
-/// Puts a handshake key on the chain, with everything else that the plan says.
-fn publish(folder: &Folder, sender: &Sender, relay_id: u64, key: [u8; 32]) -> Result<(), Failure> {
-    let old = Descriptor::decode(&folder.published(relay_id)?).map(|descriptor| descriptor.key_epoch).unwrap_or(0);
-    let call = RelayRegistry::describeCall {
-        relayId: relay_id,
-        advertisedMbit: folder.plan.advertised_mbit,
-        descriptor: folder.descriptor(old + 1, key)?.into(),
-    };
-    let receipt = sender.send("publish the handshake key", folder.chain.registry, &call.abi_encode())?;
-    talk(&format!("openrelay: the key of this start is in block {} ({} gas)", receipt.block, receipt.gas_used));
     Ok(())
 }
 

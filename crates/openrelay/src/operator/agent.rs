@@ -1,0 +1,182 @@
+//! The agent of a running relay: starts it, puts the key of this start on the chain, and hands it what the chain proves.
+//!
+//! Owns the relay's process. Stands outside of it and never sees its secret key.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use alloy_sol_types::SolCall;
+use openrelay_ledger::chain::descriptor::Descriptor;
+use openrelay_ledger::chain::reading::Reading;
+use openrelay_ledger::chain::registry::RelayRegistry;
+use openrelay_ledger::chain::set::Status;
+use openrelay_node::chain::journal::Sender;
+use openrelay_node::clock::unix_seconds;
+use openrelay_node::config::{RelayFile, read};
+use openrelay_sys::event::{Waker, wait};
+use openrelay_sys::signal::{Signal, Signals};
+
+use super::folder::{Folder, OPERATOR, RELAY};
+use crate::failure::Failure;
+use crate::{say, talk};
+
+/// How long a start waits until mirrors have the new key.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(super) fn relay_program() -> PathBuf {
+    let beside = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.join("openrelay-relay")));
+    beside.filter(|path| path.exists()).unwrap_or_else(|| "openrelay-relay".into())
+}
+
+/// Runs the relay: puts the key of this start on the chain, then hands it what the chain proves, again and again.
+pub(super) fn serve(dir: &Path, password_file: Option<&Path>, unconfined: bool) -> Result<(), Failure> {
+    let folder = Folder::open(dir)?;
+    let relay_id = folder.registered()?;
+    let lock = std::fs::File::create(dir.join("running")).map_err(Failure::plain)?;
+    if lock.try_lock().is_err() {
+        return Err(Failure::plain("another openrelay relay run serves this folder"));
+    }
+    ready_to_serve(&folder, relay_id)?;
+    let sender = folder.sender(password_file)?;
+    // Before the first thread starts; the relay takes its signals the same way.
+    let signals = Signals::block().map_err(Failure::plain)?;
+    let mut command = Command::new(relay_program());
+    command.args(["run", "--config"]).arg(dir.join(RELAY));
+    if unconfined {
+        command.arg("--unconfined");
+    }
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|error| Failure::new(77, format!("cannot start openrelay-relay: {error}; install it")))?;
+    let result = attend(&folder, &sender, relay_id, &mut child, &signals);
+    if matches!(child.try_wait(), Ok(None)) {
+        tell(&child, "TERM");
+    }
+    let _ = child.wait();
+    result
+}
+
+/// What would make a start useless is said before the key of it is paid for.
+fn ready_to_serve(folder: &Folder, relay_id: u64) -> Result<(), Failure> {
+    let Some((standing, _)) = folder.registration(relay_id)? else {
+        return Err(Failure::new(3, format!("relay {relay_id} has left the registry")));
+    };
+    match standing.status {
+        Status::Active => {}
+        Status::Draining => return Err(Failure::new(3, "the relay drains; openrelay relay drain --undo ends that")),
+        Status::Unbonding => return Err(Failure::new(3, "the relay leaves; openrelay relay retire goes on with that")),
+    }
+    let path = folder.path.join(RELAY);
+    let file: RelayFile = read(&path).map_err(Failure::plain)?;
+    if file.role != folder.plan.role || file.relay_id != relay_id {
+        return Err(Failure::plain(format!("{} has another role or number than {OPERATOR}", path.display())));
+    }
+    for address in &file.listen {
+        std::net::UdpSocket::bind(address).map_err(|error| {
+            Failure::plain(format!("cannot listen on {address} (UDP): {error}; does a relay run there already?"))
+        })?;
+    }
+    Ok(())
+}
+
+fn attend(
+    folder: &Folder,
+    sender: &Sender,
+    relay_id: u64,
+    child: &mut Child,
+    signals: &Signals,
+) -> Result<(), Failure> {
+    let gone = || Failure::plain("the relay has ended; its reason stands above");
+    let (mut input, output) = (child.stdin.take().ok_or_else(gone)?, child.stdout.take().ok_or_else(gone)?);
+    let mut lines = BufReader::new(output);
+    let mut line = String::new();
+    lines.read_line(&mut line).map_err(Failure::plain)?;
+    let key = line.split_whitespace().find_map(|word| word.strip_prefix("handshake_key="));
+    let key: [u8; 32] = key.and_then(|key| alloy_primitives::hex::decode_to_array(key).ok()).ok_or_else(gone)?;
+    publish(folder, sender, relay_id, key)?;
+    let started = Instant::now();
+    let mut last = loop {
+        let read = openrelay_node::chain::read(&folder.chain, unix_seconds(), 0);
+        match read {
+            Ok((reading, directory)) if directory.relay(relay_id).is_some_and(|own| own.key() == Some(key)) => {
+                hand_over(&mut input, &reading)?;
+                break reading;
+            }
+            _ if started.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(300)),
+            Ok(_) => return Err(Failure::new(7, "the directory does not name the new key in time")),
+            Err(error) => return Err(error.into()),
+        }
+    };
+    // The relay's own lines, the ready line first, are this program's; after the last one it has ended.
+    let ended = Arc::new(Waker::new().map_err(Failure::plain)?);
+    let bell = ended.clone();
+    std::thread::spawn(move || {
+        for line in lines.lines().map_while(Result::ok) {
+            say(&line);
+        }
+        bell.wake();
+    });
+    let refresh = Duration::from_secs(folder.chain.refresh_s);
+    let (mut warned, mut seen) = (false, 0);
+    loop {
+        let ready = wait(&[signals.as_fd(), ended.as_fd()], refresh).unwrap_or_default();
+        while let Some(signal) = signals.next() {
+            tell(child, if matches!(signal, Signal::Stop) { "TERM" } else { "USR1" });
+        }
+        if ready[1] {
+            let status = child.wait().map_err(Failure::plain)?;
+            return if status.success() {
+                Ok(())
+            } else {
+                Err(Failure::plain(format!("the relay has ended: {status}")))
+            };
+        }
+        match openrelay_node::chain::read(&folder.chain, unix_seconds(), seen) {
+            Ok((reading, directory)) => {
+                warned = false;
+                seen = directory.body().sequence;
+                if reading.account.storage_root != last.account.storage_root && hand_over(&mut input, &reading).is_ok()
+                {
+                    last = reading;
+                }
+            }
+            Err(error) if !warned => {
+                talk(&format!("openrelay: warning: the relay goes on with the directory that it has: {error}"));
+                warned = true;
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+fn tell(child: &Child, signal: &str) {
+    // A relay that has ended just now needs no signal.
+    let _ = Command::new("kill").args(["-s", signal, &child.id().to_string()]).status();
+}
+
+/// Gives the relay a reading, after its length.
+fn hand_over(input: &mut ChildStdin, reading: &Reading) -> Result<(), Failure> {
+    let bytes = reading.encode().ok_or_else(|| Failure::plain("the reading is larger than one can be"))?;
+    let length = u32::try_from(bytes.len()).map_err(Failure::plain)?.to_be_bytes();
+    let written = input.write_all(&length).and_then(|()| input.write_all(&bytes)).and_then(|()| input.flush());
+    written.map_err(|error| Failure::plain(format!("the relay takes no directory: {error}")))
+}
+
+/// Puts a handshake key on the chain, with everything else that the plan says.
+pub(super) fn publish(folder: &Folder, sender: &Sender, relay_id: u64, key: [u8; 32]) -> Result<(), Failure> {
+    let old = Descriptor::decode(&folder.published(relay_id)?).map(|descriptor| descriptor.key_epoch).unwrap_or(0);
+    let call = RelayRegistry::describeCall {
+        relayId: relay_id,
+        advertisedMbit: folder.plan.advertised_mbit,
+        descriptor: folder.descriptor(old + 1, key)?.into(),
+    };
+    let receipt = sender.send("publish the handshake key", folder.chain.registry, &call.abi_encode())?;
+    talk(&format!("openrelay: the key of this start is in block {} ({} gas)", receipt.block, receipt.gas_used));
+    Ok(())
+}

@@ -1,0 +1,154 @@
+//! An operator's folder: what stands in it, and what of the chain is asked for it.
+//!
+//! Owns the names and forms of its files. The handshake key is never here.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use alloy_primitives::{Address, B256};
+use alloy_sol_types::SolCall;
+use openrelay_ledger::chain::descriptor::Descriptor;
+use openrelay_ledger::chain::registry::{RelayRegistry, registration};
+use openrelay_ledger::chain::set::Registration;
+use openrelay_ledger::record::Role;
+use openrelay_node::chain::Endpoint;
+use openrelay_node::chain::journal::Sender;
+use openrelay_node::chain::mirror::Mirror;
+use openrelay_node::chain_file::ChainFile;
+use openrelay_node::config::read;
+use openrelay_node::directory::replace;
+use serde::{Deserialize, Serialize};
+
+use crate::failure::Failure;
+use crate::keystore;
+
+pub(super) const OPERATOR: &str = "operator.toml";
+pub(super) const KEY: &str = "operator-key.json";
+pub(super) const CHAIN: &str = "chain.toml";
+pub(super) const NUMBER: &str = "relay-id";
+pub(super) const RELAY: &str = "relay.toml";
+
+/// What the relay is to be, as its operator says.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Plan {
+    pub(super) role: Role,
+    /// Addresses that the world reaches it at.
+    pub(super) endpoints: Vec<SocketAddr>,
+    pub(super) advertised_mbit: u32,
+    pub(super) withdrawal: Address,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) family: Option<String>,
+}
+
+/// An operator's folder.
+pub(super) struct Folder {
+    pub(super) path: PathBuf,
+    pub(super) plan: Plan,
+    pub(super) chain: ChainFile,
+}
+
+impl Folder {
+    pub(super) fn open(path: &Path) -> Result<Self, Failure> {
+        let plan: Plan = read(&path.join(OPERATOR)).map_err(Failure::plain)?;
+        let chain = ChainFile::load(&path.join(CHAIN)).map_err(Failure::plain)?;
+        Ok(Self { path: path.to_owned(), plan, chain })
+    }
+
+    pub(super) fn sender(&self, password_file: Option<&Path>) -> Result<Sender, Failure> {
+        let password = keystore::password(password_file, false)?;
+        let key = keystore::open(&self.path.join(KEY), &password)?;
+        Ok(Sender::new(&self.chain, key, &self.path))
+    }
+
+    pub(super) fn write(&self, name: &str, bytes: &[u8]) -> Result<(), Failure> {
+        let path = self.path.join(name);
+        replace(&path, bytes).map_err(|error| Failure::plain(format!("cannot write {}: {error}", path.display())))
+    }
+
+    pub(super) fn endpoint(&self) -> Endpoint {
+        Endpoint::new(self.chain.endpoints.first().map_or("", String::as_str))
+    }
+
+    /// The relay's number, once it is registered.
+    pub(super) fn relay_id(&self) -> Result<Option<u64>, Failure> {
+        let path = self.path.join(NUMBER);
+        match std::fs::read_to_string(&path) {
+            Ok(text) => text
+                .trim()
+                .parse()
+                .map(Some)
+                .map_err(|_| Failure::plain(format!("{}: must hold the relay's number", path.display()))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Failure::plain(format!("{}: {error}", path.display()))),
+        }
+    }
+
+    pub(super) fn registered(&self) -> Result<u64, Failure> {
+        self.relay_id()?.ok_or_else(|| Failure::new(3, "not registered yet; run: openrelay relay bond"))
+    }
+
+    pub(super) fn descriptor(&self, key_epoch: u32, handshake_key: [u8; 32]) -> Result<Vec<u8>, Failure> {
+        let descriptor = Descriptor {
+            role: self.plan.role,
+            key_epoch,
+            handshake_key,
+            image: B256::ZERO,
+            key_root: B256::ZERO,
+            endpoints: self.plan.endpoints.clone(),
+            family: self.plan.family.clone(),
+        };
+        descriptor.encode().map_err(|error| Failure::plain(format!("{}: {error}", self.path.join(OPERATOR).display())))
+    }
+
+    pub(super) fn ask<C: SolCall>(&self, call: &C) -> Result<C::Return, Failure> {
+        ask(&self.endpoint(), self.chain.registry, call)
+    }
+
+    pub(super) fn registration(&self, relay_id: u64) -> Result<Option<(Registration, RelayRegistry::Relay)>, Failure> {
+        let shown = self.ask(&RelayRegistry::relayOfCall { relayId: relay_id })?;
+        Ok(registration(relay_id, &shown).map(|registration| (registration, shown)))
+    }
+
+    /// The descriptor that is on the chain now, from the registry's events.
+    pub(super) fn published(&self, relay_id: u64) -> Result<Vec<u8>, Failure> {
+        let mut mirror = Mirror::new(self.chain.clone());
+        mirror.follow()?;
+        let descriptor = mirror.descriptor(relay_id).map(<[u8]>::to_vec);
+        descriptor.ok_or_else(|| Failure::plain(format!("relay {relay_id} is not on the chain any more")))
+    }
+}
+
+pub(super) fn ask<C: SolCall>(endpoint: &Endpoint, to: Address, call: &C) -> Result<C::Return, Failure> {
+    let answer = endpoint.call(to, &call.abi_encode())?;
+    C::abi_decode_returns(&answer)
+        .map_err(|error| Failure::plain(format!("{}: {to} does not answer as the registry: {error}", endpoint.url())))
+}
+
+pub(super) fn to_toml(plan: &Plan) -> String {
+    let endpoints: Vec<String> = plan.endpoints.iter().map(|endpoint| format!("\"{endpoint}\"")).collect();
+    let mut text = format!(
+        "# What the relay is to be. `openrelay relay run` publishes it at the next start.\nrole = \"{}\"\nendpoints = [{}]\nadvertised_mbit = {}\nwithdrawal = \"{}\"\n",
+        plan.role,
+        endpoints.join(", "),
+        plan.advertised_mbit,
+        plan.withdrawal
+    );
+    if let Some(family) = &plan.family {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "family = \"{family}\"");
+    }
+    text
+}
+
+/// The relay's own configuration, from the plan.
+pub(super) fn write_relay_config(folder: &Folder, relay_id: u64) -> Result<(), Failure> {
+    let listen: Vec<String> = folder.plan.endpoints.iter().map(|endpoint| format!("\"{endpoint}\"")).collect();
+    let text = format!(
+        "# Where it listens may differ from the endpoints in {OPERATOR}, which the world reaches it at.\nrole = \"{}\"\nrelay_id = {relay_id}\nlisten = [{}]\nchain = \"{CHAIN}\"\nadmission = \"open\"\n",
+        folder.plan.role,
+        listen.join(", ")
+    );
+    folder.write(RELAY, text.as_bytes())
+}
