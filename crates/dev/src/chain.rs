@@ -52,12 +52,9 @@ fn mirror_and_client(network: &Network, programs: &Programs) -> Result<Service> 
     Ok(mirror)
 }
 
-/// The same with anvil as the chain; `None` where that is not installed.
+/// The same with anvil as the chain, whose program `OPENRELAY_ANVIL` names; `None` where nothing does.
 pub(crate) fn start_anvil(network: &Network, programs: &Programs) -> Result<Option<Vec<Service>>> {
-    let anvil = std::env::current_dir()?.join("contracts/node_modules/@foundry-rs/anvil-linux-amd64/bin/anvil");
-    if !anvil.exists() {
-        return Ok(None);
-    }
+    let Some(anvil) = std::env::var_os("OPENRELAY_ANVIL") else { return Ok(None) };
     let (host, address) = (network.host("chain")?, network.address("chain", false)?);
     let (port, file) = (ENDPOINTS[0], network.dir.join("config/chain.toml"));
     fs::create_dir_all(network.dir.join("config/client"))?;

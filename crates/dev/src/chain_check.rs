@@ -63,7 +63,7 @@ fn on_anvil(dir: &Path) -> Result<()> {
     let programs = Programs::find()?;
     let network = Network::new(dir)?;
     let Some(mut others) = crate::chain::start_anvil(&network, &programs)? else {
-        say("skipped: the journey with anvil as the chain; ./x contracts installs it");
+        say("skipped: the same way on anvil; OPENRELAY_ANVIL names none, ./x test netns installs and names it");
         return Ok(());
     };
     others.push(network.internet(&programs)?);
