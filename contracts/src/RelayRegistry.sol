@@ -5,6 +5,7 @@ import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
 import {Directory} from "./Directory.sol";
+import {Governed} from "./Governed.sol";
 
 /// @title Relays and their bonds.
 /// @notice A relay's number here is its name for ever. Its operator's hot key changes what it says of itself; its withdrawal address, which can stay
@@ -12,7 +13,7 @@ import {Directory} from "./Directory.sol";
 /// holds the hash of its record, which every change writes anew.
 /// @dev Immutable, no proxy. A relay has two slots here and one in the directory. Descriptors are not stored: who changes something else passes the
 /// hash of the present one, which is checked against the record.
-contract RelayRegistry is ReentrancyGuardTransient {
+contract RelayRegistry is Governed, ReentrancyGuardTransient {
     using SafeERC20 for IERC20;
 
     /// @notice Where a relay stands.
@@ -38,10 +39,6 @@ contract RelayRegistry is ReentrancyGuardTransient {
     uint48 public constant UNBONDING = 14 days;
     /// @notice How long a new stake rate is announced before it holds.
     uint48 public constant RATE_LOCK = 7 days;
-    /// @notice How long a successor is announced before it is named.
-    uint48 public constant SUCCESSOR_LOCK = 14 days;
-    /// @notice How long the guardian may stop new registrations, and must then let them be before he may again.
-    uint48 public constant PAUSE = 14 days;
     /// @notice Bytes of a descriptor at most; readers refuse more than 162.
     uint256 public constant MAX_DESCRIPTOR = 256;
     /// @notice Largest bond class: 2^7 times what is needed.
@@ -51,10 +48,6 @@ contract RelayRegistry is ReentrancyGuardTransient {
     IERC20 public immutable token;
     /// @notice Holds the hashes of all records.
     Directory public immutable directory;
-    /// @notice May announce rates and a successor; moves no bond.
-    address public immutable governor;
-    /// @notice May stop new registrations for a while; nothing else.
-    address public immutable guardian;
     /// @notice Smallest stake for each Mbit/s that can be set.
     uint96 public immutable minRate;
     /// @notice Largest stake for each Mbit/s that can be set.
@@ -68,14 +61,6 @@ contract RelayRegistry is ReentrancyGuardTransient {
     uint48 public nextRateAt;
     /// @notice Relays that were ever registered.
     uint64 public count;
-    /// @notice Until when nobody registers.
-    uint48 public pausedUntil;
-    /// @notice The announced successor.
-    address public nextSuccessor;
-    /// @notice From when it may be named; zero when none is announced.
-    uint48 public nextSuccessorAt;
-    /// @notice The registry that takes this one's place; set once.
-    address public successor;
 
     mapping(uint64 relayId => Relay) private _relays;
 
@@ -93,15 +78,7 @@ contract RelayRegistry is ReentrancyGuardTransient {
     event RateAnnounced(uint96 rate, uint48 validFrom);
     /// @notice A rate is in force.
     event RateChanged(uint96 rate);
-    /// @notice Nobody registers until then.
-    event Paused(uint48 until);
-    /// @notice A successor was announced.
-    event SuccessorAnnounced(address successor, uint48 validFrom);
-    /// @notice A successor was named.
-    event SuccessorNamed(address successor);
 
-    /// @notice The caller may not do this.
-    error NotAllowed();
     /// @notice The relay is not there, or not in a state for this.
     error WrongStatus();
     /// @notice The bond is smaller than the rate times the advertised bandwidth.
@@ -110,14 +87,8 @@ contract RelayRegistry is ReentrancyGuardTransient {
     error BadDescriptor();
     /// @notice The hash is not that of the present descriptor: it has changed meanwhile.
     error StaleDescriptor();
-    /// @notice An address is zero, a bandwidth is zero, or a rate is out of bounds.
-    error BadValue();
     /// @notice The token took a part of the transfer.
     error FeeOnTransfer();
-    /// @notice It is too early, or nothing was announced.
-    error TooEarly();
-    /// @notice New registrations are stopped.
-    error RegistrationsPaused();
 
     /// @param token_ The token of bonds.
     /// @param governor_ Who announces rates and a successor.
@@ -125,10 +96,12 @@ contract RelayRegistry is ReentrancyGuardTransient {
     /// @param rate_ Stake for each Mbit/s at first.
     /// @param minRate_ Lower bound of the rate.
     /// @param maxRate_ Upper bound of the rate.
-    constructor(IERC20 token_, address governor_, address guardian_, uint96 rate_, uint96 minRate_, uint96 maxRate_) {
-        if (address(token_) == address(0) || governor_ == address(0) || guardian_ == address(0)) revert BadValue();
+    constructor(IERC20 token_, address governor_, address guardian_, uint96 rate_, uint96 minRate_, uint96 maxRate_)
+        Governed(governor_, guardian_)
+    {
+        if (address(token_) == address(0)) revert BadValue();
         if (minRate_ == 0 || rate_ < minRate_ || rate_ > maxRate_) revert BadValue();
-        (token, governor, guardian) = (token_, governor_, guardian_);
+        token = token_;
         (rate, minRate, maxRate) = (rate_, minRate_, maxRate_);
         directory = new Directory();
     }
@@ -142,9 +115,9 @@ contract RelayRegistry is ReentrancyGuardTransient {
     function register(uint32 advertisedMbit, address withdrawal, uint96 amount, bytes calldata descriptor)
         external
         nonReentrant
+        whenNotPaused
         returns (uint64 relayId)
     {
-        if (block.timestamp < pausedUntil) revert RegistrationsPaused();
         if (withdrawal == address(0)) revert BadValue();
         relayId = ++count;
         Relay memory relay = Relay({
@@ -261,30 +234,6 @@ contract RelayRegistry is ReentrancyGuardTransient {
         Relay memory relay = _current(relayId, descriptorHash);
         relay.bondClass = _class(relay.bond, relay.advertisedMbit);
         _change(relayId, relay, descriptorHash);
-    }
-
-    /// @notice Stops new registrations for {PAUSE}. As long again must pass before it can be done again.
-    function pause() external {
-        if (msg.sender != guardian) revert NotAllowed();
-        if (pausedUntil != 0 && block.timestamp < pausedUntil + PAUSE) revert TooEarly();
-        pausedUntil = uint48(block.timestamp) + PAUSE;
-        emit Paused(pausedUntil);
-    }
-
-    /// @notice Announces the registry that will take this one's place.
-    /// @param next That registry.
-    function announceSuccessor(address next) external {
-        if (msg.sender != governor) revert NotAllowed();
-        if (next == address(0) || successor != address(0)) revert BadValue();
-        (nextSuccessor, nextSuccessorAt) = (next, uint48(block.timestamp) + SUCCESSOR_LOCK);
-        emit SuccessorAnnounced(next, nextSuccessorAt);
-    }
-
-    /// @notice Names the announced successor, for ever; anybody may.
-    function nameSuccessor() external {
-        if (nextSuccessorAt == 0 || block.timestamp < nextSuccessorAt) revert TooEarly();
-        (successor, nextSuccessorAt) = (nextSuccessor, 0);
-        emit SuccessorNamed(successor);
     }
 
     /// @notice A relay's two slots.

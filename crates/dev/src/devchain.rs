@@ -12,8 +12,8 @@ use alloy_primitives::{Address, Bytes, U256, keccak256};
 use alloy_sol_types::SolCall as _;
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use openrelay_devchain::{
-    KNOWN, Network, Node, Server, Store, development, mint_call, read_chain, read_genesis, registry_code, serve,
-    token_code,
+    Contracts, KNOWN, Network, Node, Rules, Server, Store, committed, development, mint_call, read_chain, read_genesis,
+    serve,
 };
 use openrelay_ledger::chain::registry::RelayRegistry;
 use openrelay_node::chain::Endpoint;
@@ -96,7 +96,7 @@ fn network_file(network: &Network, urls: &[String], mirrors: &[String]) -> Strin
         network.chain_id,
         network.directory,
         network.code_hash,
-        network.registry,
+        network.contracts.registry,
         list(urls),
         urls.len().min(2),
         list(mirrors)
@@ -132,13 +132,16 @@ pub(crate) fn set_faults(url: &str, faults: &str) -> Result<()> {
 pub(crate) fn deploy(url: &str, path: &Path, mirror: &str) -> Result<()> {
     let endpoint = Endpoint::new(url);
     let chain_id = endpoint.ask_number("eth_chainId", &json!([]))?.saturating_to();
-    let token = create(&endpoint, &token_code())?;
-    let registry = create(&endpoint, &registry_code(token))?;
-    let answer = endpoint.call(registry, &RelayRegistry::directoryCall {}.abi_encode())?;
+    let nonce = endpoint.ask_number("eth_getTransactionCount", &json!([KNOWN[0].0, "latest"]))?.saturating_to();
+    let (contracts, creations) = Contracts::creations(KNOWN[0].0, nonce, &Rules::default(), &committed);
+    for creation in creations {
+        send(&endpoint, &json!({"from": KNOWN[0].0, "data": creation}))?;
+    }
+    let answer = endpoint.call(contracts.registry, &RelayRegistry::directoryCall {}.abi_encode())?;
     let directory = RelayRegistry::directoryCall::abi_decode_returns(&answer)?;
     let code = endpoint.ask("eth_getCode", &json!([directory, "latest"]))?;
     let code: Bytes = code.as_str().context("no code")?.parse()?;
-    let network = Network { chain_id, directory, code_hash: keccak256(&code), registry, token };
+    let network = Network { chain_id, directory, code_hash: keccak256(&code), contracts };
     Ok(fs::write(path, network_file(&network, &[url.to_owned()], &[mirror.to_owned()]))?)
 }
 
@@ -152,11 +155,6 @@ pub(crate) fn fund(url: &str, path: &Path, account: Address) -> Result<()> {
     send(&endpoint, &json!({"from": KNOWN[0].0, "to": account, "value": ether}))?;
     let mint = mint_call(account, ether * U256::from(1_000_000));
     send(&endpoint, &json!({"from": KNOWN[0].0, "to": token, "data": mint})).map(drop)
-}
-
-fn create(endpoint: &Endpoint, code: &Bytes) -> Result<Address> {
-    let receipt = send(endpoint, &json!({"from": KNOWN[0].0, "data": code}))?;
-    receipt["contractAddress"].as_str().and_then(|text| text.parse().ok()).context("no contract was made")
 }
 
 /// Sends from an account that the chain itself signs for, and waits for the receipt.

@@ -120,9 +120,9 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// An empty chain at this time, in seconds since the Unix epoch, whose blocks are two seconds apart.
+    /// A development chain at this time, in seconds since the Unix epoch, whose blocks are two seconds apart.
     pub fn new(timestamp: u64) -> Self {
-        let mut chain = Self::with_genesis(31_337, State::default(), timestamp);
+        let mut chain = crate::genesis::development(timestamp);
         chain.step = STEP;
         chain
     }

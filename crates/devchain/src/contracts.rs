@@ -12,11 +12,29 @@ use crate::{Failure, Node};
 
 sol!(RelayRegistry, "../../contracts/artifacts/RelayRegistry.json");
 sol!(TestToken, "../../contracts/artifacts/TestToken.json");
+mod release {
+    alloy_sol_types::sol!(ReleaseKeys, "../../contracts/artifacts/ReleaseKeys.json");
+}
+mod validators {
+    alloy_sol_types::sol!(ValidatorSet, "../../contracts/artifacts/ValidatorSet.json");
+}
+mod images {
+    alloy_sol_types::sol!(ImageRegistry, "../../contracts/artifacts/ImageRegistry.json");
+}
+mod collateral {
+    alloy_sol_types::sol!(Collateral, "../../contracts/artifacts/Collateral.json");
+}
+mod beacon {
+    alloy_sol_types::sol!(Beacon, "../../contracts/artifacts/Beacon.json");
+}
+mod issuers {
+    alloy_sol_types::sol!(Issuers, "../../contracts/artifacts/Issuers.json");
+}
 
-/// Stake for each Mbit/s, and the bounds that it can be set to, in the token's smallest unit.
-const RATE: (u64, u64, u64) = (1_000_000_000_000_000_000, 1, 10_000_000_000_000_000_000);
+/// One token, in its smallest unit.
+const TOKEN: u64 = 1_000_000_000_000_000_000;
 /// What the faucet gives for gas, in wei: ten ether.
-const ETHER: u64 = 10_000_000_000_000_000_000;
+const ETHER: u64 = 10 * TOKEN;
 
 /// Where the contracts are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,14 +45,125 @@ pub struct Network {
     pub directory: Address,
     /// Keccak-256 of its code.
     pub code_hash: B256,
-    /// The registry that writes it.
-    pub registry: Address,
+    /// The contracts that were made one by one.
+    pub contracts: Contracts,
+}
+
+/// The contracts' addresses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Contracts {
     /// The token of bonds.
     pub token: Address,
+    /// The registry that writes the directory.
+    pub registry: Address,
+    /// The keys that sign releases.
+    pub release_keys: Address,
+    /// Validators and their bonds.
+    pub validators: Address,
+    /// Votes on images.
+    pub images: Address,
+    /// Votes on vendors' collateral.
+    pub collateral: Address,
+    /// Randomness.
+    pub beacon: Address,
+    /// Issuers of tokens.
+    pub issuers: Address,
+}
+
+/// What the contracts are made with.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// Stake for each Mbit/s, and the bounds that it can be set to, in the token's smallest unit.
+    pub rate: [u64; 3],
+    /// Smallest bond of a validator.
+    pub min_bond: u64,
+    /// What a proposal deposits.
+    pub deposit: u64,
+    /// Families that must name a value.
+    pub families: u8,
+    /// What times of rounds and images are divided by.
+    pub haste: u32,
+    /// How many keys must sign a release, and which they are, ascending.
+    pub release_keys: (u8, Vec<Address>),
+    /// Seconds of an epoch of the beacon.
+    pub epoch: u64,
+}
+
+impl Default for Rules {
+    /// Those of development chains: three families, days that last a few seconds, and the third known key signs releases.
+    fn default() -> Self {
+        Self {
+            rate: [TOKEN, 1, 10 * TOKEN],
+            min_bond: TOKEN,
+            deposit: TOKEN,
+            families: 3,
+            haste: 7_200,
+            release_keys: (1, vec![KNOWN[2].0]),
+            epoch: 600,
+        }
+    }
+}
+
+impl Contracts {
+    /// What makes them, if `deployer` makes them in this order from `nonce` on and nothing else in between; the first known account governs, the second
+    /// guards. `code` gives the creation code of a contract by its name: [`committed`], or another's.
+    ///
+    /// Contracts that name each other are told each other's addresses beforehand.
+    pub fn creations(deployer: Address, nonce: u64, rules: &Rules, code: &dyn Fn(&str) -> Bytes) -> (Self, Vec<Bytes>) {
+        let at = |place: u64| deployer.create(nonce + place);
+        let this = Self {
+            token: at(0),
+            registry: at(1),
+            release_keys: at(2),
+            validators: at(3),
+            images: at(4),
+            collateral: at(5),
+            beacon: at(6),
+            issuers: at(7),
+        };
+        let (governor, guardian) = (KNOWN[0].0, KNOWN[1].0);
+        let number = U256::from::<u64>;
+        let [rate, min, max] = rules.rate.map(number);
+        let judges = [this.images, this.collateral, this.beacon];
+        let (families, haste) = (number(rules.families.into()), number(rules.haste.into()));
+        let deposit = number(rules.deposit);
+        let make = |name: &str, arguments: Vec<u8>| [&code(name)[..], &arguments].concat().into();
+        let creations = vec![
+            make("TestToken", Vec::new()),
+            make("RelayRegistry", (this.token, governor, guardian, rate, min, max).abi_encode_params()),
+            make(
+                "ReleaseKeys",
+                (number(rules.release_keys.0.into()), rules.release_keys.1.clone()).abi_encode_params(),
+            ),
+            make("ValidatorSet", (this.token, governor, guardian, number(rules.min_bond), judges).abi_encode_params()),
+            make(
+                "ImageRegistry",
+                (governor, guardian, this.validators, this.release_keys, deposit, families, haste).abi_encode_params(),
+            ),
+            make("Collateral", (this.validators, families, haste).abi_encode_params()),
+            make("Beacon", (this.validators, number(rules.epoch)).abi_encode_params()),
+            make("Issuers", (this.token, governor, guardian, deposit).abi_encode_params()),
+        ];
+        (this, creations)
+    }
+
+    /// Makes them on a chain, for a sender who signs nothing.
+    ///
+    /// # Errors
+    /// [`Failure`] of a creation.
+    pub fn make(chain: &mut Chain, rules: &Rules, code: &dyn Fn(&str) -> Bytes) -> Result<Self, Failure> {
+        let deployer = KNOWN[0].0;
+        let nonce = chain.newest().account(deployer).map_or(0, |account| account.nonce);
+        let (this, creations) = Self::creations(deployer, nonce, rules, code);
+        for creation in creations {
+            chain.deploy(deployer, creation)?;
+        }
+        Ok(this)
+    }
 }
 
 impl Node {
-    /// Puts token and registry on the chain; its first known account governs.
+    /// Puts all contracts on the chain; its first known account governs.
     ///
     /// # Errors
     /// [`Failure`] of a deployment.
@@ -65,27 +194,27 @@ impl Node {
 }
 
 fn deploy(chain: &mut Chain) -> Result<Network, Failure> {
-    let governor = KNOWN[0].0;
-    let none = || Failure::Refused("a contract was not made".into());
-    let token = chain.deploy(governor, token_code())?.created.ok_or_else(none)?;
-    let registry = chain.deploy(governor, registry_code(token))?.created.ok_or_else(none)?;
-    let answer = chain.call(governor, registry, RelayRegistry::directoryCall {}.abi_encode().into())?;
+    let contracts = Contracts::make(chain, &Rules::default(), &committed)?;
+    let none = || Failure::Refused("the registry has no directory".into());
+    let answer = chain.call(KNOWN[0].0, contracts.registry, RelayRegistry::directoryCall {}.abi_encode().into())?;
     let directory = RelayRegistry::directoryCall::abi_decode_returns(&answer).map_err(|_| none())?;
     let code_hash = chain.newest().account(directory).ok_or_else(none)?.code_hash();
-    Ok(Network { chain_id: chain.chain_id(), directory, code_hash, registry, token })
+    Ok(Network { chain_id: chain.chain_id(), directory, code_hash, contracts })
 }
 
-/// What makes the token.
-pub fn token_code() -> Bytes {
-    TestToken::BYTECODE.clone()
-}
-
-/// What makes a registry whose bonds are in `token`; the first known account governs, the second guards.
-pub fn registry_code(token: Address) -> Bytes {
-    let (rate, min, max) = RATE;
-    let arguments =
-        (token, KNOWN[0].0, KNOWN[1].0, U256::from(rate), U256::from(min), U256::from(max)).abi_encode_params();
-    [&RelayRegistry::BYTECODE[..], &arguments].concat().into()
+/// The creation code of a contract as it is committed; empty for a name that there is not.
+pub fn committed(name: &str) -> Bytes {
+    match name {
+        "TestToken" => TestToken::BYTECODE.clone(),
+        "RelayRegistry" => RelayRegistry::BYTECODE.clone(),
+        "ReleaseKeys" => release::ReleaseKeys::BYTECODE.clone(),
+        "ValidatorSet" => validators::ValidatorSet::BYTECODE.clone(),
+        "ImageRegistry" => images::ImageRegistry::BYTECODE.clone(),
+        "Collateral" => collateral::Collateral::BYTECODE.clone(),
+        "Beacon" => beacon::Beacon::BYTECODE.clone(),
+        "Issuers" => issuers::Issuers::BYTECODE.clone(),
+        _ => Bytes::new(),
+    }
 }
 
 /// The call that makes so many tokens for somebody.

@@ -13,7 +13,7 @@ use revm::primitives::hardfork::SpecId;
 use revm::{ExecuteEvm, MainBuilder, SystemCallEvm};
 
 use crate::fork::Rules;
-use crate::state::{State, View};
+use crate::state::{Account, State, View};
 
 /// Holds the beacon chain's roots. Source: EIP-4788.
 const BEACON_ROOTS: Address = address!("000F3df6D732807Ef1319fB7B8bB8522d0Beac02");
@@ -126,7 +126,7 @@ impl<'a> Surroundings<'a> {
     }
 
     fn system_call(&self, state: &mut State, to: Address, data: Bytes) {
-        if state.account(to).is_none_or(|account| account.code.is_empty()) {
+        if !state.account(to).is_some_and(Account::is_contract) {
             return;
         }
         let done = self.evm(state, Rigour::Whole).system_call(to, data);

@@ -80,7 +80,7 @@ pub fn read_genesis(text: &str) -> Result<Chain, GenesisError> {
         let account = state.account_mut(address);
         account.balance = number(&entry["balance"]).unwrap_or_default();
         account.nonce = number(&entry["nonce"]).unwrap_or_default().saturating_to();
-        account.code = bytes(&entry["code"]).unwrap_or_default();
+        account.set_code(bytes(&entry["code"]).unwrap_or_default());
         for (slot, value) in entry["storage"].as_object().into_iter().flatten() {
             let slot = number(&Value::from(slot.as_str())).ok_or_else(|| bad("a slot is no number"))?;
             let value = number(value).ok_or_else(|| bad("a slot's value is no number"))?;

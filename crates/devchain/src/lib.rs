@@ -15,7 +15,7 @@ mod state;
 mod store;
 
 pub use chain::{Block, Chain, Done, ImportError, Receipt};
-pub use contracts::{Network, mint_call, registry_code, token_code};
+pub use contracts::{Contracts, Network, Rules, committed, mint_call};
 pub use execute::Call;
 pub use faults::Fault;
 pub use genesis::{GenesisError, KNOWN, development, read_chain, read_genesis};

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::Failure;
 use crate::chain::{Block, Chain};
 use crate::faults::Fault;
-use crate::state::State;
+use crate::state::{Account, State};
 use crate::store::Store;
 use json::{data, quantity};
 use params::Filter;
@@ -364,7 +364,7 @@ impl Node {
     fn code(&self, params: &Value) -> Answer {
         let wanted = params::address(params, 0)?;
         let (_, state) = self.state(&params[1])?;
-        Ok(data(state.account(wanted).map(|account| account.code.as_ref()).unwrap_or_default()))
+        Ok(data(&state.account(wanted).map(Account::code).unwrap_or_default()))
     }
 
     fn proof(&self, params: &Value) -> Answer {
@@ -386,7 +386,7 @@ impl Node {
             }
             *last = forged.into();
         }
-        let none = crate::state::Account::default();
+        let none = Account::default();
         let account = state.account(address).unwrap_or(&none);
         let storage = keys.iter().zip(slots).zip(proofs).map(|((key, slot), proof)| {
             // As it was asked for: padded or not.

@@ -16,6 +16,19 @@ use revm::bytecode::Bytecode;
 use revm::primitives::hardfork::SpecId;
 use revm::state::{AccountInfo, EvmState};
 
+/// A contract's code, analysed and hashed once.
+#[derive(Clone, Debug)]
+struct Code {
+    bytecode: Bytecode,
+    hash: B256,
+}
+
+impl Default for Code {
+    fn default() -> Self {
+        Self { bytecode: Bytecode::default(), hash: KECCAK256_EMPTY }
+    }
+}
+
 /// One account.
 #[derive(Clone, Debug, Default)]
 pub struct Account {
@@ -23,8 +36,7 @@ pub struct Account {
     pub nonce: u64,
     /// In wei.
     pub balance: U256,
-    /// Its code.
-    pub code: Bytes,
+    code: Code,
     /// The slots that are not zero.
     pub storage: BTreeMap<U256, U256>,
     /// The root of `storage`, once it was asked for; every change begins anew.
@@ -37,9 +49,24 @@ impl Account {
         Self { balance, ..Self::default() }
     }
 
+    /// Its code.
+    pub fn code(&self) -> Bytes {
+        self.code.bytecode.original_bytes()
+    }
+
+    /// Gives it code.
+    pub fn set_code(&mut self, code: Bytes) {
+        self.code = Code { hash: keccak256(&code), bytecode: Bytecode::new_raw(code) };
+    }
+
     /// Keccak-256 of its code.
-    pub fn code_hash(&self) -> B256 {
-        if self.code.is_empty() { KECCAK256_EMPTY } else { keccak256(&self.code) }
+    pub const fn code_hash(&self) -> B256 {
+        self.code.hash
+    }
+
+    /// Whether it has code.
+    pub fn is_contract(&self) -> bool {
+        self.code.hash != KECCAK256_EMPTY
     }
 
     /// The root of its storage trie.
@@ -67,7 +94,7 @@ impl Account {
     }
 
     fn is_empty(&self) -> bool {
-        self.nonce == 0 && self.balance.is_zero() && self.code.is_empty()
+        self.nonce == 0 && self.balance.is_zero() && !self.is_contract()
     }
 }
 
@@ -128,7 +155,7 @@ impl State {
             account.nonce = change.info.nonce;
             account.balance = change.info.balance;
             if let Some(code) = change.info.code.filter(|_| change.info.code_hash != account.code_hash()) {
-                account.code = code.original_bytes();
+                account.code = Code { hash: change.info.code_hash, bytecode: code };
             }
             for (slot, value) in change.storage {
                 let value = value.present_value();
@@ -178,7 +205,7 @@ impl DatabaseRef for View<'_> {
             nonce: account.nonce,
             balance: account.balance,
             code_hash: account.code_hash(),
-            code: Some(Bytecode::new_raw(account.code.clone())),
+            code: Some(account.code.bytecode.clone()),
             ..AccountInfo::default()
         }))
     }

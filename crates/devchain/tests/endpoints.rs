@@ -84,7 +84,7 @@ impl World {
             chain_id: network.chain_id,
             directory: network.directory,
             code_hash: network.code_hash,
-            registry: network.registry,
+            registry: network.contracts.registry,
             first_block: 0,
             endpoints: servers.iter().map(Server::url).collect(),
             quorum: 2,
@@ -123,17 +123,17 @@ fn register(node: &mut Node, network: &Network, number: u8) {
     let operator = Address::repeat_byte(number);
     let request = |method: &str, params: serde_json::Value| json!({"id": 1, "method": method, "params": params});
     let amount = U256::from(10u64.pow(18)) * U256::from(100);
-    let fund = request("devchain_fund", json!([operator, network.token, format!("{amount:#x}")]));
+    let fund = request("devchain_fund", json!([operator, network.contracts.token, format!("{amount:#x}")]));
     assert_eq!(node.handle(&fund)["result"], true);
-    let approve = Token::approveCall { spender: network.registry, value: amount }.abi_encode();
-    node.send_unsigned(operator, network.token, approve.into()).unwrap();
+    let approve = Token::approveCall { spender: network.contracts.registry, value: amount }.abi_encode();
+    node.send_unsigned(operator, network.contracts.token, approve.into()).unwrap();
     let call = RelayRegistry::registerCall {
         advertisedMbit: 100,
         withdrawal: Address::repeat_byte(0xcc),
         amount: amount.to(),
         descriptor: descriptor(number).encode().unwrap().into(),
     };
-    node.send_unsigned(operator, network.registry, call.abi_encode().into()).unwrap();
+    node.send_unsigned(operator, network.contracts.registry, call.abi_encode().into()).unwrap();
 }
 
 #[test]
@@ -240,7 +240,7 @@ fn a_descriptor_that_is_too_long_costs_its_own_relay_only() {
         {
             let mut node = world.servers[0].node.lock().unwrap();
             let data = call(vec![7; length]).abi_encode().into();
-            node.send_unsigned(Address::repeat_byte(2), world.network.registry, data).unwrap();
+            node.send_unsigned(Address::repeat_byte(2), world.network.contracts.registry, data).unwrap();
         }
         let mut mirror = Mirror::new(world.file.clone());
         mirror.follow().unwrap();
@@ -282,7 +282,7 @@ fn another_contract_is_not_trusted() {
     assert!(world.read().unwrap_err().contains("other code"));
     world.file.code_hash = world.network.code_hash;
     // A registry whose directory looks the same but is another contract.
-    world.file.directory = world.network.token;
+    world.file.directory = world.network.contracts.token;
     assert!(world.read().unwrap_err().contains("other code"));
 }
 
@@ -357,7 +357,7 @@ fn a_mirror_follows_and_begins_anew_after_a_reorganisation() {
     let unbond = RelayRegistry::unbondCall { relayId: 2, descriptorHash: hash }.abi_encode();
     {
         let mut node = world.servers[0].node.lock().unwrap();
-        node.send_unsigned(Address::repeat_byte(2), world.network.registry, unbond.into()).unwrap();
+        node.send_unsigned(Address::repeat_byte(2), world.network.contracts.registry, unbond.into()).unwrap();
     }
     mirror.follow().unwrap();
     assert_eq!(mirror.relay_of(Address::repeat_byte(2)), None);
@@ -384,15 +384,17 @@ fn what_was_signed_is_sent_again_and_only_once() {
     world.fault(0, &[Fault::DropTransactions]);
     let sender = sender(&world, 0);
     let before = nonce(&world, 0);
-    let Err(SendError::Waiting(hash)) = sender.send("mint", world.network.token, &mint(1)) else { panic!("sent") };
+    let Err(SendError::Waiting(hash)) = sender.send("mint", world.network.contracts.token, &mint(1)) else {
+        panic!("sent")
+    };
     assert_eq!(nonce(&world, 0), before);
     // Killed here, started again, and the endpoint works: the same transaction, not a second one.
     world.fault(0, &[]);
     let again = Sender::new(&world.file, SigningKey::from_slice(KNOWN[0].1.as_slice()).unwrap(), &world.folder);
-    assert_eq!(again.send("mint", world.network.token, &mint(1)).unwrap().hash, hash);
+    assert_eq!(again.send("mint", world.network.contracts.token, &mint(1)).unwrap().hash, hash);
     assert_eq!(nonce(&world, 0), before + 1);
     // Done is done: the next of this name is another.
-    assert_ne!(again.send("mint", world.network.token, &mint(1)).unwrap().hash, hash);
+    assert_ne!(again.send("mint", world.network.contracts.token, &mint(1)).unwrap().hash, hash);
     std::fs::remove_dir_all(&world.folder).unwrap();
 }
 
@@ -402,11 +404,11 @@ fn what_is_in_a_block_is_told_until_it_is_forgotten() {
     let world = World::new("resume", 0);
     let sender = sender(&world, 0).with_patience(Duration::from_secs(5));
     assert!(sender.resume("mint").unwrap().is_none());
-    let done = sender.send_and_keep("mint", world.network.token, &mint(1)).unwrap();
+    let done = sender.send_and_keep("mint", world.network.contracts.token, &mint(1)).unwrap();
     let before = nonce(&world, 0);
     for _ in 0..2 {
         assert_eq!(sender.resume("mint").unwrap().unwrap().hash, done.hash);
-        assert_eq!(sender.send_and_keep("mint", world.network.token, &mint(1)).unwrap().hash, done.hash);
+        assert_eq!(sender.send_and_keep("mint", world.network.contracts.token, &mint(1)).unwrap().hash, done.hash);
     }
     assert_eq!(nonce(&world, 0), before, "nothing was sent again");
     sender.forget().unwrap();
@@ -419,17 +421,17 @@ fn what_is_in_a_block_is_told_until_it_is_forgotten() {
 fn a_transaction_whose_place_another_has_taken_is_given_up() {
     let world = World::new("overtaken", 0);
     world.fault(0, &[Fault::DropTransactions]);
-    sender(&world, 0).send("mint", world.network.token, &mint(1)).unwrap_err();
+    sender(&world, 0).send("mint", world.network.contracts.token, &mint(1)).unwrap_err();
     world.fault(0, &[]);
     {
         // Another tool sends with the same key.
         let mut node = world.servers[0].node.lock().unwrap();
-        node.send_unsigned(KNOWN[0].0, world.network.token, mint(2).into()).unwrap();
+        node.send_unsigned(KNOWN[0].0, world.network.contracts.token, mint(2).into()).unwrap();
     }
     let again = sender(&world, 0).with_patience(Duration::from_secs(5));
-    let why = again.send("mint", world.network.token, &mint(1)).unwrap_err();
+    let why = again.send("mint", world.network.contracts.token, &mint(1)).unwrap_err();
     assert!(matches!(why, SendError::Overtaken(_)), "{why}");
-    again.send("mint", world.network.token, &mint(1)).unwrap();
+    again.send("mint", world.network.contracts.token, &mint(1)).unwrap();
     std::fs::remove_dir_all(&world.folder).unwrap();
 }
 
@@ -440,7 +442,7 @@ fn fees_out_of_proportion_are_not_paid() {
     world.servers[0].node.lock().unwrap().mine();
     let url = world.servers[0].url();
     openrelay_node::chain::Endpoint::new(&url).ask("evm_mine", &json!([])).unwrap();
-    let why = sender(&world, 0).send("mint", world.network.token, &mint(1)).unwrap_err();
+    let why = sender(&world, 0).send("mint", world.network.contracts.token, &mint(1)).unwrap_err();
     assert!(matches!(why, SendError::TooExpensive { .. }), "{why}");
 }
 
@@ -449,12 +451,12 @@ fn another_wish_waits_for_the_one_that_is_under_way() {
     let world = World::new("queue", 0);
     world.fault(0, &[Fault::DropTransactions]);
     let sender = sender(&world, 0);
-    sender.send("first", world.network.token, &mint(1)).unwrap_err();
-    sender.send("second", world.network.token, &mint(2)).unwrap_err();
+    sender.send("first", world.network.contracts.token, &mint(1)).unwrap_err();
+    sender.send("second", world.network.contracts.token, &mint(2)).unwrap_err();
     world.fault(0, &[]);
     let before = nonce(&world, 0);
     let patient = Sender::new(&world.file, SigningKey::from_slice(KNOWN[0].1.as_slice()).unwrap(), &world.folder);
-    patient.send("second", world.network.token, &mint(2)).unwrap();
+    patient.send("second", world.network.contracts.token, &mint(2)).unwrap();
     assert_eq!(nonce(&world, 0), before + 2, "both, in their order");
     std::fs::remove_dir_all(&world.folder).unwrap();
 }
@@ -463,13 +465,13 @@ fn another_wish_waits_for_the_one_that_is_under_way() {
 fn what_a_contract_refuses_and_what_cannot_be_paid_is_not_sent() {
     let world = World::new("refused", 0);
     let call = RelayRegistry::withdrawCall { relayId: 1 }.abi_encode();
-    let why = sender(&world, 0).send("withdraw", world.network.registry, &call).unwrap_err();
+    let why = sender(&world, 0).send("withdraw", world.network.contracts.registry, &call).unwrap_err();
     assert!(matches!(&why, SendError::Refused(text) if text.contains("WrongStatus")), "{why}");
     let poor = Sender::new(&world.file, SigningKey::from_slice(&[9; 32]).unwrap(), &world.folder);
-    let why = poor.send("mint", world.network.token, &mint(1)).unwrap_err();
+    let why = poor.send("mint", world.network.contracts.token, &mint(1)).unwrap_err();
     assert!(matches!(why, SendError::Funds { .. }), "{why}");
     world.fault(0, &[Fault::OtherChain { id: 1 }]);
-    let why = sender(&world, 0).send("mint", world.network.token, &mint(1)).unwrap_err();
+    let why = sender(&world, 0).send("mint", world.network.contracts.token, &mint(1)).unwrap_err();
     assert!(why.to_string().contains("serves chain 1"), "{why}");
     let kept = std::fs::read_dir(&world.folder)
         .unwrap()

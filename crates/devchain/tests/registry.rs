@@ -120,7 +120,18 @@ fn refusal<T: SolError>(result: Result<Receipt, Failure>, error: &T) {
 fn artifacts_are_of_these_sources() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../contracts");
     let mut checked = 0;
-    for name in ["Directory", "RelayRegistry", "TestToken"] {
+    let names = [
+        "Beacon",
+        "Collateral",
+        "Directory",
+        "ImageRegistry",
+        "Issuers",
+        "RelayRegistry",
+        "ReleaseKeys",
+        "TestToken",
+        "ValidatorSet",
+    ];
+    for name in names {
         let text = std::fs::read_to_string(folder.join(format!("artifacts/{name}.json"))).unwrap();
         let artifact: serde_json::Value = serde_json::from_str(&text).unwrap();
         for (path, hash) in artifact["inputs"].as_object().unwrap().iter().filter(|(path, _)| path.starts_with("src/"))
@@ -137,7 +148,7 @@ fn artifacts_are_of_these_sources() {
             checked += 1;
         }
     }
-    assert_eq!(checked, 4, "three contracts, one of which has another in it");
+    assert!(checked > names.len(), "{checked}: some have others in them");
 }
 
 #[test]
@@ -173,6 +184,7 @@ fn a_registration_stays_within_its_budget() {
     let gas = world.register(person(2), 100, 1_000, &descriptor(2)).unwrap().gas_used;
     let after = world.chain.storage(world.registry).len() + world.chain.storage(world.directory).len();
     assert_eq!(after - before, 3, "new slots");
+    println!("gas of a registration: {gas}");
     assert!(gas <= 150_000, "{gas} gas");
 }
 
@@ -258,7 +270,7 @@ fn powers_are_bounded_in_time_and_size() {
 
     refusal(world.tell(GOVERNOR, &RelayRegistry::pauseCall {}), &RelayRegistry::NotAllowed {});
     world.tell(GUARDIAN, &RelayRegistry::pauseCall {}).unwrap();
-    refusal(world.register(person(2), 1, 100, &descriptor(2)), &RelayRegistry::RegistrationsPaused {});
+    refusal(world.register(person(2), 1, 100, &descriptor(2)), &RelayRegistry::NewOnesPaused {});
     world.chain.advance(14 * DAY);
     world.register(person(2), 1, 100, &descriptor(2)).unwrap();
     refusal(world.tell(GUARDIAN, &RelayRegistry::pauseCall {}), &RelayRegistry::TooEarly {});
@@ -321,7 +333,7 @@ fn sequences() -> u32 {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: sequences(), ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: sequences(), failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Whatever three people try in whatever order: the registry allows what the model allows, the directory is the model's, and no token is made or lost.
     #[test]

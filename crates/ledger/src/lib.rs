@@ -8,3 +8,4 @@ pub mod directory;
 pub mod hex;
 pub mod record;
 pub mod selection;
+pub mod votes;

@@ -15,3 +15,5 @@ pub mod reading;
 #[cfg(feature = "registry")]
 pub mod registry;
 pub mod set;
+#[cfg(feature = "registry")]
+pub mod voting;

@@ -1,0 +1,47 @@
+// The contracts of src/ compiled with npm's solc, which is all that says how.
+import { readdirSync, readFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import solc from "solc";
+
+export const here = dirname(fileURLToPath(import.meta.url));
+export const version = solc.version();
+export const settings = {
+  viaIR: true,
+  optimizer: { enabled: true, runs: 1000 },
+  // Newer rules would bring opcodes that some rollups do not have.
+  evmVersion: "cancun",
+  metadata: { bytecodeHash: "none" },
+};
+const selection = ["abi", "evm.bytecode.object", "evm.deployedBytecode.object", "evm.deployedBytecode.immutableReferences", "storageLayout", "metadata"];
+
+// A source of ours, or a library's.
+export const load = (path) => readFileSync(path.startsWith("src/") ? join(here, path) : join(here, "node_modules", path), "utf8");
+
+// Every contract of src/ by its name, or just those that are wanted; `changed` gives other texts for sources, by path.
+export const compile = (changed = {}, wanted = undefined) => {
+  const text = (path) => changed[path] ?? load(path);
+  const paths = readdirSync(join(here, "src")).filter((name) => name.endsWith(".sol")).sort().map((name) => `src/${name}`);
+  const outputs = (path) => (wanted === undefined || wanted.includes(name(path)) ? { [path]: { "*": selection } } : {});
+  const name = (path) => path.slice("src/".length, -".sol".length);
+  const input = {
+    language: "Solidity",
+    sources: Object.fromEntries(paths.map((path) => [path, { content: text(path) }])),
+    settings: { ...settings, outputSelection: Object.assign({}, ...paths.map(outputs)) },
+  };
+  const read = (path) => {
+    try {
+      return { contents: text(path) };
+    } catch {
+      return { error: `there is no ${path}; run: npm ci` };
+    }
+  };
+  const output = JSON.parse(solc.compile(JSON.stringify(input), { import: read }));
+  // A warning about our own sources is a fault; of the library's we know one, that its reentrancy guard uses transient storage.
+  const ours = (fault) => fault.severity === "error" || fault.sourceLocation?.file.startsWith("src/");
+  const faults = (output.errors ?? []).filter((fault) => fault.severity !== "info" && ours(fault));
+  if (faults.length > 0) throw new Error(faults.map((fault) => fault.formattedMessage).join("\n"));
+  const made = paths.flatMap((path) => Object.entries(output.contracts[path] ?? {}).filter(([contract]) => contract === name(path)));
+  // Abstract ones are nothing without who inherits them.
+  return Object.fromEntries(made.filter(([, contract]) => contract.evm.bytecode.object !== ""));
+};

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+pragma solidity 0.8.37;
+
+import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
+import {Rounds} from "./Rounds.sol";
+import {ValidatorSet} from "./ValidatorSet.sol";
+
+/// @title The vendors' collateral that everybody uses, by hash, and how old the vendors' firmware may be.
+/// @notice Validators fetch what vendors publish (TCB information, identities, revocation lists) and vote for its hash and for floors, as they vote for
+/// images, in rounds of six hours. The bytes are served by mirrors.
+contract Collateral is Rounds {
+    /// @notice What is voted for.
+    struct Entry {
+        bytes32 bundle;
+        uint32 intelFloor;
+        uint64 amdFloor;
+    }
+
+    /// @notice Rounds begin at multiples of so much.
+    uint48 public constant PERIOD = 6 hours;
+
+    /// @notice Families that must name the value.
+    uint8 public immutable minFamilies;
+    /// @notice 1; development networks divide all times by more.
+    uint32 public immutable haste;
+
+    /// @notice The round of each period; zero when nobody has opened it.
+    mapping(uint48 period => uint64 round) public roundOfPeriod;
+    /// @notice What holds now: SHA-256 of the bundle, the smallest `tcbEvaluationDataNumber`, the smallest AMD TCB.
+    Entry public current;
+    /// @notice Of which round it is; an older one never follows a newer one.
+    uint64 public currentRound;
+
+    /// @notice Other collateral holds.
+    event Posted(uint64 indexed round, Entry entry);
+
+    /// @notice The period has its round.
+    error AlreadyOpen();
+    /// @notice The round approved another entry, or none, or a newer one holds.
+    error NotApproved();
+    /// @notice A floor never falls.
+    error FloorFalls();
+    /// @notice A value is zero, or out of its bounds.
+    error BadValue();
+
+    /// @param validators_ The validators.
+    /// @param minFamilies_ Families that must name the value.
+    /// @param haste_ 1, or what a development network divides times by.
+    constructor(ValidatorSet validators_, uint8 minFamilies_, uint32 haste_)
+        Rounds(validators_)
+        EIP712("OpenRelay collateral", "1")
+    {
+        if (minFamilies_ == 0 || haste_ == 0 || haste_ > 7_200) revert BadValue();
+        (minFamilies, haste) = (minFamilies_, haste_);
+    }
+
+    /// @notice Opens this period's round; anybody may, once.
+    /// @return round The round.
+    function open() external returns (uint64 round) {
+        uint48 period = uint48(block.timestamp) / (PERIOD / haste);
+        if (roundOfPeriod[period] != 0) revert AlreadyOpen();
+        // Who misses one of four a day is not punished; who says something wrong is.
+        round = _open(Terms(3 hours / haste, 2 hours / haste, 0, 0, 2, 3, minFamilies), false);
+        roundOfPeriod[period] = round;
+    }
+
+    /// @notice Puts in force what a round approved; anybody may.
+    /// @param round The round.
+    /// @param entry What was voted for.
+    function post(uint64 round, Entry calldata entry) external {
+        Round storage r = _rounds[round];
+        bool named = r.right == answerKey(Answer.Value, valueOf(entry));
+        if (r.outcome != Outcome.Approved || !named || round <= currentRound) revert NotApproved();
+        if (entry.intelFloor < current.intelFloor || entry.amdFloor < current.amdFloor) revert FloorFalls();
+        (current, currentRound) = (entry, round);
+        emit Posted(round, entry);
+    }
+
+    /// @notice What validators vote for.
+    /// @param entry The collateral and its floors.
+    /// @return The value.
+    function valueOf(Entry calldata entry) public pure returns (bytes32) {
+        return keccak256(abi.encode(entry));
+    }
+
+    function _finished(uint64, Outcome counted) internal pure override returns (Outcome) {
+        return counted;
+    }
+
+    function _needsOpening() internal pure override returns (bool) {
+        return false;
+    }
+
+    function _revokedAt(uint64) internal pure override returns (uint48) {
+        return 0;
+    }
+}

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+pragma solidity 0.8.37;
+
+/// @title What those may do who set a contract up: little, and late.
+/// @notice The governor names a successor, once and for ever, two weeks after announcing it. The guardian stops what is new for two weeks and must
+/// then let it be for two weeks. Neither touches a bond, nor anybody who leaves, reveals or claims.
+abstract contract Governed {
+    /// @notice How long a successor is announced before it is named.
+    uint48 public constant SUCCESSOR_LOCK = 14 days;
+    /// @notice How long the guardian may stop what is new, and must then let it be before he may again.
+    uint48 public constant PAUSE = 14 days;
+
+    /// @notice May announce a successor.
+    address public immutable governor;
+    /// @notice May stop what is new for a while; nothing else.
+    address public immutable guardian;
+
+    /// @notice Until when nothing new is taken.
+    uint48 public pausedUntil;
+    /// @notice The announced successor.
+    address public nextSuccessor;
+    /// @notice From when it may be named; zero when none is announced.
+    uint48 public nextSuccessorAt;
+    /// @notice The contract that takes this one's place; set once.
+    address public successor;
+
+    /// @notice Nothing new is taken until then.
+    event Paused(uint48 until);
+    /// @notice A successor was announced.
+    event SuccessorAnnounced(address successor, uint48 validFrom);
+    /// @notice A successor was named.
+    event SuccessorNamed(address successor);
+
+    /// @notice The caller may not do this.
+    error NotAllowed();
+    /// @notice A value is zero, or out of its bounds.
+    error BadValue();
+    /// @notice It is too early, or nothing was announced.
+    error TooEarly();
+    /// @notice Nothing new is taken for a while.
+    error NewOnesPaused();
+
+    /// @param governor_ Who announces a successor.
+    /// @param guardian_ Who may stop what is new.
+    constructor(address governor_, address guardian_) {
+        if (governor_ == address(0) || guardian_ == address(0)) revert BadValue();
+        (governor, guardian) = (governor_, guardian_);
+    }
+
+    modifier whenNotPaused() {
+        if (block.timestamp < pausedUntil) revert NewOnesPaused();
+        _;
+    }
+
+    /// @notice Stops what is new for {PAUSE}. As long again must pass before it can be done again.
+    function pause() external {
+        if (msg.sender != guardian) revert NotAllowed();
+        if (pausedUntil != 0 && block.timestamp < pausedUntil + PAUSE) revert TooEarly();
+        pausedUntil = uint48(block.timestamp) + PAUSE;
+        emit Paused(pausedUntil);
+    }
+
+    /// @notice Announces the contract that will take this one's place.
+    /// @param next That contract.
+    function announceSuccessor(address next) external {
+        if (msg.sender != governor) revert NotAllowed();
+        if (next == address(0) || successor != address(0)) revert BadValue();
+        (nextSuccessor, nextSuccessorAt) = (next, uint48(block.timestamp) + SUCCESSOR_LOCK);
+        emit SuccessorAnnounced(next, nextSuccessorAt);
+    }
+
+    /// @notice Names the announced successor, for ever; anybody may.
+    function nameSuccessor() external {
+        if (nextSuccessorAt == 0 || block.timestamp < nextSuccessorAt) revert TooEarly();
+        (successor, nextSuccessorAt) = (nextSuccessor, 0);
+        emit SuccessorNamed(successor);
+    }
+}
