@@ -15,7 +15,7 @@ use openrelay_sys::sandbox;
 
 use crate::host::{PATH, check_tools};
 use crate::topology::{Network, Programs};
-use crate::{chain_check, check, demo, flood, load, say, talk};
+use crate::{chain_check, check, demo, flood, load, say, talk, vote_check};
 
 /// What to do with the network.
 #[derive(Subcommand)]
@@ -84,6 +84,7 @@ pub(crate) enum Inside {
     Keep,
     Demo(demo::Options),
     Check,
+    Votes,
     Load(LoadOptions),
     Flood(FloodOptions),
 }
@@ -135,7 +136,12 @@ pub(crate) fn run(command: Command) -> Result<()> {
         Command::Inside { command: Inside::Flood(options) } => {
             flood::measure(options.kind, options.seconds, options.rate, options.rounds)
         }
-        Command::Inside { command: Inside::Check } => check::run().and_then(|()| chain_check::run()),
+        Command::Inside { command: Inside::Votes } => vote_check::run(),
+        Command::Inside { command: Inside::Check } => {
+            check::run()?;
+            chain_check::run()?;
+            vote_check::run()
+        }
     }
 }
 

@@ -17,6 +17,7 @@ mod load;
 mod loss;
 mod services;
 mod topology;
+mod vote_check;
 mod wire;
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};

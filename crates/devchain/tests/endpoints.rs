@@ -85,6 +85,7 @@ impl World {
             directory: network.directory,
             code_hash: network.code_hash,
             registry: network.contracts.registry,
+            images: Some(network.contracts.images),
             first_block: 0,
             endpoints: servers.iter().map(Server::url).collect(),
             quorum: 2,

@@ -20,6 +20,9 @@ pub struct ChainFile {
     pub code_hash: B256,
     /// The registry that writes it.
     pub registry: Address,
+    /// Votes on images; what validators need.
+    #[serde(default)]
+    pub images: Option<Address>,
     /// The block from which on a mirror looks for events.
     #[serde(default)]
     pub first_block: u64,

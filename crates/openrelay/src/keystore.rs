@@ -68,6 +68,15 @@ fn store(path: &Path, key: &SigningKey, password: &[u8], log_n: u8) -> Result<()
     file.and_then(|mut file| writeln!(file, "{text}").and_then(|()| file.sync_all())).map_err(|error| refuse(&error))
 }
 
+/// The address of the key in the file `path`, without its password.
+pub(crate) fn address(path: &Path) -> Result<Address, Failure> {
+    let refuse = |why: &dyn std::fmt::Display| Failure::plain(format!("{}: {why}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|error| refuse(&error))?;
+    let file: Value = serde_json::from_str(&text).map_err(|error| refuse(&error))?;
+    let address = file["address"].as_str().and_then(|text| format!("0x{text}").parse().ok());
+    address.ok_or_else(|| refuse(&"is no keystore"))
+}
+
 /// Reads the key in the file `path`, which only its owner may read.
 pub(crate) fn open(path: &Path, password: &[u8]) -> Result<SigningKey, Failure> {
     let refuse = |error: &dyn std::fmt::Display| Failure::plain(format!("{}: {error}", path.display()));

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use alloy_primitives::hex;
+use alloy_primitives::{Address, U256, hex};
+use alloy_sol_types::SolCall;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -15,6 +16,7 @@ use openrelay_ledger::chain::set::{ChainRecord, Status, record_hash};
 use openrelay_ledger::directory::{Directory, Source};
 use openrelay_ledger::record::Role;
 use openrelay_node::chain::mirror::Mirror;
+use openrelay_node::chain::{Endpoint, EndpointError};
 use openrelay_node::chain_file::ChainFile;
 use openrelay_node::client::directory_of;
 use openrelay_node::clock::unix_seconds;
@@ -24,6 +26,37 @@ use serde_json::{Value, json};
 use crate::control::folders;
 use crate::failure::Failure;
 use crate::{say, talk};
+
+/// Development chains with a faucet have this number.
+pub(crate) const DEVELOPMENT: u64 = 31_337;
+
+/// Asks a contract, by one endpoint's word.
+pub(crate) fn ask<C: SolCall>(endpoint: &Endpoint, to: Address, call: &C) -> Result<C::Return, Failure> {
+    let answer = endpoint.call(to, &call.abi_encode())?;
+    C::abi_decode_returns(&answer)
+        .map_err(|error| Failure::plain(format!("{}: {to} does not answer as it should: {error}", endpoint.url())))
+}
+
+/// Lets a development chain give an account so much of a token, and ether; does nothing on other chains.
+pub(crate) fn faucet(
+    chain: &ChainFile,
+    endpoint: &Endpoint,
+    account: Address,
+    token: Address,
+    amount: U256,
+) -> Result<(), Failure> {
+    if chain.chain_id != DEVELOPMENT {
+        return Ok(());
+    }
+    let fund = json!([account.to_string(), token.to_string(), format!("{amount:#x}")]);
+    match endpoint.ask("devchain_fund", &fund) {
+        Ok(_) => talk("openrelay: this is a development chain; its faucet gave the bond and ether"),
+        // Another development chain, without one.
+        Err(EndpointError::Refused { code: -32_601, .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}
 
 /// What a directory was checked by, as JSON; null for a signature.
 pub(crate) fn facts_json(source: Source) -> Value {

@@ -12,6 +12,7 @@ mod operator;
 mod selfhost;
 mod status;
 mod up;
+mod validator;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -66,6 +67,11 @@ enum Command {
     Relay {
         #[command(subcommand)]
         command: RelayCommand,
+    },
+    /// Vote on images with a bond on a chain
+    Validator {
+        #[command(subcommand)]
+        command: ValidatorCommand,
     },
     /// Serve the records of all relays to others, who hold them against the chain
     Mirror {
@@ -212,6 +218,82 @@ pub(crate) enum RelayCommand {
     },
 }
 
+#[derive(Subcommand)]
+pub(crate) enum ValidatorCommand {
+    /// Make the voting key and its folder
+    Init {
+        /// Folder to write to
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// The file that says which chain
+        #[arg(long, value_name = "FILE")]
+        chain: PathBuf,
+        /// Where everything is paid to; keep its key offline
+        #[arg(long, value_name = "ADDRESS")]
+        withdrawal: alloy_primitives::Address,
+        /// Whose it is, by an address that has admitted this key; without it a family of its own
+        #[arg(long, value_name = "ADDRESS")]
+        family: Option<alloy_primitives::Address>,
+        /// The bond, in the token's smallest unit
+        #[arg(long, value_name = "AMOUNT")]
+        bond: u128,
+        /// File whose first line is the password; `-` for standard input
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
+    /// Join the validators with the bond
+    Bond {
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
+    /// Say where it stands, what it owes in which round, and why it does not vote
+    Status {
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+    },
+    /// Take the next step of a round: commit, reveal, finish or settle
+    Vote {
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// Its number
+        round: u64,
+        #[command(flatten)]
+        answer: VoteAnswer,
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
+}
+
+/// What the validator found; needed once, to commit.
+#[derive(clap::Args)]
+#[group(multiple = true)]
+pub(crate) struct VoteAnswer {
+    /// SHA-256 of the image that was rebuilt
+    #[arg(long, value_name = "SHA256", requires = "measurements", conflicts_with_all = ["failed", "abstain"])]
+    image: Option<alloy_primitives::B256>,
+    /// SHA-256 of its list of measurements
+    #[arg(long, value_name = "SHA256", requires = "image")]
+    measurements: Option<alloy_primitives::B256>,
+    /// The build failed; SHA-256 of its log
+    #[arg(long, value_name = "SHA256", conflicts_with = "abstain")]
+    failed: Option<alloy_primitives::B256>,
+    /// Say nothing, and lose nothing
+    #[arg(long)]
+    abstain: bool,
+}
+
+impl VoteAnswer {
+    fn given(&self) -> Option<validator::Found> {
+        match (self.image.zip(self.measurements), self.failed) {
+            (Some((image, measurements)), _) => Some(validator::Found::Image { image, measurements }),
+            (None, Some(log)) => Some(validator::Found::Failed { log }),
+            (None, None) => self.abstain.then_some(validator::Found::Abstain {}),
+        }
+    }
+}
+
 #[derive(clap::Args)]
 pub(crate) struct UpArguments {
     /// The client's configuration
@@ -276,6 +358,7 @@ fn main() -> ExitCode {
         Command::Exits { config, json } => ledger::exits(&config.config, json),
         Command::Verify { relay, config } => ledger::verify(&config.config, relay),
         Command::Relay { command } => operator::run(&command),
+        Command::Validator { command } => validator::run(&command),
         Command::Mirror { command: MirrorCommand::Run { chain, listen } } => ledger::mirror(&chain, listen),
         Command::Devnet { arguments } => devnet::run("devnet", &arguments),
         Command::Devchain { arguments } => devnet::run("devchain", &arguments),

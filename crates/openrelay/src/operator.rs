@@ -13,9 +13,9 @@ use openrelay_ledger::chain::reading::MAX_LAG;
 use openrelay_ledger::chain::registry::{RelayRegistry, Token};
 use openrelay_ledger::chain::set::{RecordSet, Status};
 use openrelay_ledger::record::Role;
+use openrelay_node::chain::Endpoint;
 use openrelay_node::chain::journal::{Receipt, Sender};
 use openrelay_node::chain::mirror::Mirror;
-use openrelay_node::chain::{Endpoint, EndpointError};
 use openrelay_node::chain_file::ChainFile;
 use openrelay_node::clock::unix_seconds;
 use openrelay_node::config::{RelayFile, read};
@@ -23,14 +23,13 @@ use openrelay_node::directory::replace;
 use serde_json::json;
 
 use crate::failure::Failure;
+use crate::ledger::{DEVELOPMENT, ask, faucet};
 use crate::{RelayCommand, keystore, say, talk};
 use agent::{publish, relay_program, serve};
-use folder::{CHAIN, Folder, KEY, NUMBER, OPERATOR, Plan, RELAY, ask, to_toml, write_relay_config};
+use folder::{CHAIN, Folder, KEY, NUMBER, OPERATOR, Plan, RELAY, to_toml, write_relay_config};
 
 const REGISTER: &str = "register the relay";
 const DRAIN: &str = "drain";
-/// Development chains with a faucet have this number.
-const DEVELOPMENT: u64 = 31_337;
 /// Ether that a start and a few changes cost at most, in wei: a hundredth.
 const GAS_FUNDS: u64 = 10_000_000_000_000_000;
 
@@ -100,16 +99,6 @@ fn init(dir: &Path, chain: &Path, plan: Plan, password_file: Option<&Path>) -> R
     Ok(())
 }
 
-/// The operator's address, without its password.
-fn address(folder: &Folder) -> Result<Address, Failure> {
-    let path = folder.path.join(KEY);
-    let text =
-        std::fs::read_to_string(&path).map_err(|error| Failure::plain(format!("{}: {error}", path.display())))?;
-    let file: serde_json::Value = serde_json::from_str(&text).map_err(Failure::plain)?;
-    let address = file["address"].as_str().and_then(|text| format!("0x{text}").parse().ok());
-    address.ok_or_else(|| Failure::plain(format!("{}: is no keystore", path.display())))
-}
-
 /// What is missing for the relay to earn, each with what to do.
 fn check(dir: &Path) -> Result<(), Failure> {
     let folder = Folder::open(dir)?;
@@ -118,7 +107,7 @@ fn check(dir: &Path) -> Result<(), Failure> {
         say(&if ok { format!("ok       {what}") } else { format!("missing  {what}: {otherwise}") });
         missing += u32::from(!ok);
     };
-    let operator = address(&folder)?;
+    let operator = keystore::address(&folder.path.join(KEY))?;
     folder.descriptor(0, [0; 32])?;
     point(true, format!("the {} is described: {:?}", folder.plan.role, folder.plan.endpoints), String::new());
     let listen = read::<RelayFile>(&dir.join(RELAY)).map_or_else(|_| folder.plan.endpoints.clone(), |file| file.listen);
@@ -183,14 +172,8 @@ fn bond(dir: &Path, password_file: Option<&Path>) -> Result<(), Failure> {
     let token = folder.ask(&RelayRegistry::tokenCall {})?;
     let account = sender.address();
     let has = |account| ask(sender.endpoint(), token, &Token::balanceOfCall { account });
-    if has(account)? < needed && folder.chain.chain_id == DEVELOPMENT {
-        let fund = json!([account.to_string(), token.to_string(), format!("{needed:#x}")]);
-        match sender.endpoint().ask("devchain_fund", &fund) {
-            Ok(_) => talk("openrelay: this is a development chain; its faucet gave bond and ether"),
-            // Another development chain, without one.
-            Err(EndpointError::Refused { code: -32_601, .. }) => {}
-            Err(error) => return Err(error.into()),
-        }
+    if has(account)? < needed {
+        faucet(&folder.chain, sender.endpoint(), account, token, needed)?;
     }
     if needed.bit_len() > 96 {
         return Err(Failure::plain(format!("the endpoint asks for a bond of {needed}, which no registry takes")));
@@ -299,7 +282,7 @@ fn retire(dir: &Path, password_file: Option<&Path>) -> Result<(), Failure> {
 /// Where the relay stands; exit code 3 and the reason when it earns nothing.
 fn status(dir: &Path) -> Result<(), Failure> {
     let folder = Folder::open(dir)?;
-    let operator = address(&folder)?;
+    let operator = keystore::address(&folder.path.join(KEY))?;
     let wei = folder.endpoint().ask_number("eth_getBalance", &json!([operator.to_string(), "latest"]))?;
     say(&format!("operator       {operator}   {wei} wei for gas"));
     let relay_id = folder.registered()?;

@@ -14,6 +14,7 @@ use openrelay_ledger::chain::registry::Token;
 use openrelay_ledger::chain::voting::images::ImageRegistry as I;
 use openrelay_ledger::chain::voting::release::ReleaseKeys;
 use openrelay_ledger::chain::voting::validators::ValidatorSet as V;
+use openrelay_ledger::chain::voting::{self, commitment, image_value};
 use openrelay_ledger::votes::images::{Images, Proposal, State};
 use openrelay_ledger::votes::rounds::{Answer, Commitment, Mark, Outcome};
 use openrelay_ledger::votes::set::Status;
@@ -62,18 +63,17 @@ pub(crate) fn code(name: &str) -> Bytes {
     artifact["bytecode"].as_str().unwrap().parse().unwrap()
 }
 
-/// What an image with this number, and no measurements, is voted for by.
-fn value(number: u64) -> B256 {
-    keccak256((B256::with_last_byte(number as u8), B256::ZERO).abi_encode())
+/// An answer as validators give it: of an image with this number and no measurements; a failure names its log, which nobody compares.
+fn bound(answer: Answer) -> voting::Answer {
+    match answer {
+        Answer::Value(number) => voting::Answer::Value(image_value(B256::with_last_byte(number as u8), B256::ZERO)),
+        Answer::Failed => voting::Answer::Failed(B256::repeat_byte(0x77)),
+        Answer::Abstain => voting::Answer::Abstain,
+    }
 }
 
-/// An answer as the contract has it; a failure names its log, which nobody compares.
 fn said(answer: Answer) -> (u8, B256) {
-    match answer {
-        Answer::Value(number) => (1, value(number)),
-        Answer::Failed => (2, B256::repeat_byte(0x77)),
-        Answer::Abstain => (3, B256::ZERO),
-    }
+    bound(answer).parts()
 }
 
 fn answer_key(answer: Answer) -> FixedBytes<31> {
@@ -284,10 +284,8 @@ impl World {
     }
 
     fn commitment(&self, what: Commitment) -> FixedBytes<31> {
-        let (answer, value) = said(what.answer);
-        let (round, validator_id) = what.author;
-        let call = I::commitmentOfCall { round, validatorId: validator_id, answer, value, salt: salt_of(what.salt) };
-        self.ask(self.at.images, &call)
+        let ((round, id), salt) = (what.author, salt_of(what.salt));
+        commitment(self.chain.chain_id(), self.at.images, round, id, bound(what.answer), salt)
     }
 
     pub(crate) fn commit(&mut self, caller: Option<Party>, round: u64, id: u64, answer: Answer) -> Result<(), Refusal> {

@@ -1,6 +1,7 @@
 //! The calls and events of the contracts that validators vote with, as their ABI says.
 //!
-//! Owns the bindings, made from the committed artifacts, each in a module of its own because they share names. Sources: contracts/src.
+//! Owns the bindings, made from the committed artifacts, each in a module of its own because they share names, and what validators compute themselves: values and
+//! commitments. Sources: contracts/src.
 #![allow(
     missing_docs,
     clippy::too_many_arguments,
@@ -67,3 +68,79 @@ pub use images::ImageRegistry;
 pub use issuers::Issuers;
 pub use release::ReleaseKeys;
 pub use validators::ValidatorSet;
+
+use alloy_primitives::{Address, B256, FixedBytes, U256, keccak256};
+use alloy_sol_types::SolValue as _;
+
+/// What a validator answers in a round.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// The value that the build gave.
+    Value(B256),
+    /// The build failed; SHA-256 of its log.
+    Failed(B256),
+    /// Nothing.
+    Abstain,
+}
+
+impl Answer {
+    /// The contract's number for it, and the value that goes with it.
+    pub const fn parts(self) -> (u8, B256) {
+        match self {
+            Self::Value(value) => (1, value),
+            Self::Failed(log) => (2, log),
+            Self::Abstain => (3, B256::ZERO),
+        }
+    }
+}
+
+/// The value that an image is voted for by, from SHA-256 of the image and of its list of measurements. The contract: `ImageRegistry.valueOf`.
+pub fn image_value(image: B256, measurements: B256) -> B256 {
+    keccak256((image, measurements).abi_encode())
+}
+
+/// What a validator commits to. The contract: `Rounds.commitmentOf`.
+pub fn commitment(
+    chain_id: u64,
+    contract: Address,
+    round: u64,
+    validator: u64,
+    answer: Answer,
+    salt: B256,
+) -> FixedBytes<31> {
+    let (answer, value) = answer.parts();
+    let input = (U256::from(chain_id), contract, round, validator, U256::from(answer), value, salt).abi_encode();
+    FixedBytes::from_slice(&keccak256(input)[..31])
+}
+
+/// Why one of the contracts refuses, by the bytes that it reverted with: the error's name and what it holds; `None` for others' errors.
+pub fn reason(data: &[u8]) -> Option<String> {
+    use alloy_sol_types::SolInterface;
+    fn of<E: SolInterface + std::fmt::Debug>(data: &[u8]) -> Option<String> {
+        // Like `WrongPhase(WrongPhase)`: the inner one says all.
+        let text = format!("{:?}", E::abi_decode(data).ok()?);
+        let inner = text.split_once('(').map(|(_, inner)| inner.strip_suffix(')').unwrap_or(inner).to_owned());
+        inner.or(Some(text))
+    }
+    use super::registry::RelayRegistry::RelayRegistryErrors;
+    of::<RelayRegistryErrors>(data)
+        .or_else(|| of::<ImageRegistry::ImageRegistryErrors>(data))
+        .or_else(|| of::<ValidatorSet::ValidatorSetErrors>(data))
+        .or_else(|| of::<ReleaseKeys::ReleaseKeysErrors>(data))
+}
+
+#[cfg(test)]
+mod tests {
+    use alloy_sol_types::SolError as _;
+
+    use super::*;
+
+    #[test]
+    fn refusals_are_told_by_name() {
+        let held = super::super::registry::RelayRegistry::BondTooSmall { bond: U256::from(1), needed: U256::from(2) };
+        assert_eq!(reason(&held.abi_encode()).as_deref(), Some("BondTooSmall { bond: 1, needed: 2 }"));
+        let plain = ImageRegistry::TooManyRounds {};
+        assert_eq!(reason(&plain.abi_encode()).as_deref(), Some("TooManyRounds"));
+        assert_eq!(reason(&[1, 2, 3, 4]), None);
+    }
+}

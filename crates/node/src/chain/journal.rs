@@ -366,12 +366,9 @@ fn is_known(message: &str) -> bool {
 
 /// A contract that refuses is told apart from an endpoint that fails.
 fn refused(error: EndpointError) -> SendError {
-    use alloy_sol_types::SolInterface;
-    use openrelay_ledger::chain::registry::RelayRegistry::RelayRegistryErrors;
     match error {
         EndpointError::Refused { data: Some(data), message, .. } => {
-            let known = RelayRegistryErrors::abi_decode(&data).map(|error| format!("{error:?}"));
-            SendError::Refused(known.unwrap_or(message))
+            SendError::Refused(openrelay_ledger::chain::voting::reason(&data).unwrap_or(message))
         }
         EndpointError::Refused { code: 3, message, .. } => SendError::Refused(message),
         other @ (EndpointError::Refused { .. }

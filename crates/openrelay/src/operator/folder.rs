@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 use crate::keystore;
+use crate::ledger::ask;
 
 pub(super) const OPERATOR: &str = "operator.toml";
 pub(super) const KEY: &str = "operator-key.json";
@@ -118,12 +119,6 @@ impl Folder {
         let descriptor = mirror.descriptor(relay_id).map(<[u8]>::to_vec);
         descriptor.ok_or_else(|| Failure::plain(format!("relay {relay_id} is not on the chain any more")))
     }
-}
-
-pub(super) fn ask<C: SolCall>(endpoint: &Endpoint, to: Address, call: &C) -> Result<C::Return, Failure> {
-    let answer = endpoint.call(to, &call.abi_encode())?;
-    C::abi_decode_returns(&answer)
-        .map_err(|error| Failure::plain(format!("{}: {to} does not answer as the registry: {error}", endpoint.url())))
 }
 
 pub(super) fn to_toml(plan: &Plan) -> String {

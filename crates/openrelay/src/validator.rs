@@ -1,0 +1,232 @@
+//! `openrelay validator`: a validator on a chain, from its key to its votes.
+//!
+//! Owns a validator's folder and the commands. Rebuilding an image is not done here: what was found is an argument.
+
+mod round;
+
+pub(crate) use round::Found;
+
+use std::path::{Path, PathBuf};
+
+use alloy_primitives::{Address, U256};
+use alloy_sol_types::SolCall;
+use k256::ecdsa::SigningKey;
+use openrelay_ledger::chain::registry::Token;
+use openrelay_ledger::chain::voting::{ImageRegistry, ValidatorSet};
+use openrelay_node::chain::Endpoint;
+use openrelay_node::chain::journal::Sender;
+use openrelay_node::chain_file::ChainFile;
+use openrelay_node::clock::unix_seconds;
+use openrelay_node::config::read;
+use openrelay_node::directory::replace;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::failure::Failure;
+use crate::ledger::{ask, faucet};
+use crate::{ValidatorCommand, keystore, say, talk};
+
+const PLAN: &str = "validator.toml";
+const KEY: &str = "validator-key.json";
+const CHAIN: &str = "chain.toml";
+/// Ether that a round costs at most, in wei: a hundredth.
+const GAS_FUNDS: u64 = 10_000_000_000_000_000;
+
+/// What the validator is to be, as its operator says.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Plan {
+    withdrawal: Address,
+    /// Whose it is; without one it is a family of its own.
+    #[serde(default)]
+    family: Option<Address>,
+    /// In the token's smallest unit.
+    bond: u128,
+}
+
+/// A validator's folder, and where the contracts are.
+struct Folder {
+    path: PathBuf,
+    plan: Plan,
+    chain: ChainFile,
+    images: Address,
+}
+
+/// A validator as the chain has it.
+struct Standing {
+    id: u64,
+    shown: ValidatorSet::Validator,
+}
+
+pub(crate) fn run(command: &ValidatorCommand) -> Result<(), Failure> {
+    match command {
+        ValidatorCommand::Init { dir, chain, withdrawal, family, bond, password_file } => {
+            let plan = Plan { withdrawal: *withdrawal, family: *family, bond: *bond };
+            init(dir, chain, &plan, password_file.as_deref())
+        }
+        ValidatorCommand::Bond { dir, password_file } => bond(&Folder::open(dir)?, password_file.as_deref()),
+        ValidatorCommand::Status { dir } => status(&Folder::open(dir)?),
+        ValidatorCommand::Vote { dir, round, answer, password_file } => {
+            let folder = Folder::open(dir)?;
+            round::step(&folder, *round, answer.given(), password_file.as_deref())
+        }
+    }
+}
+
+impl Folder {
+    fn open(path: &Path) -> Result<Self, Failure> {
+        let plan: Plan = read(&path.join(PLAN)).map_err(Failure::plain)?;
+        let chain = ChainFile::load(&path.join(CHAIN)).map_err(Failure::plain)?;
+        let images = images_of(&chain, &path.join(CHAIN))?;
+        Ok(Self { path: path.to_owned(), plan, chain, images })
+    }
+
+    fn key(&self, password_file: Option<&Path>) -> Result<SigningKey, Failure> {
+        keystore::open(&self.path.join(KEY), &keystore::password(password_file, false)?)
+    }
+
+    fn sender(&self, key: SigningKey) -> Sender {
+        Sender::new(&self.chain, key, &self.path)
+    }
+
+    fn endpoint(&self) -> Endpoint {
+        Endpoint::new(self.chain.endpoints.first().map_or("", String::as_str))
+    }
+
+    fn ask<C: SolCall>(&self, to: Address, call: &C) -> Result<C::Return, Failure> {
+        ask(&self.endpoint(), to, call)
+    }
+
+    fn validators(&self) -> Result<Address, Failure> {
+        self.ask(self.images, &ImageRegistry::validatorsCall {})
+    }
+
+    fn standing(&self) -> Result<Option<Standing>, Failure> {
+        let (validators, operator) = (self.validators()?, keystore::address(&self.path.join(KEY))?);
+        let id = self.ask(validators, &ValidatorSet::validatorOfCall { operator })?;
+        if id == 0 {
+            return Ok(None);
+        }
+        let shown = self.ask(validators, &ValidatorSet::getCall { validatorId: id })?;
+        Ok(Some(Standing { id, shown }))
+    }
+
+    fn bonded(&self) -> Result<Standing, Failure> {
+        let next =
+            format!("this key is no validator's yet; run: openrelay validator bond --dir {}", self.path.display());
+        self.standing()?.ok_or_else(|| Failure::new(3, next))
+    }
+}
+
+fn images_of(chain: &ChainFile, path: &Path) -> Result<Address, Failure> {
+    chain.images.ok_or_else(|| {
+        Failure::plain(format!("{}: images is missing: the address of the chain's ImageRegistry", path.display()))
+    })
+}
+
+fn init(dir: &Path, chain: &Path, plan: &Plan, password_file: Option<&Path>) -> Result<(), Failure> {
+    images_of(&ChainFile::load(chain).map_err(Failure::plain)?, chain)?;
+    if dir.join(KEY).exists() {
+        return Err(Failure::plain(format!("{} is there already; nothing was changed", dir.join(KEY).display())));
+    }
+    if plan.withdrawal == Address::ZERO || plan.bond == 0 {
+        return Err(Failure::new(2, "the withdrawal address and the bond must not be zero"));
+    }
+    let password = keystore::password(password_file, true)?;
+    let write = |name: &str, bytes: &[u8]| {
+        replace(&dir.join(name), bytes).map_err(|error| Failure::plain(format!("cannot write {name}: {error}")))
+    };
+    std::fs::create_dir_all(dir).map_err(|error| Failure::plain(format!("cannot make {}: {error}", dir.display())))?;
+    write(CHAIN, &std::fs::read(chain).map_err(Failure::plain)?)?;
+    write(PLAN, to_toml(plan).as_bytes())?;
+    let key = keystore::create(&dir.join(KEY), &password)?;
+    let address = Address::from_public_key(key.verifying_key());
+    say(&format!("validator_key {address}"));
+    talk(&format!(
+        "openrelay: the folder {0} holds the key that votes; keep a copy of it. Send {address} the bond and some ether, then: openrelay validator bond --dir {0}",
+        dir.display()
+    ));
+    Ok(())
+}
+
+fn to_toml(plan: &Plan) -> String {
+    let family = plan.family.map(|family| format!("family = \"{family}\"\n")).unwrap_or_default();
+    format!(
+        "# What the validator is to be; the bond is in the token's smallest unit.\nwithdrawal = \"{}\"\n{family}bond = {}\n",
+        plan.withdrawal, plan.bond
+    )
+}
+
+/// Joins with the bond; a second time it only says so.
+fn bond(folder: &Folder, password_file: Option<&Path>) -> Result<(), Failure> {
+    if let Some(standing) = folder.standing()? {
+        say(&format!("validator {}", standing.id));
+        return Ok(());
+    }
+    let sender = folder.sender(folder.key(password_file)?);
+    let (account, validators) = (sender.address(), folder.validators()?);
+    let token = folder.ask(validators, &ValidatorSet::tokenCall {})?;
+    let least: u128 = folder.ask(validators, &ValidatorSet::minBondCall {})?.to();
+    let amount = folder.plan.bond;
+    if amount < least {
+        return Err(Failure::plain(format!("{PLAN}: the bond of {amount} is smaller than the least, {least}")));
+    }
+    let needed = U256::from(amount);
+    let has = || ask(sender.endpoint(), token, &Token::balanceOfCall { account });
+    if has()? < needed {
+        faucet(&folder.chain, sender.endpoint(), account, token, needed)?;
+    }
+    let balance = has()?;
+    if balance < needed {
+        return Err(Failure::plain(format!(
+            "{account} has {balance} of token {token}, the bond is {needed}: send it the rest"
+        )));
+    }
+    let allowed = Token::allowanceCall { owner: account, spender: validators };
+    if ask(sender.endpoint(), token, &allowed)? < needed {
+        let approve = Token::approveCall { spender: validators, value: needed };
+        sender.send("approve the bond", token, &approve.abi_encode())?;
+    }
+    let too_much = |_| Failure::plain(format!("{PLAN}: no bond can be {amount}"));
+    let call = ValidatorSet::joinCall {
+        family: folder.plan.family.unwrap_or(account),
+        withdrawal: folder.plan.withdrawal,
+        amount: amount.try_into().map_err(too_much)?,
+    };
+    let receipt = sender.send("join the validators", validators, &call.abi_encode())?;
+    talk(&format!("openrelay: joined in block {} for {} gas", receipt.block, receipt.gas_used));
+    say(&format!("validator {}", folder.bonded()?.id));
+    Ok(())
+}
+
+/// Where the validator stands and what it owes; exit code 3 and the reason when it does not vote.
+fn status(folder: &Folder) -> Result<(), Failure> {
+    let operator = keystore::address(&folder.path.join(KEY))?;
+    let wei = folder.endpoint().ask_number("eth_getBalance", &json!([operator.to_string(), "latest"]))?;
+    say(&format!("key            {operator}   {wei} wei for gas"));
+    let Standing { id, shown } = folder.bonded()?;
+    let validators = folder.validators()?;
+    let credit = folder.ask(validators, &ValidatorSet::creditOfCall { owner: shown.withdrawal })?;
+    say(&format!("validator      {id}   bond {}, {} open commitments", shown.bond, shown.locks));
+    say(&format!("paid to        {}   {credit} to be claimed", shown.withdrawal));
+    let count = folder.ask(folder.images, &ImageRegistry::roundCountCall {})?;
+    // Votes of rounds that were not finished within a year are not looked for.
+    for number in (count.saturating_sub(30) + 1)..=count {
+        if let Some(line) = round::line(folder, number, id)? {
+            say(&line);
+        }
+    }
+    let left: u64 = shown.freeAt.to();
+    match shown.status {
+        1 if shown.bond.is_zero() => Err(Failure::new(3, "its whole bond was taken: it can only leave")),
+        1 if shown.operator != operator => Err(Failure::new(3, "another key votes for it now")),
+        1 => {
+            if wei < U256::from(GAS_FUNDS) {
+                talk(&format!("openrelay: warning: send {operator} some ether; a round may cost more than it has"));
+            }
+            Ok(())
+        }
+        2 => Err(Failure::new(3, format!("it leaves; free in {} s", left.saturating_sub(unix_seconds())))),
+        _ => Err(Failure::new(3, "it has left and its bond was paid")),
+    }
+}

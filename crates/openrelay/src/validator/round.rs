@@ -1,0 +1,262 @@
+//! One validator in one round: what it owes now, and doing it.
+//!
+//! Owns the salts, which are derived and never stored, and the file of answers: an answer is written down before it is committed, and none is ever taken out, so whoever is
+//! killed at any step can go on.
+
+use std::path::Path;
+
+use alloy_primitives::{B256, FixedBytes, U256, keccak256};
+use alloy_sol_types::{SolCall, SolValue};
+use k256::ecdsa::SigningKey;
+use openrelay_ledger::chain::voting::images::Rounds;
+use openrelay_ledger::chain::voting::{Answer, ImageRegistry, commitment, image_value};
+use openrelay_node::chain::journal::Sender;
+use openrelay_node::clock::unix_seconds;
+use openrelay_node::config::read;
+use openrelay_node::directory::replace;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::{Folder, Standing};
+use crate::failure::Failure;
+use crate::say;
+
+/// What a validator found, as it says itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum Found {
+    /// SHA-256 of the image and of its list of measurements.
+    Image { image: B256, measurements: B256 },
+    /// SHA-256 of the log of a build that failed.
+    Failed { log: B256 },
+    /// Nothing is said.
+    Abstain {},
+}
+
+impl Found {
+    fn answer(self) -> Answer {
+        match self {
+            Self::Image { image, measurements } => Answer::Value(image_value(image, measurements)),
+            Self::Failed { log } => Answer::Failed(log),
+            Self::Abstain {} => Answer::Abstain,
+        }
+    }
+}
+
+/// All that were ever committed in a round, the newest last.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Answers {
+    answers: Vec<Found>,
+}
+
+/// The contract's numbers for where a round stands.
+const STATES: [&str; 13] = [
+    "none",
+    "commitments",
+    "reveals",
+    "challenge",
+    "ended",
+    "rejected",
+    "no quorum",
+    "approved, not usable yet",
+    "active",
+    "deprecated",
+    "retired",
+    "suspended",
+    "revoked",
+];
+const COMMITMENTS: u8 = 1;
+const REVEALS: u8 = 2;
+const CHALLENGE: u8 = 3;
+const ENDED: u8 = 4;
+
+/// The contract's numbers for where a vote stands.
+const NO_VOTE: u8 = 0;
+const COMMITTED: u8 = 1;
+const REVEALED: u8 = 2;
+
+/// Where a round stands for one validator.
+struct View {
+    state: u8,
+    round: Rounds::Round,
+    reveal_end: u64,
+    vote: Rounds::Vote,
+}
+
+impl View {
+    fn of(folder: &Folder, number: u64, id: u64) -> Result<Self, Failure> {
+        Ok(Self {
+            state: folder.ask(folder.images, &ImageRegistry::stateOfCall { round: number })?,
+            round: folder.ask(folder.images, &ImageRegistry::roundOfCall { round: number })?,
+            reveal_end: folder.ask(folder.images, &ImageRegistry::revealEndCall { round: number })?.to(),
+            vote: folder.ask(folder.images, &ImageRegistry::voteOfCall { round: number, validatorId: id })?,
+        })
+    }
+
+    fn name(&self) -> &'static str {
+        STATES.get(usize::from(self.state)).copied().unwrap_or("unknown")
+    }
+
+    /// What the validator owes, in words, and until when; `None` when it owes nothing.
+    fn owed(&self) -> Option<(&'static str, u64)> {
+        match (self.state, self.vote.mark) {
+            (COMMITMENTS, NO_VOTE) => Some(("commit", self.round.commitEnd.to())),
+            (REVEALS, COMMITTED) => Some(("reveal", self.reveal_end)),
+            (ENDED, _) => Some(("finish, as anybody may", u64::MAX)),
+            (state, mark) if state > ENDED && mark != NO_VOTE => Some(("settle", u64::MAX)),
+            _ => None,
+        }
+    }
+}
+
+/// A line of `status`; `None` when the round is over and settled.
+pub(super) fn line(folder: &Folder, number: u64, id: u64) -> Result<Option<String>, Failure> {
+    let view = View::of(folder, number, id)?;
+    if view.state > ENDED && view.vote.mark == NO_VOTE {
+        return Ok(None);
+    }
+    let mark = ["not voted", "committed", "revealed", "void"].get(usize::from(view.vote.mark)).unwrap_or(&"unknown");
+    let owed = match view.owed() {
+        Some((what, u64::MAX)) => format!("   next: {what}"),
+        Some((what, end)) => format!("   next: {what}, within {} s", end.saturating_sub(unix_seconds())),
+        None => String::new(),
+    };
+    Ok(Some(format!("round {number:<8} {}   {mark}{owed}", view.name())))
+}
+
+/// Takes the next step of a round, and says which comes after it.
+pub(super) fn step(
+    folder: &Folder,
+    number: u64,
+    found: Option<Found>,
+    password_file: Option<&Path>,
+) -> Result<(), Failure> {
+    let Standing { id, .. } = folder.bonded()?;
+    let view = View::of(folder, number, id)?;
+    let wait = |what: &str, until: u64| {
+        let left = until.saturating_sub(unix_seconds());
+        Err(Failure::new(3, format!("round {number}: {what}; run this again in {left} s")))
+    };
+    match (view.state, view.vote.mark) {
+        (0, _) => Err(Failure::plain(format!("there is no round {number}"))),
+        (COMMITMENTS, mark) if mark <= COMMITTED => {
+            let path = folder.path.join(format!("round-{number}.toml"));
+            let mut answers = load(&path)?;
+            let Some(found) = found.or_else(|| answers.answers.last().copied()) else {
+                return Err(Failure::new(
+                    2,
+                    "say what was found: --image and --measurements, or --failed, or --abstain",
+                ));
+            };
+            if answers.answers.last() != Some(&found) {
+                answers.answers.push(found);
+                let text = toml(&answers);
+                replace(&path, text.as_bytes())
+                    .map_err(|error| Failure::plain(format!("cannot write {}: {error}", path.display())))?;
+            }
+            let key = folder.key(password_file)?;
+            let commitment = sealed(folder, &key, number, id, found).1;
+            if mark == COMMITTED && view.vote.hash == commitment {
+                return wait("this answer is committed", view.round.commitEnd.to());
+            }
+            let call = ImageRegistry::commitCall { round: number, validatorId: id, commitment };
+            done(&folder.sender(key), folder, "committed", number, &call)
+        }
+        (REVEALS, COMMITTED) => {
+            let answers = load(&folder.path.join(format!("round-{number}.toml")))?;
+            let key = folder.key(password_file)?;
+            for found in answers.answers.iter().rev() {
+                let (salt, commitment) = sealed(folder, &key, number, id, *found);
+                if commitment != view.vote.hash {
+                    continue;
+                }
+                let (answer, value) = found.answer().parts();
+                let call = ImageRegistry::revealCall { round: number, validatorId: id, answer, value, salt };
+                return done(&folder.sender(key), folder, "revealed", number, &call);
+            }
+            Err(Failure::plain(format!(
+                "no answer in {} is what was committed in round {number}: it was committed from another folder",
+                folder.path.display()
+            )))
+        }
+        (COMMITMENTS | REVEALS | CHALLENGE, REVEALED) => {
+            wait("revealed", view.reveal_end + u64::from(view.round.challengeTime))
+        }
+        (CHALLENGE, COMMITTED) => {
+            wait("its answer was not revealed in time", view.reveal_end + u64::from(view.round.challengeTime))
+        }
+        (COMMITMENTS | REVEALS | CHALLENGE, NO_VOTE) => {
+            Err(Failure::new(3, format!("round {number}: commitments are not taken any more; this one was missed")))
+        }
+        (COMMITMENTS | REVEALS | CHALLENGE, _) => Err(Failure::new(3, format!("round {number}: this vote is void"))),
+        (ENDED, _) => {
+            let sender = folder.sender(folder.key(password_file)?);
+            done(&sender, folder, "finished", number, &ImageRegistry::finishCall { round: number })?;
+            settle(&sender, folder, number, id)
+        }
+        (_, NO_VOTE) => {
+            say(&format!("round {number}: {}; nothing is to be done", view.name()));
+            Ok(())
+        }
+        (_, _) => settle(&folder.sender(folder.key(password_file)?), folder, number, id),
+    }
+}
+
+fn settle(sender: &Sender, folder: &Folder, number: u64, id: u64) -> Result<(), Failure> {
+    done(sender, folder, "settled", number, &ImageRegistry::settleCall { round: number, ids: vec![id] })?;
+    say(&format!("round {number}: {}", View::of(folder, number, id)?.name()));
+    Ok(())
+}
+
+fn done<C: SolCall>(sender: &Sender, folder: &Folder, what: &str, number: u64, call: &C) -> Result<(), Failure> {
+    let receipt = sender.send(&format!("{what} {number}"), folder.images, &call.abi_encode())?;
+    say(&format!("round {number}: {what}, block {} ({} gas)", receipt.block, receipt.gas_used));
+    Ok(())
+}
+
+/// Salt and commitment of an answer. The salt is derived from the voting key, so that it cannot be lost; whoever has the key can vote anyway.
+fn sealed(folder: &Folder, key: &SigningKey, number: u64, id: u64, found: Found) -> (B256, FixedBytes<31>) {
+    let secret = Zeroizing::new(<[u8; 32]>::from(key.to_bytes()));
+    let place = (U256::from(folder.chain.chain_id), folder.images, number, id).abi_encode();
+    let input = Zeroizing::new([b"openrelay vote salt v1\0".as_slice(), &*secret, &place].concat());
+    let salt = keccak256(&*input);
+    (salt, commitment(folder.chain.chain_id, folder.images, number, id, found.answer(), salt))
+}
+
+fn load(path: &Path) -> Result<Answers, Failure> {
+    if path.exists() { read(path).map_err(Failure::plain) } else { Ok(Answers::default()) }
+}
+
+fn toml(answers: &Answers) -> String {
+    let line = |found: &Found| match found {
+        Found::Image { image, measurements } => {
+            format!("{{ image = {{ image = \"{image}\", measurements = \"{measurements}\" }} }}")
+        }
+        Found::Failed { log } => format!("{{ failed = {{ log = \"{log}\" }} }}"),
+        Found::Abstain {} => "{ abstain = {} }".to_owned(),
+    };
+    let lines: Vec<String> = answers.answers.iter().map(|found| format!("  {},\n", line(found))).collect();
+    format!("# All answers that were committed in this round, the newest last.\nanswers = [\n{}]\n", lines.concat())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
+    use super::*;
+
+    #[test]
+    fn answers_are_read_as_they_were_written() {
+        let path = std::env::temp_dir().join(format!("openrelay-round-{}.toml", std::process::id()));
+        assert!(load(&path).unwrap().answers.is_empty());
+        let answers = vec![
+            Found::Image { image: B256::repeat_byte(1), measurements: B256::repeat_byte(2) },
+            Found::Failed { log: B256::repeat_byte(3) },
+            Found::Abstain {},
+        ];
+        std::fs::write(&path, toml(&Answers { answers: answers.clone() })).unwrap();
+        let read = load(&path).unwrap().answers;
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(read, answers);
+    }
+}
