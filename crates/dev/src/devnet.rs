@@ -15,7 +15,7 @@ use openrelay_sys::sandbox;
 
 use crate::host::{PATH, check_tools};
 use crate::topology::{Network, Programs};
-use crate::{chain_check, check, demo, flood, load, say, talk, vote_check};
+use crate::{chain_check, check, checkpoint_check, demo, flood, load, say, talk, vote_check};
 
 /// What to do with the network.
 #[derive(Subcommand)]
@@ -136,11 +136,12 @@ pub(crate) fn run(command: Command) -> Result<()> {
         Command::Inside { command: Inside::Flood(options) } => {
             flood::measure(options.kind, options.seconds, options.rate, options.rounds)
         }
-        Command::Inside { command: Inside::Votes } => vote_check::run(),
+        Command::Inside { command: Inside::Votes } => vote_check::run().and_then(|()| checkpoint_check::run()),
         Command::Inside { command: Inside::Check } => {
             check::run()?;
             chain_check::run()?;
-            vote_check::run()
+            vote_check::run()?;
+            checkpoint_check::run()
         }
     }
 }

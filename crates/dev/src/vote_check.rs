@@ -2,9 +2,7 @@
 //!
 //! Owns the proposer, which signs releases with the development chain's key.
 
-use std::io::{BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::time::Instant;
 
 use alloy_primitives::{Address, B256, Bytes, U256};
@@ -20,8 +18,8 @@ use openrelay_node::chain_file::ChainFile;
 use serde_json::json;
 
 use crate::devnet::temporary_dir;
+use crate::local_chain::LocalChain;
 use crate::say;
-use crate::topology::Programs;
 
 /// Bonds, in the token's smallest unit; three like it, and each is a family.
 const BOND: &str = "3000000000000000000";
@@ -36,8 +34,6 @@ const SALT: B256 = B256::repeat_byte(0x44);
 pub(crate) fn run() -> Result<()> {
     let started = Instant::now();
     let dir = temporary_dir()?;
-    // The namespace that this runs in has a loopback interface of its own.
-    Command::new("ip").args(["link", "set", "lo", "up"]).status()?;
     let result = votes(&dir).context("scenario failed: three validators vote");
     let _ = std::fs::remove_dir_all(&dir);
     result?;
@@ -48,41 +44,21 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
-/// A process that ends with its owner.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 struct World {
-    programs: Programs,
-    dir: PathBuf,
+    local: LocalChain,
     chain: ChainFile,
     images: Address,
     proposer: Sender,
-    _process: Process,
 }
 
 impl World {
     fn start(dir: &Path) -> Result<Self> {
-        let programs = Programs::find()?;
-        let file = dir.join("chain.toml");
-        let mut command = Command::new(&programs.dev);
-        command.args(["devchain", "run", "--listen", "127.0.0.1:0", "--network"]).arg(&file);
-        let mut process = Process(command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?);
-        let mut line = String::new();
-        BufReader::new(process.0.stdout.take().context("no output")?).read_line(&mut line)?;
-        ensure!(line.starts_with("ready"), "the chain does not start: {line}");
-        let chain = ChainFile::load(&file)?;
+        let local = LocalChain::start(dir)?;
+        let chain = ChainFile::load(&dir.join("chain.toml"))?;
         let images = chain.images.context("the chain's file names no image registry")?;
-        let key = SigningKey::from_slice(KNOWN[3].1.as_slice())?;
-        let proposer = Sender::new(&chain, key, dir);
+        let proposer = Sender::new(&chain, SigningKey::from_slice(KNOWN[3].1.as_slice())?, dir);
         std::fs::write(dir.join("password"), "a password\n")?;
-        Ok(Self { programs, dir: dir.to_owned(), chain, images, proposer, _process: process })
+        Ok(Self { local, chain, images, proposer })
     }
 
     fn endpoint(&self) -> &Endpoint {
@@ -93,23 +69,15 @@ impl World {
         Ok(C::abi_decode_returns(&self.endpoint().call(to, &call.abi_encode())?)?)
     }
 
-    /// A run of `openrelay validator` on the folder of validator `number`: exit code, output and talk.
-    fn validator(&self, number: u64, arguments: &[&str], password: bool) -> Result<(i32, String)> {
-        let mut command = Command::new(&self.programs.openrelay);
-        command.arg("validator").args(arguments).arg("--dir").arg(self.dir.join(format!("validator-{number}")));
-        if password {
-            command.arg("--password-file").arg(self.dir.join("password"));
-        }
-        let output = command.stdin(Stdio::null()).output()?;
-        let text = [output.stdout, output.stderr].concat();
-        Ok((output.status.code().context("killed")?, String::from_utf8_lossy(&text).into_owned()))
-    }
-
-    /// The same, which must end with this code and say this.
+    /// `openrelay validator` on the folder of validator `number`, which must end with this code and say this.
     fn says(&self, number: u64, arguments: &[&str], code: i32, word: &str) -> Result<()> {
-        let (found, text) = self.validator(number, arguments, arguments[0] != "status")?;
-        ensure!(found == code && text.contains(word), "validator {number} {arguments:?}: exit code {found}: {text}");
-        Ok(())
+        let folder = self.local.dir.join(format!("validator-{number}")).display().to_string();
+        let password = self.local.dir.join("password").display().to_string();
+        let mut all = [&["validator"], arguments, &["--dir", &folder]].concat();
+        if arguments[0] != "status" {
+            all.extend(["--password-file", &password]);
+        }
+        self.local.says(&all, code, word).map(drop)
     }
 
     /// Makes a block at this time, unless it has come: blocks of one second push a development chain's time ahead of the clock.
@@ -224,7 +192,7 @@ fn good_image(world: &World) -> Result<()> {
     world.await_reveals(round)?;
     world.open(round)?;
     // Who has lost the folder's answers says so and does not reveal something else.
-    let answers = world.dir.join(format!("validator-2/round-{round}.toml"));
+    let answers = world.local.dir.join(format!("validator-2/round-{round}.toml"));
     let kept = std::fs::read(&answers)?;
     std::fs::remove_file(&answers)?;
     world.says(2, &["vote", &number], 1, "it was committed from another folder")?;

@@ -11,9 +11,11 @@ use alloy_primitives::{Address, B256, U256, keccak256};
 use alloy_sol_types::SolCall;
 use k256::ecdsa::SigningKey;
 use openrelay_devchain::{Fault, KNOWN, Network, Node, Server, development, serve};
+use openrelay_ledger::chain::checkpoint::{Checkpoint, CheckpointFile, Signed};
 use openrelay_ledger::chain::descriptor::Descriptor;
 use openrelay_ledger::chain::registry::{RelayRegistry, Token};
-use openrelay_ledger::directory::Source;
+use openrelay_ledger::directory::{DirectoryKey, Source};
+use openrelay_ledger::hex;
 use openrelay_ledger::record::Role;
 use openrelay_node::chain::journal::{SendError, Sender};
 use openrelay_node::chain::mirror::Mirror;
@@ -90,6 +92,9 @@ impl World {
             endpoints: servers.iter().map(Server::url).collect(),
             quorum: 2,
             mirrors: Vec::new(),
+            checkpoints: Vec::new(),
+            checkpoint_keys: Vec::new(),
+            checkpoint_quorum: 0,
             max_age_s: 86_400,
             refresh_s: 1,
         };
@@ -108,6 +113,20 @@ impl World {
 
     fn fault_all(&self, faults: &[Fault]) {
         (0..3).for_each(|endpoint| self.fault(endpoint, faults));
+    }
+
+    /// All have the blocks of the first.
+    fn share(&self) {
+        let chain = self.servers[0].node.lock().unwrap().chain().clone();
+        for server in &self.servers {
+            *server.node.lock().unwrap() = Node::new(chain.clone(), true, None);
+        }
+    }
+
+    /// One more block, the same for all.
+    fn mine(&self) {
+        self.servers[0].node.lock().unwrap().mine();
+        self.share();
     }
 
     fn head(&self) -> u64 {
@@ -216,11 +235,7 @@ fn an_endpoint_that_is_behind_a_change_is_only_one() {
     for server in &world.servers {
         register(&mut server.node.lock().unwrap(), &world.network, 9);
     }
-    // All have the same blocks again.
-    let chain = world.servers[0].node.lock().unwrap().chain().clone();
-    for server in &world.servers {
-        *server.node.lock().unwrap() = Node::new(chain.clone(), true, None);
-    }
+    world.share();
     let mut mirror = Mirror::new(world.file.clone());
     mirror.follow().unwrap();
     world.file.mirrors = vec![serve_bytes(mirror.records().to_vec())];
@@ -327,6 +342,78 @@ fn without_endpoints_a_kept_directory_will_do_until_it_is_too_old() {
     std::fs::write(&kept, b"openrelay-reading/1\n").unwrap();
     directory(&world.file, &kept).unwrap_err();
     std::fs::remove_dir_all(&world.folder).unwrap();
+}
+
+/// What three keys, of which two must, sign of the world as it is now: served by a mirror.
+fn serve_checkpoint(world: &mut World, places: &[u8]) -> CheckpointFile {
+    let key = |place: u8| DirectoryKey::from_seed([place + 1; 32]).unwrap();
+    let (reading, found) = read(&world.file, now(), 0).unwrap();
+    let Source::Chain(facts) = found.source() else { panic!("no chain") };
+    let checkpoint = Checkpoint {
+        chain_id: world.file.chain_id,
+        number: facts.block,
+        hash: facts.block_hash,
+        timestamp: facts.timestamp,
+    };
+    let mut signed = Signed::new(checkpoint);
+    places.iter().for_each(|place| signed.sign(*place, &key(*place)));
+    let file = CheckpointFile { signed, reading };
+    world.file.checkpoints = vec![serve_bytes(file.encode().unwrap())];
+    world.file.checkpoint_keys = (0..3).map(|place| hex::encode(&key(place).public())).collect();
+    world.file.checkpoint_quorum = 2;
+    file
+}
+
+#[test]
+fn without_endpoints_a_signed_checkpoint_will_do() {
+    let mut world = World::new("checkpoint", 100);
+    let kept = world.folder.join("reading");
+    let file = serve_checkpoint(&mut world, &[0, 2]);
+    world.fault_all(&[Fault::Down]);
+    let (found, warning) = directory(&world.file, &kept).unwrap();
+    assert_eq!(found.directory().body().relays.len(), 3);
+    assert!(warning.unwrap().contains("signed checkpoint"));
+    // Now it is kept, and nothing older is taken.
+    assert_eq!(found.directory().body().sequence, file.signed.checkpoint.number);
+    // Too few keys, other keys, another reading: the kept one serves, and without it nothing does.
+    for places in [&[0][..], &[]] {
+        world.fault_all(&[]);
+        serve_checkpoint(&mut world, places);
+        world.fault_all(&[Fault::Down]);
+        let fresh = world.folder.join(format!("fresh-{}", places.len()));
+        let why = directory(&world.file, &fresh).unwrap_err().to_string();
+        assert!(why.contains("first start") && why.contains("2 must"), "{why}");
+        assert!(directory(&world.file, &kept).unwrap().1.unwrap().contains("was kept"));
+    }
+}
+
+#[test]
+fn a_checkpoint_speaks_for_its_block_only() {
+    let mut world = World::new("spliced", 0);
+    let old = serve_checkpoint(&mut world, &[0, 1]);
+    world.mine();
+    let new = serve_checkpoint(&mut world, &[0, 1]);
+    let spliced = CheckpointFile { signed: old.signed.clone(), reading: new.reading };
+    world.file.checkpoints = vec![serve_bytes(spliced.encode().unwrap())];
+    let why = directory(&world.file, &world.folder.join("spliced")).unwrap_err().to_string();
+    assert!(why.contains("of another block"), "{why}");
+    // One that lies is only one: the next has it.
+    world.file.checkpoints.push(serve_bytes(old.encode().unwrap()));
+    directory(&world.file, &world.folder.join("other")).unwrap();
+}
+
+#[test]
+fn a_first_start_takes_nothing_older_than_the_checkpoint() {
+    let mut world = World::new("first", 0);
+    let stale = world.head();
+    world.mine();
+    let signed = serve_checkpoint(&mut world, &[1, 2]).signed.checkpoint.number;
+    assert!(signed > stale);
+    world.fault_all(&[Fault::StaleHead { blocks: 1 }]);
+    // The endpoints agree on an old block; the checkpoint is newer.
+    let (found, warning) = directory(&world.file, &world.folder.join("reading")).unwrap();
+    assert_eq!(found.directory().body().sequence, signed);
+    assert!(warning.unwrap().contains("was seen before"));
 }
 
 #[test]

@@ -180,7 +180,7 @@ impl Body {
     }
 }
 
-/// The key that signs a self-hosted directory.
+/// The key that signs a self-hosted directory, or checkpoints.
 pub struct DirectoryKey {
     seed: Zeroizing<[u8; 32]>,
     pair: Ed25519KeyPair,
@@ -206,6 +206,13 @@ impl DirectoryKey {
     pub fn public(&self) -> [u8; 32] {
         let mut out = [0; 32];
         out.copy_from_slice(self.pair.public_key().as_ref());
+        out
+    }
+
+    /// Its signature of something else than a directory, whose bytes begin with a context of their own.
+    pub(crate) fn sign_bytes(&self, message: &[u8]) -> [u8; 64] {
+        let mut out = [0; 64];
+        out.copy_from_slice(self.pair.sign(message).as_ref());
         out
     }
 

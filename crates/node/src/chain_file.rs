@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use alloy_primitives::{Address, B256};
+use openrelay_ledger::chain::checkpoint::{MAX_KEYS, Signers};
 use openrelay_ledger::chain::reading::{MAX_AGE, Trust};
+use openrelay_ledger::hex;
 use serde::Deserialize;
 
 use crate::config::{ConfigError, key_fault, read as read_file};
@@ -33,6 +35,15 @@ pub struct ChainFile {
     /// Mirrors of the records.
     #[serde(default)]
     pub mirrors: Vec<String>,
+    /// Mirrors of checkpoints, for the first start and for when no endpoint can be used.
+    #[serde(default)]
+    pub checkpoints: Vec<String>,
+    /// Ed25519 keys that sign checkpoints, each 64 hexadecimal digits; a signature names its key by the place here.
+    #[serde(default)]
+    pub checkpoint_keys: Vec<String>,
+    /// How many of them must have signed one.
+    #[serde(default)]
+    pub checkpoint_quorum: usize,
     /// How old a directory may be when no endpoint answers, in seconds; at most a week.
     #[serde(default = "default_max_age")]
     pub max_age_s: u64,
@@ -63,6 +74,20 @@ impl ChainFile {
         if let Some(url) = file.mirrors.iter().find(bad_url) {
             return Err(key_fault(path, "mirrors", format!("{url:?} must begin with https:// or http://")));
         }
+        if let Some(url) = file.checkpoints.iter().find(bad_url) {
+            return Err(key_fault(path, "checkpoints", format!("{url:?} must begin with https:// or http://")));
+        }
+        if let Some(key) = file.checkpoint_keys.iter().find(|key| hex::decode::<32>(key).is_none()) {
+            return Err(key_fault(path, "checkpoint_keys", format!("{key:?} must be 64 hexadecimal digits")));
+        }
+        let keys = file.checkpoint_keys.len();
+        if keys > MAX_KEYS {
+            return Err(key_fault(path, "checkpoint_keys", format!("must be at most {MAX_KEYS} keys")));
+        }
+        if file.checkpoint_quorum > keys || (file.checkpoint_quorum == 0) != file.checkpoints.is_empty() {
+            let must = format!("must be 1 to {keys}, the number of keys, where checkpoints are named, otherwise 0");
+            return Err(key_fault(path, "checkpoint_quorum", must));
+        }
         if file.quorum == 0 || file.quorum > file.endpoints.len() {
             let must = format!("must be 1 to {}, the number of endpoints", file.endpoints.len());
             return Err(key_fault(path, "quorum", must));
@@ -80,6 +105,13 @@ impl ChainFile {
             return Err(key_fault(path, "refresh_s", "must be at least 1"));
         }
         Ok(file)
+    }
+
+    /// Whose checkpoints are believed.
+    pub fn signers(&self) -> Signers {
+        // Those that are none were refused when the file was read.
+        let keys = self.checkpoint_keys.iter().filter_map(|key| hex::decode(key)).collect();
+        Signers { keys, quorum: self.checkpoint_quorum }
     }
 
     /// What of it is trusted.

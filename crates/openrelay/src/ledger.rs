@@ -1,7 +1,7 @@
 //! `openrelay exits`, `openrelay verify` and `openrelay mirror`: what the directory says, why it is believed, and serving it to others.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -202,7 +202,7 @@ fn verify_signed(config: &Path, relay_id: u64) -> Result<(), Failure> {
 const FOLLOW_EVERY: Duration = Duration::from_secs(1);
 
 /// Follows the chain and serves its records until it is ended.
-pub(crate) fn mirror(chain: &Path, listen: SocketAddr) -> Result<(), Failure> {
+pub(crate) fn mirror(chain: &Path, listen: SocketAddr, checkpoint: Option<PathBuf>) -> Result<(), Failure> {
     let mut mirror = Mirror::new(ChainFile::load(chain).map_err(Failure::plain)?);
     mirror.follow()?;
     let records = Arc::new(Mutex::new(mirror.records().to_vec()));
@@ -235,7 +235,9 @@ pub(crate) fn mirror(chain: &Path, listen: SocketAddr) -> Result<(), Failure> {
             .map_err(|error| Failure::plain(format!("cannot listen on {listen}: {error}")))?;
         let address = listener.local_addr().map_err(Failure::plain)?;
         say(&format!("ready url=http://{address}/records"));
-        let routes = Router::new().route("/records", get(move || serve(records.clone())));
+        let routes = Router::new()
+            .route("/records", get(move || serve(records.clone())))
+            .route("/checkpoint", get(move || serve_checkpoint(checkpoint.clone())));
         axum::serve(listener, routes).await.map_err(Failure::plain)
     })
 }
@@ -247,4 +249,13 @@ async fn serve(records: Arc<Mutex<Vec<u8>>>) -> Response {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }
     ([("content-type", "application/octet-stream")], bytes).into_response()
+}
+
+/// The file as it is now: whoever signs the next one writes it anew.
+async fn serve_checkpoint(path: Option<PathBuf>) -> Response {
+    let Some(path) = path else { return StatusCode::NOT_FOUND.into_response() };
+    match tokio::task::spawn_blocking(move || std::fs::read(path)).await {
+        Ok(Ok(bytes)) => ([("content-type", "application/octet-stream")], bytes).into_response(),
+        Ok(Err(_)) | Err(_) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+    }
 }

@@ -2,6 +2,7 @@
 //!
 //! Owns arguments, exit codes and what people read. Results go to stdout, talk to stderr.
 
+mod checkpoint;
 mod control;
 mod daemon;
 mod devnet;
@@ -78,6 +79,11 @@ enum Command {
         #[command(subcommand)]
         command: MirrorCommand,
     },
+    /// Sign blocks for clients that start for the first time, or reach no endpoint of the chain
+    Checkpoint {
+        #[command(subcommand)]
+        command: CheckpointCommand,
+    },
     /// Try everything on this machine, in namespaces (needs openrelay-dev)
     #[command(disable_help_flag = true)]
     Devnet {
@@ -111,6 +117,34 @@ enum MirrorCommand {
         /// Where to serve, over plain HTTP: what is served proves itself
         #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
         listen: std::net::SocketAddr,
+        /// A signed checkpoint to serve beside the records, as /checkpoint
+        #[arg(long, value_name = "FILE")]
+        checkpoint: Option<PathBuf>,
+    },
+}
+
+#[derive(Subcommand)]
+enum CheckpointCommand {
+    /// Make a key and print its public part, which chain files name
+    Key {
+        /// File to write to; must not exist
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Sign the block of the file that is there, or the newest, after looking at the chain
+    Sign {
+        /// The file that says which chain, with all keys
+        #[arg(long, value_name = "FILE")]
+        chain: PathBuf,
+        /// The key
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+        /// The checkpoint, with the reading at its block
+        #[arg(long, value_name = "FILE")]
+        file: PathBuf,
+        /// Sign the newest block, whatever is in the file
+        #[arg(long)]
+        anew: bool,
     },
 }
 
@@ -359,7 +393,13 @@ fn main() -> ExitCode {
         Command::Verify { relay, config } => ledger::verify(&config.config, relay),
         Command::Relay { command } => operator::run(&command),
         Command::Validator { command } => validator::run(&command),
-        Command::Mirror { command: MirrorCommand::Run { chain, listen } } => ledger::mirror(&chain, listen),
+        Command::Mirror { command: MirrorCommand::Run { chain, listen, checkpoint } } => {
+            ledger::mirror(&chain, listen, checkpoint)
+        }
+        Command::Checkpoint { command: CheckpointCommand::Key { out } } => checkpoint::make_key(&out),
+        Command::Checkpoint { command: CheckpointCommand::Sign { chain, key, file, anew } } => {
+            checkpoint::sign(&chain, &key, &file, anew)
+        }
         Command::Devnet { arguments } => devnet::run("devnet", &arguments),
         Command::Devchain { arguments } => devnet::run("devchain", &arguments),
     };

@@ -160,7 +160,8 @@ fn folder(path: &Path) -> Result<(), Failure> {
     fs::create_dir_all(path).map_err(|error| Failure::plain(format!("cannot make {}: {error}", path.display())))
 }
 
-fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Failure> {
+/// Writes a file that must not be there yet.
+pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Failure> {
     let written = fs::OpenOptions::new()
         .write(true)
         .create_new(true)

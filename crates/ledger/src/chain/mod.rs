@@ -8,6 +8,7 @@
 //!
 //! Owns every check from a header on. That a header is of the chain is for a quorum of endpoints to say, and the caller's to ask. Never fetches anything.
 
+pub mod checkpoint;
 pub mod descriptor;
 pub mod header;
 pub mod proof;

@@ -43,6 +43,9 @@ pub enum ChainError {
     /// What was shown is refused.
     #[error(transparent)]
     Refused(#[from] ReadingError),
+    /// A first start without a checkpoint.
+    #[error("this is a first start, and no mirror has a checkpoint that can be used: {}", list(.0))]
+    Checkpoints(Vec<String>),
     /// No mirror has the chain's records.
     #[error("no mirror has the records of the chain: {}", list(.0))]
     Mirrors(Vec<String>),
@@ -153,6 +156,11 @@ fn agree<'a>(
     }
     let number = shown.header.number;
     Err(ChainError::Quorum { agree, asked, quorum: file.quorum, number, others: doubts })
+}
+
+/// The hash of the block at a height by each endpoint's word, made from the header that it shows; `None` from one that shows none.
+pub fn hashes_at(file: &ChainFile, number: u64) -> Vec<Option<B256>> {
+    file.endpoints.iter().map(|url| hash_at(&Endpoint::new(url), file, number).ok()).collect()
 }
 
 /// The hash of the block that an endpoint shows at a height, made from its header.

@@ -1,0 +1,69 @@
+//! A development chain on this host's loopback interface, for scenarios that need no other hosts.
+//!
+//! Owns its process and whatever else is started beside it; all end with their owner.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::topology::Programs;
+
+/// A process that ends with its owner.
+pub(crate) struct Process(Child);
+
+impl Process {
+    /// Starts a program, and returns what stands after `url=` in the line that says that it is ready.
+    pub(crate) fn start(command: &mut Command) -> Result<(Self, String)> {
+        let mut this = Self(command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?);
+        let mut line = String::new();
+        BufReader::new(this.0.stdout.take().context("no output")?).read_line(&mut line)?;
+        ensure!(line.starts_with("ready"), "it does not start: {line}");
+        let url = line.split_whitespace().find_map(|word| word.strip_prefix("url=")).context("no URL")?.to_owned();
+        Ok((this, url))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A chain with the contracts on it.
+pub(crate) struct LocalChain {
+    pub(crate) programs: Programs,
+    pub(crate) dir: PathBuf,
+    _process: Process,
+}
+
+impl LocalChain {
+    /// Starts it; `chain.toml` in the folder says where it is.
+    pub(crate) fn start(dir: &Path) -> Result<Self> {
+        // The namespace that this runs in has a loopback interface of its own.
+        ensure!(Command::new("ip").args(["link", "set", "lo", "up"]).status()?.success(), "cannot use the loopback");
+        let programs = Programs::find()?;
+        let mut command = Command::new(&programs.dev);
+        command.args(["devchain", "run", "--listen", "127.0.0.1:0", "--network"]).arg(dir.join("chain.toml"));
+        let (process, _) = Process::start(&mut command)?;
+        Ok(Self { programs, dir: dir.to_owned(), _process: process })
+    }
+
+    /// A run of `openrelay` with state of its own: exit code, output and talk.
+    pub(crate) fn openrelay(&self, arguments: &[&str]) -> Result<(i32, String)> {
+        let mut command = Command::new(&self.programs.openrelay);
+        command.args(arguments).env("OPENRELAY_STATE_DIR", self.dir.join("state"));
+        let output = command.stdin(Stdio::null()).output()?;
+        let text = [output.stdout, output.stderr].concat();
+        Ok((output.status.code().context("killed")?, String::from_utf8_lossy(&text).into_owned()))
+    }
+
+    /// The same, which must end with this code and say this; returns all that it says.
+    pub(crate) fn says(&self, arguments: &[&str], code: i32, word: &str) -> Result<String> {
+        let (found, text) = self.openrelay(arguments)?;
+        ensure!(found == code && text.contains(word), "{arguments:?}: exit code {found}: {text}");
+        Ok(text)
+    }
+}

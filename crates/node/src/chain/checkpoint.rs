@@ -1,0 +1,46 @@
+//! Checkpoints from mirrors: for the first start, and for who reaches no endpoint.
+//!
+//! Owns who is asked. The check is `ledger`'s.
+
+use openrelay_ledger::chain::checkpoint::{Checkpoint, CheckpointFile, MAX_FILE};
+use openrelay_ledger::chain::reading::Reading;
+use openrelay_ledger::directory::Directory;
+
+use super::endpoint::agent;
+use crate::chain_file::ChainFile;
+
+/// A signed block and the directory there.
+pub(super) struct Signed {
+    pub(super) checkpoint: Checkpoint,
+    pub(super) reading: Reading,
+    pub(super) directory: Directory,
+}
+
+/// The newest checkpoint that a mirror has, at most as old as a kept directory may be, given the highest block `seen`; or why none will do.
+pub(super) fn fetch(file: &ChainFile, now: u64, seen: u64) -> Result<Signed, Vec<String>> {
+    let mut faults = Vec::new();
+    let mut best: Option<Signed> = None;
+    for url in &file.checkpoints {
+        match fetch_one(file, url, now, seen) {
+            Ok(found) if best.as_ref().is_none_or(|best| best.checkpoint.number < found.checkpoint.number) => {
+                best = Some(found);
+            }
+            Ok(_) => {}
+            Err(why) => faults.push(format!("{url}: {why}")),
+        }
+    }
+    best.ok_or(faults)
+}
+
+fn fetch_one(file: &ChainFile, url: &str, now: u64, seen: u64) -> Result<Signed, String> {
+    let limit = u64::try_from(MAX_FILE).unwrap_or(u64::MAX);
+    let mut response = agent(url).get(url).call().map_err(|error| error.to_string())?;
+    if !response.status().is_success() {
+        return Err(format!("HTTP status {}", response.status()));
+    }
+    let bytes = response.body_mut().with_config().limit(limit).read_to_vec().map_err(|error| error.to_string())?;
+    let found = CheckpointFile::decode(&bytes).map_err(|error| error.to_string())?;
+    let directory =
+        found.verify(&file.signers(), &file.trust(), now, file.max_age_s, seen).map_err(|error| error.to_string())?;
+    Ok(Signed { checkpoint: found.signed.checkpoint, reading: found.reading, directory })
+}

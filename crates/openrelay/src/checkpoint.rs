@@ -1,0 +1,95 @@
+//! `openrelay checkpoint`: keys of checkpoints, and signing what a quorum of endpoints shows.
+//!
+//! Owns the file that mirrors serve. Never signs a block that this machine's own endpoints do not show.
+
+use std::path::Path;
+
+use openrelay_ledger::chain::checkpoint::{Checkpoint, CheckpointFile, MAX_FILE, Signed};
+use openrelay_ledger::directory::{DirectoryKey, Source};
+use openrelay_ledger::hex;
+use openrelay_node::chain_file::ChainFile;
+use openrelay_node::clock::unix_seconds;
+use openrelay_node::config::read_secret;
+use openrelay_node::directory::replace;
+
+use crate::failure::Failure;
+use crate::selfhost::write;
+use crate::{say, talk};
+
+/// Makes a key and prints its public part.
+pub(crate) fn make_key(out: &Path) -> Result<(), Failure> {
+    let mut seed = [0; 32];
+    aws_lc_rs::rand::fill(&mut seed).map_err(Failure::plain)?;
+    let key = DirectoryKey::from_seed(seed).ok_or_else(|| Failure::plain("cannot make a key"))?;
+    let text = zeroize::Zeroizing::new(format!("{}\n", hex::encode(key.expose())));
+    write(out, text.as_bytes(), 0o600)?;
+    say(&format!("checkpoint_key {}", hex::encode(&key.public())));
+    Ok(())
+}
+
+/// Signs the newest block, or the block of the file that is there, and writes the file with the reading at that block.
+pub(crate) fn sign(chain: &Path, key: &Path, file: &Path, anew: bool) -> Result<(), Failure> {
+    let trusted = ChainFile::load(chain).map_err(Failure::plain)?;
+    let seed = read_secret(key).map_err(Failure::plain)?;
+    let key = DirectoryKey::from_seed(*seed).ok_or_else(|| Failure::plain("this is no key of checkpoints"))?;
+    let public = hex::encode(&key.public());
+    let place = trusted.checkpoint_keys.iter().position(|known| *known == public);
+    let place = place
+        .and_then(|place| u8::try_from(place).ok())
+        .ok_or_else(|| Failure::plain(format!("{}: checkpoint_keys does not name {public}", chain.display())))?;
+    let mut made = if file.exists() && !anew { again(&trusted, file)? } else { newest(&trusted)? };
+    made.signed.sign(place, &key);
+    let number = made.signed.checkpoint.number;
+    let bytes = made.encode().ok_or_else(|| Failure::plain("the reading is too large"))?;
+    replace(file, &bytes).map_err(|error| Failure::plain(format!("cannot write {}: {error}", file.display())))?;
+    match made.signed.verify(&trusted.signers(), trusted.chain_id) {
+        Ok(_) => say(&format!("checkpoint {number}: signed by enough keys")),
+        Err(error) => say(&format!("checkpoint {number}: signed; {error}")),
+    }
+    Ok(())
+}
+
+/// The newest block that a quorum shows.
+fn newest(trusted: &ChainFile) -> Result<CheckpointFile, Failure> {
+    let (reading, directory) = openrelay_node::chain::read(trusted, unix_seconds(), 0)?;
+    let Source::Chain(facts) = directory.source() else {
+        return Err(Failure::plain("this directory is of no chain"));
+    };
+    let checkpoint = Checkpoint {
+        chain_id: trusted.chain_id,
+        number: facts.block,
+        hash: facts.block_hash,
+        timestamp: facts.timestamp,
+    };
+    Ok(CheckpointFile { signed: Signed::new(checkpoint), reading })
+}
+
+/// What another has signed, if a quorum of this machine's endpoints shows the same block.
+fn again(trusted: &ChainFile, file: &Path) -> Result<CheckpointFile, Failure> {
+    let refuse = |why: &dyn std::fmt::Display| Failure::new(5, format!("{}: {why}", file.display()));
+    let size = std::fs::metadata(file).map_err(|error| refuse(&error))?.len();
+    if size > MAX_FILE as u64 {
+        return Err(refuse(&"is larger than a checkpoint can be"));
+    }
+    let bytes = std::fs::read(file).map_err(|error| refuse(&error))?;
+    let made = CheckpointFile::decode(&bytes).map_err(|error| refuse(&error))?;
+    let checkpoint = made.signed.checkpoint;
+    let shown = openrelay_node::chain::hashes_at(trusted, checkpoint.number);
+    let agree = shown.iter().filter(|shown| **shown == Some(checkpoint.hash)).count();
+    if agree < trusted.quorum {
+        let why = format!(
+            "{agree} of {} endpoints show block {} as it is here, {} must; with --anew the newest block is signed instead",
+            shown.len(),
+            checkpoint.number,
+            trusted.quorum
+        );
+        return Err(refuse(&why));
+    }
+    // Whoever signed it first may have put another reading beside it, or another time into it.
+    made.fits().map_err(|error| refuse(&error))?;
+    made.reading
+        .verify(&trusted.trust(), unix_seconds(), trusted.max_age_s, checkpoint.number)
+        .map_err(|error| refuse(&error))?;
+    talk(&format!("openrelay: {agree} endpoints show block {} as it is in {}", checkpoint.number, file.display()));
+    Ok(made)
+}
