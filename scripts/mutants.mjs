@@ -26,6 +26,11 @@ const ofContracts = [
   ["equivocation that still counts", "Rounds", [["_tallies[round][vote.hash].weight -= weight;", "_tallies[round][vote.hash].weight -= 0;"]], "equivocation_costs_everything_and_counts_for_nothing"],
   ["punished twice for one thing", "Rounds", [["_settled[round].set(ids[i]);", ""]], "penalties_are_those_of_the_table"],
   ["a third suspends the last image", "ImageRegistry", [[" && _anotherLasts(round, image)", ""]], "a_third_can_suspend_but_neither_the_last_image_nor_for_nothing"],
+  ["anybody strikes a family from the count", "Rounds", [["if (validatorId == 0) revert NotSigned();", ""], ["if (weight != 0) r.equivocal |= uint128(1 << place);", "r.equivocal |= uint128(1 << place);"]], "nobody_strikes_a_family_from_the_count"],
+  ["a replaced key that is charged for later rounds", "Rounds", [["if (replaced != 0 && replaced <= _rounds[round].snapshotBlock) revert NotSigned();", ""]], "a_replaced_key_says_nothing_of_later_rounds"],
+  ["votes without a bond", "ValidatorSet", [["if (validator.status != Status.Active || validator.bond == 0) revert WrongStatus();\n        ++validator.locks;", "if (validator.status != Status.Active) revert WrongStatus();\n        ++validator.locks;"]], "who_was_caught_before_its_commitment_votes_no_more"],
+  ["emergencies that others crowd out", "ImageRegistry", [["true, roundKind == RoundKind.Emergency)", "true, false)"]], "eight_rounds_at_most_and_emergencies_beside_them"],
+  ["a conflict that comes too late", "ImageRegistry", [["bool good = !second && !releaseKeys.conflicted(kind, version);", "bool good = !second;"]], "contracts::a_conflict_shown_during_the_round_stops_it"],
   ["a value without an opening", "Rounds", [["_needsOpening() ? key == opening :", "_needsOpening() ? key != 0 :"]], "a_proposer_who_opens_nothing_or_something_wrong_loses_the_deposit"],
   ["one signature is enough", "ReleaseKeys", [["if (signatures.length < threshold) revert BadSignatures();", "if (signatures.length == 0) revert BadSignatures();"]], "contracts::a_release_needs_so_many_of_the_keys"],
   ["a signature counted twice", "ReleaseKeys", [["signer <= last ||", ""]], "contracts::a_release_needs_so_many_of_the_keys"],
@@ -39,7 +44,7 @@ const ofModel = [
   ["salt without address", "rounds", "if *committed == opening =>", "if (committed.answer, committed.salt) == (opening.answer, opening.salt) =>"],
   ["double reveal", "rounds", "Some(Mark::Committed(_)) => Err(Refusal::WrongOpening),", "Some(Mark::Committed(_)) => Err(Refusal::WrongOpening),\n            Some(Mark::Revealed(_)) => Ok(()),"],
   ["close before the reveal ends", "images", "|| now < image.round.end()", "|| now < image.round.commit_end"],
-  ["unbonding that ignores open commitments", "set", "if validator.locks != 0 {", "if validator.locks > MAX_LOCKS {"],
+  ["unbonding that ignores open commitments", "set", "if validator.locks != 0 {", "if validator.locks == u16::MAX {"],
 ];
 
 const replaced = (text, from, to, where) => {

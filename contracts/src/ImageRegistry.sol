@@ -145,7 +145,7 @@ contract ImageRegistry is Governed, Rounds {
         if (roundKind == RoundKind.Canary) revert BadValue();
         bytes32 hash = releaseKeys.check(release, signatures);
         if (imageOf[release.kind][release.version] != 0 || block.timestamp < retryAt[hash]) revert NotNow();
-        round = _open(_terms(roundKind), true);
+        round = _open(_terms(roundKind), true, roundKind == RoundKind.Emergency);
         Image storage image = _images[round];
         (image.proposer, image.version, image.kind) = (msg.sender, release.version, release.kind);
         (image.roundKind, image.release, image.blind) = (roundKind, hash, blind);
@@ -279,19 +279,28 @@ contract ImageRegistry is Governed, Rounds {
 
     function _finished(uint64 round, Outcome counted) internal override returns (Outcome) {
         Image storage image = _images[round];
-        bool first = imageOf[image.kind][image.version] == 0;
-        Outcome outcome = counted == Outcome.Approved && !first ? Outcome.NoQuorum : counted;
+        (uint8 kind, uint64 version) = (image.kind, image.version);
+        bool second = imageOf[kind][version] != 0;
+        bool good = !second && !releaseKeys.conflicted(kind, version);
+        Outcome outcome = counted == Outcome.Approved && !good ? Outcome.NoQuorum : counted;
         bool opened = _rounds[round].opened;
         if (outcome == Outcome.Approved) {
             image.usableFrom = uint48(block.timestamp) + PENDING / haste;
-            imageOf[image.kind][image.version] = round;
-            _insert(_approved[image.kind], round, image.version);
+            imageOf[kind][version] = round;
+            _insert(_approved[kind], round, version);
         } else if (outcome == Outcome.NoQuorum && opened) {
             retryAt[image.release] = uint48(block.timestamp) + RETRY / haste;
         }
-        if (opened && outcome != Outcome.Rejected) validators.giveBack(image.proposer, deposit);
-        else validators.burnHeld(deposit);
+        // Half of it for a round that was one too many, so that filling all of them with one release is not free.
+        uint256 back = !opened || outcome == Outcome.Rejected ? 0 : second ? deposit / 2 : deposit;
+        if (back != 0) validators.giveBack(image.proposer, back);
+        validators.burnHeld(deposit - back);
         return outcome;
+    }
+
+    /// @dev A rejected round earns no more than its proposer has lost, or proposers would earn by it.
+    function _earns(Outcome outcome) internal view override returns (uint256 part, uint256 most) {
+        return (10, outcome == Outcome.Approved ? type(uint96).max : deposit);
     }
 
     function _needsOpening() internal pure override returns (bool) {
@@ -323,12 +332,14 @@ contract ImageRegistry is Governed, Rounds {
     /// @dev Whether another image of this kind can be used now and until a suspension would end.
     function _anotherLasts(uint64 round, Image storage image) private view returns (bool) {
         uint64[] storage list = _approved[image.kind];
+        uint256 until = block.timestamp + SUSPENSION / haste;
         for (uint256 i = list.length; i != 0; --i) {
             Image storage other = _images[list[i - 1]];
-            if (list[i - 1] == round || other.revokedAt != 0) continue;
-            if (block.timestamp < other.usableFrom || block.timestamp < other.suspendedUntil) continue;
-            uint256 end = uint256(_supersededAt(list[i - 1], other)) + GRACE / haste;
-            if (block.timestamp + SUSPENSION / haste < end) return true;
+            if (other.revokedAt != 0) continue;
+            bool usable = block.timestamp >= other.usableFrom && block.timestamp >= other.suspendedUntil;
+            if (list[i - 1] != round && usable) return true;
+            // Older ones end with the grace that this one gives them.
+            if (until >= uint256(other.usableFrom) + GRACE / haste) return false;
         }
         return false;
     }

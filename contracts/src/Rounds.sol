@@ -66,7 +66,8 @@ abstract contract Rounds is EIP712 {
         uint8 part;
         uint8 whole;
         uint8 families;
-        bool missedCosts;
+        bool costs;
+        bool urgent;
         uint48 finishedAt;
         uint96 earned;
         uint96 earnedBy;
@@ -102,7 +103,7 @@ abstract contract Rounds is EIP712 {
     uint256 public constant MISSED = 5;
     /// @notice How long what a wrong value cost can come back.
     uint48 public constant HOLD = 30 days;
-    /// @notice Open rounds at most, so that a validator can commit in all of them.
+    /// @notice Open rounds at most, of those that are urgent and of the others, so that a validator can commit in all of them.
     uint256 public constant MAX_OPEN = 8;
 
     bytes32 private constant STATEMENT = keccak256("Statement(uint64 round,uint8 answer,bytes32 value)");
@@ -112,8 +113,8 @@ abstract contract Rounds is EIP712 {
 
     /// @notice Rounds that were ever opened.
     uint64 public roundCount;
-    /// @notice Rounds that are not finished.
-    uint8 public openRounds;
+    /// @notice Rounds that are not finished: those that are urgent, and the others.
+    mapping(bool urgent => uint256) public openRounds;
     /// @notice What a wrong value has cost a validator, until it is decided.
     mapping(uint64 round => mapping(uint64 validatorId => uint256 amount)) public heldOf;
 
@@ -228,6 +229,8 @@ abstract contract Rounds is EIP712 {
     ) external {
         Round storage r = _rounds[round];
         if (r.commitEnd == 0) revert WrongPhase();
+        // A key that serves nobody has the number 0.
+        if (validatorId == 0) revert NotSigned();
         if (_caught[round].get(validatorId)) revert WrongMark();
         (bytes31 one, bytes31 other) = (answerKey(answers[0], values[0]), answerKey(answers[1], values[1]));
         if (one == other) revert BadAnswer();
@@ -251,9 +254,10 @@ abstract contract Rounds is EIP712 {
         if (outcome == Outcome.NoQuorum) right = 0;
         (r.outcome, r.right, r.finishedAt) = (outcome, right, uint48(block.timestamp));
         if (right != 0) {
-            (r.earned, r.earnedBy) = (uint96(validators.reserve()), uint96(_tallies[round][right].weight));
+            (uint256 part, uint256 most) = _earns(outcome);
+            (r.earned, r.earnedBy) = (uint96(validators.reserve(part, most)), uint96(_tallies[round][right].weight));
         }
-        --openRounds;
+        --openRounds[r.urgent];
         emit Finished(round, outcome, right);
     }
 
@@ -350,9 +354,12 @@ abstract contract Rounds is EIP712 {
     }
 
     /// @dev Opens a round under these terms.
-    function _open(Terms memory terms, bool missedCosts) internal returns (uint64 round) {
-        if (openRounds == MAX_OPEN) revert TooManyRounds();
-        ++openRounds;
+    /// @param terms The terms.
+    /// @param costs Whether a missed round and a wrong value cost something.
+    /// @param urgent Of which of the two sorts it is, that do not crowd each other out.
+    function _open(Terms memory terms, bool costs, bool urgent) internal returns (uint64 round) {
+        if (openRounds[urgent] == MAX_OPEN) revert TooManyRounds();
+        ++openRounds[urgent];
         round = ++roundCount;
         uint48 before = uint48(block.number) - 1;
         (uint96 total, uint96 cap) = validators.snapshot(before);
@@ -363,11 +370,14 @@ abstract contract Rounds is EIP712 {
         r.revealEnd = r.commitEnd + terms.revealTime;
         (r.cap, r.total) = (cap, total);
         (r.extraTime, r.challengeTime) = (terms.extraTime, terms.challengeTime);
-        (r.part, r.whole, r.families, r.missedCosts) = (terms.part, terms.whole, terms.families, missedCosts);
+        (r.part, r.whole, r.families, r.costs, r.urgent) = (terms.part, terms.whole, terms.families, costs, urgent);
     }
 
     /// @dev What follows of a counted round; may turn an approval into no quorum.
     function _finished(uint64 round, Outcome counted) internal virtual returns (Outcome);
+
+    /// @dev What a round with this outcome earns: one part in so many of the pot, and no more than so much.
+    function _earns(Outcome outcome) internal view virtual returns (uint256 part, uint256 most);
 
     /// @dev Whether a value must have been opened by a proposer to be approved.
     function _needsOpening() internal pure virtual returns (bool);
@@ -406,7 +416,9 @@ abstract contract Rounds is EIP712 {
         Vote memory vote = _votes[round][validatorId];
         if (vote.mark == Mark.None) {
             (uint96 missed,) = validators.weightAt(validatorId, r.snapshotBlock, r.cap);
-            if (missed != 0 && r.missedCosts) validators.slash(validatorId, MISSED, address(0), 0);
+            // Who has left since could not commit.
+            bool could = validators.get(validatorId).status == ValidatorSet.Status.Active;
+            if (missed != 0 && could && r.costs) validators.slash(validatorId, MISSED, address(0), 0);
             return;
         }
         delete _votes[round][validatorId];
@@ -419,7 +431,8 @@ abstract contract Rounds is EIP712 {
                 validators.share(validatorId, uint256(r.earned) * weight / r.earnedBy);
             }
         } else if (
-            vote.mark == Mark.Revealed && r.outcome == Outcome.Approved && vote.hash != answerKey(Answer.Abstain, 0)
+            vote.mark == Mark.Revealed && r.outcome == Outcome.Approved && r.costs
+                && vote.hash != answerKey(Answer.Abstain, 0)
         ) {
             uint256 together = 3 * WRONG_TOGETHER * _tallies[round][vote.hash].weight / r.total;
             uint256 more = together < WRONG_TOGETHER ? together : WRONG_TOGETHER;
@@ -431,7 +444,8 @@ abstract contract Rounds is EIP712 {
     function _void(uint64 round, Round storage r, uint64 validatorId) private {
         Vote storage vote = _votes[round][validatorId];
         (uint96 weight, uint16 place) = validators.weightAt(validatorId, r.snapshotBlock, r.cap);
-        r.equivocal |= uint128(1 << place);
+        // Who weighs nothing here may hold a place that another family has taken since.
+        if (weight != 0) r.equivocal |= uint128(1 << place);
         if (vote.mark == Mark.Revealed) _tallies[round][vote.hash].weight -= weight;
         if (vote.mark != Mark.None) vote.mark = Mark.Voided;
     }
@@ -461,6 +475,8 @@ abstract contract Rounds is EIP712 {
         (address signer, ECDSA.RecoverError fault,) =
             ECDSA.tryRecoverCalldata(statementHash(round, answer, value), signature);
         if (fault != ECDSA.RecoverError.NoError || validators.validatorOf(signer) != validatorId) revert NotSigned();
+        uint48 replaced = validators.replacedAt(signer);
+        if (replaced != 0 && replaced <= _rounds[round].snapshotBlock) revert NotSigned();
     }
 
     function _ones(uint128 bits) private pure returns (uint8 ones) {

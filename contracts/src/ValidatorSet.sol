@@ -23,12 +23,12 @@ contract ValidatorSet is Governed, ReentrancyGuardTransient {
         Unbonding
     }
 
-    /// @dev First slot: 160 + 48 + 16 + 8 + 8 bits; second: 160 + 96.
+    /// @dev First slot: 160 + 48 + 16 + 16 + 8 bits; second: 160 + 96.
     struct Validator {
         address operator;
         uint48 freeAt;
         uint16 family;
-        uint8 locks;
+        uint16 locks;
         Status status;
         address withdrawal;
         uint96 bond;
@@ -36,12 +36,8 @@ contract ValidatorSet is Governed, ReentrancyGuardTransient {
 
     /// @notice How long a bond is held after its validator has left: longer than any round, and than what can be proven of one.
     uint48 public constant UNBONDING = 21 days;
-    /// @notice Open commitments of one validator at most.
-    uint8 public constant MAX_LOCKS = 8;
     /// @notice Families that have a bond at one time; a vote counts its families in as many bits.
     uint16 public constant MAX_FAMILIES = 128;
-    /// @notice One part in so many of the pot is what a round with a result earns.
-    uint256 public constant POT_SHARE = 10;
 
     /// @notice The token of bonds; one that takes a fee on transfers is refused.
     IERC20 public immutable token;
@@ -68,6 +64,8 @@ contract ValidatorSet is Governed, ReentrancyGuardTransient {
     uint256 public burned;
     /// @notice The validator that this hot key has ever served: a key serves one, so what it signed can always be charged.
     mapping(address operator => uint64 validatorId) public validatorOf;
+    /// @notice The block in which a hot key was replaced; zero while it was not. For rounds that open later it says nothing.
+    mapping(address operator => uint48 blockNumber) public replacedAt;
     /// @notice What an address may claim.
     mapping(address owner => uint256 amount) public creditOf;
     /// @notice The place of a family, plus one; zero when it has none.
@@ -114,7 +112,7 @@ contract ValidatorSet is Governed, ReentrancyGuardTransient {
     error OperatorTaken();
     /// @notice There are {MAX_FAMILIES} families.
     error TooManyFamilies();
-    /// @notice The validator has open commitments: {MAX_LOCKS} of them, or any when it withdraws.
+    /// @notice The validator has open commitments.
     error Locked();
     /// @notice The caller is not the validator's hot key.
     error NotTheVoter();
@@ -204,6 +202,7 @@ contract ValidatorSet is Governed, ReentrancyGuardTransient {
         if (msg.sender != nextOperatorOf[validatorId]) revert NotAllowed();
         _serve(validatorId, msg.sender);
         delete nextOperatorOf[validatorId];
+        replacedAt[_validators[validatorId].operator] = uint48(block.number);
         _validators[validatorId].operator = msg.sender;
         emit OperatorChanged(validatorId, msg.sender);
     }
@@ -268,8 +267,7 @@ contract ValidatorSet is Governed, ReentrancyGuardTransient {
     function lock(uint64 validatorId, address caller) external onlyJudge {
         Validator storage validator = _validators[validatorId];
         if (validator.operator != caller) revert NotTheVoter();
-        if (validator.status != Status.Active) revert WrongStatus();
-        if (validator.locks == MAX_LOCKS) revert Locked();
+        if (validator.status != Status.Active || validator.bond == 0) revert WrongStatus();
         ++validator.locks;
     }
 
@@ -329,9 +327,11 @@ contract ValidatorSet is Governed, ReentrancyGuardTransient {
     }
 
     /// @notice Sets aside what a round with a result has earned; judges only.
+    /// @param part One part in so many of the pot.
+    /// @param most But no more than this.
     /// @return amount How much.
-    function reserve() external onlyJudge returns (uint256 amount) {
-        amount = pot / POT_SHARE;
+    function reserve(uint256 part, uint256 most) external onlyJudge returns (uint256 amount) {
+        amount = pot / part < most ? pot / part : most;
         pot -= amount;
         reserved += amount;
     }

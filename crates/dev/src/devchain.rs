@@ -91,13 +91,14 @@ pub(crate) fn run(command: Command) -> Result<()> {
 fn network_file(network: &Network, urls: &[String], mirrors: &[String]) -> String {
     let list = |all: &[String]| all.iter().map(|url| format!("\"{url}\"")).collect::<Vec<_>>().join(", ");
     format!(
-        "# A development chain: it proves nothing to anybody.\nchain_id = {}\ndirectory = \"{}\"\ncode_hash = \"{}\"\nregistry = \"{}\"\nimages = \"{}\"\n\
+        "# A development chain: it proves nothing to anybody.\nchain_id = {}\ndirectory = \"{}\"\ncode_hash = \"{}\"\nregistry = \"{}\"\nimages = \"{}\"\nvalidators = \"{}\"\n\
          endpoints = [{}]\nquorum = {}\nmirrors = [{}]\nrefresh_s = 1\n",
         network.chain_id,
         network.directory,
         network.code_hash,
         network.contracts.registry,
         network.contracts.images,
+        network.contracts.validators,
         list(urls),
         urls.len().min(2),
         list(mirrors)

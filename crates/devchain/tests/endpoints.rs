@@ -88,6 +88,7 @@ impl World {
             code_hash: network.code_hash,
             registry: network.contracts.registry,
             images: Some(network.contracts.images),
+            validators: Some(network.contracts.validators),
             first_block: 0,
             endpoints: servers.iter().map(Server::url).collect(),
             quorum: 2,

@@ -25,6 +25,9 @@ pub struct ChainFile {
     /// Votes on images; what validators need.
     #[serde(default)]
     pub images: Option<Address>,
+    /// Validators and their bonds, whom they give their bond to: no endpoint is asked for that address.
+    #[serde(default)]
+    pub validators: Option<Address>,
     /// The block from which on a mirror looks for events.
     #[serde(default)]
     pub first_block: u64,

@@ -134,7 +134,7 @@ pub enum Origin {
         trusted: [u8; 32],
     },
     /// A chain.
-    Chain(ChainFile),
+    Chain(Box<ChainFile>),
 }
 
 impl Origin {
@@ -148,7 +148,7 @@ impl Origin {
             (Some(directory), Some(key), None) => {
                 Ok(Self::Signed { path: beside(path, directory), trusted: public_key(path, "directory_key", key)? })
             }
-            (None, None, Some(chain)) => Ok(Self::Chain(ChainFile::load(&beside(path, chain))?)),
+            (None, None, Some(chain)) => Ok(Self::Chain(Box::new(ChainFile::load(&beside(path, chain))?))),
             (_, _, Some(_)) => Err(key_fault(path, "chain", "stands for directory and directory_key; remove those")),
             (None, _, None) => Err(fault(path, "directory and directory_key, or chain, must be there")),
             (Some(_), None, None) => Err(fault(path, "directory_key must be there: the key that signed the directory")),

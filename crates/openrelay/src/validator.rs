@@ -6,6 +6,7 @@ mod round;
 
 pub(crate) use round::Found;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use alloy_primitives::{Address, U256};
@@ -50,6 +51,7 @@ struct Folder {
     plan: Plan,
     chain: ChainFile,
     images: Address,
+    validators: Address,
 }
 
 /// A validator as the chain has it.
@@ -77,8 +79,8 @@ impl Folder {
     fn open(path: &Path) -> Result<Self, Failure> {
         let plan: Plan = read(&path.join(PLAN)).map_err(Failure::plain)?;
         let chain = ChainFile::load(&path.join(CHAIN)).map_err(Failure::plain)?;
-        let images = images_of(&chain, &path.join(CHAIN))?;
-        Ok(Self { path: path.to_owned(), plan, chain, images })
+        let (images, validators) = contracts(&chain, &path.join(CHAIN))?;
+        Ok(Self { path: path.to_owned(), plan, chain, images, validators })
     }
 
     fn key(&self, password_file: Option<&Path>) -> Result<SigningKey, Failure> {
@@ -97,12 +99,8 @@ impl Folder {
         ask(&self.endpoint(), to, call)
     }
 
-    fn validators(&self) -> Result<Address, Failure> {
-        self.ask(self.images, &ImageRegistry::validatorsCall {})
-    }
-
     fn standing(&self) -> Result<Option<Standing>, Failure> {
-        let (validators, operator) = (self.validators()?, keystore::address(&self.path.join(KEY))?);
+        let (validators, operator) = (self.validators, keystore::address(&self.path.join(KEY))?);
         let id = self.ask(validators, &ValidatorSet::validatorOfCall { operator })?;
         if id == 0 {
             return Ok(None);
@@ -118,14 +116,15 @@ impl Folder {
     }
 }
 
-fn images_of(chain: &ChainFile, path: &Path) -> Result<Address, Failure> {
-    chain.images.ok_or_else(|| {
-        Failure::plain(format!("{}: images is missing: the address of the chain's ImageRegistry", path.display()))
-    })
+/// Where images and validators are: trusted as the rest of the file, for bonds are given to what stands there.
+fn contracts(chain: &ChainFile, path: &Path) -> Result<(Address, Address), Failure> {
+    let missing =
+        || format!("{}: images and validators must name the chain's ImageRegistry and ValidatorSet", path.display());
+    chain.images.zip(chain.validators).ok_or_else(|| Failure::plain(missing()))
 }
 
 fn init(dir: &Path, chain: &Path, plan: &Plan, password_file: Option<&Path>) -> Result<(), Failure> {
-    images_of(&ChainFile::load(chain).map_err(Failure::plain)?, chain)?;
+    contracts(&ChainFile::load(chain).map_err(Failure::plain)?, chain)?;
     if dir.join(KEY).exists() {
         return Err(Failure::plain(format!("{} is there already; nothing was changed", dir.join(KEY).display())));
     }
@@ -164,7 +163,7 @@ fn bond(folder: &Folder, password_file: Option<&Path>) -> Result<(), Failure> {
         return Ok(());
     }
     let sender = folder.sender(folder.key(password_file)?);
-    let (account, validators) = (sender.address(), folder.validators()?);
+    let (account, validators) = (sender.address(), folder.validators);
     let token = folder.ask(validators, &ValidatorSet::tokenCall {})?;
     let least: u128 = folder.ask(validators, &ValidatorSet::minBondCall {})?.to();
     let amount = folder.plan.bond;
@@ -205,13 +204,14 @@ fn status(folder: &Folder) -> Result<(), Failure> {
     let wei = folder.endpoint().ask_number("eth_getBalance", &json!([operator.to_string(), "latest"]))?;
     say(&format!("key            {operator}   {wei} wei for gas"));
     let Standing { id, shown } = folder.bonded()?;
-    let validators = folder.validators()?;
-    let credit = folder.ask(validators, &ValidatorSet::creditOfCall { owner: shown.withdrawal })?;
+    let credit = folder.ask(folder.validators, &ValidatorSet::creditOfCall { owner: shown.withdrawal })?;
     say(&format!("validator      {id}   bond {}, {} open commitments", shown.bond, shown.locks));
     say(&format!("paid to        {}   {credit} to be claimed", shown.withdrawal));
     let count = folder.ask(folder.images, &ImageRegistry::roundCountCall {})?;
-    // Votes of rounds that were not finished within a year are not looked for.
-    for number in (count.saturating_sub(30) + 1)..=count {
+    // The newest, and whatever this folder has an answer for.
+    let mut numbers: BTreeSet<u64> = ((count.saturating_sub(30) + 1)..=count).collect();
+    numbers.extend(round::answered(&folder.path));
+    for number in numbers {
         if let Some(line) = round::line(folder, number, id)? {
             say(&line);
         }

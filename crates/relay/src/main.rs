@@ -127,7 +127,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
             (Identity::of_files(path, &directory, trusted).map_err(StartError::from)?, None)
         }
         Origin::Chain(chain) => {
-            let mut feed = Feed::new(chain).map_err(host("read standard input"))?;
+            let mut feed = Feed::new(*chain).map_err(host("read standard input"))?;
             let secret = RelaySecret::generate(&mut OsRandom::default());
             (Identity::of_chain(introduce(&mut feed, &secret, file.relay_id)?, secret), Some(feed))
         }

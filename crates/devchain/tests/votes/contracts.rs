@@ -116,6 +116,36 @@ fn two_sources_of_one_version_are_no_release_and_everybody_sees_it() {
 }
 
 #[test]
+fn a_conflict_shown_during_the_round_stops_it() {
+    let mut world = World::crowd(&[1_000; 5]);
+    let yes = Answer::Value(1);
+    let round = world.propose(1, 1, 1, true).unwrap();
+    for id in 1..=5 {
+        world.commit(None, round, id, yes).unwrap();
+    }
+    world.await_reveals(round);
+    world.open(1, round, 1).unwrap();
+    for id in 1..=5 {
+        world.reveal(None, round, id, true).unwrap();
+    }
+    let at = world.at.release_keys;
+    let sign_one = |world: &World, one: &R::Release| {
+        vec![sign(&key(0), world.ask(at, &R::releaseHashCall { release: one.clone() }))]
+    };
+    let (first, second) = (release(7, 1), release(8, 1));
+    let report = R::reportConflictCall {
+        firstSignatures: sign_one(&world, &first),
+        secondSignatures: sign_one(&world, &second),
+        first,
+        second,
+    };
+    world.tell(2, at, &report).unwrap();
+    world.wait(6 * HOUR);
+    world.tell(2, world.at.images, &I::finishCall { round }).unwrap();
+    assert_eq!(world.ask(world.at.images, &I::stateOfCall { round }), 6, "no quorum");
+}
+
+#[test]
 fn a_change_of_keys_can_be_called_off_by_the_keys() {
     let mut world = World::new();
     let at = world.at.release_keys;
@@ -223,7 +253,7 @@ fn collateral_is_what_two_thirds_fetched_and_its_floors_never_fall() {
         assert_eq!(Some(world.ask(at, &C::currentCall {}).intelFloor), holds);
     }
     let bond = world.ask(world.at.validators, &V::getCall { validatorId: 6 }).bond.to::<u64>();
-    assert_eq!(bond, 943, "two in a hundred for each of three wrong values that a sixth gave");
+    assert_eq!(bond, 1_000, "who has fetched at another time says something else, and pays nothing");
 }
 
 #[test]
@@ -305,7 +335,7 @@ fn only_the_contracts_of_votes_move_money() {
     refused(world.tell(1, at, &V::holdCall { validatorId: 2, basisPoints: U256::from(1) }), "NotAllowed");
     refused(world.tell(1, at, &V::giveBackCall { owner: address(1), amount: U256::ZERO }), "NotAllowed");
     refused(world.tell(1, at, &V::burnHeldCall { amount: U256::ZERO }), "NotAllowed");
-    refused(world.tell(1, at, &V::reserveCall {}), "NotAllowed");
+    refused(world.tell(1, at, &V::reserveCall { part: U256::from(1), most: U256::MAX }), "NotAllowed");
     refused(world.tell(1, at, &V::shareCall { validatorId: 1, amount: U256::ZERO }), "NotAllowed");
     refused(world.tell(1, at, &V::lockCall { validatorId: 1, caller: address(1) }), "NotAllowed");
     refused(world.tell(1, at, &V::unlockCall { validatorId: 1 }), "NotAllowed");

@@ -589,19 +589,118 @@ fn a_proposer_who_opens_nothing_or_something_wrong_loses_the_deposit() {
 }
 
 #[test]
-fn eight_rounds_at_most_so_that_everybody_can_commit_in_all() {
+fn eight_rounds_at_most_and_emergencies_beside_them() {
     let mut world = World::crowd(&[1_000; 5]);
     for version in 1..=8 {
         world.propose(1, version, 1, false).unwrap();
         world.commit(None, version, 1, Answer::Value(1)).unwrap();
     }
     assert_eq!(world.propose(1, 9, 1, false), Err(Refusal::TooManyRounds));
+    let urgent = world.propose(1, 9, 1, true).unwrap();
+    world.commit(None, urgent, 1, Answer::Value(1)).unwrap();
     world.wait(8 * DAY);
     world.finish(3).unwrap();
-    let round = world.propose(1, 9, 1, false).unwrap();
-    assert_eq!(world.commit(None, round, 1, Answer::Value(1)), Err(Refusal::Locked), "until one of them is settled");
-    world.settle(3, &[1]).unwrap();
+    let round = world.propose(1, 10, 1, false).unwrap();
     world.commit(None, round, 1, Answer::Value(1)).unwrap();
+    world.compare();
+}
+
+/// Mutant: whoever weighs nothing in a round can be caught in it, and marks the family that has its place now.
+#[test]
+fn nobody_strikes_a_family_from_the_count() {
+    let both = [(Answer::Value(1), true), (Answer::Value(2), true)];
+    let mut world = World::crowd(&[1_000; 5]);
+    world.join(6, 6, 1_000).unwrap();
+    world.unbond(6, 6).unwrap();
+    world.wait(21 * DAY);
+    world.withdraw(6).unwrap();
+    world.prune(6);
+    world.join(7, 7, 1_000).unwrap();
+    let yes = Some(Answer::Value(1));
+    // Five of six families are asked for; the first and the newest are among them.
+    let round = world.propose(1, 1, 1, false).unwrap();
+    assert_eq!(world.equivocate(cold(9), round, 0, both, true), Err(Refusal::NotSigned), "a stranger's number is 0");
+    world.equivocate(cold(9), round, 6, both, false).unwrap();
+    let voters = [1, 2, 3, 4, 7];
+    for id in voters {
+        world.commit(None, round, id, yes.unwrap()).unwrap();
+    }
+    world.await_reveals(round);
+    world.open(1, round, 1).unwrap();
+    for id in voters {
+        world.reveal(None, round, id, true).unwrap();
+    }
+    assert_eq!(world.end(round), Outcome::Approved);
+    world.compare();
+}
+
+#[test]
+fn a_replaced_key_says_nothing_of_later_rounds() {
+    let both = [(Answer::Value(1), true), (Answer::Value(2), true)];
+    let mut world = World::crowd(&[1_000; 5]);
+    let before = world.propose(1, 1, 1, false).unwrap();
+    world.set_operator(cold(5), 5, 11).unwrap();
+    world.take_over(11, 5).unwrap();
+    let after = world.propose(1, 2, 1, false).unwrap();
+    assert_eq!(world.equivocate(cold(9), after, 5, both, false), Err(Refusal::NotSigned), "who stole it earns nothing");
+    world.equivocate(cold(9), before, 5, both, false).unwrap();
+    assert_eq!(world.model.set.validators[&5].bond, 0, "but what it signed before is charged");
+}
+
+#[test]
+fn who_was_caught_before_its_commitment_votes_no_more() {
+    let both = [(Answer::Value(1), true), (Answer::Value(2), true)];
+    let mut world = World::crowd(&[1_000; 5]);
+    let round = world.propose(1, 1, 1, false).unwrap();
+    world.equivocate(cold(9), round, 5, both, false).unwrap();
+    assert_eq!(world.commit(None, round, 5, Answer::Value(1)), Err(Refusal::WrongStatus));
+    world.compare();
+}
+
+#[test]
+fn who_leaves_before_a_commitment_pays_nothing_for_it() {
+    let mut world = World::crowd(&[10_000; 6]);
+    world.propose(1, 1, 1, false).unwrap();
+    world.unbond(6, 6).unwrap();
+    world.end(1);
+    world.settle(1, &everybody()).unwrap();
+    let bonds: Vec<u128> = world.model.set.validators.values().map(|validator| validator.bond).collect();
+    assert_eq!(bonds, [9_995, 9_995, 9_995, 9_995, 9_995, 10_000]);
+    world.compare();
+}
+
+/// Nobody fills the rounds with one release for nothing, and nobody earns by having rounds rejected.
+#[test]
+fn rounds_that_are_too_many_or_rejected_cost_more_than_they_earn() {
+    let yes = Answer::Value(1);
+    let mut world = World::crowd(&[1_000; 5]);
+    world.fund(100_000);
+    for round in 1..=3 {
+        world.propose(round, 1, 1, false).unwrap();
+        for id in 1..=5 {
+            world.commit(None, round, id, yes).unwrap();
+        }
+    }
+    world.await_reveals(3);
+    for round in 1..=3 {
+        if round < 3 {
+            world.open(round, round, 1).unwrap();
+        }
+        for id in 1..=5 {
+            world.reveal(None, round, id, true).unwrap();
+        }
+    }
+    world.wait(5 * DAY);
+    for round in 1..=3 {
+        world.finish(round).unwrap();
+    }
+    let outcomes: Vec<Outcome> = world.model.images.values().map(|image| image.round.outcome).collect();
+    assert_eq!(outcomes, [Outcome::Approved, Outcome::NoQuorum, Outcome::Rejected]);
+    let earned: Vec<u128> = world.model.images.values().map(|image| image.round.earned).collect();
+    assert_eq!(earned, [10_000, 0, 100]);
+    assert_eq!((world.model.set.credits[&1], world.model.set.credits[&2]), (100, 50));
+    assert!(!world.model.set.credits.contains_key(&3));
+    world.compare();
 }
 
 /// A vote takes one slot, freed when it is settled, and so much gas.

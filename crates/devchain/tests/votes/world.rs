@@ -3,6 +3,7 @@
 //! The contracts' code is read when the test runs, from the folder that `OPENRELAY_ARTIFACTS` names, so that mutants of them can be held against the same tests.
 #![allow(missing_docs, reason = "its words are in the tests")]
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
@@ -94,6 +95,8 @@ pub(crate) struct World {
     /// Of the last call that was done.
     pub(crate) gas: u64,
     salts: u64,
+    /// The block in which a hot key was replaced.
+    replaced: BTreeMap<Party, u64>,
 }
 
 impl World {
@@ -127,7 +130,14 @@ impl World {
             let approve = Token::approveCall { spender: at.validators, value: U256::MAX };
             chain.send(address(party), at.token, approve.abi_encode().into()).unwrap();
         }
-        Self { chain, at, model: Images::new(MIN_BOND.into(), DEPOSIT.into(), 5), gas: 0, salts: 0 }
+        Self {
+            chain,
+            at,
+            model: Images::new(MIN_BOND.into(), DEPOSIT.into(), 5),
+            gas: 0,
+            salts: 0,
+            replaced: BTreeMap::new(),
+        }
     }
 
     /// Says it to the contract; `Err` is the reason in bytes.
@@ -200,6 +210,11 @@ impl World {
         self.model.set.admit(family, operator);
     }
 
+    /// Frees the place of a family without bonds, of which the model knows nothing.
+    pub(crate) fn prune(&mut self, family: Party) {
+        self.tell(1, self.at.validators, &V::pruneCall { family: address(family) }).unwrap();
+    }
+
     pub(crate) fn top_up(&mut self, id: u64, amount: u128) -> Result<(), Refusal> {
         let told =
             self.tell(1, self.at.validators, &V::topUpCall { validatorId: id, amount: amount.try_into().unwrap() });
@@ -214,7 +229,12 @@ impl World {
 
     pub(crate) fn take_over(&mut self, caller: Party, id: u64) -> Result<(), Refusal> {
         let told = self.tell(caller, self.at.validators, &V::takeOverCall { validatorId: id });
-        Self::agree(told, self.model.set.take_over(caller, id))
+        let old = self.model.set.validators.get(&id).and_then(|validator| validator.operator);
+        let done = Self::agree(told, self.model.set.take_over(caller, id));
+        if let (Ok(()), Some(old)) = (done, old) {
+            self.replaced.insert(old, self.chain.last().header.number);
+        }
+        done
     }
 
     pub(crate) fn unbond(&mut self, caller: Party, id: u64) -> Result<(), Refusal> {
@@ -361,7 +381,7 @@ impl World {
         both: [(Answer, bool); 2],
         forged: bool,
     ) -> Result<(), Refusal> {
-        // A validator's first hot key: what it signed is good for ever.
+        // A validator's first hot key: what it signed while it was that is good for ever.
         let first = self.model.set.served.iter().filter(|(_, served)| **served == id).map(|(party, _)| *party).min();
         let signer = if forged { 0 } else { first.unwrap_or(0) };
         let signature = |(answer, signed): (Answer, bool)| {
@@ -377,8 +397,9 @@ impl World {
             signatures: both.map(signature),
         };
         let told = self.tell(caller, self.at.images, &call);
-        // A signature that is nobody's is as good as an answer that was not revealed.
-        let signs = signer != 0;
+        // A signature that is nobody's, or was made for a round after its key was replaced, is as good as an answer that was not revealed.
+        let snapshot = self.ask(self.at.images, &I::roundOfCall { round }).snapshotBlock.to::<u64>();
+        let signs = signer != 0 && self.replaced.get(&signer).is_none_or(|block| *block > snapshot);
         if !signs && both.iter().any(|(_, signed)| *signed) {
             let modelled =
                 self.model.clone().report_equivocation(caller, round, id, both.map(|(answer, _)| (answer, true)));

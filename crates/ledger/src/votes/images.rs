@@ -132,7 +132,9 @@ impl Images {
         if self.approved(proposal.version).is_some() || waits {
             return Err(Refusal::NotNow);
         }
-        if self.images.values().filter(|image| image.round.outcome == Outcome::Open).count() == MAX_OPEN {
+        let crowds =
+            |image: &&Image| image.round.outcome == Outcome::Open && image.proposal.emergency == proposal.emergency;
+        if self.images.values().filter(crowds).count() == MAX_OPEN {
             return Err(Refusal::TooManyRounds);
         }
         let snapshot = self.set.snapshot();
@@ -236,17 +238,22 @@ impl Images {
         }
         let version = image.proposal.version;
         let (mut outcome, right) = image.round.count();
-        if outcome == Outcome::Approved && taken(self, version) {
+        let second = taken(self, version);
+        if outcome == Outcome::Approved && second {
             outcome = Outcome::NoQuorum;
         }
         let (set, image) = self.both(round)?;
         let opened = image.round.opened.is_some();
-        if opened && outcome != Outcome::Rejected {
-            set.give_back(image.proposal.proposer, deposit);
-        } else {
-            set.burn_held(deposit);
-        }
-        image.round.close(set, outcome, right, now);
+        // Half of it for a round that was one too many.
+        let back = match outcome {
+            _ if !opened => 0,
+            Outcome::Rejected => 0,
+            Outcome::Open | Outcome::Approved | Outcome::NoQuorum if second => deposit / 2,
+            Outcome::Open | Outcome::Approved | Outcome::NoQuorum => deposit,
+        };
+        set.give_back(image.proposal.proposer, back);
+        set.burn_held(deposit - back);
+        image.round.close(set, outcome, right, deposit, now);
         if outcome == Outcome::Approved {
             image.usable_from = Some(now + PENDING);
         } else if outcome == Outcome::NoQuorum && opened {

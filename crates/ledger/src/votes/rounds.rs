@@ -19,7 +19,7 @@ const UNREVEALED: u128 = 50;
 const MISSED: u128 = 5;
 /// Seconds for which a wrong value's cost can come back.
 pub const HOLD: u64 = 30 * 86_400;
-/// Open rounds at most.
+/// Open rounds at most, of emergencies and of others.
 pub const MAX_OPEN: usize = 8;
 
 /// An answer: of values there are as many as one likes, failures are one.
@@ -236,6 +236,9 @@ impl Round {
         id: u64,
         said: [(Answer, bool); 2],
     ) -> Result<(), Refusal> {
+        if id == 0 {
+            return Err(Refusal::NotSigned);
+        }
         if self.caught.contains(&id) {
             return Err(Refusal::WrongMark);
         }
@@ -277,11 +280,12 @@ impl Round {
         (if against.is_empty() { Outcome::NoQuorum } else { Outcome::Rejected }, right)
     }
 
-    pub(super) fn close(&mut self, set: &mut Set, outcome: Outcome, right: Option<Answer>, now: u64) {
+    /// `deposit`: a rejected round earns no more than its proposer has lost.
+    pub(super) fn close(&mut self, set: &mut Set, outcome: Outcome, right: Option<Answer>, deposit: u128, now: u64) {
         (self.outcome, self.finished_at) = (outcome, now);
         self.right = right.filter(|_| outcome != Outcome::NoQuorum);
         if self.right.is_some() {
-            self.earned = set.reserve();
+            self.earned = set.reserve(if outcome == Outcome::Approved { u128::MAX } else { deposit });
         }
     }
 
@@ -298,7 +302,8 @@ impl Round {
                 set.unlock(*id);
             }
             match mark {
-                None if self.snapshot.weight(*id) > 0 => set.slash(*id, MISSED, None),
+                // Who has left since could not commit.
+                None if self.snapshot.weight(*id) > 0 && set.votes(*id) => set.slash(*id, MISSED, None),
                 Some(Mark::Committed(_)) => set.slash(*id, UNREVEALED, None),
                 Some(Mark::Revealed(answer)) if Some(answer) == self.right => {
                     if !self.caught.contains(id) {

@@ -6,8 +6,6 @@ use super::{Party, Refusal};
 
 /// Seconds that a bond is held after its validator has left.
 pub const UNBONDING: u64 = 21 * 86_400;
-/// Open commitments of one validator at most.
-pub const MAX_LOCKS: u8 = 8;
 
 /// Where a validator stands.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -34,7 +32,7 @@ pub struct Validator {
     /// In the token's smallest unit.
     pub bond: u128,
     /// Open commitments.
-    pub locks: u8,
+    pub locks: u16,
     /// Where it stands.
     pub status: Status,
     /// When an unbonding one is free.
@@ -245,6 +243,11 @@ impl Set {
         self.pot += amount;
     }
 
+    /// Whether it has not left.
+    pub(super) fn votes(&self, id: u64) -> bool {
+        self.validators.get(&id).is_some_and(|validator| validator.status == Status::Active)
+    }
+
     /// Whether this is the validator's hot key.
     pub(super) fn is_voter(&self, id: u64, caller: Party) -> Result<(), Refusal> {
         let own = self.validators.get(&id).is_some_and(|validator| validator.operator == Some(caller));
@@ -255,8 +258,8 @@ impl Set {
     pub(super) fn can_lock(&self, id: u64, caller: Party) -> Result<(), Refusal> {
         self.is_voter(id, caller)?;
         match self.validators.get(&id) {
-            Some(validator) if validator.status != Status::Active => Err(Refusal::WrongStatus),
-            Some(validator) if validator.locks == MAX_LOCKS => Err(Refusal::Locked),
+            // One of which everything was taken can only leave.
+            Some(validator) if validator.status != Status::Active || validator.bond == 0 => Err(Refusal::WrongStatus),
             Some(_) | None => Ok(()),
         }
     }
@@ -302,8 +305,8 @@ impl Set {
         self.burned += amount;
     }
 
-    pub(super) const fn reserve(&mut self) -> u128 {
-        let amount = self.pot / 10;
+    pub(super) fn reserve(&mut self, most: u128) -> u128 {
+        let amount = (self.pot / 10).min(most);
         self.pot -= amount;
         self.reserved += amount;
         amount

@@ -10,6 +10,7 @@ use alloy_sol_types::{SolCall, SolValue};
 use k256::ecdsa::SigningKey;
 use openrelay_ledger::chain::voting::images::Rounds;
 use openrelay_ledger::chain::voting::{Answer, ImageRegistry, commitment, image_value};
+use openrelay_node::chain::Endpoint;
 use openrelay_node::chain::journal::Sender;
 use openrelay_node::clock::unix_seconds;
 use openrelay_node::config::read;
@@ -19,6 +20,7 @@ use zeroize::Zeroizing;
 
 use super::{Folder, Standing};
 use crate::failure::Failure;
+use crate::ledger::ask;
 use crate::say;
 
 /// What a validator found, as it says itself.
@@ -164,6 +166,18 @@ pub(super) fn step(
             done(&folder.sender(key), folder, "committed", number, &call)
         }
         (REVEALS, COMMITTED) => {
+            // What is revealed too early voids the vote, so one endpoint's word is not enough.
+            let agree = reveals_begun(folder, number);
+            if agree < folder.chain.quorum {
+                return Err(Failure::new(
+                    3,
+                    format!(
+                        "round {number}: {agree} of {} endpoints say that reveals have begun, {} must; nothing was shown",
+                        folder.chain.endpoints.len(),
+                        folder.chain.quorum
+                    ),
+                ));
+            }
             let answers = load(&folder.path.join(format!("round-{number}.toml")))?;
             let key = folder.key(password_file)?;
             for found in answers.answers.iter().rev() {
@@ -193,7 +207,8 @@ pub(super) fn step(
         (ENDED, _) => {
             let sender = folder.sender(folder.key(password_file)?);
             done(&sender, folder, "finished", number, &ImageRegistry::finishCall { round: number })?;
-            settle(&sender, folder, number, id)
+            // Whoever has not voted would only charge itself.
+            if view.vote.mark == NO_VOTE { Ok(()) } else { settle(&sender, folder, number, id) }
         }
         (_, NO_VOTE) => {
             say(&format!("round {number}: {}; nothing is to be done", view.name()));
@@ -201,6 +216,22 @@ pub(super) fn step(
         }
         (_, _) => settle(&folder.sender(folder.key(password_file)?), folder, number, id),
     }
+}
+
+/// How many endpoints say that the round takes reveals.
+fn reveals_begun(folder: &Folder, number: u64) -> usize {
+    let says = |url: &&String| {
+        let state = ask(&Endpoint::new(url), folder.images, &ImageRegistry::stateOfCall { round: number });
+        state.is_ok_and(|state| state == REVEALS)
+    };
+    folder.chain.endpoints.iter().filter(says).count()
+}
+
+/// Rounds for which there is an answer in the folder.
+pub(super) fn answered(folder: &Path) -> Vec<u64> {
+    let number = |name: &str| name.strip_prefix("round-")?.strip_suffix(".toml")?.parse().ok();
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter_map(|entry| number(entry.file_name().to_str()?)).collect()
 }
 
 fn settle(sender: &Sender, folder: &Folder, number: u64, id: u64) -> Result<(), Failure> {
