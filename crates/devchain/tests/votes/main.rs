@@ -616,14 +616,14 @@ fn nobody_strikes_a_family_from_the_count() {
     world.withdraw(6).unwrap();
     world.prune(6);
     world.join(7, 7, 1_000).unwrap();
-    let yes = Some(Answer::Value(1));
+    let yes = Answer::Value(1);
     // Five of six families are asked for; the first and the newest are among them.
     let round = world.propose(1, 1, 1, false).unwrap();
     assert_eq!(world.equivocate(cold(9), round, 0, both, true), Err(Refusal::NotSigned), "a stranger's number is 0");
     world.equivocate(cold(9), round, 6, both, false).unwrap();
     let voters = [1, 2, 3, 4, 7];
     for id in voters {
-        world.commit(None, round, id, yes.unwrap()).unwrap();
+        world.commit(None, round, id, yes).unwrap();
     }
     world.await_reveals(round);
     world.open(1, round, 1).unwrap();
