@@ -15,14 +15,15 @@ abstract contract Governed {
     /// @notice May stop what is new for a while; nothing else.
     address public immutable guardian;
 
-    /// @notice Until when nothing new is taken.
-    uint48 public pausedUntil;
-    /// @notice The announced successor.
-    address public nextSuccessor;
-    /// @notice From when it may be named; zero when none is announced.
-    uint48 public nextSuccessorAt;
     /// @notice The contract that takes this one's place; set once.
     address public successor;
+    /// @notice From when the announced one may be named; zero when none is announced.
+    uint48 public nextSuccessorAt;
+    /// @notice The announced successor.
+    address public nextSuccessor;
+    /// @notice Until when nothing new is taken.
+    /// @dev Too wide for the slot before: it shares one with what the inheriting contract declares first, which is read together with it.
+    uint104 public pausedUntil;
 
     /// @notice Nothing new is taken until then.
     event Paused(uint48 until);
@@ -56,8 +57,9 @@ abstract contract Governed {
     function pause() external {
         if (msg.sender != guardian) revert NotAllowed();
         if (pausedUntil != 0 && block.timestamp < pausedUntil + PAUSE) revert TooEarly();
-        pausedUntil = uint48(block.timestamp) + PAUSE;
-        emit Paused(pausedUntil);
+        uint48 until = uint48(block.timestamp) + PAUSE;
+        pausedUntil = until;
+        emit Paused(until);
     }
 
     /// @notice Announces the contract that will take this one's place.
