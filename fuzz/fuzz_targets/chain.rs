@@ -3,9 +3,11 @@
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
+use openrelay_ledger::chain::checkpoint::{Checkpoint, CheckpointFile, Signed, Signers};
 use openrelay_ledger::chain::descriptor::Descriptor;
 use openrelay_ledger::chain::header::Header;
 use openrelay_ledger::chain::set::{Entry, RecordSet, Registration, Status, directory_root, record_hash, write};
+use openrelay_ledger::directory::DirectoryKey;
 
 /// A genuine file with three records, and its root.
 static GENUINE: LazyLock<(Vec<u8>, [u8; 32])> = LazyLock::new(|| {
@@ -29,8 +31,38 @@ static GENUINE: LazyLock<(Vec<u8>, [u8; 32])> = LazyLock::new(|| {
     (file, root.0)
 });
 
+/// A genuine checkpoint, and whose it must be.
+static SIGNED: LazyLock<(Vec<u8>, Signers)> = LazyLock::new(|| {
+    let key = DirectoryKey::from_seed([5; 32]).expect("a good key");
+    let mut signed = Signed::new(Checkpoint { chain_id: 1, number: 2, hash: [3; 32].into(), timestamp: 4 });
+    signed.sign(0, &key);
+    (signed.encode(), Signers { keys: vec![key.public()], quorum: 1 })
+});
+
+/// Some bytes changed: where, in two of each three, and by what.
+fn changed(file: &[u8], data: &[u8]) -> Vec<u8> {
+    let mut changed = file.to_vec();
+    for triple in data.chunks_exact(3) {
+        let at = usize::from(u16::from_be_bytes([triple[0], triple[1]]));
+        if let Some(byte) = changed.get_mut(at) {
+            *byte ^= triple[2];
+        }
+    }
+    changed
+}
+
 fuzz_target!(|data: &[u8]| {
     let _ = Header::decode(data);
+    if let Ok(signed) = Signed::decode(data) {
+        assert_eq!(signed.encode(), data);
+    }
+    if let Ok(file) = CheckpointFile::decode(data) {
+        assert_eq!(file.encode().expect("what reads is written"), data);
+    }
+    let (genuine, signers) = &*SIGNED;
+    let twin = changed(genuine, data);
+    let verified = Signed::decode(&twin).and_then(|signed| signed.verify(signers, 1));
+    assert_eq!(verified.is_ok(), twin == *genuine);
     if let Ok(descriptor) = Descriptor::decode(data) {
         assert_eq!(descriptor.encode().expect("what reads is written"), data);
     }
@@ -40,12 +72,6 @@ fuzz_target!(|data: &[u8]| {
         assert!(RecordSet::verify(data, (*root).into()).is_err());
     }
     // The structured twin: a genuine file with some bytes changed.
-    let mut changed = file.clone();
-    for triple in data.chunks_exact(3) {
-        let at = usize::from(u16::from_be_bytes([triple[0], triple[1]]));
-        if let Some(byte) = changed.get_mut(at) {
-            *byte ^= triple[2];
-        }
-    }
-    assert_eq!(RecordSet::verify(&changed, (*root).into()).is_ok(), changed == *file);
+    let twin = changed(file, data);
+    assert_eq!(RecordSet::verify(&twin, (*root).into()).is_ok(), twin == *file);
 });
