@@ -205,6 +205,11 @@ fn journey(bench: &mut Bench) -> Result<()> {
     ensure!(operator.run(host, command(&["bond"]), "relay bond", true)? == bonded, "bonded twice");
     let not_started = refused(operator.run(host, command(&["status"]), "relay status", false))?;
     ensure!(not_started.contains("never started"), "status before the start: {not_started}");
+    // What a start lacks is told by the relay's own exit code.
+    let mut powerless = host.command("setpriv");
+    powerless.arg("--bounding-set=-net_admin").arg(&bench.programs.openrelay).args(["relay", "run"]);
+    let why = refused(operator.run(host, powerless, "relay run", true))?;
+    ensure!(why.contains("exit status: 77"), "a start without CAP_NET_ADMIN: {why}");
     let service = operator.start(host, &bench.programs, &[])?;
     let config = bench.through(1, 5)?;
     bench.within("the first circuit through the new relay", || Ok(bench.up(&config).is_ok()))?;
@@ -212,7 +217,7 @@ fn journey(bench: &mut Bench) -> Result<()> {
     ensure!(started.elapsed() < IN_USE, "the first circuit took {:?}", started.elapsed());
     bench.down()?;
     let earning = operator.run(host, command(&["status"]), "relay status", false)?;
-    ensure!(earning.contains("Active") && earning.contains("epoch 1"), "status: {earning}");
+    ensure!(earning.contains("Active") && earning.contains("epoch 2"), "status: {earning}");
     bench.services.relays.push(("egress-5", service));
     bench.services.operators.push(("egress-5", operator));
     Ok(())

@@ -141,7 +141,13 @@ fn decrypt(text: &str, password: &[u8]) -> Result<SigningKey, String> {
     let mut key = Zeroizing::new([0; 32]);
     let start = key.len().checked_sub(secret.len()).ok_or("holds more than a key")?;
     key[start..].copy_from_slice(&secret);
-    SigningKey::from_slice(&*key).map_err(|_| "holds no key".into())
+    let key = SigningKey::from_slice(&*key).map_err(|_| "holds no key")?;
+    // What is said of a key without its password must be true of it.
+    let own = hex::encode(Address::from_public_key(key.verifying_key()));
+    match file["address"].as_str().map(|shown| shown.trim_start_matches("0x").to_lowercase()) {
+        Some(shown) if shown != own => Err(format!("says that its address is {shown}, but its key is that of {own}")),
+        Some(_) | None => Ok(key),
+    }
 }
 
 fn scrypt(password: &[u8], salt: &[u8], log_n: u8, r: u32, p: u32) -> Result<Zeroizing<[u8; 32]>, Failure> {
@@ -246,6 +252,11 @@ mod tests {
         assert_eq!(open(&path, b"secret").unwrap(), key);
         assert!(open(&path, b"other").unwrap_err().to_string().contains("wrong password"));
         assert!(store(&path, &key, b"secret", 4).is_err(), "never overwritten");
+        assert_eq!(address(&path).unwrap(), Address::from_public_key(key.verifying_key()));
+        let text = std::fs::read_to_string(&path).unwrap();
+        let own = hex::encode(address(&path).unwrap());
+        let other = decrypt(&text.replace(&own, &"11".repeat(20)), b"secret").unwrap_err();
+        assert!(other.contains("says that its address is"), "{other}");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
         assert!(open(&path, b"secret").unwrap_err().to_string().contains("chmod 600"));
         std::fs::remove_file(&path).unwrap();

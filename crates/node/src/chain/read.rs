@@ -2,6 +2,7 @@
 //!
 //! Owns who is asked what, and in which order. Every client asks the same questions, so an endpoint learns nothing from them.
 
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use alloy_primitives::{B256, Bytes, U256};
@@ -64,9 +65,10 @@ pub fn read(file: &ChainFile, now: u64, seen: u64) -> Result<(Reading, Directory
     let mut faults = Vec::new();
     let mut failed = vec![false; endpoints.len()];
     let (mut last, mut without_records) = (None, None);
-    // Each in turn leads, so that one that lies or is behind is only one.
-    for (at, leader) in endpoints.iter().enumerate() {
-        let shown = match show(leader, file) {
+    // Each leads when it has answered, so that one that lies or is behind is only one, and one that is slow or gone keeps nobody waiting.
+    for (at, shown) in ask_all(file) {
+        let leader = &endpoints[at];
+        let shown = match shown {
             Ok(shown) => shown,
             Err(error) => {
                 faults.push(error.to_string());
@@ -105,6 +107,17 @@ struct Shown {
     header: Header,
     account: Account,
     proof: Vec<Bytes>,
+}
+
+/// What each endpoint shows, by its place, in the order in which they answer.
+fn ask_all(file: &ChainFile) -> mpsc::Receiver<(usize, Result<Shown, EndpointError>)> {
+    let (answers, all) = mpsc::channel();
+    for (at, url) in file.endpoints.iter().enumerate() {
+        let (answers, file, endpoint) = (answers.clone(), file.clone(), Endpoint::new(url));
+        // Nobody may be waiting any more.
+        std::thread::spawn(move || answers.send((at, show(&endpoint, &file))).ok());
+    }
+    all
 }
 
 fn show(leader: &Endpoint, file: &ChainFile) -> Result<Shown, EndpointError> {

@@ -5,7 +5,7 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -92,13 +92,15 @@ fn attend(
     child: &mut Child,
     signals: &Signals,
 ) -> Result<(), Failure> {
-    let gone = || Failure::plain("the relay has ended; its reason stands above");
-    let (mut input, output) = (child.stdin.take().ok_or_else(gone)?, child.stdout.take().ok_or_else(gone)?);
+    let pipes = child.stdin.take().zip(child.stdout.take());
+    let (mut input, output) = pipes.ok_or_else(|| Failure::plain("the relay has no pipes"))?;
     let mut lines = BufReader::new(output);
     let mut line = String::new();
     lines.read_line(&mut line).map_err(Failure::plain)?;
     let key = line.split_whitespace().find_map(|word| word.strip_prefix("handshake_key="));
-    let key: [u8; 32] = key.and_then(|key| alloy_primitives::hex::decode_to_array(key).ok()).ok_or_else(gone)?;
+    let Some(key) = key.and_then(|key| alloy_primitives::hex::decode_to_array::<_, 32>(key).ok()) else {
+        return Err(ended_as(child.wait().map_err(Failure::plain)?));
+    };
     publish(folder, sender, relay_id, key)?;
     let started = Instant::now();
     let mut last = loop {
@@ -131,11 +133,7 @@ fn attend(
         }
         if ready[1] {
             let status = child.wait().map_err(Failure::plain)?;
-            return if status.success() {
-                Ok(())
-            } else {
-                Err(Failure::plain(format!("the relay has ended: {status}")))
-            };
+            return if status.success() { Ok(()) } else { Err(ended_as(status)) };
         }
         match openrelay_node::chain::read(&folder.chain, unix_seconds(), seen) {
             Ok((reading, directory)) => {
@@ -153,6 +151,12 @@ fn attend(
             Err(_) => {}
         }
     }
+}
+
+/// The relay's exit code is this program's too: 77 where privileges are missing, 5 where trust is.
+fn ended_as(status: ExitStatus) -> Failure {
+    let code = status.code().and_then(|code| u8::try_from(code).ok()).filter(|code| *code != 0).unwrap_or(1);
+    Failure::new(code, format!("the relay has ended ({status}); its reason stands above"))
 }
 
 fn tell(child: &Child, signal: &str) {
