@@ -46,7 +46,6 @@ pub(crate) fn run() -> Result<()> {
 
 struct World {
     local: LocalChain,
-    chain: ChainFile,
     images: Address,
     proposer: Sender,
 }
@@ -58,7 +57,7 @@ impl World {
         let images = chain.images.context("the chain's file names no image registry")?;
         let proposer = Sender::new(&chain, SigningKey::from_slice(KNOWN[3].1.as_slice())?, dir);
         std::fs::write(dir.join("password"), "a password\n")?;
-        Ok(Self { local, chain, images, proposer })
+        Ok(Self { local, images, proposer })
     }
 
     fn endpoint(&self) -> &Endpoint {
@@ -171,7 +170,6 @@ fn votes(dir: &Path) -> Result<()> {
     ensure!((world.bond(1)?, world.bond(3)?) == (full, full), "honest bonds were touched");
     bad_image(&world)?;
     ensure!((world.bond(1)?, world.bond(3)?) == (full, full - full / 200), "half a percent for no reveal");
-    ensure!(world.chain.chain_id == 31_337, "another chain");
     Ok(())
 }
 

@@ -5,31 +5,14 @@
 
 use alloy_primitives::{Address, B256, Bytes, U256};
 use alloy_sol_types::{SolCall, SolValue, sol};
+use openrelay_ledger::chain::registry::RelayRegistry;
+use openrelay_ledger::chain::voting::{Beacon, Collateral, ImageRegistry, Issuers, ReleaseKeys, ValidatorSet};
 
 use crate::chain::{Chain, Receipt};
 use crate::genesis::KNOWN;
 use crate::{Failure, Node};
 
-sol!(RelayRegistry, "../../contracts/artifacts/RelayRegistry.json");
 sol!(TestToken, "../../contracts/artifacts/TestToken.json");
-mod release {
-    alloy_sol_types::sol!(ReleaseKeys, "../../contracts/artifacts/ReleaseKeys.json");
-}
-mod validators {
-    alloy_sol_types::sol!(ValidatorSet, "../../contracts/artifacts/ValidatorSet.json");
-}
-mod images {
-    alloy_sol_types::sol!(ImageRegistry, "../../contracts/artifacts/ImageRegistry.json");
-}
-mod collateral {
-    alloy_sol_types::sol!(Collateral, "../../contracts/artifacts/Collateral.json");
-}
-mod beacon {
-    alloy_sol_types::sol!(Beacon, "../../contracts/artifacts/Beacon.json");
-}
-mod issuers {
-    alloy_sol_types::sol!(Issuers, "../../contracts/artifacts/Issuers.json");
-}
 
 /// One token, in its smallest unit.
 const TOKEN: u64 = 1_000_000_000_000_000_000;
@@ -207,12 +190,12 @@ pub fn committed(name: &str) -> Bytes {
     match name {
         "TestToken" => TestToken::BYTECODE.clone(),
         "RelayRegistry" => RelayRegistry::BYTECODE.clone(),
-        "ReleaseKeys" => release::ReleaseKeys::BYTECODE.clone(),
-        "ValidatorSet" => validators::ValidatorSet::BYTECODE.clone(),
-        "ImageRegistry" => images::ImageRegistry::BYTECODE.clone(),
-        "Collateral" => collateral::Collateral::BYTECODE.clone(),
-        "Beacon" => beacon::Beacon::BYTECODE.clone(),
-        "Issuers" => issuers::Issuers::BYTECODE.clone(),
+        "ReleaseKeys" => ReleaseKeys::BYTECODE.clone(),
+        "ValidatorSet" => ValidatorSet::BYTECODE.clone(),
+        "ImageRegistry" => ImageRegistry::BYTECODE.clone(),
+        "Collateral" => Collateral::BYTECODE.clone(),
+        "Beacon" => Beacon::BYTECODE.clone(),
+        "Issuers" => Issuers::BYTECODE.clone(),
         _ => Bytes::new(),
     }
 }

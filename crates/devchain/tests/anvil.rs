@@ -21,7 +21,7 @@ use alloy_eips::eip2718::Encodable2718;
 use alloy_primitives::{Address, Bytes, Signature, TxKind, U256, hex, keccak256};
 use alloy_sol_types::{SolCall, SolValue};
 use k256::ecdsa::SigningKey;
-use openrelay_devchain::{KNOWN, Node, development, serve};
+use openrelay_devchain::{KNOWN, Node, committed, development, serve};
 use openrelay_ledger::chain::registry::{RelayRegistry, Token};
 use openrelay_node::chain::Endpoint;
 use serde_json::{Value, json};
@@ -64,13 +64,6 @@ struct Step {
     after: u64,
 }
 
-fn bytecode(artifact: &str) -> Vec<u8> {
-    let text = std::fs::read_to_string(format!("../../contracts/artifacts/{artifact}.json")).unwrap();
-    let value: Value = serde_json::from_str(&text).unwrap();
-    let code = value["bytecode"].as_str().or_else(|| value["bytecode"]["object"].as_str()).unwrap();
-    hex::decode(code).unwrap()
-}
-
 fn scenario() -> (Vec<Step>, Address, Address) {
     let governor = KNOWN[0].0;
     let (token, registry) = (governor.create(0), governor.create(1));
@@ -78,8 +71,8 @@ fn scenario() -> (Vec<Step>, Address, Address) {
     let mut steps = Vec::new();
     let mut step = |from: usize, to: TxKind, data: Vec<u8>, after: u64| steps.push(Step { from, to, data, after });
     let create = TxKind::Create;
-    step(0, create, bytecode("TestToken"), 2);
-    step(0, create, [bytecode("RelayRegistry"), arguments].concat(), 2);
+    step(0, create, committed("TestToken").to_vec(), 2);
+    step(0, create, [&committed("RelayRegistry")[..], &arguments].concat(), 2);
     alloy_sol_types::sol! { function mint(address to, uint256 amount) external; }
     let (to_token, to_registry) = (TxKind::Call(token), TxKind::Call(registry));
     let descriptors: [Vec<u8>; 3] = [vec![1; 111], vec![2; 90], vec![3; 162]];

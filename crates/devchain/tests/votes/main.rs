@@ -338,7 +338,7 @@ fn a_copied_commitment_cannot_be_revealed() {
     world.copy(1, 2, 1).unwrap();
     world.await_reveals(1);
     world.reveal(None, 1, 1, true).unwrap();
-    assert_eq!(world.reveal_what_another_showed(1, 2, 1), Err(Refusal::WrongOpening));
+    assert_eq!(world.reveal_what_another_showed(1, 2), Err(Refusal::WrongOpening));
 }
 
 /// Mutant: a vote that can be shown twice.

@@ -353,7 +353,7 @@ impl World {
     }
 
     /// The copier reveals with the answer and the salt that the author has shown: the author's first salt is 1.
-    pub(crate) fn reveal_what_another_showed(&mut self, round: u64, id: u64, _of: u64) -> Result<(), Refusal> {
+    pub(crate) fn reveal_what_another_showed(&mut self, round: u64, id: u64) -> Result<(), Refusal> {
         self.reveal_this(None, Commitment { author: (round, id), answer: Answer::Value(1), salt: 1 })
     }
 

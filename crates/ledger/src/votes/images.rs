@@ -231,14 +231,13 @@ impl Images {
     /// A [`Refusal`].
     pub fn finish(&mut self, round: u64, now: u64) -> Result<Outcome, Refusal> {
         let deposit = self.deposit;
-        let taken = |images: &Self, version| images.approved(version).is_some();
         let image = self.images.get(&round).ok_or(Refusal::WrongPhase)?;
         if image.round.outcome != Outcome::Open || now < image.round.end() {
             return Err(Refusal::WrongPhase);
         }
         let version = image.proposal.version;
         let (mut outcome, right) = image.round.count();
-        let second = taken(self, version);
+        let second = self.approved(version).is_some();
         if outcome == Outcome::Approved && second {
             outcome = Outcome::NoQuorum;
         }
