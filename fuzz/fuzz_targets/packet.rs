@@ -56,6 +56,7 @@ impl Pair {
             one_hop: true,
             capacity: 8,
             evidence: Evidence::Open,
+            mirror: Default::default(),
         };
         let config = Arc::new(config);
         let slots = Arc::new(Mutex::new(Slots::new(0, 8)));

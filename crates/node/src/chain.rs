@@ -2,7 +2,7 @@
 //!
 //! Owns what leaves the machine for it. Checks are `ledger`'s; nothing here makes a directory but by them.
 
-mod checkpoint;
+pub mod checkpoint;
 pub mod endpoint;
 pub mod journal;
 pub mod mirror;

@@ -24,7 +24,8 @@ use openrelay_proto::index::{IndexKey, MAX_SHARDS, Slots};
 use openrelay_proto::keys::RelaySecret;
 use openrelay_proto::message::Evidence;
 use openrelay_proto::relay::{
-    Admit, Gate, Handshaker, Load, OpenAdmission, Output, RelayConfig, Replays, Shard, ShardCounts, Shared,
+    Admit, Gate, Handshaker, Load, Mirror, Mirrored, OpenAdmission, Output, RelayConfig, Replays, Shard, ShardCounts,
+    Shared,
 };
 use openrelay_sys::conntrack::Conntrack;
 use openrelay_sys::event::Waker;
@@ -180,6 +181,7 @@ impl Report {
 pub struct Identity {
     directory: VerifiedDirectory,
     secret: RelaySecret,
+    mirror: Mirror,
     warning: Option<String>,
 }
 
@@ -194,12 +196,13 @@ impl Identity {
         let (directory, warning) = VerifiedDirectory::read_newest(directory, trusted, &memory)?;
         let key = file.handshake_key.ok_or_else(|| fault(path, "handshake_key must be there: a file with the key"))?;
         let secret = RelaySecret::from_bytes(*read_secret(&beside(path, &key))?);
-        Ok(Self { directory, secret, warning })
+        Ok(Self { directory, secret, mirror: Mirror::default(), warning })
     }
 
-    /// A key that was made at this start, and a directory that names it.
-    pub fn of_chain(directory: VerifiedDirectory, secret: RelaySecret) -> Self {
-        Self { directory, secret, warning: None }
+    /// A key that was made at this start, a directory that names it, and the mirror's file that it was read from.
+    pub fn of_chain(directory: VerifiedDirectory, records: Vec<u8>, secret: RelaySecret) -> Self {
+        let mirror = Mirror { records: Mirrored::new(records), checkpoint: None };
+        Self { directory, secret, mirror, warning: None }
     }
 }
 
@@ -217,7 +220,7 @@ impl Relay {
                 key_fault(path, "user", "must not be 0: a relay serves as a user of its own, like 65534").into()
             );
         }
-        let Identity { directory, secret, warning: forgetful } = identity;
+        let Identity { directory, secret, mirror, warning: forgetful } = identity;
         let record = directory
             .directory()
             .relay(file.relay_id)
@@ -240,6 +243,7 @@ impl Relay {
             one_hop: file.one_hop && file.role == Role::Egress,
             capacity: file.capacity,
             evidence: Evidence::Open,
+            mirror,
         });
         let shards = shard_count(file.shards);
         let mut prepared = Prepared {
@@ -425,16 +429,30 @@ impl Relay {
         report
     }
 
-    /// From now on the relay knows of the others that this directory names; false when it names this relay no more, or with another key, and nothing has changed.
-    pub fn update(&mut self, directory: &VerifiedDirectory) -> bool {
+    /// From now on the relay knows of the others that this directory names, and mirrors the records that it was read from; false when it names this relay no more, or with
+    /// another key, and only what it mirrors has changed.
+    pub fn update(&mut self, directory: &VerifiedDirectory, records: Vec<u8>) -> bool {
+        let mut config = RelayConfig::clone(&self.config);
+        config.mirror.records = Mirrored::new(records);
         let own = directory.directory().relay(self.config.own.relay.0).and_then(|record| directory.responder(record));
         // The epoch is in the handshake too.
-        if own.is_none_or(|own| (own.key, own.key_epoch) != (self.config.own.key, self.config.own.key_epoch)) {
-            return false;
+        let named = own.is_some_and(|own| (own.key, own.key_epoch) == (config.own.key, config.own.key_epoch));
+        if named {
+            let role = if config.is_ingress() { Role::Ingress } else { Role::Egress };
+            config.peers = directory.peers(role, self.listen.0, self.listen.1);
         }
-        let role = if self.config.is_ingress() { Role::Ingress } else { Role::Egress };
+        self.use_config(config);
+        named
+    }
+
+    /// From now on the relay mirrors this signed checkpoint.
+    pub fn mirror_checkpoint(&mut self, file: Vec<u8>) {
         let mut config = RelayConfig::clone(&self.config);
-        config.peers = directory.peers(role, self.listen.0, self.listen.1);
+        config.mirror.checkpoint = Mirrored::new(file);
+        self.use_config(config);
+    }
+
+    fn use_config(&mut self, config: RelayConfig) {
         self.config = Arc::new(config);
         *self.changed.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.config.clone());
         if let Some((handshakes, _)) = &self.handshakes {
@@ -444,7 +462,6 @@ impl Relay {
             let _ = commands.send(Command::Config(self.config.clone()));
             bell.wake();
         }
-        true
     }
 
     /// Packets that were handed over as handshakes, and refused: they are of that number.

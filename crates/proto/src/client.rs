@@ -9,6 +9,7 @@
 //!                                                               └▶ inner: handshake ─▶ evidence, unless known ─▶ token ─▶ connected
 //! ```
 
+mod fetch;
 mod leg;
 mod pmtu;
 
@@ -17,9 +18,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::drops::DropReason;
-use crate::handshake::Responder;
+use crate::handshake::{Responder, Role};
 use crate::ip::{CLIENT_V4, CLIENT_V6, Packet, tcp};
-use crate::message::{EvidenceDigest, Message, Refusal, Token};
+use crate::message::{EvidenceDigest, Message, MirrorFile, Refusal, Token};
 use crate::random::{Random, array};
 use crate::session::frame;
 use crate::suite::Suites;
@@ -130,6 +131,18 @@ pub struct Client {
     nudges: u32,
     outbox: VecDeque<Vec<u8>>,
     events: VecDeque<Event>,
+    fetched: VecDeque<Fetched>,
+}
+
+/// A mirrored file that a relay has sent, not checked in any way.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fetched {
+    /// Which relay.
+    pub from: Role,
+    /// Which file.
+    pub file: MirrorFile,
+    /// The file; empty when the relay has none.
+    pub bytes: Vec<u8>,
 }
 
 impl Client {
@@ -168,6 +181,7 @@ impl Client {
             nudges: NUDGES,
             outbox: VecDeque::new(),
             events: VecDeque::new(),
+            fetched: VecDeque::new(),
         };
         client.pump(now);
         Some(client)
@@ -357,6 +371,12 @@ impl Client {
                 Message::Rekeyed(answer) => {
                     let _ = outer.finish_rekey(&answer, now);
                 }
+                Message::MirrorPiece(piece) => match outer.take_piece(piece) {
+                    Ok(found) => {
+                        self.fetched.extend(found.map(|(file, bytes)| Fetched { from: Role::Ingress, file, bytes }))
+                    }
+                    Err(()) => return self.fail(Failure::Protocol),
+                },
                 Message::CircuitClose { .. } | Message::Close => return self.lose(),
                 _ => return self.fail(Failure::Protocol),
             }
@@ -383,6 +403,12 @@ impl Client {
                 Message::Rekeyed(answer) => {
                     let _ = self.inner.finish_rekey(&answer, now);
                 }
+                Message::MirrorPiece(piece) => match self.inner.take_piece(piece) {
+                    Ok(found) => {
+                        self.fetched.extend(found.map(|(file, bytes)| Fetched { from: Role::Egress, file, bytes }))
+                    }
+                    Err(()) => return self.fail(Failure::Protocol),
+                },
                 Message::Close => return self.lose(),
                 _ => return self.fail(Failure::Protocol),
             }
@@ -513,6 +539,22 @@ impl Client {
         }
         self.inner.rekey(now, random);
         self.pump(now);
+    }
+
+    /// Asks a relay of the circuit for a file that it mirrors; false when there is no such relay, it carries no packets yet, or it has not answered the question
+    /// before.
+    pub fn fetch(&mut self, from: Role, file: MirrorFile, now: Time) -> bool {
+        let asked = match from {
+            Role::Ingress => self.outer.as_mut().is_some_and(|outer| outer.fetch(file)),
+            Role::Egress => self.inner.fetch(file),
+        };
+        self.pump(now);
+        asked
+    }
+
+    /// The next file that has arrived.
+    pub fn poll_fetched(&mut self) -> Option<Fetched> {
+        self.fetched.pop_front()
     }
 
     /// Ends the circuit, telling the relays.

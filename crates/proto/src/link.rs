@@ -58,6 +58,11 @@ impl Link {
         if self.control.backlog() > BACKLOG { Err(DropReason::BadFrame) } else { Ok(()) }
     }
 
+    /// Bytes of control messages that the peer has not acknowledged.
+    pub(crate) fn backlog(&self) -> usize {
+        self.control.backlog()
+    }
+
     /// The next control message of the peer.
     pub(crate) fn receive(&mut self) -> Result<Option<Message>, DropReason> {
         match self.control.receive() {

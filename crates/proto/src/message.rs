@@ -58,6 +58,46 @@ pub enum Message {
     Rekeyed(Vec<u8>),
     /// 0x23, either way: the session is over.
     Close,
+    /// 0x30, client: asks for a part of a file that the relay mirrors.
+    MirrorRequest {
+        /// Which file.
+        file: MirrorFile,
+        /// From which byte on.
+        offset: u32,
+    },
+    /// 0x31, responder: a part of it.
+    MirrorPiece(MirrorPiece),
+}
+
+/// Largest piece of a mirrored file in one message, in bytes: what the control stream has on its way at once. A relay holds one for each session that asked and takes
+/// nothing.
+pub const MIRROR_PIECE: usize = 16_384;
+
+/// Largest file that is mirrored, in bytes: more than a directory of 3,000 relays with its proof and its signatures.
+pub const MAX_MIRRORED: usize = 2 << 20;
+
+/// A file that relays mirror for clients. What is in it is not this crate's business: who asked holds it against the chain.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MirrorFile {
+    /// The records of all relays.
+    Records,
+    /// A signed checkpoint, with the reading at its block.
+    Checkpoint,
+}
+
+/// A part of a mirrored file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MirrorPiece {
+    /// Which file.
+    pub file: MirrorFile,
+    /// The first eight bytes of the file's SHA-256: pieces of the old file and of a new one do not mix.
+    pub version: [u8; 8],
+    /// Bytes of the whole file; 0 when the relay has none.
+    pub total: u32,
+    /// Where the piece begins: where it was asked for, or 0 when the file ends before that.
+    pub offset: u32,
+    /// The piece, up to [`MIRROR_PIECE`] bytes.
+    pub bytes: Vec<u8>,
 }
 
 /// Evidence by kind.
@@ -135,6 +175,11 @@ impl Message {
             Self::Rekey(body) => (0x20, body.clone()),
             Self::Rekeyed(body) => (0x21, body.clone()),
             Self::Close => (0x23, vec![]),
+            Self::MirrorRequest { file, offset } => (0x30, [&[file.byte()][..], &offset.to_be_bytes()].concat()),
+            Self::MirrorPiece(piece) => {
+                let head = [&[piece.file.byte()][..], &piece.version, &piece.total.to_be_bytes()].concat();
+                (0x31, [&head[..], &piece.offset.to_be_bytes(), &piece.bytes].concat())
+            }
         }
     }
 
@@ -165,11 +210,47 @@ impl Message {
             0x20 if body.len() == crate::handshake::REKEY_LEN => Self::Rekey(body.to_vec()),
             0x21 if body.len() == crate::handshake::REKEYED_LEN => Self::Rekeyed(body.to_vec()),
             0x23 => Self::Close,
+            0x30 => Self::MirrorRequest { file: MirrorFile::parse(body)?, offset: number(body, 1)? },
+            0x31 => Self::MirrorPiece(MirrorPiece::parse(body)?),
             _ => return Err(Malformed),
         };
         // One encoding for each message: whatever would not be written back the same is refused.
         let (_, canonical) = message.encode();
         if canonical == body { Ok(message) } else { Err(Malformed) }
+    }
+}
+
+impl MirrorFile {
+    const fn byte(self) -> u8 {
+        match self {
+            Self::Records => 1,
+            Self::Checkpoint => 2,
+        }
+    }
+
+    fn parse(body: &[u8]) -> Result<Self, Malformed> {
+        match body.first() {
+            Some(1) => Ok(Self::Records),
+            Some(2) => Ok(Self::Checkpoint),
+            _ => Err(Malformed),
+        }
+    }
+}
+
+impl MirrorPiece {
+    /// Bytes before the piece.
+    const HEAD: usize = 1 + 8 + 4 + 4;
+
+    fn parse(body: &[u8]) -> Result<Self, Malformed> {
+        let bytes = body.get(Self::HEAD..).filter(|bytes| bytes.len() <= MIRROR_PIECE).ok_or(Malformed)?.to_vec();
+        let version = take(body, 1).ok_or(Malformed)?;
+        let (total, offset) = (number(body, 9)?, number(body, 13)?);
+        let end = u64::from(offset) + bytes.len() as u64;
+        // One that brings a file no further, or goes past its end, is none.
+        if end > total.into() || (bytes.is_empty() && end < total.into()) {
+            return Err(Malformed);
+        }
+        Ok(Self { file: MirrorFile::parse(body)?, version, total, offset, bytes })
     }
 }
 
@@ -220,7 +301,29 @@ mod tests {
             any::<u32>().prop_map(|tag| Message::CircuitClose { tag }),
             any::<u8>().prop_map(|b| Message::Rekey(vec![b; crate::handshake::REKEY_LEN])),
             Just(Message::Close),
+            any::<u32>().prop_map(|offset| Message::MirrorRequest { file: MirrorFile::Checkpoint, offset }),
         ]
+    }
+
+    fn piece(total: u32, offset: u32, bytes: usize) -> Message {
+        let bytes = vec![7; bytes];
+        Message::MirrorPiece(MirrorPiece { file: MirrorFile::Records, version: [1; 8], total, offset, bytes })
+    }
+
+    #[test]
+    fn a_piece_lies_within_its_file_and_brings_it_further() {
+        let largest = u32::try_from(MIRROR_PIECE).unwrap();
+        let good = [piece(0, 0, 0), piece(5, 0, 5), piece(5, 2, 1), piece(2 * largest, largest, MIRROR_PIECE)];
+        for message in good {
+            let (kind, body) = message.encode();
+            assert!(body.len() + 6 <= 65_536, "fits a message");
+            assert_eq!(Message::decode(kind, &body), Ok(message));
+        }
+        for message in [piece(5, 0, 0), piece(5, 4, 2), piece(5, u32::MAX, 1), piece(2 * largest, 0, MIRROR_PIECE + 1)]
+        {
+            let (kind, body) = message.encode();
+            assert_eq!(Message::decode(kind, &body), Err(Malformed), "{message:?}");
+        }
     }
 
     proptest! {
@@ -236,7 +339,7 @@ mod tests {
         }
 
         #[test]
-        fn never_panics(kind in 0u16..0x30, body in prop::collection::vec(any::<u8>(), 0..64)) {
+        fn never_panics(kind in 0u16..0x40, body in prop::collection::vec(any::<u8>(), 0..64)) {
             let _ = Message::decode(kind, &body);
         }
     }

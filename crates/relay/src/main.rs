@@ -129,7 +129,8 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         Origin::Chain(chain) => {
             let mut feed = Feed::new(*chain).map_err(host("read standard input"))?;
             let secret = RelaySecret::generate(&mut OsRandom::default());
-            (Identity::of_chain(introduce(&mut feed, &secret, file.relay_id)?, secret), Some(feed))
+            let (directory, records) = introduce(&mut feed, &secret, file.relay_id)?;
+            (Identity::of_chain(directory, records, secret), Some(feed))
         }
     };
     let prepared = Relay::prepare(path, identity)?;
@@ -164,19 +165,20 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 /// Says which key this start has, and waits for a directory that names it: the agent puts it on the chain meanwhile.
-fn introduce(feed: &mut Feed, secret: &RelaySecret, relay_id: u64) -> Result<VerifiedDirectory, Failure> {
+fn introduce(feed: &mut Feed, secret: &RelaySecret, relay_id: u64) -> Result<(VerifiedDirectory, Vec<u8>), Failure> {
     let key = openrelay_ledger::hex::encode(secret.public().as_bytes());
     say(&format!("handshake_key={key} relay_id={relay_id}"));
     loop {
         match feed.take() {
-            Fed::Directory(directory) => {
+            Fed::Directory(directory, records) => {
                 let record = directory.directory().relay(relay_id);
                 if record.is_some_and(|record| record.key() == Some(*secret.public().as_bytes())) {
-                    return Ok(*directory);
+                    return Ok((*directory, records));
                 }
             }
             Fed::Refused(why) => complain(&format!("openrelay-relay: directory refused: {why}")),
-            Fed::Nothing => {}
+            // A checkpoint comes again while the relay serves.
+            Fed::Nothing | Fed::Checkpoint(_) => {}
             Fed::End => {
                 let why = "no directory: with a chain a relay is started by its operator's agent, openrelay relay run";
                 return Err(Failure::NoDirectory(why.into()));
@@ -197,8 +199,9 @@ fn serve(signals: &Signals, relay: &mut Relay, mut feed: Option<&mut Feed>) -> R
         let readable = waiting || (fed.is_some() && ready[2]);
         if let Some(feed) = feed.as_mut().filter(|_| readable) {
             match feed.take() {
-                Fed::Directory(directory) => {
-                    if !relay.update(&directory) {
+                Fed::Checkpoint(file) => relay.mirror_checkpoint(file),
+                Fed::Directory(directory, records) => {
+                    if !relay.update(&directory, records) {
                         complain(
                             "openrelay-relay: the directory names this relay no more; it goes on for those it has",
                         );

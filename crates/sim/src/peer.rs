@@ -11,7 +11,7 @@ use openrelay_proto::index::{IndexKey, Slots};
 use openrelay_proto::keys::{RelayId, RelaySecret};
 use openrelay_proto::mask::IndexMask;
 use openrelay_proto::message::{Admission, Evidence, EvidenceDigest, Message, Token};
-use openrelay_proto::relay::{Gate, Handshaker, Load, OpenAdmission, RelayConfig, Replays, Shard, Shared};
+use openrelay_proto::relay::{Gate, Handshaker, Load, Mirrored, OpenAdmission, RelayConfig, Replays, Shard, Shared};
 use openrelay_proto::session::{CLIENT_WINDOW, Session};
 use openrelay_proto::suite::{Suite, Suites};
 use openrelay_proto::time::Time;
@@ -39,12 +39,21 @@ fn sealed(session: &mut Session, frame: &[u8]) -> Vec<u8> {
     datagram
 }
 
+/// Where in the control stream the next message of an admitted client stands, and of the relay that has admitted it.
+pub const AFTER_TOKEN: u32 = 7;
+
 /// One message as a frame of the control stream, the first in it.
 pub fn control(message: &Message) -> Vec<u8> {
+    control_at(0, message)
+}
+
+/// One message as a frame of the control stream, at this place in it.
+pub fn control_at(offset: u32, message: &Message) -> Vec<u8> {
     let (kind, body) = message.encode();
     let mut stream = [&kind.to_be_bytes()[..], &u32::try_from(body.len()).unwrap().to_be_bytes()].concat();
     stream.extend(body);
-    [&[FrameKind::Control.byte()][..], &[0; 8], &u16::try_from(stream.len()).unwrap().to_be_bytes(), &stream].concat()
+    let head = [&[FrameKind::Control.byte()][..], &offset.to_be_bytes(), &[0; 4]].concat();
+    [&head[..], &u16::try_from(stream.len()).unwrap().to_be_bytes(), &stream].concat()
 }
 
 /// A relay, and a client of our own making.
@@ -52,6 +61,7 @@ pub struct AtRelay {
     random: Seeded,
     to_relay: IndexMask,
     session: Session,
+    config: Arc<RelayConfig>,
     /// The relay.
     pub shard: Shard,
     /// The time there.
@@ -71,6 +81,7 @@ impl AtRelay {
             one_hop: true,
             capacity: 8,
             evidence: Evidence::Open,
+            mirror: Default::default(),
         });
         let slots = Arc::new(Mutex::new(Slots::new(0, 8)));
         let index_key = IndexKey::new(&mut random);
@@ -78,7 +89,7 @@ impl AtRelay {
         let shared = Shared { index_key: index_key.clone(), slots: slots.clone(), gate: gate.clone() };
         let mut shard = Shard::new(0, config.clone(), shared, Box::new(OpenAdmission), NOW);
         let mut handshaker =
-            Handshaker::new(config, secret, index_key, vec![slots], gate, Replays::new(NOW, &mut random));
+            Handshaker::new(config.clone(), secret, index_key, vec![slots], gate, Replays::new(NOW, &mut random));
         let (to_relay, to_client) = (IndexMask::to_relay(&own.key), IndexMask::to_client(&own.key));
         let mut exchange = |packet: &mut Vec<u8>, random: &mut Seeded| {
             to_relay.remove(packet);
@@ -98,7 +109,7 @@ impl AtRelay {
         let mut key = initiator.read_reply(&reply, &mut random).expect("a good reply");
         let text = exchange(&mut key, &mut random);
         let session = Session::new(&initiator.read_kem_text(&text).expect("a good text"), CLIENT_WINDOW, NOW);
-        let mut this = Self { random, to_relay, session, shard, now: NOW };
+        let mut this = Self { random, to_relay, session, config, shard, now: NOW };
         if admitted {
             this.say(&control(&Message::Token(Token::Open)));
         }
@@ -114,6 +125,13 @@ impl AtRelay {
         while self.shard.poll_transmit().is_some() {}
         let c = self.shard.counts();
         assert_eq!(c.received, c.forwarded + c.delivered + c.control + c.handshakes + c.passed + c.drops.total());
+    }
+
+    /// Lets the relay mirror these bytes as the records.
+    pub fn mirror_records(&mut self, bytes: &[u8]) {
+        let mut config = RelayConfig::clone(&self.config);
+        config.mirror.records = Mirrored::new(bytes.to_vec());
+        self.shard.set_config(Arc::new(config));
     }
 
     /// Lets the relay do what is due.

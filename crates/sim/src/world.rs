@@ -7,15 +7,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use openrelay_proto::client::{Client, ClientConfig, Event, Verdict as ClientVerdict};
+use openrelay_proto::client::{Client, ClientConfig, Event, Fetched, Verdict as ClientVerdict};
 use openrelay_proto::drops::DropReason;
 use openrelay_proto::handshake::{Responder, Role};
 use openrelay_proto::index::{IndexKey, Slots};
 use openrelay_proto::ip::Packet;
 use openrelay_proto::keys::{RelayId, RelaySecret};
-use openrelay_proto::message::Evidence;
+use openrelay_proto::message::{Evidence, MirrorFile};
 use openrelay_proto::relay::{
-    Gate, Handshaker, Load, OpenAdmission, Peer, RelayConfig, Replays, Shard, Shared, Verdict,
+    Gate, Handshaker, Load, Mirror, Mirrored, OpenAdmission, Peer, RelayConfig, Replays, Shard, Shared, Verdict,
 };
 use openrelay_proto::suite::Suites;
 use openrelay_proto::time::Time;
@@ -24,6 +24,7 @@ use openrelay_proto::wire::padded;
 use crate::faults::{Faults, Seeded};
 
 struct Relay {
+    config: Arc<RelayConfig>,
     load: Arc<Load>,
     shard: Shard,
     handshaker: Handshaker,
@@ -80,6 +81,7 @@ fn relay(own: Responder, secret: RelaySecret, peer: Peer, random: &mut Seeded) -
         one_hop: false,
         capacity: 1000,
         evidence: Evidence::Open,
+        mirror: Mirror::default(),
         own,
     });
     let index_key = IndexKey::new(random);
@@ -90,6 +92,7 @@ fn relay(own: Responder, secret: RelaySecret, peer: Peer, random: &mut Seeded) -
     let replays = Replays::new(Time::default(), random);
     Relay {
         load,
+        config: config.clone(),
         shard: Shard::new(0, config.clone(), shared, Box::new(OpenAdmission), Time::default()),
         handshaker: Handshaker::new(config, secret, index_key, vec![slots], gate, replays),
     }
@@ -203,6 +206,25 @@ impl World {
             self.advance_millis(100);
         }
         panic!("neither connected nor failed");
+    }
+
+    /// Lets a relay mirror these bytes as the records; none when they are empty.
+    pub fn mirror_records(&mut self, at: Role, bytes: &[u8]) {
+        let relay = if at == Role::Ingress { &mut self.ingress } else { &mut self.egress };
+        let mut config = RelayConfig::clone(&relay.config);
+        config.mirror.records = Mirrored::new(bytes.to_vec());
+        relay.config = Arc::new(config);
+        relay.shard.set_config(relay.config.clone());
+    }
+
+    /// Asks a relay for the records; whether the question could be asked.
+    pub fn ask_for_records(&mut self, from: Role) -> bool {
+        self.client.as_mut().unwrap().fetch(from, MirrorFile::Records, self.now)
+    }
+
+    /// What a relay has sent of what it was asked for.
+    pub fn fetched(&mut self) -> Option<Fetched> {
+        self.client.as_mut().unwrap().poll_fetched()
     }
 
     /// Replaces all keys.

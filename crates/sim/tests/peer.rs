@@ -10,7 +10,7 @@ use openrelay_proto::keys::RelayId;
 use openrelay_proto::message::{Admission, Evidence, Message, Token};
 use openrelay_proto::wire::FrameKind;
 use openrelay_sim::packets;
-use openrelay_sim::peer::{AtClient, AtRelay, control};
+use openrelay_sim::peer::{AFTER_TOKEN, AtClient, AtRelay, control, control_at};
 
 fn packet() -> Vec<u8> {
     [&[FrameKind::Packet { partial: false }.byte()][..], &packets::udp4(b"too early")].concat()
@@ -90,25 +90,18 @@ fn evidence_must_be_what_was_announced() {
 
 #[test]
 fn circuits_are_opened_by_an_ingress_and_by_relay_id_alone() {
-    let open = control(&Message::CircuitOpen { request: 1, egress: RelayId(2) });
+    let open = control_at(AFTER_TOKEN, &Message::CircuitOpen { request: 1, egress: RelayId(2) });
     let mut egress = AtRelay::new(Role::Egress, true);
-    // Behind the token in the stream.
-    egress.say(&at(7, &open));
+    egress.say(&open);
     assert!(egress.is_over(), "an egress opens none");
     let mut ingress = AtRelay::new(Role::Ingress, true);
-    ingress.say(&at(7, &open));
+    ingress.say(&open);
     assert!(!ingress.is_over(), "unknown, and refused in words");
     // An address where the id belongs: request 1, then IPv4 address and port.
-    let mut longer = [&[FrameKind::Control.byte()][..], &0u32.to_be_bytes(), &[0; 4], &16u16.to_be_bytes()].concat();
+    let mut longer =
+        [&[FrameKind::Control.byte()][..], &AFTER_TOKEN.to_be_bytes(), &[0; 4], &16u16.to_be_bytes()].concat();
     longer.extend([0, 0x10, 0, 0, 0, 10, 0, 0, 0, 1, 203, 0, 113, 9, 1, 187]);
     let mut ingress = AtRelay::new(Role::Ingress, true);
-    ingress.say(&at(7, &longer));
+    ingress.say(&longer);
     assert!(ingress.is_over());
-}
-
-/// A control frame, at another place in the stream.
-fn at(offset: u32, frame: &[u8]) -> Vec<u8> {
-    let mut frame = frame.to_vec();
-    frame[1..5].copy_from_slice(&offset.to_be_bytes());
-    frame
 }

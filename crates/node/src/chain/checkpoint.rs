@@ -10,14 +10,23 @@ use super::endpoint::agent;
 use crate::chain_file::ChainFile;
 
 /// A signed block and the directory there.
-pub(super) struct Signed {
-    pub(super) checkpoint: Checkpoint,
-    pub(super) reading: Reading,
-    pub(super) directory: Directory,
+#[derive(Debug)]
+pub struct Signed {
+    /// The block.
+    pub checkpoint: Checkpoint,
+    /// What proves the directory there.
+    pub reading: Reading,
+    /// The directory.
+    pub directory: Directory,
+    /// The file that a mirror served.
+    pub file: Vec<u8>,
 }
 
 /// The newest checkpoint that a mirror has, at most as old as a kept directory may be, given the highest block `seen`; or why none will do.
-pub(super) fn fetch(file: &ChainFile, now: u64, seen: u64) -> Result<Signed, Vec<String>> {
+///
+/// # Errors
+/// What is wrong with each mirror's.
+pub fn fetch(file: &ChainFile, now: u64, seen: u64) -> Result<Signed, Vec<String>> {
     let mut faults = Vec::new();
     let mut best: Option<Signed> = None;
     for url in &file.checkpoints {
@@ -42,5 +51,5 @@ fn fetch_one(file: &ChainFile, url: &str, now: u64, seen: u64) -> Result<Signed,
     let found = CheckpointFile::decode(&bytes).map_err(|error| error.to_string())?;
     let directory =
         found.verify(&file.signers(), &file.trust(), now, file.max_age_s, seen).map_err(|error| error.to_string())?;
-    Ok(Signed { checkpoint: found.signed.checkpoint, reading: found.reading, directory })
+    Ok(Signed { checkpoint: found.signed.checkpoint, reading: found.reading, directory, file: bytes })
 }

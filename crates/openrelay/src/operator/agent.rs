@@ -15,6 +15,7 @@ use openrelay_ledger::chain::reading::Reading;
 use openrelay_ledger::chain::registry::RelayRegistry;
 use openrelay_ledger::chain::set::Status;
 use openrelay_node::chain::journal::Sender;
+use openrelay_node::chain_file::ChainFile;
 use openrelay_node::clock::unix_seconds;
 use openrelay_node::config::{RelayFile, read};
 use openrelay_sys::event::{Waker, wait};
@@ -26,6 +27,9 @@ use crate::{say, talk};
 
 /// How long a start waits until mirrors have the new key.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Checkpoints are looked for once in so many readings: they are signed seldom, and are as large as a directory.
+const CHECKPOINT_EVERY: u32 = 10;
 
 pub(super) fn relay_program() -> PathBuf {
     let beside = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.join("openrelay-relay")));
@@ -107,7 +111,7 @@ fn attend(
         let read = openrelay_node::chain::read(&folder.chain, unix_seconds(), 0);
         match read {
             Ok((reading, directory)) if directory.relay(relay_id).is_some_and(|own| own.key() == Some(key)) => {
-                hand_over(&mut input, &reading)?;
+                hand_over_reading(&mut input, &reading)?;
                 break reading;
             }
             _ if started.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(300)),
@@ -126,7 +130,9 @@ fn attend(
     });
     let refresh = Duration::from_secs(folder.chain.refresh_s);
     let (mut warned, mut seen) = (false, 0);
+    let mut checkpoints = Checkpoints { seen: 0, next: Instant::now() };
     loop {
+        checkpoints.follow(&folder.chain, &mut input);
         let ready = wait(&[signals.as_fd(), ended.as_fd()], refresh).unwrap_or_default();
         while let Some(signal) = signals.next() {
             tell(child, if matches!(signal, Signal::Stop) { "TERM" } else { "USR1" });
@@ -139,8 +145,8 @@ fn attend(
             Ok((reading, directory)) => {
                 warned = false;
                 seen = directory.body().sequence;
-                if reading.account.storage_root != last.account.storage_root && hand_over(&mut input, &reading).is_ok()
-                {
+                let changed = reading.account.storage_root != last.account.storage_root;
+                if changed && hand_over_reading(&mut input, &reading).is_ok() {
                     last = reading;
                 }
             }
@@ -164,11 +170,45 @@ fn tell(child: &Child, signal: &str) {
     let _ = Command::new("kill").args(["-s", signal, &child.id().to_string()]).status();
 }
 
-/// Gives the relay a reading, after its length.
-fn hand_over(input: &mut ChildStdin, reading: &Reading) -> Result<(), Failure> {
+/// Signed checkpoints for the relay, which serves them to its clients.
+struct Checkpoints {
+    /// The block of the last one.
+    seen: u64,
+    /// When to look for another.
+    next: Instant,
+}
+
+impl Checkpoints {
+    /// Hands a newer one over when it is time to look and a mirror has one. A relay without any serves on.
+    fn follow(&mut self, chain: &ChainFile, input: &mut ChildStdin) {
+        if chain.checkpoints.is_empty() || self.next > Instant::now() {
+            return;
+        }
+        self.next = Instant::now() + Duration::from_secs(chain.refresh_s) * CHECKPOINT_EVERY;
+        let found = openrelay_node::chain::checkpoint::fetch(chain, unix_seconds(), self.seen);
+        if let Ok(found) = found
+            && found.checkpoint.number > self.seen
+            && hand_over(input, CHECKPOINT, &found.file).is_ok()
+        {
+            self.seen = found.checkpoint.number;
+        }
+    }
+}
+
+/// The kinds of what a relay is handed, as it reads them.
+const READING: u8 = 1;
+const CHECKPOINT: u8 = 2;
+
+fn hand_over_reading(input: &mut ChildStdin, reading: &Reading) -> Result<(), Failure> {
     let bytes = reading.encode().ok_or_else(|| Failure::plain("the reading is larger than one can be"))?;
-    let length = u32::try_from(bytes.len()).map_err(Failure::plain)?.to_be_bytes();
-    let written = input.write_all(&length).and_then(|()| input.write_all(&bytes)).and_then(|()| input.flush());
+    hand_over(input, READING, &bytes)
+}
+
+/// Gives the relay something of this kind, after its length.
+fn hand_over(input: &mut ChildStdin, kind: u8, bytes: &[u8]) -> Result<(), Failure> {
+    let length = u32::try_from(1 + bytes.len()).map_err(Failure::plain)?.to_be_bytes();
+    let head = [&length[..], &[kind]].concat();
+    let written = input.write_all(&head).and_then(|()| input.write_all(bytes)).and_then(|()| input.flush());
     written.map_err(|error| Failure::plain(format!("the relay takes no directory: {error}")))
 }
 

@@ -4,13 +4,14 @@
 
 use std::time::Duration;
 
+use super::fetch::{Fetch, Progress};
 use super::is_answer;
 use crate::control::MAX_MESSAGE;
 use crate::drops::DropReason;
 use crate::handshake::{COOKIE_LEN, First, Initiator, Responder};
 use crate::link::{Link, REPORT_LEN};
 use crate::mask::IndexMask;
-use crate::message::{Evidence, EvidenceDigest, Message};
+use crate::message::{Evidence, EvidenceDigest, Message, MirrorFile, MirrorPiece};
 use crate::random::{Random, array};
 use crate::relay::{prove_cookie, read_cookie};
 use crate::session::{CLIENT_WINDOW, Session, frame};
@@ -71,6 +72,8 @@ pub(super) struct Leg {
     answered: Option<[u8; 8]>,
     state: State,
     pub(super) stage: Stage,
+    /// The file that the relay was asked for.
+    fetch: Option<Fetch>,
     /// Sealed and masked, to be sent.
     ready: Vec<Vec<u8>>,
 }
@@ -111,6 +114,7 @@ impl Leg {
             answered: None,
             state: State::Idle,
             stage: Stage::Evidence,
+            fetch: None,
             ready: Vec::new(),
         }
     }
@@ -328,6 +332,34 @@ impl Leg {
     pub(super) fn send(&mut self, message: &Message) {
         if let State::Up(link) = &mut self.state {
             link.send(message);
+        }
+    }
+
+    /// Asks the relay for a file, once it carries packets and has answered the question before; whether it was asked.
+    pub(super) fn fetch(&mut self, file: MirrorFile) -> bool {
+        if self.stage != Stage::Admitted || self.fetch.is_some() {
+            return false;
+        }
+        let fetch = self.fetch.insert(Fetch::new(file));
+        let request = fetch.request();
+        self.send(&request);
+        true
+    }
+
+    /// Takes in a piece of a file; the file when it is there.
+    ///
+    /// # Errors
+    /// When the relay was not asked for it.
+    pub(super) fn take_piece(&mut self, piece: MirrorPiece) -> Result<Option<(MirrorFile, Vec<u8>)>, ()> {
+        match self.fetch.as_mut().and_then(|fetch| fetch.take(piece)).ok_or(())? {
+            Progress::Ask(request) => {
+                self.send(&request);
+                Ok(None)
+            }
+            Progress::Done(file, bytes) => {
+                self.fetch = None;
+                Ok(Some((file, bytes)))
+            }
         }
     }
 

@@ -21,11 +21,12 @@ mod shares;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use crate::handshake::{Established, RekeyRequest, Responder, Role, SessionKeys};
 use crate::index::Place;
-use crate::keys::{RelayId, RelayKey};
-use crate::message::Evidence;
+use crate::keys::{RelayId, RelayKey, sha256};
+use crate::message::{Evidence, MAX_MIRRORED, MIRROR_PIECE, MirrorFile, MirrorPiece};
 use crate::suite::Suites;
 
 pub use entry::Admit;
@@ -51,6 +52,56 @@ pub struct RelayConfig {
     pub capacity: u32,
     /// What shows clients what it runs.
     pub evidence: Evidence,
+    /// What it mirrors.
+    pub mirror: Mirror,
+}
+
+/// The files that a relay mirrors. It need not be believed: who asks holds them against the chain.
+#[derive(Clone, Default, Debug)]
+pub struct Mirror {
+    /// The records of all relays; none with a signed directory.
+    pub records: Option<Arc<Mirrored>>,
+    /// A signed checkpoint.
+    pub checkpoint: Option<Arc<Mirrored>>,
+}
+
+/// A file that is mirrored.
+#[derive(Debug)]
+pub struct Mirrored {
+    version: [u8; 8],
+    bytes: Vec<u8>,
+}
+
+impl Mirrored {
+    /// A file of these bytes; `None` when it is empty or too long to be one.
+    pub fn new(bytes: Vec<u8>) -> Option<Arc<Self>> {
+        if bytes.is_empty() || bytes.len() > MAX_MIRRORED {
+            return None;
+        }
+        let version = *sha256(&[&bytes]).first_chunk()?;
+        Some(Arc::new(Self { version, bytes }))
+    }
+}
+
+impl Mirror {
+    /// The piece of a file from `offset` on.
+    fn piece(&self, file: MirrorFile, offset: u32) -> MirrorPiece {
+        let found = match file {
+            MirrorFile::Records => &self.records,
+            MirrorFile::Checkpoint => &self.checkpoint,
+        };
+        let (version, bytes) = found.as_ref().map_or(([0; 8], &[][..]), |found| (found.version, &found.bytes));
+        // One that has become shorter is begun anew.
+        let offset = if (offset as usize) < bytes.len() { offset } else { 0 };
+        let rest = bytes.get(offset as usize..).unwrap_or(&[]);
+        MirrorPiece {
+            file,
+            version,
+            total: u32::try_from(bytes.len()).unwrap_or(0),
+            offset,
+            bytes: rest.get(..MIRROR_PIECE).unwrap_or(rest).to_vec(),
+        }
+    }
 }
 
 impl RelayConfig {

@@ -15,7 +15,7 @@ use crate::index::Place;
 use crate::keys::RelayId;
 use crate::link::{Link, probe_answer};
 use crate::mask::IndexMask;
-use crate::message::{Message, Refusal};
+use crate::message::{MIRROR_PIECE, Message, Refusal};
 use crate::random::Random;
 use crate::relay::circuits::Circuit;
 use crate::relay::entry::{Address, Path};
@@ -128,6 +128,12 @@ impl Shard {
             }
             Message::Rekeyed(answer) if !responder => entry.link.finish_rekey(&answer, now)?,
             Message::Close => self.end(id, now),
+            // Who asks on without taking what it was given is cut off.
+            Message::MirrorRequest { file, offset }
+                if responder && entry.admitted && entry.link.backlog() < MIRROR_PIECE =>
+            {
+                entry.link.send(&Message::MirrorPiece(self.config.mirror.piece(file, offset)));
+            }
             Message::EvidenceRequest
             | Message::Evidence(_)
             | Message::CollateralRequest
@@ -141,7 +147,9 @@ impl Shard {
             | Message::CircuitRefused { .. }
             | Message::CircuitClose { .. }
             | Message::Rekey(_)
-            | Message::Rekeyed(_) => {
+            | Message::Rekeyed(_)
+            | Message::MirrorRequest { .. }
+            | Message::MirrorPiece(_) => {
                 return Err(DropReason::BadFrame);
             }
         }
