@@ -13,7 +13,7 @@ use crate::chain::Operator;
 use crate::devnet::temporary_dir;
 use crate::host::Service;
 use crate::say;
-use crate::services::WEB;
+use crate::services::{CHAIN, WEB};
 use crate::topology::{Network, Programs, Services};
 
 /// Until when a relay must be in use, or out of it.
@@ -40,8 +40,9 @@ fn all(dir: &Path) -> Result<()> {
     let network = Network::new(dir)?;
     let services = network.serve_by_chain(&programs)?;
     let mut bench = Bench { network, services, programs };
-    let scenarios: [(&str, Scenario); 5] = [
+    let scenarios: [(&str, Scenario); 6] = [
         ("status, exits and verify say what the directory is proven by", says_why),
+        ("a client that is up reads the directory anew, through another egress and from nowhere else", reads_anew),
         ("an operator's way to the first circuit: init, check, bond, run", journey),
         ("a relay that drains takes no new circuits, and its running ones go on", drains),
         ("lying endpoints: one is survived, two are refused with exit code 5", liars),
@@ -156,6 +157,13 @@ impl Bench {
         Ok(started.elapsed())
     }
 
+    /// Makes the chain's next block.
+    fn mine(&self) -> Result<()> {
+        let address = self.network.address("chain", false)?;
+        let line = format!("{} chain-mine http://{address}:8545", self.programs.dev.display());
+        self.network.host("chain")?.sh(&line).map(drop)
+    }
+
     fn set_faults(&self, port: u16, faults: &str) -> Result<()> {
         let address = self.network.address("chain", false)?;
         let line = format!("{} chain-faults http://{address}:{port} '{faults}'", self.programs.dev.display());
@@ -181,6 +189,77 @@ fn says_why(bench: &mut Bench) -> Result<()> {
     let (code, _, said) = bench.openrelay(&["verify", "99", "--config", &config])?;
     ensure!(code == Some(5) && said.contains("not on the chain"), "verify of no relay: {code:?} {said}");
     Ok(())
+}
+
+/// Who talks to the chain's endpoints and mirrors, by the counters of hosts: nobody from the client's own address, and not through the egress of the user's circuit.
+/// (Operators' agents ask from the relays' own addresses; what clients ask is forwarded there.)
+fn reads_anew(bench: &mut Bench) -> Result<()> {
+    let (chain, nat) = (bench.network.host("chain")?, bench.network.host("nat")?);
+    // Two of its three endpoints have a name that is asked for through the circuit.
+    let named = std::fs::read_to_string(bench.network.dir.join("config/chain.toml"))?;
+    let address = bench.network.address("chain", false)?.to_string();
+    std::fs::write(
+        bench.network.dir.join("config/client/named-chain.toml"),
+        named.replacen(&format!("http://{address}:854"), &format!("http://{CHAIN}:854"), 2),
+    )?;
+    let config = bench.through(1, 3)?;
+    std::fs::write(&config, std::fs::read_to_string(&config)?.replace("../chain.toml", "named-chain.toml"))?;
+    bench.up(&config)?;
+    let (first, client) = (bench.network.address("ingress-1", false)?, bench.network.address("nat", false)?);
+    crate::wire::watch(nat, [first, bench.network.address("ingress-1", true)?])?;
+    chain.sh(&format!(
+        "nft 'table inet asked {{ counter client {{ }}; \
+         chain in {{ type filter hook input priority 0; ip saddr {client} counter name client; }}; }}'"
+    ))?;
+    let egresses = [bench.network.host("egress-1")?, bench.network.host("egress-2")?];
+    for egress in egresses {
+        egress.sh(&format!(
+            "nft 'table inet asked {{ counter endpoints {{ }}; counter mirror {{ }}; \
+             chain on {{ type filter hook forward priority 0; ip daddr {address} tcp dport 8545-8547 counter name endpoints; \
+             ip daddr {address} tcp dport 8550 counter name mirror; }}; }}'"
+        ))?;
+    }
+    let before = bench.status()?["directory_sequence"].as_u64().context("no block")?;
+    bench.mine()?;
+    let newer = |status: &Value| status["directory_sequence"].as_u64() > Some(before);
+    bench.within("a newer directory", || Ok(newer(&bench.status()?)))?;
+    let status = bench.status()?;
+    ensure!(status["directory_warning"].is_null() && status["hops_listed"] == true, "{status}");
+    ensure!(status["directory_read_s"].is_u64(), "{status}");
+    let packets = |host: &crate::host::Host, name: &str| -> Result<u64> { Ok(host.counter("inet asked", name)?.0) };
+    let [user, other] = egresses;
+    ensure!(packets(other, "endpoints")? > 0, "the chain was asked by nobody");
+    ensure!(packets(user, "endpoints")? == 0, "the egress of the user's circuit asked the chain");
+    ensure!(packets(other, "mirror")? == 0, "the records came from the mirror, and not from a relay of the circuit");
+    crate::wire::judge(nat)?;
+    // Without endpoints the old one serves, and status says why; what is up goes on.
+    bench.network.set_link("chain", false)?;
+    bench.within("a warning", || Ok(bench.status()?["directory_warning"].is_string()))?;
+    ensure!(bench.fetches()?, "a running circuit did not go on");
+    let (code, text, _) = bench.openrelay(&["status"])?;
+    ensure!(code == Some(0) && text.contains("directory  "), "status says nothing of it: {text}");
+    bench.network.set_link("chain", true)?;
+    bench.within("the warning's end", || Ok(bench.status()?["directory_warning"].is_null()))?;
+    // An egress that leaves is seen by who uses it.
+    let operator = bench.services.operator("egress-1")?;
+    let drain = |arguments: &[&str]| {
+        let host = bench.network.host("egress-1")?;
+        let mut command = host.command(&bench.programs.openrelay);
+        command.args(["relay", "drain"]).args(arguments);
+        operator.run(host, command, "relay drain", true)
+    };
+    drain(&[])?;
+    bench.within("status saying that the egress has left", || Ok(bench.status()?["hops_listed"] == false))?;
+    ensure!(bench.fetches()?, "the running circuit did not go on");
+    drain(&["--undo"])?;
+    bench.within("the egress being back", || Ok(bench.status()?["hops_listed"] == true))?;
+    crate::wire::judge(nat)?;
+    ensure!(packets(chain, "client")? == 0, "the chain was asked from the client's own address");
+    crate::wire::unwatch(nat)?;
+    for host in [chain, user, other] {
+        host.sh("nft delete table inet asked")?;
+    }
+    bench.down()
 }
 
 /// A second egress takes the first one's place on its host: there is no fifth host.

@@ -130,6 +130,12 @@ pub(crate) fn set_faults(url: &str, faults: &str) -> Result<()> {
     Ok(())
 }
 
+/// Makes the next block.
+pub(crate) fn mine(url: &str) -> Result<()> {
+    Endpoint::new(url).ask("evm_mine", &json!([]))?;
+    Ok(())
+}
+
 /// Puts the contracts on a development chain of others, whose first known account signs for everybody, and writes the file for clients and operators.
 pub(crate) fn deploy(url: &str, path: &Path, mirror: &str) -> Result<()> {
     let endpoint = Endpoint::new(url);

@@ -56,11 +56,17 @@ enum Command {
     /// Gives an endpoint of the development chain these faults and no others
     #[command(hide = true)]
     ChainFaults { url: String, faults: String },
+    /// Makes the next block of the development chain
+    #[command(hide = true)]
+    ChainMine { url: String },
     /// The servers of the small internet: web, DNS, echo
     Internet {
         /// Addresses to serve on
         #[arg(required = true)]
         addresses: Vec<IpAddr>,
+        /// The chain's host, for the name server
+        #[arg(long)]
+        chain: Option<std::net::Ipv4Addr>,
     },
     /// Fetches bytes from the small internet's web server and checks them
     Fetch {
@@ -131,7 +137,8 @@ fn main() -> ExitCode {
         Command::ChainDeploy { url, file, mirror } => devchain::deploy(&url, &file, &mirror),
         Command::ChainFund { url, file, account } => devchain::fund(&url, &file, account),
         Command::ChainFaults { url, faults } => devchain::set_faults(&url, &faults),
-        Command::Internet { addresses } => services::serve(&addresses),
+        Command::ChainMine { url } => devchain::mine(&url),
+        Command::Internet { addresses, chain } => services::serve(&addresses, chain),
         Command::Fetch { host, bytes, v6 } => services::fetch(&host, bytes, v6),
         Command::Drain { host } => services::drain(&host),
         Command::Echo { server, count, size } => services::exchange(server, count, size),

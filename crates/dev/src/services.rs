@@ -17,12 +17,14 @@ pub(crate) const WEB: u16 = 80;
 /// The echo server's port.
 pub(crate) const ECHO: u16 = 7;
 const DNS: u16 = 53;
-/// The name that the name server knows.
+/// The name of the server, which the name server knows.
 pub(crate) const NAME: &str = "web.devnet";
+/// The name of the chain's host, which it knows where it was told the address.
+pub(crate) const CHAIN: &str = "chain.devnet";
 const BLOCK: usize = 1 << 20;
 
 /// Serves until it is ended.
-pub(crate) fn serve(addresses: &[IpAddr]) -> Result<()> {
+pub(crate) fn serve(addresses: &[IpAddr], chain: Option<Ipv4Addr>) -> Result<()> {
     let v4 = addresses.iter().find_map(|address| if let IpAddr::V4(v4) = address { Some(*v4) } else { None });
     let v6 = addresses.iter().find_map(|address| if let IpAddr::V6(v6) = address { Some(*v6) } else { None });
     let mut threads = Vec::new();
@@ -32,7 +34,9 @@ pub(crate) fn serve(addresses: &[IpAddr]) -> Result<()> {
         let dns = UdpSocket::bind((address, DNS)).context("cannot bind the name server")?;
         threads.push(std::thread::spawn(move || serve_web(&web)));
         threads.push(std::thread::spawn(move || answer(&echo, |datagram| Some(datagram.to_vec()))));
-        threads.push(std::thread::spawn(move || answer(&dns, |query| resolve(query, v4, v6))));
+        threads.push(std::thread::spawn(move || {
+            answer(&dns, |query| resolve(query, &[(NAME, v4, v6), (CHAIN, chain, None)]))
+        }));
     }
     say("ready");
     for thread in threads {
@@ -220,24 +224,36 @@ fn answer(socket: &UdpSocket, reply: impl Fn(&[u8]) -> Option<Vec<u8>>) {
     }
 }
 
-/// Answers A and AAAA for the one name. Source: RFC 1035 §4.
-fn resolve(query: &[u8], v4: Option<Ipv4Addr>, v6: Option<Ipv6Addr>) -> Option<Vec<u8>> {
-    let name: Vec<u8> = NAME
-        .split('.')
-        .flat_map(|label| [&[u8::try_from(label.len()).unwrap_or(0)], label.as_bytes()].concat())
-        .chain([0])
-        .collect();
+/// A name in a message.
+fn encoded(name: &str) -> Vec<u8> {
+    let label = |label: &str| [&[u8::try_from(label.len()).unwrap_or(0)], label.as_bytes()].concat();
+    name.split('.').flat_map(label).chain([0]).collect()
+}
+
+/// Answers A and AAAA for these names. Source: RFC 1035 §4.
+fn resolve(query: &[u8], names: &[(&str, Option<Ipv4Addr>, Option<Ipv6Addr>)]) -> Option<Vec<u8>> {
     let question = query.get(12..)?;
-    let known = question.get(..name.len()).is_some_and(|asked| asked.eq_ignore_ascii_case(&name));
     let end = question.iter().position(|&byte| byte == 0)? + 5;
-    let kind = question.get(end - 4..end - 2)?;
+    let (asked, kind) = (question.get(..end - 4)?, question.get(end - 4..end - 2)?);
+    let known = names.iter().find(|(name, ..)| asked.eq_ignore_ascii_case(&encoded(name)));
     let data = match (known, kind) {
-        (true, [0, 1]) => v4.map(|v4| v4.octets().to_vec()),
-        (true, [0, 28]) => v6.map(|v6| v6.octets().to_vec()),
+        (Some((_, v4, _)), [0, 1]) => v4.map(|v4| v4.octets().to_vec()),
+        (Some((_, _, v6)), [0, 28]) => v6.map(|v6| v6.octets().to_vec()),
         _ => None,
     };
     let mut reply = query.get(..2)?.to_vec();
-    reply.extend_from_slice(&[0x81, if known { 0x80 } else { 0x83 }, 0, 1, 0, u8::from(data.is_some()), 0, 0, 0, 0]);
+    reply.extend_from_slice(&[
+        0x81,
+        if known.is_some() { 0x80 } else { 0x83 },
+        0,
+        1,
+        0,
+        u8::from(data.is_some()),
+        0,
+        0,
+        0,
+        0,
+    ]);
     reply.extend_from_slice(question.get(..end)?);
     if let Some(data) = data {
         reply.extend_from_slice(&[0xc0, 12]);

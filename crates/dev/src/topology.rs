@@ -192,7 +192,9 @@ impl Network {
         command
             .arg("internet")
             .arg(self.address("server", false)?.to_string())
-            .arg(self.address("server", true)?.to_string());
+            .arg(self.address("server", true)?.to_string())
+            .arg("--chain")
+            .arg(self.address("chain", false)?.to_string());
         server.start(command, "ready")
     }
 

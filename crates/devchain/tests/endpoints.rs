@@ -19,8 +19,11 @@ use openrelay_ledger::hex;
 use openrelay_ledger::record::Role;
 use openrelay_node::chain::journal::{SendError, Sender};
 use openrelay_node::chain::mirror::Mirror;
-use openrelay_node::chain::{directory, read};
+use openrelay_node::chain::{Outside, Way, read, read_by, read_lately};
 use openrelay_node::chain_file::ChainFile;
+use openrelay_node::directory::VerifiedDirectory;
+use openrelay_proto::handshake::Role as Hop;
+use openrelay_proto::message::MirrorFile;
 use serde_json::json;
 
 const RELAYS: u64 = 3;
@@ -38,6 +41,40 @@ fn descriptor(number: u8) -> Descriptor {
         key_root: B256::ZERO,
         endpoints: vec![format!("198.{}.0.1:443", 17 + number).parse().unwrap()],
         family: None,
+    }
+}
+
+fn directory(
+    file: &ChainFile,
+    kept: &std::path::Path,
+) -> Result<(VerifiedDirectory, Option<String>), openrelay_node::chain::ChainError> {
+    openrelay_node::chain::directory(&Outside, file, kept)
+}
+
+/// A way with two relays, which mirror what they are told to.
+#[derive(Default)]
+struct Relays {
+    ingress: Vec<u8>,
+    egress: Vec<u8>,
+    checkpoint: Vec<u8>,
+}
+
+impl Way for Relays {
+    fn agent(&self, url: &str) -> ureq::Agent {
+        Outside.agent(url)
+    }
+
+    fn relays(&self) -> &[Hop] {
+        &[Hop::Ingress, Hop::Egress]
+    }
+
+    fn fetch(&self, from: Hop, file: MirrorFile) -> Result<Vec<u8>, String> {
+        let held = match (from, file) {
+            (Hop::Ingress, MirrorFile::Records) => &self.ingress,
+            (Hop::Egress, MirrorFile::Records) => &self.egress,
+            (_, MirrorFile::Checkpoint) => &self.checkpoint,
+        };
+        if held.is_empty() { Err("it has none".into()) } else { Ok(held.clone()) }
     }
 }
 
@@ -328,6 +365,39 @@ fn a_mirror_that_lies_costs_nothing_but_the_way_to_the_next() {
 }
 
 #[test]
+fn relays_on_the_way_serve_records_and_are_believed_as_little_as_mirrors() {
+    let mut world = World::new("relays", 0);
+    let mut honest = Mirror::new(world.file.clone());
+    honest.follow().unwrap();
+    let good = honest.records().to_vec();
+    let mut tampered = good.clone();
+    *tampered.last_mut().unwrap() ^= 1;
+    let read = |file: &ChainFile, way: &Relays| {
+        read_by(way, file, now(), 0).map(|(_, found)| found.body().relays.len()).map_err(|error| error.to_string())
+    };
+    let liar = Relays { ingress: tampered.clone(), egress: b"nonsense".to_vec(), ..Relays::default() };
+    assert_eq!(read(&world.file, &liar), Ok(3), "a mirror has them");
+    world.file.mirrors = Vec::new();
+    let why = read(&world.file, &liar).unwrap_err();
+    assert!(why.contains("the ingress") && why.contains("the egress"), "{why}");
+    assert!(read(&world.file, &Relays::default()).unwrap_err().contains("it has none"));
+    assert_eq!(read(&world.file, &Relays { ingress: tampered, egress: good, ..Relays::default() }), Ok(3));
+}
+
+#[test]
+fn relays_on_the_way_serve_signed_checkpoints() {
+    let mut world = World::new("relays-checkpoint", 0);
+    let signed = serve_checkpoint(&mut world, &[0, 1]);
+    let way = Relays { checkpoint: signed.encode().unwrap(), ..Relays::default() };
+    world.fault_all(&[Fault::Down]);
+    world.file.checkpoints = vec!["http://127.0.0.1:1/checkpoint".into()];
+    let kept = world.folder.join("reading");
+    let (found, warning) = openrelay_node::chain::directory(&way, &world.file, &kept).unwrap();
+    assert_eq!(found.directory().body().sequence, signed.signed.checkpoint.number);
+    assert!(warning.unwrap().contains("signed checkpoint"));
+}
+
+#[test]
 fn without_endpoints_a_kept_directory_will_do_until_it_is_too_old() {
     let mut world = World::new("kept", 500);
     let kept = world.folder.join("kept.reading");
@@ -566,4 +636,23 @@ fn what_a_contract_refuses_and_what_cannot_be_paid_is_not_sent() {
         .unwrap()
         .filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|extension| extension == "json"));
     assert_eq!(kept.count(), 0, "nothing was signed");
+}
+
+#[test]
+fn what_was_read_just_now_is_not_asked_for_again() {
+    let mut world = World::new("lately", 0);
+    let kept = world.folder.join("reading");
+    assert!(read_lately(&world.file, &kept).is_none(), "nothing was read");
+    directory(&world.file, &kept).unwrap();
+    let found = read_lately(&world.file, &kept).unwrap();
+    assert_eq!(found.directory().body().relays.len(), 3);
+    let touch = |ago| {
+        let file = std::fs::File::options().write(true).open(&kept).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_secs(ago)).unwrap();
+    };
+    touch(world.file.refresh_s + 1);
+    assert!(read_lately(&world.file, &kept).is_none(), "too long ago");
+    touch(0);
+    world.file.code_hash = B256::repeat_byte(1);
+    assert!(read_lately(&world.file, &kept).is_none(), "it is checked as ever");
 }

@@ -7,11 +7,14 @@ pub mod endpoint;
 pub mod journal;
 pub mod mirror;
 pub mod read;
+pub mod way;
 
 pub use endpoint::{Endpoint, EndpointError};
-pub use read::{ChainError, hashes_at, read};
+pub use read::{ChainError, hashes_at, read, read_by};
+pub use way::{Outside, Way};
 
 use std::path::Path;
+use std::time::Duration;
 
 use openrelay_ledger::chain::reading::{MAX_AGE, MAX_READING, Reading};
 
@@ -26,7 +29,11 @@ use crate::directory::{VerifiedDirectory, replace};
 ///
 /// # Errors
 /// [`ChainError`] of reading it now, when nothing that was kept will do.
-pub fn directory(file: &ChainFile, kept: &Path) -> Result<(VerifiedDirectory, Option<String>), ChainError> {
+pub fn directory(
+    way: &dyn Way,
+    file: &ChainFile,
+    kept: &Path,
+) -> Result<(VerifiedDirectory, Option<String>), ChainError> {
     let last = read_kept(kept);
     let old = last.as_ref().and_then(|last| VerifiedDirectory::of_reading(last, &file.trust(), file.max_age_s, 0).ok());
     // What is too old to be used is still young enough to tell that something is older.
@@ -34,19 +41,19 @@ pub fn directory(file: &ChainFile, kept: &Path) -> Result<(VerifiedDirectory, Op
     let mut seen = seen.map_or(0, |seen| seen.body().sequence);
     let mut signed = None;
     if last.is_none() && !file.checkpoints.is_empty() {
-        let first = checkpoint::fetch(file, unix_seconds(), 0).map_err(ChainError::Checkpoints)?;
+        let first = checkpoint::fetch(way, file, unix_seconds(), 0).map_err(ChainError::Checkpoints)?;
         seen = first.checkpoint.number;
         signed = Some(first);
     }
-    let error = match read(file, unix_seconds(), seen) {
+    let error = match read_by(way, file, unix_seconds(), seen) {
         Ok((reading, directory)) => {
             let warning = keep(kept, &reading);
             return Ok((VerifiedDirectory::of_proven(directory), warning));
         }
         Err(error) => error,
     };
-    if signed.is_none() && !file.checkpoints.is_empty() {
-        signed = checkpoint::fetch(file, unix_seconds(), seen).ok();
+    if signed.is_none() && file.checkpoint_quorum > 0 {
+        signed = checkpoint::fetch(way, file, unix_seconds(), seen).ok();
     }
     if let Some(signed) = signed {
         let age = unix_seconds().saturating_sub(signed.checkpoint.timestamp);
@@ -57,6 +64,16 @@ pub fn directory(file: &ChainFile, kept: &Path) -> Result<(VerifiedDirectory, Op
     let Some(old) = old else { return Err(error) };
     let age = unix_seconds().saturating_sub(old.directory().body().issued);
     Ok((old, Some(format!("the directory is one that was kept, {age} s old: {error}"))))
+}
+
+/// The directory that was read into the file `kept` within the last `refresh_s` seconds, by this machine's clock: who is up reads it that often, so a new circuit right after
+/// one needs not ask anybody from its own address.
+pub fn read_lately(file: &ChainFile, kept: &Path) -> Option<VerifiedDirectory> {
+    let age = std::fs::metadata(kept).ok()?.modified().ok()?.elapsed().ok()?;
+    if age > Duration::from_secs(file.refresh_s) {
+        return None;
+    }
+    VerifiedDirectory::of_reading(&read_kept(kept)?, &file.trust(), file.max_age_s, 0).ok()
 }
 
 /// Keeps a reading; a warning when it cannot.

@@ -6,6 +6,8 @@
 pub mod host;
 pub mod lockdown;
 mod pump;
+mod query;
+mod refresh;
 pub mod resolver;
 
 use std::fs;
@@ -22,13 +24,14 @@ use openrelay_ledger::hex;
 use openrelay_ledger::record::{Record, Role};
 use openrelay_ledger::selection::{self, Families, SelectionError, Wish};
 use openrelay_proto::client::{Event, Failure};
-use openrelay_proto::random::Random;
+use openrelay_proto::random::array;
 use openrelay_sys::event::Waker;
 use openrelay_sys::net::Netlink;
 use openrelay_sys::tun::Tun;
 use openrelay_sys::udp::UdpSocket;
 
-use crate::chain::ChainError;
+use crate::chain::{ChainError, Outside};
+use crate::chain_file::ChainFile;
 use crate::circuit::{self, Hops, OpenConsent, OpenError};
 use crate::clock::Clock;
 use crate::config::{ClientFile, ConfigError, Origin, check_device, key_fault, read};
@@ -37,6 +40,8 @@ use crate::random::OsRandom;
 use host::{Folders, HostError, HostState};
 pub use pump::Counts;
 use pump::{Command, Pump};
+pub use refresh::Refreshed;
+use refresh::{Reader, Refresher};
 
 /// Why the client is not connected.
 #[derive(Debug, thiserror::Error)]
@@ -115,6 +120,8 @@ pub struct Connection {
     bell: Arc<Waker>,
     thread: Option<JoinHandle<()>>,
     shared: Arc<Mutex<Shared>>,
+    /// Where the directory is one of a chain.
+    refresher: Option<Refresher>,
     host: Option<HostState>,
 }
 
@@ -134,6 +141,9 @@ struct Plan {
     consent: OpenConsent,
     ingress: Option<u64>,
     egress: u64,
+    /// The records of both.
+    chosen: Vec<Record>,
+    chain: Option<ChainFile>,
     memory: Memory,
     warning: Option<String>,
 }
@@ -212,6 +222,7 @@ impl Connection {
             bell,
             thread: Some(thread),
             shared,
+            refresher: None,
             host: Some(host),
         };
         connection.await_circuit(&events, patience)?;
@@ -222,6 +233,20 @@ impl Connection {
         if let Some(host) = &mut connection.host {
             host.route_everything()?;
             host.use_resolvers(&plan.file.dns)?;
+        }
+        if let Some(chain) = plan.chain {
+            let reader = Reader {
+                chain,
+                kept: plan.memory.reading,
+                directory: plan.directory,
+                admission: plan.file.admission,
+                servers: plan.file.dns,
+                remote,
+                ingress: plan.ingress,
+                egress: plan.egress,
+                hops: plan.chosen,
+            };
+            connection.refresher = Some(Refresher::start(reader)?);
         }
         Ok(connection)
     }
@@ -241,6 +266,19 @@ impl Connection {
 
     /// What was carried so far.
     pub fn counts(&self) -> Counts {
+        let mut counts = self.own_counts();
+        if let Some(refresher) = &self.refresher {
+            counts.add(&refresher.carried());
+        }
+        counts
+    }
+
+    /// What is known of the directory now; `None` where it is no chain's, and is read at `up` alone.
+    pub fn refreshed(&self) -> Option<Refreshed> {
+        self.refresher.as_ref().map(Refresher::known)
+    }
+
+    fn own_counts(&self) -> Counts {
         let (sender, receiver) = mpsc::sync_channel(1);
         if self.commands.send(Command::Report(sender)).is_ok() {
             self.bell.wake();
@@ -280,10 +318,17 @@ impl Connection {
     }
 
     fn stop_thread(&mut self) -> Counts {
+        let aside = self.refresher.take().map(|mut refresher| {
+            refresher.stop();
+            refresher.carried()
+        });
         let (sender, receiver) = mpsc::sync_channel(1);
         let _ = self.commands.send(Command::Stop(sender));
         self.bell.wake();
-        let counts = receiver.recv_timeout(Duration::from_secs(5)).unwrap_or_default();
+        let mut counts = receiver.recv_timeout(Duration::from_secs(5)).unwrap_or_default();
+        if let Some(aside) = aside {
+            counts.add(&aside);
+        }
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -308,7 +353,10 @@ fn choose(path: &Path, options: &Options) -> Result<Plan, ConnectError> {
     let file: ClientFile = read(path)?;
     check_device(path, &file.device)?;
     let origin = file.origin(path)?;
-    let (directory, memory, forgetful) = look_up(&origin, &options.folders.state)?;
+    let (directory, memory, forgetful) = match read_lately(&origin, &options.folders.state) {
+        Some((directory, memory)) => (directory, memory, None),
+        None => look_up(&origin, &options.folders.state)?,
+    };
     let wish = Wish {
         ingress: file.ingress,
         egress: file.egress,
@@ -316,11 +364,7 @@ fn choose(path: &Path, options: &Options) -> Result<Plan, ConnectError> {
         families: reachable_families(directory.directory())?,
     };
     let mut random = OsRandom::default();
-    let mut below = |limit: u64| {
-        let mut bytes = [0; 8];
-        random.fill(&mut bytes);
-        u64::from_le_bytes(bytes) % limit.max(1)
-    };
+    let mut below = below(&mut random);
     let register = |record: &Record| {
         directory
             .register(record)
@@ -338,14 +382,25 @@ fn choose(path: &Path, options: &Options) -> Result<Plan, ConnectError> {
     };
     let (hops, ingress, egress) = if options.one_hop {
         let egress = selection::one_hop(directory.directory(), &wish, &mut below).map_err(named)?;
-        (Hops::One(register(egress)?), None, egress.relay_id)
+        (Hops::One(register(egress)?), None, egress)
     } else {
         let (ingress, egress) = selection::circuit(directory.directory(), &wish, &mut below).map_err(named)?;
-        (Hops::Two(register(ingress)?, register(egress)?), Some(ingress.relay_id), egress.relay_id)
+        (Hops::Two(register(ingress)?, register(egress)?), Some(ingress), egress)
     };
+    let chosen = ingress.into_iter().chain([egress]).cloned().collect();
+    let (ingress, egress) = (ingress.map(|ingress| ingress.relay_id), egress.relay_id);
     let consent = OpenConsent::from_config(file.admission)
         .ok_or_else(|| crate::config::fault(path, "admission must be named"))?;
-    Ok(Plan { file, directory, hops, consent, ingress, egress, memory, warning: forgetful })
+    let chain = match origin {
+        Origin::Chain(chain) => Some(*chain),
+        Origin::Signed { .. } => None,
+    };
+    Ok(Plan { file, directory, hops, consent, ingress, egress, chosen, chain, memory, warning: forgetful })
+}
+
+/// Numbers below a limit, for drawing hops.
+fn below(random: &mut OsRandom) -> impl FnMut(u64) -> u64 + '_ {
+    |limit| u64::from_le_bytes(array(random)) % limit.max(1)
 }
 
 /// The directory that the configuration `path` names, as it is proven now, with what is remembered in the folder `state`; also a warning.
@@ -358,6 +413,13 @@ pub fn directory_of(path: &Path, state: &Path) -> Result<(VerifiedDirectory, Opt
     look_up(&origin, state).map(|(directory, _, warning)| (directory, warning))
 }
 
+/// The directory of a chain, if it was read just now.
+fn read_lately(origin: &Origin, state: &Path) -> Option<(VerifiedDirectory, Memory)> {
+    let Origin::Chain(chain) = origin else { return None };
+    let memory = Memory::of(state, &chain.trust().network_id());
+    Some((crate::chain::read_lately(chain, &memory.reading)?, memory))
+}
+
 fn look_up(origin: &Origin, state: &Path) -> Result<(VerifiedDirectory, Memory, Option<String>), ConnectError> {
     match origin {
         Origin::Signed { path, trusted } => {
@@ -367,7 +429,7 @@ fn look_up(origin: &Origin, state: &Path) -> Result<(VerifiedDirectory, Memory, 
         }
         Origin::Chain(chain) => {
             let memory = Memory::of(state, &chain.trust().network_id());
-            let (directory, warning) = crate::chain::directory(chain, &memory.reading)?;
+            let (directory, warning) = crate::chain::directory(&Outside, chain, &memory.reading)?;
             Ok((directory, memory, warning))
         }
     }

@@ -130,6 +130,9 @@ async fn status(State(daemon): State<Arc<Daemon>>) -> Json<Value> {
     };
     let facts = &connection.facts;
     let state = if connection.is_lost() { "blocked" } else { "connected" };
+    let refreshed = connection.refreshed();
+    let (sequence, source) =
+        refreshed.as_ref().map_or((facts.sequence, facts.source), |known| (known.sequence, known.source));
     Json(json!({
         "schema": "openrelay.status/1",
         "state": state,
@@ -137,9 +140,12 @@ async fn status(State(daemon): State<Arc<Daemon>>) -> Json<Value> {
         "ingress": facts.ingress,
         "egress": facts.egress,
         "network": facts.network,
-        "directory": match facts.source { Source::Signed => "file", Source::Chain(_) => "chain" },
-        "directory_sequence": facts.sequence,
-        "directory_proof": crate::ledger::facts_json(facts.source),
+        "directory": match source { Source::Signed => "file", Source::Chain(_) => "chain" },
+        "directory_sequence": sequence,
+        "directory_proof": crate::ledger::facts_json(source),
+        "directory_read_s": refreshed.as_ref().and_then(|known| known.read_at).map(|at| at.elapsed().as_secs()),
+        "directory_warning": refreshed.as_ref().and_then(|known| known.warning.clone()),
+        "hops_listed": refreshed.as_ref().map(|known| known.hops_listed),
         "single_operator": facts.single_operator,
         "admission": facts.admission,
         "attestation": "none",

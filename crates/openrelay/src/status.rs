@@ -25,6 +25,9 @@ pub(crate) fn run(as_json: bool) -> Result<(), Failure> {
     if value["state"] == "connected" { Ok(()) } else { Err(Failure::new(3, "")) }
 }
 
+/// Columns of a line at most.
+const COLUMNS: usize = 100;
+
 /// The status in at most 100 columns; the first line answers the question.
 fn lines(status: &Value) -> Vec<String> {
     let text = |key: &str| status[key].as_str().unwrap_or("?").to_owned();
@@ -48,10 +51,19 @@ fn lines(status: &Value) -> Vec<String> {
     }];
     let operator = if status["single_operator"] == true { "   one operator runs all relays" } else { "" };
     let by = match status["directory_proof"]["block"].as_u64() {
-        Some(block) => format!("directory proven at block {block}"),
+        Some(block) => match status["directory_read_s"].as_u64() {
+            Some(ago) => format!("directory proven at block {block}, read {ago} s ago"),
+            None => format!("directory proven at block {block}"),
+        },
         None => format!("directory {} number {}", text("directory"), number("directory_sequence")),
     };
     lines.push(format!("  network     {} ({by}){operator}", text("network")));
+    if let Some(warning) = status["directory_warning"].as_str() {
+        lines.push(shortened(&format!("  directory   {warning}")));
+    }
+    if status["hops_listed"] == false {
+        lines.push("  relays      one has left the directory; for others: openrelay down, openrelay up".into());
+    }
     lines.push(format!("  relays      attestation {}   admission {}", text("attestation"), text("admission")));
     let traffic = &status["traffic"];
     let bytes = |key: &str| traffic[key].as_u64().unwrap_or(0);
@@ -64,6 +76,15 @@ fn lines(status: &Value) -> Vec<String> {
         number("setup_ms")
     ));
     lines
+}
+
+/// A line as far as it fits; `status --json` has it whole.
+fn shortened(line: &str) -> String {
+    if line.chars().count() <= COLUMNS {
+        line.to_owned()
+    } else {
+        line.chars().take(COLUMNS - 1).chain(['…']).collect()
+    }
 }
 
 /// A client's counts as JSON.
@@ -101,5 +122,11 @@ mod tests {
         let mut one_hop = status;
         one_hop["ingress"] = Value::Null;
         assert!(lines(&one_hop)[0].contains("ONE HOP"));
+        let mut stale = one_hop;
+        stale["directory_warning"] = "no endpoint answered; ".repeat(20).into();
+        stale["hops_listed"] = false.into();
+        let shown = lines(&stale).join("\n");
+        assert!(shown.contains("no endpoint answered") && shown.contains("has left the directory"), "{shown}");
+        assert!(shown.lines().all(|line| line.chars().count() <= 100), "{shown}");
     }
 }

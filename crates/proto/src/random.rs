@@ -10,7 +10,7 @@ pub trait Random {
 }
 
 /// `N` fresh random bytes.
-pub(crate) fn array<const N: usize>(random: &mut dyn Random) -> [u8; N] {
+pub fn array<const N: usize>(random: &mut dyn Random) -> [u8; N] {
     let mut bytes = [0; N];
     random.fill(&mut bytes);
     bytes

@@ -1,12 +1,13 @@
-//! Checkpoints from mirrors: for the first start, and for who reaches no endpoint.
+//! Checkpoints from mirrors and relays: for the first start, and for who reaches no endpoint.
 //!
 //! Owns who is asked. The check is `ledger`'s.
 
 use openrelay_ledger::chain::checkpoint::{Checkpoint, CheckpointFile, MAX_FILE};
 use openrelay_ledger::chain::reading::Reading;
 use openrelay_ledger::directory::Directory;
+use openrelay_proto::message::MirrorFile;
 
-use super::endpoint::agent;
+use super::way::Way;
 use crate::chain_file::ChainFile;
 
 /// A signed block and the directory there.
@@ -22,32 +23,37 @@ pub struct Signed {
     pub file: Vec<u8>,
 }
 
-/// The newest checkpoint that a mirror has, at most as old as a kept directory may be, given the highest block `seen`; or why none will do.
+/// The newest checkpoint that a relay on the way or a mirror has, at most as old as a kept directory may be, given the highest block `seen`; or why none will do.
 ///
 /// # Errors
-/// What is wrong with each mirror's.
-pub fn fetch(file: &ChainFile, now: u64, seen: u64) -> Result<Signed, Vec<String>> {
+/// What is wrong with each one's.
+pub fn fetch(way: &dyn Way, file: &ChainFile, now: u64, seen: u64) -> Result<Signed, Vec<String>> {
     let mut faults = Vec::new();
     let mut best: Option<Signed> = None;
-    for url in &file.checkpoints {
-        match fetch_one(file, url, now, seen) {
+    let relays = way.relays().iter().map(|relay| ("a relay".to_owned(), way.fetch(*relay, MirrorFile::Checkpoint)));
+    let mirrors = file.checkpoints.iter().map(|url| (url.clone(), download(way, url)));
+    for (source, bytes) in relays.chain(mirrors) {
+        match bytes.and_then(|bytes| check(file, bytes, now, seen)) {
             Ok(found) if best.as_ref().is_none_or(|best| best.checkpoint.number < found.checkpoint.number) => {
                 best = Some(found);
             }
             Ok(_) => {}
-            Err(why) => faults.push(format!("{url}: {why}")),
+            Err(why) => faults.push(format!("{source}: {why}")),
         }
     }
     best.ok_or(faults)
 }
 
-fn fetch_one(file: &ChainFile, url: &str, now: u64, seen: u64) -> Result<Signed, String> {
+fn download(way: &dyn Way, url: &str) -> Result<Vec<u8>, String> {
     let limit = u64::try_from(MAX_FILE).unwrap_or(u64::MAX);
-    let mut response = agent(url).get(url).call().map_err(|error| error.to_string())?;
+    let mut response = way.agent(url).get(url).call().map_err(|error| error.to_string())?;
     if !response.status().is_success() {
         return Err(format!("HTTP status {}", response.status()));
     }
-    let bytes = response.body_mut().with_config().limit(limit).read_to_vec().map_err(|error| error.to_string())?;
+    response.body_mut().with_config().limit(limit).read_to_vec().map_err(|error| error.to_string())
+}
+
+fn check(file: &ChainFile, bytes: Vec<u8>, now: u64, seen: u64) -> Result<Signed, String> {
     let found = CheckpointFile::decode(&bytes).map_err(|error| error.to_string())?;
     let directory =
         found.verify(&file.signers(), &file.trust(), now, file.max_age_s, seen).map_err(|error| error.to_string())?;

@@ -2,17 +2,12 @@
 //!
 //! Owns limits: an endpoint that is slow, silent or endless costs a bounded time and a bounded memory. Believes nothing. Source: JSON-RPC 2.0.
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use alloy_primitives::{Address, B256, Bytes, U256};
 use serde_json::{Value, json};
 use ureq::Agent;
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
-/// The longest that one question takes.
-const PATIENCE: Duration = Duration::from_secs(10);
-const CONNECT: Duration = Duration::from_secs(4);
+use super::way::{Outside, Way};
+
 /// Largest answer that is read, in bytes.
 const MAX_ANSWER: u64 = 8 << 20;
 
@@ -85,32 +80,15 @@ fn readable(text: &str) -> String {
     text.chars().take(300).flat_map(char::escape_debug).collect()
 }
 
-/// An agent for this URL that follows no redirects and waits for nobody long.
-pub(super) fn agent(url: &str) -> Agent {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    // The system's roots, where they are needed. What TLS protects here is who asks; what is answered proves itself.
-    let roots = if url.starts_with("https:") { rustls_native_certs::load_native_certs().certs } else { Vec::new() };
-    let roots: Vec<Certificate<'static>> = roots.iter().map(|root| Certificate::from_der(root).to_owned()).collect();
-    let tls = TlsConfig::builder()
-        .root_certs(RootCerts::new_with_certs(&roots))
-        .unversioned_rustls_crypto_provider(provider)
-        .build();
-    Agent::config_builder()
-        .timeout_global(Some(PATIENCE))
-        .timeout_connect(Some(CONNECT))
-        .max_redirects(0)
-        .http_status_as_error(false)
-        .proxy(None)
-        .user_agent("")
-        .tls_config(tls)
-        .build()
-        .new_agent()
-}
-
 impl Endpoint {
-    /// The endpoint at this URL.
+    /// The endpoint at this URL, asked straight from this machine.
     pub fn new(url: &str) -> Self {
-        Self { url: without_secrets(url), target: url.to_owned(), agent: agent(url) }
+        Self::by(&Outside, url)
+    }
+
+    /// The endpoint at this URL, asked by this way.
+    pub fn by(way: &dyn Way, url: &str) -> Self {
+        Self { url: without_secrets(url), target: url.to_owned(), agent: way.agent(url) }
     }
 
     /// Its URL, as far as everybody may read it.

@@ -11,9 +11,12 @@ use openrelay_ledger::chain::proof::Account;
 use openrelay_ledger::chain::reading::{MAX_LAG, Reading, ReadingError};
 use openrelay_ledger::chain::set::{MAX_FILE, RecordSet, SetError};
 use openrelay_ledger::directory::Directory;
+use openrelay_proto::handshake::Role;
+use openrelay_proto::message::MirrorFile;
 use serde_json::{Value, json};
 
-use super::endpoint::{Endpoint, EndpointError, agent};
+use super::endpoint::{Endpoint, EndpointError};
+use super::way::{Outside, Way};
 use crate::chain_file::ChainFile;
 
 /// How often an endpoint that does not have a block yet is asked again, and how long apart: endpoints are not at the same block.
@@ -56,17 +59,25 @@ fn list(faults: &[String]) -> String {
     faults.join("; ")
 }
 
-/// Reads and proves the directory at `now`, in seconds since the Unix epoch, given the highest block `seen`.
+/// Reads and proves the directory at `now`, in seconds since the Unix epoch, given the highest block `seen`, straight from this machine.
 ///
 /// # Errors
 /// [`ChainError`] says who did not do.
 pub fn read(file: &ChainFile, now: u64, seen: u64) -> Result<(Reading, Directory), ChainError> {
-    let endpoints: Vec<Endpoint> = file.endpoints.iter().map(|url| Endpoint::new(url)).collect();
+    read_by(&Outside, file, now, seen)
+}
+
+/// The same by another way.
+///
+/// # Errors
+/// [`ChainError`] says who did not do.
+pub fn read_by(way: &dyn Way, file: &ChainFile, now: u64, seen: u64) -> Result<(Reading, Directory), ChainError> {
+    let endpoints: Vec<Endpoint> = file.endpoints.iter().map(|url| Endpoint::by(way, url)).collect();
     let mut faults = Vec::new();
     let mut failed = vec![false; endpoints.len()];
     let (mut last, mut without_records) = (None, None);
     // Each leads when it has answered, so that one that lies or is behind is only one, and one that is slow or gone keeps nobody waiting.
-    for (at, shown) in ask_all(file) {
+    for (at, shown) in ask_all(way, file) {
         let leader = &endpoints[at];
         let shown = match shown {
             Ok(shown) => shown,
@@ -87,7 +98,7 @@ pub fn read(file: &ChainFile, now: u64, seen: u64) -> Result<(Reading, Directory
         if without_records == Some(root) {
             continue;
         }
-        match proven(shown, file, now, seen) {
+        match proven(way, shown, file, now, seen) {
             Ok(done) => return Ok(done),
             // A leader that is behind shows a root that no mirror has any more.
             Err(error @ ChainError::Mirrors(_)) => {
@@ -110,10 +121,10 @@ struct Shown {
 }
 
 /// What each endpoint shows, by its place, in the order in which they answer.
-fn ask_all(file: &ChainFile) -> mpsc::Receiver<(usize, Result<Shown, EndpointError>)> {
+fn ask_all(way: &dyn Way, file: &ChainFile) -> mpsc::Receiver<(usize, Result<Shown, EndpointError>)> {
     let (answers, all) = mpsc::channel();
     for (at, url) in file.endpoints.iter().enumerate() {
-        let (answers, file, endpoint) = (answers.clone(), file.clone(), Endpoint::new(url));
+        let (answers, file, endpoint) = (answers.clone(), file.clone(), Endpoint::by(way, url));
         // Nobody may be waiting any more.
         std::thread::spawn(move || answers.send((at, show(&endpoint, &file))).ok());
     }
@@ -207,20 +218,26 @@ fn hash_at(endpoint: &Endpoint, file: &ChainFile, number: u64) -> Result<B256, E
     }
 }
 
-fn proven(shown: Shown, file: &ChainFile, now: u64, seen: u64) -> Result<(Reading, Directory), ChainError> {
+fn proven(
+    way: &dyn Way,
+    shown: Shown,
+    file: &ChainFile,
+    now: u64,
+    seen: u64,
+) -> Result<(Reading, Directory), ChainError> {
     let mut reading = Reading { header: shown.rlp, account: shown.account, proof: shown.proof, records: Vec::new() };
     // What the header and the account say is known before anybody is asked for records.
     match reading.verify(&file.trust(), now, MAX_LAG, seen) {
         Ok(_) | Err(ReadingError::Records(_)) => {}
         Err(error) => return Err(error.into()),
     }
-    reading.records = records(file, shown.account.storage_root)?;
+    reading.records = records(way, file, shown.account.storage_root)?;
     let directory = reading.verify(&file.trust(), now, MAX_LAG, seen)?;
     Ok((reading, directory))
 }
 
-/// The records with this root, from the first mirror that has them.
-fn records(file: &ChainFile, root: B256) -> Result<Vec<u8>, ChainError> {
+/// The records with this root, from the first relay on the way, or the first mirror, that has them.
+fn records(way: &dyn Way, file: &ChainFile, root: B256) -> Result<Vec<u8>, ChainError> {
     let mut faults = Vec::new();
     for again in 0..AGAIN {
         if again > 0 {
@@ -228,20 +245,20 @@ fn records(file: &ChainFile, root: B256) -> Result<Vec<u8>, ChainError> {
         }
         faults.clear();
         let mut behind = false;
-        for url in &file.mirrors {
-            let limit = u64::try_from(MAX_FILE).unwrap_or(u64::MAX) + 1;
-            let read = agent(url)
-                .get(url)
-                .call()
-                .and_then(|mut response| response.body_mut().with_config().limit(limit).read_to_vec());
+        let relays = way.relays().iter().map(|relay| {
+            let name = format!("the {}", if *relay == Role::Ingress { "ingress" } else { "egress" });
+            (name, way.fetch(*relay, MirrorFile::Records))
+        });
+        let mirrors = file.mirrors.iter().map(|url| (url.clone(), download(way, url)));
+        for (source, read) in relays.chain(mirrors) {
             match read.map(|bytes| (RecordSet::verify(&bytes, root).map(drop), bytes)) {
                 Ok((Ok(()), bytes)) => return Ok(bytes),
                 Ok((Err(error), _)) => {
                     // One that lies, or one that follows the chain a second later.
                     behind |= error == SetError::Different;
-                    faults.push(format!("{url}: {error}"));
+                    faults.push(format!("{source}: {error}"));
                 }
-                Err(error) => faults.push(format!("{url}: {error}")),
+                Err(error) => faults.push(format!("{source}: {error}")),
             }
         }
         if !behind {
@@ -252,6 +269,13 @@ fn records(file: &ChainFile, root: B256) -> Result<Vec<u8>, ChainError> {
         faults.push("none is configured".into());
     }
     Err(ChainError::Mirrors(faults))
+}
+
+fn download(way: &dyn Way, url: &str) -> Result<Vec<u8>, String> {
+    let limit = u64::try_from(MAX_FILE).unwrap_or(u64::MAX) + 1;
+    let read = way.agent(url).get(url).call();
+    let read = read.and_then(|mut response| response.body_mut().with_config().limit(limit).read_to_vec());
+    read.map_err(|error| error.to_string())
 }
 
 /// A height as RPC takes it.

@@ -62,6 +62,18 @@ pub struct Counts {
     pub drops: Drops,
 }
 
+impl Counts {
+    /// Adds what a circuit without a device has carried.
+    pub(super) fn add(&mut self, other: &Self) {
+        self.sent += other.sent;
+        self.originated += other.originated;
+        self.received += other.received;
+        self.control += other.control;
+        self.overflows += other.overflows;
+        self.drops.add(&other.drops);
+    }
+}
+
 /// The data thread's belongings.
 pub(super) struct Pump {
     client: Client,

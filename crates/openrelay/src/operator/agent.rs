@@ -14,6 +14,7 @@ use openrelay_ledger::chain::descriptor::Descriptor;
 use openrelay_ledger::chain::reading::Reading;
 use openrelay_ledger::chain::registry::RelayRegistry;
 use openrelay_ledger::chain::set::Status;
+use openrelay_node::chain::Outside;
 use openrelay_node::chain::journal::Sender;
 use openrelay_node::chain_file::ChainFile;
 use openrelay_node::clock::unix_seconds;
@@ -185,7 +186,7 @@ impl Checkpoints {
             return;
         }
         self.next = Instant::now() + Duration::from_secs(chain.refresh_s) * CHECKPOINT_EVERY;
-        let found = openrelay_node::chain::checkpoint::fetch(chain, unix_seconds(), self.seen);
+        let found = openrelay_node::chain::checkpoint::fetch(&Outside, chain, unix_seconds(), self.seen);
         if let Ok(found) = found
             && found.checkpoint.number > self.seen
             && hand_over(input, CHECKPOINT, &found.file).is_ok()

@@ -1,0 +1,70 @@
+//! The way that questions to the chain leave this machine by.
+//!
+//! Owns the settings of every HTTP request. Straight from this machine ([`Outside`]) before there is a circuit; through one of its own once there is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use openrelay_proto::handshake::Role;
+use openrelay_proto::message::MirrorFile;
+use ureq::Agent;
+use ureq::config::Config;
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
+
+/// The longest that one question takes.
+const PATIENCE: Duration = Duration::from_secs(10);
+const CONNECT: Duration = Duration::from_secs(4);
+
+/// A way to endpoints and mirrors.
+pub trait Way: Send + Sync {
+    /// An HTTP client for this URL that follows no redirects and waits for nobody long.
+    fn agent(&self, url: &str) -> Agent;
+
+    /// The relays on the way that can be asked for what they mirror, the nearest first.
+    fn relays(&self) -> &[Role];
+
+    /// What one of them mirrors; empty when it has no such file.
+    ///
+    /// # Errors
+    /// Why it did not answer.
+    fn fetch(&self, from: Role, file: MirrorFile) -> Result<Vec<u8>, String>;
+}
+
+/// Straight from this machine, whose address the endpoint sees.
+#[derive(Clone, Copy, Debug)]
+pub struct Outside;
+
+impl Way for Outside {
+    fn agent(&self, url: &str) -> Agent {
+        settings(url).new_agent()
+    }
+
+    fn relays(&self) -> &[Role] {
+        &[]
+    }
+
+    fn fetch(&self, _: Role, _: MirrorFile) -> Result<Vec<u8>, String> {
+        Err("there is no relay on this way".into())
+    }
+}
+
+/// How this URL is asked, whichever way.
+pub(crate) fn settings(url: &str) -> Config {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    // The system's roots, where they are needed. What TLS protects here is who asks; what is answered proves itself.
+    let roots = if url.starts_with("https:") { rustls_native_certs::load_native_certs().certs } else { Vec::new() };
+    let roots: Vec<Certificate<'static>> = roots.iter().map(|root| Certificate::from_der(root).to_owned()).collect();
+    let tls = TlsConfig::builder()
+        .root_certs(RootCerts::new_with_certs(&roots))
+        .unversioned_rustls_crypto_provider(provider)
+        .build();
+    Agent::config_builder()
+        .timeout_global(Some(PATIENCE))
+        .timeout_connect(Some(CONNECT))
+        .max_redirects(0)
+        .http_status_as_error(false)
+        .proxy(None)
+        .user_agent("")
+        .tls_config(tls)
+        .build()
+}

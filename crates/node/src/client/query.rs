@@ -1,0 +1,328 @@
+//! A circuit of its own for questions to the chain, so that no egress sees them together with what the user does.
+//!
+//! Owns one circuit, its thread and the connections in it. Asks whatever it is told to; believes nothing.
+//!
+//! ```text
+//! ureq ─▶ http ─▶ stack (TCP, names) ─▶ circuit ─▶ the client's first hop ─▶ another egress ─▶ endpoint
+//! ```
+
+mod http;
+mod stack;
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use openrelay_proto::client::{Client, Event, Fetched, Verdict};
+use openrelay_proto::drops::DropReason;
+use openrelay_proto::handshake::Role;
+use openrelay_proto::message::MirrorFile;
+use openrelay_proto::time::Time;
+use openrelay_proto::wire::padded;
+use openrelay_sys::event::{Waker, wait};
+use openrelay_sys::udp::{self, UdpSocket};
+use ureq::Agent;
+
+use super::Counts;
+use super::lockdown::MARK;
+use crate::chain::Way;
+use crate::clock::{Clock, unix_minutes};
+use crate::random::OsRandom;
+use stack::Stack;
+
+/// How long the circuit may take to come up.
+const SETUP: Duration = Duration::from_secs(20);
+/// How long a relay may take to send a file.
+const FETCH: Duration = Duration::from_secs(30);
+/// How long a circuit that is over hears what was on its way to it: datagrams that find no socket would be in nobody's count.
+const LINGER: Duration = Duration::from_millis(500);
+/// Trains worked off before anything else.
+const BUDGET: usize = 16;
+/// The longest that its thread sleeps.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// A circuit for questions. Dropped, it ends.
+pub(super) struct QueryCircuit {
+    shared: Arc<Shared>,
+    relays: Vec<Role>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What the circuit's thread and those who ask through it share.
+struct Shared {
+    state: Mutex<State>,
+    /// Something has changed that somebody may wait for.
+    changed: Condvar,
+    /// There is something for the thread to do.
+    bell: Waker,
+}
+
+struct State {
+    clock: Clock,
+    client: Client,
+    stack: Stack,
+    connected: bool,
+    /// Why nothing goes through any more.
+    over: Option<&'static str>,
+    fetched: Vec<Fetched>,
+    /// What was carried since it was last added to the client's.
+    counts: Counts,
+}
+
+/// Why a wait is over.
+enum Ended {
+    TimedOut,
+    /// With the circuit.
+    Over(&'static str),
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes something, which the thread then works off.
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let result = change(&mut self.lock());
+        self.bell.wake();
+        result
+    }
+
+    /// Looks again and again until there is something, or no time left, or the circuit is over.
+    fn wait_for<T>(&self, until: Instant, mut look: impl FnMut(&mut State) -> Option<T>) -> Result<T, Ended> {
+        let mut state = self.lock();
+        loop {
+            if let Some(found) = look(&mut state) {
+                drop(state);
+                self.bell.wake();
+                return Ok(found);
+            }
+            if let Some(why) = state.over {
+                return Err(Ended::Over(why));
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Ended::TimedOut);
+            }
+            (state, _) = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl QueryCircuit {
+    /// Starts the circuit that `client` has begun, which asks `servers` for names. What it carries is added to `carried`.
+    ///
+    /// # Errors
+    /// What this host refuses.
+    pub(super) fn start(
+        client: Client,
+        relays: Vec<Role>,
+        servers: &[IpAddr],
+        clock: Clock,
+        carried: Arc<Mutex<Counts>>,
+    ) -> Result<Self, String> {
+        let remote = client.remote();
+        let local: SocketAddr = if remote.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
+        let socket = UdpSocket::bind(local, false).map_err(|error| format!("no socket: {error}"))?;
+        // A few packets: trains save nothing, and every driver gets single datagrams right.
+        socket.without_trains();
+        socket.set_mark(MARK).map_err(|error| format!("no mark: {error}"))?;
+        let stack = Stack::new(servers, clock.now(), &mut OsRandom::default());
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State {
+                clock,
+                client,
+                stack,
+                connected: false,
+                over: None,
+                fetched: Vec::new(),
+                counts: Counts::default(),
+            }),
+            changed: Condvar::new(),
+            bell: Waker::new().map_err(|error| error.to_string())?,
+        });
+        let working = shared.clone();
+        let thread = std::thread::Builder::new()
+            .name("queries".into())
+            .spawn(move || run(&working, &socket, &carried))
+            .map_err(|error| error.to_string())?;
+        Ok(Self { shared, relays, thread: Some(thread) })
+    }
+
+    /// Waits until packets flow.
+    ///
+    /// # Errors
+    /// Why none will.
+    pub(super) fn come_up(&self) -> Result<(), String> {
+        match self.shared.wait_for(Instant::now() + SETUP, |state| state.connected.then_some(())) {
+            Ok(()) => Ok(()),
+            Err(Ended::Over(why)) => Err(why.into()),
+            Err(Ended::TimedOut) => Err("its circuit did not come up in time".into()),
+        }
+    }
+
+    /// Ends whatever is waited for; nothing goes through any more.
+    pub(super) fn end(&self) {
+        self.shared.change(|state| {
+            state.over.get_or_insert("it was ended");
+        });
+        self.shared.changed.notify_all();
+    }
+}
+
+impl Drop for QueryCircuit {
+    fn drop(&mut self) {
+        self.end();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Way for QueryCircuit {
+    fn agent(&self, url: &str) -> Agent {
+        http::agent(&self.shared, url)
+    }
+
+    fn relays(&self) -> &[Role] {
+        &self.relays
+    }
+
+    fn fetch(&self, from: Role, file: MirrorFile) -> Result<Vec<u8>, String> {
+        let until = Instant::now() + FETCH;
+        let ended = |ended| match ended {
+            Ended::TimedOut => "no answer in time".to_owned(),
+            Ended::Over(why) => why.to_owned(),
+        };
+        let ask = |state: &mut State| state.client.fetch(from, file, state.clock.now()).then_some(());
+        self.shared.wait_for(until, ask).map_err(ended)?;
+        let take = |state: &mut State| {
+            let at = state.fetched.iter().position(|found| (found.from, found.file) == (from, file))?;
+            Some(state.fetched.swap_remove(at).bytes)
+        };
+        let bytes = self.shared.wait_for(until, take).map_err(ended)?;
+        if bytes.is_empty() { Err("it has none".into()) } else { Ok(bytes) }
+    }
+}
+
+/// The circuit's thread: moves datagrams until the circuit is over.
+fn run(shared: &Shared, socket: &UdpSocket, carried: &Mutex<Counts>) {
+    let mut buffer = vec![0; udp::TRAIN];
+    let mut random = OsRandom::default();
+    let (mut timeout, mut overflowed) = (Duration::ZERO, 0);
+    let mut over_since: Option<Instant> = None;
+    loop {
+        // An error here would be a programming error of ours; the loop goes on and works by its timeouts.
+        let ready = wait(&[shared.bell.as_fd(), socket.as_fd()], timeout).unwrap_or_default();
+        shared.bell.clear();
+        let mut state = shared.lock();
+        if ready[1] {
+            for _ in 0..BUDGET {
+                let Ok(train) = socket.receive(&mut buffer) else { break };
+                state.receive(&mut buffer, train, &mut random);
+            }
+        }
+        state.work(&mut random);
+        if state.over.is_some() && over_since.is_none() {
+            over_since = Some(Instant::now());
+            let now = state.clock.now();
+            state.client.close(now);
+        }
+        state.send(socket);
+        let left = over_since.map(|since| LINGER.saturating_sub(since.elapsed()));
+        timeout = left.unwrap_or_else(|| state.rest());
+        let overflows = u64::from(socket.overflows());
+        state.counts.overflows = overflows - overflowed;
+        overflowed = overflows;
+        carried.lock().unwrap_or_else(PoisonError::into_inner).add(&std::mem::take(&mut state.counts));
+        drop(state);
+        shared.changed.notify_all();
+        if left.is_some_and(|left| left.is_zero()) {
+            return;
+        }
+    }
+}
+
+impl State {
+    /// The way down: packets for the stack.
+    fn receive(&mut self, buffer: &mut [u8], train: udp::Train, random: &mut OsRandom) {
+        let (now, minutes) = (self.clock.now(), unix_minutes());
+        let Some(bytes) = buffer.get_mut(..train.len) else { return };
+        // An empty datagram is one too.
+        let pieces = if bytes.is_empty() { vec![bytes] } else { bytes.chunks_mut(train.stride.max(1)).collect() };
+        for datagram in pieces {
+            self.counts.received += 1;
+            if train.from != self.client.remote() {
+                self.counts.drops.count(DropReason::ForeignSource);
+                continue;
+            }
+            match self.client.handle_datagram(datagram, now, minutes, random) {
+                Verdict::Consumed => self.counts.control += 1,
+                Verdict::Dropped(reason) => self.counts.drops.count(reason),
+                Verdict::Deliver { offset, packet, .. } => {
+                    // The device, whose packets are counted as delivered, never sees it.
+                    self.counts.control += 1;
+                    self.stack.arrived(datagram.get(offset..offset + packet.len).unwrap_or(&[]));
+                }
+            }
+        }
+    }
+
+    /// What is due, and the way up: packets of the stack.
+    fn work(&mut self, random: &mut OsRandom) {
+        let now = self.clock.now();
+        if self.client.poll_timeout() <= now {
+            self.client.handle_timeout(now, unix_minutes(), random);
+        }
+        while let Some(event) = self.client.poll_event() {
+            match event {
+                Event::Connected => self.connected = true,
+                Event::Mtu(_) => {}
+                Event::Failed(failure) => self.over = Some(super::failure_text(failure)),
+                Event::Lost => self.over = Some("its circuit was lost"),
+            }
+        }
+        self.fetched.extend(std::iter::from_fn(|| self.client.poll_fetched()));
+        self.stack.work(now);
+    }
+
+    /// Sends what stack and circuit have to say.
+    fn send(&mut self, socket: &UdpSocket) {
+        let (now, to) = (self.clock.now(), self.client.remote());
+        while let Some(packet) = self.stack.leaving() {
+            self.counts.originated += 1;
+            match self.seal(&packet, now) {
+                Ok(datagram) => self.send_one(socket, to, &datagram),
+                Err(reason) => self.counts.drops.count(reason),
+            }
+        }
+        while let Some(datagram) = self.client.poll_transmit() {
+            self.counts.originated += 1;
+            self.send_one(socket, to, &datagram);
+        }
+    }
+
+    fn seal(&mut self, packet: &[u8], now: Time) -> Result<Vec<u8>, DropReason> {
+        let offset = self.client.offset();
+        let mut datagram = vec![0; offset + padded(packet.len()) + self.client.trailer()];
+        datagram.get_mut(offset..offset + packet.len()).ok_or(DropReason::BadLength)?.copy_from_slice(packet);
+        self.client.seal(&mut datagram, false, now)?;
+        Ok(datagram)
+    }
+
+    fn send_one(&mut self, socket: &UdpSocket, to: SocketAddr, datagram: &[u8]) {
+        match socket.send(to, datagram, datagram.len()) {
+            Ok(_) => self.counts.sent += 1,
+            Err(_) => self.counts.drops.count(DropReason::SendFailed),
+        }
+    }
+
+    /// How long the thread may sleep.
+    fn rest(&mut self) -> Duration {
+        let now = self.clock.now();
+        let circuit = self.client.poll_timeout().since(now);
+        self.stack.rest(now).map_or(circuit, |stack| stack.min(circuit)).min(LONGEST_WAIT)
+    }
+}

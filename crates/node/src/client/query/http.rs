@@ -1,0 +1,179 @@
+//! HTTP over a circuit: what `ureq` needs to know of a connection that is not the host's.
+//!
+//! Owns nothing but the translation. `ureq` calls these traits unversioned: they may change with any release of it, which the lock file keeps out.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use smoltcp::iface::SocketHandle;
+use ureq::config::Config;
+use ureq::http::Uri;
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{
+    Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, RustlsConnector, Transport,
+};
+use ureq::{Agent, Error};
+
+use super::{Ended, Shared};
+use crate::chain::way::settings;
+use crate::random::OsRandom;
+
+/// Where the room for a wait ends that has no end of its own.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// An HTTP client for `url` whose connections go through the circuit.
+pub(super) fn agent(shared: &Arc<Shared>, url: &str) -> Agent {
+    let through = Through(shared.clone());
+    Agent::with_parts(settings(url), through.clone().chain(RustlsConnector::default()), through)
+}
+
+#[derive(Clone)]
+struct Through(Arc<Shared>);
+
+fn until(timeout: NextTimeout) -> Instant {
+    Instant::now() + timeout.not_zero().map_or(LONGEST, |left| (*left).min(LONGEST))
+}
+
+fn failed(ended: Ended, timeout: NextTimeout) -> Error {
+    match ended {
+        Ended::TimedOut => Error::Timeout(timeout.reason),
+        Ended::Over(why) => Error::Io(io::Error::new(io::ErrorKind::NotConnected, why)),
+    }
+}
+
+fn refused(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::Io(io::Error::new(io::ErrorKind::ConnectionRefused, error))
+}
+
+impl fmt::Debug for Through {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Through(…)")
+    }
+}
+
+impl Connector<()> for Through {
+    type Out = Connection;
+
+    fn connect(&self, details: &ConnectionDetails<'_>, _: Option<()>) -> Result<Option<Connection>, Error> {
+        let to = *details.addrs.first().ok_or(Error::HostNotFound)?;
+        let handle = self.0.change(|state| state.stack.connect(to, &mut OsRandom::default())).map_err(refused)?;
+        let buffers = LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
+        // From here on it is taken out of the stack whatever happens.
+        let connection = Connection { shared: self.0.clone(), handle, buffers };
+        let established = self.0.wait_for(until(details.timeout), |state| {
+            let socket = state.stack.connection(handle);
+            if socket.may_send() { Some(true) } else { (!socket.is_active()).then_some(false) }
+        });
+        match established {
+            Ok(true) => Ok(Some(connection)),
+            Ok(false) => Err(Error::Io(io::ErrorKind::ConnectionRefused.into())),
+            Err(ended) => Err(failed(ended, details.timeout)),
+        }
+    }
+}
+
+/// A TCP connection through the circuit.
+struct Connection {
+    shared: Arc<Shared>,
+    handle: SocketHandle,
+    buffers: LazyBuffers,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Connection(…)")
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.shared.change(|state| state.stack.finish(self.handle));
+    }
+}
+
+impl Transport for Connection {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        &mut self.buffers
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
+        let (handle, deadline) = (self.handle, until(timeout));
+        let output = self.buffers.output();
+        let mut rest = output.get(..amount).unwrap_or(output);
+        while !rest.is_empty() {
+            let sent = self.shared.wait_for(deadline, |state| {
+                let socket = state.stack.connection(handle);
+                if !socket.may_send() {
+                    return Some(Err(Error::Io(io::ErrorKind::BrokenPipe.into())));
+                }
+                socket.send_slice(rest).ok().filter(|sent| *sent > 0).map(Ok)
+            });
+            let sent = sent.map_err(|ended| failed(ended, timeout))??;
+            rest = rest.get(sent..).unwrap_or(&[]);
+        }
+        Ok(())
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
+        let handle = self.handle;
+        let room = self.buffers.input_append_buf();
+        let received = self.shared.wait_for(until(timeout), |state| {
+            let socket = state.stack.connection(handle);
+            match socket.recv_slice(room) {
+                Ok(0) if socket.may_recv() => None,
+                Ok(count) => Some(count),
+                // The other side has said all that it had to say.
+                Err(_) => Some(0),
+            }
+        });
+        let received = received.map_err(|ended| failed(ended, timeout))?;
+        self.buffers.input_appended(received);
+        Ok(received > 0)
+    }
+
+    fn is_open(&mut self) -> bool {
+        let handle = self.handle;
+        self.shared.change(|state| {
+            let socket = state.stack.connection(handle);
+            // Bytes that nobody asked for are a reason not to use it again.
+            socket.may_send() && socket.may_recv() && !socket.can_recv()
+        })
+    }
+}
+
+impl Resolver for Through {
+    fn resolve(&self, uri: &Uri, _: &Config, timeout: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
+        let authority = uri.authority().ok_or_else(|| Error::BadUri("it names no host".into()))?;
+        let port = authority.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
+        let host = authority.host().trim_matches(['[', ']']);
+        let address = match host.parse::<IpAddr>() {
+            Ok(address) => address,
+            Err(_) => self.look_up(host, timeout)?,
+        };
+        let mut found = self.empty();
+        found.push(SocketAddr::new(address, port));
+        Ok(found)
+    }
+}
+
+impl Through {
+    /// The address of a host, IPv4 before IPv6, asked for through the circuit.
+    fn look_up(&self, host: &str, timeout: NextTimeout) -> Result<IpAddr, Error> {
+        let mut last = Error::HostNotFound;
+        for v6 in [false, true] {
+            let query = self.0.change(|state| state.stack.ask(host, v6)).map_err(refused)?;
+            match self.0.wait_for(until(timeout), |state| state.stack.answer(query)) {
+                Ok(Ok(address)) => return Ok(address),
+                Ok(Err(unknown)) => last = refused(unknown),
+                Err(ended) => {
+                    self.0.change(|state| state.stack.forget(query));
+                    return Err(failed(ended, timeout));
+                }
+            }
+        }
+        Err(last)
+    }
+}

@@ -1,0 +1,225 @@
+//! The directory while a circuit is up: read anew from time to time, through a circuit of its own.
+//!
+//! Owns when, and what came of it. Running circuits are left as they are: what is read is for the next one, and for status.
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use openrelay_ledger::directory::Source;
+use openrelay_ledger::record::Record;
+use openrelay_ledger::selection::{self, Wish};
+use openrelay_proto::handshake::Role;
+use openrelay_proto::random::array;
+use openrelay_sys::event::{Waker, wait};
+
+use super::host::HostError;
+use super::query::QueryCircuit;
+use super::{Counts, below};
+use crate::chain_file::ChainFile;
+use crate::circuit::{self, Hops, OpenConsent};
+use crate::clock::Clock;
+use crate::config::AdmissionMode;
+use crate::directory::VerifiedDirectory;
+use crate::random::OsRandom;
+
+/// How often another egress is drawn when it is the one of the user's own circuit.
+const DRAWS: u32 = 16;
+
+/// What the refresher needs to know of the client.
+pub(super) struct Reader {
+    pub(super) chain: ChainFile,
+    /// Where the last reading is kept.
+    pub(super) kept: PathBuf,
+    pub(super) directory: VerifiedDirectory,
+    pub(super) admission: AdmissionMode,
+    /// Name servers, asked through the circuit.
+    pub(super) servers: Vec<IpAddr>,
+    /// The first hop of the user's circuit: the only address that the firewall lets datagrams to.
+    pub(super) remote: SocketAddr,
+    pub(super) ingress: Option<u64>,
+    pub(super) egress: u64,
+    /// Its hops as they were in the directory when it was opened.
+    pub(super) hops: Vec<Record>,
+}
+
+/// What is known of the directory now.
+#[derive(Clone, Debug)]
+pub struct Refreshed {
+    /// Sequence of the directory; of a chain, the block.
+    pub sequence: u64,
+    /// What the directory was checked by.
+    pub source: Source,
+    /// Whether the relays of the running circuit are still in it, with the same keys.
+    pub hops_listed: bool,
+    /// When it was read, since the connection came up; `None` when that was before.
+    pub read_at: Option<Instant>,
+    /// Why the last try gave no newer one.
+    pub warning: Option<String>,
+}
+
+/// The thread that reads the directory anew.
+pub(super) struct Refresher {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    stop: Waker,
+    known: Mutex<Refreshed>,
+    carried: Arc<Mutex<Counts>>,
+    /// The circuit that questions go through now, so that it can be ended.
+    current: Mutex<Current>,
+}
+
+#[derive(Default)]
+struct Current {
+    circuit: Option<Arc<QueryCircuit>>,
+    stopped: bool,
+}
+
+impl Refresher {
+    /// Starts the thread.
+    pub(super) fn start(reader: Reader) -> Result<Self, HostError> {
+        let directory = reader.directory.directory();
+        let known = Refreshed {
+            sequence: directory.body().sequence,
+            source: directory.source(),
+            hops_listed: true,
+            read_at: None,
+            warning: None,
+        };
+        let shared = Arc::new(Shared {
+            stop: Waker::new().map_err(HostError::at("make an event descriptor"))?,
+            known: Mutex::new(known),
+            carried: Arc::default(),
+            current: Mutex::default(),
+        });
+        let working = shared.clone();
+        let thread = std::thread::Builder::new()
+            .name("directory".into())
+            .spawn(move || run(reader, &working))
+            .map_err(HostError::at("start the thread that reads the directory"))?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// What is known now.
+    pub(super) fn known(&self) -> Refreshed {
+        self.shared.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What its circuits have carried.
+    pub(super) fn carried(&self) -> Counts {
+        self.shared.carried.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Ends it, and the circuit that it may have.
+    pub(super) fn stop(&mut self) {
+        let circuit = {
+            let mut current = self.shared.current.lock().unwrap_or_else(PoisonError::into_inner);
+            current.stopped = true;
+            current.circuit.take()
+        };
+        if let Some(circuit) = circuit {
+            circuit.end();
+        }
+        self.shared.stop.wake();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn run(mut reader: Reader, shared: &Shared) {
+    let mut random = OsRandom::default();
+    loop {
+        // Not all clients at once, and none at times that can be foretold: three quarters to five quarters of the time.
+        let millis = reader.chain.refresh_s.saturating_mul(1_000);
+        let spread = u64::from_be_bytes(array(&mut random)) % (millis / 2 + 1);
+        let pause = Duration::from_millis(millis - millis / 4 + spread);
+        let rung = wait(&[shared.stop.as_fd()], pause).unwrap_or_default();
+        if rung[0] {
+            return;
+        }
+        let outcome = once(&reader, shared);
+        let mut known = shared.known.lock().unwrap_or_else(PoisonError::into_inner);
+        match outcome {
+            Ok((directory, warning)) => {
+                if warning.is_none() {
+                    known.read_at = Some(Instant::now());
+                }
+                known.warning = warning;
+                known.sequence = directory.directory().body().sequence;
+                known.source = directory.directory().source();
+                known.hops_listed = reader.hops_are_in(&directory);
+                reader.directory = directory;
+            }
+            Err(why) => known.warning = Some(format!("the directory was not read anew: {why}")),
+        }
+    }
+}
+
+/// Reads the directory once, through a circuit that is opened for it and closed after it.
+fn once(reader: &Reader, shared: &Shared) -> Result<(VerifiedDirectory, Option<String>), String> {
+    let circuit = Arc::new(reader.open(shared)?);
+    {
+        let mut current = shared.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.stopped {
+            return Err("it was ended".into());
+        }
+        current.circuit = Some(circuit.clone());
+    }
+    let read = circuit.come_up().and_then(|()| {
+        crate::chain::directory(&*circuit, &reader.chain, &reader.kept).map_err(|error| error.to_string())
+    });
+    shared.current.lock().unwrap_or_else(PoisonError::into_inner).circuit = None;
+    // An endpoint that is slow may keep it for a while: it ends now.
+    circuit.end();
+    read
+}
+
+impl Reader {
+    /// A circuit over the same first hop, to another egress where there is one: who carries the user's packets need not know that this user asks the chain.
+    fn open(&self, shared: &Shared) -> Result<QueryCircuit, String> {
+        let (clock, mut random) = (Clock::start(), OsRandom::default());
+        let consent = OpenConsent::from_config(self.admission).ok_or("admission is not named")?;
+        let (hops, relays) = self.choose(&mut random)?;
+        let pick = |endpoints: &[SocketAddr]| endpoints.iter().copied().find(|endpoint| *endpoint == self.remote);
+        let client =
+            circuit::open(hops, consent, None, pick, clock.now(), &mut random).map_err(|error| error.to_string())?;
+        QueryCircuit::start(client, relays, &self.servers, clock, shared.carried.clone())
+    }
+
+    fn choose(&self, random: &mut OsRandom) -> Result<(Hops, Vec<Role>), String> {
+        let directory = self.directory.directory();
+        let register = |record| self.directory.register(record).ok_or("a relay is not in the directory any more");
+        let Some(ingress) = self.ingress else {
+            // One hop is what the user has asked for; questions are a session of their own then.
+            let egress = directory.relay(self.egress).ok_or("the egress is not in the directory any more")?;
+            return Ok((Hops::One(register(egress)?), vec![Role::Egress]));
+        };
+        let wish = Wish { ingress: Some(ingress), ..Wish::default() };
+        let mut below = below(random);
+        let mut chosen = selection::circuit(directory, &wish, &mut below);
+        for _ in 0..DRAWS {
+            if !matches!(&chosen, Ok((_, egress)) if egress.relay_id == self.egress) {
+                break;
+            }
+            chosen = selection::circuit(directory, &wish, &mut below);
+        }
+        let (ingress, egress) = chosen.map_err(|error| error.to_string())?;
+        Ok((Hops::Two(register(ingress)?, register(egress)?), vec![Role::Ingress, Role::Egress]))
+    }
+
+    /// Whether the hops of the user's circuit are in this directory as they were when it was opened.
+    fn hops_are_in(&self, directory: &VerifiedDirectory) -> bool {
+        let same = |hop: &Record| {
+            let now = directory.directory().relay(hop.relay_id);
+            now.is_some_and(|now| (now.key(), now.key_epoch) == (hop.key(), hop.key_epoch))
+        };
+        self.hops.iter().all(same)
+    }
+}
