@@ -11,16 +11,26 @@ fuzz_target!(|data: &[u8]| {
         assert_eq!(message.encode(), (kind, body.to_vec()));
     }
     // The structured twin: a body of the length that the kind has. All but a refusal's reason reads, whatever its bytes are.
-    let kind = kind % 0x24;
+    let kind = kind % 0x34;
     let length = match kind {
         0x10 => 12,
         0x11 => 8,
         0x13 => 4,
         0x20 => REKEY_LEN,
         0x21 => REKEYED_LEN,
+        0x30 => 5,
+        // A piece: the whole of a file of three bytes.
+        0x31 => {
+            let piece = [&[1][..], &[0; 8], &3u32.to_be_bytes(), &0u32.to_be_bytes(), b"abc"].concat();
+            let message = Message::decode(kind, &piece).expect("a piece");
+            return assert_eq!(message.encode(), (kind, piece));
+        }
         _ => return,
     };
-    let body: Vec<u8> = body.iter().copied().chain(std::iter::repeat(0)).take(length).collect();
+    let mut body: Vec<u8> = body.iter().copied().chain(std::iter::repeat(0)).take(length).collect();
+    if kind == 0x30 {
+        body[0] = 1 + body[0] % 2;
+    }
     let message = Message::decode(kind, &body).expect("a body of the right length");
     assert_eq!(message.encode(), (kind, body));
 });

@@ -40,9 +40,10 @@ fn all(dir: &Path) -> Result<()> {
     let network = Network::new(dir)?;
     let services = network.serve_by_chain(&programs)?;
     let mut bench = Bench { network, services, programs };
-    let scenarios: [(&str, Scenario); 6] = [
+    let scenarios: [(&str, Scenario); 7] = [
         ("status, exits and verify say what the directory is proven by", says_why),
         ("a client that is up reads the directory anew, through another egress and from nowhere else", reads_anew),
+        ("a relay hands signed checkpoints to clients that reach no endpoint", checkpoint_from_a_relay),
         ("an operator's way to the first circuit: init, check, bond, run", journey),
         ("a relay that drains takes no new circuits, and its running ones go on", drains),
         ("lying endpoints: one is survived, two are refused with exit code 5", liars),
@@ -204,13 +205,18 @@ fn reads_anew(bench: &mut Bench) -> Result<()> {
     )?;
     let config = bench.through(1, 3)?;
     std::fs::write(&config, std::fs::read_to_string(&config)?.replace("../chain.toml", "named-chain.toml"))?;
-    bench.up(&config)?;
     let (first, client) = (bench.network.address("ingress-1", false)?, bench.network.address("nat", false)?);
-    crate::wire::watch(nat, [first, bench.network.address("ingress-1", true)?])?;
     chain.sh(&format!(
         "nft 'table inet asked {{ counter client {{ }}; \
          chain in {{ type filter hook input priority 0; ip saddr {client} counter name client; }}; }}'"
     ))?;
+    let packets = |host: &crate::host::Host, name: &str| -> Result<u64> { Ok(host.counter("inet asked", name)?.0) };
+    // Nothing is kept: it has to ask, from its own address.
+    std::fs::remove_dir_all(bench.network.client.dir().join("state"))?;
+    bench.up(&config)?;
+    let outside = packets(chain, "client")?;
+    ensure!(outside > 0, "a first start asked nobody");
+    crate::wire::watch(nat, [first, bench.network.address("ingress-1", true)?])?;
     let egresses = [bench.network.host("egress-1")?, bench.network.host("egress-2")?];
     for egress in egresses {
         egress.sh(&format!(
@@ -226,12 +232,16 @@ fn reads_anew(bench: &mut Bench) -> Result<()> {
     let status = bench.status()?;
     ensure!(status["directory_warning"].is_null() && status["hops_listed"] == true, "{status}");
     ensure!(status["directory_read_s"].is_u64(), "{status}");
-    let packets = |host: &crate::host::Host, name: &str| -> Result<u64> { Ok(host.counter("inet asked", name)?.0) };
     let [user, other] = egresses;
     ensure!(packets(other, "endpoints")? > 0, "the chain was asked by nobody");
     ensure!(packets(user, "endpoints")? == 0, "the egress of the user's circuit asked the chain");
     ensure!(packets(other, "mirror")? == 0, "the records came from the mirror, and not from a relay of the circuit");
     crate::wire::judge(nat)?;
+    // What a user asks meanwhile is answered from what was read.
+    ensure!(bench.exits()? == [3, 4], "exits while a client is up: {:?}", bench.exits()?);
+    let (code, text, said) = bench.openrelay(&["verify", "3", "--config", &config])?;
+    ensure!(code == Some(0) && text.contains("handshake key") && said.contains("nobody was asked"), "{text}{said}");
+    ensure!(packets(user, "endpoints")? == 0, "the egress of the user's circuit saw that the chain was asked");
     // Without endpoints the old one serves, and status says why; what is up goes on.
     bench.network.set_link("chain", false)?;
     bench.within("a warning", || Ok(bench.status()?["directory_warning"].is_string()))?;
@@ -240,25 +250,79 @@ fn reads_anew(bench: &mut Bench) -> Result<()> {
     ensure!(code == Some(0) && text.contains("directory  "), "status says nothing of it: {text}");
     bench.network.set_link("chain", true)?;
     bench.within("the warning's end", || Ok(bench.status()?["directory_warning"].is_null()))?;
-    // An egress that leaves is seen by who uses it.
-    let operator = bench.services.operator("egress-1")?;
-    let drain = |arguments: &[&str]| {
-        let host = bench.network.host("egress-1")?;
-        let mut command = host.command(&bench.programs.openrelay);
-        command.args(["relay", "drain"]).args(arguments);
-        operator.run(host, command, "relay drain", true)
-    };
-    drain(&[])?;
-    bench.within("status saying that the egress has left", || Ok(bench.status()?["hops_listed"] == false))?;
-    ensure!(bench.fetches()?, "the running circuit did not go on");
-    drain(&["--undo"])?;
-    bench.within("the egress being back", || Ok(bench.status()?["hops_listed"] == true))?;
+    // A relay that leaves is seen by who uses it, who reads on all the same.
+    for name in ["egress-1", "ingress-1"] {
+        let operator = bench.services.operator(name)?;
+        let drain = |arguments: &[&str]| {
+            let host = bench.network.host(name)?;
+            let mut command = host.command(&bench.programs.openrelay);
+            command.args(["relay", "drain"]).args(arguments);
+            operator.run(host, command, "relay drain", true)
+        };
+        drain(&[])?;
+        bench.within("status saying that a relay has left", || Ok(bench.status()?["hops_listed"] == false))?;
+        ensure!(bench.fetches()?, "the running circuit did not go on");
+        drain(&["--undo"])?;
+        bench.within("the relay being back", || Ok(bench.status()?["hops_listed"] == true))?;
+    }
     crate::wire::judge(nat)?;
-    ensure!(packets(chain, "client")? == 0, "the chain was asked from the client's own address");
+    ensure!(packets(chain, "client")? == outside, "the chain was asked from the client's own address");
+    ensure!(packets(user, "endpoints")? == 0, "the egress of the user's circuit asked the chain");
     crate::wire::unwatch(nat)?;
     for host in [chain, user, other] {
         host.sh("nft delete table inet asked")?;
     }
+    bench.down()
+}
+
+/// One key signs a block; an ingress' agent fetches that from a mirror; a client whose endpoints and mirrors are all gone gets it from the ingress.
+fn checkpoint_from_a_relay(bench: &mut Bench) -> Result<()> {
+    const MIRROR: u16 = 8551;
+    let (folder, programs) = (bench.network.dir.join("config"), bench.programs.clone());
+    let path = |name: &str| folder.join(name).display().to_string();
+    let on_chain_host = |bench: &Bench, arguments: &[&str]| {
+        let output = bench.network.host("chain")?.command(&programs.openrelay).args(arguments).output()?;
+        crate::host::checked(&output, &arguments.join(" "))
+    };
+    let key = on_chain_host(bench, &["checkpoint", "key", "--out", &path("checkpoint-key")])?;
+    let key = key.trim().trim_start_matches("checkpoint_key ");
+    let address = bench.network.address("chain", false)?;
+    let plain = std::fs::read_to_string(path("chain.toml"))?;
+    let trusting = |port: u16| {
+        format!(
+            "{plain}checkpoints = [\"http://{address}:{port}/checkpoint\"]\ncheckpoint_keys = [\"{key}\"]\ncheckpoint_quorum = 1\n"
+        )
+    };
+    for file in ["signers.toml", "ingress-1/chain.toml"] {
+        std::fs::write(path(file), trusting(MIRROR))?;
+    }
+    let mut mirror = bench.network.host("chain")?.command(&programs.openrelay);
+    mirror.args(["mirror", "run", "--chain", &path("signers.toml"), "--checkpoint", &path("checkpoint")]);
+    mirror.args(["--listen", &format!("{address}:{MIRROR}")]);
+    let _mirror = bench.network.host("chain")?.start(mirror, "ready")?;
+    stop(bench, "ingress-1")?;
+    let service = bench.services.operator("ingress-1")?.start(bench.network.host("ingress-1")?, &programs, &[])?;
+    bench.services.relays.insert(0, ("ingress-1", service));
+    let config = bench.through(1, 3)?;
+    bench.within("a circuit through the ingress that was started anew", || Ok(bench.up(&config).is_ok()))?;
+    bench.down()?;
+    // Nobody listens where this one asks.
+    let blind = trusting(8599).replace(":8545\"", ":8595\"").replace(":8546\"", ":8596\"");
+    let blind = blind.replace(":8547\"", ":8597\"").replace(":8550/records", ":8599/records");
+    std::fs::write(path("client/blind-chain.toml"), blind)?;
+    let text = std::fs::read_to_string(&config)?.replace("../chain.toml", "blind-chain.toml");
+    std::fs::write(path("client/blind.toml"), text)?;
+    bench.up(&path("client/blind.toml"))?;
+    bench.mine()?;
+    let (signers, key, file) = (path("signers.toml"), path("checkpoint-key"), path("checkpoint"));
+    let said = on_chain_host(bench, &["checkpoint", "sign", "--chain", &signers, "--key", &key, "--file", &file])?;
+    let number = said.split_whitespace().nth(1).and_then(|word| word.trim_end_matches(':').parse::<u64>().ok());
+    let number = number.with_context(|| format!("no block: {said}"))?;
+    bench.within("the ingress' checkpoint", || {
+        let status = bench.status()?;
+        let signed = status["directory_warning"].as_str().is_some_and(|why| why.contains("signed checkpoint"));
+        Ok(signed && status["directory_sequence"].as_u64() == Some(number))
+    })?;
     bench.down()
 }
 

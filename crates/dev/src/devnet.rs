@@ -15,7 +15,7 @@ use openrelay_sys::sandbox;
 
 use crate::host::{PATH, check_tools};
 use crate::topology::{Network, Programs};
-use crate::{chain_check, check, checkpoint_check, demo, flood, load, say, talk, vote_check};
+use crate::{chain_check, check, checkpoint_check, demo, flood, load, reorganisation_check, say, talk, vote_check};
 
 /// What to do with the network.
 #[derive(Subcommand)]
@@ -68,17 +68,20 @@ enum Part {
     Votes,
     /// Clients that reach no endpoint
     Checkpoints,
+    /// A chain that takes back what it said
+    Reorganisation,
 }
 
 type Scenarios = fn() -> Result<()>;
 
 impl CheckOptions {
     fn run(&self) -> Result<()> {
-        let parts: [(Part, Scenarios); 4] = [
+        let parts: [(Part, Scenarios); 5] = [
             (Part::Circuits, check::run),
             (Part::Chain, chain_check::run),
             (Part::Votes, vote_check::run),
             (Part::Checkpoints, checkpoint_check::run),
+            (Part::Reorganisation, reorganisation_check::run),
         ];
         let mut wanted = parts.iter().filter(|(part, _)| self.part.is_none_or(|only| only == *part));
         wanted.try_for_each(|(_, run)| run())

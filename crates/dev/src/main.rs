@@ -17,6 +17,7 @@ mod leak;
 mod load;
 mod local_chain;
 mod loss;
+mod reorganisation_check;
 mod services;
 mod topology;
 mod vote_check;

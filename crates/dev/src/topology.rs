@@ -248,6 +248,7 @@ impl Network {
 }
 
 /// The programs of this checkout or installation, beside this one.
+#[derive(Clone)]
 pub(crate) struct Programs {
     pub(crate) dev: PathBuf,
     pub(crate) openrelay: PathBuf,

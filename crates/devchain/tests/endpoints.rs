@@ -13,13 +13,14 @@ use k256::ecdsa::SigningKey;
 use openrelay_devchain::{Fault, KNOWN, Network, Node, Server, development, serve};
 use openrelay_ledger::chain::checkpoint::{Checkpoint, CheckpointFile, Signed};
 use openrelay_ledger::chain::descriptor::Descriptor;
+use openrelay_ledger::chain::reading::Reading;
 use openrelay_ledger::chain::registry::{RelayRegistry, Token};
 use openrelay_ledger::directory::{DirectoryKey, Source};
 use openrelay_ledger::hex;
 use openrelay_ledger::record::Role;
 use openrelay_node::chain::journal::{SendError, Sender};
 use openrelay_node::chain::mirror::Mirror;
-use openrelay_node::chain::{Outside, Way, read, read_by, read_lately};
+use openrelay_node::chain::{Outside, Way, doubt_reading, read, read_by, read_lately};
 use openrelay_node::chain_file::ChainFile;
 use openrelay_node::directory::VerifiedDirectory;
 use openrelay_proto::handshake::Role as Hop;
@@ -48,7 +49,7 @@ fn directory(
     file: &ChainFile,
     kept: &std::path::Path,
 ) -> Result<(VerifiedDirectory, Option<String>), openrelay_node::chain::ChainError> {
-    openrelay_node::chain::directory(&Outside, file, kept)
+    openrelay_node::chain::directory(&Outside, file, kept, 0)
 }
 
 /// A way with two relays, which mirror what they are told to.
@@ -205,12 +206,12 @@ fn an_honest_chain_gives_the_whole_directory_with_what_proves_it() {
     assert_eq!(found.network_id(), world.file.trust().network_id());
     // As bytes too, of which every change is seen.
     let bytes = reading.encode().unwrap();
-    let again = openrelay_ledger::chain::reading::Reading::decode(&bytes).unwrap();
+    let again = Reading::decode(&bytes).unwrap();
     assert_eq!(again, reading);
     for at in (0..bytes.len()).step_by(7) {
         let mut changed = bytes.clone();
         changed[at] ^= 1;
-        let read = openrelay_ledger::chain::reading::Reading::decode(&changed);
+        let read = Reading::decode(&changed);
         if let Ok(other) = read.and_then(|read| read.verify(&world.file.trust(), now(), 86_400, 0)) {
             // A header that differs elsewhere than in its state root has another hash, which no quorum shows.
             let Source::Chain(other) = other.source() else { panic!("no chain") };
@@ -373,7 +374,9 @@ fn relays_on_the_way_serve_records_and_are_believed_as_little_as_mirrors() {
     let mut tampered = good.clone();
     *tampered.last_mut().unwrap() ^= 1;
     let read = |file: &ChainFile, way: &Relays| {
-        read_by(way, file, now(), 0).map(|(_, found)| found.body().relays.len()).map_err(|error| error.to_string())
+        read_by(way, file, now(), 0, None)
+            .map(|(_, found)| found.body().relays.len())
+            .map_err(|error| error.to_string())
     };
     let liar = Relays { ingress: tampered.clone(), egress: b"nonsense".to_vec(), ..Relays::default() };
     assert_eq!(read(&world.file, &liar), Ok(3), "a mirror has them");
@@ -392,7 +395,7 @@ fn relays_on_the_way_serve_signed_checkpoints() {
     world.fault_all(&[Fault::Down]);
     world.file.checkpoints = vec!["http://127.0.0.1:1/checkpoint".into()];
     let kept = world.folder.join("reading");
-    let (found, warning) = openrelay_node::chain::directory(&way, &world.file, &kept).unwrap();
+    let (found, warning) = openrelay_node::chain::directory(&way, &world.file, &kept, 0).unwrap();
     assert_eq!(found.directory().body().sequence, signed.signed.checkpoint.number);
     assert!(warning.unwrap().contains("signed checkpoint"));
 }
@@ -646,13 +649,49 @@ fn what_was_read_just_now_is_not_asked_for_again() {
     directory(&world.file, &kept).unwrap();
     let found = read_lately(&world.file, &kept).unwrap();
     assert_eq!(found.directory().body().relays.len(), 3);
-    let touch = |ago| {
-        let file = std::fs::File::options().write(true).open(&kept).unwrap();
-        file.set_modified(SystemTime::now() - Duration::from_secs(ago)).unwrap();
-    };
-    touch(world.file.refresh_s + 1);
+    let note = kept.with_extension("read-at");
+    let read_at = |at: u64| std::fs::write(&note, format!("{at}\n")).unwrap();
+    read_at(now() - world.file.refresh_s - 1);
     assert!(read_lately(&world.file, &kept).is_none(), "too long ago");
-    touch(0);
-    world.file.code_hash = B256::repeat_byte(1);
+    read_at(now() + 100);
+    assert!(read_lately(&world.file, &kept).is_none(), "at a time that has not come yet");
+    read_at(now());
+    let code = std::mem::replace(&mut world.file.code_hash, B256::repeat_byte(1));
     assert!(read_lately(&world.file, &kept).is_none(), "it is checked as ever");
+    world.file.code_hash = code;
+    assert!(read_lately(&world.file, &kept).is_some());
+    doubt_reading(&kept);
+    assert!(read_lately(&world.file, &kept).is_none(), "a relay in it did not answer");
+    // What endpoints have not shown was not read lately, however new it is.
+    serve_checkpoint(&mut world, &[0, 1]);
+    world.fault_all(&[Fault::Down]);
+    assert!(directory(&world.file, &kept).unwrap().1.unwrap().contains("signed checkpoint"));
+    assert!(read_lately(&world.file, &kept).is_none());
+}
+
+#[test]
+fn records_whose_root_is_the_same_are_not_asked_for_again() {
+    let mut world = World::new("same-root", 0);
+    let (older, _) = read(&world.file, now(), 0).unwrap();
+    world.file.mirrors = Vec::new();
+    world.mine();
+    let again = |older: &Reading| read_by(&Outside, &world.file, now(), 0, Some(older));
+    let (newer, found) = again(&older).unwrap();
+    assert_eq!((newer.account.storage_root, found.body().relays.len()), (older.account.storage_root, 3));
+    assert_ne!(newer.header, older.header);
+    let mut tampered = older.clone();
+    *tampered.records.last_mut().unwrap() ^= 1;
+    assert!(again(&tampered).unwrap_err().to_string().contains("none is configured"), "they are checked as any");
+}
+
+#[test]
+fn nothing_older_than_what_is_in_use_takes_its_place() {
+    let world = World::new("floor", 0);
+    let kept = world.folder.join("reading");
+    directory(&world.file, &kept).unwrap();
+    let floor = world.head() + 1;
+    let older = |floor| openrelay_node::chain::directory(&Outside, &world.file, &kept, floor).map(|_| ());
+    assert!(older(floor).unwrap_err().to_string().contains("was seen before"), "neither read nor kept");
+    world.mine();
+    older(floor).unwrap();
 }

@@ -60,10 +60,7 @@ pub fn circuit<'a>(
     wish: &Wish,
     mut random: impl FnMut(u64) -> u64,
 ) -> Result<(&'a Record, &'a Record), SelectionError> {
-    let apart = |ingress: &Record, egress: &Record| {
-        let allowed = directory.body().single_operator || !ingress.conflicts_with(egress);
-        allowed && [false, true].iter().any(|&v6| ingress.endpoint(v6).is_some() && egress.endpoint(v6).is_some())
-    };
+    let apart = |ingress: &Record, egress: &Record| may_be_hops(directory, ingress, egress);
     let ingresses = candidates(directory, Role::Ingress, wish.ingress, Some(wish.families))?;
     let egresses = candidates(directory, Role::Egress, wish.egress, None)?;
     let sticky = ingresses.iter().copied().find(|relay| Some(relay.relay_id) == wish.sticky_ingress);
@@ -76,6 +73,29 @@ pub fn circuit<'a>(
     let egresses: Vec<&Record> = egresses.into_iter().filter(|egress| apart(ingress, egress)).collect();
     let egress = weighted(&egresses, &mut random).ok_or(SelectionError::Conflict)?;
     Ok((ingress, egress))
+}
+
+/// Chooses an egress for a circuit through this ingress, which need not be in the directory any more; none of `avoid`, if there is another one.
+///
+/// # Errors
+/// [`SelectionError`] says what is missing.
+pub fn egress<'a>(
+    directory: &'a Directory,
+    ingress: &Record,
+    avoid: &[u64],
+    mut random: impl FnMut(u64) -> u64,
+) -> Result<&'a Record, SelectionError> {
+    let egresses = candidates(directory, Role::Egress, None, None)?;
+    let usable: Vec<&Record> = egresses.into_iter().filter(|egress| may_be_hops(directory, ingress, egress)).collect();
+    let others: Vec<&Record> = usable.iter().copied().filter(|egress| !avoid.contains(&egress.relay_id)).collect();
+    let from = if others.is_empty() { &usable } else { &others };
+    weighted(from, &mut random).ok_or(SelectionError::Conflict)
+}
+
+/// Whether two relays may be hops of one circuit: nobody has both, and one reaches the other.
+fn may_be_hops(directory: &Directory, ingress: &Record, egress: &Record) -> bool {
+    let allowed = directory.body().single_operator || !ingress.conflicts_with(egress);
+    allowed && [false, true].iter().any(|&v6| ingress.endpoint(v6).is_some() && egress.endpoint(v6).is_some())
 }
 
 /// Chooses the egress of a circuit of one hop.
@@ -209,5 +229,25 @@ mod tests {
         }
         let wish = Wish { egress: Some(9), ..Wish::default() };
         assert_eq!(circuit(&directory, &wish, |_| 0), Err(SelectionError::NotThere(9, Role::Egress)));
+    }
+
+    #[test]
+    fn an_egress_to_be_avoided_is_taken_only_when_there_is_no_other() {
+        let relays = vec![
+            relay(1, Role::Ingress, 1, 1, 1),
+            relay(2, Role::Egress, 2, 2, 1_000_000),
+            relay(3, Role::Egress, 3, 3, 1),
+            relay(4, Role::Egress, 1, 4, 1_000_000),
+        ];
+        let directory = directory(relays.clone(), false);
+        for dice in [0, 1, 500_000, u64::MAX] {
+            let chosen = |avoid: &[u64]| egress(&directory, &relays[0], avoid, |below| dice % below).unwrap().relay_id;
+            // Relay 4 is of the ingress' operator.
+            assert_eq!((chosen(&[2]), chosen(&[3, 9])), (3, 2));
+            assert!([2, 3].contains(&chosen(&[2, 3])) && [2, 3].contains(&chosen(&[])));
+        }
+        let gone = relay(9, Role::Ingress, 9, 9, 1);
+        assert!(egress(&directory, &gone, &[], |_| 0).is_ok(), "the ingress need not be there any more");
+        assert_eq!(egress(&directory, &relay(9, Role::Ingress, 2, 2, 1), &[], |_| u64::MAX).map(|r| r.relay_id), Ok(4));
     }
 }

@@ -13,8 +13,7 @@ pub use endpoint::{Endpoint, EndpointError};
 pub use read::{ChainError, hashes_at, read, read_by};
 pub use way::{Outside, Way};
 
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
 
 use openrelay_ledger::chain::reading::{MAX_AGE, MAX_READING, Reading};
 
@@ -23,9 +22,9 @@ use crate::clock::unix_seconds;
 use crate::directory::{VerifiedDirectory, replace};
 
 /// The directory as the chain proves it now; or, when its endpoints or mirrors give none, at a block that the keys of checkpoints have signed; or the last one that was kept in
-/// the file `kept`. Either only while it is young enough, and with a warning. What is read is kept there.
+/// the file `kept`. Either only while it is young enough, and with a warning. What is read is kept there. Nothing older than the block `floor` is taken.
 ///
-/// Who has kept nothing yet, and knows keys of checkpoints, takes nothing that is older than a checkpoint, and nothing at all without one.
+/// Who has kept nothing yet and has no floor, and knows keys of checkpoints, takes nothing that is older than a checkpoint, and nothing at all without one.
 ///
 /// # Errors
 /// [`ChainError`] of reading it now, when nothing that was kept will do.
@@ -33,21 +32,24 @@ pub fn directory(
     way: &dyn Way,
     file: &ChainFile,
     kept: &Path,
+    floor: u64,
 ) -> Result<(VerifiedDirectory, Option<String>), ChainError> {
     let last = read_kept(kept);
-    let old = last.as_ref().and_then(|last| VerifiedDirectory::of_reading(last, &file.trust(), file.max_age_s, 0).ok());
+    let old =
+        last.as_ref().and_then(|last| VerifiedDirectory::of_reading(last, &file.trust(), file.max_age_s, floor).ok());
     // What is too old to be used is still young enough to tell that something is older.
     let seen = last.as_ref().and_then(|last| last.verify(&file.trust(), unix_seconds(), MAX_AGE, 0).ok());
-    let mut seen = seen.map_or(0, |seen| seen.body().sequence);
+    let mut seen = seen.map_or(0, |seen| seen.body().sequence).max(floor);
     let mut signed = None;
-    if last.is_none() && !file.checkpoints.is_empty() {
+    if last.is_none() && floor == 0 && !file.checkpoints.is_empty() {
         let first = checkpoint::fetch(way, file, unix_seconds(), 0).map_err(ChainError::Checkpoints)?;
         seen = first.checkpoint.number;
         signed = Some(first);
     }
-    let error = match read_by(way, file, unix_seconds(), seen) {
+    let error = match read_by(way, file, unix_seconds(), seen, last.as_ref()) {
         Ok((reading, directory)) => {
             let warning = keep(kept, &reading);
+            note_reading(kept);
             return Ok((VerifiedDirectory::of_proven(directory), warning));
         }
         Err(error) => error,
@@ -66,14 +68,33 @@ pub fn directory(
     Ok((old, Some(format!("the directory is one that was kept, {age} s old: {error}"))))
 }
 
-/// The directory that was read into the file `kept` within the last `refresh_s` seconds, by this machine's clock: who is up reads it that often, so a new circuit right after
-/// one needs not ask anybody from its own address.
+/// The directory in the file `kept`, if endpoints have shown it within the last `refresh_s` seconds: who is up reads it that often, so a new circuit right after one needs not ask
+/// anybody from its own address.
 pub fn read_lately(file: &ChainFile, kept: &Path) -> Option<VerifiedDirectory> {
-    let age = std::fs::metadata(kept).ok()?.modified().ok()?.elapsed().ok()?;
-    if age > Duration::from_secs(file.refresh_s) {
-        return None;
-    }
+    let at: u64 = std::fs::read_to_string(note(kept)).ok()?.trim().parse().ok()?;
+    let age = unix_seconds().checked_sub(at)?;
+    if age > file.refresh_s { None } else { kept_directory(file, kept) }
+}
+
+/// The directory in the file `kept`, however it came there, if it is young enough.
+pub fn kept_directory(file: &ChainFile, kept: &Path) -> Option<VerifiedDirectory> {
     VerifiedDirectory::of_reading(&read_kept(kept)?, &file.trust(), file.max_age_s, 0).ok()
+}
+
+/// From now on [`read_lately`] gives nothing until endpoints are asked again: a relay in it does not answer, so it may have another key by now.
+pub fn doubt_reading(kept: &Path) {
+    // One that cannot be removed ends by itself soon.
+    let _ = std::fs::remove_file(note(kept));
+}
+
+/// The file that says when the reading beside it was shown by endpoints.
+fn note(kept: &Path) -> PathBuf {
+    kept.with_extension("read-at")
+}
+
+fn note_reading(kept: &Path) {
+    // Without it endpoints are asked once more than they need be.
+    let _ = std::fs::write(note(kept), format!("{}\n", unix_seconds()));
 }
 
 /// Keeps a reading; a warning when it cannot.
@@ -83,7 +104,8 @@ fn keep(kept: &Path, reading: &Reading) -> Option<String> {
     written.err().map(|error| format!("cannot keep the directory in {}: {error}", kept.display()))
 }
 
-fn read_kept(path: &Path) -> Option<Reading> {
+/// The reading in the file `kept`; nothing is checked.
+pub fn read_kept(path: &Path) -> Option<Reading> {
     let size = std::fs::metadata(path).ok()?.len();
     if size > u64::try_from(MAX_READING).ok()? {
         return None;

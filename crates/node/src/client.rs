@@ -122,6 +122,8 @@ pub struct Connection {
     shared: Arc<Mutex<Shared>>,
     /// Where the directory is one of a chain.
     refresher: Option<Refresher>,
+    /// And the file in which its last reading is kept.
+    reading: Option<PathBuf>,
     host: Option<HostState>,
 }
 
@@ -223,9 +225,12 @@ impl Connection {
             thread: Some(thread),
             shared,
             refresher: None,
+            reading: plan.chain.is_some().then(|| plan.memory.reading.clone()),
             host: Some(host),
         };
-        connection.await_circuit(&events, patience)?;
+        connection
+            .await_circuit(&events, patience)
+            .inspect_err(|_| crate::chain::doubt_reading(&plan.memory.reading))?;
         connection.facts.setup_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         if let Some(ingress) = plan.ingress {
             plan.memory.keep(ingress);
@@ -238,6 +243,7 @@ impl Connection {
             let reader = Reader {
                 chain,
                 kept: plan.memory.reading,
+                opened_with: plan.directory.clone(),
                 directory: plan.directory,
                 admission: plan.file.admission,
                 servers: plan.file.dns,
@@ -245,6 +251,7 @@ impl Connection {
                 ingress: plan.ingress,
                 egress: plan.egress,
                 hops: plan.chosen,
+                silent: Vec::new(),
             };
             connection.refresher = Some(Refresher::start(reader)?);
         }
@@ -310,6 +317,9 @@ impl Connection {
     /// # Errors
     /// What could not be given back; the rest was.
     pub fn close(mut self) -> Result<Counts, HostError> {
+        if let (true, Some(reading)) = (self.is_lost(), &self.reading) {
+            crate::chain::doubt_reading(reading);
+        }
         let counts = self.stop_thread();
         match self.host.take() {
             Some(host) => host.give_back().map(|()| counts),
@@ -403,6 +413,11 @@ fn below(random: &mut OsRandom) -> impl FnMut(u64) -> u64 + '_ {
     |limit| u64::from_le_bytes(array(random)) % limit.max(1)
 }
 
+/// The file in the folder `state` in which the last reading of this chain is kept.
+pub fn kept_of(chain: &ChainFile, state: &Path) -> PathBuf {
+    Memory::of(state, &chain.trust().network_id()).reading
+}
+
 /// The directory that the configuration `path` names, as it is proven now, with what is remembered in the folder `state`; also a warning.
 ///
 /// # Errors
@@ -429,7 +444,7 @@ fn look_up(origin: &Origin, state: &Path) -> Result<(VerifiedDirectory, Memory, 
         }
         Origin::Chain(chain) => {
             let memory = Memory::of(state, &chain.trust().network_id());
-            let (directory, warning) = crate::chain::directory(&Outside, chain, &memory.reading)?;
+            let (directory, warning) = crate::chain::directory(&Outside, chain, &memory.reading, 0)?;
             Ok((directory, memory, warning))
         }
     }

@@ -76,10 +76,20 @@ fn origin(config: &Path) -> Result<Origin, Failure> {
 
 /// Lists the egresses that there are.
 pub(crate) fn exits(config: &Path, as_json: bool) -> Result<(), Failure> {
-    let (directory, warning) = directory_of(config, &folders().state)?;
-    if let Some(warning) = warning {
-        talk(&format!("openrelay: warning: {warning}"));
-    }
+    let directory = match origin(config)? {
+        Origin::Chain(chain) if folders().is_changed() => {
+            let kept = openrelay_node::client::kept_of(&chain, &folders().state);
+            talk(WHILE_UP);
+            openrelay_node::chain::kept_directory(&chain, &kept).ok_or_else(nothing_kept)?
+        }
+        Origin::Chain(_) | Origin::Signed { .. } => {
+            let (directory, warning) = directory_of(config, &folders().state)?;
+            if let Some(warning) = warning {
+                talk(&format!("openrelay: warning: {warning}"));
+            }
+            directory
+        }
+    };
     let directory = directory.directory();
     let exits: Vec<_> = directory.body().relays.iter().filter(|relay| relay.role == Role::Egress).collect();
     if as_json {
@@ -123,6 +133,14 @@ fn believed(directory: &Directory) -> String {
     }
 }
 
+/// Said where a question would go through the user's own circuit, whose egress need not know that this user asks the chain.
+const WHILE_UP: &str =
+    "openrelay: a client is up: this is what it has read, through a circuit of its own; nobody was asked now";
+
+fn nothing_kept() -> Failure {
+    Failure::new(5, "a client is up and keeps no directory; run openrelay down first, then this again")
+}
+
 /// Prints how the key of a relay is proven.
 pub(crate) fn verify(config: &Path, relay_id: u64) -> Result<(), Failure> {
     let chain = match origin(config)? {
@@ -130,9 +148,16 @@ pub(crate) fn verify(config: &Path, relay_id: u64) -> Result<(), Failure> {
         Origin::Signed { .. } => return verify_signed(config, relay_id),
     };
     let now = unix_seconds();
-    let (reading, _) = openrelay_node::chain::read(&chain, now, 0)?;
-    let (set, header) = reading.record_set(&chain.trust(), now, MAX_LAG, 0).map_err(Failure::plain)?;
-    let trusted = format!("{} of {} endpoints show the same header", chain.quorum, chain.endpoints.len());
+    let mut trusted = format!("{} of {} endpoints show the same header", chain.quorum, chain.endpoints.len());
+    let (reading, max_age) = if folders().is_changed() {
+        talk(WHILE_UP);
+        trusted = "shown by endpoints, or signed as a checkpoint, when the client that is up read it".into();
+        let kept = openrelay_node::client::kept_of(&chain, &folders().state);
+        (openrelay_node::chain::read_kept(&kept).ok_or_else(nothing_kept)?, chain.max_age_s)
+    } else {
+        (openrelay_node::chain::read(&chain, now, 0)?.0, MAX_LAG)
+    };
+    let (set, header) = reading.record_set(&chain.trust(), now, max_age, 0).map_err(Failure::plain)?;
     say(&format!("block          {} {}   {} s old", header.number, header.hash, now.saturating_sub(header.timestamp)));
     say(&format!(
         "header         {trusted}; its hash was computed here. This is the one thing that is trusted to them"

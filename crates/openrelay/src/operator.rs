@@ -154,8 +154,13 @@ fn check(dir: &Path) -> Result<(), Failure> {
 fn bond(dir: &Path, password_file: Option<&Path>) -> Result<(), Failure> {
     let folder = Folder::open(dir)?;
     if let Some(relay_id) = folder.relay_id()? {
-        say(&format!("relay_id {relay_id}"));
-        return Ok(());
+        if folder.is_registered(relay_id)? {
+            say(&format!("relay_id {relay_id}"));
+            return Ok(());
+        }
+        talk(&format!(
+            "openrelay: relay {relay_id} is not this key's on the chain: it has left, or the chain took the registration back"
+        ));
     }
     let sender = folder.sender(password_file)?;
     // One that was sent before this was killed, or that is in a block though nobody wrote it down, is this relay.
@@ -287,7 +292,8 @@ fn status(dir: &Path) -> Result<(), Failure> {
     say(&format!("operator       {operator}   {wei} wei for gas"));
     let relay_id = folder.registered()?;
     let Some((standing, shown)) = folder.registration(relay_id)? else {
-        return Err(Failure::new(3, format!("relay {relay_id} has left the registry")));
+        let why = "it has left, or the chain took the registration back; openrelay relay bond registers it anew";
+        return Err(Failure::new(3, format!("relay {relay_id} is not in the registry: {why}")));
     };
     say(&format!("relay          {relay_id} {} {:?}", folder.plan.role, standing.status));
     say(&format!("bond           {}, class {}, goes back to {}", shown.bond, standing.bond_class, shown.withdrawal));

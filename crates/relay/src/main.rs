@@ -177,7 +177,7 @@ fn introduce(feed: &mut Feed, secret: &RelaySecret, relay_id: u64) -> Result<(Ve
                 }
             }
             Fed::Refused(why) => complain(&format!("openrelay-relay: directory refused: {why}")),
-            // A checkpoint comes again while the relay serves.
+            // No checkpoint comes before the first reading.
             Fed::Nothing | Fed::Checkpoint(_) => {}
             Fed::End => {
                 let why = "no directory: with a chain a relay is started by its operator's agent, openrelay relay run";

@@ -64,14 +64,20 @@ fn list(faults: &[String]) -> String {
 /// # Errors
 /// [`ChainError`] says who did not do.
 pub fn read(file: &ChainFile, now: u64, seen: u64) -> Result<(Reading, Directory), ChainError> {
-    read_by(&Outside, file, now, seen)
+    read_by(&Outside, file, now, seen, None)
 }
 
-/// The same by another way.
+/// The same by another way, with the records of an older reading, which are not asked for again where their root is the same.
 ///
 /// # Errors
 /// [`ChainError`] says who did not do.
-pub fn read_by(way: &dyn Way, file: &ChainFile, now: u64, seen: u64) -> Result<(Reading, Directory), ChainError> {
+pub fn read_by(
+    way: &dyn Way,
+    file: &ChainFile,
+    now: u64,
+    seen: u64,
+    older: Option<&Reading>,
+) -> Result<(Reading, Directory), ChainError> {
     let endpoints: Vec<Endpoint> = file.endpoints.iter().map(|url| Endpoint::by(way, url)).collect();
     let mut faults = Vec::new();
     let mut failed = vec![false; endpoints.len()];
@@ -98,7 +104,7 @@ pub fn read_by(way: &dyn Way, file: &ChainFile, now: u64, seen: u64) -> Result<(
         if without_records == Some(root) {
             continue;
         }
-        match proven(way, shown, file, now, seen) {
+        match proven(way, shown, file, (now, seen), older) {
             Ok(done) => return Ok(done),
             // A leader that is behind shows a root that no mirror has any more.
             Err(error @ ChainError::Mirrors(_)) => {
@@ -222,8 +228,8 @@ fn proven(
     way: &dyn Way,
     shown: Shown,
     file: &ChainFile,
-    now: u64,
-    seen: u64,
+    (now, seen): (u64, u64),
+    older: Option<&Reading>,
 ) -> Result<(Reading, Directory), ChainError> {
     let mut reading = Reading { header: shown.rlp, account: shown.account, proof: shown.proof, records: Vec::new() };
     // What the header and the account say is known before anybody is asked for records.
@@ -231,7 +237,12 @@ fn proven(
         Ok(_) | Err(ReadingError::Records(_)) => {}
         Err(error) => return Err(error.into()),
     }
-    reading.records = records(way, file, shown.account.storage_root)?;
+    let root = shown.account.storage_root;
+    reading.records = match older.filter(|older| older.account.storage_root == root) {
+        // Checked against the root below, like any.
+        Some(older) if RecordSet::verify(&older.records, root).is_ok() => older.records.clone(),
+        _ => records(way, file, root)?,
+    };
     let directory = reading.verify(&file.trust(), now, MAX_LAG, seen)?;
     Ok((reading, directory))
 }

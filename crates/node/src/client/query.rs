@@ -47,6 +47,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 pub(super) struct QueryCircuit {
     shared: Arc<Shared>,
     relays: Vec<Role>,
+    /// Those that have not answered in time: they are not waited for again.
+    silent: Mutex<Vec<Role>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -148,7 +150,7 @@ impl QueryCircuit {
             .name("queries".into())
             .spawn(move || run(&working, &socket, &carried))
             .map_err(|error| error.to_string())?;
-        Ok(Self { shared, relays, thread: Some(thread) })
+        Ok(Self { shared, relays, silent: Mutex::default(), thread: Some(thread) })
     }
 
     /// Waits until packets flow.
@@ -192,8 +194,15 @@ impl Way for QueryCircuit {
 
     fn fetch(&self, from: Role, file: MirrorFile) -> Result<Vec<u8>, String> {
         let until = Instant::now() + FETCH;
+        let silent = || self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        if silent().contains(&from) {
+            return Err("it has not answered before".into());
+        }
         let ended = |ended| match ended {
-            Ended::TimedOut => "no answer in time".to_owned(),
+            Ended::TimedOut => {
+                silent().push(from);
+                "no answer in time".to_owned()
+            }
             Ended::Over(why) => why.to_owned(),
         };
         let ask = |state: &mut State| state.client.fetch(from, file, state.clock.now()).then_some(());

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use openrelay_ledger::directory::Source;
 use openrelay_ledger::record::Record;
-use openrelay_ledger::selection::{self, Wish};
+use openrelay_ledger::selection;
 use openrelay_proto::handshake::Role;
 use openrelay_proto::random::array;
 use openrelay_sys::event::{Waker, wait};
@@ -26,15 +26,15 @@ use crate::config::AdmissionMode;
 use crate::directory::VerifiedDirectory;
 use crate::random::OsRandom;
 
-/// How often another egress is drawn when it is the one of the user's own circuit.
-const DRAWS: u32 = 16;
-
 /// What the refresher needs to know of the client.
 pub(super) struct Reader {
     pub(super) chain: ChainFile,
     /// Where the last reading is kept.
     pub(super) kept: PathBuf,
+    /// The newest.
     pub(super) directory: VerifiedDirectory,
+    /// The one that the user's circuit was opened with: its first hop stays the first hop, whatever became of it since.
+    pub(super) opened_with: VerifiedDirectory,
     pub(super) admission: AdmissionMode,
     /// Name servers, asked through the circuit.
     pub(super) servers: Vec<IpAddr>,
@@ -42,6 +42,8 @@ pub(super) struct Reader {
     pub(super) remote: SocketAddr,
     pub(super) ingress: Option<u64>,
     pub(super) egress: u64,
+    /// Egresses through which no circuit for questions came up, since one did.
+    pub(super) silent: Vec<u64>,
     /// Its hops as they were in the directory when it was opened.
     pub(super) hops: Vec<Record>,
 }
@@ -144,11 +146,12 @@ fn run(mut reader: Reader, shared: &Shared) {
         if rung[0] {
             return;
         }
-        let outcome = once(&reader, shared);
+        let outcome = once(&mut reader, shared);
         let mut known = shared.known.lock().unwrap_or_else(PoisonError::into_inner);
         match outcome {
             Ok((directory, warning)) => {
-                if warning.is_none() {
+                let newer = directory.directory().body().sequence > reader.directory.directory().body().sequence;
+                if newer || warning.is_none() {
                     known.read_at = Some(Instant::now());
                 }
                 known.warning = warning;
@@ -163,8 +166,9 @@ fn run(mut reader: Reader, shared: &Shared) {
 }
 
 /// Reads the directory once, through a circuit that is opened for it and closed after it.
-fn once(reader: &Reader, shared: &Shared) -> Result<(VerifiedDirectory, Option<String>), String> {
-    let circuit = Arc::new(reader.open(shared)?);
+fn once(reader: &mut Reader, shared: &Shared) -> Result<(VerifiedDirectory, Option<String>), String> {
+    let (circuit, egress) = reader.open(shared)?;
+    let circuit = Arc::new(circuit);
     {
         let mut current = shared.current.lock().unwrap_or_else(PoisonError::into_inner);
         if current.stopped {
@@ -172,8 +176,15 @@ fn once(reader: &Reader, shared: &Shared) -> Result<(VerifiedDirectory, Option<S
         }
         current.circuit = Some(circuit.clone());
     }
-    let read = circuit.come_up().and_then(|()| {
-        crate::chain::directory(&*circuit, &reader.chain, &reader.kept).map_err(|error| error.to_string())
+    let up = circuit.come_up();
+    match &up {
+        Ok(()) => reader.silent.clear(),
+        Err(_) if !reader.silent.contains(&egress) => reader.silent.push(egress),
+        Err(_) => {}
+    }
+    let read = up.and_then(|()| {
+        let floor = reader.directory.directory().body().sequence;
+        crate::chain::directory(&*circuit, &reader.chain, &reader.kept, floor).map_err(|error| error.to_string())
     });
     shared.current.lock().unwrap_or_else(PoisonError::into_inner).circuit = None;
     // An endpoint that is slow may keep it for a while: it ends now.
@@ -183,35 +194,28 @@ fn once(reader: &Reader, shared: &Shared) -> Result<(VerifiedDirectory, Option<S
 
 impl Reader {
     /// A circuit over the same first hop, to another egress where there is one: who carries the user's packets need not know that this user asks the chain.
-    fn open(&self, shared: &Shared) -> Result<QueryCircuit, String> {
+    fn open(&self, shared: &Shared) -> Result<(QueryCircuit, u64), String> {
         let (clock, mut random) = (Clock::start(), OsRandom::default());
         let consent = OpenConsent::from_config(self.admission).ok_or("admission is not named")?;
-        let (hops, relays) = self.choose(&mut random)?;
+        let (hops, relays, egress) = self.choose(&mut random)?;
         let pick = |endpoints: &[SocketAddr]| endpoints.iter().copied().find(|endpoint| *endpoint == self.remote);
         let client =
             circuit::open(hops, consent, None, pick, clock.now(), &mut random).map_err(|error| error.to_string())?;
-        QueryCircuit::start(client, relays, &self.servers, clock, shared.carried.clone())
+        Ok((QueryCircuit::start(client, relays, &self.servers, clock, shared.carried.clone())?, egress))
     }
 
-    fn choose(&self, random: &mut OsRandom) -> Result<(Hops, Vec<Role>), String> {
-        let directory = self.directory.directory();
-        let register = |record| self.directory.register(record).ok_or("a relay is not in the directory any more");
-        let Some(ingress) = self.ingress else {
+    fn choose(&self, random: &mut OsRandom) -> Result<(Hops, Vec<Role>, u64), String> {
+        let first = self.hops.first().ok_or("the circuit has no hops")?;
+        let first_hop = || self.opened_with.register(first).ok_or("the first hop was never in the directory");
+        if self.ingress.is_none() {
             // One hop is what the user has asked for; questions are a session of their own then.
-            let egress = directory.relay(self.egress).ok_or("the egress is not in the directory any more")?;
-            return Ok((Hops::One(register(egress)?), vec![Role::Egress]));
-        };
-        let wish = Wish { ingress: Some(ingress), ..Wish::default() };
-        let mut below = below(random);
-        let mut chosen = selection::circuit(directory, &wish, &mut below);
-        for _ in 0..DRAWS {
-            if !matches!(&chosen, Ok((_, egress)) if egress.relay_id == self.egress) {
-                break;
-            }
-            chosen = selection::circuit(directory, &wish, &mut below);
+            return Ok((Hops::One(first_hop()?), vec![Role::Egress], self.egress));
         }
-        let (ingress, egress) = chosen.map_err(|error| error.to_string())?;
-        Ok((Hops::Two(register(ingress)?, register(egress)?), vec![Role::Ingress, Role::Egress]))
+        let avoid = [&[self.egress], &self.silent[..]].concat();
+        let egress = selection::egress(self.directory.directory(), first, &avoid, below(random))
+            .map_err(|error| error.to_string())?;
+        let registered = self.directory.register(egress).ok_or("the egress is not in the directory")?;
+        Ok((Hops::Two(first_hop()?, registered), vec![Role::Ingress, Role::Egress], egress.relay_id))
     }
 
     /// Whether the hops of the user's circuit are in this directory as they were when it was opened.

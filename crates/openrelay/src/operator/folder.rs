@@ -107,9 +107,30 @@ impl Folder {
         ask(&self.endpoint(), self.chain.registry, call)
     }
 
-    pub(super) fn registration(&self, relay_id: u64) -> Result<Option<(Registration, RelayRegistry::Relay)>, Failure> {
+    /// Whether the registry has the relay, and this folder's key operates it.
+    pub(super) fn is_registered(&self, relay_id: u64) -> Result<bool, Failure> {
+        let own = keystore::address(&self.path.join(KEY))?;
+        Ok(self.registration_of_anybody(relay_id)?.is_some_and(|(registration, _)| registration.operator == own))
+    }
+
+    fn registration_of_anybody(&self, relay_id: u64) -> Result<Option<(Registration, RelayRegistry::Relay)>, Failure> {
         let shown = self.ask(&RelayRegistry::relayOfCall { relayId: relay_id })?;
         Ok(registration(relay_id, &shown).map(|registration| (registration, shown)))
+    }
+
+    /// The relay as the registry has it; an error when another key operates it.
+    pub(super) fn registration(&self, relay_id: u64) -> Result<Option<(Registration, RelayRegistry::Relay)>, Failure> {
+        let Some((registration, shown)) = self.registration_of_anybody(relay_id)? else { return Ok(None) };
+        let own = keystore::address(&self.path.join(KEY))?;
+        if registration.operator != own {
+            let operator = registration.operator;
+            let why = "its withdrawal address has named another key, or the chain took the registration back and gave the number to others";
+            return Err(Failure::new(
+                3,
+                format!("relay {relay_id} is operated by {operator}, not by {own}: {why}; run: openrelay relay bond"),
+            ));
+        }
+        Ok(Some((registration, shown)))
     }
 
     /// The descriptor that is on the chain now, from the registry's events.

@@ -120,6 +120,8 @@ pub struct Shard {
     outbox: VecDeque<(SocketAddr, Vec<u8>)>,
     requests: VecDeque<Request>,
     freed: VecDeque<(Ipv4Addr, Ipv6Addr)>,
+    /// Sessions that may hold a piece of a mirrored file.
+    mirroring: BTreeSet<EntryId>,
     counts: ShardCounts,
 }
 
@@ -160,6 +162,7 @@ impl Shard {
             outbox: VecDeque::new(),
             requests: VecDeque::new(),
             freed: VecDeque::new(),
+            mirroring: BTreeSet::new(),
             counts: ShardCounts::default(),
         }
     }

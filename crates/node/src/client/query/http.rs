@@ -24,14 +24,36 @@ use crate::random::OsRandom;
 /// Where the room for a wait ends that has no end of its own.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// An HTTP client for `url` whose connections go through the circuit.
+/// An HTTP client for `url` whose connections go through the circuit; what is on this machine is asked on this machine, for it never leaves it.
 pub(super) fn agent(shared: &Arc<Shared>, url: &str) -> Agent {
+    if is_here(url) {
+        return settings(url).new_agent();
+    }
     let through = Through(shared.clone());
     Agent::with_parts(settings(url), through.clone().chain(RustlsConnector::default()), through)
 }
 
 #[derive(Clone)]
 struct Through(Arc<Shared>);
+
+/// An endpoint that the egress cannot reach, and whose address is nobody's business there.
+#[derive(Debug, thiserror::Error)]
+#[error("this address is of a private network, and cannot be asked through a circuit")]
+struct NotOutside;
+
+/// Whether a URL names this machine by its loopback address.
+fn is_here(url: &str) -> bool {
+    let host = url.parse::<Uri>().ok().and_then(|uri| uri.host().map(|host| host.trim_matches(['[', ']']).to_owned()));
+    let address = host.as_deref().and_then(|host| host.parse::<IpAddr>().ok());
+    host.as_deref() == Some("localhost") || address.is_some_and(|address| address.is_loopback())
+}
+
+fn is_private(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_private() || v4.is_link_local() || v4.is_loopback() || v4.is_unspecified(),
+        IpAddr::V6(v6) => v6.is_unique_local() || v6.is_unicast_link_local() || v6.is_loopback() || v6.is_unspecified(),
+    }
+}
 
 fn until(timeout: NextTimeout) -> Instant {
     Instant::now() + timeout.not_zero().map_or(LONGEST, |left| (*left).min(LONGEST))
@@ -153,6 +175,9 @@ impl Resolver for Through {
             Ok(address) => address,
             Err(_) => self.look_up(host, timeout)?,
         };
+        if is_private(address) {
+            return Err(refused(NotOutside));
+        }
         let mut found = self.empty();
         found.push(SocketAddr::new(address, port));
         Ok(found)
@@ -175,5 +200,26 @@ impl Through {
             }
         }
         Err(last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_on_this_machine_is_told_from_what_is_on_its_network_and_from_the_rest() {
+        for url in ["http://127.0.0.1:8545", "http://localhost:8545/x", "https://[::1]:1"] {
+            assert!(is_here(url), "{url}");
+        }
+        for url in ["http://192.168.1.9:8545", "https://rpc.example", "http://203.0.113.1", "nonsense url"] {
+            assert!(!is_here(url), "{url}");
+        }
+        for address in ["10.0.0.1", "192.168.1.9", "172.16.0.1", "169.254.1.1", "fd00::1", "fe80::1", "::"] {
+            assert!(is_private(address.parse().unwrap()), "{address}");
+        }
+        for address in ["203.0.113.1", "2001:db8::1", "172.32.0.1"] {
+            assert!(!is_private(address.parse().unwrap()), "{address}");
+        }
     }
 }

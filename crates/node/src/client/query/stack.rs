@@ -18,8 +18,10 @@ use smoltcp::wire::{DnsQueryType, HardwareAddress, IpAddress, IpCidr};
 
 /// Largest packet: what every path carries that a circuit comes up on. Source: the smallest MTU that an egress takes from a client.
 const MTU: usize = 1_152;
-/// Bytes that a connection holds in each direction.
-const BUFFER: usize = 16_384;
+/// Bytes that a connection holds of what is on its way here: a directory of a mebibyte within ten seconds over a path of a second.
+const RECEIVE: usize = 131_072;
+/// And of what is on its way there: questions are short.
+const SEND: usize = 8_192;
 /// Connections at once at most: a reading takes two for each endpoint and mirror.
 const MOST_SOCKETS: usize = 128;
 /// A connection on which nothing comes for so long is given up; who waits for it waits less.
@@ -113,7 +115,7 @@ impl Stack {
             return Err(StackError::Full);
         }
         let mut socket =
-            tcp::Socket::new(tcp::SocketBuffer::new(vec![0; BUFFER]), tcp::SocketBuffer::new(vec![0; BUFFER]));
+            tcp::Socket::new(tcp::SocketBuffer::new(vec![0; RECEIVE]), tcp::SocketBuffer::new(vec![0; SEND]));
         socket.set_timeout(Some(SILENCE));
         let port = 49_152 | (u16::from_be_bytes(array(random)) >> 2);
         socket.connect(self.interface.context(), to, port).map_err(|_| StackError::Unreachable)?;
@@ -216,7 +218,7 @@ mod tests {
             addresses.clear();
             addresses.push(IpCidr::new(address.into(), 32)).unwrap();
         });
-        let buffer = || tcp::SocketBuffer::new(vec![0; BUFFER]);
+        let buffer = || tcp::SocketBuffer::new(vec![0; RECEIVE]);
         let mut socket = tcp::Socket::new(buffer(), buffer());
         socket.listen(80).unwrap();
         let listening = server.sockets.add(socket);
@@ -238,7 +240,7 @@ mod tests {
             }
             let other = server.connection(listening);
             if other.can_recv() {
-                let mut bytes = vec![0; BUFFER];
+                let mut bytes = vec![0; RECEIVE];
                 let count = other.recv_slice(&mut bytes).unwrap();
                 heard.extend_from_slice(&bytes[..count]);
             }

@@ -15,11 +15,11 @@ use crate::index::Place;
 use crate::keys::RelayId;
 use crate::link::{Link, probe_answer};
 use crate::mask::IndexMask;
-use crate::message::{MIRROR_PIECE, Message, Refusal};
+use crate::message::{MIRROR_PIECE, Message, MirrorFile, Refusal};
 use crate::random::Random;
 use crate::relay::circuits::Circuit;
 use crate::relay::entry::{Address, Path};
-use crate::relay::{Install, Output, Request, Route};
+use crate::relay::{Install, Mirror, Output, Request, Route};
 use crate::session::{CLIENT_WINDOW, EPOCH_TIME, EPOCHS_AHEAD, HOP_WINDOW, Session, frame};
 use crate::time::Time;
 use crate::wire::{FORWARD_LEN, FrameKind, HEADER_LEN, MAX_MTU, MIN_MTU, TAG_LEN, take};
@@ -36,6 +36,8 @@ const HOP_SILENCE: Duration = Duration::from_secs(5);
 const HOP_PATIENCE: Duration = Duration::from_secs(5);
 /// How often sessions are looked over for ends and re-handshakes.
 const SWEEP: Duration = Duration::from_secs(1);
+/// Sessions of a shard that may hold an unacknowledged piece of a mirrored file: 16 MiB in all.
+const MAX_MIRRORING: usize = 1_024;
 /// Circuits of one client session.
 const MAX_CLIENT_CIRCUITS: u32 = 8;
 /// Smallest inner MTU that a client may claim: an IPv4 path of 1238 bytes.
@@ -132,7 +134,7 @@ impl Shard {
             Message::MirrorRequest { file, offset }
                 if responder && entry.admitted && entry.link.backlog() < MIRROR_PIECE =>
             {
-                entry.link.send(&Message::MirrorPiece(self.config.mirror.piece(file, offset)));
+                self.send_piece(id, file, offset);
             }
             Message::EvidenceRequest
             | Message::Evidence(_)
@@ -154,6 +156,23 @@ impl Shard {
             }
         }
         Ok(())
+    }
+
+    /// Sends a piece of a mirrored file; where too many sessions have one that they have not acknowledged, the answer is that there is no such file.
+    fn send_piece(&mut self, id: EntryId, file: MirrorFile, offset: u32) {
+        if self.mirroring.len() >= MAX_MIRRORING && !self.mirroring.contains(&id) {
+            let table = &mut self.table;
+            self.mirroring.retain(|id| table.get_mut(*id).is_some_and(|entry| entry.link.backlog() > 0));
+        }
+        let room = self.mirroring.len() < MAX_MIRRORING || self.mirroring.contains(&id);
+        let none = Mirror::default();
+        let piece = if room { &self.config.mirror } else { &none }.piece(file, offset);
+        if room {
+            self.mirroring.insert(id);
+        }
+        if let Some(entry) = self.table.get_mut(id) {
+            entry.link.send(&Message::MirrorPiece(piece));
+        }
     }
 
     fn open_circuit(&mut self, client: EntryId, request: u32, egress: RelayId) -> Result<(), DropReason> {
@@ -280,6 +299,7 @@ impl Shard {
     /// Ends a session and all that hangs on it.
     pub(super) fn end(&mut self, id: EntryId, now: Time) {
         let Some(entry) = self.table.remove(id) else { return };
+        self.mirroring.remove(&id);
         self.release(entry.place);
         if let Some((place, _)) = entry.retiring {
             self.table.unpoint(place);

@@ -1,0 +1,63 @@
+//! A part of `openrelay-dev devnet check`: a chain that takes a registration back after its operator was told of it.
+
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use openrelay_node::chain::Endpoint;
+use openrelay_node::chain_file::ChainFile;
+use serde_json::json;
+
+use crate::devnet::temporary_dir;
+use crate::local_chain::LocalChain;
+use crate::say;
+
+/// Runs the scenario; an error says where it failed.
+pub(crate) fn run() -> Result<()> {
+    let started = Instant::now();
+    let dir = temporary_dir()?;
+    let result = reorganised(&dir).context("scenario failed: reorganisation");
+    let _ = fs::remove_dir_all(&dir);
+    result?;
+    say(&format!(
+        "ok  {:>5.1} s  a registration that the chain took back is noticed, and made anew once",
+        started.elapsed().as_secs_f64()
+    ));
+    Ok(())
+}
+
+fn reorganised(dir: &Path) -> Result<()> {
+    let world = LocalChain::start(dir)?;
+    let path = |name: &str| dir.join(name).display().to_string();
+    let (chain, password) = (path("chain.toml"), path("password"));
+    fs::write(&password, "a password\n")?;
+    let url = ChainFile::load(Path::new(&chain))?.endpoints.first().context("no endpoint")?.clone();
+    let relay = |what: &str, folder: &str, code: i32, word: &str| {
+        world.says(&["relay", what, "--dir", &path(folder), "--password-file", &password], code, word)
+    };
+    let status =
+        |folder: &str, code: i32, word: &str| world.says(&["relay", "status", "--dir", &path(folder)], code, word);
+    for (folder, endpoint) in [("first", "198.51.100.9:443"), ("second", "203.0.113.9:443")] {
+        let withdrawal = "0x00000000000000000000000000000000c01dc01d";
+        let arguments = ["relay", "init", "--dir", &path(folder), "--chain", &chain, "--role", "egress"];
+        let more =
+            ["--endpoint", endpoint, "--advertised", "10", "--withdrawal", withdrawal, "--password-file", &password];
+        world.says(&[&arguments[..], &more].concat(), 0, "operator ")?;
+    }
+    relay("bond", "first", 0, "relay_id 1")?;
+    status("first", 5, "no mirror")?;
+    // The block with the registration is gone, and with it what it paid.
+    Endpoint::new(&url).ask("devchain_reorganise", &json!(["0x1"]))?;
+    status("first", 3, "the chain took the registration back")?;
+    relay("run", "first", 3, "has left the registry")?;
+    relay("bond", "second", 0, "relay_id 1")?;
+    status("first", 3, "operated by")?;
+    relay("run", "first", 3, "operated by")?;
+    relay("bond", "first", 0, "relay_id 2")?;
+    let head = || Endpoint::new(&url).ask_number("eth_blockNumber", &json!([]));
+    let before = head()?;
+    relay("bond", "first", 0, "relay_id 2")?;
+    anyhow::ensure!(head()? == before, "a second bond sent something");
+    Ok(())
+}
