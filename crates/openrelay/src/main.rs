@@ -6,6 +6,7 @@ mod checkpoint;
 mod control;
 mod daemon;
 mod devnet;
+mod evidence;
 mod failure;
 mod keystore;
 mod ledger;
@@ -84,6 +85,11 @@ enum Command {
         #[command(subcommand)]
         command: CheckpointCommand,
     },
+    /// Look at what a chip has signed
+    Evidence {
+        #[command(subcommand)]
+        command: EvidenceCommand,
+    },
     /// Try everything on this machine, in namespaces (needs openrelay-dev)
     #[command(disable_help_flag = true)]
     Devnet {
@@ -145,6 +151,24 @@ enum CheckpointCommand {
         /// Sign the newest block, whatever is in the file
         #[arg(long)]
         anew: bool,
+    },
+}
+
+#[derive(Subcommand)]
+enum EvidenceCommand {
+    /// Say whether a quote of SGX or TDX, or a report of SEV-SNP, is genuine, and what it says; never whether that is good enough
+    Inspect {
+        /// The raw quote or report
+        file: PathBuf,
+        /// Intel: a JSON object with TCB info, QE identity, their signatures and chains, and both CRLs. AMD: VCEK or VLEK and CRL, PEM
+        #[arg(long, value_name = "FILE")]
+        collateral: Option<PathBuf>,
+        /// Judge as at this time, RFC 3339; without it now
+        #[arg(long, value_name = "TIME", value_parser = chrono::DateTime::parse_from_rfc3339)]
+        at: Option<chrono::DateTime<chrono::FixedOffset>>,
+        /// One JSON object instead of text
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -399,6 +423,9 @@ fn main() -> ExitCode {
         Command::Checkpoint { command: CheckpointCommand::Key { out } } => checkpoint::make_key(&out),
         Command::Checkpoint { command: CheckpointCommand::Sign { chain, key, file, anew } } => {
             checkpoint::sign(&chain, &key, &file, anew)
+        }
+        Command::Evidence { command: EvidenceCommand::Inspect { file, collateral, at, json } } => {
+            evidence::inspect(&file, collateral.as_deref(), at, json)
         }
         Command::Devnet { arguments } => devnet::run("devnet", &arguments),
         Command::Devchain { arguments } => devnet::run("devchain", &arguments),

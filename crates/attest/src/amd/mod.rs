@@ -1,0 +1,167 @@
+//! Reports of AMD SEV-SNP: versions 2, 3 and 5.
+//!
+//! Owns their layout, what must be true of any that is believed, and the whole verification: signature over the bytes received, certificate of the chip or cloud down to pinned
+//! roots, its numbers against the report's, revocation. Source: SEV Secure Nested Paging Firmware ABI (56860) 1.58; VCEK certificate (57230); VLEK certificate (58369).
+
+mod certificate;
+mod verify;
+
+use crate::facts::{KeyKind, TcbVersion};
+use crate::refusal::Refusal;
+
+pub(crate) use certificate::{CertificateRole, role};
+pub(crate) use verify::examine;
+
+/// Bytes of a report that are signed.
+pub(crate) const SIGNED: usize = 0x2a0;
+/// Bytes of a report.
+pub(crate) const REPORT: usize = 0x4a0;
+const ECDSA_P384_SHA384: u32 = 1;
+const WHAT: &str = "the report";
+
+/// A report.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Report {
+    /// What is signed.
+    pub signed: [u8; SIGNED],
+    /// The signature's r, big-endian.
+    pub r: [u8; 48],
+    /// Its s, big-endian.
+    pub s: [u8; 48],
+    /// The certificate of the key that signed, DER; empty when it is not known yet.
+    pub certificate: Vec<u8>,
+}
+
+/// The generation of the chip, which decides about the order of firmware numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Product {
+    Milan,
+    Genoa,
+    Turin,
+}
+
+impl Product {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Milan => "Milan",
+            Self::Genoa => "Genoa",
+            Self::Turin => "Turin",
+        }
+    }
+
+    pub(crate) fn called(name: &str) -> Option<Self> {
+        [Self::Milan, Self::Genoa, Self::Turin].into_iter().find(|product| product.name() == name)
+    }
+
+    /// By family and model of the processor. Source: AMD's processor programming references; Bergamo and Siena are of Genoa's key hierarchy.
+    const fn of_model(family: u8, model: u8) -> Option<Self> {
+        match (family, model) {
+            (0x19, 0x00..=0x0f) => Some(Self::Milan),
+            (0x19, 0x10..=0x1f | 0xa0..=0xaf) => Some(Self::Genoa),
+            (0x1a, 0x00..=0x1f) => Some(Self::Turin),
+            _ => None,
+        }
+    }
+
+    pub(crate) const fn tcb(self, bytes: [u8; 8]) -> TcbVersion {
+        let [b0, b1, b2, b3, _, _, b6, b7] = bytes;
+        match self {
+            Self::Milan | Self::Genoa => TcbVersion { fmc: None, boot_loader: b0, tee: b1, snp: b6, microcode: b7 },
+            Self::Turin => TcbVersion { fmc: Some(b0), boot_loader: b1, tee: b2, snp: b3, microcode: b7 },
+        }
+    }
+}
+
+impl Report {
+    /// A field of the signed part; all of them lie within it.
+    fn field<const N: usize>(&self, at: usize) -> [u8; N] {
+        self.signed.get(at..).and_then(<[u8]>::first_chunk).copied().unwrap_or([0; N])
+    }
+
+    fn number(&self, at: usize) -> u32 {
+        u32::from_le_bytes(self.field(at))
+    }
+
+    /// Its version.
+    pub(crate) fn version(&self) -> u32 {
+        self.number(0)
+    }
+
+    fn policy(&self) -> u64 {
+        u64::from_le_bytes(self.field(0x08))
+    }
+
+    fn platform_info(&self) -> u64 {
+        u64::from_le_bytes(self.field(0x40))
+    }
+
+    pub(crate) fn report_data(&self) -> [u8; 64] {
+        self.field(0x50)
+    }
+
+    pub(crate) fn chip_id(&self) -> [u8; 64] {
+        self.field(0x1a0)
+    }
+
+    /// The product by the report's own word; `None` in version 2, which has none.
+    pub(crate) fn product(&self) -> Result<Option<Product>, Refusal> {
+        if self.version() < 3 {
+            return Ok(None);
+        }
+        let [family, model] = self.field(0x188);
+        let found = u32::from(family) << 8 | u32::from(model);
+        Product::of_model(family, model).map(Some).ok_or(Refusal::UnsupportedVersion { what: "processors", found })
+    }
+
+    /// The kind of key that signed, by the report's own word.
+    pub(crate) fn key_kind(&self) -> Result<KeyKind, Refusal> {
+        match self.number(0x48) >> 2 & 7 {
+            0 => Ok(KeyKind::Vcek),
+            1 => Ok(KeyKind::Vlek),
+            7 => Err(Refusal::Unsigned),
+            other => Err(Refusal::UnsupportedSignature(other)),
+        }
+    }
+
+    /// What must be true of any report that is believed, whoever signed it.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub(crate) fn check(&self) -> Result<(), Refusal> {
+        let version = self.version();
+        if ![2, 3, 5].contains(&version) {
+            return Err(Refusal::UnsupportedVersion { what: "reports", found: version });
+        }
+        if self.number(0x34) != ECDSA_P384_SHA384 {
+            return Err(Refusal::UnsupportedSignature(self.number(0x34)));
+        }
+        let policy = self.policy();
+        let bit = |number: u32| policy >> number & 1 == 1;
+        if bit(19) {
+            return Err(Refusal::Debug);
+        }
+        if bit(18) {
+            return Err(Refusal::Migratable);
+        }
+        // Bit 17 is always one; from 26 on nothing is defined.
+        if !bit(17) || policy >> 26 != 0 {
+            return Err(Refusal::ReservedBits { what: "the guest's policy" });
+        }
+        self.check_reserved(version)?;
+        self.key_kind().map(drop)
+    }
+
+    fn check_reserved(&self, version: u32) -> Result<(), Refusal> {
+        let after_tcb = if version < 3 { 0x188 } else { 0x18b };
+        let end = if version < 5 { 0x1f8 } else { 0x208 };
+        let ranges = [0x4c..0x50, after_tcb..0x1a0, 0x1eb..0x1ec, 0x1ef..0x1f0, end..SIGNED];
+        let zero = |range: std::ops::Range<usize>| {
+            self.signed.get(range).is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0))
+        };
+        // Author key, masked chip, the kind of key: from bit 5 on nothing is defined.
+        if self.number(0x48) >> 5 != 0 || !ranges.into_iter().all(zero) {
+            return Err(Refusal::ReservedBits { what: WHAT });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,175 @@
+//! A report against its certificate, and that against pinned roots.
+
+use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
+
+use super::certificate::{Read, check_crl};
+use super::{Product, Report};
+use crate::collateral::AmdCollateral;
+use crate::facts::{Crl, Facts, KeyKind, Platform, Tcb};
+use crate::refusal::Refusal;
+use crate::roots::{AmdRoot, Roots};
+
+const LEAF: &str = "the certificate of the chip's key";
+const VLEK_AUTHORITY: &str = "the certificate of the authority for VLEKs (ASVK)";
+/// What chip tags are made with, so that they are of no use elsewhere.
+const CHIP: &[u8] = b"openrelay chip of AMD\0";
+
+/// The chain above a leaf.
+struct Chain<'a> {
+    product: Product,
+    ark: Read,
+    /// ASK, or ASVK.
+    authority: Read,
+    root: &'a AmdRoot,
+}
+
+/// Examines a report that has passed [`Report::check`].
+pub(crate) fn examine(
+    report: &Report,
+    collateral: Option<&AmdCollateral>,
+    roots: &Roots,
+    now: u64,
+) -> Result<Facts, Refusal> {
+    if report.certificate.is_empty() {
+        return Err(Refusal::NoCertificate);
+    }
+    let leaf = Read::new(&report.certificate, LEAF)?;
+    let kind = report.key_kind()?;
+    if leaf.key_kind() != Some(kind) {
+        return Err(Refusal::KeyKind);
+    }
+    let chain = Chain::above(&leaf, kind, collateral, roots)?;
+    if let Some(product) = report.product()?
+        && product != chain.product
+    {
+        return Err(Refusal::OtherProduct { found: product.name(), certified: chain.root.product });
+    }
+    chain.authority.check(&chain.ark, now)?;
+    leaf.check(&chain.authority, now)?;
+    let mut expires = leaf.expires().min(chain.authority.expires()).min(chain.ark.expires());
+    let crl = match collateral.and_then(|collateral| collateral.crl.as_deref()) {
+        Some(bytes) => {
+            expires = expires.min(check_crl(bytes, &chain.ark, &[&chain.ark, &chain.authority], now)?);
+            Crl::Checked
+        }
+        None => Crl::NotGiven,
+    };
+    let signature = [report.r, report.s].concat();
+    UnparsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, leaf.p384_key()?)
+        .verify(&report.signed, &signature)
+        .map_err(|_| Refusal::Signature)?;
+    fits(report, &leaf, kind, chain.product)?;
+    Ok(facts(report, kind, &chain, crl, expires, roots.simulated))
+}
+
+impl<'a> Chain<'a> {
+    /// The pinned chain above a leaf, by its issuer's name. The authority for VLEKs comes with the collateral and is signed by the pinned root like the other.
+    fn above(
+        leaf: &Read,
+        kind: KeyKind,
+        collateral: Option<&AmdCollateral>,
+        roots: &'a Roots,
+    ) -> Result<Self, Refusal> {
+        for root in &roots.amd {
+            let Some(product) = Product::called(root.product) else { continue };
+            let ark = Read::new(&root.ark, "AMD's root certificate")?;
+            let authority = match (kind, collateral.and_then(|collateral| collateral.asvk.as_deref())) {
+                (KeyKind::Vlek, Some(asvk)) => Read::new(asvk, VLEK_AUTHORITY)?,
+                _ => Read::new(&root.ask, "the certificate of AMD's authority (ASK)")?,
+            };
+            if leaf.is_issued_by(&authority) && authority.is_issued_by(&ark) {
+                return Ok(Self { product, ark, authority, root });
+            }
+        }
+        let missing = kind == KeyKind::Vlek && collateral.is_none_or(|collateral| collateral.asvk.is_none());
+        Err(Refusal::UnknownIssuer { what: if missing { VLEK_AUTHORITY } else { LEAF } })
+    }
+}
+
+/// Whether the certificate is of this report's firmware and chip.
+fn fits(report: &Report, leaf: &Read, kind: KeyKind, product: Product) -> Result<(), Refusal> {
+    if !leaf.is_for(product)? {
+        return Err(Refusal::KeyKind);
+    }
+    let (reported, certified) = (product.tcb(report.field(0x180)), leaf.tcb(product)?);
+    let pairs = [
+        ("boot loader", reported.boot_loader == certified.boot_loader),
+        ("TEE", reported.tee == certified.tee),
+        ("SNP firmware", reported.snp == certified.snp),
+        ("microcode", reported.microcode == certified.microcode),
+        ("FMC", reported.fmc == certified.fmc),
+    ];
+    if let Some((what, _)) = pairs.iter().find(|(_, equal)| !equal) {
+        return Err(Refusal::TcbMismatch(what));
+    }
+    if kind == KeyKind::Vlek {
+        return Ok(());
+    }
+    let chip = report.chip_id();
+    match leaf.hardware_id()? {
+        // From Turin on the number has eight bytes, and the report pads it.
+        Some(id) if chip.get(..id.len()) == Some(id) && !id.is_empty() && is_zero(chip.get(id.len()..)) => Ok(()),
+        // The machine's owner may hide the chip; then nothing can be compared.
+        Some(_) if is_zero(Some(&chip)) && report.is_masked() => Ok(()),
+        _ => Err(Refusal::OtherChip),
+    }
+}
+
+fn is_zero(bytes: Option<&[u8]>) -> bool {
+    bytes.is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0))
+}
+
+impl Report {
+    /// Whether the machine's owner has hidden which chip it is.
+    fn is_masked(&self) -> bool {
+        self.number(0x48) >> 1 & 1 == 1
+    }
+}
+
+fn facts(report: &Report, key: KeyKind, chain: &Chain<'_>, crl: Crl, expires: u64, simulated: bool) -> Facts {
+    let tcb = |at| chain.product.tcb(report.field(at));
+    let chip = report.chip_id();
+    let named = key == KeyKind::Vcek && !is_zero(Some(&chip));
+    let tag = named.then(|| {
+        let mut tag = [0; 32];
+        tag.copy_from_slice(digest(&SHA256, &[CHIP, &chip].concat()).as_ref());
+        tag
+    });
+    let mut fields = Vec::new();
+    let whole: [(&'static str, usize, usize); 14] = [
+        ("policy", 0x08, 8),
+        ("vmpl", 0x30, 4),
+        ("guest_svn", 0x04, 4),
+        ("platform_info", 0x40, 8),
+        ("key_info", 0x48, 4),
+        ("family_id", 0x10, 16),
+        ("image_id", 0x20, 16),
+        ("host_data", 0xc0, 32),
+        ("id_key_digest", 0xe0, 48),
+        ("author_key_digest", 0x110, 48),
+        ("report_id", 0x140, 32),
+        ("report_id_ma", 0x160, 32),
+        ("current_version", 0x1e8, 3),
+        ("committed_version", 0x1ec, 3),
+    ];
+    for (name, at, length) in whole {
+        fields.push((name, report.signed.get(at..at + length).unwrap_or(&[]).to_vec()));
+    }
+    Facts {
+        platform: Platform::SevSnp,
+        simulated,
+        version: report.version(),
+        product: chain.root.product.to_owned(),
+        measurement: report.field::<48>(0x90).to_vec(),
+        rtmrs: Vec::new(),
+        report_data: report.report_data(),
+        fields,
+        key,
+        chip: tag,
+        smt: Some(report.platform_info() & 1 == 1),
+        tcb: Tcb::Amd { reported: tcb(0x180), current: tcb(0x38), committed: tcb(0x1e0), launch: tcb(0x1f0) },
+        crl,
+        expires,
+    }
+}

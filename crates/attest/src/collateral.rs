@@ -1,0 +1,219 @@
+//! What the vendors publish, which evidence is held against.
+//!
+//! Owns its reading from the forms in which it is handed around. Checks nothing: that is done where it is used.
+
+use base64ct::Encoding as _;
+
+use crate::refusal::Refusal;
+
+/// Largest collateral that is read, in bytes.
+pub const MAX_COLLATERAL: usize = 65_536;
+/// Largest certificate, in bytes: AMD's with keys of 4,096 bits have some 1,700.
+const MAX_CERTIFICATES: usize = 16;
+
+/// Collateral of either vendor.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Collateral {
+    /// Intel's.
+    Intel(Box<IntelCollateral>),
+    /// AMD's.
+    Amd(AmdCollateral),
+}
+
+/// Intel's: TCB info and identity of the quoting enclave, each with its signature and chain, and both lists of revoked certificates.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct IntelCollateral {
+    /// TCB info, JSON, as signed.
+    pub tcb_info: String,
+    /// Its signature, r and s.
+    pub tcb_info_signature: Vec<u8>,
+    /// The chain of who signed it, PEM.
+    pub tcb_info_issuer_chain: String,
+    /// The identity of the quoting enclave, JSON, as signed.
+    pub qe_identity: String,
+    /// Its signature, r and s.
+    pub qe_identity_signature: Vec<u8>,
+    /// The chain of who signed it, PEM.
+    pub qe_identity_issuer_chain: String,
+    /// Revoked PCK certificates, DER.
+    pub pck_crl: Vec<u8>,
+    /// The chain of who signed that, PEM.
+    pub pck_crl_issuer_chain: String,
+    /// Revoked authorities, DER.
+    pub root_ca_crl: Vec<u8>,
+}
+
+/// AMD's: what comes beside a report.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct AmdCollateral {
+    /// The authority for VLEKs (ASVK), DER; the one for VCEKs is pinned.
+    pub asvk: Option<Vec<u8>>,
+    /// Revoked authorities, DER.
+    pub crl: Option<Vec<u8>>,
+}
+
+/// A file with certificates for a report of AMD.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct AmdBundle {
+    /// VCEK or VLEK, DER.
+    pub leaf: Vec<u8>,
+    /// The rest.
+    pub collateral: AmdCollateral,
+}
+
+fn malformed(why: impl Into<String>) -> Refusal {
+    Refusal::MalformedCollateral(why.into())
+}
+
+impl IntelCollateral {
+    /// Reads the JSON object that Intel's collateral is handed around as. Lists of revoked certificates may be in hexadecimal digits, base64 or PEM.
+    ///
+    /// # Errors
+    /// [`Refusal::TooLarge`], [`Refusal::MalformedCollateral`] with the name of what does not read, [`Refusal::NoCrl`].
+    pub fn from_json(bytes: &[u8]) -> Result<Self, Refusal> {
+        too_large(bytes)?;
+        let object: serde_json::Value = serde_json::from_slice(bytes).map_err(|error| malformed(error.to_string()))?;
+        let text = |name: &str| -> Result<String, Refusal> {
+            let text = object.get(name).and_then(serde_json::Value::as_str);
+            text.map(str::to_owned).ok_or_else(|| malformed(format!("{name} is missing, or is no text")))
+        };
+        let hex = |name: &str| -> Result<Vec<u8>, Refusal> {
+            from_hex(&text(name)?).ok_or_else(|| malformed(format!("{name} is not in hexadecimal digits")))
+        };
+        let crl = |name: &str| -> Result<Vec<u8>, Refusal> {
+            if object.get(name).is_none_or(serde_json::Value::is_null) {
+                return Err(Refusal::NoCrl);
+            }
+            let text = text(name)?;
+            binary(&text).ok_or_else(|| malformed(format!("{name} is neither hexadecimal digits nor base64 nor PEM")))
+        };
+        Ok(Self {
+            tcb_info: text("tcb_info")?,
+            tcb_info_signature: hex("tcb_info_signature")?,
+            tcb_info_issuer_chain: text("tcb_info_issuer_chain")?,
+            qe_identity: text("qe_identity")?,
+            qe_identity_signature: hex("qe_identity_signature")?,
+            qe_identity_issuer_chain: text("qe_identity_issuer_chain")?,
+            pck_crl: crl("pck_crl")?,
+            pck_crl_issuer_chain: text("pck_crl_issuer_chain")?,
+            root_ca_crl: crl("root_ca_crl")?,
+        })
+    }
+
+    /// As the library takes it, with the chain of the quote's leaf.
+    pub(crate) fn for_library(&self, pck_certificate_chain: String) -> dcap_qvl::QuoteCollateralV3 {
+        dcap_qvl::QuoteCollateralV3 {
+            pck_crl_issuer_chain: self.pck_crl_issuer_chain.clone(),
+            root_ca_crl: self.root_ca_crl.clone(),
+            pck_crl: self.pck_crl.clone(),
+            tcb_info_issuer_chain: self.tcb_info_issuer_chain.clone(),
+            tcb_info: self.tcb_info.clone(),
+            tcb_info_signature: self.tcb_info_signature.clone(),
+            qe_identity_issuer_chain: self.qe_identity_issuer_chain.clone(),
+            qe_identity: self.qe_identity.clone(),
+            qe_identity_signature: self.qe_identity_signature.clone(),
+            pck_certificate_chain: Some(pck_certificate_chain),
+        }
+    }
+}
+
+impl AmdBundle {
+    /// Reads a PEM file with VCEK or VLEK, in whatever order with the authorities above it and a list of revoked certificates. Pinned authorities may be in it and say nothing.
+    ///
+    /// # Errors
+    /// [`Refusal::TooLarge`], [`Refusal::MalformedCollateral`], [`Refusal::NoCertificate`].
+    pub fn from_pem(bytes: &[u8]) -> Result<Self, Refusal> {
+        too_large(bytes)?;
+        let blocks = pem_blocks(bytes).ok_or_else(|| malformed("it is not PEM"))?;
+        if blocks.len() > MAX_CERTIFICATES {
+            return Err(malformed(format!("it holds {} blocks; at most {MAX_CERTIFICATES} are read", blocks.len())));
+        }
+        let mut bundle = Self::default();
+        for (label, content) in blocks {
+            let once = |place: &mut Option<Vec<u8>>, what: &str| match place.replace(content.clone()) {
+                Some(before) if before != content => Err(malformed(format!("it holds {what} twice"))),
+                _ => Ok(()),
+            };
+            match label.as_str() {
+                "CERTIFICATE" => match crate::amd::role(&content)? {
+                    crate::amd::CertificateRole::Leaf if bundle.leaf.is_empty() => bundle.leaf = content,
+                    crate::amd::CertificateRole::Leaf if bundle.leaf == content => {}
+                    crate::amd::CertificateRole::Leaf => return Err(malformed("it holds two keys of chips")),
+                    crate::amd::CertificateRole::VlekAuthority => once(&mut bundle.collateral.asvk, "an ASVK")?,
+                    crate::amd::CertificateRole::Pinned => {}
+                },
+                "X509 CRL" => once(&mut bundle.collateral.crl, "a list of revoked certificates")?,
+                other => return Err(malformed(format!("it holds a block called {other:?}"))),
+            }
+        }
+        if bundle.leaf.is_empty() { Err(Refusal::NoCertificate) } else { Ok(bundle) }
+    }
+}
+
+fn too_large(bytes: &[u8]) -> Result<(), Refusal> {
+    if bytes.len() > MAX_COLLATERAL {
+        return Err(Refusal::TooLarge { what: "the collateral", found: bytes.len(), limit: MAX_COLLATERAL });
+    }
+    Ok(())
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let text = text.trim().as_bytes();
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    if !text.len().is_multiple_of(2) {
+        return None;
+    }
+    text.chunks_exact(2).map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect()
+}
+
+fn binary(text: &str) -> Option<Vec<u8>> {
+    let text = text.trim();
+    if text.starts_with("-----BEGIN") {
+        let mut blocks = pem_blocks(text.as_bytes())?;
+        return if blocks.len() == 1 { blocks.pop().map(|(_, content)| content) } else { None };
+    }
+    // Hexadecimal digits are base64 too: a list in DER begins with 30, "MA…" to "MP…" in base64.
+    if text.starts_with("30") { from_hex(text) } else { from_base64(text) }
+}
+
+fn from_base64(text: &str) -> Option<Vec<u8>> {
+    let packed: String = text.split_whitespace().collect();
+    base64ct::Base64::decode_vec(&packed).ok()
+}
+
+/// The blocks of a PEM text, by label. Between them stands nothing but white space and comments that begin no block.
+pub(crate) fn pem_blocks(bytes: &[u8]) -> Option<Vec<(String, Vec<u8>)>> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    let mut blocks = Vec::new();
+    let mut lines = text.lines().map(str::trim);
+    while let Some(line) = lines.next() {
+        let Some(label) = line.strip_prefix("-----BEGIN ").and_then(|rest| rest.strip_suffix("-----")) else {
+            continue;
+        };
+        let mut content = String::new();
+        loop {
+            let line = lines.next()?;
+            if line == format!("-----END {label}-----") {
+                break;
+            }
+            content.push_str(line);
+        }
+        blocks.push((label.to_owned(), base64ct::Base64::decode_vec(&content).ok()?));
+    }
+    if blocks.is_empty() { None } else { Some(blocks) }
+}
+
+/// A block of PEM. Source: RFC 7468.
+pub(crate) fn to_pem(label: &str, bytes: &[u8]) -> String {
+    let packed = base64ct::Base64::encode_string(bytes);
+    let mut out = format!("-----BEGIN {label}-----\n");
+    let mut rest = packed.as_str();
+    while !rest.is_empty() {
+        // Base64 is ASCII.
+        let (line, next) = rest.split_at_checked(64).unwrap_or((rest, ""));
+        out.push_str(line);
+        out.push('\n');
+        rest = next;
+    }
+    out + &format!("-----END {label}-----\n")
+}

@@ -1,0 +1,128 @@
+//! Evidence in its only encoding.
+//!
+//! Owns the bytes that relays send and clients read. Vendors' own encodings are malleable: of some 5,000 bytes of a quote about 900 can be changed unnoticed, most of them in the
+//! text of certificates. Here stands what is signed, the signatures, and the leaf certificate in DER; roots and intermediate certificates are pinned and never sent.
+//!
+//! ```text
+//! Intel  1 | length 2, header and body as signed | signature 64 | attestation key 64 | QE report 384 | its signature 64 | QE authentication data 32 | length 2, PCK certificate
+//! AMD    2 | report without its signature 672 | r 48 | s 48 | length 2, VCEK or VLEK certificate
+//! ```
+//! Lengths are big-endian, as are r and s; everything else is the vendor's.
+
+use aws_lc_rs::digest::{SHA256, digest};
+
+use crate::amd::Report;
+use crate::bytes::Cursor;
+use crate::intel::Quote;
+use crate::refusal::Refusal;
+
+/// Largest evidence of Intel, in bytes.
+pub const MAX_QUOTE: usize = 16_384;
+/// Largest evidence of AMD, in bytes.
+pub const MAX_REPORT: usize = 4_096;
+
+const INTEL: u8 = 1;
+const AMD: u8 = 2;
+const WHAT: &str = "evidence";
+
+/// What a chip has signed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Evidence {
+    /// A quote of SGX or TDX.
+    Intel(Box<Quote>),
+    /// A report of SEV-SNP.
+    Amd(Box<Report>),
+}
+
+impl Evidence {
+    /// Its bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        match self {
+            Self::Intel(quote) => {
+                out.push(INTEL);
+                push_block(&mut out, &quote.signed);
+                out.extend_from_slice(&quote.signature);
+                out.extend_from_slice(&quote.attestation_key);
+                out.extend_from_slice(&quote.qe_report);
+                out.extend_from_slice(&quote.qe_signature);
+                out.extend_from_slice(&quote.qe_authentication);
+                push_block(&mut out, &quote.certificate);
+            }
+            Self::Amd(report) => {
+                out.push(AMD);
+                out.extend_from_slice(&report.signed);
+                out.extend_from_slice(&report.r);
+                out.extend_from_slice(&report.s);
+                push_block(&mut out, &report.certificate);
+            }
+        }
+        out
+    }
+
+    /// Reads it. Nothing is checked but the form.
+    ///
+    /// # Errors
+    /// [`Refusal::TooLarge`], [`Refusal::Truncated`], [`Refusal::TrailingBytes`], [`Refusal::NotEvidence`], and those of the layouts.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Refusal> {
+        let limit = if bytes.first() == Some(&AMD) { MAX_REPORT } else { MAX_QUOTE };
+        if bytes.len() > limit {
+            return Err(Refusal::TooLarge { what: WHAT, found: bytes.len(), limit });
+        }
+        let mut cursor = Cursor::new(bytes, WHAT);
+        match cursor.array()? {
+            [INTEL] => {
+                let signed = block(&mut cursor)?.to_vec();
+                let quote = Quote {
+                    layout: Quote::layout_of(&signed)?,
+                    signed,
+                    signature: cursor.array()?,
+                    attestation_key: cursor.array()?,
+                    qe_report: cursor.array()?,
+                    qe_signature: cursor.array()?,
+                    qe_authentication: cursor.array()?,
+                    certificate: block(&mut cursor)?.to_vec(),
+                };
+                cursor.end()?;
+                Ok(Self::Intel(Box::new(quote)))
+            }
+            [AMD] => {
+                let (signed, r, s) = (cursor.array()?, cursor.array()?, cursor.array()?);
+                let report = Report { signed, r, s, certificate: block(&mut cursor)?.to_vec() };
+                cursor.end()?;
+                Ok(Self::Amd(Box::new(report)))
+            }
+            _ => Err(Refusal::NotEvidence),
+        }
+    }
+
+    /// What it is known by: SHA-256 of what the chip has signed, never of how it was sent.
+    pub fn identity(&self) -> [u8; 32] {
+        let signed: &[u8] = match self {
+            Self::Intel(quote) => &quote.signed,
+            Self::Amd(report) => &report.signed,
+        };
+        let mut identity = [0; 32];
+        identity.copy_from_slice(digest(&SHA256, signed).as_ref());
+        identity
+    }
+
+    /// The 64 bytes that the guest has put into it.
+    pub fn report_data(&self) -> [u8; 64] {
+        match self {
+            Self::Intel(quote) => quote.report_data(),
+            Self::Amd(report) => report.report_data(),
+        }
+    }
+}
+
+fn push_block(out: &mut Vec<u8>, block: &[u8]) {
+    // What reads and what is converted is below 16 KiB.
+    out.extend_from_slice(&u16::try_from(block.len()).unwrap_or(u16::MAX).to_be_bytes());
+    out.extend_from_slice(block);
+}
+
+fn block<'a>(cursor: &mut Cursor<'a>) -> Result<&'a [u8], Refusal> {
+    let length = u16::from_be_bytes(cursor.array()?);
+    cursor.take(length.into())
+}

@@ -1,0 +1,222 @@
+//! Quotes of Intel SGX and TDX: versions 3, 4 and 5.
+//!
+//! Owns their layout, what must be true of any that is believed, and the way through `dcap-qvl`, which is given a quote that was built anew from strict evidence and
+//! pinned certificates, never the bytes that somebody sent. Source: Intel SGX ECDSA Quote Library API (quote 3), TDX DCAP Quote 4 and 5; TDX Module ABI (348551).
+
+mod reasons;
+mod verify;
+
+use crate::bytes::Cursor;
+use crate::refusal::Refusal;
+
+pub(crate) use verify::examine;
+
+const HEADER: usize = 48;
+const ENCLAVE_REPORT: usize = 384;
+const TD_REPORT: usize = 584;
+const TD_REPORT_15: usize = 648;
+const TD_REPORT_15_EX: usize = 885;
+/// Body type and size, in version 5.
+const BODY_HEAD: usize = 6;
+const ECDSA_P256: u16 = 2;
+/// Source: Intel's own quoting enclaves, as quotes name them.
+const INTEL_VENDOR: [u8; 16] =
+    [0x93, 0x9a, 0x72, 0x33, 0xf7, 0x9c, 0x4c, 0xa9, 0x94, 0x0a, 0x0d, 0xb3, 0x95, 0x7f, 0x06, 0x07];
+const WHAT: &str = "the quote";
+
+/// What a quote's body is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Layout {
+    /// Version 3, an enclave.
+    Sgx3,
+    /// Version 4, a trust domain.
+    Tdx4,
+    /// Version 5, a trust domain: 1.0, 1.5 or the extended 1.5.
+    Tdx5(TdBody),
+}
+
+/// A trust domain's report in a quote of version 5, by its type 2, 3 or 4.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TdBody {
+    /// 584 bytes.
+    Td10,
+    /// 648 bytes.
+    Td15,
+    /// 885 bytes.
+    Td15Ex,
+}
+
+impl TdBody {
+    const fn length(self) -> usize {
+        match self {
+            Self::Td10 => TD_REPORT,
+            Self::Td15 => TD_REPORT_15,
+            Self::Td15Ex => TD_REPORT_15_EX,
+        }
+    }
+}
+
+/// A quote.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Quote {
+    /// What its body is.
+    pub layout: Layout,
+    /// Header and body, as signed.
+    pub signed: Vec<u8>,
+    /// The signature over them: r and s.
+    pub signature: [u8; 64],
+    /// The key that signed, P-256: x and y.
+    pub attestation_key: [u8; 64],
+    /// The quoting enclave's report, which names that key.
+    pub qe_report: [u8; ENCLAVE_REPORT],
+    /// The signature over that report, by the machine's key.
+    pub qe_signature: [u8; 64],
+    /// What else the quoting enclave's report is over.
+    pub qe_authentication: [u8; 32],
+    /// The certificate of the machine's key, DER.
+    pub certificate: Vec<u8>,
+}
+
+impl Quote {
+    /// What the signed part is, by its own word; it must have exactly the length of that.
+    pub(crate) fn layout_of(signed: &[u8]) -> Result<Layout, Refusal> {
+        let layout = Self::layout_in(signed)?;
+        let mut cursor = Cursor::new(signed, WHAT);
+        cursor.take(layout.signed())?;
+        cursor.end()?;
+        Ok(layout)
+    }
+
+    /// What the quote at the beginning of these bytes is, by its own word.
+    pub(crate) fn layout_in(bytes: &[u8]) -> Result<Layout, Refusal> {
+        let mut header = Cursor::new(bytes, WHAT);
+        let (version, key_type, tee) = (header.u16_le()?, header.u16_le()?, header.u32_le()?);
+        let _svns = header.u32_le()?;
+        if header.array::<16>()? != INTEL_VENDOR {
+            return Err(Refusal::UnknownVendor);
+        }
+        if key_type != ECDSA_P256 {
+            return Err(Refusal::UnsupportedSignature(key_type.into()));
+        }
+        let mut body = Cursor::new(bytes.get(HEADER..).unwrap_or(&[]), WHAT);
+        match (version, tee) {
+            (3, 0) => Ok(Layout::Sgx3),
+            (4, 0x81) => Ok(Layout::Tdx4),
+            (5, 0x81) => {
+                let (kind, size) = (body.u16_le()?, body.u32_le()?);
+                let found = match kind {
+                    2 => TdBody::Td10,
+                    3 => TdBody::Td15,
+                    4 => TdBody::Td15Ex,
+                    other => return Err(Refusal::UnsupportedVersion { what: "bodies", found: other.into() }),
+                };
+                if usize::try_from(size) != Ok(found.length()) {
+                    return Err(Refusal::NotCanonical { what: WHAT });
+                }
+                Ok(Layout::Tdx5(found))
+            }
+            // SGX in quotes of version 4 and 5 is nowhere in use.
+            (3..=5, 0 | 0x81) => Err(Refusal::UnsupportedVersion { what: "quotes", found: version.into() }),
+            (3..=5, _) => Err(Refusal::NotEvidence),
+            _ => Err(Refusal::UnsupportedVersion { what: "quotes", found: version.into() }),
+        }
+    }
+
+    /// The body, without what stands before it.
+    fn body(&self) -> &[u8] {
+        self.signed.get(self.signed.len().saturating_sub(self.layout.body())..).unwrap_or(&[])
+    }
+
+    /// A field of the body, whose layout has been found to be there.
+    fn field<const N: usize>(&self, at: usize) -> [u8; N] {
+        self.body().get(at..).and_then(<[u8]>::first_chunk).copied().unwrap_or([0; N])
+    }
+
+    pub(crate) fn report_data(&self) -> [u8; 64] {
+        match self.layout {
+            Layout::Sgx3 => self.field(320),
+            Layout::Tdx4 | Layout::Tdx5(_) => self.field(520),
+        }
+    }
+
+    /// What must be true of any quote that is believed, whoever signed it.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub(crate) fn check(&self) -> Result<(), Refusal> {
+        match self.layout {
+            Layout::Sgx3 => self.check_enclave(),
+            Layout::Tdx4 | Layout::Tdx5(_) => self.check_domain(),
+        }
+    }
+
+    fn check_enclave(&self) -> Result<(), Refusal> {
+        let attributes = u64::from_le_bytes(self.field(48));
+        let bit = |number: u32| attributes >> number & 1 == 1;
+        if bit(1) {
+            return Err(Refusal::Debug);
+        }
+        if bit(4) {
+            return Err(Refusal::ProvisioningKey);
+        }
+        // INIT, DEBUG, MODE64BIT, PROVISIONKEY, EINITTOKEN_KEY, CET, KSS, AEXNOTIFY. Source: Intel SDM, table 36-3.
+        let known = [0u32, 1, 2, 4, 5, 6, 7, 10].iter().fold(0, |mask, number| mask | 1u64 << number);
+        let reserved = [20..32, 96..128, 160..192, 262..304];
+        let zero = reserved.into_iter().all(|range| self.body().get(range).is_some_and(is_zero));
+        if attributes & !known != 0 || !bit(0) || !zero {
+            return Err(Refusal::ReservedBits { what: "the enclave's report" });
+        }
+        Ok(())
+    }
+
+    fn check_domain(&self) -> Result<(), Refusal> {
+        let attributes = u64::from_le_bytes(self.field(120));
+        let bits = |range: std::ops::RangeInclusive<u32>| range.fold(0u64, |mask, number| mask | 1 << number);
+        if attributes & 1 != 0 {
+            return Err(Refusal::Debug);
+        }
+        if attributes & bits(4..=6) != 0 {
+            return Err(Refusal::Profiled);
+        }
+        if attributes & bits(29..=29) != 0 {
+            return Err(Refusal::Migratable);
+        }
+        let service =
+            matches!(self.layout, Layout::Tdx5(TdBody::Td15 | TdBody::Td15Ex)) && self.field::<48>(600) != [0; 48];
+        if attributes & bits(17..=17) != 0 || service {
+            return Err(Refusal::ServiceDomain);
+        }
+        if attributes & bits(28..=28) == 0 {
+            return Err(Refusal::SeptVe);
+        }
+        // Source: TDX Module ABI (348551-008), table 3.23: what must be zero.
+        let reserved = bits(1..=3) | bits(7..=15) | bits(23..=26) | bits(32..=61);
+        if attributes & reserved != 0 {
+            return Err(Refusal::ReservedBits { what: "the trust domain's attributes" });
+        }
+        Ok(())
+    }
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| *byte == 0)
+}
+
+impl Layout {
+    /// Bytes of the body.
+    const fn body(self) -> usize {
+        match self {
+            Self::Sgx3 => ENCLAVE_REPORT,
+            Self::Tdx4 => TD_REPORT,
+            Self::Tdx5(body) => body.length(),
+        }
+    }
+
+    /// Bytes of what is signed.
+    pub(crate) const fn signed(self) -> usize {
+        match self {
+            Self::Sgx3 | Self::Tdx4 => HEADER + self.body(),
+            Self::Tdx5(_) => HEADER + BODY_HEAD + self.body(),
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! What `dcap-qvl` refuses, by its words.
+//!
+//! Owns the table. The library tells its errors apart by text alone, which is why the workspace holds it to one exact release; what the table does not know becomes
+//! [`Refusal::Other`], and is refused all the same.
+
+use crate::refusal::Refusal;
+
+const PCK: &str = "the certificate of the machine's key";
+
+/// The refusal that an error of the library stands for.
+pub(super) fn refusal(error: &dcap_error::Chain) -> Refusal {
+    let text = error.0.as_str();
+    let has = |words: &str| text.contains(words);
+    if has("TCB status is invalid: Revoked") {
+        Refusal::TcbRevoked
+    } else if has("Fmspc mismatch") {
+        Refusal::OtherModel
+    } else if has("No matching TCB level") || has("below minimum required from TDX module") {
+        Refusal::NoTcbLevel
+    } else if has("TDX module") {
+        Refusal::TdxModule(text.to_owned())
+    } else if has("non-TDX TCB info") || has("non-SGX TCB info") {
+        Refusal::TcbInfo("it is for the other kind of environment".into())
+    } else if has("CertRevoked") {
+        Refusal::Revoked { what: PCK }
+    } else if has("CrlExpired") || has("CRL") && has("expired") {
+        Refusal::StaleCrl
+    } else if has("UnknownRevocationStatus") || has("CRL") || has("Crl") {
+        Refusal::BadCrl(text.to_owned())
+    } else if has("TCBInfo issue date is in the future") {
+        Refusal::NotYetValid { what: "TCB info" }
+    } else if has("TCBInfo expired") {
+        Refusal::Expired { what: "TCB info" }
+    } else if has("QE Identity issue date is in the future") {
+        Refusal::NotYetValid { what: "the identity of the quoting enclave" }
+    } else if has("QE Identity expired") {
+        Refusal::Expired { what: "the identity of the quoting enclave" }
+    } else if has("CertExpired") {
+        Refusal::Expired { what: "a certificate of the chain" }
+    } else if has("CertNotValidYet") {
+        Refusal::NotYetValid { what: "a certificate of the chain" }
+    } else if has("tcb_info") || has("TCB Info") || has("TcbInfo") {
+        Refusal::TcbInfo(text.to_owned())
+    } else if has("QE Identity") || has("qe_identity") || has("QeIdentity") {
+        Refusal::QeIdentity(text.to_owned())
+    } else if has("Signature is invalid for qe_report") {
+        Refusal::QeReportSignature
+    } else if has("QE report hash mismatch") || has("QE auth data") {
+        Refusal::QeBinding
+    } else if has("QE MRSIGNER")
+        || has("QE ISVPRODID")
+        || has("QE MISCSELECT")
+        || has("QE ATTRIBUTES")
+        || has("QE ISVSVN")
+    {
+        Refusal::OtherQe(text.to_owned())
+    } else if has("ISV enclave report signature") {
+        Refusal::Signature
+    } else if has("InvalidSignatureForPublicKey") {
+        Refusal::CertificateSignature { what: PCK }
+    } else if has("UnknownIssuer") {
+        Refusal::UnknownIssuer { what: PCK }
+    } else if has("PCK") || has("BadDer") || has("certificate") {
+        Refusal::MalformedCertificate { what: PCK, why: text.to_owned() }
+    } else {
+        Refusal::Other(text.to_owned())
+    }
+}
+
+/// Errors of the library as text, all causes after each other.
+pub(super) mod dcap_error {
+    /// The text.
+    pub(crate) struct Chain(pub(crate) String);
+
+    impl Chain {
+        /// Of anything that prints its causes in its alternate form.
+        pub(crate) fn of(error: &impl std::fmt::Display) -> Self {
+            Self(format!("{error:#}"))
+        }
+    }
+}

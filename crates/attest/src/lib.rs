@@ -1,0 +1,54 @@
+//! Evidence of trusted execution environments: what a relay shows, and what follows from it.
+//!
+//! Owns the strict encoding of evidence, the checks of Intel's and AMD's signatures down to pinned roots, and the facts that come out. Pure: no sockets, no clock, no files; time
+//! and roots are arguments. Never says "trusted": it lists facts, or refuses with a code, a sentence and the next step.
+//!
+//! ```text
+//! vendor's bytes ─ raw ─▶ Evidence ─ examine(roots, collateral, now) ─▶ Facts, or a Refusal
+//! ```
+
+pub mod amd;
+pub mod bytes;
+pub mod collateral;
+pub mod evidence;
+pub mod facts;
+pub mod intel;
+pub mod raw;
+pub mod refusal;
+pub mod roots;
+
+pub use collateral::Collateral;
+pub use evidence::Evidence;
+pub use facts::Facts;
+pub use refusal::Refusal;
+pub use roots::Roots;
+
+/// Holds evidence against the vendor's roots and collateral, at `now` in seconds since the Unix epoch, and lists what follows. Whether that is enough is not said here.
+///
+/// # Errors
+/// [`Refusal`]: this is no genuine evidence, or cannot be shown to be.
+pub fn examine(
+    evidence: &Evidence,
+    collateral: Option<&Collateral>,
+    roots: &Roots,
+    now: u64,
+) -> Result<Facts, Refusal> {
+    match evidence {
+        Evidence::Intel(quote) => {
+            quote.check()?;
+            match collateral {
+                Some(Collateral::Intel(collateral)) => intel::examine(quote, collateral, roots, now),
+                Some(Collateral::Amd(_)) => Err(Refusal::OtherCollateral),
+                None => Err(Refusal::NoCollateral),
+            }
+        }
+        Evidence::Amd(report) => {
+            report.check()?;
+            match collateral {
+                Some(Collateral::Amd(collateral)) => amd::examine(report, Some(collateral), roots, now),
+                Some(Collateral::Intel(_)) => Err(Refusal::OtherCollateral),
+                None => amd::examine(report, None, roots, now),
+            }
+        }
+    }
+}

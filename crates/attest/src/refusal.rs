@@ -1,0 +1,306 @@
+//! Why evidence is refused.
+//!
+//! Owns the codes, which never change their meaning, a sentence for people, and what to do next.
+
+/// A refusal. Its `Display` is the sentence for people.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Refusal {
+    /// More bytes than evidence has.
+    #[error("{what} has {found} bytes; at most {limit} are read")]
+    TooLarge {
+        /// Of what.
+        what: &'static str,
+        /// How many it has.
+        found: usize,
+        /// How many are read.
+        limit: usize,
+    },
+    /// It ends too early.
+    #[error("{what} ends before all of it was read")]
+    Truncated {
+        /// What ends.
+        what: &'static str,
+    },
+    /// It goes on where it should end.
+    #[error("{count} bytes follow {what}, and they are not zeros")]
+    TrailingBytes {
+        /// After what.
+        what: &'static str,
+        /// How many.
+        count: usize,
+    },
+    /// Neither a quote nor a report.
+    #[error("this is neither a quote of SGX or TDX nor a report of SEV-SNP")]
+    NotEvidence,
+    /// Another encoding than the only one.
+    #[error("{what} is not in its only encoding")]
+    NotCanonical {
+        /// Of what.
+        what: &'static str,
+    },
+    /// A version that is not judged here.
+    #[error("{what} of version {found} are not judged here")]
+    UnsupportedVersion {
+        /// Of what.
+        what: &'static str,
+        /// Which.
+        found: u32,
+    },
+    /// A key or signature algorithm that is not judged here.
+    #[error("signatures of kind {0} are not judged here")]
+    UnsupportedSignature(u32),
+    /// Certification data other than a chain of certificates.
+    #[error("the quote brings certification data of type {0}, not the chain of its PCK certificate")]
+    UnsupportedCertification(u16),
+    /// Not Intel's quoting enclave.
+    #[error("the quote is of a quoting enclave of another vendor than Intel")]
+    UnknownVendor,
+    /// Bits that must be zero.
+    #[error("reserved bits of {what} are set")]
+    ReservedBits {
+        /// Of what.
+        what: &'static str,
+    },
+    /// Its memory can be read.
+    #[error("it runs in debug mode: whoever owns the machine can read its memory")]
+    Debug,
+    /// Its execution is watched.
+    #[error("it runs under profiling, which shows what it does")]
+    Profiled,
+    /// It can be moved to another machine.
+    #[error("it can be migrated to another machine")]
+    Migratable,
+    /// Another domain is bound to it.
+    #[error("a service domain is bound to it, which can change it")]
+    ServiceDomain,
+    /// The host can take its pages away unnoticed.
+    #[error("pages that the host takes away raise no fault in it (SEPT_VE_DISABLE is off)")]
+    SeptVe,
+    /// It has the key that provisions others.
+    #[error("the enclave may use the provisioning key")]
+    ProvisioningKey,
+    /// Nobody signed it.
+    #[error("the report is not signed")]
+    Unsigned,
+    /// Nothing to hold it against.
+    #[error("the vendor's collateral is missing")]
+    NoCollateral,
+    /// Of the other vendor.
+    #[error("the collateral is of another vendor than the evidence")]
+    OtherCollateral,
+    /// It does not read.
+    #[error("the collateral does not read: {0}")]
+    MalformedCollateral(String),
+    /// The evidence has no leaf certificate.
+    #[error("the certificate of the key that signed is missing")]
+    NoCertificate,
+    /// It does not read.
+    #[error("{what} does not read: {why}")]
+    MalformedCertificate {
+        /// Which.
+        what: &'static str,
+        /// Why.
+        why: String,
+    },
+    /// Not below a pinned root.
+    #[error("{what} does not lead to a pinned root")]
+    UnknownIssuer {
+        /// What.
+        what: &'static str,
+    },
+    /// A wrong signature on a certificate.
+    #[error("the signature on {what} is wrong")]
+    CertificateSignature {
+        /// Which.
+        what: &'static str,
+    },
+    /// Too early.
+    #[error("{what} is not valid yet")]
+    NotYetValid {
+        /// What.
+        what: &'static str,
+    },
+    /// Too late.
+    #[error("{what} has expired")]
+    Expired {
+        /// What.
+        what: &'static str,
+    },
+    /// A certificate may not do what it does.
+    #[error("{what} may not be used for this")]
+    Usage {
+        /// Which.
+        what: &'static str,
+    },
+    /// A revocation list is missing.
+    #[error("the list of revoked certificates is missing")]
+    NoCrl,
+    /// It does not read, or its signature is wrong.
+    #[error("the list of revoked certificates does not hold: {0}")]
+    BadCrl(String),
+    /// Too old.
+    #[error("the list of revoked certificates is out of date")]
+    StaleCrl,
+    /// Revoked.
+    #[error("{what} was revoked")]
+    Revoked {
+        /// What.
+        what: &'static str,
+    },
+    /// TCB info.
+    #[error("the vendor's TCB info does not hold: {0}")]
+    TcbInfo(String),
+    /// QE identity.
+    #[error("the vendor's identity of the quoting enclave does not hold: {0}")]
+    QeIdentity(String),
+    /// The quoting enclave's report.
+    #[error("the signature on the quoting enclave's report is wrong")]
+    QeReportSignature,
+    /// The attestation key is not the quoting enclave's.
+    #[error("the key that signed is not the one that the quoting enclave vouches for")]
+    QeBinding,
+    /// Not the quoting enclave that the vendor names.
+    #[error("it was signed by another quoting enclave than the vendor names: {0}")]
+    OtherQe(String),
+    /// The signature.
+    #[error("the signature on the evidence is wrong")]
+    Signature,
+    /// The processor model of collateral and certificate differ.
+    #[error("the collateral is for another processor model (FMSPC)")]
+    OtherModel,
+    /// Below every level that the vendor lists.
+    #[error("the platform's firmware is below every level that the vendor lists")]
+    NoTcbLevel,
+    /// The vendor says that keys of this level are compromised.
+    #[error("the vendor has revoked this level of firmware")]
+    TcbRevoked,
+    /// The TDX module.
+    #[error("the TDX module is not one of the vendor's: {0}")]
+    TdxModule(String),
+    /// VCEK where VLEK is said, or the other way.
+    #[error("the report says that another kind of key has signed it than the certificate is for")]
+    KeyKind,
+    /// Firmware numbers of report and certificate differ.
+    #[error("the certificate is for other firmware than the report says ({0})")]
+    TcbMismatch(&'static str),
+    /// Another chip.
+    #[error("the certificate is for another chip than the report names")]
+    OtherChip,
+    /// Another product.
+    #[error("the report is of another product ({found}) than the certificate ({certified})")]
+    OtherProduct {
+        /// As the report says.
+        found: &'static str,
+        /// As the certificate says.
+        certified: &'static str,
+    },
+    /// Something of the verifier's that has no code of its own.
+    #[error("the quote is refused: {0}")]
+    Other(String),
+}
+
+impl Refusal {
+    /// Its code.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::TooLarge { .. } => "too-large",
+            Self::Truncated { .. } => "truncated",
+            Self::TrailingBytes { .. } => "trailing-bytes",
+            Self::NotEvidence => "not-evidence",
+            Self::NotCanonical { .. } => "not-canonical",
+            Self::UnsupportedVersion { .. } => "unsupported-version",
+            Self::UnsupportedSignature(_) => "unsupported-signature",
+            Self::UnsupportedCertification(_) => "unsupported-certification",
+            Self::UnknownVendor => "unknown-vendor",
+            Self::ReservedBits { .. } => "reserved-bits",
+            Self::Debug => "debug",
+            Self::Profiled => "profiled",
+            Self::Migratable => "migratable",
+            Self::ServiceDomain => "service-domain",
+            Self::SeptVe => "sept-ve",
+            Self::ProvisioningKey => "provisioning-key",
+            Self::Unsigned => "unsigned",
+            Self::NoCollateral => "no-collateral",
+            Self::OtherCollateral => "other-collateral",
+            Self::MalformedCollateral(_) => "malformed-collateral",
+            Self::NoCertificate => "no-certificate",
+            Self::MalformedCertificate { .. } => "malformed-certificate",
+            Self::UnknownIssuer { .. } => "unknown-issuer",
+            Self::CertificateSignature { .. } => "certificate-signature",
+            Self::NotYetValid { .. } => "not-yet-valid",
+            Self::Expired { .. } => "expired",
+            Self::Usage { .. } => "usage",
+            Self::NoCrl => "no-crl",
+            Self::BadCrl(_) => "bad-crl",
+            Self::StaleCrl => "stale-crl",
+            Self::Revoked { .. } => "revoked",
+            Self::TcbInfo(_) => "tcb-info",
+            Self::QeIdentity(_) => "qe-identity",
+            Self::QeReportSignature => "qe-report-signature",
+            Self::QeBinding => "qe-binding",
+            Self::OtherQe(_) => "other-qe",
+            Self::Signature => "signature",
+            Self::OtherModel => "other-model",
+            Self::NoTcbLevel => "no-tcb-level",
+            Self::TcbRevoked => "tcb-revoked",
+            Self::TdxModule(_) => "tdx-module",
+            Self::KeyKind => "key-kind",
+            Self::TcbMismatch(_) => "tcb-mismatch",
+            Self::OtherChip => "other-chip",
+            Self::OtherProduct { .. } => "other-product",
+            Self::Other(_) => "refused",
+        }
+    }
+
+    /// What to do next.
+    pub const fn next_step(&self) -> &'static str {
+        match self {
+            Self::NoCollateral | Self::OtherCollateral | Self::MalformedCollateral(_) | Self::OtherModel => {
+                "give the collateral of this vendor and processor model"
+            }
+            Self::NoCertificate | Self::NoCrl => {
+                "give the bundle with the certificate of the chip and the revocation list"
+            }
+            Self::StaleCrl | Self::Expired { .. } | Self::NotYetValid { .. } => {
+                "check this machine's clock, or give newer collateral"
+            }
+            Self::Debug
+            | Self::Profiled
+            | Self::Migratable
+            | Self::ServiceDomain
+            | Self::SeptVe
+            | Self::ProvisioningKey => "choose another relay; its operator has to start the image as it is published",
+            Self::NoTcbLevel | Self::TcbRevoked | Self::Revoked { .. } => {
+                "choose another relay; its operator has to bring the machine's firmware up to date"
+            }
+            Self::TooLarge { .. }
+            | Self::Truncated { .. }
+            | Self::TrailingBytes { .. }
+            | Self::NotEvidence
+            | Self::NotCanonical { .. }
+            | Self::UnsupportedVersion { .. }
+            | Self::UnsupportedSignature(_)
+            | Self::UnsupportedCertification(_)
+            | Self::UnknownVendor
+            | Self::ReservedBits { .. }
+            | Self::Unsigned
+            | Self::MalformedCertificate { .. }
+            | Self::UnknownIssuer { .. }
+            | Self::CertificateSignature { .. }
+            | Self::Usage { .. }
+            | Self::BadCrl(_)
+            | Self::TcbInfo(_)
+            | Self::QeIdentity(_)
+            | Self::QeReportSignature
+            | Self::QeBinding
+            | Self::OtherQe(_)
+            | Self::Signature
+            | Self::TdxModule(_)
+            | Self::KeyKind
+            | Self::TcbMismatch(_)
+            | Self::OtherChip
+            | Self::OtherProduct { .. }
+            | Self::Other(_) => "choose another relay; this evidence proves nothing",
+        }
+    }
+}

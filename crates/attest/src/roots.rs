@@ -1,0 +1,50 @@
+//! Roots of trust, as a value.
+//!
+//! Owns the pinned certificates of the vendors. Others can be handed in, and then everything that follows says `simulated`: no cargo feature selects trust.
+
+/// Root and intermediate certificates of a vendor's product.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AmdRoot {
+    /// The product: `Milan`, `Genoa`, `Turin`.
+    pub product: &'static str,
+    /// The root (ARK), DER.
+    pub ark: Vec<u8>,
+    /// What signs keys of chips (ASK), DER.
+    pub ask: Vec<u8>,
+}
+
+/// The roots that evidence is held against.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Roots {
+    /// Intel's root, DER.
+    pub intel: Vec<u8>,
+    /// What signs PCK certificates, DER.
+    pub intel_pck: Vec<Vec<u8>>,
+    /// AMD's.
+    pub amd: Vec<AmdRoot>,
+    /// Whether these are of a simulation.
+    pub simulated: bool,
+}
+
+macro_rules! pinned {
+    ($name:literal) => {
+        include_bytes!(concat!("pinned/", $name, ".der")).to_vec()
+    };
+}
+
+impl Roots {
+    /// Those of Intel and AMD. Where they come from stands in `pinned/README.md`.
+    pub fn genuine() -> Self {
+        let amd = |product, ark, ask| AmdRoot { product, ark, ask };
+        Self {
+            intel: pinned!("intel-root"),
+            intel_pck: vec![pinned!("intel-pck-platform"), pinned!("intel-pck-processor")],
+            amd: vec![
+                amd("Milan", pinned!("amd-milan-ark"), pinned!("amd-milan-ask")),
+                amd("Genoa", pinned!("amd-genoa-ark"), pinned!("amd-genoa-ask")),
+                amd("Turin", pinned!("amd-turin-ark"), pinned!("amd-turin-ask")),
+            ],
+            simulated: false,
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! Evidence that chips of Intel and AMD have signed, and the vendors' collateral for it, as others have published them: testdata/README.md says who.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
+
+use base64ct::Encoding as _;
+use openrelay_attest::collateral::{AmdBundle, AmdCollateral, Collateral, IntelCollateral};
+use openrelay_attest::facts::{Crl, KeyKind, Platform, Tcb};
+use openrelay_attest::raw::{Converted, convert};
+use openrelay_attest::{Evidence, Facts, Refusal, Roots, examine};
+
+fn read(name: &str) -> Vec<u8> {
+    std::fs::read(format!("{}/testdata/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
+/// A day within each fixture's collateral, in seconds since the Unix epoch.
+const JUNE_2025: u64 = 1_750_800_000;
+const MARCH_2026: u64 = 1_772_323_200;
+const OCTOBER_2026: u64 = 1_792_454_400;
+
+/// The Intel fixtures that verify: name and time.
+const INTEL: [(&str, u64); 3] =
+    [("sgx_quote", JUNE_2025), ("tdx_quote", JUNE_2025), ("tdx_quote_td15ex", OCTOBER_2026)];
+
+fn intel(name: &str) -> (Evidence, Collateral) {
+    let collateral = IntelCollateral::from_json(&read(&format!("{name}_collateral.json"))).unwrap();
+    (convert(&read(name)).unwrap().evidence, Collateral::Intel(Box::new(collateral)))
+}
+
+/// The Milan report with its certificate.
+fn milan() -> Evidence {
+    with_certificate(&read("milan_report"), &read("vcek_milan.der"))
+}
+
+fn with_certificate(report: &[u8], certificate: &[u8]) -> Evidence {
+    let Evidence::Amd(mut report) = convert(report).unwrap().evidence else { panic!("no report") };
+    report.certificate = certificate.to_vec();
+    Evidence::Amd(report)
+}
+
+fn no_crl() -> Collateral {
+    Collateral::Amd(AmdCollateral::default())
+}
+
+fn judge(evidence: &Evidence, collateral: &Collateral, now: u64) -> Result<Facts, Refusal> {
+    examine(evidence, Some(collateral), &Roots::genuine(), now)
+}
+
+fn field<'a>(facts: &'a Facts, name: &str) -> &'a [u8] {
+    facts.fields.iter().find(|(own, _)| *own == name).map(|(_, value)| value.as_slice()).unwrap()
+}
+
+#[test]
+fn an_sgx_quote_says_what_it_says() {
+    let (evidence, collateral) = intel("sgx_quote");
+    let facts = judge(&evidence, &collateral, JUNE_2025).unwrap();
+    assert_eq!((facts.platform, facts.version, facts.key), (Platform::Sgx, 3, KeyKind::Pck));
+    assert_eq!((facts.product.as_str(), facts.simulated, facts.crl), ("00a067110000", false, Crl::Checked));
+    assert_eq!(&facts.report_data[..13], b"Hello, world!");
+    assert_eq!((facts.measurement.len(), facts.rtmrs.len()), (32, 0));
+    let Tcb::Intel { status, advisories, evaluation } = &facts.tcb else { panic!("{:?}", facts.tcb) };
+    assert_eq!((status.as_str(), *evaluation), ("ConfigurationAndSWHardeningNeeded", 17));
+    assert!(advisories.contains(&"INTEL-SA-00289".to_owned()), "{advisories:?}");
+    assert!(facts.expires > JUNE_2025 && facts.expires < JUNE_2025 + 31 * 86_400);
+}
+
+#[test]
+fn a_tdx_quote_of_version_4_says_what_it_says() {
+    let Converted { evidence, trimmed } = convert(&read("tdx_quote")).unwrap();
+    assert_eq!(trimmed, 70, "zeros that a cloud has appended");
+    let facts = judge(&evidence, &intel("tdx_quote").1, JUNE_2025).unwrap();
+    assert_eq!((facts.platform, facts.version, facts.measurement.len()), (Platform::Tdx, 4, 48));
+    assert_eq!((facts.rtmrs.len(), field(&facts, "td_attributes").len()), (4, 8));
+    assert_eq!(facts.report_data, evidence.report_data());
+    let Tcb::Intel { status, .. } = &facts.tcb else { panic!("{:?}", facts.tcb) };
+    assert_eq!(status, "UpToDate");
+    // Another quote of the same machine would have the same tag, one of another machine another.
+    let other = judge(&intel("tdx_quote_td15ex").0, &intel("tdx_quote_td15ex").1, OCTOBER_2026).unwrap();
+    assert!(facts.chip.is_some() && facts.chip != other.chip);
+    assert_eq!((other.version, field(&other, "tee_tcb_svn_2").len()), (5, 16));
+}
+
+#[test]
+fn a_milan_report_says_what_it_says() {
+    let facts = judge(&milan(), &no_crl(), JUNE_2025).unwrap();
+    assert_eq!((facts.platform, facts.version, facts.key), (Platform::SevSnp, 2, KeyKind::Vcek));
+    assert_eq!((facts.product.as_str(), facts.crl), ("Milan", Crl::NotGiven));
+    let Tcb::Amd { reported, .. } = facts.tcb else { panic!("{:?}", facts.tcb) };
+    assert_eq!((reported.boot_loader, reported.tee, reported.snp, reported.microcode), (3, 0, 8, 0x73));
+    assert!(facts.chip.is_some() && facts.fields.iter().any(|(name, _)| *name == "policy"));
+}
+
+/// Each refused with its own code, and by nothing but what the row changes.
+#[test]
+fn what_does_not_fit_is_refused() {
+    let (sgx, sgx_collateral) = intel("sgx_quote");
+    let (tdx, tdx_collateral) = intel("tdx_quote");
+    let (outdated, newer) = intel("tdx_quote_outdated");
+    let code = |result: Result<Facts, Refusal>| result.map_or_else(|refusal| refusal.code(), |_| "genuine");
+    assert_eq!(code(judge(&outdated, &newer, MARCH_2026)), "no-tcb-level");
+    assert_eq!(code(judge(&tdx, &newer, MARCH_2026)), "other-model");
+    assert_eq!(code(judge(&tdx, &sgx_collateral, JUNE_2025)), "qe-identity");
+    assert_eq!(code(judge(&sgx, &tdx_collateral, JUNE_2025)), "qe-identity");
+    assert_eq!(code(judge(&sgx, &no_crl(), JUNE_2025)), "other-collateral");
+    assert_eq!(code(judge(&milan(), &tdx_collateral, JUNE_2025)), "other-collateral");
+    let roots = Roots::genuine();
+    assert_eq!(code(examine(&tdx, None, &roots, JUNE_2025)), "no-collateral");
+    // Certificates: of another chip, of another product, none.
+    let report = read("milan_report");
+    let azure = AmdBundle::from_pem(&read("azure_certificates.pem")).unwrap().leaf;
+    assert_eq!(code(judge(&with_certificate(&report, &azure), &no_crl(), JUNE_2025)), "signature");
+    let turin = with_certificate(&report, &read("vcek_turin.der"));
+    assert_eq!(code(judge(&turin, &no_crl(), JUNE_2025)), "signature");
+    assert_eq!(code(judge(&with_certificate(&report, &[]), &no_crl(), JUNE_2025)), "no-certificate");
+    let azure_report = with_certificate(&read("azure_report"), &azure);
+    assert_eq!(code(judge(&azure_report, &no_crl(), JUNE_2025)), "signature", "published with another chip's");
+    // Roots: none, or others.
+    let rootless = Roots { intel_pck: Vec::new(), amd: Vec::new(), ..Roots::genuine() };
+    assert_eq!(code(examine(&tdx, Some(&tdx_collateral), &rootless, JUNE_2025)), "unknown-issuer");
+    assert_eq!(code(examine(&milan(), None, &rootless, JUNE_2025)), "unknown-issuer");
+    let strange = Roots { intel: roots.intel_pck[0].clone(), ..Roots::genuine() };
+    assert_ne!(code(examine(&tdx, Some(&tdx_collateral), &strange, JUNE_2025)), "genuine");
+}
+
+#[test]
+fn times_are_held_to_the_second() {
+    let code = |name: &str, now| {
+        let (evidence, collateral) = intel(name);
+        judge(&evidence, &collateral, now).map_or_else(|refusal| refusal.code(), |_| "genuine")
+    };
+    // From what was made last: TCB info at 10:56:11, the quoting enclave's identity at 10:32:27, on 19 June 2025.
+    for (name, begins, ended) in [("sgx_quote", 1_750_330_571, "expired"), ("tdx_quote", 1_750_329_147, "stale-crl")] {
+        let (evidence, collateral) = intel(name);
+        let ends = judge(&evidence, &collateral, JUNE_2025).unwrap().expires;
+        let results = [begins - 1, begins, ends - 1, ends + 1].map(|now| code(name, now));
+        assert_eq!(results, ["not-yet-valid", "genuine", "genuine", ended], "{name}");
+    }
+    let milan = |now| judge(&milan(), &no_crl(), now).map_or_else(|refusal| refusal.code(), |_| "genuine");
+    // 2023-04-03 19:23:43 to 2030-04-03.
+    assert_eq!([1_680_549_822, 1_680_549_823].map(milan), ["not-yet-valid", "genuine"]);
+    assert_eq!([1_901_474_623, 1_901_474_624].map(milan), ["genuine", "expired"]);
+}
+
+#[test]
+fn evidence_has_one_encoding_and_is_known_by_what_was_signed() {
+    let all = INTEL.iter().map(|(name, _)| intel(name).0).chain([milan()]);
+    let mut identities = std::collections::BTreeSet::new();
+    for evidence in all {
+        let bytes = evidence.encode();
+        assert!(bytes.len() < 3_072, "{} bytes", bytes.len());
+        assert_eq!(Evidence::decode(&bytes), Ok(evidence.clone()));
+        for end in 0..bytes.len() {
+            assert!(Evidence::decode(&bytes[..end]).is_err(), "cut at {end}");
+        }
+        assert_eq!(Evidence::decode(&[&bytes[..], &[0]].concat()).unwrap_err().code(), "trailing-bytes");
+        identities.insert(evidence.identity());
+    }
+    assert_eq!(identities.len(), 4);
+    assert_eq!(Evidence::decode(&vec![1; 16_385]).unwrap_err().code(), "too-large");
+    assert_eq!(Evidence::decode(&vec![2; 4_097]).unwrap_err().code(), "too-large");
+    assert_eq!(Evidence::decode(&[3]).unwrap_err().code(), "not-evidence");
+}
+
+/// Whatever bit of evidence is flipped, it is refused: none is left uncovered.
+#[test]
+fn every_flipped_bit_is_refused() {
+    for (name, now) in INTEL {
+        let (evidence, collateral) = intel(name);
+        flip_all(name, &evidence, &collateral, now);
+    }
+    flip_all("milan_report", &milan(), &no_crl(), JUNE_2025);
+}
+
+fn flip_all(name: &str, evidence: &Evidence, collateral: &Collateral, now: u64) {
+    let bytes = evidence.encode();
+    judge(evidence, collateral, now).unwrap();
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for worker in 0..workers {
+            let bytes = &bytes;
+            scope.spawn(move || {
+                for bit in (worker..bytes.len() * 8).step_by(workers) {
+                    let mut copy = bytes.clone();
+                    copy[bit / 8] ^= 1 << (bit % 8);
+                    let judged = Evidence::decode(&copy).and_then(|evidence| judge(&evidence, collateral, now));
+                    assert!(judged.is_err(), "{name}: bit {} of byte {} is not covered", bit % 8, bit / 8);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn what_follows_a_quote_or_report_is_zeros_or_refused() {
+    for name in ["sgx_quote", "tdx_quote_td15ex", "milan_report"] {
+        let raw = read(name);
+        let plain = convert(&raw).unwrap();
+        let padded = convert(&[&raw[..], &[0; 500]].concat()).unwrap();
+        assert_eq!((padded.evidence, padded.trimmed), (plain.evidence, plain.trimmed + 500));
+        let dirty = [&raw[..], &[0; 500], &[1]].concat();
+        assert_eq!(convert(&dirty).unwrap_err().code(), "trailing-bytes");
+        for end in 0..raw.len() - 1 {
+            assert!(convert(&raw[..end]).is_err(), "{name} cut at {end}");
+        }
+    }
+    assert_eq!(convert(&[0; 70_000]).unwrap_err().code(), "too-large");
+    for other in [&b""[..], b"MZ", &[0; 2_000], &[3, 0, 2, 0]] {
+        assert!(convert(other).is_err());
+    }
+}
+
+/// Reserved bytes of the report and the upper bytes of r and s, which the vendor's own tools do not look at.
+#[test]
+fn a_report_has_no_room_for_what_is_not_signed() {
+    let raw = read("milan_report");
+    for at in (0x2a0 + 48..0x2a0 + 72).chain(0x2e8 + 48..0x4a0) {
+        let mut copy = raw.clone();
+        copy[at] ^= 1;
+        assert_eq!(convert(&copy).unwrap_err().code(), "not-canonical", "byte {at:#x}");
+    }
+}
+
+#[test]
+fn collateral_says_what_is_missing() {
+    let whole: serde_json::Value = serde_json::from_slice(&read("tdx_quote_collateral.json")).unwrap();
+    for (name, _) in whole.as_object().unwrap() {
+        let mut partial = whole.clone();
+        partial.as_object_mut().unwrap().remove(name);
+        let refusal = IntelCollateral::from_json(partial.to_string().as_bytes()).unwrap_err();
+        let expected = if name.ends_with("_crl") { "no-crl" } else { "malformed-collateral" };
+        assert_eq!(refusal.code(), expected, "{name}");
+        partial[name] = 7.into();
+        let refusal = IntelCollateral::from_json(partial.to_string().as_bytes()).unwrap_err();
+        assert!(refusal.to_string().contains(name.as_str()), "{refusal}");
+    }
+    // Lists in base64 and in PEM are the same lists.
+    let plain = IntelCollateral::from_json(whole.to_string().as_bytes()).unwrap();
+    let packed = base64ct::Base64::encode_string(&plain.pck_crl);
+    for form in [packed.clone(), format!("-----BEGIN X509 CRL-----\n{packed}\n-----END X509 CRL-----\n")] {
+        let mut other = whole.clone();
+        other["pck_crl"] = form.into();
+        assert_eq!(IntelCollateral::from_json(other.to_string().as_bytes()), Ok(plain.clone()));
+    }
+    let mut large = whole;
+    large["tcb_info"] = "x".repeat(70_000).into();
+    assert_eq!(IntelCollateral::from_json(large.to_string().as_bytes()).unwrap_err().code(), "too-large");
+}
+
+#[test]
+fn a_bundle_of_amd_is_read_in_any_order_and_holds_one_leaf() {
+    let pem = String::from_utf8(read("azure_certificates.pem")).unwrap();
+    let bundle = AmdBundle::from_pem(pem.as_bytes()).unwrap();
+    assert_eq!((bundle.collateral.crl, bundle.collateral.asvk), (None, None));
+    let mut blocks: Vec<&str> = pem.split_inclusive("-----END CERTIFICATE-----\n").collect();
+    blocks.reverse();
+    assert_eq!(AmdBundle::from_pem(blocks.concat().as_bytes()).unwrap().leaf, bundle.leaf);
+    let authorities: String = blocks[..blocks.len() - 1].concat();
+    assert_eq!(AmdBundle::from_pem(authorities.as_bytes()).unwrap_err().code(), "no-certificate");
+    for wrong in ["", "nothing", "-----BEGIN CERTIFICATE-----\nAAAA", "-----BEGIN KEY-----\nAAAA\n-----END KEY-----\n"]
+    {
+        assert_eq!(AmdBundle::from_pem(wrong.as_bytes()).unwrap_err().code(), "malformed-collateral", "{wrong}");
+    }
+}
+
+/// Collateral that was tampered with in any byte is refused, wherever that is one that says something.
+#[test]
+fn tampered_collateral_is_refused() {
+    let (evidence, collateral) = intel("tdx_quote");
+    let Collateral::Intel(good) = collateral else { panic!("no collateral") };
+    let judge =
+        |collateral: &IntelCollateral| judge(&evidence, &Collateral::Intel(Box::new(collateral.clone())), JUNE_2025);
+    judge(&good).unwrap();
+    let flips = |bytes: &[u8]| (0..bytes.len()).step_by(7).collect::<Vec<_>>();
+    for at in flips(&good.pck_crl) {
+        let mut bad = good.clone();
+        bad.pck_crl[at] ^= 4;
+        assert!(judge(&bad).is_err(), "pck_crl, byte {at}");
+    }
+    for at in 0..good.root_ca_crl.len() {
+        let mut bad = good.clone();
+        bad.root_ca_crl[at] ^= 1;
+        assert!(judge(&bad).is_err(), "root_ca_crl, byte {at}");
+    }
+    for at in 0..64 {
+        let mut bad = good.clone();
+        bad.tcb_info_signature[at] ^= 1;
+        assert_eq!(judge(&bad).unwrap_err().code(), "tcb-info");
+        let mut bad = good.clone();
+        bad.qe_identity_signature[at] ^= 1;
+        assert_eq!(judge(&bad).unwrap_err().code(), "qe-identity");
+    }
+    let changed = |text: &str, from: &str, to: &str| {
+        assert!(text.contains(from), "{from}");
+        text.replacen(from, to, 1)
+    };
+    let mut bad = good.clone();
+    bad.tcb_info = changed(&good.tcb_info, "\"UpToDate\"", "\"OutOfDate\"");
+    assert_eq!(judge(&bad).unwrap_err().code(), "tcb-info");
+    let mut bad = good.clone();
+    bad.qe_identity = changed(&good.qe_identity, "\"isvprodid\":2", "\"isvprodid\":1");
+    assert_eq!(judge(&bad).unwrap_err().code(), "qe-identity");
+    // The lists the other way round.
+    let mut bad = good.clone();
+    std::mem::swap(&mut bad.pck_crl, &mut bad.root_ca_crl);
+    assert_eq!(judge(&bad).unwrap_err().code(), "bad-crl");
+}

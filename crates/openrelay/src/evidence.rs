@@ -1,0 +1,158 @@
+//! `openrelay evidence`: looks at evidence of any machine, by files alone.
+//!
+//! Owns how facts and refusals are shown. Makes no verdict: whether a relay is good enough is the client's policy, and needs what the chain says.
+
+use std::path::Path;
+
+use openrelay_attest::collateral::{AmdBundle, Collateral, IntelCollateral};
+use openrelay_attest::facts::{Crl, Facts, Tcb, TcbVersion};
+use openrelay_attest::raw::{Converted, MAX_RAW, convert};
+use openrelay_attest::{Evidence, Refusal, Roots, examine};
+use openrelay_node::clock::unix_seconds;
+use serde_json::{Map, Value, json};
+
+use crate::failure::Failure;
+use crate::say;
+
+/// Holds a raw quote or report against vendors' roots and collateral, and prints what follows; exit code 5 when it is refused.
+pub(crate) fn inspect(
+    file: &Path,
+    collateral: Option<&Path>,
+    at: Option<chrono::DateTime<chrono::FixedOffset>>,
+    as_json: bool,
+) -> Result<(), Failure> {
+    let bytes = read(file, MAX_RAW)?;
+    let collateral = collateral.map(|path| read(path, MAX_RAW)).transpose()?;
+    let now = match at {
+        Some(at) => u64::try_from(at.timestamp()).map_err(|_| Failure::new(2, "--at is before 1970"))?,
+        None => unix_seconds(),
+    };
+    let mut shown = Map::new();
+    let outcome = judge(&bytes, collateral.as_deref(), now, &mut shown);
+    let (platform, code) = match &outcome {
+        Ok(()) => ("genuine", Value::Null),
+        Err(refusal) => ("refused", refusal.code().into()),
+    };
+    if as_json {
+        let mut object = json!({"schema": "openrelay.evidence/1", "platform": platform, "code": code, "facts": shown});
+        if let Err(refusal) = &outcome {
+            object["reason"] = refusal.to_string().into();
+            object["next"] = refusal.next_step().into();
+        }
+        say(&object.to_string());
+    } else {
+        say(&format!("platform             {platform}"));
+        for (name, value) in &shown {
+            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            say(&format!("{name:<20} {text}"));
+        }
+    }
+    match outcome {
+        Ok(()) => Ok(()),
+        Err(refusal) => {
+            Err(Failure::new(5, format!("refused ({}): {refusal}; {}", refusal.code(), refusal.next_step())))
+        }
+    }
+}
+
+fn read(path: &Path, limit: usize) -> Result<Vec<u8>, Failure> {
+    let fault = |why: &dyn std::fmt::Display| Failure::plain(format!("cannot read {}: {why}", path.display()));
+    let size = std::fs::metadata(path).map_err(|error| fault(&error))?.len();
+    if size > u64::try_from(limit).unwrap_or(u64::MAX) {
+        return Err(Failure::new(5, format!("{}: has {size} bytes; at most {limit} are read", path.display())));
+    }
+    std::fs::read(path).map_err(|error| fault(&error))
+}
+
+/// What is shown is filled in as it becomes known: of what is refused only what had to be done to read it.
+fn judge(bytes: &[u8], collateral: Option<&[u8]>, now: u64, shown: &mut Map<String, Value>) -> Result<(), Refusal> {
+    let unpacked = from_hex(bytes);
+    if unpacked.is_some() {
+        shown.insert("unpacked".into(), "from hexadecimal digits".into());
+    }
+    let Converted { mut evidence, trimmed } = convert(unpacked.as_deref().unwrap_or(bytes))?;
+    if trimmed > 0 {
+        shown.insert("trimmed_zero_bytes".into(), trimmed.into());
+    }
+    let collateral = match (&mut evidence, collateral) {
+        (_, None) => None,
+        (Evidence::Intel(_), Some(bytes)) => Some(Collateral::Intel(Box::new(IntelCollateral::from_json(bytes)?))),
+        (Evidence::Amd(report), Some(bytes)) => {
+            let bundle = AmdBundle::from_pem(bytes)?;
+            report.certificate = bundle.leaf;
+            Some(Collateral::Amd(bundle.collateral))
+        }
+    };
+    // What is judged is what a relay would send: in our encoding, read again.
+    let evidence = Evidence::decode(&evidence.encode())?;
+    let facts = examine(&evidence, collateral.as_ref(), &Roots::genuine(), now)?;
+    shown.insert("identity".into(), hex(&evidence.identity()).into());
+    list(&facts, shown);
+    Ok(())
+}
+
+/// Vendors' tools also write quotes in hexadecimal digits, which no quote begins with.
+fn from_hex(bytes: &[u8]) -> Option<Vec<u8>> {
+    let text = std::str::from_utf8(bytes).ok()?.trim();
+    alloy_primitives::hex::decode(text).ok()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    alloy_primitives::hex::encode(bytes)
+}
+
+fn list(facts: &Facts, shown: &mut Map<String, Value>) {
+    let unknown = || Value::from("unknown");
+    let mut put = |name: &str, value: Value| {
+        shown.insert(name.to_owned(), value);
+    };
+    put("environment", facts.platform.name().into());
+    put("simulated", facts.simulated.into());
+    put("version", facts.version.into());
+    put("product", facts.product.as_str().into());
+    put("measurement", hex(&facts.measurement).into());
+    put("report_data", hex(&facts.report_data).into());
+    if !facts.rtmrs.is_empty() {
+        put("rtmrs", facts.rtmrs.iter().map(|register| hex(register)).collect());
+    }
+    for (name, value) in &facts.fields {
+        put(name, hex(value).into());
+    }
+    put("key", facts.key.name().into());
+    put("chip", facts.chip.map_or_else(unknown, |tag| hex(&tag).into()));
+    put("smt", facts.smt.map_or_else(unknown, Value::from));
+    match &facts.tcb {
+        Tcb::Intel { status, advisories, evaluation } => {
+            put("tcb_status", status.as_str().into());
+            put("advisories", advisories.clone().into());
+            put("tcb_evaluation", (*evaluation).into());
+        }
+        Tcb::Amd { reported, current, committed, launch } => {
+            for (name, version) in [
+                ("reported_tcb", reported),
+                ("current_tcb", current),
+                ("committed_tcb", committed),
+                ("launch_tcb", launch),
+            ] {
+                put(name, firmware(version));
+            }
+        }
+    }
+    let crl = match facts.crl {
+        Crl::Checked => "checked",
+        Crl::NotGiven => "not given",
+    };
+    put("crl", crl.into());
+    let until = i64::try_from(facts.expires).ok().and_then(|at| chrono::DateTime::from_timestamp(at, 0));
+    put("holds_until", until.map_or_else(unknown, |until| until.format("%Y-%m-%dT%H:%M:%SZ").to_string().into()));
+}
+
+fn firmware(version: &TcbVersion) -> Value {
+    let mut shown = json!({
+        "boot_loader": version.boot_loader, "tee": version.tee, "snp": version.snp, "microcode": version.microcode,
+    });
+    if let Some(fmc) = version.fmc {
+        shown["fmc"] = fmc.into();
+    }
+    shown
+}

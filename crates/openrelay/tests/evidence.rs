@@ -1,0 +1,100 @@
+//! `openrelay evidence inspect` as people and scripts see it: output, exit code, words.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::Value;
+
+fn fixture(name: &str) -> String {
+    format!("{}/../attest/testdata/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Exit code, output, talk.
+fn inspect(arguments: &[&str]) -> (i32, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_openrelay"));
+    let output = command.args(["evidence", "inspect"]).args(arguments).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+fn as_json(arguments: &[&str]) -> (i32, Value) {
+    let (code, out, _) = inspect(&[arguments, &["--json"]].concat());
+    (code, serde_json::from_str(&out).unwrap())
+}
+
+/// A file of this test's own.
+fn write(name: &str, bytes: &[u8]) -> String {
+    let path: PathBuf = std::env::temp_dir().join(format!("openrelay-test-{}-{name}", std::process::id()));
+    std::fs::write(&path, bytes).unwrap();
+    path.display().to_string()
+}
+
+#[test]
+fn a_genuine_quote_is_listed_and_ends_with_0() {
+    let (quote, collateral) = (fixture("tdx_quote"), fixture("tdx_quote_collateral.json"));
+    let arguments = [&quote, "--collateral", &collateral, "--at", "2025-06-25T02:00:00+02:00"];
+    let (code, shown) = as_json(&arguments);
+    assert_eq!((code, &shown["schema"], &shown["platform"]), (0, &"openrelay.evidence/1".into(), &"genuine".into()));
+    assert!(shown["code"].is_null());
+    let facts = &shown["facts"];
+    assert_eq!((&facts["environment"], &facts["tcb_status"]), (&"TDX".into(), &"UpToDate".into()));
+    assert_eq!((&facts["trimmed_zero_bytes"], &facts["crl"]), (&70.into(), &"checked".into()));
+    assert_eq!(facts["measurement"].as_str().unwrap().len(), 96);
+    let (code, text, _) = inspect(&arguments);
+    assert!(
+        code == 0 && text.starts_with("platform             genuine\n") && text.contains("\ntcb_status "),
+        "{text}"
+    );
+    // The same in hexadecimal digits, as some tools write it.
+    let digits: String = std::fs::read(&quote).unwrap().iter().map(|byte| format!("{byte:02x}")).collect();
+    let path = write("quote.hex", digits.as_bytes());
+    let (code, other) = as_json(&[&path, "--collateral", &collateral, "--at", "2025-06-25T00:00:00Z"]);
+    assert_eq!((code, &other["facts"]["identity"]), (0, &facts["identity"]));
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn a_report_of_amd_wants_its_certificate_and_says_that_it_had_no_revocation_list() {
+    let report = fixture("milan_report");
+    let at = ["--at", "2025-06-25T00:00:00Z"];
+    let (code, shown) = as_json(&[&[report.as_str()], &at[..]].concat());
+    assert_eq!((code, &shown["platform"], &shown["code"]), (5, &"refused".into(), &"no-certificate".into()));
+    let leaf = base64(&std::fs::read(fixture("vcek_milan.der")).unwrap());
+    let pem = write("vcek.pem", format!("-----BEGIN CERTIFICATE-----\n{leaf}\n-----END CERTIFICATE-----\n").as_bytes());
+    let (code, shown) = as_json(&[&[report.as_str(), "--collateral", &pem], &at[..]].concat());
+    assert_eq!((code, &shown["facts"]["crl"], &shown["facts"]["product"]), (0, &"not given".into(), &"Milan".into()));
+    std::fs::remove_file(pem).unwrap();
+}
+
+#[test]
+fn what_is_refused_ends_with_5_a_reason_and_the_next_step() {
+    let (quote, collateral) = (fixture("tdx_quote"), fixture("tdx_quote_collateral.json"));
+    let refused = |arguments: &[&str], expected: &str| {
+        let (code, shown) = as_json(arguments);
+        assert_eq!((code, &shown["platform"], &shown["code"]), (5, &"refused".into(), &expected.into()), "{shown}");
+        assert!(shown["reason"].is_string() && shown["next"].is_string());
+        assert!(shown["facts"].as_object().unwrap().keys().all(|name| name == "trimmed_zero_bytes"), "{shown}");
+        let (code, _, said) = inspect(arguments);
+        assert!(code == 5 && said.starts_with(&format!("openrelay: refused ({expected}): ")), "{said}");
+    };
+    refused(&[&quote, "--collateral", &collateral, "--at", "2025-08-25T00:00:00Z"], "expired");
+    refused(&[&quote, "--at", "2025-06-25T00:00:00Z"], "no-collateral");
+    let dirty = write("dirty", &[&std::fs::read(&quote).unwrap()[..], &[0, 0, 1]].concat());
+    refused(&[&dirty], "trailing-bytes");
+    std::fs::remove_file(dirty).unwrap();
+    refused(&[&collateral], "not-evidence");
+    let (code, _, said) = inspect(&[&quote, "--at", "yesterday"]);
+    assert!(code == 2 && said.contains("--at"), "{said}");
+    let (code, _, said) = inspect(&["/no/such/file"]);
+    assert!(code == 1 && said.contains("cannot read /no/such/file"), "{said}");
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let digit = |block: &[u8], at: usize| {
+        let number = block.iter().chain([&0, &0]).take(3).fold(0u32, |number, byte| number << 8 | u32::from(*byte));
+        if at > block.len() { '=' } else { char::from(DIGITS[(number >> (18 - 6 * at) & 63) as usize]) }
+    };
+    bytes.chunks(3).flat_map(|block| (0..4).map(move |at| digit(block, at))).collect()
+}
