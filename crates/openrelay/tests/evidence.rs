@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use base64ct::Encoding as _;
 use serde_json::Value;
 
 fn fixture(name: &str) -> String {
@@ -60,7 +61,7 @@ fn a_report_of_amd_wants_its_certificate_and_says_that_it_had_no_revocation_list
     let at = ["--at", "2025-06-25T00:00:00Z"];
     let (code, shown) = as_json(&[&[report.as_str()], &at[..]].concat());
     assert_eq!((code, &shown["platform"], &shown["code"]), (5, &"refused".into(), &"no-certificate".into()));
-    let leaf = base64(&std::fs::read(fixture("vcek_milan.der")).unwrap());
+    let leaf = base64ct::Base64::encode_string(&std::fs::read(fixture("vcek_milan.der")).unwrap());
     let pem = write("vcek.pem", format!("-----BEGIN CERTIFICATE-----\n{leaf}\n-----END CERTIFICATE-----\n").as_bytes());
     let (code, shown) = as_json(&[&[report.as_str(), "--collateral", &pem], &at[..]].concat());
     assert_eq!((code, &shown["facts"]["crl"], &shown["facts"]["product"]), (0, &"not given".into(), &"Milan".into()));
@@ -88,13 +89,4 @@ fn what_is_refused_ends_with_5_a_reason_and_the_next_step() {
     assert!(code == 2 && said.contains("--at"), "{said}");
     let (code, _, said) = inspect(&["/no/such/file"]);
     assert!(code == 1 && said.contains("cannot read /no/such/file"), "{said}");
-}
-
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let digit = |block: &[u8], at: usize| {
-        let number = block.iter().chain([&0, &0]).take(3).fold(0u32, |number, byte| number << 8 | u32::from(*byte));
-        if at > block.len() { '=' } else { char::from(DIGITS[(number >> (18 - 6 * at) & 63) as usize]) }
-    };
-    bytes.chunks(3).flat_map(|block| (0..4).map(move |at| digit(block, at))).collect()
 }

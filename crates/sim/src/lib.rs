@@ -4,6 +4,8 @@
 //! the same bytes in the same order.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a simulation that cannot go on must stop")]
 
+pub mod amd;
+pub mod der;
 pub mod faults;
 pub mod packets;
 pub mod peer;

@@ -1,0 +1,280 @@
+//! An AMD of our own: roots, authorities, chips and their reports, for evidence that no real chip would sign.
+//!
+//! Owns the keys, which are made anew each time and prove nothing to anybody: who hands its roots to a verifier gets facts that say `simulated`.
+
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::rsa::{KeyPair, KeySize};
+use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _, RSA_PSS_SHA384};
+use openrelay_attest::roots::AmdRoot;
+
+use crate::der::{bits, integer, octets, oid, sequence, set, time, tlv};
+
+/// When everything of it is valid: a year from this second on, since the Unix epoch.
+pub const BEGINS: u64 = 1_800_000_000;
+/// And until this one.
+pub const ENDS: u64 = BEGINS + 365 * 86_400;
+
+/// Bytes of a report that are signed.
+const SIGNED: usize = 0x2a0;
+
+/// A key with a certificate's worth of a name.
+pub struct Authority {
+    /// Its common name.
+    pub name: String,
+    key: KeyPair,
+}
+
+impl Authority {
+    fn new(name: String) -> Self {
+        Self { name, key: KeyPair::generate(KeySize::Rsa2048).expect("a key") }
+    }
+
+    /// Its signature in AMD's way: RSA-PSS with SHA-384.
+    fn sign(&self, message: &[u8]) -> Vec<u8> {
+        let mut signature = vec![0; self.key.public_modulus_len()];
+        self.key.sign(&RSA_PSS_SHA384, &SystemRandom::new(), message, &mut signature).expect("a signature");
+        signature
+    }
+
+    fn public_key(&self) -> Vec<u8> {
+        let algorithm = sequence(&[oid("1.2.840.113549.1.1.1"), tlv(5, &[])]);
+        sequence(&[algorithm, bits(self.key.public_key().as_ref())])
+    }
+}
+
+/// The hierarchy of one product.
+pub struct MockAmd {
+    /// The product: `Milan`, `Genoa`, `Turin`.
+    pub product: &'static str,
+    ark: Authority,
+    ask: Authority,
+    asvk: Authority,
+}
+
+/// What a certificate says, before it is signed.
+pub struct Certificate {
+    /// Its number.
+    pub serial: u8,
+    /// Whose it is.
+    pub subject: String,
+    /// From when on, in seconds since the Unix epoch.
+    pub begins: u64,
+    /// Until when.
+    pub ends: u64,
+    /// The key, as DER.
+    pub key: Vec<u8>,
+    /// Extensions: identifier and content.
+    pub extensions: Vec<(String, Vec<u8>)>,
+}
+
+/// Parameters of RSA-PSS, as Turin's certificates write them, or with the trailer as others do.
+fn algorithm(with_trailer: bool) -> Vec<u8> {
+    let sha384 = sequence(&[oid("2.16.840.1.101.3.4.2.2"), tlv(5, &[])]);
+    let mgf1 = sequence(&[oid("1.2.840.113549.1.1.8"), sha384.clone()]);
+    let mut parts = vec![tlv(0xa0, &sha384), tlv(0xa1, &mgf1), tlv(0xa2, &integer(48))];
+    if with_trailer {
+        parts.push(tlv(0xa3, &integer(1)));
+    }
+    sequence(&[oid("1.2.840.113549.1.1.10"), sequence(&parts)])
+}
+
+fn name(common: &str) -> Vec<u8> {
+    sequence(&[set(&sequence(&[oid("2.5.4.3"), tlv(0x0c, common.as_bytes())]))])
+}
+
+impl MockAmd {
+    /// A hierarchy for this product.
+    pub fn new(product: &'static str) -> Self {
+        let authority = |prefix: &str| Authority::new(format!("{prefix}-{product}"));
+        Self { product, ark: authority("ARK"), ask: authority("SEV"), asvk: authority("SEV-VLEK") }
+    }
+
+    /// Its root and the authority for chips.
+    pub fn root(&self) -> AmdRoot {
+        AmdRoot {
+            product: self.product,
+            ark: self.issue(&self.ark, &self.of_authority(1, &self.ark)),
+            ask: self.issue(&self.ark, &self.of_authority(2, &self.ask)),
+        }
+    }
+
+    /// The certificate of the authority for keys of clouds.
+    pub fn asvk(&self) -> Vec<u8> {
+        self.issue(&self.ark, &self.of_authority(3, &self.asvk))
+    }
+
+    fn of_authority(&self, serial: u8, authority: &Authority) -> Certificate {
+        Certificate {
+            serial,
+            subject: authority.name.clone(),
+            begins: BEGINS,
+            ends: ENDS,
+            key: authority.public_key(),
+            extensions: Vec::new(),
+        }
+    }
+
+    /// A certificate of a chip, by the authority for chips.
+    pub fn vcek(&self, certificate: &Certificate) -> Vec<u8> {
+        self.issue(&self.ask, certificate)
+    }
+
+    /// A certificate of a cloud, by the authority for clouds.
+    pub fn vlek(&self, certificate: &Certificate) -> Vec<u8> {
+        self.issue(&self.asvk, certificate)
+    }
+
+    fn issue(&self, issuer: &Authority, certificate: &Certificate) -> Vec<u8> {
+        let algorithm = algorithm(self.product != "Turin");
+        let extensions: Vec<Vec<u8>> = certificate
+            .extensions
+            .iter()
+            .map(|(identifier, content)| sequence(&[oid(identifier), octets(content)]))
+            .collect();
+        let mut parts = vec![
+            tlv(0xa0, &integer(2)),
+            integer(certificate.serial),
+            algorithm.clone(),
+            name(&issuer.name),
+            sequence(&[time(certificate.begins), time(certificate.ends)]),
+            name(&certificate.subject),
+            certificate.key.clone(),
+        ];
+        if !extensions.is_empty() {
+            parts.push(tlv(0xa3, &sequence(&extensions)));
+        }
+        let signed = sequence(&parts);
+        let signature = issuer.sign(&signed);
+        sequence(&[signed, algorithm, bits(&signature)])
+    }
+
+    /// A list of revoked certificates of the root, by their numbers.
+    pub fn crl(&self, begins: u64, ends: Option<u64>, revoked: &[u8]) -> Vec<u8> {
+        self.crl_by(&self.ark, &self.ark.name, begins, ends, revoked)
+    }
+
+    /// The same, signed by the authority for chips in the root's name.
+    pub fn forged_crl(&self) -> Vec<u8> {
+        self.crl_by(&self.ask, &self.ark.name, BEGINS, Some(ENDS), &[])
+    }
+
+    fn crl_by(&self, key: &Authority, issuer: &str, begins: u64, ends: Option<u64>, revoked: &[u8]) -> Vec<u8> {
+        let algorithm = algorithm(self.product != "Turin");
+        let mut parts = vec![integer(1), algorithm.clone(), name(issuer), time(begins)];
+        parts.extend(ends.map(time));
+        let entries: Vec<Vec<u8>> = revoked.iter().map(|serial| sequence(&[integer(*serial), time(BEGINS)])).collect();
+        if !entries.is_empty() {
+            parts.push(sequence(&entries));
+        }
+        let signed = sequence(&parts);
+        let signature = key.sign(&signed);
+        sequence(&[signed, algorithm, bits(&signature)])
+    }
+}
+
+/// A chip, or a cloud, with its key.
+pub struct Chip {
+    key: EcdsaKeyPair,
+    /// Its number.
+    pub id: [u8; 64],
+}
+
+impl Default for Chip {
+    fn default() -> Self {
+        Self { key: EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).expect("a key"), id: [0xc5; 64] }
+    }
+}
+
+impl Chip {
+    /// Its key as a certificate has it.
+    pub fn public_key(&self) -> Vec<u8> {
+        let algorithm = sequence(&[oid("1.2.840.10045.2.1"), oid("1.3.132.0.34")]);
+        sequence(&[algorithm, bits(self.key.public_key().as_ref())])
+    }
+
+    /// What its certificate says: firmware numbers as [`Report::new`] has them.
+    pub fn certificate(&self, product: &str) -> Certificate {
+        let amd = |place: &str| format!("1.3.6.1.4.1.3704.1.{place}");
+        let turin = product == "Turin";
+        let mut extensions = vec![
+            (amd("1"), integer(1)),
+            (amd("2"), tlv(0x16, if turin { product.to_owned() } else { format!("{product}-B1") }.as_bytes())),
+            (amd("3.1"), integer(10)),
+            (amd("3.2"), integer(1)),
+            (amd("3.3"), integer(23)),
+            (amd("3.8"), integer(84)),
+        ];
+        if turin {
+            extensions.push((amd("3.9"), integer(7)));
+        }
+        // From Turin on a chip's number has eight bytes.
+        extensions.push((amd("4"), self.id[..if turin { 8 } else { 64 }].to_vec()));
+        Certificate {
+            serial: 9,
+            subject: "SEV-VCEK".into(),
+            begins: BEGINS,
+            ends: ENDS,
+            key: self.public_key(),
+            extensions,
+        }
+    }
+
+    /// The raw report, signed.
+    pub fn sign(&self, report: &Report) -> Vec<u8> {
+        let signature = self.key.sign(&SystemRandom::new(), &report.0).expect("a signature");
+        let (r, s) = signature.as_ref().split_at(48);
+        let mut out = report.0.to_vec();
+        for number in [r, s] {
+            let mut little: Vec<u8> = number.iter().rev().copied().collect();
+            little.resize(72, 0);
+            out.extend(little);
+        }
+        out.resize(0x4a0, 0);
+        out
+    }
+}
+
+/// What a report says, before it is signed.
+#[derive(Clone)]
+pub struct Report(pub [u8; SIGNED]);
+
+impl Report {
+    /// A report of this version that nothing is wrong with.
+    pub fn new(product: &str, version: u32, chip: &Chip) -> Self {
+        let mut this = Self([0; SIGNED]);
+        let (family, model, tcb) = match product {
+            "Milan" => (0x19, 0x01, [10, 1, 0, 0, 0, 0, 23, 84]),
+            "Genoa" => (0x19, 0x11, [10, 1, 0, 0, 0, 0, 23, 84]),
+            _ => (0x1a, 0x02, [7, 10, 1, 23, 0, 0, 0, 84]),
+        };
+        this.put(0x00, &version.to_le_bytes());
+        // Version 1.51 at least; SMT allowed; the bit that is always one.
+        this.put(0x08, &(0x3_0000u64 | 0x0133).to_le_bytes());
+        this.put(0x34, &1u32.to_le_bytes());
+        for at in [0x38, 0x180, 0x1e0, 0x1f0] {
+            this.put(at, &tcb);
+        }
+        // SMT is on; memory aliases were looked for.
+        this.put(0x40, &0x21u64.to_le_bytes());
+        this.put(0x90, &[0x4d; 48]);
+        if version >= 3 {
+            this.put(0x188, &[family, model, 1]);
+        }
+        // The report pads the number of a Turin chip with zeros.
+        let id = if product == "Turin" { &chip.id[..8] } else { &chip.id[..] };
+        this.put(0x1a0, id);
+        this
+    }
+
+    /// Puts bytes at a place.
+    pub fn put(&mut self, at: usize, bytes: &[u8]) {
+        self.0[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// The same report with other bytes at a place.
+    #[must_use]
+    pub fn with(mut self, at: usize, bytes: &[u8]) -> Self {
+        self.put(at, bytes);
+        self
+    }
+}

@@ -1,0 +1,310 @@
+//! Reports of SEV-SNP that no real chip would sign, or that were not at hand: each refused with its own code, or believed for what it says.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
+
+use base64ct::Encoding as _;
+use openrelay_attest::collateral::{AmdBundle, AmdCollateral, Collateral};
+use openrelay_attest::facts::{Crl, KeyKind, Tcb};
+use openrelay_attest::raw::convert;
+use openrelay_attest::roots::AmdRoot;
+use openrelay_attest::{Evidence, Facts, Refusal, Roots, examine};
+use openrelay_sim::amd::{BEGINS, Certificate, Chip, ENDS, MockAmd, Report};
+
+const NOW: u64 = BEGINS + 86_400;
+const DAY: u64 = 86_400;
+
+/// One product's hierarchy, a chip of it, and how they are judged.
+struct World {
+    amd: MockAmd,
+    root: AmdRoot,
+    chip: Chip,
+}
+
+/// What is judged: everything good, until a row changes something.
+struct Case {
+    report: Vec<u8>,
+    leaf: Vec<u8>,
+    crl: Option<Vec<u8>>,
+    asvk: Option<Vec<u8>>,
+    now: u64,
+}
+
+impl World {
+    fn new(product: &'static str) -> Self {
+        let amd = MockAmd::new(product);
+        Self { root: amd.root(), chip: Chip::default(), amd }
+    }
+
+    fn report(&self, version: u32) -> Report {
+        Report::new(self.amd.product, version, &self.chip)
+    }
+
+    fn certificate(&self) -> Certificate {
+        self.chip.certificate(self.amd.product)
+    }
+
+    fn good(&self, version: u32) -> Case {
+        Case {
+            report: self.chip.sign(&self.report(version)),
+            leaf: self.amd.vcek(&self.certificate()),
+            crl: Some(self.amd.crl(BEGINS, Some(ENDS), &[])),
+            asvk: None,
+            now: NOW,
+        }
+    }
+
+    fn signed(&self, report: &Report) -> Case {
+        Case { report: self.chip.sign(report), ..self.good(3) }
+    }
+
+    fn certified(&self, change: impl FnOnce(&mut Certificate)) -> Case {
+        let mut certificate = self.certificate();
+        change(&mut certificate);
+        Case { leaf: self.amd.vcek(&certificate), ..self.good(3) }
+    }
+
+    fn judge(&self, case: &Case) -> Result<Facts, Refusal> {
+        let roots = Roots { amd: vec![self.root.clone()], simulated: true, ..Roots::genuine() };
+        judge_by(&roots, case)
+    }
+
+    fn code(&self, case: &Case) -> &'static str {
+        self.judge(case).map_or_else(|refusal| refusal.code(), |_| "genuine")
+    }
+}
+
+fn judge_by(roots: &Roots, case: &Case) -> Result<Facts, Refusal> {
+    let Evidence::Amd(mut report) = convert(&case.report)?.evidence else { panic!("no report") };
+    report.certificate.clone_from(&case.leaf);
+    let evidence = Evidence::decode(&Evidence::Amd(report).encode())?;
+    let collateral = AmdCollateral { asvk: case.asvk.clone(), crl: case.crl.clone() };
+    examine(&evidence, Some(&Collateral::Amd(collateral)), roots, case.now)
+}
+
+#[test]
+fn all_products_and_versions_are_believed_for_what_they_say() {
+    for product in ["Milan", "Genoa", "Turin"] {
+        let world = World::new(product);
+        for version in [2, 3, 5] {
+            let facts = world.judge(&world.good(version)).unwrap();
+            assert_eq!((facts.product.as_str(), facts.version, facts.key), (product, version, KeyKind::Vcek));
+            assert_eq!((facts.simulated, facts.crl, facts.smt), (true, Crl::Checked, Some(true)));
+            assert!(facts.chip.is_some() && facts.expires == ENDS);
+            let Tcb::Amd { reported, .. } = facts.tcb else { panic!("{:?}", facts.tcb) };
+            assert_eq!((reported.boot_loader, reported.tee, reported.snp, reported.microcode), (10, 1, 23, 84));
+            assert_eq!(reported.fmc, (product == "Turin").then_some(7));
+        }
+    }
+}
+
+#[test]
+fn genuine_roots_believe_nothing_of_a_simulation_and_it_nothing_of_them() {
+    let world = World::new("Genoa");
+    let judged = judge_by(&Roots::genuine(), &world.good(3));
+    assert!(judged.is_err(), "{judged:?}");
+    let other = World::new("Genoa");
+    assert_eq!(world.code(&other.good(3)), "certificate-signature", "the same names, other keys");
+}
+
+/// Each row changes one thing of what is good otherwise.
+#[test]
+fn counter_examples_of_reports() {
+    let world = World::new("Genoa");
+    let report = || world.report(3);
+    let policy = |bits: u64| report().with(0x08, &(0x3_0133u64 | bits).to_le_bytes());
+    let rows = [
+        ("nothing", report(), "genuine"),
+        ("version 1", report().with(0, &[1]), "unsupported-version"),
+        ("version 4", report().with(0, &[4]), "unsupported-version"),
+        ("version 6", report().with(0, &[6]), "unsupported-version"),
+        ("debug", policy(1 << 19), "debug"),
+        ("migration agent", policy(1 << 18), "migratable"),
+        ("policy without its constant bit", report().with(0x0a, &[1]), "reserved-bits"),
+        ("policy, bit 26", policy(1 << 26), "reserved-bits"),
+        ("policy, bit 63", policy(1 << 63), "reserved-bits"),
+        ("single socket and CXL, which are no fault", policy(3 << 20), "genuine"),
+        ("another signature algorithm", report().with(0x34, &[2]), "unsupported-signature"),
+        ("signed by nobody", report().with(0x48, &[7 << 2]), "unsigned"),
+        ("signed by a key of kind 3", report().with(0x48, &[3 << 2]), "unsupported-signature"),
+        ("said to be signed by a VLEK", report().with(0x48, &[1 << 2]), "key-kind"),
+        ("key information, bit 5", report().with(0x48, &[1 << 5]), "reserved-bits"),
+        ("reserved after key information", report().with(0x4c, &[1]), "reserved-bits"),
+        ("reserved after the processor", report().with(0x18b, &[1]), "reserved-bits"),
+        ("reserved after the current version", report().with(0x1eb, &[1]), "reserved-bits"),
+        ("reserved after the committed version", report().with(0x1ef, &[1]), "reserved-bits"),
+        ("what version 3 does not have", report().with(0x1f8, &[1]), "reserved-bits"),
+        ("the last reserved byte", report().with(0x29f, &[1]), "reserved-bits"),
+        ("another product", report().with(0x188, &[0x19, 0x01]), "other-product"),
+        ("a product of tomorrow", report().with(0x188, &[0x1b, 0x01]), "unsupported-version"),
+        ("another boot loader", report().with(0x180, &[9]), "tcb-mismatch"),
+        ("another TEE", report().with(0x181, &[2]), "tcb-mismatch"),
+        ("another SNP firmware", report().with(0x186, &[22]), "tcb-mismatch"),
+        ("another microcode", report().with(0x187, &[85]), "tcb-mismatch"),
+        ("another chip", report().with(0x1a0, &[0]), "other-chip"),
+        ("no chip, and not hidden", report().with(0x1a0, &[0; 64]), "other-chip"),
+        ("hidden, and named", report().with(0x48, &[2]), "genuine"),
+        ("hidden", report().with(0x48, &[2]).with(0x1a0, &[0; 64]), "genuine"),
+    ];
+    for (what, report, expected) in rows {
+        assert_eq!(world.code(&world.signed(&report)), expected, "{what}");
+    }
+    let hidden = world.judge(&world.signed(&report().with(0x48, &[2]).with(0x1a0, &[0; 64]))).unwrap();
+    assert_eq!(hidden.chip, None, "which chip it is, the evidence does not say");
+    // What version 5 has and 3 has not; what 3 has and 2 has not.
+    let mitigations = world.report(5).with(0x1f8, &[1; 16]);
+    assert_eq!(world.code(&world.signed(&mitigations)), "genuine");
+    assert_eq!(world.code(&world.signed(&world.report(5).with(0x208, &[1]))), "reserved-bits");
+    assert_eq!(world.code(&world.signed(&world.report(2).with(0x188, &[0x19]))), "reserved-bits");
+    // Signed by another chip.
+    let strange = Case { report: Chip::default().sign(&report()), ..world.good(3) };
+    assert_eq!(world.code(&strange), "signature");
+}
+
+#[test]
+fn counter_examples_of_certificates() {
+    let world = World::new("Genoa");
+    let amd = |place: &str| format!("1.3.6.1.4.1.3704.1.{place}");
+    let without = |place: &str| {
+        let identifier = amd(place);
+        world.certified(|certificate| certificate.extensions.retain(|(own, _)| *own != identifier))
+    };
+    let rows = [
+        ("nothing", world.certified(|_| {}), "genuine"),
+        ("from tomorrow on", world.certified(|c| c.begins = NOW + 1), "not-yet-valid"),
+        ("from now on", world.certified(|c| c.begins = NOW), "genuine"),
+        ("until a second ago", world.certified(|c| c.ends = NOW - 1), "expired"),
+        ("until now", world.certified(|c| c.ends = NOW), "genuine"),
+        ("a key of a cloud", world.certified(|c| c.subject = "SEV-VLEK".into()), "key-kind"),
+        ("somebody", world.certified(|c| c.subject = "SEV-VCEK-2".into()), "key-kind"),
+        ("no boot loader", without("3.1"), "malformed-certificate"),
+        ("no TEE", without("3.2"), "malformed-certificate"),
+        ("no SNP firmware", without("3.3"), "malformed-certificate"),
+        ("no microcode", without("3.8"), "malformed-certificate"),
+        ("no chip", without("4"), "other-chip"),
+        ("no product name, which says nothing", without("2"), "genuine"),
+        (
+            "the name of another product",
+            world.certified(|c| c.extensions[1].1 = b"\x16\x08Milan-B0".to_vec()),
+            "key-kind",
+        ),
+        ("its chip twice", world.certified(|c| c.extensions.push((amd("4"), vec![0xc5; 64]))), "malformed-certificate"),
+        ("a part of its chip", world.certified(|c| c.extensions[6].1.truncate(8)), "other-chip"),
+        ("an empty chip", world.certified(|c| c.extensions[6].1.clear()), "other-chip"),
+        ("an RSA key", world.certified(|c| c.key = world.amd.root().ask[..0].to_vec()), "malformed-certificate"),
+        (
+            "a certificate of the cloud's authority",
+            { Case { leaf: world.amd.vlek(&world.certificate()), ..world.good(3) } },
+            "unknown-issuer",
+        ),
+        ("an authority in its place", Case { leaf: world.root.ask.clone(), ..world.good(3) }, "key-kind"),
+    ];
+    for (what, case, expected) in rows {
+        assert_eq!(world.code(&case), expected, "{what}");
+    }
+    // A Turin's certificate also says which FMC its key is for.
+    let turin = World::new("Turin");
+    assert_eq!(turin.code(&turin.certified(|_| {})), "genuine");
+    assert_eq!(turin.code(&turin.certified(|c| c.extensions[6].1 = vec![2, 1, 8])), "tcb-mismatch");
+}
+
+#[test]
+fn counter_examples_of_revocation_lists() {
+    let world = World::new("Milan");
+    let listed = |crl: Vec<u8>| Case { crl: Some(crl), ..world.good(2) };
+    let good = |revoked: &[u8]| world.amd.crl(BEGINS, Some(ENDS), revoked);
+    let mut damaged = good(&[]);
+    *damaged.last_mut().unwrap() ^= 1;
+    let rows = [
+        ("somebody else", good(&[7, 8]), "genuine"),
+        ("the authority", good(&[7, 2]), "revoked"),
+        ("the root", good(&[1]), "revoked"),
+        ("from tomorrow on", world.amd.crl(NOW + DAY, Some(ENDS), &[]), "stale-crl"),
+        ("until yesterday", world.amd.crl(BEGINS, Some(NOW - DAY), &[]), "stale-crl"),
+        ("for ever", world.amd.crl(BEGINS, None, &[]), "bad-crl"),
+        ("a wrong signature", damaged, "bad-crl"),
+        ("signed by the authority", world.amd.forged_crl(), "bad-crl"),
+        ("of another product", World::new("Genoa").amd.crl(BEGINS, Some(ENDS), &[]), "bad-crl"),
+        ("nothing", Vec::new(), "bad-crl"),
+        ("nonsense", b"0\x03\x02\x01\x01".to_vec(), "bad-crl"),
+    ];
+    for (what, crl, expected) in rows {
+        assert_eq!(world.code(&listed(crl)), expected, "{what}");
+    }
+    // Each flipped bit of it: a list cannot be changed unnoticed.
+    let crl = good(&[7]);
+    for bit in 0..crl.len() * 8 {
+        let mut copy = crl.clone();
+        copy[bit / 8] ^= 1 << (bit % 8);
+        assert_ne!(world.code(&listed(copy)), "genuine", "bit {bit}");
+    }
+    let facts = world.judge(&Case { crl: None, ..world.good(2) }).unwrap();
+    assert_eq!(facts.crl, Crl::NotGiven);
+    let facts = world.judge(&listed(world.amd.crl(BEGINS, Some(NOW + 5), &[]))).unwrap();
+    assert_eq!(facts.expires, NOW + 5, "facts hold as long as what they follow from");
+}
+
+#[test]
+fn keys_of_clouds_want_their_authority_and_name_no_chip() {
+    let world = World::new("Genoa");
+    let report = world.report(3).with(0x48, &[1 << 2]);
+    let mut certificate = world.certificate();
+    certificate.subject = "SEV-VLEK".into();
+    certificate.extensions.retain(|(identifier, _)| !identifier.ends_with(".1.4"));
+    let case = Case {
+        report: world.chip.sign(&report),
+        leaf: world.amd.vlek(&certificate),
+        asvk: Some(world.amd.asvk()),
+        ..world.good(3)
+    };
+    let facts = world.judge(&case).unwrap();
+    assert_eq!((facts.key, facts.chip), (KeyKind::Vlek, None));
+    let missing = world.judge(&Case { asvk: None, ..case }).unwrap_err();
+    assert!(missing.code() == "unknown-issuer" && missing.to_string().contains("ASVK"), "{missing}");
+    let case = Case {
+        report: world.chip.sign(&report),
+        leaf: world.amd.vlek(&certificate),
+        asvk: Some(World::new("Genoa").amd.asvk()),
+        ..world.good(3)
+    };
+    assert_eq!(world.code(&case), "certificate-signature", "an authority that the root has not signed");
+    let revoked = Case { asvk: Some(world.amd.asvk()), crl: Some(world.amd.crl(BEGINS, Some(ENDS), &[3])), ..case };
+    assert_eq!(world.code(&revoked), "revoked");
+}
+
+/// As for the genuine one: no bit of a report of version 3 or 5, or of its certificate, is uncovered.
+#[test]
+fn every_flipped_bit_is_refused() {
+    for (product, version) in [("Genoa", 3), ("Turin", 5)] {
+        let world = World::new(product);
+        let roots = Roots { amd: vec![world.root.clone()], simulated: true, ..Roots::genuine() };
+        let case = world.good(version);
+        let Evidence::Amd(mut report) = convert(&case.report).unwrap().evidence else { panic!("no report") };
+        report.certificate.clone_from(&case.leaf);
+        let bytes = Evidence::Amd(report).encode();
+        let collateral = Collateral::Amd(AmdCollateral { asvk: None, crl: case.crl });
+        for bit in 0..bytes.len() * 8 {
+            let mut copy = bytes.clone();
+            copy[bit / 8] ^= 1 << (bit % 8);
+            let judged = Evidence::decode(&copy).and_then(|e| examine(&e, Some(&collateral), &roots, NOW));
+            assert!(judged.is_err(), "{product}: bit {} of byte {} is not covered", bit % 8, bit / 8);
+        }
+    }
+}
+
+#[test]
+fn a_bundle_holds_a_leaf_an_authority_and_a_list() {
+    let world = World::new("Genoa");
+    let case = world.good(3);
+    let pem = |label: &str, bytes: &[u8]| {
+        let packed = base64ct::Base64::encode_string(bytes);
+        format!("-----BEGIN {label}-----\n{packed}\n-----END {label}-----\n")
+    };
+    let crl = case.crl.unwrap();
+    let (leaf, asvk) = (pem("CERTIFICATE", &case.leaf), world.amd.asvk());
+    let all = [pem("CERTIFICATE", &asvk), pem("X509 CRL", &crl), leaf.clone(), leaf.clone()].concat();
+    let bundle = AmdBundle::from_pem(all.as_bytes()).unwrap();
+    assert_eq!((&bundle.leaf, bundle.collateral.crl.as_ref()), (&case.leaf, Some(&crl)));
+    assert_eq!(bundle.collateral.asvk, Some(asvk));
+    let other = pem("CERTIFICATE", &World::new("Genoa").good(3).leaf);
+    let two = AmdBundle::from_pem([leaf, other].concat().as_bytes()).unwrap_err();
+    assert!(two.to_string().contains("two keys"), "{two}");
+}
