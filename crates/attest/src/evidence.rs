@@ -107,6 +107,25 @@ impl Evidence {
         identity
     }
 
+    /// What must be true of any evidence that is believed, whoever signed it.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub(crate) fn check(&self) -> Result<(), Refusal> {
+        match self {
+            Self::Intel(quote) => quote.check(),
+            Self::Amd(report) => report.check(),
+        }
+    }
+
+    /// What was started: MRENCLAVE, MRTD or the launch measurement.
+    pub fn measurement(&self) -> Vec<u8> {
+        match self {
+            Self::Intel(quote) => quote.measurement(),
+            Self::Amd(report) => report.measurement().to_vec(),
+        }
+    }
+
     /// The 64 bytes that the guest has put into it.
     pub fn report_data(&self) -> [u8; 64] {
         match self {

@@ -5,17 +5,21 @@
 //!
 //! ```text
 //! vendor's bytes ─ raw ─▶ Evidence ─ examine(roots, collateral, now) ─▶ Facts, or a Refusal
+//!          what a relay shows: Staple ─ verify(policy, what the chain says, …) ─▶ Verdict, or a Refusal
 //! ```
 
 pub mod amd;
+pub mod binding;
 pub mod bytes;
 pub mod collateral;
 pub mod evidence;
 pub mod facts;
 pub mod intel;
+pub mod policy;
 pub mod raw;
 pub mod refusal;
 pub mod roots;
+pub mod verdict;
 
 pub use collateral::Collateral;
 pub use evidence::Evidence;
@@ -33,22 +37,16 @@ pub fn examine(
     roots: &Roots,
     now: u64,
 ) -> Result<Facts, Refusal> {
-    match evidence {
-        Evidence::Intel(quote) => {
-            quote.check()?;
-            match collateral {
-                Some(Collateral::Intel(collateral)) => intel::examine(quote, collateral, roots, now),
-                Some(Collateral::Amd(_)) => Err(Refusal::OtherCollateral),
-                None => Err(Refusal::NoCollateral),
-            }
+    evidence.check()?;
+    match (evidence, collateral) {
+        (Evidence::Intel(quote), Some(Collateral::Intel(collateral))) => intel::examine(quote, collateral, roots, now),
+        (Evidence::Intel(_), None) => Err(Refusal::NoCollateral),
+        (Evidence::Amd(report), Some(Collateral::Amd(collateral))) => {
+            amd::examine(report, Some(collateral), roots, now)
         }
-        Evidence::Amd(report) => {
-            report.check()?;
-            match collateral {
-                Some(Collateral::Amd(collateral)) => amd::examine(report, Some(collateral), roots, now),
-                Some(Collateral::Intel(_)) => Err(Refusal::OtherCollateral),
-                None => amd::examine(report, None, roots, now),
-            }
+        (Evidence::Amd(report), None) => amd::examine(report, None, roots, now),
+        (Evidence::Intel(_), Some(Collateral::Amd(_))) | (Evidence::Amd(_), Some(Collateral::Intel(_))) => {
+            Err(Refusal::OtherCollateral)
         }
     }
 }

@@ -194,6 +194,85 @@ pub enum Refusal {
         /// As the certificate says.
         certified: &'static str,
     },
+    /// Roots of a simulation.
+    #[error("roots of a simulation have signed it: it proves nothing")]
+    Simulated,
+    /// A kind of environment that the policy does not accept.
+    #[error("evidence of {0} is not accepted here")]
+    Platform(&'static str),
+    /// A product that the policy does not accept.
+    #[error("evidence of {0} is not accepted here")]
+    Product(String),
+    /// Intel's word for the firmware.
+    #[error("the vendor calls the state of its firmware {0}")]
+    TcbStatus(String),
+    /// A published weakness.
+    #[error("the weakness {0} applies to it, and nothing is known to be done against that")]
+    Advisory(String),
+    /// Below what the chain asks for.
+    #[error("its firmware has number {found} where the network asks for at least {least}")]
+    Floor {
+        /// What it has.
+        found: u32,
+        /// What it must have.
+        least: u32,
+    },
+    /// The chain does not say what would be new enough.
+    #[error("the network says nothing about the firmware of this product")]
+    NoFloor,
+    /// Not from the most privileged level of the guest.
+    #[error("the report was not asked for at VMPL 0: something more privileged runs in the same guest")]
+    Vmpl,
+    /// Bound to something else.
+    #[error("the evidence is not bound to what the relay says of itself")]
+    Binding,
+    /// A part of what the chain says is missing.
+    #[error("{0} could not be read from the chain, and nothing is believed without it")]
+    NoView(&'static str),
+    /// Of another network.
+    #[error("the evidence is for another network")]
+    OtherNetwork,
+    /// Of another relay.
+    #[error("the evidence is for another relay")]
+    OtherRelay,
+    /// Of another start of it.
+    #[error("the evidence is for another epoch of the relay's key")]
+    OtherEpoch,
+    /// For another key.
+    #[error("the evidence is for another handshake key than the relay's")]
+    OtherKey,
+    /// For other roles.
+    #[error("the evidence is for other roles than the relay's, or not for this one")]
+    OtherRole,
+    /// A block that the chain does not have.
+    #[error("the evidence names a block that the chain does not have")]
+    UnknownBlock,
+    /// An old block.
+    #[error("the evidence is {age} s old; at most {limit} s will do")]
+    TooOld {
+        /// In seconds of the chain's time.
+        age: u64,
+        /// What will do.
+        limit: u64,
+    },
+    /// An image that validators have not voted on.
+    #[error("validators have approved no such image")]
+    UnknownImage,
+    /// An image that must not be used.
+    #[error("the image {0}")]
+    ImageState(&'static str),
+    /// Something else than the image runs.
+    #[error("what was started is not the image that it names")]
+    Measurement,
+    /// The clock.
+    #[error("this machine's clock and the chain's are more than six hours apart")]
+    Clock,
+    /// Both hops on one chip.
+    #[error("both relays run on the same chip")]
+    SameChip,
+    /// Both hops on chips that nobody names.
+    #[error("neither relay's evidence names its chip, so they could be the same")]
+    UnknownChips,
     /// Something of the verifier's that has no code of its own.
     #[error("the quote is refused: {0}")]
     Other(String),
@@ -248,6 +327,29 @@ impl Refusal {
             Self::TcbMismatch(_) => "tcb-mismatch",
             Self::OtherChip => "other-chip",
             Self::OtherProduct { .. } => "other-product",
+            Self::Simulated => "simulated",
+            Self::Platform(_) => "platform",
+            Self::Product(_) => "product",
+            Self::TcbStatus(_) => "tcb-status",
+            Self::Advisory(_) => "advisory",
+            Self::Floor { .. } => "floor",
+            Self::NoFloor => "no-floor",
+            Self::Vmpl => "vmpl",
+            Self::Binding => "binding",
+            Self::NoView(_) => "no-view",
+            Self::OtherNetwork => "other-network",
+            Self::OtherRelay => "other-relay",
+            Self::OtherEpoch => "other-epoch",
+            Self::OtherKey => "other-key",
+            Self::OtherRole => "other-role",
+            Self::UnknownBlock => "unknown-block",
+            Self::TooOld { .. } => "too-old",
+            Self::UnknownImage => "unknown-image",
+            Self::ImageState(_) => "image-state",
+            Self::Measurement => "measurement",
+            Self::Clock => "clock",
+            Self::SameChip => "same-chip",
+            Self::UnknownChips => "unknown-chips",
             Self::Other(_) => "refused",
         }
     }
@@ -261,7 +363,7 @@ impl Refusal {
             Self::NoCertificate | Self::NoCrl => {
                 "give the bundle with the certificate of the chip and the revocation list"
             }
-            Self::StaleCrl | Self::Expired { .. } | Self::NotYetValid { .. } => {
+            Self::StaleCrl | Self::Expired { .. } | Self::NotYetValid { .. } | Self::Clock => {
                 "check this machine's clock, or give newer collateral"
             }
             Self::Debug
@@ -269,9 +371,23 @@ impl Refusal {
             | Self::Migratable
             | Self::ServiceDomain
             | Self::SeptVe
-            | Self::ProvisioningKey => "choose another relay; its operator has to start the image as it is published",
-            Self::NoTcbLevel | Self::TcbRevoked | Self::Revoked { .. } => {
-                "choose another relay; its operator has to bring the machine's firmware up to date"
+            | Self::ProvisioningKey
+            | Self::Vmpl => "choose another relay; its operator has to start the image as it is published",
+            Self::NoTcbLevel
+            | Self::TcbRevoked
+            | Self::Revoked { .. }
+            | Self::TcbStatus(_)
+            | Self::Advisory(_)
+            | Self::Floor { .. } => "choose another relay; its operator has to bring the machine's firmware up to date",
+            Self::NoView(_) | Self::NoFloor => {
+                "look whether the chain can be reached: openrelay status says by what it is read"
+            }
+            Self::Simulated | Self::Platform(_) | Self::Product(_) => {
+                "choose another relay, or accept this kind in the client's policy"
+            }
+            Self::SameChip | Self::UnknownChips => "choose another relay for one of the two hops",
+            Self::OtherEpoch | Self::OtherKey | Self::UnknownBlock | Self::TooOld { .. } => {
+                "try again soon: the relay may just have started anew; if it lasts, choose another relay"
             }
             Self::TooLarge { .. }
             | Self::Truncated { .. }
@@ -300,6 +416,13 @@ impl Refusal {
             | Self::TcbMismatch(_)
             | Self::OtherChip
             | Self::OtherProduct { .. }
+            | Self::Binding
+            | Self::OtherNetwork
+            | Self::OtherRelay
+            | Self::OtherRole
+            | Self::UnknownImage
+            | Self::ImageState(_)
+            | Self::Measurement
             | Self::Other(_) => "choose another relay; this evidence proves nothing",
         }
     }

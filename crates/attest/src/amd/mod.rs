@@ -95,6 +95,10 @@ impl Report {
         u64::from_le_bytes(self.field(0x40))
     }
 
+    pub(crate) fn measurement(&self) -> [u8; 48] {
+        self.field(0x90)
+    }
+
     pub(crate) fn report_data(&self) -> [u8; 64] {
         self.field(0x50)
     }

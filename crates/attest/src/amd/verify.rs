@@ -161,7 +161,7 @@ fn facts(report: &Report, key: KeyKind, chain: &Chain<'_>, crl: Crl, expires: u6
         simulated,
         version: report.version(),
         product: chain.root.product.to_owned(),
-        measurement: report.field::<48>(0x90).to_vec(),
+        measurement: report.measurement().to_vec(),
         rtmrs: Vec::new(),
         report_data: report.report_data(),
         fields,

@@ -132,6 +132,13 @@ impl Quote {
         self.body().get(at..).and_then(<[u8]>::first_chunk).copied().unwrap_or([0; N])
     }
 
+    pub(crate) fn measurement(&self) -> Vec<u8> {
+        match self.layout {
+            Layout::Sgx3 => self.field::<32>(64).to_vec(),
+            Layout::Tdx4 | Layout::Tdx5(_) => self.field::<48>(136).to_vec(),
+        }
+    }
+
     pub(crate) fn report_data(&self) -> [u8; 64] {
         match self.layout {
             Layout::Sgx3 => self.field(320),

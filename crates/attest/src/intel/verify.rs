@@ -127,7 +127,7 @@ fn facts(quote: &Quote, claims: &QuoteClaims, simulated: bool) -> Facts {
         simulated,
         version: claims.header.version.into(),
         product: pck.fmspc.iter().map(|byte| format!("{byte:02x}")).collect(),
-        measurement: if is_enclave { quote.field::<32>(64).to_vec() } else { quote.field::<48>(136).to_vec() },
+        measurement: quote.measurement(),
         rtmrs,
         report_data: quote.report_data(),
         fields,

@@ -1,0 +1,210 @@
+//! From evidence to a verdict: the whole way, in one order.
+//!
+//! Owns [`Verdict`], which nothing else makes. A verdict lists what was found; it never says "trusted". What the chain says comes in as a value ([`LedgerView`]): a part of it that is missing
+//! refuses, and the refusal says which.
+//!
+//! ```text
+//! form ─▶ properties ─▶ binding = report data ─▶ block, relay, epoch, role ─▶ image and measurement ─▶ chain, lists, signature ─▶ firmware and floors ─▶ policy ─▶ clock ─▶ Verdict
+//! ```
+
+use crate::binding::Binding;
+use crate::collateral::Collateral;
+use crate::evidence::Evidence;
+use crate::facts::Facts;
+use crate::policy::{Floors, Policy};
+use crate::refusal::Refusal;
+use crate::roots::Roots;
+
+/// How far this machine's clock may be from the chain's, in seconds.
+const CLOCK_SKEW: u64 = 6 * 3_600;
+
+/// What a relay shows.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Staple {
+    /// The evidence.
+    pub evidence: Evidence,
+    /// What it is bound to.
+    pub binding: Binding,
+}
+
+/// An image that validators have voted on, as the chain has it now.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Image {
+    /// SHA-256 of it.
+    pub hash: [u8; 32],
+    /// Where it stands.
+    pub state: ImageState,
+    /// What chips report when they start it, one for each shape of machine: MRTD, or the launch measurement.
+    pub measurements: Vec<Vec<u8>>,
+}
+
+/// Where an image stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ImageState {
+    /// Approved, and not to be used yet.
+    Pending,
+    /// Approved.
+    Active,
+    /// A newer one is there; good until its grace is over.
+    Deprecated,
+    /// Its grace is over.
+    Retired,
+    /// A third of the stake has stopped it for a while.
+    Suspended,
+    /// Revoked for ever.
+    Revoked,
+}
+
+/// A relay as the directory has it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Relay {
+    /// Its number.
+    pub relay_id: u64,
+    /// Its handshake key.
+    pub handshake_key: [u8; 32],
+    /// The epoch of that key.
+    pub key_epoch: u32,
+    /// What it serves as, in bits: 1 ingress, 2 egress.
+    pub roles: u8,
+}
+
+/// What the chain says. Each part can be missing, and is asked for only by name.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct LedgerView {
+    /// The network's identity.
+    pub network: Option<[u8; 32]>,
+    /// Time of the newest block, in seconds since the Unix epoch.
+    pub time: Option<u64>,
+    /// The block that the binding names, if the chain has it: hash and time.
+    pub block: Option<([u8; 32], u64)>,
+    /// The relay.
+    pub relay: Option<Relay>,
+    /// Images, whatever became of them.
+    pub images: Option<Vec<Image>>,
+    /// The least that firmware must be.
+    pub floors: Option<Floors>,
+}
+
+/// What was found. Made by [`verify`] alone.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Verdict {
+    facts: Facts,
+    binding: Binding,
+    image: ImageState,
+    identity: [u8; 32],
+}
+
+impl Verdict {
+    /// What the evidence says.
+    pub const fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// What it is bound to.
+    pub const fn binding(&self) -> &Binding {
+        &self.binding
+    }
+
+    /// Where the image stands.
+    pub const fn image(&self) -> ImageState {
+        self.image
+    }
+
+    /// What the evidence is known by.
+    pub const fn identity(&self) -> [u8; 32] {
+        self.identity
+    }
+
+    /// Whether two relays may be hops of one circuit: on two chips, of which at most one is unknown.
+    ///
+    /// # Errors
+    /// [`Refusal::SameChip`], [`Refusal::UnknownChips`].
+    pub fn may_share_a_circuit_with(&self, other: &Self) -> Result<(), Refusal> {
+        match (self.facts.chip, other.facts.chip) {
+            (Some(one), Some(two)) if one == two => Err(Refusal::SameChip),
+            (None, None) => Err(Refusal::UnknownChips),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Judges what a relay shows, for `role` (1 ingress, 2 egress), at `now` in seconds since the Unix epoch.
+///
+/// # Errors
+/// [`Refusal`]: the first check that does not hold, cheap ones first.
+pub fn verify(
+    staple: &Staple,
+    role: u8,
+    collateral: &Collateral,
+    (roots, policy): (&Roots, &Policy),
+    view: &LedgerView,
+    now: u64,
+) -> Result<Verdict, Refusal> {
+    let Staple { evidence, binding } = staple;
+    if roots.simulated && !policy.simulation {
+        return Err(Refusal::Simulated);
+    }
+    evidence.check()?;
+    if evidence.report_data() != binding.report_data() {
+        return Err(Refusal::Binding);
+    }
+    let time = view.time.ok_or(Refusal::NoView("the chain's time"))?;
+    check_relay(binding, role, view)?;
+    check_block(binding, view, time, policy)?;
+    let image = find_image(binding, evidence, view)?;
+    let floors = view.floors.as_ref().ok_or(Refusal::NoView("the floors of firmware"))?;
+    let facts = crate::examine(evidence, Some(collateral), roots, now)?;
+    policy.check(&facts, floors)?;
+    if now.abs_diff(time) > CLOCK_SKEW {
+        return Err(Refusal::Clock);
+    }
+    Ok(Verdict { facts, binding: *binding, image, identity: evidence.identity() })
+}
+
+fn check_relay(binding: &Binding, role: u8, view: &LedgerView) -> Result<(), Refusal> {
+    let network = view.network.ok_or(Refusal::NoView("the network"))?;
+    if binding.network != network {
+        return Err(Refusal::OtherNetwork);
+    }
+    let relay = view.relay.ok_or(Refusal::NoView("the relay's record"))?;
+    if binding.relay_id != relay.relay_id {
+        return Err(Refusal::OtherRelay);
+    }
+    if binding.key_epoch != relay.key_epoch {
+        return Err(Refusal::OtherEpoch);
+    }
+    if binding.handshake_key != relay.handshake_key {
+        return Err(Refusal::OtherKey);
+    }
+    if binding.roles != relay.roles || relay.roles & role == 0 {
+        return Err(Refusal::OtherRole);
+    }
+    Ok(())
+}
+
+fn check_block(binding: &Binding, view: &LedgerView, time: u64, policy: &Policy) -> Result<(), Refusal> {
+    let (hash, made) = view.block.ok_or(Refusal::UnknownBlock)?;
+    if binding.block_hash != hash {
+        return Err(Refusal::UnknownBlock);
+    }
+    if time.saturating_sub(made) > policy.max_age_s {
+        return Err(Refusal::TooOld { age: time.saturating_sub(made), limit: policy.max_age_s });
+    }
+    Ok(())
+}
+
+fn find_image(binding: &Binding, evidence: &Evidence, view: &LedgerView) -> Result<ImageState, Refusal> {
+    let images = view.images.as_ref().ok_or(Refusal::NoView("the images"))?;
+    let image = images.iter().find(|image| image.hash == binding.image).ok_or(Refusal::UnknownImage)?;
+    match image.state {
+        ImageState::Active | ImageState::Deprecated => {}
+        ImageState::Pending => return Err(Refusal::ImageState("is approved, and not to be used yet")),
+        ImageState::Retired => return Err(Refusal::ImageState("is retired")),
+        ImageState::Suspended => return Err(Refusal::ImageState("is suspended")),
+        ImageState::Revoked => return Err(Refusal::ImageState("was revoked")),
+    }
+    if !image.measurements.contains(&evidence.measurement()) {
+        return Err(Refusal::Measurement);
+    }
+    Ok(image.state)
+}

@@ -1,0 +1,286 @@
+//! From evidence to a verdict: what holds, and each thing that does not, with its own code.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
+
+use std::sync::OnceLock;
+
+use openrelay_attest::binding::{Binding, LENGTH};
+use openrelay_attest::collateral::{AmdCollateral, Collateral};
+use openrelay_attest::facts::{Platform, TcbVersion};
+use openrelay_attest::policy::{Floors, Policy};
+use openrelay_attest::raw::convert;
+use openrelay_attest::verdict::{Image, ImageState, LedgerView, Relay, Staple, Verdict, verify};
+use openrelay_attest::{Evidence, Refusal, Roots};
+use openrelay_sim::amd::{BEGINS, Chip, ENDS, MockAmd, Report};
+
+const NOW: u64 = BEGINS + 86_400;
+const INGRESS: u8 = 1;
+const EGRESS: u8 = 2;
+const IMAGE: [u8; 32] = [0x1a; 32];
+/// What [`Report::new`] says that was started.
+const MEASUREMENT: [u8; 48] = [0x4d; 48];
+
+/// A relay on a chip of ours, and everything that is needed to judge it.
+struct World {
+    amd: &'static MockAmd,
+    chip: Chip,
+    report: Report,
+    binding: Binding,
+    /// What the guest had signed, if it is not the binding's.
+    report_data: Option<[u8; 64]>,
+    roots: Roots,
+    policy: Policy,
+    view: LedgerView,
+    with_crl: bool,
+    role: u8,
+    now: u64,
+}
+
+/// One for each product: its keys are most of the work.
+fn hierarchy(product: &'static str) -> &'static MockAmd {
+    static ALL: OnceLock<Vec<MockAmd>> = OnceLock::new();
+    let all = ALL.get_or_init(|| ["Milan", "Genoa", "Turin"].map(MockAmd::new).into());
+    all.iter().find(|amd| amd.product == product).unwrap()
+}
+
+impl World {
+    fn new() -> Self {
+        Self::of("Genoa", Chip::default())
+    }
+
+    fn of(product: &'static str, chip: Chip) -> Self {
+        let amd = hierarchy(product);
+        let binding = Binding {
+            network: [1; 32],
+            relay_id: 7,
+            handshake_key: [2; 32],
+            key_epoch: 3,
+            roles: EGRESS,
+            image: IMAGE,
+            block_hash: [4; 32],
+            block_height: 5,
+        };
+        let roots = Roots { intel: Vec::new(), intel_pck: Vec::new(), amd: vec![amd.root()], simulated: true };
+        let floor = TcbVersion { fmc: None, boot_loader: 10, tee: 1, snp: 23, microcode: 84 };
+        let view = LedgerView {
+            network: Some(binding.network),
+            time: Some(NOW - 60),
+            block: Some((binding.block_hash, NOW - 3_600)),
+            relay: Some(Relay {
+                relay_id: binding.relay_id,
+                handshake_key: binding.handshake_key,
+                key_epoch: binding.key_epoch,
+                roles: binding.roles,
+            }),
+            images: Some(vec![Image {
+                hash: IMAGE,
+                state: ImageState::Active,
+                measurements: vec![vec![0; 48], MEASUREMENT.to_vec()],
+            }]),
+            floors: Some(Floors { intel_evaluation: 0, amd: vec![(product.to_owned(), floor)] }),
+        };
+        Self {
+            report: Report::new(product, 3, &chip),
+            policy: Policy { simulation: true, ..Policy::default() },
+            report_data: None,
+            with_crl: true,
+            role: EGRESS,
+            now: NOW,
+            amd,
+            chip,
+            binding,
+            roots,
+            view,
+        }
+    }
+
+    fn judge(&self) -> Result<Verdict, Refusal> {
+        let data = self.report_data.unwrap_or_else(|| self.binding.report_data());
+        let raw = self.chip.sign(&self.report.clone().with(0x50, &data));
+        let Evidence::Amd(mut report) = convert(&raw)?.evidence else { panic!("no report") };
+        report.certificate = self.amd.vcek(&self.chip.certificate(self.amd.product));
+        let crl = self.with_crl.then(|| self.amd.crl(BEGINS, Some(ENDS), &[]));
+        let staple = Staple { evidence: Evidence::Amd(report), binding: self.binding };
+        let collateral = Collateral::Amd(AmdCollateral { asvk: None, crl });
+        verify(&staple, self.role, &collateral, (&self.roots, &self.policy), &self.view, self.now)
+    }
+
+    fn code(&self) -> &'static str {
+        self.judge().map_or_else(|refusal| refusal.code(), |_| "verdict")
+    }
+}
+
+#[test]
+fn a_relay_whose_evidence_holds_gets_a_verdict_that_lists_facts() {
+    let world = World::new();
+    let verdict = world.judge().unwrap();
+    assert_eq!((verdict.binding(), verdict.image()), (&world.binding, ImageState::Active));
+    assert!(verdict.facts().simulated && verdict.facts().platform == Platform::SevSnp);
+    assert_eq!(verdict.facts().report_data, world.binding.report_data());
+}
+
+/// Each row changes one thing.
+#[test]
+fn counter_examples() {
+    type Change = fn(&mut World);
+    let image = |world: &mut World, state| world.view.images.as_mut().unwrap()[0].state = state;
+    let rows: [(&str, Change, &str); 58] = [
+        ("nothing", |_| {}, "verdict"),
+        ("simulations are not accepted", |w| w.policy.simulation = false, "simulated"),
+        ("debug", |w| w.report.put(0x0a, &[0x0b]), "debug"),
+        ("other report data", |w| w.report_data = Some([0; 64]), "binding"),
+        (
+            "report data, last byte",
+            |w| {
+                let mut data = w.binding.report_data();
+                data[63] ^= 1;
+                w.report_data = Some(data);
+            },
+            "binding",
+        ),
+        ("binding, network", |w| keep(w, |b| b.network[0] ^= 1), "binding"),
+        ("binding, relay", |w| keep(w, |b| b.relay_id += 1), "binding"),
+        ("binding, key", |w| keep(w, |b| b.handshake_key[31] ^= 1), "binding"),
+        ("binding, epoch", |w| keep(w, |b| b.key_epoch += 1), "binding"),
+        ("binding, roles", |w| keep(w, |b| b.roles = 3), "binding"),
+        ("binding, image", |w| keep(w, |b| b.image[0] ^= 1), "binding"),
+        ("binding, block", |w| keep(w, |b| b.block_hash[0] ^= 1), "binding"),
+        ("binding, height", |w| keep(w, |b| b.block_height += 1), "binding"),
+        ("another network", |w| w.binding.network[0] ^= 1, "other-network"),
+        ("another relay's evidence", |w| w.binding.relay_id += 1, "other-relay"),
+        ("another key", |w| w.binding.handshake_key[0] ^= 1, "other-key"),
+        ("an epoch before", |w| w.binding.key_epoch -= 1, "other-epoch"),
+        ("other roles", |w| w.binding.roles = 3, "other-role"),
+        ("the wrong role for this hop", |w| w.role = INGRESS, "other-role"),
+        ("a block of another fork", |w| w.binding.block_hash[0] ^= 1, "unknown-block"),
+        ("a block that the chain does not have", |w| w.view.block = None, "unknown-block"),
+        ("as old as it may be", |w| set_age(w, 21_600), "verdict"),
+        ("a second too old", |w| set_age(w, 21_601), "too-old"),
+        ("another image", |w| w.binding.image[0] ^= 1, "unknown-image"),
+        ("no images at all", |w| w.view.images = Some(Vec::new()), "unknown-image"),
+        ("an image that another was started for", |w| w.report.put(0x90, &[0x4e]), "measurement"),
+        ("an image of no measurements", |w| w.view.images.as_mut().unwrap()[0].measurements.clear(), "measurement"),
+        (
+            "a part of its measurement",
+            |w| {
+                w.view.images.as_mut().unwrap()[0].measurements = vec![MEASUREMENT[..32].to_vec()];
+            },
+            "measurement",
+        ),
+        ("the network is missing", |w| w.view.network = None, "no-view"),
+        ("the time is missing", |w| w.view.time = None, "no-view"),
+        ("the record is missing", |w| w.view.relay = None, "no-view"),
+        ("the images are missing", |w| w.view.images = None, "no-view"),
+        ("the floors are missing", |w| w.view.floors = None, "no-view"),
+        ("no floor for this product", |w| w.view.floors = Some(Floors::default()), "no-floor"),
+        ("a floor of another product", |w| w.view.floors.as_mut().unwrap().amd[0].0 = "Turin".into(), "no-floor"),
+        ("boot loader below the floor", |w| floor(w).boot_loader = 11, "floor"),
+        ("TEE below the floor", |w| floor(w).tee = 2, "floor"),
+        ("SNP firmware below the floor", |w| floor(w).snp = 24, "floor"),
+        ("microcode below the floor", |w| floor(w).microcode = 85, "floor"),
+        ("an FMC where it has none", |w| floor(w).fmc = Some(1), "floor"),
+        ("what runs is below the floor", |w| w.report.put(0x38, &[9]), "floor"),
+        ("what it could go back to is", |w| w.report.put(0x1e0, &[9]), "floor"),
+        ("what it was started with is", |w| w.report.put(0x1f0, &[9]), "floor"),
+        ("no revocation list", |w| w.with_crl = false, "no-crl"),
+        ("VMPL 1", |w| w.report.put(0x30, &[1]), "vmpl"),
+        ("another product is accepted", |w| w.policy.amd_products = vec!["Turin".into()], "product"),
+        ("only TDX is accepted", |w| w.policy.platforms = vec![Platform::Tdx], "platform"),
+        ("nothing is accepted", |w| w.policy.platforms.clear(), "platform"),
+        ("a clock six hours behind", |w| set_time(w, NOW + 21_600), "verdict"),
+        ("a clock that is further behind", |w| set_time(w, NOW + 21_601), "clock"),
+        ("a clock six hours ahead", |w| (w.now, w.view.time) = (NOW + 21_600, Some(NOW)), "verdict"),
+        ("a clock that is further ahead", |w| (w.now, w.view.time) = (NOW + 21_601, Some(NOW)), "clock"),
+        ("a clock before all certificates", |w| w.now = BEGINS - 1, "not-yet-valid"),
+        ("other roots", |w| w.roots.amd = vec![MockAmd::new("Genoa").root()], "certificate-signature"),
+        ("no roots", |w| w.roots.amd.clear(), "unknown-issuer"),
+        ("another chip's report", |w| w.report.put(0x1a0, &[0]), "other-chip"),
+        ("reserved bytes", |w| w.report.put(0x29f, &[1]), "reserved-bits"),
+        ("an unsigned report", |w| w.report.put(0x48, &[7 << 2]), "unsigned"),
+    ];
+    for (what, change, expected) in rows {
+        let mut world = World::new();
+        change(&mut world);
+        assert_eq!(world.code(), expected, "{what}");
+    }
+    let states = [
+        (ImageState::Pending, "image-state"),
+        (ImageState::Active, "verdict"),
+        (ImageState::Deprecated, "verdict"),
+        (ImageState::Retired, "image-state"),
+        (ImageState::Suspended, "image-state"),
+        (ImageState::Revoked, "image-state"),
+    ];
+    for (state, expected) in states {
+        let mut world = World::new();
+        image(&mut world, state);
+        assert_eq!(world.code(), expected, "{state:?}");
+    }
+    assert_eq!(World::of("Milan", Chip::default()).code(), "product", "by the policy that clients are released with");
+    assert_eq!(World::of("Turin", Chip::default()).code(), "verdict");
+}
+
+/// Changes the binding that is shown, and not what was signed.
+fn keep(world: &mut World, change: fn(&mut Binding)) {
+    world.report_data = Some(world.binding.report_data());
+    change(&mut world.binding);
+}
+
+fn set_age(world: &mut World, age: u64) {
+    world.view.block = Some((world.binding.block_hash, world.view.time.unwrap() - age));
+}
+
+fn set_time(world: &mut World, time: u64) {
+    world.view.time = Some(time);
+    set_age(world, 60);
+}
+
+fn floor(world: &mut World) -> &mut TcbVersion {
+    &mut world.view.floors.as_mut().unwrap().amd[0].1
+}
+
+#[test]
+fn two_hops_run_on_two_chips_of_which_one_may_be_unknown() {
+    let chip = |number| {
+        let mut chip = Chip::default();
+        chip.id = [number; 64];
+        chip
+    };
+    let named = |number| World::of("Genoa", chip(number)).judge().unwrap();
+    let hidden = || {
+        let mut world = World::of("Genoa", chip(9));
+        world.report = world.report.with(0x48, &[2]).with(0x1a0, &[0; 64]);
+        world.judge().unwrap()
+    };
+    assert_eq!(named(1).may_share_a_circuit_with(&named(2)), Ok(()));
+    assert_eq!(named(1).may_share_a_circuit_with(&named(1)).unwrap_err().code(), "same-chip");
+    assert_eq!(named(1).may_share_a_circuit_with(&hidden()), Ok(()));
+    assert_eq!(hidden().may_share_a_circuit_with(&hidden()).unwrap_err().code(), "unknown-chips");
+}
+
+#[test]
+fn a_binding_has_one_encoding() {
+    let binding = World::new().binding;
+    let bytes = binding.encode();
+    assert_eq!(Binding::decode(&bytes), Ok(binding));
+    for end in 0..LENGTH {
+        assert_eq!(Binding::decode(&bytes[..end]).unwrap_err().code(), "truncated");
+    }
+    assert_eq!(Binding::decode(&[&bytes[..], &[0]].concat()).unwrap_err().code(), "trailing-bytes");
+    for bit in 0..LENGTH * 8 {
+        let mut copy = bytes;
+        copy[bit / 8] ^= 1 << (bit % 8);
+        let other = Binding::decode(&copy).map(|other| other.report_data());
+        assert_ne!(other, Ok(binding.report_data()), "bit {bit} is not bound");
+    }
+    for roles in [0, 4, 255] {
+        assert_eq!(Binding::decode(&Binding { roles, ..binding }.encode()).unwrap_err().code(), "not-canonical");
+    }
+}
+
+/// Genuine evidence is bound to no relay of ours.
+#[test]
+fn a_staple_is_judged_by_the_roots_that_are_handed_in() {
+    let mut world = World::new();
+    world.roots = Roots::genuine();
+    assert_ne!(world.code(), "verdict", "what a simulation has signed is nothing to genuine roots");
+}
