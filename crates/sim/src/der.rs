@@ -33,6 +33,18 @@ pub fn integer(value: u8) -> Vec<u8> {
     if value < 0x80 { tlv(2, &[value]) } else { tlv(2, &[0, value]) }
 }
 
+/// An INTEGER of any length that is not negative, from its big-endian bytes.
+pub fn magnitude(bytes: &[u8]) -> Vec<u8> {
+    let first = bytes.iter().position(|byte| *byte != 0).unwrap_or(bytes.len().saturating_sub(1));
+    let rest = &bytes[first..];
+    if rest.first().is_some_and(|byte| *byte >= 0x80) { tlv(2, &[&[0], rest].concat()) } else { tlv(2, rest) }
+}
+
+/// BOOLEAN.
+pub fn boolean(value: bool) -> Vec<u8> {
+    tlv(1, &[if value { 0xff } else { 0 }])
+}
+
 /// OBJECT IDENTIFIER.
 pub fn oid(text: &str) -> Vec<u8> {
     let numbers: Vec<u32> = text.split('.').map(|number| number.parse().unwrap_or(0)).collect();
@@ -69,6 +81,12 @@ pub fn time(seconds: u64) -> Vec<u8> {
     if year < 2050 { tlv(0x17, &text.as_bytes()[2..]) } else { tlv(0x18, text.as_bytes()) }
 }
 
+/// A time as JSON has it. Source: RFC 3339.
+pub fn rfc3339(seconds: u64) -> String {
+    let ((year, month, day), second) = (date(seconds / 86_400), seconds % 86_400);
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", second / 3_600, second / 60 % 60, second % 60)
+}
+
 /// Year, month and day of so many days since the Unix epoch, which is all that is asked for here.
 fn date(mut days: u64) -> (u64, u64, u64) {
     let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
@@ -96,6 +114,11 @@ mod tests {
         assert_eq!(time(2_524_608_000), b"\x18\x0f20500101000000Z");
         assert_eq!(time(1_750_799_999), b"\x17\x0d250624211959Z");
         assert_eq!(oid("1.2.840.113549.1.1.10"), [6, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 10]);
+        assert_eq!(rfc3339(1_750_799_999), "2025-06-24T21:19:59Z");
+        assert_eq!(
+            (magnitude(&[0, 0, 5]), magnitude(&[0x80]), magnitude(&[0])),
+            (vec![2, 1, 5], vec![2, 2, 0, 0x80], vec![2, 1, 0])
+        );
         assert_eq!(tlv(4, &[0; 300])[..4], [4, 0x82, 1, 44]);
         assert_eq!(tlv(4, &[0; 200])[..3], [4, 0x81, 200]);
     }

@@ -7,6 +7,7 @@
 pub mod amd;
 pub mod der;
 pub mod faults;
+pub mod intel;
 pub mod packets;
 pub mod peer;
 pub mod world;

@@ -11,6 +11,7 @@ use openrelay_attest::raw::convert;
 use openrelay_attest::verdict::{Image, ImageState, LedgerView, Relay, Staple, Verdict, verify};
 use openrelay_attest::{Evidence, Refusal, Roots};
 use openrelay_sim::amd::{BEGINS, Chip, ENDS, MockAmd, Report};
+use openrelay_sim::intel::{Machine, MockIntel, Published};
 
 const NOW: u64 = BEGINS + 86_400;
 const INGRESS: u8 = 1;
@@ -236,6 +237,46 @@ fn set_time(world: &mut World, time: u64) {
 
 fn floor(world: &mut World) -> &mut TcbVersion {
     &mut world.view.floors.as_mut().unwrap().amd[0].1
+}
+
+/// The same way for a trust domain: what the policy and the floors say of Intel's words.
+#[test]
+fn trust_domains_are_held_to_intels_words() {
+    let intel = MockIntel::default();
+    let machine = Machine::default();
+    let mut world = World::new();
+    world.roots = intel.roots();
+    world.view.images.as_mut().unwrap()[0].measurements = vec![vec![0xd7; 48]];
+    let raw = machine.quote(&intel, |quote| quote.put(520, &world.binding.report_data()));
+    let evidence = convert(&raw).unwrap().evidence;
+    let staple = Staple { evidence, binding: world.binding };
+    let code = |world: &World, published: &Published| {
+        let collateral = Collateral::Intel(Box::new(intel.sign(published)));
+        let judged = verify(&staple, EGRESS, &collateral, (&world.roots, &world.policy), &world.view, NOW);
+        judged.map_or_else(|refusal| refusal.code(), |_| "verdict")
+    };
+    let published = |status: &str| {
+        let mut published = Published::default();
+        // The platform's level is the last thing in it.
+        let levels = published.tcb_info.strip_suffix("\"UpToDate\"}]}").unwrap();
+        published.tcb_info = format!("{levels}{status}}}]}}");
+        published
+    };
+    let weak = published("\"SWHardeningNeeded\",\"advisoryIDs\":[\"INTEL-SA-00001\"]");
+    assert_eq!(code(&world, &Published::default()), "verdict");
+    assert_eq!(code(&world, &published("\"SWHardeningNeeded\"")), "verdict");
+    for status in ["\"OutOfDate\"", "\"ConfigurationNeeded\"", "\"OutOfDateConfigurationNeeded\""] {
+        assert_eq!(code(&world, &published(status)), "tcb-status", "{status}");
+    }
+    assert_eq!(code(&world, &weak), "advisory");
+    world.policy.advisories = vec!["INTEL-SA-00001".into()];
+    assert_eq!(code(&world, &weak), "verdict", "the image does what is advised");
+    world.view.floors.as_mut().unwrap().intel_evaluation = 18;
+    assert_eq!(code(&world, &Published::default()), "verdict");
+    world.view.floors.as_mut().unwrap().intel_evaluation = 19;
+    assert_eq!(code(&world, &Published::default()), "floor");
+    world.policy.platforms = vec![Platform::Sgx, Platform::SevSnp];
+    assert_eq!(code(&world, &Published::default()), "platform");
 }
 
 #[test]

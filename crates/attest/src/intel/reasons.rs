@@ -39,6 +39,14 @@ pub(super) fn refusal(error: &dcap_error::Chain) -> Refusal {
         Refusal::Expired { what: "a certificate of the chain" }
     } else if has("CertNotValidYet") {
         Refusal::NotYetValid { what: "a certificate of the chain" }
+    } else if has("QE report validation")
+        || has("QE MRSIGNER")
+        || has("QE ISVPRODID")
+        || has("QE MISCSELECT")
+        || has("QE ATTRIBUTES")
+        || has("QE ISVSVN")
+    {
+        Refusal::OtherQe(text.to_owned())
     } else if has("tcb_info") || has("TCB Info") || has("TcbInfo") {
         Refusal::TcbInfo(text.to_owned())
     } else if has("QE Identity") || has("qe_identity") || has("QeIdentity") {
@@ -47,13 +55,6 @@ pub(super) fn refusal(error: &dcap_error::Chain) -> Refusal {
         Refusal::QeReportSignature
     } else if has("QE report hash mismatch") || has("QE auth data") {
         Refusal::QeBinding
-    } else if has("QE MRSIGNER")
-        || has("QE ISVPRODID")
-        || has("QE MISCSELECT")
-        || has("QE ATTRIBUTES")
-        || has("QE ISVSVN")
-    {
-        Refusal::OtherQe(text.to_owned())
     } else if has("ISV enclave report signature") {
         Refusal::Signature
     } else if has("InvalidSignatureForPublicKey") {

@@ -1,0 +1,230 @@
+//! Quotes of TDX that no real machine would sign, and collateral that Intel would not publish: each refused with its own code.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
+
+use openrelay_attest::collateral::{Collateral, IntelCollateral};
+use openrelay_attest::facts::{Platform, Tcb};
+use openrelay_attest::raw::convert;
+use openrelay_attest::{Evidence, Facts, Refusal, Roots, examine};
+use openrelay_sim::der::rfc3339;
+use openrelay_sim::intel::{BEGINS, Dates, ENDS, Machine, MockIntel, Published, Quote};
+
+const DAY: u64 = 86_400;
+const NOW: u64 = BEGINS + DAY;
+
+struct World {
+    intel: MockIntel,
+    machine: Machine,
+    published: Published,
+    now: u64,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        let (intel, machine, published) = (MockIntel::default(), Machine::default(), Published::default());
+        Self { intel, machine, published, now: NOW }
+    }
+}
+
+fn nothing(_: &mut Quote) {}
+
+impl World {
+    fn judge(&self, change: impl FnOnce(&mut Quote)) -> Result<Facts, Refusal> {
+        self.judge_with(change, &self.intel.sign(&self.published))
+    }
+
+    fn judge_with(&self, change: impl FnOnce(&mut Quote), collateral: &IntelCollateral) -> Result<Facts, Refusal> {
+        let evidence = convert(&self.machine.quote(&self.intel, change))?.evidence;
+        let evidence = Evidence::decode(&evidence.encode())?;
+        let collateral = Collateral::Intel(Box::new(collateral.clone()));
+        examine(&evidence, Some(&collateral), &self.intel.roots(), self.now)
+    }
+
+    fn code(&self, change: impl FnOnce(&mut Quote)) -> &'static str {
+        self.judge(change).map_or_else(|refusal| refusal.code(), |_| "genuine")
+    }
+}
+
+#[test]
+fn a_good_quote_is_believed_for_what_it_says_and_by_its_own_roots_alone() {
+    let world = World::default();
+    let facts = world.judge(nothing).unwrap();
+    assert_eq!((facts.platform, facts.version, facts.simulated), (Platform::Tdx, 4, true));
+    assert_eq!((facts.product.as_str(), facts.smt, facts.measurement), ("50806f000000", Some(true), vec![0xd7; 48]));
+    assert_eq!(facts.expires, BEGINS + 30 * DAY);
+    let Tcb::Intel { status, evaluation, .. } = facts.tcb else { panic!("{:?}", facts.tcb) };
+    assert_eq!((status.as_str(), evaluation), ("UpToDate", 18));
+    let evidence = convert(&world.machine.quote(&world.intel, nothing)).unwrap().evidence;
+    let collateral = Collateral::Intel(Box::new(world.intel.sign(&world.published)));
+    for roots in [Roots::genuine(), MockIntel::default().roots()] {
+        assert!(examine(&evidence, Some(&collateral), &roots, NOW).is_err());
+    }
+}
+
+#[test]
+fn counter_examples_of_quotes() {
+    type Change = fn(&mut Quote);
+    let attributes = |quote: &mut Quote, bit: u32| quote.put(120, &(0x1000_0000u64 | 1 << bit).to_le_bytes());
+    let world = World::default();
+    let rows: [(&str, Change, &str); 24] = [
+        ("nothing", nothing, "genuine"),
+        ("version 2", |q| q.signed[0] = 2, "unsupported-version"),
+        ("version 6", |q| q.signed[0] = 6, "unsupported-version"),
+        ("version 3, of a trust domain", |q| q.signed[0] = 3, "unsupported-version"),
+        ("an enclave in version 4", |q| q.signed[4] = 0, "unsupported-version"),
+        ("another kind of environment", |q| q.signed[4] = 0x82, "not-evidence"),
+        ("another kind of key", |q| q.signed[2] = 3, "unsupported-signature"),
+        ("another vendor", |q| q.signed[12] ^= 1, "unknown-vendor"),
+        ("without SEPT_VE_DISABLE", |q| q.put(120, &[0; 8]), "sept-ve"),
+        ("another module's signer", |q| q.put(64, &[1]), "tdx-module"),
+        ("attributes of the module", |q| q.put(112, &[1]), "tdx-module"),
+        ("a module that is not listed", |q| q.put(0, &[5, 9, 3]), "tdx-module"),
+        ("an old module", |q| q.put(0, &[4, 1, 3]), "no-tcb-level"),
+        ("old microcode", |q| q.put(0, &[5, 1, 2]), "no-tcb-level"),
+        ("another key signs", |q| q.signed_by_another = true, "signature"),
+        ("the quoting enclave does not know the key", |q| q.unbound = true, "qe-binding"),
+        ("another machine vouches for it", |q| q.vouched_for_by_another = true, "qe-report-signature"),
+        ("another quoting enclave's signer", |q| q.qe_report[128] ^= 1, "other-qe"),
+        ("another quoting enclave's product", |q| q.qe_report[256] = 1, "other-qe"),
+        ("a quoting enclave in debug mode", |q| q.qe_report[48] |= 2, "other-qe"),
+        ("other attributes of it", |q| q.qe_report[48] |= 0x20, "other-qe"),
+        ("another MISCSELECT of it", |q| q.qe_report[16] = 1, "other-qe"),
+        ("an old quoting enclave", |q| q.qe_report[258] = 3, "other-qe"),
+        ("report data, which is the guest's own", |q| q.put(520, &[0xff; 64]), "genuine"),
+    ];
+    for (what, change, expected) in rows {
+        assert_eq!(world.code(change), expected, "{what}");
+    }
+    let expected = |bit: u32| match bit {
+        0 => "debug",
+        4..=6 => "profiled",
+        17 => "service-domain",
+        29 => "migratable",
+        1..=3 | 7..=15 | 23..=26 | 32..=61 => "reserved-bits",
+        _ => "genuine",
+    };
+    for bit in 0..64 {
+        assert_eq!(world.code(|quote| attributes(quote, bit)), expected(bit), "attribute {bit}");
+    }
+}
+
+#[test]
+fn counter_examples_of_what_is_published() {
+    type Change = fn(&mut Published);
+    fn swap(text: &mut String, from: &str, to: &str) {
+        assert!(text.contains(from), "{from}");
+        *text = text.replace(from, to);
+    }
+    let ends = BEGINS + 30 * DAY;
+    let rows: [(&str, Change, &str); 23] = [
+        ("nothing", |_| {}, "genuine"),
+        ("the machine is revoked", |p| p.revoked_machines = vec![9], "revoked"),
+        ("another machine is", |p| p.revoked_machines = vec![8], "genuine"),
+        ("its authority is", |p| p.revoked_authorities = vec![2], "revoked"),
+        ("who signs for Intel is", |p| p.revoked_authorities = vec![3], "revoked"),
+        ("the root is", |p| p.revoked_authorities = vec![1], "revoked"),
+        ("lists from yesterday's end", |p| p.lists.ends = NOW - 1, "stale-crl"),
+        ("lists until now", |p| p.lists.ends = NOW, "stale-crl"),
+        ("lists until a second later", |p| p.lists.ends = NOW + 1, "genuine"),
+        ("TCB info of tomorrow", |p| swap(&mut p.tcb_info, &rfc3339(BEGINS), &rfc3339(NOW + 1)), "not-yet-valid"),
+        (
+            "TCB info of yesterday",
+            |p| {
+                swap(&mut p.tcb_info, &rfc3339(BEGINS + 30 * DAY), &rfc3339(NOW - 1));
+            },
+            "expired",
+        ),
+        ("identity of tomorrow", |p| swap(&mut p.qe_identity, &rfc3339(BEGINS), &rfc3339(NOW + 1)), "not-yet-valid"),
+        (
+            "identity of yesterday",
+            |p| {
+                swap(&mut p.qe_identity, &rfc3339(BEGINS + 30 * DAY), &rfc3339(NOW - 1));
+            },
+            "expired",
+        ),
+        ("another model", |p| swap(&mut p.tcb_info, "50806F000000", "50806F000001"), "other-model"),
+        ("for enclaves", |p| swap(&mut p.tcb_info, "\"id\":\"TDX\"", "\"id\":\"SGX\""), "tcb-info"),
+        ("TCB info of version 2", |p| swap(&mut p.tcb_info, "\"version\":3", "\"version\":2"), "tcb-info"),
+        ("identity of another enclave", |p| swap(&mut p.qe_identity, "TD_QE", "QE"), "qe-identity"),
+        ("TCB info that is none", |p| p.tcb_info = "{}".into(), "tcb-info"),
+        ("identity that is none", |p| p.qe_identity = "[]".into(), "qe-identity"),
+        ("levels above the machine's", |p| swap(&mut p.tcb_info, "\"pcesvn\":13", "\"pcesvn\":14"), "no-tcb-level"),
+        (
+            "a revoked level",
+            |p| {
+                swap(&mut p.tcb_info, "\"tcbStatus\":\"UpToDate\"}]}", "\"tcbStatus\":\"Revoked\"}]}");
+            },
+            "tcb-revoked",
+        ),
+        (
+            "a state of firmware that Intel has no word for",
+            |p| {
+                swap(&mut p.tcb_info, "\"UpToDate\"", "\"Fine\"");
+            },
+            "tcb-info",
+        ),
+        ("no modules", |p| swap(&mut p.tcb_info, "\"tdxModule\"", "\"tdxModul\""), "tdx-module"),
+    ];
+    for (what, change, expected) in rows {
+        let mut world = World::default();
+        change(&mut world.published);
+        assert_eq!(world.code(nothing), expected, "{what}");
+    }
+    let mut world = World::default();
+    for (now, expected) in
+        [(BEGINS - 1, "not-yet-valid"), (BEGINS, "genuine"), (ends, "genuine"), (ends + 1, "expired")]
+    {
+        world.now = now;
+        assert_eq!(world.code(nothing), expected, "{now}");
+    }
+    // What is less than up to date is genuine, and said.
+    let mut world = World::default();
+    swap(
+        &mut world.published.tcb_info,
+        "\"tcbStatus\":\"UpToDate\"}]}",
+        "\"tcbStatus\":\"OutOfDate\",\"advisoryIDs\":[\"INTEL-SA-00001\"]}]}",
+    );
+    let Tcb::Intel { status, advisories, .. } = world.judge(nothing).unwrap().tcb else { panic!("no status") };
+    assert_eq!((status.as_str(), advisories), ("OutOfDate", vec!["INTEL-SA-00001".to_owned()]));
+}
+
+#[test]
+fn counter_examples_of_certificates() {
+    let with = |change: fn(&mut Machine)| {
+        let mut world = World::default();
+        change(&mut world.machine);
+        world.code(nothing)
+    };
+    assert_eq!(with(|machine| machine.dates = Dates { begins: NOW + 1, ends: ENDS }), "not-yet-valid");
+    assert_eq!(with(|machine| machine.dates = Dates { begins: BEGINS, ends: NOW - 1 }), "expired");
+    assert_eq!(with(|machine| machine.fmspc[5] = 1), "other-model");
+    let world = World::default();
+    let good = world.intel.sign(&world.published);
+    let other = MockIntel::default().sign(&world.published);
+    let code = |collateral: &IntelCollateral| {
+        world.judge_with(nothing, collateral).map_or_else(|refusal| refusal.code(), |_| "genuine")
+    };
+    // Each part from another hierarchy with the same names.
+    type Change = fn(&mut IntelCollateral, &IntelCollateral);
+    let rows: [(&str, Change, &str); 7] = [
+        ("nothing", |_, _| {}, "genuine"),
+        ("TCB info's signature", |own, other| own.tcb_info_signature.clone_from(&other.tcb_info_signature), "tcb-info"),
+        (
+            "identity's signature",
+            |own, other| own.qe_identity_signature.clone_from(&other.qe_identity_signature),
+            "qe-identity",
+        ),
+        (
+            "TCB info's chain",
+            |own, other| own.tcb_info_issuer_chain.clone_from(&other.tcb_info_issuer_chain),
+            "certificate-signature",
+        ),
+        ("list of machines", |own, other| own.pck_crl.clone_from(&other.pck_crl), "bad-crl"),
+        ("list of authorities", |own, other| own.root_ca_crl.clone_from(&other.root_ca_crl), "bad-crl"),
+        ("no list of machines", |own, _| own.pck_crl.clear(), "bad-crl"),
+    ];
+    for (what, change, expected) in rows {
+        let mut collateral = good.clone();
+        change(&mut collateral, &other);
+        assert_eq!(code(&collateral), expected, "{what}");
+    }
+}
