@@ -104,8 +104,8 @@ impl ChainFile {
         if file.max_age_s > MAX_AGE {
             return Err(key_fault(path, "max_age_s", format!("must be at most {MAX_AGE}, a week")));
         }
-        if file.refresh_s == 0 {
-            return Err(key_fault(path, "refresh_s", "must be at least 1"));
+        if file.refresh_s == 0 || file.refresh_s > MAX_AGE {
+            return Err(key_fault(path, "refresh_s", format!("must be 1 to {MAX_AGE}, a week")));
         }
         Ok(file)
     }
