@@ -78,7 +78,8 @@ impl IntelCollateral {
             text.map(str::to_owned).ok_or_else(|| malformed(format!("{name} is missing, or is no text")))
         };
         let hex = |name: &str| -> Result<Vec<u8>, Refusal> {
-            from_hex(&text(name)?).ok_or_else(|| malformed(format!("{name} is not in hexadecimal digits")))
+            let signature = from_hex(&text(name)?).filter(|signature| signature.len() == 64);
+            signature.ok_or_else(|| malformed(format!("{name} is not 64 bytes in hexadecimal digits")))
         };
         let crl = |name: &str| -> Result<Vec<u8>, Refusal> {
             if object.get(name).is_none_or(serde_json::Value::is_null) {
@@ -98,6 +99,12 @@ impl IntelCollateral {
             pck_crl_issuer_chain: text("pck_crl_issuer_chain")?,
             root_ca_crl: crl("root_ca_crl")?,
         })
+    }
+
+    /// The provisioning enclave that TCB info is for, by its own word.
+    pub(crate) fn pce_id(&self) -> Option<Vec<u8>> {
+        let info: serde_json::Value = serde_json::from_str(&self.tcb_info).ok()?;
+        from_hex(info.get("pceId")?.as_str()?)
     }
 
     /// As the library takes it, with the chain of the quote's leaf.
@@ -152,7 +159,7 @@ impl AmdBundle {
 
 fn too_large(bytes: &[u8]) -> Result<(), Refusal> {
     if bytes.len() > MAX_COLLATERAL {
-        return Err(Refusal::TooLarge { what: "the collateral", found: bytes.len(), limit: MAX_COLLATERAL });
+        return Err(Refusal::TooLarge { what: "the collateral", limit: MAX_COLLATERAL });
     }
     Ok(())
 }
@@ -190,10 +197,10 @@ pub(crate) fn pem_blocks(bytes: &[u8]) -> Option<Vec<(String, Vec<u8>)>> {
         let Some(label) = line.strip_prefix("-----BEGIN ").and_then(|rest| rest.strip_suffix("-----")) else {
             continue;
         };
-        let mut content = String::new();
+        let (mut content, end) = (String::new(), format!("-----END {label}-----"));
         loop {
             let line = lines.next()?;
-            if line == format!("-----END {label}-----") {
+            if line == end {
                 break;
             }
             content.push_str(line);

@@ -34,6 +34,22 @@ pub enum Evidence {
     Amd(Box<Report>),
 }
 
+/// What a chip says that it has started.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Measurement {
+    /// An enclave: MRENCLAVE.
+    Sgx([u8; 32]),
+    /// A trust domain. MRTD is of its firmware alone: kernel, command line and initial file system are in the registers that the firmware extends.
+    Tdx {
+        /// Of the firmware.
+        mrtd: [u8; 48],
+        /// RTMR 0 to 3.
+        rtmrs: [[u8; 48]; 4],
+    },
+    /// A guest of SEV-SNP: the launch measurement, which has the hashes of kernel, command line and initial file system in it.
+    Snp([u8; 48]),
+}
+
 impl Evidence {
     /// Its bytes.
     pub fn encode(&self) -> Vec<u8> {
@@ -67,7 +83,7 @@ impl Evidence {
     pub fn decode(bytes: &[u8]) -> Result<Self, Refusal> {
         let limit = if bytes.first() == Some(&AMD) { MAX_REPORT } else { MAX_QUOTE };
         if bytes.len() > limit {
-            return Err(Refusal::TooLarge { what: WHAT, found: bytes.len(), limit });
+            return Err(Refusal::TooLarge { what: WHAT, limit });
         }
         let mut cursor = Cursor::new(bytes, WHAT);
         match cursor.array()? {
@@ -118,11 +134,11 @@ impl Evidence {
         }
     }
 
-    /// What was started: MRENCLAVE, MRTD or the launch measurement.
-    pub fn measurement(&self) -> Vec<u8> {
+    /// What was started.
+    pub fn measurement(&self) -> Measurement {
         match self {
             Self::Intel(quote) => quote.measurement(),
-            Self::Amd(report) => report.measurement().to_vec(),
+            Self::Amd(report) => Measurement::Snp(report.measurement()),
         }
     }
 

@@ -2,6 +2,8 @@
 //!
 //! Owns the list; judges nothing.
 
+use crate::evidence::Measurement;
+
 /// The kind of trusted execution environment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Platform {
@@ -106,10 +108,8 @@ pub struct Facts {
     pub version: u32,
     /// The product or processor model: `Genoa`, or an FMSPC in hexadecimal digits.
     pub product: String,
-    /// What was started: MRENCLAVE 32 bytes, MRTD 48 or the launch measurement 48.
-    pub measurement: Vec<u8>,
-    /// TDX: the four registers that the guest extends.
-    pub rtmrs: Vec<[u8; 48]>,
+    /// What was started.
+    pub measurement: Measurement,
     /// The 64 bytes that the guest has put into it.
     pub report_data: [u8; 64],
     /// What else of the environment the chip has signed, by name: attributes, owners, policies.

@@ -2,8 +2,12 @@
 //!
 //! Owns the rules that have nothing to do with the chain: products, firmware, ages. The defaults are those that clients are released with.
 
-use crate::facts::{Crl, Facts, KeyKind, Platform, Tcb, TcbVersion};
+use crate::facts::{Crl, Facts, Platform, Tcb, TcbVersion};
 use crate::refusal::Refusal;
+use crate::verdict::Image;
+
+/// ALIAS_CHECK_COMPLETE. Source: SEV-SNP ABI (56860), table "PLATFORM_INFO field".
+const ALIAS_CHECK: u64 = 1 << 5;
 
 /// The rules.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -14,8 +18,12 @@ pub struct Policy {
     pub amd_products: Vec<String>,
     /// Words of Intel's for the state of firmware that are.
     pub intel_statuses: Vec<String>,
-    /// Published weaknesses of Intel's that are put up with, because the image does what Intel advises. Those of another name refuse.
-    pub advisories: Vec<String>,
+    /// Attributes that a trust domain may have, as bits.
+    pub td_attributes: u64,
+    /// Extended features of the processor that a trust domain may use, as bits.
+    pub xfam: u64,
+    /// Whether the firmware must have looked for memory that appears twice (AMD-SB-3015, "BadRAM").
+    pub alias_check: bool,
     /// How old the block in the binding may be, in seconds of the chain's time.
     pub max_age_s: u64,
     /// Whether evidence of a simulation will do: only where everything says that it is one.
@@ -32,7 +40,11 @@ impl Default for Policy {
             amd_products: vec!["Genoa".into(), "Turin".into()],
             // What ordinary hosts reach; the library's own strict policy lets none of them through.
             intel_statuses: vec!["UpToDate".into(), "SWHardeningNeeded".into()],
-            advisories: Vec::new(),
+            // LASS, SEPT_VE_DISABLE, PKS. Not the counters of performance, which show what it does, nor keys that the host shares (KL).
+            td_attributes: 1 << 27 | 1 << 28 | 1 << 30,
+            // x87 to AVX-512, PKRU, CET, AMX. Not what traces execution (PT, LBR). Source: Intel SDM, volume 1, section 13.1.
+            xfam: 0x0006_1ae7,
+            alias_check: true,
             max_age_s: 6 * 3_600,
             simulation: false,
         }
@@ -49,11 +61,11 @@ pub struct Floors {
 }
 
 impl Policy {
-    /// Holds facts against the rules and the chain's floors.
+    /// Holds facts against the rules, the chain's floors and what the image is said to withstand.
     ///
     /// # Errors
     /// [`Refusal`].
-    pub(crate) fn check(&self, facts: &Facts, floors: &Floors) -> Result<(), Refusal> {
+    pub(crate) fn check(&self, facts: &Facts, floors: &Floors, image: &Image) -> Result<(), Refusal> {
         if facts.simulated && !self.simulation {
             return Err(Refusal::Simulated);
         }
@@ -68,7 +80,7 @@ impl Policy {
                 if !self.intel_statuses.contains(status) {
                     return Err(Refusal::TcbStatus(status.clone()));
                 }
-                if let Some(other) = advisories.iter().find(|advisory| !self.advisories.contains(advisory)) {
+                if let Some(other) = advisories.iter().find(|advisory| !image.advisories.contains(advisory)) {
                     return Err(Refusal::Advisory(other.clone()));
                 }
                 if *evaluation < floors.intel_evaluation {
@@ -87,10 +99,33 @@ impl Policy {
                 }
             }
         }
-        if facts.key != KeyKind::Pck && facts.vmpl() != Some(0) {
-            return Err(Refusal::Vmpl);
-        }
-        Ok(())
+        self.check_environment(facts)
+    }
+
+    fn check_environment(&self, facts: &Facts) -> Result<(), Refusal> {
+        let owner: &[&'static str] = match facts.platform {
+            Platform::Sgx => &["config_id"],
+            Platform::Tdx => {
+                if facts.number("td_attributes").is_none_or(|bits| bits & !self.td_attributes != 0) {
+                    return Err(Refusal::Attributes("the trust domain has attributes that no image asks for"));
+                }
+                if facts.number("xfam").is_none_or(|bits| bits & !self.xfam != 0) {
+                    return Err(Refusal::Attributes("the trust domain has processor features that no image asks for"));
+                }
+                &["mr_config_id", "mr_owner", "mr_owner_config"]
+            }
+            Platform::SevSnp => {
+                if facts.number("vmpl") != Some(0) {
+                    return Err(Refusal::Vmpl);
+                }
+                if self.alias_check && facts.number("platform_info").is_none_or(|bits| bits & ALIAS_CHECK == 0) {
+                    return Err(Refusal::Attributes("the firmware has not looked for memory that appears twice"));
+                }
+                &["id_key_digest", "author_key_digest"]
+            }
+        };
+        let zero = |name: &str| facts.field(name).is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0));
+        owner.iter().find(|name| !zero(name)).map_or(Ok(()), |name| Err(Refusal::Owner(name)))
     }
 }
 
@@ -112,9 +147,13 @@ impl TcbVersion {
 }
 
 impl Facts {
-    /// The level in the guest that a report of AMD was asked for at: 0 is the most privileged.
-    fn vmpl(&self) -> Option<u32> {
-        let field = self.fields.iter().find(|(name, _)| *name == "vmpl")?;
-        field.1.first_chunk().map(|bytes| u32::from_le_bytes(*bytes))
+    fn field(&self, name: &str) -> Option<&[u8]> {
+        self.fields.iter().find(|(own, _)| *own == name).map(|(_, bytes)| &bytes[..])
+    }
+
+    /// A field of at most eight bytes, as chips write numbers.
+    fn number(&self, name: &str) -> Option<u64> {
+        let bytes = self.field(name).filter(|bytes| bytes.len() <= 8)?;
+        Some(bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte)))
     }
 }

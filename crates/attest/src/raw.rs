@@ -32,7 +32,7 @@ pub struct Converted {
 /// [`Refusal`].
 pub fn convert(bytes: &[u8]) -> Result<Converted, Refusal> {
     if bytes.len() > MAX_RAW {
-        return Err(Refusal::TooLarge { what: "the evidence", found: bytes.len(), limit: MAX_RAW });
+        return Err(Refusal::TooLarge { what: "the evidence", limit: MAX_RAW });
     }
     let head: [u8; 4] = *bytes.first_chunk().ok_or(Refusal::NotEvidence)?;
     // A report has its version in four bytes, a quote in two and the kind of its key after that.
@@ -104,7 +104,7 @@ fn quote(bytes: &[u8]) -> Result<Converted, Refusal> {
     let evidence = Evidence::Intel(Box::new(quote));
     let size = evidence.encode().len();
     if size > MAX_QUOTE {
-        return Err(Refusal::TooLarge { what: "the evidence", found: size, limit: MAX_QUOTE });
+        return Err(Refusal::TooLarge { what: "the evidence", limit: MAX_QUOTE });
     }
     Ok(Converted { evidence, trimmed: after + inside })
 }

@@ -6,12 +6,10 @@
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Refusal {
     /// More bytes than evidence has.
-    #[error("{what} has {found} bytes; at most {limit} are read")]
+    #[error("{what} has more than the {limit} bytes that are read")]
     TooLarge {
         /// Of what.
         what: &'static str,
-        /// How many it has.
-        found: usize,
         /// How many are read.
         limit: usize,
     },
@@ -223,6 +221,12 @@ pub enum Refusal {
     /// Not from the most privileged level of the guest.
     #[error("the report was not asked for at VMPL 0: something more privileged runs in the same guest")]
     Vmpl,
+    /// Features that no image of the network asks for, or a check of the machine's memory that was not made.
+    #[error("{0}")]
+    Attributes(&'static str),
+    /// Somebody has said something of his own about it.
+    #[error("{0} is not zero: an owner or a configuration was given that no image of the network has")]
+    Owner(&'static str),
     /// Bound to something else.
     #[error("the evidence is not bound to what the relay says of itself")]
     Binding,
@@ -335,6 +339,8 @@ impl Refusal {
             Self::Floor { .. } => "floor",
             Self::NoFloor => "no-floor",
             Self::Vmpl => "vmpl",
+            Self::Attributes(_) => "attributes",
+            Self::Owner(_) => "owner",
             Self::Binding => "binding",
             Self::NoView(_) => "no-view",
             Self::OtherNetwork => "other-network",
@@ -372,7 +378,9 @@ impl Refusal {
             | Self::ServiceDomain
             | Self::SeptVe
             | Self::ProvisioningKey
-            | Self::Vmpl => "choose another relay; its operator has to start the image as it is published",
+            | Self::Vmpl
+            | Self::Attributes(_)
+            | Self::Owner(_) => "choose another relay; its operator has to start the image as it is published",
             Self::NoTcbLevel
             | Self::TcbRevoked
             | Self::Revoked { .. }

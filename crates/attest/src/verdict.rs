@@ -9,7 +9,7 @@
 
 use crate::binding::Binding;
 use crate::collateral::Collateral;
-use crate::evidence::Evidence;
+use crate::evidence::{Evidence, Measurement};
 use crate::facts::Facts;
 use crate::policy::{Floors, Policy};
 use crate::refusal::Refusal;
@@ -34,8 +34,10 @@ pub struct Image {
     pub hash: [u8; 32],
     /// Where it stands.
     pub state: ImageState,
-    /// What chips report when they start it, one for each shape of machine: MRTD, or the launch measurement.
-    pub measurements: Vec<Vec<u8>>,
+    /// What chips report when they start it, one for each shape of machine.
+    pub measurements: Vec<Measurement>,
+    /// Published weaknesses of Intel's that it does what is advised against. Those of another name refuse.
+    pub advisories: Vec<String>,
 }
 
 /// Where an image stands.
@@ -68,6 +70,17 @@ pub struct Relay {
     pub roles: u8,
 }
 
+/// A block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Block {
+    /// Its hash.
+    pub hash: [u8; 32],
+    /// Its height.
+    pub height: u64,
+    /// When it was made, in seconds since the Unix epoch.
+    pub time: u64,
+}
+
 /// What the chain says. Each part can be missing, and is asked for only by name.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct LedgerView {
@@ -75,8 +88,8 @@ pub struct LedgerView {
     pub network: Option<[u8; 32]>,
     /// Time of the newest block, in seconds since the Unix epoch.
     pub time: Option<u64>,
-    /// The block that the binding names, if the chain has it: hash and time.
-    pub block: Option<([u8; 32], u64)>,
+    /// The block that the binding names, if the chain has it.
+    pub block: Option<Block>,
     /// The relay.
     pub relay: Option<Relay>,
     /// Images, whatever became of them.
@@ -154,11 +167,11 @@ pub fn verify(
     let image = find_image(binding, evidence, view)?;
     let floors = view.floors.as_ref().ok_or(Refusal::NoView("the floors of firmware"))?;
     let facts = crate::examine(evidence, Some(collateral), roots, now)?;
-    policy.check(&facts, floors)?;
+    policy.check(&facts, floors, image)?;
     if now.abs_diff(time) > CLOCK_SKEW {
         return Err(Refusal::Clock);
     }
-    Ok(Verdict { facts, binding: *binding, image, identity: evidence.identity() })
+    Ok(Verdict { facts, binding: *binding, image: image.state, identity: evidence.identity() })
 }
 
 fn check_relay(binding: &Binding, role: u8, view: &LedgerView) -> Result<(), Refusal> {
@@ -183,17 +196,14 @@ fn check_relay(binding: &Binding, role: u8, view: &LedgerView) -> Result<(), Ref
 }
 
 fn check_block(binding: &Binding, view: &LedgerView, time: u64, policy: &Policy) -> Result<(), Refusal> {
-    let (hash, made) = view.block.ok_or(Refusal::UnknownBlock)?;
-    if binding.block_hash != hash {
-        return Err(Refusal::UnknownBlock);
-    }
-    if time.saturating_sub(made) > policy.max_age_s {
-        return Err(Refusal::TooOld { age: time.saturating_sub(made), limit: policy.max_age_s });
-    }
-    Ok(())
+    let block = view.block.ok_or(Refusal::UnknownBlock)?;
+    let same = (block.hash, block.height) == (binding.block_hash, binding.block_height);
+    // A block newer than the newest is none that the chain has.
+    let age = time.checked_sub(block.time).filter(|_| same).ok_or(Refusal::UnknownBlock)?;
+    if age > policy.max_age_s { Err(Refusal::TooOld { age, limit: policy.max_age_s }) } else { Ok(()) }
 }
 
-fn find_image(binding: &Binding, evidence: &Evidence, view: &LedgerView) -> Result<ImageState, Refusal> {
+fn find_image<'a>(binding: &Binding, evidence: &Evidence, view: &'a LedgerView) -> Result<&'a Image, Refusal> {
     let images = view.images.as_ref().ok_or(Refusal::NoView("the images"))?;
     let image = images.iter().find(|image| image.hash == binding.image).ok_or(Refusal::UnknownImage)?;
     match image.state {
@@ -206,5 +216,5 @@ fn find_image(binding: &Binding, evidence: &Evidence, view: &LedgerView) -> Resu
     if !image.measurements.contains(&evidence.measurement()) {
         return Err(Refusal::Measurement);
     }
-    Ok(image.state)
+    Ok(image)
 }

@@ -3,6 +3,7 @@
 
 use base64ct::Encoding as _;
 use openrelay_attest::collateral::{AmdBundle, AmdCollateral, Collateral, IntelCollateral};
+use openrelay_attest::evidence::Measurement;
 use openrelay_attest::facts::{Crl, KeyKind, Platform, Tcb};
 use openrelay_attest::raw::{Converted, convert};
 use openrelay_attest::{Evidence, Facts, Refusal, Roots, examine};
@@ -48,6 +49,11 @@ fn field<'a>(facts: &'a Facts, name: &str) -> &'a [u8] {
     facts.fields.iter().find(|(own, _)| *own == name).map(|(_, value)| value.as_slice()).unwrap()
 }
 
+/// Bytes of a fixture at a place.
+fn bytes_of<const N: usize>(name: &str, at: usize) -> [u8; N] {
+    *read(name)[at..].first_chunk().unwrap()
+}
+
 #[test]
 fn an_sgx_quote_says_what_it_says() {
     let (evidence, collateral) = intel("sgx_quote");
@@ -55,7 +61,7 @@ fn an_sgx_quote_says_what_it_says() {
     assert_eq!((facts.platform, facts.version, facts.key), (Platform::Sgx, 3, KeyKind::Pck));
     assert_eq!((facts.product.as_str(), facts.simulated, facts.crl), ("00a067110000", false, Crl::Checked));
     assert_eq!(&facts.report_data[..13], b"Hello, world!");
-    assert_eq!((facts.measurement.len(), facts.rtmrs.len()), (32, 0));
+    assert_eq!(facts.measurement, Measurement::Sgx(bytes_of("sgx_quote", 48 + 64)));
     let Tcb::Intel { status, advisories, evaluation } = &facts.tcb else { panic!("{:?}", facts.tcb) };
     assert_eq!((status.as_str(), *evaluation), ("ConfigurationAndSWHardeningNeeded", 17));
     assert!(advisories.contains(&"INTEL-SA-00289".to_owned()), "{advisories:?}");
@@ -67,8 +73,11 @@ fn a_tdx_quote_of_version_4_says_what_it_says() {
     let Converted { evidence, trimmed } = convert(&read("tdx_quote")).unwrap();
     assert_eq!(trimmed, 70, "zeros that a cloud has appended");
     let facts = judge(&evidence, &intel("tdx_quote").1, JUNE_2025).unwrap();
-    assert_eq!((facts.platform, facts.version, facts.measurement.len()), (Platform::Tdx, 4, 48));
-    assert_eq!((facts.rtmrs.len(), field(&facts, "td_attributes").len()), (4, 8));
+    assert_eq!((facts.platform, facts.version, field(&facts, "td_attributes").len()), (Platform::Tdx, 4, 8));
+    let register = |at: usize| bytes_of("tdx_quote", 48 + at);
+    let rtmrs = [328, 376, 424, 472].map(register);
+    assert_eq!(facts.measurement, Measurement::Tdx { mrtd: register(136), rtmrs });
+    assert!(rtmrs[1] != [0; 48] && rtmrs[1] != rtmrs[2], "a kernel and a command line were measured");
     assert_eq!(facts.report_data, evidence.report_data());
     let Tcb::Intel { status, .. } = &facts.tcb else { panic!("{:?}", facts.tcb) };
     assert_eq!(status, "UpToDate");

@@ -2,9 +2,12 @@
 //!
 //! Owns how facts and refusals are shown. Makes no verdict: whether a relay is good enough is the client's policy, and needs what the chain says.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::path::Path;
 
 use openrelay_attest::collateral::{AmdBundle, Collateral, IntelCollateral};
+use openrelay_attest::evidence::Measurement;
 use openrelay_attest::facts::{Crl, Facts, Tcb, TcbVersion};
 use openrelay_attest::raw::{Converted, MAX_RAW, convert};
 use openrelay_attest::{Evidence, Refusal, Roots, examine};
@@ -14,6 +17,9 @@ use serde_json::{Map, Value, json};
 use crate::failure::Failure;
 use crate::say;
 
+/// The largest evidence in hexadecimal digits, and two bytes more.
+const MAX_FILE: u64 = 2 * MAX_RAW as u64 + 2;
+
 /// Holds a raw quote or report against vendors' roots and collateral, and prints what follows; exit code 5 when it is refused.
 pub(crate) fn inspect(
     file: &Path,
@@ -21,8 +27,8 @@ pub(crate) fn inspect(
     at: Option<chrono::DateTime<chrono::FixedOffset>>,
     as_json: bool,
 ) -> Result<(), Failure> {
-    let bytes = read(file, MAX_RAW)?;
-    let collateral = collateral.map(|path| read(path, MAX_RAW)).transpose()?;
+    let bytes = read(file)?;
+    let collateral = collateral.map(read).transpose()?;
     let now = match at {
         Some(at) => u64::try_from(at.timestamp()).map_err(|_| Failure::new(2, "--at is before 1970"))?,
         None => unix_seconds(),
@@ -55,13 +61,16 @@ pub(crate) fn inspect(
     }
 }
 
-fn read(path: &Path, limit: usize) -> Result<Vec<u8>, Failure> {
+/// Of a file that is too large, enough is read to refuse it for that.
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     let fault = |why: &dyn std::fmt::Display| Failure::plain(format!("cannot read {}: {why}", path.display()));
-    let size = std::fs::metadata(path).map_err(|error| fault(&error))?.len();
-    if size > u64::try_from(limit).unwrap_or(u64::MAX) {
-        return Err(Failure::new(5, format!("{}: has {size} bytes; at most {limit} are read", path.display())));
-    }
-    std::fs::read(path).map_err(|error| fault(&error))
+    let mut bytes = Vec::new();
+    File::open(path)
+        .map_err(|error| fault(&error))?
+        .take(MAX_FILE)
+        .read_to_end(&mut bytes)
+        .map_err(|error| fault(&error))?;
+    Ok(bytes)
 }
 
 /// What is shown is filled in as it becomes known: of what is refused only what had to be done to read it.
@@ -110,11 +119,15 @@ fn list(facts: &Facts, shown: &mut Map<String, Value>) {
     put("simulated", facts.simulated.into());
     put("version", facts.version.into());
     put("product", facts.product.as_str().into());
-    put("measurement", hex(&facts.measurement).into());
-    put("report_data", hex(&facts.report_data).into());
-    if !facts.rtmrs.is_empty() {
-        put("rtmrs", facts.rtmrs.iter().map(|register| hex(register)).collect());
+    match &facts.measurement {
+        Measurement::Sgx(enclave) => put("measurement", hex(enclave).into()),
+        Measurement::Snp(launch) => put("measurement", hex(launch).into()),
+        Measurement::Tdx { mrtd, rtmrs } => {
+            put("measurement", hex(mrtd).into());
+            put("rtmrs", rtmrs.iter().map(|register| hex(register)).collect());
+        }
     }
+    put("report_data", hex(&facts.report_data).into());
     for (name, value) in &facts.fields {
         put(name, hex(value).into());
     }

@@ -85,6 +85,11 @@ fn what_is_refused_ends_with_5_a_reason_and_the_next_step() {
     refused(&[&dirty], "trailing-bytes");
     std::fs::remove_file(dirty).unwrap();
     refused(&[&collateral], "not-evidence");
+    let large = write("large", &[&std::fs::read(&quote).unwrap()[..], &[0; 65_536]].concat());
+    refused(&[&large], "too-large");
+    refused(&[&quote, "--collateral", &large], "too-large");
+    std::fs::remove_file(large).unwrap();
+    refused(&["/dev/zero"], "too-large");
     let (code, _, said) = inspect(&[&quote, "--at", "yesterday"]);
     assert!(code == 2 && said.contains("--at"), "{said}");
     let (code, _, said) = inspect(&["/no/such/file"]);

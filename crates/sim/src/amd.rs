@@ -7,13 +7,15 @@ use aws_lc_rs::rsa::{KeyPair, KeySize};
 use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _, RSA_PSS_SHA384};
 use openrelay_attest::roots::AmdRoot;
 
-use crate::der::{bits, integer, octets, oid, sequence, set, time, tlv};
+use crate::der::{bits, boolean, integer, octets, oid, sequence, set, time, tlv};
 
 /// When everything of it is valid: a year from this second on, since the Unix epoch.
 pub const BEGINS: u64 = 1_800_000_000;
 /// And until this one.
 pub const ENDS: u64 = BEGINS + 365 * 86_400;
 
+/// Basic constraints, the only critical extension.
+const CONSTRAINTS: &str = "2.5.29.19";
 /// Bytes of a report that are signed.
 const SIGNED: usize = 0x2a0;
 
@@ -100,9 +102,17 @@ impl MockAmd {
 
     /// The certificate of the authority for keys of clouds.
     pub fn asvk(&self) -> Vec<u8> {
-        self.issue(&self.ark, &self.of_authority(3, &self.asvk))
+        self.asvk_as(|_| {})
     }
 
+    /// The same, saying something else.
+    pub fn asvk_as(&self, change: impl FnOnce(&mut Certificate)) -> Vec<u8> {
+        let mut certificate = self.of_authority(3, &self.asvk);
+        change(&mut certificate);
+        self.issue(&self.ark, &certificate)
+    }
+
+    /// What the certificate of an authority says.
     fn of_authority(&self, serial: u8, authority: &Authority) -> Certificate {
         Certificate {
             serial,
@@ -110,7 +120,7 @@ impl MockAmd {
             begins: BEGINS,
             ends: ENDS,
             key: authority.public_key(),
-            extensions: Vec::new(),
+            extensions: vec![(CONSTRAINTS.into(), sequence(&[boolean(true)]))],
         }
     }
 
@@ -129,7 +139,10 @@ impl MockAmd {
         let extensions: Vec<Vec<u8>> = certificate
             .extensions
             .iter()
-            .map(|(identifier, content)| sequence(&[oid(identifier), octets(content)]))
+            .map(|(identifier, content)| {
+                let critical = if identifier == CONSTRAINTS { boolean(true) } else { Vec::new() };
+                sequence(&[oid(identifier), critical, octets(content)])
+            })
             .collect();
         let mut parts = vec![
             tlv(0xa0, &integer(2)),

@@ -129,6 +129,17 @@ impl Default for Published {
     }
 }
 
+impl Published {
+    /// The same for enclaves.
+    pub fn for_enclaves() -> Self {
+        let mut this = Self::default();
+        this.tcb_info = this.tcb_info.replace("\"id\":\"TDX\"", "\"id\":\"SGX\"");
+        this.qe_identity =
+            this.qe_identity.replace("\"id\":\"TD_QE\"", "\"id\":\"QE\"").replace("\"isvprodid\":2", "\"isvprodid\":1");
+        this
+    }
+}
+
 impl Default for MockIntel {
     fn default() -> Self {
         Self {
@@ -283,6 +294,12 @@ impl Machine {
     pub fn quote(&self, intel: &MockIntel, change: impl FnOnce(&mut Quote)) -> Vec<u8> {
         let mut quote = Quote::default();
         change(&mut quote);
+        self.sign(intel, quote)
+    }
+
+    /// The raw quote.
+    pub fn sign(&self, intel: &MockIntel, quote: Quote) -> Vec<u8> {
+        let is_enclave = quote.signed[0] == 3;
         let (signed, mut qe) = (quote.signed, quote.qe_report);
         let authentication = [0x61; 32];
         let bound = digest(&SHA256, &[&self.attestation.point()[..], &authentication].concat());
@@ -304,8 +321,9 @@ impl Machine {
             chain.as_bytes(),
         ]
         .concat();
-        let data = [&key.sign(&signed)[..], &self.attestation.point(), &6u16.to_le_bytes(), &length(&inner), &inner];
-        let data = data.concat();
+        // From version 4 on, what vouches for the key is certification data of its own.
+        let head = if is_enclave { Vec::new() } else { [&6u16.to_le_bytes()[..], &length(&inner)].concat() };
+        let data = [&key.sign(&signed)[..], &self.attestation.point(), &head, &inner].concat();
         [&signed[..], &length(&data), &data].concat()
     }
 
@@ -318,6 +336,8 @@ impl Machine {
 pub struct Quote {
     /// Header and body.
     pub signed: Vec<u8>,
+    /// Where the body begins.
+    body: usize,
     /// The quoting enclave's report.
     pub qe_report: Vec<u8>,
     /// Leave the attestation key out of the quoting enclave's report.
@@ -330,33 +350,72 @@ pub struct Quote {
 
 impl Default for Quote {
     fn default() -> Self {
-        let mut signed = vec![0; 48 + 584];
-        signed[..8].copy_from_slice(&[4, 0, 2, 0, 0x81, 0, 0, 0]);
-        signed[12..28].copy_from_slice(&[
-            0x93, 0x9a, 0x72, 0x33, 0xf7, 0x9c, 0x4c, 0xa9, 0x94, 0x0a, 0x0d, 0xb3, 0x95, 0x7f, 0x06, 0x07,
-        ]);
-        let mut this = Self {
-            signed,
-            qe_report: vec![0; 384],
-            unbound: false,
-            signed_by_another: false,
-            vouched_for_by_another: false,
-        };
-        // The module's version 5 of its first generation.
-        this.put(0, &[5, 1, 3]);
-        // SEPT_VE_DISABLE, and PKS.
-        this.put(120, &0x5000_0000u64.to_le_bytes());
-        this.put(136, &[0xd7; 48]);
-        this.qe_report[48] = 0x11;
-        this.qe_report[128..160].copy_from_slice(&QE_SIGNER);
-        this.qe_report[256..260].copy_from_slice(&[2, 0, 4, 0]);
+        let mut this = Self::new(4, 0x81, &[], 584);
+        this.put_domain();
         this
     }
 }
 
 impl Quote {
-    /// Puts bytes at a place of the trust domain's report.
+    fn new(version: u8, kind: u8, body_head: &[u8], body: usize) -> Self {
+        let mut signed = vec![0; 48];
+        signed[..8].copy_from_slice(&[version, 0, 2, 0, kind, 0, 0, 0]);
+        signed[12..28].copy_from_slice(&[
+            0x93, 0x9a, 0x72, 0x33, 0xf7, 0x9c, 0x4c, 0xa9, 0x94, 0x0a, 0x0d, 0xb3, 0x95, 0x7f, 0x06, 0x07,
+        ]);
+        signed.extend(body_head);
+        let begins = signed.len();
+        signed.resize(begins + body, 0);
+        let mut this = Self {
+            signed,
+            body: begins,
+            qe_report: vec![0; 384],
+            unbound: false,
+            signed_by_another: false,
+            vouched_for_by_another: false,
+        };
+        this.qe_report[48] = 0x11;
+        this.qe_report[128..160].copy_from_slice(&QE_SIGNER);
+        this.qe_report[256..260].copy_from_slice(&[2, 0, 4, 0]);
+        this
+    }
+
+    /// A trust domain's, version 5, with a body of type 2 (584 bytes), 3 (648) or 4 (885).
+    pub fn of_domain_5(kind: u8) -> Self {
+        let length: u16 = [584, 648, 885][usize::from(kind - 2)];
+        let [low, high] = length.to_le_bytes();
+        let mut this = Self::new(5, 0x81, &[kind, 0, low, high, 0, 0], length.into());
+        this.put_domain();
+        if kind > 2 {
+            // The module that runs now, where the first is the one that the domain was started by.
+            this.put(584, &[5, 1, 3]);
+        }
+        this
+    }
+
+    /// An enclave's, version 3.
+    pub fn of_enclave() -> Self {
+        let mut this = Self::new(3, 0, &[], 384);
+        this.put(0, &SVNS);
+        // INIT, MODE64BIT.
+        this.put(48, &[5]);
+        this.put(64, &[0xe7; 32]);
+        // The quoting enclave for enclaves.
+        this.qe_report[256..260].copy_from_slice(&[1, 0, 4, 0]);
+        this
+    }
+
+    fn put_domain(&mut self) {
+        // The module's version 5 of its first generation.
+        self.put(0, &[5, 1, 3]);
+        // SEPT_VE_DISABLE, and PKS.
+        self.put(120, &0x5000_0000u64.to_le_bytes());
+        self.put(136, &[0xd7; 48]);
+    }
+
+    /// Puts bytes at a place of the report.
     pub fn put(&mut self, at: usize, bytes: &[u8]) {
-        self.signed[48 + at..48 + at + bytes.len()].copy_from_slice(bytes);
+        let at = self.body + at;
+        self.signed[at..at + bytes.len()].copy_from_slice(bytes);
     }
 }

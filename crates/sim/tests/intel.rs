@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
 
 use openrelay_attest::collateral::{Collateral, IntelCollateral};
+use openrelay_attest::evidence::Measurement;
 use openrelay_attest::facts::{Platform, Tcb};
 use openrelay_attest::raw::convert;
 use openrelay_attest::{Evidence, Facts, Refusal, Roots, examine};
@@ -33,7 +34,13 @@ impl World {
     }
 
     fn judge_with(&self, change: impl FnOnce(&mut Quote), collateral: &IntelCollateral) -> Result<Facts, Refusal> {
-        let evidence = convert(&self.machine.quote(&self.intel, change))?.evidence;
+        let mut quote = Quote::default();
+        change(&mut quote);
+        self.judge_quote(quote, collateral)
+    }
+
+    fn judge_quote(&self, quote: Quote, collateral: &IntelCollateral) -> Result<Facts, Refusal> {
+        let evidence = convert(&self.machine.sign(&self.intel, quote))?.evidence;
         let evidence = Evidence::decode(&evidence.encode())?;
         let collateral = Collateral::Intel(Box::new(collateral.clone()));
         examine(&evidence, Some(&collateral), &self.intel.roots(), self.now)
@@ -49,7 +56,8 @@ fn a_good_quote_is_believed_for_what_it_says_and_by_its_own_roots_alone() {
     let world = World::default();
     let facts = world.judge(nothing).unwrap();
     assert_eq!((facts.platform, facts.version, facts.simulated), (Platform::Tdx, 4, true));
-    assert_eq!((facts.product.as_str(), facts.smt, facts.measurement), ("50806f000000", Some(true), vec![0xd7; 48]));
+    assert_eq!((facts.product.as_str(), facts.smt), ("50806f000000", Some(true)));
+    assert_eq!(facts.measurement, Measurement::Tdx { mrtd: [0xd7; 48], rtmrs: [[0; 48]; 4] });
     assert_eq!(facts.expires, BEGINS + 30 * DAY);
     let Tcb::Intel { status, evaluation, .. } = facts.tcb else { panic!("{:?}", facts.tcb) };
     assert_eq!((status.as_str(), evaluation), ("UpToDate", 18));
@@ -107,6 +115,76 @@ fn counter_examples_of_quotes() {
     }
 }
 
+/// Version 5 by its three bodies, of which no genuine one of the first two was to be had.
+#[test]
+fn counter_examples_of_quotes_of_version_5() {
+    type Change = fn(&mut Quote);
+    let world = World::default();
+    let collateral = world.intel.sign(&world.published);
+    let code = |kind, change: Change| {
+        let mut quote = Quote::of_domain_5(kind);
+        change(&mut quote);
+        world.judge_quote(quote, &collateral).map_or_else(|refusal| refusal.code(), |_| "genuine")
+    };
+    for kind in 2..=4 {
+        assert_eq!(code(kind, nothing), "genuine", "type {kind}");
+        assert_eq!(code(kind, |q| q.put(120, &[0x11])), "debug");
+        assert_eq!(code(kind, |q| q.signed_by_another = true), "signature");
+        assert_eq!(code(kind, |q| q.signed[48] = 5), "unsupported-version");
+        assert_eq!(code(kind, |q| q.signed[50] ^= 1), "not-canonical");
+    }
+    assert_eq!(code(2, |q| q.put(0, &[4, 1, 3])), "no-tcb-level");
+    assert_eq!(code(3, |q| q.put(584, &[4, 1, 3])), "no-tcb-level", "the module that runs now");
+    assert_eq!(code(3, |q| q.put(0, &[4, 1, 3])), "no-tcb-level", "the module that started it");
+    assert_eq!(code(2, |q| q.signed[48] = 3), "not-canonical", "the size of another type");
+    for (what, kind, at) in [
+        ("a service domain's measurement", 3, 600),
+        ("its last byte", 3, 647),
+        ("a service domain's measurement", 4, 600),
+        ("what service domains are now", 4, 829),
+        ("its last byte", 4, 876),
+    ] {
+        let mut quote = Quote::of_domain_5(kind);
+        quote.put(at, &[1]);
+        let refusal = world.judge_quote(quote, &collateral).unwrap_err();
+        assert_eq!(refusal.code(), "service-domain", "{what}, type {kind}");
+    }
+}
+
+#[test]
+fn counter_examples_of_enclaves() {
+    type Change = fn(&mut Quote);
+    let mut world = World { published: Published::for_enclaves(), ..World::default() };
+    let collateral = world.intel.sign(&world.published);
+    let facts = world.judge_quote(Quote::of_enclave(), &collateral).unwrap();
+    assert_eq!((facts.platform, facts.version, facts.measurement), (Platform::Sgx, 3, Measurement::Sgx([0xe7; 32])));
+    let rows: [(&str, Change, &str); 13] = [
+        ("nothing", nothing, "genuine"),
+        ("debug", |q| q.put(48, &[7]), "debug"),
+        ("the provisioning key", |q| q.put(48, &[0x15]), "provisioning-key"),
+        ("not initialised", |q| q.put(48, &[4]), "reserved-bits"),
+        ("an attribute of tomorrow", |q| q.put(49, &[8]), "reserved-bits"),
+        ("reserved bytes", |q| q.put(31, &[1]), "reserved-bits"),
+        ("more of them", |q| q.put(127, &[1]), "reserved-bits"),
+        ("still more", |q| q.put(191, &[1]), "reserved-bits"),
+        ("the last of them", |q| q.put(303, &[1]), "reserved-bits"),
+        ("another key signs", |q| q.signed_by_another = true, "signature"),
+        ("the quoting enclave does not know the key", |q| q.unbound = true, "qe-binding"),
+        ("the quoting enclave for trust domains", |q| q.qe_report[256] = 2, "other-qe"),
+        ("report data, which is the enclave's own", |q| q.put(320, &[0xff; 64]), "genuine"),
+    ];
+    for (what, change, expected) in rows {
+        let mut quote = Quote::of_enclave();
+        change(&mut quote);
+        let judged = world.judge_quote(quote, &collateral);
+        assert_eq!(judged.map_or_else(|refusal| refusal.code(), |_| "genuine"), expected, "{what}");
+    }
+    world.published = Published::default();
+    let collateral = world.intel.sign(&world.published);
+    let refusal = world.judge_quote(Quote::of_enclave(), &collateral).unwrap_err();
+    assert_eq!(refusal.code(), "qe-identity", "collateral of trust domains");
+}
+
 #[test]
 fn counter_examples_of_what_is_published() {
     type Change = fn(&mut Published);
@@ -115,7 +193,7 @@ fn counter_examples_of_what_is_published() {
         *text = text.replace(from, to);
     }
     let ends = BEGINS + 30 * DAY;
-    let rows: [(&str, Change, &str); 23] = [
+    let rows: [(&str, Change, &str); 25] = [
         ("nothing", |_| {}, "genuine"),
         ("the machine is revoked", |p| p.revoked_machines = vec![9], "revoked"),
         ("another machine is", |p| p.revoked_machines = vec![8], "genuine"),
@@ -125,6 +203,7 @@ fn counter_examples_of_what_is_published() {
         ("lists from yesterday's end", |p| p.lists.ends = NOW - 1, "stale-crl"),
         ("lists until now", |p| p.lists.ends = NOW, "stale-crl"),
         ("lists until a second later", |p| p.lists.ends = NOW + 1, "genuine"),
+        ("lists from tomorrow on", |p| p.lists.begins = NOW + 1, "not-yet-valid"),
         ("TCB info of tomorrow", |p| swap(&mut p.tcb_info, &rfc3339(BEGINS), &rfc3339(NOW + 1)), "not-yet-valid"),
         (
             "TCB info of yesterday",
@@ -142,6 +221,13 @@ fn counter_examples_of_what_is_published() {
             "expired",
         ),
         ("another model", |p| swap(&mut p.tcb_info, "50806F000000", "50806F000001"), "other-model"),
+        (
+            "another provisioning enclave",
+            |p| {
+                swap(&mut p.tcb_info, "\"pceId\":\"0000\"", "\"pceId\":\"0001\"");
+            },
+            "other-model",
+        ),
         ("for enclaves", |p| swap(&mut p.tcb_info, "\"id\":\"TDX\"", "\"id\":\"SGX\""), "tcb-info"),
         ("TCB info of version 2", |p| swap(&mut p.tcb_info, "\"version\":3", "\"version\":2"), "tcb-info"),
         ("identity of another enclave", |p| swap(&mut p.qe_identity, "TD_QE", "QE"), "qe-identity"),

@@ -5,13 +5,14 @@ use std::sync::OnceLock;
 
 use openrelay_attest::binding::{Binding, LENGTH};
 use openrelay_attest::collateral::{AmdCollateral, Collateral};
-use openrelay_attest::facts::{Platform, TcbVersion};
+use openrelay_attest::evidence::Measurement;
+use openrelay_attest::facts::{KeyKind, Platform, TcbVersion};
 use openrelay_attest::policy::{Floors, Policy};
 use openrelay_attest::raw::convert;
-use openrelay_attest::verdict::{Image, ImageState, LedgerView, Relay, Staple, Verdict, verify};
+use openrelay_attest::verdict::{Block, Image, ImageState, LedgerView, Relay, Staple, Verdict, verify};
 use openrelay_attest::{Evidence, Refusal, Roots};
 use openrelay_sim::amd::{BEGINS, Chip, ENDS, MockAmd, Report};
-use openrelay_sim::intel::{Machine, MockIntel, Published};
+use openrelay_sim::intel::{Machine, MockIntel, Published, Quote};
 
 const NOW: u64 = BEGINS + 86_400;
 const INGRESS: u8 = 1;
@@ -32,6 +33,7 @@ struct World {
     policy: Policy,
     view: LedgerView,
     with_crl: bool,
+    key: KeyKind,
     role: u8,
     now: u64,
 }
@@ -65,7 +67,7 @@ impl World {
         let view = LedgerView {
             network: Some(binding.network),
             time: Some(NOW - 60),
-            block: Some((binding.block_hash, NOW - 3_600)),
+            block: Some(Block { hash: binding.block_hash, height: binding.block_height, time: NOW - 3_600 }),
             relay: Some(Relay {
                 relay_id: binding.relay_id,
                 handshake_key: binding.handshake_key,
@@ -75,7 +77,8 @@ impl World {
             images: Some(vec![Image {
                 hash: IMAGE,
                 state: ImageState::Active,
-                measurements: vec![vec![0; 48], MEASUREMENT.to_vec()],
+                measurements: vec![Measurement::Snp([0; 48]), Measurement::Snp(MEASUREMENT)],
+                advisories: Vec::new(),
             }]),
             floors: Some(Floors { intel_evaluation: 0, amd: vec![(product.to_owned(), floor)] }),
         };
@@ -84,6 +87,7 @@ impl World {
             policy: Policy { simulation: true, ..Policy::default() },
             report_data: None,
             with_crl: true,
+            key: KeyKind::Vcek,
             role: EGRESS,
             now: NOW,
             amd,
@@ -98,10 +102,17 @@ impl World {
         let data = self.report_data.unwrap_or_else(|| self.binding.report_data());
         let raw = self.chip.sign(&self.report.clone().with(0x50, &data));
         let Evidence::Amd(mut report) = convert(&raw)?.evidence else { panic!("no report") };
-        report.certificate = self.amd.vcek(&self.chip.certificate(self.amd.product));
+        let mut certificate = self.chip.certificate(self.amd.product);
+        report.certificate = if self.key == KeyKind::Vlek {
+            certificate.subject = "SEV-VLEK".into();
+            self.amd.vlek(&certificate)
+        } else {
+            self.amd.vcek(&certificate)
+        };
+        let asvk = (self.key == KeyKind::Vlek).then(|| self.amd.asvk());
         let crl = self.with_crl.then(|| self.amd.crl(BEGINS, Some(ENDS), &[]));
         let staple = Staple { evidence: Evidence::Amd(report), binding: self.binding };
-        let collateral = Collateral::Amd(AmdCollateral { asvk: None, crl });
+        let collateral = Collateral::Amd(AmdCollateral { asvk, crl });
         verify(&staple, self.role, &collateral, (&self.roots, &self.policy), &self.view, self.now)
     }
 
@@ -123,8 +134,7 @@ fn a_relay_whose_evidence_holds_gets_a_verdict_that_lists_facts() {
 #[test]
 fn counter_examples() {
     type Change = fn(&mut World);
-    let image = |world: &mut World, state| world.view.images.as_mut().unwrap()[0].state = state;
-    let rows: [(&str, Change, &str); 58] = [
+    let rows: [(&str, Change, &str); 67] = [
         ("nothing", |_| {}, "verdict"),
         ("simulations are not accepted", |w| w.policy.simulation = false, "simulated"),
         ("debug", |w| w.report.put(0x0a, &[0x0b]), "debug"),
@@ -154,19 +164,16 @@ fn counter_examples() {
         ("the wrong role for this hop", |w| w.role = INGRESS, "other-role"),
         ("a block of another fork", |w| w.binding.block_hash[0] ^= 1, "unknown-block"),
         ("a block that the chain does not have", |w| w.view.block = None, "unknown-block"),
+        ("that block at another height", |w| w.view.block.as_mut().unwrap().height += 1, "unknown-block"),
+        ("a block newer than the newest", |w| w.view.block.as_mut().unwrap().time = NOW - 59, "unknown-block"),
+        ("the newest block", |w| w.view.block.as_mut().unwrap().time = NOW - 60, "verdict"),
         ("as old as it may be", |w| set_age(w, 21_600), "verdict"),
         ("a second too old", |w| set_age(w, 21_601), "too-old"),
         ("another image", |w| w.binding.image[0] ^= 1, "unknown-image"),
         ("no images at all", |w| w.view.images = Some(Vec::new()), "unknown-image"),
         ("an image that another was started for", |w| w.report.put(0x90, &[0x4e]), "measurement"),
-        ("an image of no measurements", |w| w.view.images.as_mut().unwrap()[0].measurements.clear(), "measurement"),
-        (
-            "a part of its measurement",
-            |w| {
-                w.view.images.as_mut().unwrap()[0].measurements = vec![MEASUREMENT[..32].to_vec()];
-            },
-            "measurement",
-        ),
+        ("an image of no measurements", |w| image(w).measurements.clear(), "measurement"),
+        ("an image of trust domains", |w| image(w).measurements = vec![domain(MEASUREMENT, 0)], "measurement"),
         ("the network is missing", |w| w.view.network = None, "no-view"),
         ("the time is missing", |w| w.view.time = None, "no-view"),
         ("the record is missing", |w| w.view.relay = None, "no-view"),
@@ -184,6 +191,19 @@ fn counter_examples() {
         ("what it was started with is", |w| w.report.put(0x1f0, &[9]), "floor"),
         ("no revocation list", |w| w.with_crl = false, "no-crl"),
         ("VMPL 1", |w| w.report.put(0x30, &[1]), "vmpl"),
+        ("memory that may appear twice", |w| w.report.put(0x40, &[1]), "attributes"),
+        ("more than that was looked for", |w| w.report.put(0x40, &[0x3f]), "verdict"),
+        (
+            "the same where nobody asks",
+            |w| {
+                w.policy.alias_check = false;
+                w.report.put(0x40, &[1]);
+            },
+            "verdict",
+        ),
+        ("signed by an owner", |w| w.report.put(0xe0, &[1]), "owner"),
+        ("signed by an author", |w| w.report.put(0x13f, &[1]), "owner"),
+        ("host data, which the host may choose", |w| w.report.put(0xc0, &[1; 32]), "verdict"),
         ("another product is accepted", |w| w.policy.amd_products = vec!["Turin".into()], "product"),
         ("only TDX is accepted", |w| w.policy.platforms = vec![Platform::Tdx], "platform"),
         ("nothing is accepted", |w| w.policy.platforms.clear(), "platform"),
@@ -213,7 +233,7 @@ fn counter_examples() {
     ];
     for (state, expected) in states {
         let mut world = World::new();
-        image(&mut world, state);
+        image(&mut world).state = state;
         assert_eq!(world.code(), expected, "{state:?}");
     }
     assert_eq!(World::of("Milan", Chip::default()).code(), "product", "by the policy that clients are released with");
@@ -227,12 +247,21 @@ fn keep(world: &mut World, change: fn(&mut Binding)) {
 }
 
 fn set_age(world: &mut World, age: u64) {
-    world.view.block = Some((world.binding.block_hash, world.view.time.unwrap() - age));
+    world.view.block.as_mut().unwrap().time = world.view.time.unwrap() - age;
 }
 
 fn set_time(world: &mut World, time: u64) {
     world.view.time = Some(time);
     set_age(world, 60);
+}
+
+fn image(world: &mut World) -> &mut Image {
+    &mut world.view.images.as_mut().unwrap()[0]
+}
+
+/// The measurement of a trust domain, whose registers all have one value.
+fn domain(mrtd: [u8; 48], register: u8) -> Measurement {
+    Measurement::Tdx { mrtd, rtmrs: [[register; 48]; 4] }
 }
 
 fn floor(world: &mut World) -> &mut TcbVersion {
@@ -246,15 +275,22 @@ fn trust_domains_are_held_to_intels_words() {
     let machine = Machine::default();
     let mut world = World::new();
     world.roots = intel.roots();
-    world.view.images.as_mut().unwrap()[0].measurements = vec![vec![0xd7; 48]];
-    let raw = machine.quote(&intel, |quote| quote.put(520, &world.binding.report_data()));
-    let evidence = convert(&raw).unwrap().evidence;
-    let staple = Staple { evidence, binding: world.binding };
-    let code = |world: &World, published: &Published| {
+    image(&mut world).measurements = vec![domain([0xd7; 48], 0)];
+    let binding = world.binding;
+    let staple = |change: &dyn Fn(&mut Quote)| {
+        let raw = machine.quote(&intel, |quote| {
+            quote.put(520, &binding.report_data());
+            change(quote);
+        });
+        Staple { evidence: convert(&raw).unwrap().evidence, binding }
+    };
+    let shown = staple(&|_| {});
+    let code_of = |staple: &Staple, world: &World, published: &Published| {
         let collateral = Collateral::Intel(Box::new(intel.sign(published)));
-        let judged = verify(&staple, EGRESS, &collateral, (&world.roots, &world.policy), &world.view, NOW);
+        let judged = verify(staple, EGRESS, &collateral, (&world.roots, &world.policy), &world.view, NOW);
         judged.map_or_else(|refusal| refusal.code(), |_| "verdict")
     };
+    let code = |world: &World, published: &Published| code_of(&shown, world, published);
     let published = |status: &str| {
         let mut published = Published::default();
         // The platform's level is the last thing in it.
@@ -269,8 +305,33 @@ fn trust_domains_are_held_to_intels_words() {
         assert_eq!(code(&world, &published(status)), "tcb-status", "{status}");
     }
     assert_eq!(code(&world, &weak), "advisory");
-    world.policy.advisories = vec!["INTEL-SA-00001".into()];
+    image(&mut world).advisories = vec!["INTEL-SA-00001".into()];
     assert_eq!(code(&world, &weak), "verdict", "the image does what is advised");
+    type Change = fn(&mut Quote);
+    fn attributes(quote: &mut Quote, bits: u64) {
+        quote.put(120, &(1 << 28 | bits).to_le_bytes());
+    }
+    let rows: [(&str, Change, &str); 16] = [
+        ("another firmware", |q| q.put(136, &[0]), "measurement"),
+        ("RTMR 0, of what the host gave", |q| q.put(328, &[1]), "measurement"),
+        ("RTMR 1, of another kernel", |q| q.put(376, &[1]), "measurement"),
+        ("RTMR 2, of another command line", |q| q.put(424, &[1]), "measurement"),
+        ("RTMR 3, of something that was started", |q| q.put(519, &[1]), "measurement"),
+        ("LASS", |q| attributes(q, 1 << 27), "verdict"),
+        ("key locker", |q| attributes(q, 1 << 31), "attributes"),
+        ("counters of performance", |q| attributes(q, 1 << 63), "attributes"),
+        ("AVX-512 and AMX", |q| q.put(128, &0x6_00e7u64.to_le_bytes()), "verdict"),
+        ("traces of the processor", |q| q.put(128, &0x1e7u64.to_le_bytes()), "attributes"),
+        ("records of branches", |q| q.put(128, &0x80e7u64.to_le_bytes()), "attributes"),
+        ("a configuration", |q| q.put(184, &[1]), "owner"),
+        ("an owner", |q| q.put(232, &[1]), "owner"),
+        ("an owner's configuration", |q| q.put(327, &[1]), "owner"),
+        ("debug", |q| attributes(q, 1), "debug"),
+        ("nothing", |_| {}, "verdict"),
+    ];
+    for (what, change, expected) in rows {
+        assert_eq!(code_of(&staple(&change), &world, &Published::default()), expected, "{what}");
+    }
     world.view.floors.as_mut().unwrap().intel_evaluation = 18;
     assert_eq!(code(&world, &Published::default()), "verdict");
     world.view.floors.as_mut().unwrap().intel_evaluation = 19;
@@ -287,15 +348,23 @@ fn two_hops_run_on_two_chips_of_which_one_may_be_unknown() {
         chip
     };
     let named = |number| World::of("Genoa", chip(number)).judge().unwrap();
-    let hidden = || {
-        let mut world = World::of("Genoa", chip(9));
-        world.report = world.report.with(0x48, &[2]).with(0x1a0, &[0; 64]);
+    let hidden = |number| {
+        let mut world = World::of("Genoa", chip(number));
+        world.report.put(0x1a0, &[0; 64]);
+        world.judge().unwrap()
+    };
+    let cloud = || {
+        let mut world = World::new();
+        world.key = KeyKind::Vlek;
+        world.report.put(0x48, &[1 << 2]);
         world.judge().unwrap()
     };
     assert_eq!(named(1).may_share_a_circuit_with(&named(2)), Ok(()));
     assert_eq!(named(1).may_share_a_circuit_with(&named(1)).unwrap_err().code(), "same-chip");
-    assert_eq!(named(1).may_share_a_circuit_with(&hidden()), Ok(()));
-    assert_eq!(hidden().may_share_a_circuit_with(&hidden()).unwrap_err().code(), "unknown-chips");
+    assert_eq!(hidden(1).may_share_a_circuit_with(&hidden(2)), Ok(()), "their certificates name them");
+    assert_eq!(hidden(1).may_share_a_circuit_with(&named(1)).unwrap_err().code(), "same-chip");
+    assert_eq!(named(1).may_share_a_circuit_with(&cloud()), Ok(()));
+    assert_eq!(cloud().may_share_a_circuit_with(&cloud()).unwrap_err().code(), "unknown-chips");
 }
 
 #[test]

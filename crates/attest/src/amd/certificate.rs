@@ -7,6 +7,7 @@ use der::asn1::ObjectIdentifier;
 use der::{Decode as _, Encode as _};
 use x509_cert::Certificate;
 use x509_cert::crl::CertificateList;
+use x509_cert::ext::pkix::BasicConstraints;
 use x509_cert::time::Validity;
 
 use crate::facts::{KeyKind, TcbVersion};
@@ -27,6 +28,10 @@ const PSS_TRAILER: [u8; 5] = [0xa3, 0x03, 0x02, 0x01, 0x01];
 /// Id-ecPublicKey, RFC 5480, and P-384.
 const EC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
 const P384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
+
+/// RFC 5280, sections 4.2.1.9 and 4.2.1.3: the critical extensions that are understood here.
+const BASIC_CONSTRAINTS: &str = "2.5.29.19";
+const KEY_USAGE: &str = "2.5.29.15";
 
 /// AMD's own extensions. Source: VCEK certificate (57230), table "Custom extensions".
 const PRODUCT_NAME: &str = "1.3.6.1.4.1.3704.1.2";
@@ -82,6 +87,11 @@ impl Read {
         if certificate.signature_algorithm() != certificate.tbs_certificate().signature() {
             return Err(malformed(what, "it names two kinds of signature"));
         }
+        let extensions = certificate.tbs_certificate().extensions().map_or(&[][..], Vec::as_slice);
+        let known = |oid: &ObjectIdentifier| [BASIC_CONSTRAINTS, KEY_USAGE].contains(&oid.to_string().as_str());
+        if extensions.iter().any(|extension| extension.critical && !known(&extension.extn_id)) {
+            return Err(Refusal::Usage { what });
+        }
         Ok(Self { certificate, what })
     }
 
@@ -129,6 +139,13 @@ impl Read {
             return false;
         };
         UnparsedPublicKey::new(&RSA_PSS_2048_8192_SHA384, key).verify(message, signature).is_ok()
+    }
+
+    /// Whether it is an authority's: it must say so itself.
+    pub(super) fn may_certify(&self) -> Result<(), Refusal> {
+        let constraints = self.required(BASIC_CONSTRAINTS)?;
+        let constraints = BasicConstraints::from_der(constraints).map_err(|error| malformed(self.what, error))?;
+        if constraints.ca { Ok(()) } else { Err(Refusal::Usage { what: self.what }) }
     }
 
     /// When it ends, in seconds since the Unix epoch.

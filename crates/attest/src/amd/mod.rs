@@ -113,12 +113,16 @@ impl Report {
             return Ok(None);
         }
         let [family, model] = self.field(0x188);
-        let found = u32::from(family) << 8 | u32::from(model);
+        let found = u32::from(u16::from_be_bytes([family, model]));
         Product::of_model(family, model).map(Some).ok_or(Refusal::UnsupportedVersion { what: "processors", found })
     }
 
     /// The kind of key that signed, by the report's own word.
     pub(crate) fn key_kind(&self) -> Result<KeyKind, Refusal> {
+        // MASK_CHIP_KEY: then the signature is zeros.
+        if self.number(0x48) >> 1 & 1 == 1 {
+            return Err(Refusal::Unsigned);
+        }
         match self.number(0x48) >> 2 & 7 {
             0 => Ok(KeyKind::Vcek),
             1 => Ok(KeyKind::Vlek),

@@ -6,6 +6,7 @@ use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
 use super::certificate::{Read, check_crl};
 use super::{Product, Report};
 use crate::collateral::AmdCollateral;
+use crate::evidence::Measurement;
 use crate::facts::{Crl, Facts, KeyKind, Platform, Tcb};
 use crate::refusal::Refusal;
 use crate::roots::{AmdRoot, Roots};
@@ -45,7 +46,9 @@ pub(crate) fn examine(
     {
         return Err(Refusal::OtherProduct { found: product.name(), certified: chain.root.product });
     }
+    chain.ark.check(&chain.ark, now)?;
     chain.authority.check(&chain.ark, now)?;
+    chain.authority.may_certify()?;
     leaf.check(&chain.authority, now)?;
     let mut expires = leaf.expires().min(chain.authority.expires()).min(chain.ark.expires());
     let crl = match collateral.and_then(|collateral| collateral.crl.as_deref()) {
@@ -60,7 +63,8 @@ pub(crate) fn examine(
         .verify(&report.signed, &signature)
         .map_err(|_| Refusal::Signature)?;
     fits(report, &leaf, kind, chain.product)?;
-    Ok(facts(report, kind, &chain, crl, expires, roots.simulated))
+    let chip = if kind == KeyKind::Vcek { Some(certified_chip(&leaf)?) } else { None };
+    Ok(facts(report, (kind, chip), &chain, (crl, expires), roots.simulated))
 }
 
 impl<'a> Chain<'a> {
@@ -78,7 +82,9 @@ impl<'a> Chain<'a> {
                 (KeyKind::Vlek, Some(asvk)) => Read::new(asvk, VLEK_AUTHORITY)?,
                 _ => Read::new(&root.ask, "the certificate of AMD's authority (ASK)")?,
             };
-            if leaf.is_issued_by(&authority) && authority.is_issued_by(&ark) {
+            let prefix = if kind == KeyKind::Vlek { "SEV-VLEK" } else { "SEV" };
+            let named = authority.common_name() == Some(format!("{prefix}-{}", root.product));
+            if named && leaf.is_issued_by(&authority) && authority.is_issued_by(&ark) {
                 return Ok(Self { product, ark, authority, root });
             }
         }
@@ -90,7 +96,7 @@ impl<'a> Chain<'a> {
 /// Whether the certificate is of this report's firmware and chip.
 fn fits(report: &Report, leaf: &Read, kind: KeyKind, product: Product) -> Result<(), Refusal> {
     if !leaf.is_for(product)? {
-        return Err(Refusal::KeyKind);
+        return Err(Refusal::OtherProduct { found: product.name(), certified: "another one" });
     }
     let (reported, certified) = (product.tcb(report.field(0x180)), leaf.tcb(product)?);
     let pairs = [
@@ -106,32 +112,30 @@ fn fits(report: &Report, leaf: &Read, kind: KeyKind, product: Product) -> Result
     if kind == KeyKind::Vlek {
         return Ok(());
     }
-    let chip = report.chip_id();
-    match leaf.hardware_id()? {
-        // From Turin on the number has eight bytes, and the report pads it.
-        Some(id) if chip.get(..id.len()) == Some(id) && !id.is_empty() && is_zero(chip.get(id.len()..)) => Ok(()),
-        // The machine's owner may hide the chip; then nothing can be compared.
-        Some(_) if is_zero(Some(&chip)) && report.is_masked() => Ok(()),
-        _ => Err(Refusal::OtherChip),
+    // The machine's owner may hide the chip in the report (MASK_CHIP_ID), which then has zeros; its certificate names it all the same.
+    let (chip, certified) = (report.chip_id(), certified_chip(leaf)?);
+    if chip == certified || chip == [0; 64] { Ok(()) } else { Err(Refusal::OtherChip) }
+}
+
+/// The chip that a VCEK is of. From Turin on the number has eight bytes, which reports pad with zeros.
+fn certified_chip(leaf: &Read) -> Result<[u8; 64], Refusal> {
+    let id = leaf.hardware_id()?.filter(|id| [8, 64].contains(&id.len())).ok_or(Refusal::OtherChip)?;
+    let mut chip = [0; 64];
+    for (place, byte) in chip.iter_mut().zip(id) {
+        *place = *byte;
     }
+    if chip == [0; 64] { Err(Refusal::OtherChip) } else { Ok(chip) }
 }
 
-fn is_zero(bytes: Option<&[u8]>) -> bool {
-    bytes.is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0))
-}
-
-impl Report {
-    /// Whether the machine's owner has hidden which chip it is.
-    fn is_masked(&self) -> bool {
-        self.number(0x48) >> 1 & 1 == 1
-    }
-}
-
-fn facts(report: &Report, key: KeyKind, chain: &Chain<'_>, crl: Crl, expires: u64, simulated: bool) -> Facts {
+fn facts(
+    report: &Report,
+    (key, chip): (KeyKind, Option<[u8; 64]>),
+    chain: &Chain<'_>,
+    (crl, expires): (Crl, u64),
+    simulated: bool,
+) -> Facts {
     let tcb = |at| chain.product.tcb(report.field(at));
-    let chip = report.chip_id();
-    let named = key == KeyKind::Vcek && !is_zero(Some(&chip));
-    let tag = named.then(|| {
+    let tag = chip.map(|chip| {
         let mut tag = [0; 32];
         tag.copy_from_slice(digest(&SHA256, &[CHIP, &chip].concat()).as_ref());
         tag
@@ -161,8 +165,7 @@ fn facts(report: &Report, key: KeyKind, chain: &Chain<'_>, crl: Crl, expires: u6
         simulated,
         version: report.version(),
         product: chain.root.product.to_owned(),
-        measurement: report.measurement().to_vec(),
-        rtmrs: Vec::new(),
+        measurement: Measurement::Snp(report.measurement()),
         report_data: report.report_data(),
         fields,
         key,

@@ -7,6 +7,7 @@ mod reasons;
 mod verify;
 
 use crate::bytes::Cursor;
+use crate::evidence::Measurement;
 use crate::refusal::Refusal;
 
 pub(crate) use verify::examine;
@@ -132,10 +133,12 @@ impl Quote {
         self.body().get(at..).and_then(<[u8]>::first_chunk).copied().unwrap_or([0; N])
     }
 
-    pub(crate) fn measurement(&self) -> Vec<u8> {
+    pub(crate) fn measurement(&self) -> Measurement {
         match self.layout {
-            Layout::Sgx3 => self.field::<32>(64).to_vec(),
-            Layout::Tdx4 | Layout::Tdx5(_) => self.field::<48>(136).to_vec(),
+            Layout::Sgx3 => Measurement::Sgx(self.field(64)),
+            Layout::Tdx4 | Layout::Tdx5(_) => {
+                Measurement::Tdx { mrtd: self.field(136), rtmrs: [328, 376, 424, 472].map(|at| self.field(at)) }
+            }
         }
     }
 
@@ -188,8 +191,13 @@ impl Quote {
         if attributes & bits(29..=29) != 0 {
             return Err(Refusal::Migratable);
         }
-        let service =
-            matches!(self.layout, Layout::Tdx5(TdBody::Td15 | TdBody::Td15Ex)) && self.field::<48>(600) != [0; 48];
+        // Of service domains that are bound to it: as a measurement, and from the extended report on as a hash of what they are now.
+        let of_others: &[usize] = match self.layout {
+            Layout::Tdx5(TdBody::Td15Ex) => &[600, 829],
+            Layout::Tdx5(TdBody::Td15) => &[600],
+            Layout::Tdx5(TdBody::Td10) | Layout::Tdx4 | Layout::Sgx3 => &[],
+        };
+        let service = of_others.iter().any(|at| self.field::<48>(*at) != [0; 48]);
         if attributes & bits(17..=17) != 0 || service {
             return Err(Refusal::ServiceDomain);
         }

@@ -11,6 +11,15 @@ const PCK: &str = "the certificate of the machine's key";
 pub(super) fn refusal(error: &dcap_error::Chain) -> Refusal {
     let text = error.0.as_str();
     let has = |words: &str| text.contains(words);
+    let begins = |words: &str| text.starts_with(words);
+    // What was not signed is quoted in these: nothing after their first words may choose the code.
+    if begins("Failed to decode TcbInfo") {
+        return Refusal::TcbInfo("it does not read".into());
+    } else if begins("Failed to decode QeIdentity") {
+        return Refusal::QeIdentity("it does not read".into());
+    } else if begins("Failed to parse certs") || begins("Too many intermediate certificates") {
+        return Refusal::MalformedCollateral("a chain of certificates does not read".into());
+    }
     if has("TCB status is invalid: Revoked") {
         Refusal::TcbRevoked
     } else if has("Fmspc mismatch") {
@@ -22,7 +31,7 @@ pub(super) fn refusal(error: &dcap_error::Chain) -> Refusal {
     } else if has("non-TDX TCB info") || has("non-SGX TCB info") {
         Refusal::TcbInfo("it is for the other kind of environment".into())
     } else if has("CertRevoked") {
-        Refusal::Revoked { what: PCK }
+        Refusal::Revoked { what: "a certificate of the chain" }
     } else if has("CrlExpired") || has("CRL") && has("expired") {
         Refusal::StaleCrl
     } else if has("UnknownRevocationStatus") || has("CRL") || has("Crl") {
@@ -35,6 +44,8 @@ pub(super) fn refusal(error: &dcap_error::Chain) -> Refusal {
         Refusal::NotYetValid { what: "the identity of the quoting enclave" }
     } else if has("QE Identity expired") {
         Refusal::Expired { what: "the identity of the quoting enclave" }
+    } else if has("CaUsedAsEndEntity") || has("EndEntityUsedAsCa") {
+        Refusal::Usage { what: "a certificate of the chain" }
     } else if has("CertExpired") {
         Refusal::Expired { what: "a certificate of the chain" }
     } else if has("CertNotValidYet") {

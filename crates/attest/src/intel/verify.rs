@@ -60,6 +60,16 @@ pub(crate) fn examine(quote: &Quote, collateral: &IntelCollateral, roots: &Roots
         &policy,
     );
     let claims = verified.map_err(|error| refusal(&dcap_error::Chain::of(&error)))?;
+    // Of lists the library looks only at their end.
+    if claims.latest_issue_date > now {
+        return Err(Refusal::NotYetValid { what: "the collateral" });
+    }
+    if claims.earliest_expiration_date < now {
+        return Err(Refusal::Expired { what: "the collateral" });
+    }
+    if collateral.pce_id() != Some(claims.platform.pck.pce_id.clone()) {
+        return Err(Refusal::OtherModel);
+    }
     Ok(facts(quote, &claims, roots.simulated))
 }
 
@@ -121,14 +131,12 @@ fn facts(quote: &Quote, claims: &QuoteClaims, simulated: bool) -> Facts {
     if matches!(quote.layout, Layout::Tdx5(TdBody::Td15 | TdBody::Td15Ex)) {
         fields.push(("tee_tcb_svn_2", quote.field::<16>(584).to_vec()));
     }
-    let rtmrs = if is_enclave { Vec::new() } else { [328, 376, 424, 472].map(|at| quote.field(at)).to_vec() };
     Facts {
         platform: if is_enclave { Platform::Sgx } else { Platform::Tdx },
         simulated,
         version: claims.header.version.into(),
         product: pck.fmspc.iter().map(|byte| format!("{byte:02x}")).collect(),
         measurement: quote.measurement(),
-        rtmrs,
         report_data: quote.report_data(),
         fields,
         key: KeyKind::Pck,
