@@ -1,13 +1,17 @@
 //! Circuits of an ingress shard: which client's frames go into which hop session, by tag.
 //!
-//! Owns tags: slot (20 bits) and generation (12 bits), so that frames of a circuit that was closed find nothing.
+//! Owns tags. They are random: client and egress see them, and a number that counts would tell each how many circuits others have, and when they open and close.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use super::EntryId;
+use crate::random::{Random, array};
 
 /// Circuits of one shard at most.
-const MAX_CIRCUITS: usize = 1 << SLOT_BITS;
-const SLOT_BITS: u32 = 20;
-const SLOT_MASK: u32 = (1 << SLOT_BITS) - 1;
+const MAX_CIRCUITS: usize = 1 << 20;
+/// Draws until a circuit is refused. With all circuits open one in 4,096 finds its tag taken.
+const DRAWS: usize = 8;
 
 /// One circuit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,65 +22,126 @@ pub(super) struct Circuit {
     pub(super) hop: EntryId,
 }
 
-#[derive(Debug, Default)]
-pub(super) struct Circuits {
-    slots: Vec<(u32, Option<Circuit>)>,
-    free: Vec<u32>,
-    open: usize,
+/// Tags are drawn by the relay, so that nobody can choose those that collide: spreading their bits is enough. Source: Knuth, TAOCP 3, section 6.4.
+#[derive(Default)]
+struct Spread(u64);
+
+impl Hasher for Spread {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u32(u32::from(*byte));
+        }
+    }
+
+    fn write_u32(&mut self, tag: u32) {
+        self.0 = (self.0 ^ u64::from(tag)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
 }
+
+#[derive(Default)]
+pub(super) struct Circuits(HashMap<u32, Circuit, BuildHasherDefault<Spread>>);
 
 impl Circuits {
     /// Opens a circuit and returns its tag; `None` when there is no room.
-    pub(super) fn open(&mut self, circuit: Circuit) -> Option<u32> {
-        let slot = match self.free.pop() {
-            Some(slot) => slot,
-            None if self.slots.len() < MAX_CIRCUITS => {
-                self.slots.push((0, None));
-                u32::try_from(self.slots.len() - 1).ok()?
-            }
-            None => return None,
-        };
-        let (generation, room) = self.slots.get_mut(slot as usize)?;
-        *room = Some(circuit);
-        self.open += 1;
-        Some((*generation << SLOT_BITS) | slot)
+    pub(super) fn open(&mut self, circuit: Circuit, random: &mut dyn Random) -> Option<u32> {
+        if self.0.len() >= MAX_CIRCUITS {
+            return None;
+        }
+        let tag = (0..DRAWS).map(|_| u32::from_be_bytes(array(random))).find(|tag| !self.0.contains_key(tag))?;
+        self.0.insert(tag, circuit);
+        Some(tag)
     }
 
     /// The circuit with this tag.
     pub(super) fn find(&self, tag: u32) -> Option<Circuit> {
-        let (generation, circuit) = self.slots.get((tag & SLOT_MASK) as usize)?;
-        if *generation == tag >> SLOT_BITS { *circuit } else { None }
+        self.0.get(&tag).copied()
     }
 
     /// Closes the circuit with this tag.
     pub(super) fn close(&mut self, tag: u32) -> Option<Circuit> {
-        let circuit = self.find(tag)?;
-        let slot = tag & SLOT_MASK;
-        let (generation, room) = self.slots.get_mut(slot as usize)?;
-        *room = None;
-        *generation = (*generation + 1) & 0xfff;
-        self.free.push(slot);
-        self.open -= 1;
-        Some(circuit)
+        self.0.remove(&tag)
     }
 
-    /// The tags of all circuits of which `matches` is true.
+    /// The tags of all circuits of which `matches` is true, in order.
     pub(super) fn tags(&self, matches: impl Fn(&Circuit) -> bool) -> Vec<u32> {
-        let mut tags = Vec::new();
-        for (slot, (generation, circuit)) in self.slots.iter().enumerate() {
-            if circuit.as_ref().is_some_and(&matches) {
-                tags.push((generation << SLOT_BITS) | u32::try_from(slot).unwrap_or(0));
-            }
-        }
+        let mut tags: Vec<u32> = self.0.iter().filter(|(_, circuit)| matches(circuit)).map(|(tag, _)| *tag).collect();
+        tags.sort_unstable();
         tags
     }
 
     /// Whether there is a circuit of which `matches` is true.
     pub(super) fn any(&self, matches: impl Fn(&Circuit) -> bool) -> bool {
-        self.slots.iter().any(|(_, circuit)| circuit.as_ref().is_some_and(&matches))
+        self.0.values().any(matches)
     }
 
     pub(super) fn len(&self) -> usize {
-        self.open
+        self.0.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Counting;
+
+    /// Always the same bytes.
+    struct Stuck;
+
+    impl Random for Stuck {
+        fn fill(&mut self, bytes: &mut [u8]) {
+            bytes.fill(7);
+        }
+    }
+
+    fn circuit(client: u32) -> Circuit {
+        Circuit { client: EntryId { slot: client, serial: 0 }, hop: EntryId { slot: 0, serial: 1 } }
+    }
+
+    #[test]
+    fn a_tag_says_nothing_of_other_circuits() {
+        let (mut alone, mut busy) = (Circuits::default(), Circuits::default());
+        let mut random = Counting(1_000_000);
+        let others: Vec<u32> = (0..1_000).map(|client| busy.open(circuit(client), &mut random).unwrap()).collect();
+        for tag in &others[..500] {
+            busy.close(*tag);
+        }
+        for seed in 0..100 {
+            let tags = [&mut alone, &mut busy].map(|circuits| {
+                let tag = circuits.open(circuit(0), &mut Counting(seed)).unwrap();
+                circuits.close(tag);
+                tag
+            });
+            assert_eq!(tags[0], tags[1]);
+        }
+    }
+
+    #[test]
+    fn a_tag_finds_its_circuit_until_that_is_closed() {
+        let (mut circuits, mut random) = (Circuits::default(), Counting::default());
+        let tags: Vec<u32> = (0..1_000).map(|client| circuits.open(circuit(client), &mut random).unwrap()).collect();
+        for (tag, client) in tags.iter().zip(0..) {
+            assert_eq!(circuits.find(*tag), Some(circuit(client)));
+        }
+        assert_eq!(circuits.tags(|circuit| circuit.client.slot == 5), [tags[5]]);
+        assert_eq!(circuits.close(tags[5]), Some(circuit(5)));
+        assert_eq!((circuits.find(tags[5]), circuits.close(tags[5]), circuits.len()), (None, None, 999));
+        assert!(!circuits.any(|circuit| circuit.client.slot == 5) && circuits.any(|circuit| circuit.client.slot == 6));
+    }
+
+    #[test]
+    fn a_tag_is_never_given_twice_and_room_ends() {
+        let mut circuits = Circuits::default();
+        assert_eq!(circuits.open(circuit(0), &mut Stuck), Some(0x0707_0707));
+        assert_eq!(circuits.open(circuit(1), &mut Stuck), None);
+        assert_eq!(circuits.find(0x0707_0707), Some(circuit(0)));
+        let mut random = Counting::default();
+        while circuits.len() < MAX_CIRCUITS {
+            circuits.open(circuit(2), &mut random).unwrap();
+        }
+        assert_eq!(circuits.open(circuit(3), &mut random), None);
     }
 }

@@ -271,7 +271,7 @@ impl Shard {
                 self.deliver(id, datagram, HEADER_LEN + KIND_LEN, datagram.len() - TAG_LEN, partial)
             }
             (FrameKind::Packet { .. } | FrameKind::Forward, _) => Err(DropReason::BadFrame),
-            _ => self.handle_other_frame(id, route, kind, datagram, now),
+            _ => self.handle_other_frame(id, route, kind, datagram, now, random),
         }
     }
 
@@ -340,7 +340,7 @@ impl Shard {
             | FrameKind::ProbeAck
             | FrameKind::PathMtu) => {
                 let inner = datagram.get_mut(start..end).ok_or(DropReason::BadFrame)?;
-                self.handle_other_frame(id, route, kind, inner, now)
+                self.handle_other_frame(id, route, kind, inner, now, random)
             }
         }
     }

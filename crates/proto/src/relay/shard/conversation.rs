@@ -52,6 +52,7 @@ impl Shard {
         kind: FrameKind,
         datagram: &[u8],
         now: Time,
+        random: &mut dyn Random,
     ) -> Result<Verdict, DropReason> {
         let entry = self.table.get_mut(id).ok_or(DropReason::UnknownIndex)?;
         match kind {
@@ -61,7 +62,7 @@ impl Shard {
                     self.end(id, now);
                     return Err(reason);
                 }
-                self.converse(id, now)?;
+                self.converse(id, now, random)?;
                 self.pump(id, now);
             }
             FrameKind::Padding | FrameKind::ProbeAck | FrameKind::PathChallenge => {}
@@ -79,7 +80,7 @@ impl Shard {
     }
 
     /// Works off the control messages that have arrived whole.
-    fn converse(&mut self, id: EntryId, now: Time) -> Result<(), DropReason> {
+    fn converse(&mut self, id: EntryId, now: Time, random: &mut dyn Random) -> Result<(), DropReason> {
         loop {
             let entry = self.table.get_mut(id).ok_or(DropReason::UnknownIndex)?;
             let message = match entry.link.receive() {
@@ -90,7 +91,7 @@ impl Shard {
                     return Err(reason);
                 }
             };
-            if let Err(reason) = self.answer(id, message, now) {
+            if let Err(reason) = self.answer(id, message, now, random) {
                 self.end(id, now);
                 return Err(reason);
             }
@@ -98,7 +99,7 @@ impl Shard {
     }
 
     /// One control message. An error ends the session.
-    fn answer(&mut self, id: EntryId, message: Message, now: Time) -> Result<(), DropReason> {
+    fn answer(&mut self, id: EntryId, message: Message, now: Time, random: &mut dyn Random) -> Result<(), DropReason> {
         let number = self.number;
         let entry = self.table.get_mut(id).ok_or(DropReason::UnknownIndex)?;
         let responder = !entry.link.session.is_initiator();
@@ -120,7 +121,7 @@ impl Shard {
             }
             Message::Preimage if entry.admitted => {}
             Message::CircuitOpen { request, egress } if entry.admitted => {
-                self.open_circuit(id, request, egress)?;
+                self.open_circuit(id, request, egress, random)?;
             }
             Message::CircuitClose { tag } if entry.admitted => self.close_circuit(id, tag),
             Message::Rekey(message) if responder && entry.admitted => {
@@ -175,7 +176,13 @@ impl Shard {
         }
     }
 
-    fn open_circuit(&mut self, client: EntryId, request: u32, egress: RelayId) -> Result<(), DropReason> {
+    fn open_circuit(
+        &mut self,
+        client: EntryId,
+        request: u32,
+        egress: RelayId,
+        random: &mut dyn Random,
+    ) -> Result<(), DropReason> {
         let entry = self.table.get_mut(client).ok_or(DropReason::UnknownIndex)?;
         let Kind::Client { circuits, .. } = &mut entry.kind else { return Err(DropReason::BadFrame) };
         let refusal = if egress == self.config.own.relay {
@@ -191,7 +198,7 @@ impl Shard {
         if let Some(reason) = refusal {
             entry.link.send(&Message::CircuitRefused { request, reason });
         } else if let Some(&hop) = self.hops.get(&egress) {
-            self.finish_circuit(client, request, hop);
+            self.finish_circuit(client, request, hop, random);
         } else {
             let waiting = self.waiting.entry(egress).or_default();
             if waiting.is_empty() {
@@ -202,8 +209,8 @@ impl Shard {
         Ok(())
     }
 
-    fn finish_circuit(&mut self, client: EntryId, request: u32, hop: EntryId) {
-        let tag = self.circuits.open(Circuit { client, hop });
+    fn finish_circuit(&mut self, client: EntryId, request: u32, hop: EntryId, random: &mut dyn Random) {
+        let tag = self.circuits.open(Circuit { client, hop }, random);
         let Some(Entry { kind: Kind::Client { circuits, .. }, link, .. }) = self.table.get_mut(client) else {
             tag.map(|tag| self.circuits.close(tag));
             return;
@@ -280,18 +287,18 @@ impl Shard {
         let entry = Entry { link, kind, place: install.place, retiring: None, admitted, since: now, rekeys: (0, now) };
         let id = self.table.insert(entry);
         if let (Some(relay), true) = (hop_of, initiator) {
-            self.hop_is_up(relay, id, now);
+            self.hop_is_up(relay, id, now, random);
         }
     }
 
     /// A session with an egress is up: the circuits that waited for it open. A frame confirms it to the egress at once.
-    fn hop_is_up(&mut self, egress: RelayId, hop: EntryId, now: Time) {
+    fn hop_is_up(&mut self, egress: RelayId, hop: EntryId, now: Time, random: &mut dyn Random) {
         if let Some(old) = self.hops.insert(egress, hop) {
             self.end(old, now);
         }
         self.transmit_frame(hop, FrameKind::Padding, &[], now);
         for (client, request) in self.waiting.remove(&egress).unwrap_or_default() {
-            self.finish_circuit(client, request, hop);
+            self.finish_circuit(client, request, hop, random);
             self.pump(client, now);
         }
     }
