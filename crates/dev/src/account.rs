@@ -2,7 +2,7 @@
 //!
 //! Owns the equations between what clients and relays count, and the counters of the kernel on each host's side of the link, which judge them.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use crate::host::Host;
@@ -49,8 +49,30 @@ pub(crate) fn of_client(traffic: &Value) -> Result<Datagrams> {
     })
 }
 
+/// Names in the first column of the table of `docs/statistics.md` that begins with `heading`.
+fn declared(heading: &str) -> Vec<&'static str> {
+    let text = include_str!("../../../docs/statistics.md");
+    let rows = text.lines().skip_while(|line| !line.starts_with(heading)).skip(2).take_while(|line| !line.is_empty());
+    rows.filter_map(|row| row.split('`').nth(1)).collect()
+}
+
+/// Whether a relay says what the documentation says that it says: no name more, no name less.
+fn is_declared(name: &str, line: &Value) -> Result<()> {
+    let said = line.as_object().with_context(|| format!("the statistics of {name} are no object"))?;
+    let drops = line["drops"].as_object().with_context(|| format!("no drops in the statistics of {name}"))?;
+    let (statistics, reasons) = (declared("| statistic |"), declared("| drop |"));
+    ensure!(
+        said.len() == statistics.len() && statistics.iter().all(|one| said.contains_key(*one)),
+        "docs/statistics.md declares {statistics:?}; {name} says {line}"
+    );
+    let other = drops.keys().find(|reason| !reasons.contains(&reason.as_str()));
+    ensure!(other.is_none(), "{name} counts drops for {other:?}, which docs/statistics.md does not declare");
+    Ok(())
+}
+
 /// What a relay counted, from its statistics.
 pub(crate) fn of_relay(name: &str, line: &Value) -> Result<Datagrams> {
+    is_declared(name, line)?;
     let parts = ["forwarded", "delivered", "control", "handshakes", "passed"].map(|key| number(line, key));
     let in_and_read = number(line, "received") + number(line, "device_read") + number(line, "originated");
     let out = parts.iter().sum::<u64>() + drops(line) + number(line, "sent") - number(line, "forwarded");
@@ -85,4 +107,34 @@ pub(crate) fn refused(host: &Host) -> Result<u64> {
 
 fn packets(host: &Host, name: &str) -> Result<u64> {
     host.counter("inet account", name).map(|(packets, _)| packets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use openrelay_proto::drops::DropReason;
+
+    #[test]
+    fn every_reason_to_drop_a_packet_is_declared() {
+        let reasons: Vec<&str> = DropReason::ALL.iter().map(|reason| reason.name()).collect();
+        assert_eq!(declared("| drop |"), reasons);
+    }
+
+    #[test]
+    fn a_name_more_or_less_is_noticed() {
+        let mut line =
+            Value::Object(declared("| statistic |").into_iter().map(|name| (name.to_owned(), 0.into())).collect());
+        line["drops"] = serde_json::json!({"replayed": 1});
+        is_declared("relay", &line).unwrap();
+        let changes: [fn(&mut Value); 3] = [
+            |line| line["clients"] = 1.into(),
+            |line| drop(line.as_object_mut().unwrap().remove("passed")),
+            |line| line["drops"]["of-client"] = 1.into(),
+        ];
+        for change in changes {
+            let mut other = line.clone();
+            change(&mut other);
+            assert!(is_declared("relay", &other).is_err(), "{other}");
+        }
+    }
 }
