@@ -3,7 +3,9 @@
 //! Owns its reading from the forms in which it is handed around. Checks nothing: that is done where it is used.
 
 use base64ct::Encoding as _;
+use serde_json::Value;
 
+use crate::json::{from_hex, malformed, text, to_hex};
 use crate::refusal::Refusal;
 
 /// Largest collateral that is read, in bytes.
@@ -61,10 +63,6 @@ pub struct AmdBundle {
     pub collateral: AmdCollateral,
 }
 
-fn malformed(why: impl Into<String>) -> Refusal {
-    Refusal::MalformedCollateral(why.into())
-}
-
 impl IntelCollateral {
     /// Reads the JSON object that Intel's collateral is handed around as. Lists of revoked certificates may be in hexadecimal digits, base64 or PEM.
     ///
@@ -72,17 +70,19 @@ impl IntelCollateral {
     /// [`Refusal::TooLarge`], [`Refusal::MalformedCollateral`] with the name of what does not read, [`Refusal::NoCrl`].
     pub fn from_json(bytes: &[u8]) -> Result<Self, Refusal> {
         too_large(bytes)?;
-        let object: serde_json::Value = serde_json::from_slice(bytes).map_err(|error| malformed(error.to_string()))?;
-        let text = |name: &str| -> Result<String, Refusal> {
-            let text = object.get(name).and_then(serde_json::Value::as_str);
-            text.map(str::to_owned).ok_or_else(|| malformed(format!("{name} is missing, or is no text")))
-        };
+        let object: Value = serde_json::from_slice(bytes).map_err(|error| malformed(error.to_string()))?;
+        Self::of_json(&object)
+    }
+
+    /// The same, of an object that was read.
+    pub(crate) fn of_json(object: &Value) -> Result<Self, Refusal> {
+        let text = |name: &str| text(object, name).map(str::to_owned);
         let hex = |name: &str| -> Result<Vec<u8>, Refusal> {
             let signature = from_hex(&text(name)?).filter(|signature| signature.len() == 64);
             signature.ok_or_else(|| malformed(format!("{name} is not 64 bytes in hexadecimal digits")))
         };
         let crl = |name: &str| -> Result<Vec<u8>, Refusal> {
-            if object.get(name).is_none_or(serde_json::Value::is_null) {
+            if object.get(name).is_none_or(Value::is_null) {
                 return Err(Refusal::NoCrl);
             }
             let text = text(name)?;
@@ -101,9 +101,31 @@ impl IntelCollateral {
         })
     }
 
+    /// The object that [`IntelCollateral::from_json`] reads.
+    pub(crate) fn to_json(&self) -> Value {
+        serde_json::json!({
+            "tcb_info": self.tcb_info,
+            "tcb_info_signature": to_hex(&self.tcb_info_signature),
+            "tcb_info_issuer_chain": self.tcb_info_issuer_chain,
+            "qe_identity": self.qe_identity,
+            "qe_identity_signature": to_hex(&self.qe_identity_signature),
+            "qe_identity_issuer_chain": self.qe_identity_issuer_chain,
+            "pck_crl": to_hex(&self.pck_crl),
+            "pck_crl_issuer_chain": self.pck_crl_issuer_chain,
+            "root_ca_crl": to_hex(&self.root_ca_crl),
+        })
+    }
+
+    /// What TCB info is for, by its own word: the kind of environment (`TDX`, `SGX`) and the model of processor.
+    pub(crate) fn subject(&self) -> (Option<String>, Option<String>) {
+        let info: Value = serde_json::from_str(&self.tcb_info).unwrap_or_default();
+        let word = |name: &str| info.get(name).and_then(Value::as_str).map(str::to_owned);
+        (word("id"), word("fmspc"))
+    }
+
     /// The provisioning enclave that TCB info is for, by its own word.
     pub(crate) fn pce_id(&self) -> Option<Vec<u8>> {
-        let info: serde_json::Value = serde_json::from_str(&self.tcb_info).ok()?;
+        let info: Value = serde_json::from_str(&self.tcb_info).ok()?;
         from_hex(info.get("pceId")?.as_str()?)
     }
 
@@ -164,16 +186,8 @@ fn too_large(bytes: &[u8]) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let text = text.trim().as_bytes();
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    if !text.len().is_multiple_of(2) {
-        return None;
-    }
-    text.chunks_exact(2).map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect()
-}
-
-fn binary(text: &str) -> Option<Vec<u8>> {
+/// Bytes in hexadecimal digits, base64 or PEM.
+pub(crate) fn binary(text: &str) -> Option<Vec<u8>> {
     let text = text.trim();
     if text.starts_with("-----BEGIN") {
         let mut blocks = pem_blocks(text.as_bytes())?;

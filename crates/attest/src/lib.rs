@@ -5,16 +5,21 @@
 //!
 //! ```text
 //! vendor's bytes ─ raw ─▶ Evidence ─ examine(roots, collateral, now) ─▶ Facts, or a Refusal
+//! everything relays are judged by: AttestationFile (Staples, Bundle of collateral, Manifests of images)
 //!          what a relay shows: Staple ─ verify(policy, what the chain says, …) ─▶ Verdict, or a Refusal
 //! ```
 
 pub mod amd;
 pub mod binding;
+pub mod bundle;
 pub mod bytes;
 pub mod collateral;
 pub mod evidence;
 pub mod facts;
+pub mod file;
 pub mod intel;
+mod json;
+pub mod manifest;
 pub mod policy;
 pub mod raw;
 pub mod refusal;

@@ -26,6 +26,8 @@ pub struct Policy {
     pub alias_check: bool,
     /// How old the block in the binding may be, in seconds of the chain's time.
     pub max_age_s: u64,
+    /// The only images that are accepted: those that were rebuilt here; `None` for all that validators have approved.
+    pub rebuilt: Option<Vec<[u8; 32]>>,
     /// Whether evidence of a simulation will do: only where everything says that it is one.
     pub simulation: bool,
 }
@@ -46,6 +48,7 @@ impl Default for Policy {
             xfam: 0x0006_1ae7,
             alias_check: true,
             max_age_s: 6 * 3_600,
+            rebuilt: None,
             simulation: false,
         }
     }
@@ -68,6 +71,9 @@ impl Policy {
     pub(crate) fn check(&self, facts: &Facts, floors: &Floors, image: &Image) -> Result<(), Refusal> {
         if facts.simulated && !self.simulation {
             return Err(Refusal::Simulated);
+        }
+        if self.rebuilt.as_ref().is_some_and(|rebuilt| !rebuilt.contains(&image.hash)) {
+            return Err(Refusal::NotRebuilt);
         }
         if !self.platforms.contains(&facts.platform) {
             return Err(Refusal::Platform(facts.platform.name()));

@@ -268,6 +268,12 @@ pub enum Refusal {
     /// Something else than the image runs.
     #[error("what was started is not the image that it names")]
     Measurement,
+    /// An image that nobody has rebuilt here, where that is asked for.
+    #[error("the image was not rebuilt on this machine, which the policy asks for")]
+    NotRebuilt,
+    /// Nobody has evidence of the relay.
+    #[error("no mirror has evidence of this relay")]
+    NoEvidence,
     /// The clock.
     #[error("this machine's clock and the chain's are more than six hours apart")]
     Clock,
@@ -353,6 +359,8 @@ impl Refusal {
             Self::UnknownImage => "unknown-image",
             Self::ImageState(_) => "image-state",
             Self::Measurement => "measurement",
+            Self::NotRebuilt => "not-rebuilt",
+            Self::NoEvidence => "no-evidence",
             Self::Clock => "clock",
             Self::SameChip => "same-chip",
             Self::UnknownChips => "unknown-chips",
@@ -393,8 +401,9 @@ impl Refusal {
             Self::Simulated | Self::Platform(_) | Self::Product(_) => {
                 "choose another relay, or accept this kind in the client's policy"
             }
+            Self::NotRebuilt => "rebuild it: openrelay image verify, or take paranoid out of the policy",
             Self::SameChip | Self::UnknownChips => "choose another relay for one of the two hops",
-            Self::OtherEpoch | Self::OtherKey | Self::UnknownBlock | Self::TooOld { .. } => {
+            Self::NoEvidence | Self::OtherEpoch | Self::OtherKey | Self::UnknownBlock | Self::TooOld { .. } => {
                 "try again soon: the relay may just have started anew; if it lasts, choose another relay"
             }
             Self::TooLarge { .. }

@@ -133,6 +133,14 @@ impl Quote {
         self.body().get(at..).and_then(<[u8]>::first_chunk).copied().unwrap_or([0; N])
     }
 
+    /// The kind of environment, as Intel's TCB info calls it.
+    pub(crate) const fn environment(&self) -> &'static str {
+        match self.layout {
+            Layout::Sgx3 => "SGX",
+            Layout::Tdx4 | Layout::Tdx5(_) => "TDX",
+        }
+    }
+
     pub(crate) fn measurement(&self) -> Measurement {
         match self.layout {
             Layout::Sgx3 => Measurement::Sgx(self.field(64)),

@@ -1,0 +1,152 @@
+//! Everything that the relays of a network are judged by, in one file: as mirrors serve it and clients keep it.
+//!
+//! Owns its form. Nothing of it needs to be believed: collateral and manifests are held against hashes that the chain has, headers against hashes of blocks, evidence against
+//! the vendors' roots. Who asks for it asks for all of it, so nobody learns which relay is meant.
+//!
+//! ```text
+//! "openrelay-attestation/1\n" | bundle: length 4, bytes | manifests: count 2, each: length 4, bytes | headers: count 2, each: length 2, RLP | staples: count 2, each: length 2, bytes
+//! staple: evidence: length 2, bytes | binding 149
+//! ```
+
+use crate::binding::Binding;
+use crate::bundle::MAX_BUNDLE;
+use crate::bytes::Cursor;
+use crate::evidence::{Evidence, MAX_QUOTE};
+use crate::manifest::MAX_MANIFEST;
+use crate::refusal::Refusal;
+use crate::verdict::Staple;
+
+const HEAD: &[u8] = b"openrelay-attestation/1\n";
+const WHAT: &str = "the file of evidence";
+/// Largest staple, in bytes.
+pub const MAX_STAPLE: usize = 2 + MAX_QUOTE + crate::binding::LENGTH;
+/// Largest header, in bytes.
+const MAX_HEADER: usize = 4_096;
+/// Manifests at most.
+const MAX_MANIFESTS: usize = 64;
+
+/// What relays are judged by.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct AttestationFile {
+    /// The network's collateral.
+    pub bundle: Vec<u8>,
+    /// Manifests of images.
+    pub manifests: Vec<Vec<u8>>,
+    /// Headers of the blocks that evidence names, RLP.
+    pub headers: Vec<Vec<u8>>,
+    /// Evidence of relays.
+    pub staples: Vec<Staple>,
+}
+
+impl AttestationFile {
+    /// Its bytes; what is longer than it can be is left out.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = HEAD.to_vec();
+        let bundle: &[u8] = if self.bundle.len() > MAX_BUNDLE { &[] } else { &self.bundle };
+        put(&mut out, bundle, 4);
+        let manifests: Vec<&Vec<u8>> =
+            self.manifests.iter().filter(|bytes| bytes.len() <= MAX_MANIFEST).take(MAX_MANIFESTS).collect();
+        count(&mut out, manifests.len());
+        manifests.iter().for_each(|manifest| put(&mut out, manifest, 4));
+        let most = usize::from(u16::MAX);
+        let headers: Vec<&Vec<u8>> = self.headers.iter().filter(|bytes| bytes.len() <= MAX_HEADER).take(most).collect();
+        count(&mut out, headers.len());
+        headers.iter().for_each(|header| put(&mut out, header, 2));
+        count(&mut out, self.staples.len().min(most));
+        self.staples.iter().take(most).for_each(|staple| put(&mut out, &staple.encode(), 2));
+        out
+    }
+
+    /// Adds what another one has and this one has not; the collateral stays this one's, if it has any.
+    pub fn add(&mut self, other: Self) {
+        fn add<T: PartialEq>(own: &mut Vec<T>, others: Vec<T>) {
+            for other in others {
+                if !own.contains(&other) {
+                    own.push(other);
+                }
+            }
+        }
+        if self.bundle.is_empty() {
+            self.bundle = other.bundle;
+        }
+        add(&mut self.manifests, other.manifests);
+        add(&mut self.headers, other.headers);
+        add(&mut self.staples, other.staples);
+    }
+
+    /// Keeps so much evidence of each relay, that of the newest blocks, and none of blocks that are not among `heights`.
+    pub fn keep_newest(&mut self, count: usize, heights: std::ops::RangeInclusive<u64>) {
+        self.staples.retain(|staple| heights.contains(&staple.binding.block_height));
+        self.staples.sort_by_key(|staple| (staple.binding.relay_id, std::cmp::Reverse(staple.binding.block_height)));
+        let (mut relay, mut kept) = (None, 0);
+        self.staples.retain(|staple| {
+            let binding = &staple.binding;
+            if relay != Some(binding.relay_id) {
+                (relay, kept) = (Some(binding.relay_id), 0);
+            }
+            kept += 1;
+            kept <= count
+        });
+    }
+
+    /// Reads it. Nothing is checked but the form.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, Refusal> {
+        let rest = bytes.strip_prefix(HEAD).ok_or(Refusal::NotEvidence)?;
+        let mut cursor = Cursor::new(rest, WHAT);
+        let bundle = block(&mut cursor, 4, MAX_BUNDLE)?.to_vec();
+        let manifests = many(&mut cursor, 4, MAX_MANIFEST)?.into_iter().map(<[u8]>::to_vec).collect();
+        let headers = many(&mut cursor, 2, MAX_HEADER)?.into_iter().map(<[u8]>::to_vec).collect();
+        let staples: Result<_, _> = many(&mut cursor, 2, MAX_STAPLE)?.into_iter().map(Staple::decode).collect();
+        cursor.end()?;
+        Ok(Self { bundle, manifests, headers, staples: staples? })
+    }
+}
+
+impl Staple {
+    /// Its bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        put(&mut out, &self.evidence.encode(), 2);
+        out.extend(self.binding.encode());
+        out
+    }
+
+    /// Reads it. Nothing is checked but the form.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, Refusal> {
+        let mut cursor = Cursor::new(bytes, "the staple");
+        let evidence = Evidence::decode(block(&mut cursor, 2, MAX_QUOTE)?)?;
+        Ok(Self { evidence, binding: Binding::decode(cursor.rest())? })
+    }
+}
+
+/// Appends bytes after their length, which fits.
+fn put(out: &mut Vec<u8>, bytes: &[u8], width: usize) {
+    let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_be_bytes();
+    out.extend(&length[4 - width..]);
+    out.extend(bytes);
+}
+
+fn count(out: &mut Vec<u8>, count: usize) {
+    out.extend(u16::try_from(count).unwrap_or(u16::MAX).to_be_bytes());
+}
+
+fn block<'a>(cursor: &mut Cursor<'a>, width: usize, most: usize) -> Result<&'a [u8], Refusal> {
+    let length =
+        if width == 4 { u32::from_be_bytes(cursor.array()?) } else { u16::from_be_bytes(cursor.array()?).into() };
+    let length = usize::try_from(length).unwrap_or(usize::MAX);
+    if length > most {
+        return Err(Refusal::TooLarge { what: WHAT, limit: most });
+    }
+    cursor.take(length)
+}
+
+fn many<'a>(cursor: &mut Cursor<'a>, width: usize, most: usize) -> Result<Vec<&'a [u8]>, Refusal> {
+    let count = u16::from_be_bytes(cursor.array()?);
+    (0..count).map(|_| block(cursor, width, most)).collect()
+}

@@ -1,0 +1,139 @@
+//! What an image is known by: its hash, and what chips report when they start it.
+//!
+//! Owns the file that validators vote for the hash of, beside the image's. One text for each manifest: whatever would not be written back the same is refused.
+
+use serde_json::Value;
+
+use crate::evidence::Measurement;
+use crate::json::{bytes, list, malformed, number, object, text, to_hex};
+use crate::refusal::Refusal;
+
+/// Largest manifest, in bytes.
+pub const MAX_MANIFEST: usize = 65_536;
+const SCHEMA: &str = "openrelay.image/1";
+
+/// What an image is known by.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Manifest {
+    /// The kind of image: 1 is what relays run.
+    pub kind: u8,
+    /// Its version.
+    pub version: u64,
+    /// SHA-256 of the image.
+    pub image: [u8; 32],
+    /// What chips report, by the shape of the machine.
+    pub shapes: Vec<Shape>,
+    /// Published weaknesses of Intel's that it does what is advised against.
+    pub advisories: Vec<String>,
+}
+
+/// A shape of machine, and what its chip reports.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Shape {
+    /// What it is called: processor and number of virtual processors.
+    pub name: String,
+    /// The report.
+    pub measurement: Measurement,
+}
+
+impl Manifest {
+    /// Its bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let shape = |shape: &Shape| {
+            let name = Value::from(shape.name.clone());
+            let said = match &shape.measurement {
+                Measurement::Sgx(enclave) => format!("\"platform\": \"SGX\", \"enclave\": \"{}\"", to_hex(enclave)),
+                Measurement::Snp(launch) => format!("\"platform\": \"SEV-SNP\", \"launch\": \"{}\"", to_hex(launch)),
+                Measurement::Tdx { mrtd, rtmrs } => {
+                    let rtmrs: Vec<String> = rtmrs.iter().map(|rtmr| format!("\"{}\"", to_hex(rtmr))).collect();
+                    let mrtd = to_hex(mrtd);
+                    format!("\"platform\": \"TDX\", \"mrtd\": \"{mrtd}\", \"rtmrs\": [{}]", rtmrs.join(", "))
+                }
+            };
+            format!("\n    {{ \"name\": {name}, {said} }}")
+        };
+        let shapes: Vec<String> = self.shapes.iter().map(shape).collect();
+        let advisories: Vec<String> =
+            self.advisories.iter().map(|name| Value::from(name.clone()).to_string()).collect();
+        let text = format!(
+            "{{\n  \"schema\": \"{SCHEMA}\",\n  \"kind\": {},\n  \"version\": {},\n  \"image\": \"{}\",\n  \"shapes\": [{}\n  ],\n  \"advisories\": [{}]\n}}\n",
+            self.kind,
+            self.version,
+            to_hex(&self.image),
+            shapes.join(","),
+            advisories.join(", ")
+        );
+        text.into_bytes()
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// [`Refusal::TooLarge`], [`Refusal::MalformedCollateral`] with what does not read, [`Refusal::NotCanonical`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, Refusal> {
+        if bytes.len() > MAX_MANIFEST {
+            return Err(Refusal::TooLarge { what: "an image's manifest", limit: MAX_MANIFEST });
+        }
+        let object = object(bytes, SCHEMA)?;
+        let advisory =
+            |name: &Value| name.as_str().map(str::to_owned).ok_or_else(|| malformed("an advisory is no text"));
+        let this = Self {
+            kind: number(&object, "kind")?,
+            version: number(&object, "version")?,
+            image: self::bytes(object.get("image").and_then(Value::as_str), "image")?,
+            shapes: list(&object, "shapes")?.iter().map(shape).collect::<Result<_, _>>()?,
+            advisories: list(&object, "advisories")?.iter().map(advisory).collect::<Result<_, _>>()?,
+        };
+        if this.encode() == bytes { Ok(this) } else { Err(Refusal::NotCanonical { what: "an image's manifest" }) }
+    }
+}
+
+fn shape(object: &Value) -> Result<Shape, Refusal> {
+    fn field<const N: usize>(object: &Value, name: &str) -> Result<[u8; N], Refusal> {
+        bytes(object.get(name).and_then(Value::as_str), name)
+    }
+    let measurement = match text(object, "platform")? {
+        "SGX" => Measurement::Sgx(field(object, "enclave")?),
+        "SEV-SNP" => Measurement::Snp(field(object, "launch")?),
+        "TDX" => {
+            let mut rtmrs = [[0; 48]; 4];
+            let shown = list(object, "rtmrs")?;
+            if shown.len() != rtmrs.len() {
+                return Err(malformed("rtmrs are not four"));
+            }
+            for (rtmr, shown) in rtmrs.iter_mut().zip(shown) {
+                *rtmr = bytes(shown.as_str(), "rtmrs")?;
+            }
+            Measurement::Tdx { mrtd: field(object, "mrtd")?, rtmrs }
+        }
+        other => return Err(malformed(format!("there is no platform {other:?}"))),
+    };
+    Ok(Shape { name: text(object, "name")?.to_owned(), measurement })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_read_as_written_and_no_other_text_is() {
+        let shapes = [
+            Measurement::Snp([1; 48]),
+            Measurement::Tdx { mrtd: [2; 48], rtmrs: [[3; 48], [4; 48], [5; 48], [6; 48]] },
+            Measurement::Sgx([7; 32]),
+        ];
+        let shapes = shapes.map(|measurement| Shape { name: "a \"machine\"".into(), measurement }).into();
+        let advisories = vec!["INTEL-SA-00615".into(), "INTEL-SA-00614".into()];
+        let manifest = Manifest { kind: 1, version: 7, image: [9; 32], shapes, advisories };
+        let bytes = manifest.encode();
+        assert_eq!(Manifest::decode(&bytes), Ok(manifest));
+        for at in 0..bytes.len() {
+            assert!(Manifest::decode(&bytes[..at]).is_err(), "truncated to {at}");
+        }
+        let spaced = [&bytes[..], b" "].concat();
+        assert_eq!(Manifest::decode(&spaced), Err(Refusal::NotCanonical { what: "an image's manifest" }));
+        assert_eq!(Manifest::decode(&vec![b' '; MAX_MANIFEST + 1]).unwrap_err().code(), "too-large");
+        let upper = String::from_utf8(bytes).unwrap().replace("0909", "0A09");
+        assert_eq!(Manifest::decode(upper.as_bytes()).unwrap_err().code(), "malformed-collateral");
+    }
+}
