@@ -3,6 +3,7 @@
 //! Owns every `unsafe` block of the project, each with the reason why it is sound. Knows no protocol: bytes, addresses and
 //! file descriptors only.
 
+pub mod boot;
 mod bpf;
 pub mod capture;
 pub mod conntrack;

@@ -137,6 +137,24 @@ impl Netlink {
         self.request(Message::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE).map(drop)
     }
 
+    /// Adds a default route by way of a neighbour to the main table.
+    ///
+    /// # Errors
+    /// Without CAP_NET_ADMIN, or where no link leads to the neighbour.
+    pub fn add_gateway(&mut self, neighbour: IpAddr) -> io::Result<()> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family(neighbour.is_ipv6());
+        message.header.table = u8::try_from(MAIN_TABLE).unwrap_or(0);
+        message.header.protocol = RouteProtocol::Static;
+        message.header.kind = RouteType::Unicast;
+        message.header.scope = RouteScope::Universe;
+        message.attributes.push(RouteAttribute::Gateway(match neighbour {
+            IpAddr::V4(address) => RouteAddress::Inet(address),
+            IpAddr::V6(address) => RouteAddress::Inet6(address),
+        }));
+        self.request(Message::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE).map(drop)
+    }
+
     /// Adds a rule; one that is there already stays.
     ///
     /// # Errors

@@ -1,0 +1,128 @@
+//! `inputs.lock`: what an image is made of, each by its hash.
+//!
+//! Owns its form. What is not in it does not go into an image.
+
+use serde::Deserialize;
+
+use crate::{ImageError, hex, sha256};
+
+/// What an image is made of.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lock {
+    /// The kernel's command line, measured with it.
+    pub cmdline: String,
+    /// The kernel's release.
+    pub kernel_release: String,
+    /// Modules of the kernel, in the order in which they are loaded, below `usr/lib/modules/RELEASE`.
+    pub modules: Vec<String>,
+    /// Packages of Debian's archive.
+    #[serde(rename = "package")]
+    pub packages: Vec<Package>,
+    /// Tools that compile the relay.
+    #[serde(rename = "tool", default)]
+    pub tools: Vec<Tool>,
+    /// Machines that launch digests are made for.
+    #[serde(rename = "shape")]
+    pub shapes: Vec<ShapeOf>,
+}
+
+/// A package.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Package {
+    /// What it is called here.
+    pub name: String,
+    /// Where it stands in the archive.
+    pub path: String,
+    /// Of the file.
+    pub sha256: String,
+    /// In bytes.
+    pub size: u64,
+    /// What it is for: `kernel`, `stub`, `firmware`, or files of the first file system.
+    pub role: Role,
+    /// The file in it, for a kernel, a stub or a firmware.
+    #[serde(default)]
+    pub file: Option<String>,
+    /// Files of the first file system: from the package's path to the path there.
+    #[serde(default)]
+    pub files: Vec<(String, String)>,
+}
+
+/// What a package is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// The kernel and its modules.
+    Kernel,
+    /// What the firmware starts, and which measures the rest.
+    Stub,
+    /// Firmware of SEV-SNP, which has hashes of kernel, initrd and command line in what is measured.
+    Firmware,
+    /// Files of the first file system.
+    Files,
+}
+
+/// A tool, by a file of it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tool {
+    /// What it is called.
+    pub name: String,
+    /// The command that says where it is.
+    pub ask: Vec<String>,
+    /// What of the answer's folder is meant, if not the answer itself.
+    #[serde(default)]
+    pub below: Option<String>,
+    /// Of the file.
+    pub sha256: String,
+}
+
+/// A shape of machine.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShapeOf {
+    /// The processor, as it is called on the command line of a virtual machine.
+    pub processor: String,
+    /// Family, model and stepping, as the processor says them.
+    pub signature: u32,
+    /// Numbers of virtual processors.
+    pub counts: Vec<u32>,
+}
+
+impl Lock {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// [`ImageError::Lock`] with line and key.
+    pub fn parse(text: &str) -> Result<Self, ImageError> {
+        let lock: Self = toml::from_str(text).map_err(|error| ImageError::Lock(error.to_string().trim().to_owned()))?;
+        let faulty = |package: &&Package| package.sha256.len() != 64 || package.path.contains("..");
+        if let Some(package) = lock.packages.iter().find(faulty) {
+            return Err(ImageError::Lock(format!(
+                "package {} has no SHA-256, or a path that leaves the archive",
+                package.name
+            )));
+        }
+        for role in [Role::Kernel, Role::Stub, Role::Firmware] {
+            if lock.packages.iter().filter(|package| package.role == role).count() != 1 {
+                return Err(ImageError::Lock(format!("there must be just one package with the role {role:?}")));
+            }
+        }
+        Ok(lock)
+    }
+}
+
+impl Package {
+    /// Whether these bytes are the package.
+    ///
+    /// # Errors
+    /// [`ImageError::OtherInput`].
+    pub fn check(&self, bytes: &[u8]) -> Result<(), ImageError> {
+        let found = hex(&sha256(bytes));
+        if found == self.sha256 {
+            return Ok(());
+        }
+        Err(ImageError::OtherInput { name: self.name.clone(), found, wanted: self.sha256.clone() })
+    }
+}
