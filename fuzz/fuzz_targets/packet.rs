@@ -10,7 +10,7 @@ use openrelay_proto::handshake::{Responder, Role};
 use openrelay_proto::index::{IndexKey, Slots};
 use openrelay_proto::keys::{RelayId, RelaySecret};
 use openrelay_proto::mask::IndexMask;
-use openrelay_proto::message::Evidence;
+use openrelay_proto::message::Announced;
 use openrelay_proto::random::Random;
 use openrelay_proto::relay::{Gate, Handshaker, Load, OpenAdmission, RelayConfig, Replays, Shard, Shared, Verdict};
 use openrelay_proto::suite::Suites;
@@ -55,7 +55,7 @@ impl Pair {
             suites: Suites::ALL,
             one_hop: true,
             capacity: 8,
-            evidence: Evidence::Open,
+            evidence: Announced::open(),
             mirror: Default::default(),
         };
         let config = Arc::new(config);
@@ -72,7 +72,7 @@ impl Pair {
             egress_address: Some(from()),
             suites: Suites::ALL,
             ingress_evidence: None,
-            egress_evidence: Some(Evidence::Open.digest()),
+            egress_evidence: Some(Announced::open().digest),
             keepalive: None,
         };
         let mut client = Client::new(config, NOW, 1, &mut random).expect("a good key");

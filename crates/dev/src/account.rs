@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use crate::host::Host;
+use crate::topology::{FIRST_LIAR, PORT};
 
 /// Datagrams that left a host and that reached it.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -86,12 +87,14 @@ pub(crate) fn of_relay(name: &str, line: &Value) -> Result<Datagrams> {
 /// Makes the kernel of `host` count the datagrams of the protocol that leave it, that reach a socket, and that find none. Exact where trains are off: a
 /// train is one packet to it. What comes is counted before the client's own firewall, which drops what other relays still say to clients of before.
 pub(crate) fn watch(host: &Host) -> Result<()> {
-    host.sh(
-        "nft 'table inet account { counter out { }; counter in { }; counter refused { }; \
-         chain out { type filter hook output priority 300; udp dport 443 counter name out; udp sport 443 udp dport != 443 counter name out; }; \
-         chain heard { socket wildcard <= 1 counter name in return; counter name refused; }; \
-         chain in { type filter hook input priority -300; udp dport 443 jump heard; udp sport 443 udp dport != 443 jump heard; }; }'",
-    )
+    let (port, last) = (PORT, FIRST_LIAR + 3);
+    let ports = format!("{{ {port}, {FIRST_LIAR}-{last} }}");
+    host.sh(&format!(
+        "nft 'table inet account {{ counter out {{ }}; counter in {{ }}; counter refused {{ }}; \
+         chain out {{ type filter hook output priority 300; udp dport {ports} counter name out; udp sport {ports} udp dport != {ports} counter name out; }}; \
+         chain heard {{ socket wildcard <= 1 counter name in return; counter name refused; }}; \
+         chain in {{ type filter hook input priority -300; udp dport {ports} jump heard; udp sport {ports} udp dport != {ports} jump heard; }}; }}'",
+    ))
     .map(drop)
 }
 
@@ -103,6 +106,15 @@ pub(crate) fn of_kernel(host: &Host) -> Result<Datagrams> {
 /// How many datagrams the kernel of a watched host has refused so far because nobody listened where they went.
 pub(crate) fn refused(host: &Host) -> Result<u64> {
     packets(host, "refused")
+}
+
+/// How many datagrams have found nobody on a host: a mirror may ask a relay that is about to start. Source: proc(5), /proc/net/snmp.
+pub(crate) fn unheard(host: &Host) -> Result<u64> {
+    let text = host.sh("cat /proc/net/snmp")?;
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Udp:")).map(str::split_whitespace);
+    let (names, numbers) = lines.next().zip(lines.next()).context("no counters of UDP")?;
+    let found = names.zip(numbers).find(|(name, _)| *name == "NoPorts");
+    Ok(found.context("no counter of datagrams that found nobody")?.1.parse()?)
 }
 
 fn packets(host: &Host, name: &str) -> Result<u64> {

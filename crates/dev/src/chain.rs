@@ -8,9 +8,15 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
+use openrelay_node::clock::unix_seconds;
 
+use serde_json::Value;
+
+use crate::account;
+use crate::approved::BEGINS_AGO;
 use crate::host::{Host, Service, checked};
+use crate::simulation::{Simulation, TOLD};
 use crate::topology::{Network, Programs};
 
 /// Ports of the endpoints: three, of which two must agree. They stand for three operators and share one chain.
@@ -25,6 +31,10 @@ const WITHDRAWAL: &str = "0x00000000000000000000000000000000c01dc01d";
 /// Starts the chain and its mirror, and writes what clients and operators need: `config/chain.toml`, `config/client/client.toml`.
 pub(crate) fn start(network: &Network, programs: &Programs) -> Result<Vec<Service>> {
     let host = network.host("chain")?;
+    // The mirror asks relays for their evidence, and counts nothing itself.
+    account::watch(host)?;
+    // A train would be one packet to the kernel that counts for it.
+    network.core.sh(&format!("ip link set {} gso_max_segs 1", Network::link_of("chain")?))?;
     let address = network.address("chain", false)?;
     let file = network.dir.join("config/chain.toml");
     fs::create_dir_all(network.dir.join("config/client"))?;
@@ -35,6 +45,10 @@ pub(crate) fn start(network: &Network, programs: &Programs) -> Result<Vec<Servic
     }
     command.arg("--network").arg(&file);
     command.arg("--mirror").arg(format!("http://{}/records", SocketAddr::new(address, MIRROR)));
+    command.arg("--simulate").arg(&network.dir).arg("--relay").arg(&programs.relay);
+    if let Some(image) = &programs.image {
+        command.arg("--image").arg(image);
+    }
     let chain = host.start(command, "ready")?;
     Ok(vec![chain, mirror_and_client(network, programs)?])
 }
@@ -45,6 +59,7 @@ fn mirror_and_client(network: &Network, programs: &Programs) -> Result<Service> 
     let mut command = host.command(&programs.openrelay);
     command.args(["mirror", "run", "--chain"]).arg(network.dir.join("config/chain.toml"));
     command.arg("--listen").arg(SocketAddr::new(network.address("chain", false)?, MIRROR).to_string());
+    command.arg("--files").arg(Simulation::of(&network.dir)?.published());
     let mirror = host.start(command, "ready")?;
     let dns = network.address("server", false)?;
     let client = format!("chain = \"../chain.toml\"\nadmission = \"open\"\ndns = [\"{dns}\"]\n");
@@ -59,6 +74,8 @@ pub(crate) fn start_anvil(network: &Network, programs: &Programs) -> Result<Opti
     let (port, file) = (ENDPOINTS[0], network.dir.join("config/chain.toml"));
     fs::create_dir_all(network.dir.join("config/client"))?;
     let mut command = host.command(&anvil);
+    let begins = (unix_seconds() - BEGINS_AGO).to_string();
+    command.args(["--timestamp", &begins]);
     command.args(["--silent", "--hardfork", "osaka", "--port", &port.to_string(), "--host", &address.to_string()]);
     let chain = host.start_quietly(command)?;
     let url = format!("http://{}", SocketAddr::new(address, port));
@@ -66,7 +83,13 @@ pub(crate) fn start_anvil(network: &Network, programs: &Programs) -> Result<Opti
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         let mut command = host.command(&programs.dev);
-        let output = command.args(["chain-deploy", &url]).arg(&file).arg(&mirror).output()?;
+        let output = command
+            .args(["chain-deploy", &url])
+            .arg(&file)
+            .arg(&mirror)
+            .arg(&network.dir)
+            .arg(&programs.relay)
+            .output()?;
         if output.status.success() {
             break;
         }
@@ -87,6 +110,30 @@ pub(crate) fn fund(network: &Network, programs: &Programs, account: &str) -> Res
     checked(&output, "fund an operator").map(drop)
 }
 
+/// What `openrelay verify` says of all relays, asked on the chain's host.
+pub(crate) fn verified(network: &Network, programs: &Programs) -> Result<Vec<Value>> {
+    let mut command = network.host("chain")?.command(&programs.openrelay);
+    command.args(["verify", "--json", "--config"]).arg(network.dir.join("config/client/client.toml"));
+    let said = checked(&command.output()?, "openrelay verify")?;
+    let said: Value = serde_json::from_str(&said).context("openrelay verify does not read")?;
+    Ok(said["relays"].as_array().cloned().unwrap_or_default())
+}
+
+/// Waits until clients believe so many relays: mirrors must have their evidence.
+pub(crate) fn await_evidence(network: &Network, programs: &Programs, count: usize) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let relays = verified(network, programs)?;
+        if relays.iter().filter(|relay| relay["believed"] == true).count() >= count {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            bail!("relays are not believed in time: {}", Value::from(relays));
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
 /// An operator's folder and password.
 pub(crate) struct Operator {
     folder: PathBuf,
@@ -98,6 +145,10 @@ pub(crate) struct Operator {
 impl Operator {
     /// `relay init` for a relay on the host `name`, into a folder called `folder`.
     pub(crate) fn init(network: &Network, programs: &Programs, name: &str, folder: &str) -> Result<Self> {
+        Self::init_at(network, programs, name, folder, crate::topology::PORT)
+    }
+
+    fn init_at(network: &Network, programs: &Programs, name: &str, folder: &str, port: u16) -> Result<Self> {
         let host = network.host(name)?;
         let (folder, password) = (network.dir.join("config").join(folder), host.dir().join("password"));
         let mut this = Self { folder, password, account: String::new() };
@@ -107,22 +158,38 @@ impl Operator {
         command.args(["relay", "init", "--role", role, "--withdrawal", WITHDRAWAL]);
         command.arg("--chain").arg(network.dir.join("config/chain.toml"));
         command.args(["--advertised", &ADVERTISED.to_string()]);
+        let simulation = Simulation::of(&network.dir)?;
+        command.arg("--image").arg(simulation.image.to_string());
         for v6 in if programs.outer_v6 { &[true][..] } else { &[false, true] } {
-            let endpoint = SocketAddr::new(network.address(name, *v6)?, crate::topology::PORT);
+            let endpoint = SocketAddr::new(network.address(name, *v6)?, port);
             command.arg("--endpoint").arg(endpoint.to_string());
         }
         let said = this.run(host, command, "relay init", true)?;
+        simulation.tell(&this.folder, if role == "ingress" { "TDX" } else { "SEV-SNP" }, None)?;
         this.account = said.trim().strip_prefix("operator ").context("relay init names no account")?.to_owned();
         Ok(this)
+    }
+
+    /// A relay on the host `name` whose evidence is a lie of this kind, registered and running, at a port of its own.
+    pub(crate) fn liar(network: &Network, programs: &Programs, name: &str, kind: &str, port: u16) -> Result<Service> {
+        let this = Self::init_at(network, programs, name, &format!("liar-{kind}"), port)?;
+        this.bond(network, programs, name)?;
+        let simulation = Simulation::of(&network.dir)?;
+        simulation.tell(&this.folder, "TDX", Some(&simulation.lie(kind)?))?;
+        this.start(network.host(name)?, programs, &[])
     }
 
     /// `relay init` and `relay bond` for the host `name`.
     pub(crate) fn register(network: &Network, programs: &Programs, name: &str) -> Result<Self> {
         let this = Self::init(network, programs, name, name)?;
+        this.bond(network, programs, name)?;
+        Ok(this)
+    }
+
+    fn bond(&self, network: &Network, programs: &Programs, name: &str) -> Result<()> {
         let mut command = network.host(name)?.command(&programs.openrelay);
         command.args(["relay", "bond"]);
-        this.run(network.host(name)?, command, "relay bond", true)?;
-        Ok(this)
+        self.run(network.host(name)?, command, "relay bond", true).map(drop)
     }
 
     /// A command on this operator's folder, to its end.
@@ -133,7 +200,7 @@ impl Operator {
         what: &str,
         with_password: bool,
     ) -> Result<String> {
-        command.arg("--dir").arg(&self.folder);
+        command.arg("--dir").arg(&self.folder).env("OPENRELAY_SIM", self.folder.join(TOLD));
         if with_password {
             command.arg("--password-file").arg(&self.password);
         }
@@ -141,11 +208,38 @@ impl Operator {
         checked(&output, &format!("{what} on {}", host.name))
     }
 
+    /// What a machine is told so that this operator's relay runs in it: its addresses, the relay's files, and what to simulate.
+    pub(crate) fn machine_config(&self, network: &Network, name: &str) -> Result<Vec<u8>> {
+        let mut out = b"openrelay-machine/1\n".to_vec();
+        for v6 in [false, true] {
+            let (own, neighbour, prefix) = network.link_addresses(name, v6)?;
+            out.extend(format!("address {own}/{prefix} {neighbour}\n").bytes());
+        }
+        let simulation = network.dir.join("config/sim");
+        let told: Value = serde_json::from_slice(&fs::read(self.folder.join(TOLD))?)?;
+        let told = serde_json::json!({
+            "vendors": "/run/vendors", "manifest": "/run/manifest.json", "platform": told["platform"], "lie": told["lie"],
+        });
+        let files = [
+            ("relay.toml", fs::read(self.folder.join("relay.toml"))?),
+            ("chain.toml", fs::read(self.folder.join("chain.toml"))?),
+            ("sim.json", told.to_string().into_bytes()),
+            ("vendors", fs::read(simulation.join("vendors"))?),
+            ("manifest.json", fs::read(simulation.join("published/image-1.json"))?),
+        ];
+        for (name, content) in files {
+            out.extend(format!("file {name} {}\n", content.len()).bytes());
+            out.extend(content);
+        }
+        out.extend(b"end\n");
+        Ok(out)
+    }
+
     /// Starts `relay run`, and waits until the relay is ready.
     pub(crate) fn start(&self, host: &Host, programs: &Programs, arguments: &[&str]) -> Result<Service> {
         let mut command = host.command(&programs.openrelay);
         command.args(["relay", "run"]).arg("--dir").arg(&self.folder).arg("--password-file").arg(&self.password);
-        command.args(arguments);
+        command.args(arguments).env("OPENRELAY_SIM", self.folder.join(TOLD));
         host.start(command, "ready")
     }
 }

@@ -36,7 +36,7 @@ pub(crate) fn run() -> Result<()> {
 }
 
 fn all(dir: &Path) -> Result<()> {
-    let programs = Programs::find()?;
+    let programs = Programs::simulating()?;
     let network = Network::new(dir)?;
     let services = network.serve_by_chain(&programs)?;
     let mut bench = Bench { network, services, programs };
@@ -62,7 +62,7 @@ fn all(dir: &Path) -> Result<()> {
 fn on_anvil(dir: &Path) -> Result<()> {
     let started = Instant::now();
     std::fs::create_dir_all(dir)?;
-    let programs = Programs::find()?;
+    let programs = Programs::simulating()?;
     let network = Network::new(dir)?;
     let Some(mut others) = crate::chain::start_anvil(&network, &programs)? else {
         say("skipped: the same way on anvil; OPENRELAY_ANVIL names none, ./x test netns installs and names it");
@@ -87,7 +87,7 @@ fn on_anvil(dir: &Path) -> Result<()> {
         relays.push((name, operator.start(host, &programs, &[])?));
         operators.push((name, operator));
     }
-    let bench = Bench { network, services: Services { others, relays, operators }, programs };
+    let bench = Bench { network, services: Services { others, relays, operators, machine: None }, programs };
     let config = bench.config();
     bench.within("the first circuit", || Ok(bench.up(&config).is_ok()))?;
     ensure!(bench.fetches()?, "nothing comes through a circuit by anvil's directory");

@@ -6,18 +6,24 @@
 use std::fs;
 use std::net::IpAddr;
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::account::{self, Datagrams};
+use crate::boot;
+use crate::chain::{self, Operator};
 use crate::devnet::temporary_dir;
-use crate::host::{Host, checked};
+use crate::host::{Host, Service, checked};
 use crate::judge::{LinkRule, Rules, Verdict};
 use crate::services::{ECHO, NAME, WEB};
-use crate::topology::{CLIENT_V4, CLIENT_V6, Network, Programs, Services, relay_in_status};
+use crate::simulation::LIES;
+use crate::topology::{BOOTED, CLIENT_V4, CLIENT_V6, FIRST_LIAR, Network, Programs, RELAYS, Services, relay_in_status};
 use crate::{say, talk};
+
+/// How long mirrors may take to have their evidence.
+const LOOKED_AT: Duration = Duration::from_secs(15);
 
 /// How the demonstration runs.
 #[derive(clap::Args, Clone)]
@@ -31,6 +37,9 @@ pub(crate) struct Options {
     /// Let the relays leak, for judging the judge
     #[arg(long)]
     leak: bool,
+    /// Run one relay from the image in this folder, in an emulated machine; built with: openrelay image build --simulate
+    #[arg(long, value_name = "DIR")]
+    boot: Option<std::path::PathBuf>,
     /// Let the relays have IPv6 addresses only
     #[arg(long)]
     outer_v6: bool,
@@ -41,6 +50,9 @@ impl Options {
         let mut arguments = vec!["--mib".into(), self.mib.to_string().into()];
         if self.json {
             arguments.push("--json".into());
+        }
+        if let Some(image) = &self.boot {
+            arguments.extend(["--boot".into(), image.clone().into()]);
         }
         if self.leak {
             arguments.push("--leak".into());
@@ -59,6 +71,8 @@ struct Demo {
     programs: Programs,
     network: Network,
     services: Services,
+    /// Relays whose evidence is a lie.
+    liars: Vec<(String, Service)>,
 }
 
 /// What the demonstration found.
@@ -67,6 +81,13 @@ struct Findings {
     directory: String,
     /// The block that proves it.
     proven_at: Option<u64>,
+    /// What stands behind the hops, in a word, and what was found about each.
+    attestation: String,
+    evidence: Value,
+    /// Whether the egress ran from its image, in a machine.
+    booted: bool,
+    /// Relays whose evidence is a lie: about what, and the code that they are refused with.
+    refused: Vec<(&'static str, String)>,
     setup_ms: u64,
     bytes: u64,
     sha256_ok: bool,
@@ -105,20 +126,32 @@ struct Names {
 }
 
 fn story(options: &Options, started: Instant, dir: &std::path::Path) -> Result<(Findings, Names)> {
-    let mut programs = Programs::find()?;
+    let mut programs = if options.leak { Programs::find()? } else { Programs::simulating()? };
+    if options.boot.is_some() {
+        boot::check_tools()?;
+        ensure!(!options.leak && !options.outer_v6, "--boot stands alone");
+    }
+    programs.image = options.boot.as_deref().map(std::path::absolute).transpose()?;
     programs.leak = options.leak;
     programs.outer_v6 = options.outer_v6;
     let network = Network::new(dir)?;
     // A leaking relay stands in for the product's, whose agent would not start it.
     let services = if programs.leak { network.serve(&programs, &[])? } else { network.serve_by_chain(&programs)? };
-    let mut demo = Demo { options: options.clone(), started, programs, network, services };
+    let mut demo = Demo { options: options.clone(), started, programs, network, services, liars: Vec::new() };
     demo.progress("client, NAT, core, server, chain, two ingresses and two egresses are up");
+    let refused = if options.leak { Vec::new() } else { demo.lie()? };
+    demo.progress("four more relays are up, each with evidence that is a lie");
     let plain = demo.fetch(options.mib, false)?;
     demo.progress("fetched without a tunnel, for comparison");
     let state_before = demo.host_state()?;
     let core = demo.judge(&demo.network.core, demo.core_rules()?)?;
     let lan = demo.judge(demo.network.host("nat")?, demo.lan_rules()?)?;
     let config = dir.join("config/client/client.toml");
+    if options.boot.is_some() {
+        // The circuit goes through the machine.
+        let text = fs::read_to_string(&config)?;
+        fs::write(&config, format!("egress = 4\n{text}"))?;
+    }
     let output = demo
         .network
         .client
@@ -147,10 +180,17 @@ fn story(options: &Options, started: Instant, dir: &std::path::Path) -> Result<(
     let state_after = demo.host_state()?;
     let given_back = state_after == state_before;
     demo.progress("down");
-    let warnings = if client_drops["state"] == "connected" { vec![] } else { vec!["the circuit was lost".into()] };
+    let traces = demo.traces()?;
+    let mut warnings: Vec<String> =
+        traces.into_iter().map(|path| format!("a trace of the session is in {path}")).collect();
+    warnings.extend(if client_drops["state"] == "connected" { None } else { Some("the circuit was lost".to_owned()) });
     let findings = Findings {
         directory: status["directory"].as_str().unwrap_or("none").to_owned(),
         proven_at: status["directory_proof"]["block"].as_u64(),
+        attestation: status["attestation"].as_str().unwrap_or("?").to_owned(),
+        evidence: status["evidence"].clone(),
+        booted: options.boot.is_some(),
+        refused,
         setup_ms: status["setup_ms"].as_u64().unwrap_or(0),
         bytes: fetched["bytes"].as_u64().unwrap_or(0),
         sha256_ok: fetched["sha256_ok"] == true && fetched6["sha256_ok"] == true,
@@ -172,6 +212,42 @@ impl Demo {
     fn progress(&self, what: &str) {
         if !self.options.json {
             talk(&format!("{:>6.2} s  {what}", self.started.elapsed().as_secs_f64()));
+        }
+    }
+
+    /// Starts relays whose evidence is a lie, and says how each is refused.
+    fn lie(&mut self) -> Result<Vec<(&'static str, String)>> {
+        let (network, programs) = (&self.network, &self.programs);
+        let started: Result<Vec<_>> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..)
+                .zip(LIES)
+                .map(|(place, (kind, _))| {
+                    scope.spawn(move || {
+                        let liar = Operator::liar(network, programs, "ingress-2", kind, FIRST_LIAR + place)?;
+                        Ok((kind.to_owned(), liar))
+                    })
+                })
+                .collect();
+            threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| bail!("a start panicked"))).collect()
+        });
+        self.liars = started?;
+        let number = |liar: &Service| -> Option<u64> {
+            liar.ready.split_whitespace().find_map(|word| word.strip_prefix("relay_id="))?.parse().ok()
+        };
+        let deadline = Instant::now() + LOOKED_AT;
+        loop {
+            let relays = chain::verified(&self.network, &self.programs)?;
+            let code = |id: Option<u64>| {
+                let relay = relays.iter().find(|relay| relay["relay"].as_u64() == id);
+                let refused = relay.map(|relay| relay["refused"]["code"].as_str().unwrap_or("believed").to_owned());
+                refused.filter(|code| code != "no-evidence")
+            };
+            let codes: Vec<Option<String>> = self.liars.iter().map(|(_, liar)| code(number(liar))).collect();
+            if Instant::now() > deadline || codes.iter().all(Option::is_some) {
+                let codes = codes.into_iter().map(|code| code.unwrap_or_else(|| "not looked at".into()));
+                return Ok(LIES.map(|(kind, _)| kind).into_iter().zip(codes).collect());
+            }
+            std::thread::sleep(Duration::from_millis(100));
         }
     }
 
@@ -273,7 +349,8 @@ impl Demo {
     fn confined(&self) -> Result<bool> {
         let users = fs::read_to_string("/proc/self/uid_map")?;
         let alone = users.split_whitespace().nth(2) == Some("1");
-        for (_, relay) in &self.services.relays {
+        let in_machine = self.services.machine.is_some();
+        for (_, relay) in self.services.relays.iter().filter(|(name, _)| !in_machine || *name != BOOTED) {
             let pid = relay.innermost();
             let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
             let limits = fs::read_to_string(format!("/proc/{pid}/limits"))?;
@@ -295,6 +372,24 @@ impl Demo {
         Ok(true)
     }
 
+    /// Pulls the plug of the machine, if there is one, and looks for what went through it in all that is on this host's disk: names and addresses. The image must be what it was.
+    fn traces(&mut self) -> Result<Vec<String>> {
+        let Some(machine) = self.services.machine.take() else { return Ok(Vec::new()) };
+        machine.kill();
+        let server = self.network.address("server", false)?;
+        let canaries = [NAME.to_owned(), server.to_string(), CLIENT_V4.to_owned()];
+        let image = self.programs.image.clone().context("there is an image")?;
+        let mut found = Vec::new();
+        for folder in [image.as_path(), self.network.host(BOOTED)?.dir()] {
+            for canary in &canaries {
+                let arguments = ["-r", "-l", "-a", "-F", "--exclude-dir=etc", canary.as_str()];
+                let output = Command::new("grep").args(arguments).arg(folder).output()?;
+                found.extend(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned));
+            }
+        }
+        Ok(found)
+    }
+
     /// The account, taken when nothing is on its way. A ping beforehand makes every socket tell what its kernel dropped before it.
     fn account_in_peace(&mut self) -> Result<()> {
         let mut result = Ok(());
@@ -311,8 +406,18 @@ impl Demo {
     /// Every datagram that somebody sent was received by somebody, or is in a counter of drops.
     fn account(&mut self) -> Result<()> {
         let mut all = account::of_client(&self.status()?["traffic"])?;
-        for (name, relay) in &mut self.services.relays {
+        let liars = self.liars.iter_mut().map(|(name, relay)| (name.as_str(), relay));
+        for (name, relay) in self.services.relays.iter_mut().map(|(name, relay)| (*name, relay)).chain(liars) {
             all += account::of_relay(name, &serde_json::from_str(&relay.ask("USR1")?)?)?;
+        }
+        if !self.options.leak {
+            // The mirror, which asks relays for their evidence.
+            let host = self.network.host("chain")?;
+            all += account::of_kernel(host)?;
+            all.received += account::refused(host)?;
+            for name in RELAYS {
+                all.received += account::unheard(self.network.host(name)?)?;
+            }
         }
         let Datagrams { sent, received } = all;
         if sent != received {
@@ -385,6 +490,18 @@ impl Findings {
             && self.core.shared == 0
             && (self.directory == "chain") == self.proven_at.is_some()
             && self.warnings.is_empty()
+            && self.is_attested()
+    }
+
+    /// Whether both hops have shown evidence, and each lie was refused for what it is; or there is no chain, and nobody had to.
+    fn is_attested(&self) -> bool {
+        let refused = LIES.iter().zip(&self.refused).all(|((_, code), (_, found))| found == code);
+        let both = self.evidence.as_array().is_some_and(|hops| hops.len() == 2);
+        if self.directory == "chain" {
+            self.attestation == "sim" && both && refused && self.refused.len() == LIES.len()
+        } else {
+            self.attestation == "none"
+        }
     }
 
     fn to_json(&self, ok: bool) -> Value {
@@ -394,6 +511,10 @@ impl Findings {
             "hops": 2,
             "directory": self.directory,
             "directory_block": self.proven_at,
+            "attestation": self.attestation,
+            "evidence": self.evidence,
+            "refused": self.refused.iter().map(|(kind, code)| ((*kind).to_owned(), Value::from(code.as_str()))).collect::<serde_json::Map<_, _>>(),
+            "booted": self.booted,
             "setup_ms": self.setup_ms,
             "bytes": self.bytes,
             "sha256_ok": self.sha256_ok,
@@ -436,6 +557,24 @@ impl Findings {
                 "  directory           of a development chain, proven at block {block}; the relays are registered and bonded there"
             ));
         }
+        for (hop, place) in self.evidence.as_array().into_iter().flatten().zip(["ingress", "egress"]) {
+            say(&format!(
+                "  {place:<9} evidence  SIMULATED {} {}, image {:.8}… approved in round {}, key made inside",
+                hop["platform"].as_str().unwrap_or("?"),
+                hop["product"].as_str().unwrap_or("?"),
+                hop["image"].as_str().unwrap_or("?"),
+                hop["image_round"]
+            ));
+        }
+        let refused: Vec<String> = self.refused.iter().map(|(kind, code)| format!("{kind}: {code}")).collect();
+        if !refused.is_empty() {
+            say(&format!("  lies refused        {}", refused.join("   ")));
+        }
+        if self.booted {
+            say(
+                "  booted              the egress runs from its image in an emulated machine; after its plug was pulled nothing of the session is on this disk",
+            );
+        }
         say(&format!("  UDP, ICMP           IPv4 and IPv6: {}, {}", yes(self.udp_ok), yes(self.icmp_ok)));
         say(&format!(
             "  speed               {:.2} Gbit/s through two hops, {:.2} Gbit/s without a tunnel",
@@ -470,6 +609,8 @@ impl Findings {
         for warning in &self.warnings {
             say(&format!("  warning             {warning}"));
         }
-        say("\nThese relays prove nothing yet (admission open, no attestation): this shows what the wires show.");
+        say(
+            "\nThe trusted execution environments are SIMULATED, and everybody is admitted: this shows what is checked, and what the wires show.",
+        );
     }
 }

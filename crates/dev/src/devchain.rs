@@ -21,7 +21,9 @@ use openrelay_node::chain_file::ChainFile;
 use openrelay_node::clock::unix_seconds;
 use serde_json::{Value, json};
 
+use crate::approved::{BEGINS_AGO, ByRpc, HASTE, InProcess, approve};
 use crate::say;
+use crate::simulation::Simulation;
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
@@ -49,6 +51,16 @@ pub(crate) struct Options {
     /// A mirror that this file shall name; repeatable
     #[arg(long, value_name = "URL", requires = "network")]
     mirror: Vec<String>,
+    /// Begin with an approved image and collateral, which validators of known keys have voted for hours ago: those of a simulation in this folder, for which the file shall name the
+    /// mirror
+    #[arg(long, value_name = "DIR", requires = "network")]
+    simulate: Option<PathBuf>,
+    /// The relay's program, which the image of the simulation stands for
+    #[arg(long, value_name = "FILE", requires = "simulate")]
+    relay: Option<PathBuf>,
+    /// Folder of a built image, which is the one that was approved then
+    #[arg(long, value_name = "DIR", requires = "relay")]
+    image: Option<PathBuf>,
     /// Seconds between two blocks; 0 for blocks with transactions only
     #[arg(long, default_value_t = 2)]
     block_time: u64,
@@ -70,8 +82,17 @@ pub(crate) fn run(command: Command) -> Result<()> {
     let urls: Vec<String> =
         listeners.iter().map(|listener| Ok(format!("http://{}", listener.local_addr()?))).collect::<Result<_>>()?;
     if let Some(path) = &options.network {
-        let network = node.deploy().map_err(|error| anyhow!("cannot deploy the contracts: {error}"))?;
-        fs::write(path, network_file(&network, &urls, &options.mirror))
+        let rules = options.rules();
+        let network = node.deploy(&rules).map_err(|error| anyhow!("cannot deploy the contracts: {error}"))?;
+        if let Some((dir, relay)) = options.simulate.as_ref().zip(options.relay.as_ref()) {
+            let begins = node.chain().last().header.timestamp;
+            let (simulation, publication) = Simulation::prepare(dir, relay, options.image.as_deref())?;
+            simulation.note_old_block(1, node.chain().block(1).context("no block")?.hash)?;
+            approve(&mut InProcess(&mut node), network.chain_id, &network.contracts, begins, &publication)?;
+            node.tell_time(unix_seconds());
+            node.mine();
+        }
+        fs::write(path, network_file(&network, &rules, &urls, &options.mirror))
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
     let (chain_id, number) = (node.chain().chain_id(), node.chain().last().header.number);
@@ -87,21 +108,31 @@ pub(crate) fn run(command: Command) -> Result<()> {
     Ok(())
 }
 
+impl Options {
+    fn rules(&self) -> Rules {
+        let haste = if self.simulate.is_some() { HASTE } else { Rules::default().haste };
+        Rules { haste, ..Rules::default() }
+    }
+}
+
 /// The file for clients and operators. Two of three endpoints must agree; of fewer, all.
-fn network_file(network: &Network, urls: &[String], mirrors: &[String]) -> String {
+fn network_file(network: &Network, rules: &Rules, urls: &[String], mirrors: &[String]) -> String {
     let list = |all: &[String]| all.iter().map(|url| format!("\"{url}\"")).collect::<Vec<_>>().join(", ");
     format!(
-        "# A development chain: it proves nothing to anybody.\nchain_id = {}\ndirectory = \"{}\"\ncode_hash = \"{}\"\nregistry = \"{}\"\nimages = \"{}\"\nvalidators = \"{}\"\n\
-         endpoints = [{}]\nquorum = {}\nmirrors = [{}]\nrefresh_s = 1\n",
+        "# A development chain: it proves nothing to anybody.\nchain_id = {}\ndirectory = \"{}\"\ncode_hash = \"{}\"\nregistry = \"{}\"\nimages = \"{}\"\nvalidators = \"{}\"\ncollateral = \"{}\"\nhaste = {}\n\
+         endpoints = [{}]\nquorum = {}\nmirrors = [{}]\nevidence = [{}]\nrefresh_s = 1\n",
         network.chain_id,
         network.directory,
         network.code_hash,
         network.contracts.registry,
         network.contracts.images,
         network.contracts.validators,
+        network.contracts.collateral,
+        rules.haste,
         list(urls),
         urls.len().min(2),
-        list(mirrors)
+        list(mirrors),
+        list(&mirrors.iter().map(|url| url.replace("/records", "/attestation")).collect::<Vec<_>>())
     )
 }
 
@@ -118,6 +149,7 @@ fn make(options: &Options) -> Result<(Node, u64)> {
     let now = unix_seconds();
     let (store, chain) = match &options.state {
         Some(path) => Store::open(path, now).map(|(store, chain)| (Some(store), chain))?,
+        None if options.simulate.is_some() => (None, development(now - BEGINS_AGO)),
         None => (None, development(now)),
     };
     Ok((Node::new(chain, true, store), options.block_time))
@@ -137,11 +169,12 @@ pub(crate) fn mine(url: &str) -> Result<()> {
 }
 
 /// Puts the contracts on a development chain of others, whose first known account signs for everybody, and writes the file for clients and operators.
-pub(crate) fn deploy(url: &str, path: &Path, mirror: &str) -> Result<()> {
+pub(crate) fn deploy(url: &str, path: &Path, mirror: &str, dir: &Path, relay: &Path) -> Result<()> {
     let endpoint = Endpoint::new(url);
     let chain_id = endpoint.ask_number("eth_chainId", &json!([]))?.saturating_to();
     let nonce = endpoint.ask_number("eth_getTransactionCount", &json!([KNOWN[0].0, "latest"]))?.saturating_to();
-    let (contracts, creations) = Contracts::creations(KNOWN[0].0, nonce, &Rules::default(), &committed);
+    let rules = Rules { haste: HASTE, ..Rules::default() };
+    let (contracts, creations) = Contracts::creations(KNOWN[0].0, nonce, &rules, &committed);
     for creation in creations {
         send(&endpoint, &json!({"from": KNOWN[0].0, "data": creation}))?;
     }
@@ -150,7 +183,15 @@ pub(crate) fn deploy(url: &str, path: &Path, mirror: &str) -> Result<()> {
     let code = endpoint.ask("eth_getCode", &json!([directory, "latest"]))?;
     let code: Bytes = code.as_str().context("no code")?.parse()?;
     let network = Network { chain_id, directory, code_hash: keccak256(&code), contracts };
-    Ok(fs::write(path, network_file(&network, &[url.to_owned()], &[mirror.to_owned()]))?)
+    let block = endpoint.ask("eth_getBlockByNumber", &json!(["latest", false]))?;
+    let begins: U256 = block["timestamp"].as_str().context("no time")?.parse()?;
+    let (simulation, publication) = Simulation::prepare(dir, relay, None)?;
+    let hash = block["hash"].as_str().context("no hash")?.parse()?;
+    simulation.note_old_block(block["number"].as_str().context("no number")?.parse::<U256>()?.saturating_to(), hash)?;
+    approve(&mut ByRpc(&endpoint), chain_id, &network.contracts, begins.saturating_to(), &publication)?;
+    endpoint.ask("evm_setNextBlockTimestamp", &json!([unix_seconds()]))?;
+    endpoint.ask("evm_mine", &json!([]))?;
+    Ok(fs::write(path, network_file(&network, &rules, &[url.to_owned()], &[mirror.to_owned()]))?)
 }
 
 /// Gives an account ether and tokens there.

@@ -290,7 +290,7 @@ const CLIENT: &str = "  client      ";
 /// Keeps the network until it is told otherwise.
 fn keep() -> Result<()> {
     let dir = temporary_dir()?;
-    let programs = Programs::find()?;
+    let programs = Programs::simulating()?;
     let network = Network::new(&dir)?;
     let mut services = network.serve_by_chain(&programs)?;
     let mut command = network.client.command(&programs.openrelay);

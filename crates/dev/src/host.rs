@@ -14,6 +14,12 @@ use anyhow::{Context as _, Result, bail};
 #[derive(Debug)]
 pub(crate) struct Missing(String);
 
+impl Missing {
+    pub(crate) fn new(line: String) -> Self {
+        Self(line)
+    }
+}
+
 impl std::fmt::Display for Missing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.0)
@@ -57,7 +63,7 @@ pub(crate) fn check_tools() -> Result<()> {
     Ok(())
 }
 
-fn find(tool: &str) -> Option<PathBuf> {
+pub(crate) fn find(tool: &str) -> Option<PathBuf> {
     let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
     path.split(':').map(|dir| Path::new(dir).join(tool)).find(|path| path.exists())
 }
@@ -130,6 +136,9 @@ impl Host {
         command.args(["--net", "--mount", "--target", &self.pid.to_string(), "--"]);
         command.arg(program).env("PATH", PATH);
         command.env("OPENRELAY_RUNTIME_DIR", self.dir.join("run")).env("OPENRELAY_STATE_DIR", self.dir.join("state"));
+        // Whom programs that simulate believe; no others look at it.
+        let network = self.dir.parent().unwrap_or(&self.dir);
+        command.env("OPENRELAY_SIM_ROOTS", network.join("config/sim/roots"));
         command
     }
 

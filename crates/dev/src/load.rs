@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use openrelay_ledger::selection::{self, Wish};
-use openrelay_node::circuit::{self, Hops, OpenConsent};
+use openrelay_node::circuit::{self, Hop, Hops, OpenConsent, OwnRelays};
 use openrelay_node::client::directory_of;
 use openrelay_node::clock::{Clock, unix_minutes};
 use openrelay_node::config::{ClientFile, read};
@@ -99,7 +99,9 @@ pub(crate) fn open(
 ) -> Result<Client> {
     let wish = Wish { ingress: Some(1), egress: Some(3), ..Wish::default() };
     let (ingress, egress) = selection::circuit(directory.directory(), &wish, |_| 0)?;
-    let register = |record| directory.register(record).context("not in the directory");
+    let own = OwnRelays::from_config(file.attestation, directory).context("the relays are not one's own")?;
+    let register =
+        |record| Ok::<_, anyhow::Error>(Hop::Own(directory.register(record).context("not in the directory")?, own));
     let hops = Hops::Two(register(ingress)?, register(egress)?);
     let consent = OpenConsent::from_config(file.admission).context("no consent")?;
     let pick = |endpoints: &[SocketAddr]| endpoints.iter().copied().find(SocketAddr::is_ipv4);

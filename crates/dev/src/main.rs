@@ -3,6 +3,8 @@
 //! Owns nothing of the product: it starts `openrelay` and `openrelay-relay`, gives them hosts and links, and watches the links.
 
 mod account;
+mod approved;
+mod boot;
 mod chain;
 mod chain_check;
 mod check;
@@ -19,6 +21,7 @@ mod local_chain;
 mod loss;
 mod reorganisation_check;
 mod services;
+mod simulation;
 mod topology;
 mod vote_check;
 mod wire;
@@ -48,9 +51,17 @@ enum Command {
         #[command(subcommand)]
         command: devchain::Command,
     },
+    /// Starts an image in an emulated machine, and compares what firmware measures with what was predicted
+    Boot {
+        /// The image
+        image: PathBuf,
+        /// One JSON object instead of text
+        #[arg(long)]
+        json: bool,
+    },
     /// Puts the contracts on a development chain of others, and writes the file that says where they are
     #[command(hide = true)]
-    ChainDeploy { url: String, file: PathBuf, mirror: String },
+    ChainDeploy { url: String, file: PathBuf, mirror: String, simulate: PathBuf, relay: PathBuf },
     /// Gives an account ether and tokens there
     #[command(hide = true)]
     ChainFund { url: String, file: PathBuf, account: alloy_primitives::Address },
@@ -135,7 +146,10 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Devnet { command } => devnet::run(command),
         Command::Devchain { command } => devchain::run(command),
-        Command::ChainDeploy { url, file, mirror } => devchain::deploy(&url, &file, &mirror),
+        Command::Boot { image, json } => boot::check(&image, json),
+        Command::ChainDeploy { url, file, mirror, simulate, relay } => {
+            devchain::deploy(&url, &file, &mirror, &simulate, &relay)
+        }
         Command::ChainFund { url, file, account } => devchain::fund(&url, &file, account),
         Command::ChainFaults { url, faults } => devchain::set_faults(&url, &faults),
         Command::ChainMine { url } => devchain::mine(&url),

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use crate::boot::{self, Machine, Parts};
 use crate::chain::{self, Operator};
 use crate::host::{Host, Service, checked};
 
@@ -53,8 +54,13 @@ pub(crate) fn relay_in_status(status: &serde_json::Value, key: &str) -> Result<&
     RELAYS.get(usize::try_from(number)?.wrapping_sub(1)).copied().with_context(|| format!("there is no relay {number}"))
 }
 
+/// The relay that runs in a machine, if one does.
+pub(crate) const BOOTED: &str = "egress-2";
+
 /// Port of the relays.
 pub(crate) const PORT: u16 = 443;
+/// The port of the first relay that lies; the others have those after it.
+pub(crate) const FIRST_LIAR: u16 = 4431;
 
 /// All hosts, linked.
 pub(crate) struct Network {
@@ -123,6 +129,44 @@ impl Network {
         Ok(text.parse()?)
     }
 
+    /// The addresses of a host and of its neighbour at the core, and the bits of their network.
+    pub(crate) fn link_addresses(&self, name: &str, v6: bool) -> Result<(IpAddr, IpAddr, u8)> {
+        let site = SITES.iter().find(|site| site.name == name).with_context(|| format!("there is no host {name}"))?;
+        let neighbour = if v6 { format!("{}:1", site.v6) } else { format!("{}.1", site.v4) };
+        Ok((self.address(name, v6)?, neighbour.parse()?, if v6 { 64 } else { 24 }))
+    }
+
+    /// Connects a card of a machine to the network of a host, which goes on with an address of its own beside it.
+    fn bridge(&self, name: &str) -> Result<()> {
+        let (v4, neighbour, _) = self.link_addresses(name, false)?;
+        let beside = v4.to_string().trim_end_matches('2').to_owned() + "3";
+        self.host(name)?.sh(&format!(
+            "ip link add br0 type bridge\nip addr flush dev wan\nip link set wan master br0\nip link set br0 up\n\
+             ip addr add {beside}/24 dev br0\nip route add default via {neighbour}\n\
+             ip tuntap add tap0 mode tap\nip link set tap0 master br0 up\n"
+        ))?;
+        // The address is another card's now.
+        self.core.sh(&format!("ip neigh flush dev {}", Self::link_of(name)?)).map(drop)
+    }
+
+    /// Starts an image in a machine on the network of a host, which stands for it.
+    fn boot(&self, name: &str, operator: &Operator, image: &Path) -> Result<(Machine, PathBuf)> {
+        self.bridge(name)?;
+        let host = self.host(name)?;
+        let image = std::fs::read(image.join("image.efi")).context("cannot read the image")?;
+        let parts = Parts::of(&image, host.dir())?;
+        let network = [
+            "-netdev",
+            "tap,id=net,ifname=tap0,script=no,downscript=no",
+            "-device",
+            "virtio-net-pci,netdev=net,romfile=",
+        ];
+        let machine = parts.start(host.command("qemu-system-x86_64"), &network, Some(host.dir()))?;
+        boot::configure(host.dir(), &operator.machine_config(self, name)?)?;
+        machine.await_line("ready kernel=", PATIENCE)?;
+        Ok((machine, host.dir().join("feed")))
+    }
+
     /// The names of all links at the core, as `break` takes them.
     pub(crate) fn links() -> Vec<&'static str> {
         SITES.iter().map(|site| site.name).collect()
@@ -162,12 +206,28 @@ impl Network {
         others.extend(chain::start(self, programs)?);
         let registered: Result<Vec<_>> = RELAYS.iter().map(|name| Operator::register(self, programs, name)).collect();
         let registered = registered?;
+        let machine = match &programs.image {
+            Some(image) => {
+                let booted = RELAYS.iter().position(|name| *name == BOOTED).and_then(|place| registered.get(place));
+                Some(self.boot(BOOTED, booted.context("it is registered")?, image)?)
+            }
+            None => None,
+        };
         // Each tries a password and waits for a block.
         let started: Result<Vec<Service>> = std::thread::scope(|scope| {
             let threads: Vec<_> = RELAYS
                 .iter()
                 .zip(&registered)
-                .map(|(name, operator)| scope.spawn(|| operator.start(self.host(name)?, programs, &[])))
+                .map(|(name, operator)| {
+                    let arguments = match &machine {
+                        Some((_, feed)) if *name == BOOTED => vec!["--machine".into(), feed.display().to_string()],
+                        _ => Vec::new(),
+                    };
+                    scope.spawn(move || {
+                        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+                        operator.start(self.host(name)?, programs, &arguments)
+                    })
+                })
                 .collect();
             threads
                 .into_iter()
@@ -183,7 +243,9 @@ impl Network {
                 std::thread::sleep(ASK_EVERY);
             }
         }
-        Ok(Services { others, relays, operators: RELAYS.into_iter().zip(registered).collect() })
+        chain::await_evidence(self, programs, RELAYS.len())?;
+        let machine = machine.map(|(machine, _)| machine);
+        Ok(Services { others, relays, operators: RELAYS.into_iter().zip(registered).collect(), machine })
     }
 
     pub(crate) fn internet(&self, programs: &Programs) -> Result<Service> {
@@ -215,7 +277,7 @@ impl Network {
                 .args(relay_arguments);
             relays.push((name, host.start(command, "ready")?));
         }
-        Ok(Services { others: vec![internet], relays, operators: Vec::new() })
+        Ok(Services { others: vec![internet], relays, operators: Vec::new(), machine: None })
     }
 
     /// `openrelay selfhost init` for this network.
@@ -253,6 +315,8 @@ pub(crate) struct Programs {
     pub(crate) dev: PathBuf,
     pub(crate) openrelay: PathBuf,
     pub(crate) relay: PathBuf,
+    /// Folder of the image that is approved, and that one relay runs from in a machine of its own.
+    pub(crate) image: Option<PathBuf>,
     /// Whether relays are started so that they leak.
     pub(crate) leak: bool,
     /// Whether relays have IPv6 addresses only.
@@ -260,6 +324,13 @@ pub(crate) struct Programs {
 }
 
 impl Programs {
+    /// The same with those that simulate trusted execution environments: for networks of a chain, whose relays must show evidence.
+    pub(crate) fn simulating() -> Result<Self> {
+        let product = Self::find()?;
+        let beside = |name| product.dev.with_file_name(name);
+        Ok(Self { openrelay: beside("openrelay-sim"), relay: beside("openrelay-relay-sim"), ..product })
+    }
+
     pub(crate) fn find() -> Result<Self> {
         let dev = std::env::current_exe()?;
         let beside = |name: &str| -> Result<PathBuf> {
@@ -274,6 +345,7 @@ impl Programs {
             openrelay: beside("openrelay")?,
             relay: beside("openrelay-relay")?,
             dev,
+            image: None,
             leak: false,
             outer_v6: false,
         })
@@ -285,6 +357,8 @@ pub(crate) struct Services {
     #[expect(dead_code, reason = "held for as long as they must run")]
     pub(crate) others: Vec<Service>,
     pub(crate) relays: Vec<(&'static str, Service)>,
+    /// The machine that the relay [`BOOTED`] runs in, if one does.
+    pub(crate) machine: Option<Machine>,
     /// Who runs them, where a chain says so.
     pub(crate) operators: Vec<(&'static str, Operator)>,
 }

@@ -150,8 +150,8 @@ impl Node {
     ///
     /// # Errors
     /// [`Failure`] of a deployment.
-    pub fn deploy(&mut self) -> Result<Network, Failure> {
-        let network = deploy(self.chain_mut())?;
+    pub fn deploy(&mut self, rules: &Rules) -> Result<Network, Failure> {
+        let network = deploy(self.chain_mut(), rules)?;
         self.keep_all();
         Ok(network)
     }
@@ -176,8 +176,8 @@ impl Node {
     }
 }
 
-fn deploy(chain: &mut Chain) -> Result<Network, Failure> {
-    let contracts = Contracts::make(chain, &Rules::default(), &committed)?;
+fn deploy(chain: &mut Chain, rules: &Rules) -> Result<Network, Failure> {
+    let contracts = Contracts::make(chain, rules, &committed)?;
     let none = || Failure::Refused("the registry has no directory".into());
     let answer = chain.call(KNOWN[0].0, contracts.registry, RelayRegistry::directoryCall {}.abi_encode().into())?;
     let directory = RelayRegistry::directoryCall::abi_decode_returns(&answer).map_err(|_| none())?;

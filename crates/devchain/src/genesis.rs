@@ -3,6 +3,7 @@
 //! Owns the reading of `genesis.json` and `chain.rlp`. Source: go-ethereum, core/genesis.go; execution-apis, tests/.
 
 use alloy_consensus::{Block, Header, TxEnvelope};
+use alloy_eips::eip2935::{HISTORY_STORAGE_ADDRESS, HISTORY_STORAGE_CODE};
 use alloy_primitives::{Address, B256, Bytes, U256, address, b256, hex};
 use alloy_rlp::Decodable;
 use serde_json::Value;
@@ -61,6 +62,8 @@ pub fn development(timestamp: u64) -> Chain {
     for (account, _) in KNOWN {
         state.account_mut(account).balance = U256::from(10_000) * U256::from(1_000_000_000_000_000_000_u64);
     }
+    // Chains since Prague keep the hashes of their blocks, which evidence is held against.
+    state.account_mut(HISTORY_STORAGE_ADDRESS).set_code(HISTORY_STORAGE_CODE.clone());
     Chain::with_genesis(31_337, state, timestamp)
 }
 

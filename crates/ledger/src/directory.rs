@@ -132,6 +132,14 @@ impl Directory {
         Self { body, network_id, source }
     }
 
+    /// The same with those relays alone that `keep` says.
+    #[must_use]
+    pub fn only(&self, keep: impl Fn(&Record) -> bool) -> Self {
+        let mut this = self.clone();
+        this.body.relays.retain(keep);
+        this
+    }
+
     /// What it says.
     pub fn body(&self) -> &Body {
         &self.body

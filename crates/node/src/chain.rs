@@ -3,7 +3,9 @@
 //! Owns what leaves the machine for it. Checks are `ledger`'s; nothing here makes a directory but by them.
 
 pub mod checkpoint;
+pub mod collector;
 pub mod endpoint;
+mod evidence;
 pub mod journal;
 pub mod mirror;
 pub mod read;
@@ -15,6 +17,7 @@ pub use way::{Outside, Way};
 
 use std::path::{Path, PathBuf};
 
+use openrelay_attest::verdict::Staple;
 use openrelay_ledger::chain::reading::{MAX_AGE, MAX_READING, Reading};
 
 use crate::chain_file::ChainFile;
@@ -23,6 +26,8 @@ use crate::directory::{VerifiedDirectory, replace};
 
 /// The directory as the chain proves it now; or, when its endpoints or mirrors give none, at a block that the keys of checkpoints have signed; or the last one that was kept in
 /// the file `kept`. Either only while it is young enough, and with a warning. What is read is kept there. Nothing older than the block `floor` is taken.
+///
+/// `extra` is evidence that relays have shown, which mirrors may not have yet.
 ///
 /// Who has kept nothing yet and has no floor, and knows keys of checkpoints, takes nothing that is older than a checkpoint, and nothing at all without one.
 ///
@@ -33,10 +38,11 @@ pub fn directory(
     file: &ChainFile,
     kept: &Path,
     floor: u64,
+    extra: &[Staple],
 ) -> Result<(VerifiedDirectory, Option<String>), ChainError> {
     let last = read_kept(kept);
-    let old =
-        last.as_ref().and_then(|last| VerifiedDirectory::of_reading(last, &file.trust(), file.max_age_s, floor).ok());
+    let old = last.clone();
+    let old = old.and_then(|last| VerifiedDirectory::of_reading(last, &file.trust(), file.max_age_s, floor).ok());
     // What is too old to be used is still young enough to tell that something is older.
     let seen = last.as_ref().and_then(|last| last.verify(&file.trust(), unix_seconds(), MAX_AGE, 0).ok());
     let mut seen = seen.map_or(0, |seen| seen.body().sequence).max(floor);
@@ -46,11 +52,11 @@ pub fn directory(
         seen = first.checkpoint.number;
         signed = Some(first);
     }
-    let error = match read_by(way, file, unix_seconds(), seen, last.as_ref()) {
+    let error = match read_by(way, file, (unix_seconds(), seen), last.as_ref(), extra) {
         Ok((reading, directory)) => {
             let warning = keep(kept, &reading);
             note_reading(kept);
-            return Ok((VerifiedDirectory::of_proven(directory), warning));
+            return Ok((VerifiedDirectory::of_proven(directory, reading), warning));
         }
         Err(error) => error,
     };
@@ -61,7 +67,7 @@ pub fn directory(
         let age = unix_seconds().saturating_sub(signed.checkpoint.timestamp);
         let warning = format!("the directory is one of a signed checkpoint, {age} s old: {error}");
         let unkept = keep(kept, &signed.reading).map(|why| format!("; {why}")).unwrap_or_default();
-        return Ok((VerifiedDirectory::of_proven(signed.directory), Some(warning + &unkept)));
+        return Ok((VerifiedDirectory::of_proven(signed.directory, signed.reading), Some(warning + &unkept)));
     }
     let Some(old) = old else { return Err(error) };
     let age = unix_seconds().saturating_sub(old.directory().body().issued);
@@ -78,7 +84,7 @@ pub fn read_lately(file: &ChainFile, kept: &Path) -> Option<VerifiedDirectory> {
 
 /// The directory in the file `kept`, however it came there, if it is young enough.
 pub fn kept_directory(file: &ChainFile, kept: &Path) -> Option<VerifiedDirectory> {
-    VerifiedDirectory::of_reading(&read_kept(kept)?, &file.trust(), file.max_age_s, 0).ok()
+    VerifiedDirectory::of_reading(read_kept(kept)?, &file.trust(), file.max_age_s, 0).ok()
 }
 
 /// From now on [`read_lately`] gives nothing until endpoints are asked again: a relay in it does not answer, so it may have another key by now.

@@ -5,6 +5,7 @@ use std::path::Path;
 use alloy_primitives::{Address, B256};
 use openrelay_ledger::chain::checkpoint::{MAX_KEYS, Signers};
 use openrelay_ledger::chain::reading::{MAX_AGE, Trust};
+use openrelay_ledger::chain::voted::Contracts;
 use openrelay_ledger::hex;
 use serde::Deserialize;
 
@@ -25,6 +26,12 @@ pub struct ChainFile {
     /// Votes on images; what validators need.
     #[serde(default)]
     pub images: Option<Address>,
+    /// Votes on vendors' collateral; what evidence of relays is judged by, together with images.
+    #[serde(default)]
+    pub collateral: Option<Address>,
+    /// 1; what development networks divide times of images by.
+    #[serde(default = "default_haste")]
+    pub haste: u32,
     /// Validators and their bonds, whom they give their bond to: no endpoint is asked for that address.
     #[serde(default)]
     pub validators: Option<Address>,
@@ -38,6 +45,9 @@ pub struct ChainFile {
     /// Mirrors of the records.
     #[serde(default)]
     pub mirrors: Vec<String>,
+    /// Mirrors of what relays are judged by: evidence, collateral, manifests of images.
+    #[serde(default)]
+    pub evidence: Vec<String>,
     /// Mirrors of checkpoints, for the first start and for when no endpoint can be used.
     #[serde(default)]
     pub checkpoints: Vec<String>,
@@ -53,6 +63,10 @@ pub struct ChainFile {
     /// How often relays read the directory anew, in seconds.
     #[serde(default = "default_refresh")]
     pub refresh_s: u64,
+}
+
+fn default_haste() -> u32 {
+    1
 }
 
 fn default_max_age() -> u64 {
@@ -76,6 +90,12 @@ impl ChainFile {
         }
         if let Some(url) = file.mirrors.iter().find(bad_url) {
             return Err(key_fault(path, "mirrors", format!("{url:?} must begin with https:// or http://")));
+        }
+        if let Some(url) = file.evidence.iter().find(bad_url) {
+            return Err(key_fault(path, "evidence", format!("{url:?} must begin with https:// or http://")));
+        }
+        if file.haste == 0 {
+            return Err(key_fault(path, "haste", "must be at least 1"));
         }
         if let Some(url) = file.checkpoints.iter().find(bad_url) {
             return Err(key_fault(path, "checkpoints", format!("{url:?} must begin with https:// or http://")));
@@ -119,6 +139,8 @@ impl ChainFile {
 
     /// What of it is trusted.
     pub fn trust(&self) -> Trust {
-        Trust { chain_id: self.chain_id, directory: self.directory, code_hash: self.code_hash }
+        let contracts = self.images.zip(self.collateral);
+        let contracts = contracts.map(|(images, collateral)| Contracts { images, collateral, haste: self.haste });
+        Trust { chain_id: self.chain_id, directory: self.directory, code_hash: self.code_hash, contracts }
     }
 }

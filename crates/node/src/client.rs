@@ -19,29 +19,34 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use openrelay_attest::Refusal;
+use openrelay_attest::verdict::{Staple, Verdict};
 use openrelay_ledger::directory::{Directory, Source};
 use openrelay_ledger::hex;
 use openrelay_ledger::record::{Record, Role};
 use openrelay_ledger::selection::{self, Families, SelectionError, Wish};
 use openrelay_proto::client::{Event, Failure};
+use openrelay_proto::handshake::Role as ProtoRole;
+use openrelay_proto::message::Evidence;
 use openrelay_proto::random::array;
 use openrelay_sys::event::Waker;
 use openrelay_sys::net::Netlink;
 use openrelay_sys::tun::Tun;
 use openrelay_sys::udp::UdpSocket;
 
+use crate::attestation::{Judged, Standard};
 use crate::chain::{ChainError, Outside};
 use crate::chain_file::ChainFile;
-use crate::circuit::{self, Hops, OpenConsent, OpenError};
-use crate::clock::Clock;
-use crate::config::{ClientFile, ConfigError, Origin, check_device, key_fault, read};
+use crate::circuit::{self, Hop, Hops, OpenConsent, OpenError, OwnRelays};
+use crate::clock::{Clock, unix_seconds};
+use crate::config::{AttestationMode, ClientFile, ConfigError, Origin, check_device, key_fault, read};
 use crate::directory::VerifiedDirectory;
 use crate::random::OsRandom;
 use host::{Folders, HostError, HostState};
 pub use pump::Counts;
 use pump::{Command, Pump};
 pub use refresh::Refreshed;
-use refresh::{Reader, Refresher};
+use refresh::{Abandon, Reader, Refresher};
 
 /// Why the client is not connected.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +66,12 @@ pub enum ConnectError {
     /// This host.
     #[error(transparent)]
     Host(#[from] HostError),
+    /// No relays that are believed.
+    #[error("no circuit: {0}")]
+    Untrusted(String),
+    /// A relay has other evidence than was judged.
+    #[error("no circuit: {}", failure_text(Failure::OtherEvidence(*.0)))]
+    OtherEvidence(ProtoRole, Option<Box<Staple>>),
     /// The relays.
     #[error("no circuit: {}", failure_text(*.0))]
     Failed(Failure),
@@ -74,6 +85,10 @@ fn failure_text(failure: Failure) -> &'static str {
         Failure::IngressSilent => "the ingress does not answer; is it running, and is UDP to it allowed?",
         Failure::EgressSilent => "the egress does not answer the ingress; try another one",
         Failure::Refused(_) => "the ingress refused the circuit; its directory may be older than this one",
+        Failure::OtherEvidence(ProtoRole::Ingress) => {
+            "the ingress shows other evidence than was judged; try again soon"
+        }
+        Failure::OtherEvidence(ProtoRole::Egress) => "the egress shows other evidence than was judged; try again soon",
         Failure::Protocol => "a relay broke the protocol; try another one",
     }
 }
@@ -85,6 +100,8 @@ pub struct Options {
     pub one_hop: bool,
     /// Where what must be given back is written down.
     pub folders: Folders,
+    /// What is good enough, before the policy that the configuration names.
+    pub standard: Standard,
 }
 
 /// What there is to say about a client that is up.
@@ -106,10 +123,23 @@ pub struct Facts {
     pub device: String,
     /// How the client is admitted.
     pub admission: &'static str,
+    /// What was found about the relays, the first hop first; empty where they are the user's own and prove nothing.
+    pub attested: Vec<AttestedHop>,
     /// Milliseconds from the first datagram to the first packet.
     pub setup_ms: u64,
     /// What the user should know.
     pub warning: Option<String>,
+}
+
+/// What was found about a hop.
+#[derive(Clone, Debug)]
+pub struct AttestedHop {
+    /// The relay's number.
+    pub relay_id: u64,
+    /// The verdict.
+    pub verdict: Verdict,
+    /// The number of the round in which its image was approved.
+    pub round: u64,
 }
 
 /// A client that is up.
@@ -133,6 +163,8 @@ pub(crate) struct Shared {
     pub(crate) counts: Counts,
     pub(crate) mtu: u16,
     pub(crate) lost: bool,
+    /// What a relay has shown instead of the evidence that was judged.
+    pub(crate) shown: Option<Evidence>,
 }
 
 /// Everything chosen before anything is changed.
@@ -146,6 +178,8 @@ struct Plan {
     /// The records of both.
     chosen: Vec<Record>,
     chain: Option<ChainFile>,
+    attested: Vec<AttestedHop>,
+    trusted: Option<(Judged, Standard)>,
     memory: Memory,
     warning: Option<String>,
 }
@@ -157,7 +191,15 @@ impl Connection {
     /// # Errors
     /// [`ConnectError`] says what is wrong and what would be right.
     pub fn open(path: &Path, options: &Options, patience: Duration) -> Result<Self, ConnectError> {
-        let plan = choose(path, options)?;
+        match Self::open_once(path, options, patience, &[]) {
+            // Made since mirrors were asked: with it everything is read and judged anew, once.
+            Err(ConnectError::OtherEvidence(_, Some(staple))) => Self::open_once(path, options, patience, &[*staple]),
+            other => other,
+        }
+    }
+
+    fn open_once(path: &Path, options: &Options, patience: Duration, extra: &[Staple]) -> Result<Self, ConnectError> {
+        let plan = choose(path, options, extra)?;
         let clock = Clock::start();
         let mut random = OsRandom::default();
         let keepalive = Some(Duration::from_secs(plan.file.keepalive_s.into())).filter(|every| !every.is_zero());
@@ -217,6 +259,7 @@ impl Connection {
                 source: plan.directory.directory().source(),
                 device,
                 admission: "open",
+                attested: plan.attested,
                 setup_ms: 0,
                 warning: plan.warning,
             },
@@ -239,8 +282,12 @@ impl Connection {
             host.route_everything()?;
             host.use_resolvers(&plan.file.dns)?;
         }
-        if let Some(chain) = plan.chain {
+        if let Some((chain, (judged, standard))) = plan.chain.zip(plan.trusted) {
             let reader = Reader {
+                opened_judged: judged.clone(),
+                judged,
+                standard,
+                abandon: Abandon { commands: connection.commands.clone(), bell: connection.bell.clone() },
                 chain,
                 kept: plan.memory.reading,
                 opened_with: plan.directory.clone(),
@@ -263,6 +310,14 @@ impl Connection {
         loop {
             match events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(Event::Connected) => return Ok(()),
+                Ok(Event::Failed(Failure::OtherEvidence(role))) => {
+                    let shown = self.shared.lock().unwrap_or_else(PoisonError::into_inner).shown.take();
+                    let staple = match shown {
+                        Some(Evidence::Staple(bytes)) => Staple::decode(&bytes).ok().map(Box::new),
+                        Some(Evidence::Open) | None => None,
+                    };
+                    return Err(ConnectError::OtherEvidence(role, staple));
+                }
                 Ok(Event::Failed(failure)) => return Err(ConnectError::Failed(failure)),
                 Ok(Event::Lost) => return Err(ConnectError::Failed(Failure::Protocol)),
                 Ok(Event::Mtu(_)) => {}
@@ -358,30 +413,31 @@ impl Drop for Connection {
     }
 }
 
-/// Reads the configuration, verifies the directory, chooses the hops. Changes nothing.
-fn choose(path: &Path, options: &Options) -> Result<Plan, ConnectError> {
+/// Reads the configuration, verifies the directory, judges its relays, chooses the hops. Changes nothing. `extra` is evidence that a relay has shown, which was not judged yet.
+fn choose(path: &Path, options: &Options, extra: &[Staple]) -> Result<Plan, ConnectError> {
     let file: ClientFile = read(path)?;
     check_device(path, &file.device)?;
     let origin = file.origin(path)?;
-    let (directory, memory, forgetful) = match read_lately(&origin, &options.folders.state) {
+    let lately = read_lately(&origin, &options.folders.state).filter(|_| extra.is_empty());
+    let (directory, memory, forgetful) = match lately {
         Some((directory, memory)) => (directory, memory, None),
-        None => look_up(&origin, &options.folders.state)?,
+        None => look_up(&origin, &options.folders.state, extra)?,
     };
+    let judge = Judge::of(path, &file, &origin, &directory, options)?;
+    let usable = judge.usable(&directory);
     let wish = Wish {
         ingress: file.ingress,
         egress: file.egress,
         sticky_ingress: memory.ingress(),
-        families: reachable_families(directory.directory())?,
+        families: reachable_families(&usable)?,
     };
     let mut random = OsRandom::default();
     let mut below = below(&mut random);
-    let register = |record: &Record| {
-        directory
-            .register(record)
-            .ok_or(ConnectError::Selection(SelectionError::NotThere(record.relay_id, record.role)))
-    };
-    // A relay that the configuration names is a fault of that line.
+    // A relay that the configuration names is a fault of that line, unless it is there and not believed.
     let named = |error: SelectionError| -> ConnectError {
+        if let Some(why) = judge.refused(&directory, &error) {
+            return ConnectError::Untrusted(why);
+        }
         match error {
             SelectionError::NotThere(id, role) if [wish.ingress, wish.egress].contains(&Some(id)) => {
                 let key = if role == Role::Egress { "egress" } else { "ingress" };
@@ -390,14 +446,19 @@ fn choose(path: &Path, options: &Options) -> Result<Plan, ConnectError> {
             SelectionError::NotThere(..) | SelectionError::None(_) | SelectionError::Conflict => error.into(),
         }
     };
-    let (hops, ingress, egress) = if options.one_hop {
-        let egress = selection::one_hop(directory.directory(), &wish, &mut below).map_err(named)?;
-        (Hops::One(register(egress)?), None, egress)
+    let (ingress, egress) = if options.one_hop {
+        (None, selection::one_hop(&usable, &wish, &mut below).map_err(named)?)
     } else {
-        let (ingress, egress) = selection::circuit(directory.directory(), &wish, &mut below).map_err(named)?;
-        (Hops::Two(register(ingress)?, register(egress)?), Some(ingress), egress)
+        let (ingress, egress) = judge.pair(|| selection::circuit(&usable, &wish, &mut below).map_err(named))?;
+        (Some(ingress), egress)
     };
-    let chosen = ingress.into_iter().chain([egress]).cloned().collect();
+    let chosen: Vec<Record> = ingress.into_iter().chain([egress]).cloned().collect();
+    let attested = chosen.iter().filter_map(|record| judge.facts(record)).collect();
+    let hop = |record: &Record| judge.hop(&directory, record);
+    let hops = match ingress {
+        Some(ingress) => Hops::Two(hop(ingress)?, hop(egress)?),
+        None => Hops::One(hop(egress)?),
+    };
     let (ingress, egress) = (ingress.map(|ingress| ingress.relay_id), egress.relay_id);
     let consent = OpenConsent::from_config(file.admission)
         .ok_or_else(|| crate::config::fault(path, "admission must be named"))?;
@@ -405,7 +466,167 @@ fn choose(path: &Path, options: &Options) -> Result<Plan, ConnectError> {
         Origin::Chain(chain) => Some(*chain),
         Origin::Signed { .. } => None,
     };
-    Ok(Plan { file, directory, hops, consent, ingress, egress, chosen, chain, memory, warning: forgetful })
+    let trusted = match judge {
+        Judge::Evidence(trusted) => Some(*trusted),
+        Judge::Own(_) => None,
+    };
+    Ok(Plan {
+        file,
+        directory,
+        hops,
+        consent,
+        ingress,
+        egress,
+        chosen,
+        chain,
+        attested,
+        trusted,
+        memory,
+        warning: forgetful,
+    })
+}
+
+/// How often a pair of hops is drawn, at first of two vendors.
+const DRAWS: usize = 16;
+
+/// By what relays are believed.
+enum Judge {
+    /// The user's word that they are his own.
+    Own(OwnRelays),
+    /// Their evidence.
+    Evidence(Box<(Judged, Standard)>),
+}
+
+impl Judge {
+    fn of(
+        path: &Path,
+        file: &ClientFile,
+        origin: &Origin,
+        directory: &VerifiedDirectory,
+        options: &Options,
+    ) -> Result<Self, ConnectError> {
+        match origin {
+            Origin::Signed { .. } => OwnRelays::from_config(file.attestation, directory).map(Self::Own).ok_or_else(|| {
+                let must = "must be \"none\" with a signed directory, which must say single_operator: its relays prove nothing, and are accepted as your own";
+                key_fault(path, "attestation", must).into()
+            }),
+            Origin::Chain(_) if file.attestation == AttestationMode::None => {
+                let must = "must not be \"none\" with a chain: its relays are strangers'";
+                Err(key_fault(path, "attestation", must).into())
+            }
+            Origin::Chain(chain) => {
+                let standard = standard_of(path, file, options)?;
+                let judged = Judged::of(directory, &chain.trust(), &standard, unix_seconds());
+                Ok(Self::Evidence(Box::new((judged, standard))))
+            }
+        }
+    }
+
+    fn usable(&self, directory: &VerifiedDirectory) -> Directory {
+        match self {
+            Self::Own(_) => directory.directory().clone(),
+            Self::Evidence(trusted) => trusted.0.attested(directory.directory()),
+        }
+    }
+
+    /// Why there is nothing to choose from, if that is for want of evidence.
+    fn refused(&self, directory: &VerifiedDirectory, error: &SelectionError) -> Option<String> {
+        let Self::Evidence(trusted) = self else { return None };
+        let judged = &trusted.0;
+        let why = |id: u64, refusal: &Refusal| {
+            format!("relay {id} is refused: {refusal} [{}]; {}", refusal.code(), refusal.next_step())
+        };
+        if let SelectionError::NotThere(id, _) = error {
+            directory.directory().relay(*id)?;
+            return judged.verdict(*id).err().map(|refusal| why(*id, &refusal));
+        }
+        let mut refused = judged.refused();
+        let (id, refusal) = refused.next()?;
+        let others = refused.count();
+        let others =
+            if others == 0 { String::new() } else { format!(" ({others} others are refused too: openrelay verify)") };
+        Some(match judged.fault() {
+            Some(fault) => format!("no relay can be judged: {fault}"),
+            None => why(id, refusal) + &others,
+        })
+    }
+
+    /// Two hops on two chips, of two vendors if that can be had.
+    fn pair<'a>(
+        &self,
+        mut draw: impl FnMut() -> Result<(&'a Record, &'a Record), ConnectError>,
+    ) -> Result<(&'a Record, &'a Record), ConnectError> {
+        let Self::Evidence(trusted) = self else { return draw() };
+        let mut refused = None;
+        for draws in 0..DRAWS {
+            let (ingress, egress) = draw()?;
+            let verdict = |record: &Record| trusted.0.verdict(record.relay_id);
+            let (Ok(one), Ok(two)) = (verdict(ingress), verdict(egress)) else { continue };
+            match one.may_share_a_circuit_with(two) {
+                Ok(()) if one.facts().platform != two.facts().platform || draws >= DRAWS / 2 => {
+                    return Ok((ingress, egress));
+                }
+                Ok(()) => {}
+                Err(refusal) => refused = Some(refusal),
+            }
+        }
+        let refusal = refused.unwrap_or(Refusal::SameChip);
+        Err(ConnectError::Untrusted(format!("{refusal} [{}]; {}", refusal.code(), refusal.next_step())))
+    }
+
+    fn hop(&self, directory: &VerifiedDirectory, record: &Record) -> Result<Hop, ConnectError> {
+        let gone = || ConnectError::Selection(SelectionError::NotThere(record.relay_id, record.role));
+        match self {
+            Self::Own(own) => Ok(Hop::Own(directory.register(record).ok_or_else(gone)?, *own)),
+            Self::Evidence(trusted) => trusted
+                .0
+                .attest(directory, record)
+                .map(Hop::Attested)
+                .map_err(|refusal| ConnectError::Untrusted(refusal.to_string())),
+        }
+    }
+
+    fn facts(&self, record: &Record) -> Option<AttestedHop> {
+        let Self::Evidence(trusted) = self else { return None };
+        attested_hop(&trusted.0, record.relay_id)
+    }
+}
+
+/// What was found about a relay, if it is believed.
+pub fn attested_hop(judged: &Judged, relay_id: u64) -> Option<AttestedHop> {
+    let verdict = judged.verdict(relay_id).ok()?.clone();
+    let (_, round) = judged.image(verdict.binding().image)?;
+    Some(AttestedHop { relay_id, verdict, round })
+}
+
+/// Where hashes of images that were rebuilt on this machine are kept, in the folder `state`.
+pub fn rebuilt_images(state: &Path) -> PathBuf {
+    state.join("rebuilt-images")
+}
+
+/// What is good enough by the configuration.
+fn standard_of(path: &Path, file: &ClientFile, options: &Options) -> Result<Standard, ConnectError> {
+    let standard = options.standard.clone();
+    let Some(policy) = &file.policy else { return Ok(standard) };
+    let rebuilt = fs::read_to_string(rebuilt_images(&options.folders.state)).unwrap_or_default();
+    let rebuilt = rebuilt.lines().filter_map(hex::decode).collect();
+    Ok(standard.with_file(&crate::config::beside(path, policy), rebuilt)?)
+}
+
+/// The relays of the directory that the configuration `path` names, judged as they would be for a circuit.
+///
+/// # Errors
+/// [`ConnectError`] says why there is none.
+pub fn judged_of(
+    path: &Path,
+    directory: &VerifiedDirectory,
+    options: &Options,
+) -> Result<Option<Judged>, ConnectError> {
+    let file: ClientFile = read(path)?;
+    match Judge::of(path, &file, &file.origin(path)?, directory, options)? {
+        Judge::Own(_) => Ok(None),
+        Judge::Evidence(trusted) => Ok(Some(trusted.0)),
+    }
 }
 
 /// Numbers below a limit, for drawing hops.
@@ -425,7 +646,7 @@ pub fn kept_of(chain: &ChainFile, state: &Path) -> PathBuf {
 pub fn directory_of(path: &Path, state: &Path) -> Result<(VerifiedDirectory, Option<String>), ConnectError> {
     let file: ClientFile = read(path)?;
     let origin = file.origin(path)?;
-    look_up(&origin, state).map(|(directory, _, warning)| (directory, warning))
+    look_up(&origin, state, &[]).map(|(directory, _, warning)| (directory, warning))
 }
 
 /// The directory of a chain, if it was read just now.
@@ -435,7 +656,11 @@ fn read_lately(origin: &Origin, state: &Path) -> Option<(VerifiedDirectory, Memo
     Some((crate::chain::read_lately(chain, &memory.reading)?, memory))
 }
 
-fn look_up(origin: &Origin, state: &Path) -> Result<(VerifiedDirectory, Memory, Option<String>), ConnectError> {
+fn look_up(
+    origin: &Origin,
+    state: &Path,
+    extra: &[Staple],
+) -> Result<(VerifiedDirectory, Memory, Option<String>), ConnectError> {
     match origin {
         Origin::Signed { path, trusted } => {
             let memory = Memory::of(state, trusted);
@@ -444,7 +669,7 @@ fn look_up(origin: &Origin, state: &Path) -> Result<(VerifiedDirectory, Memory, 
         }
         Origin::Chain(chain) => {
             let memory = Memory::of(state, &chain.trust().network_id());
-            let (directory, warning) = crate::chain::directory(&Outside, chain, &memory.reading, 0)?;
+            let (directory, warning) = crate::chain::directory(&Outside, chain, &memory.reading, 0, extra)?;
             Ok((directory, memory, warning))
         }
     }

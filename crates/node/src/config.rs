@@ -45,6 +45,17 @@ pub enum AdmissionMode {
     Open,
 }
 
+/// What relays must prove.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AttestationMode {
+    /// That a chip has started an image that validators approved.
+    #[default]
+    Required,
+    /// Nothing: they are the user's own.
+    None,
+}
+
 /// A relay's configuration.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -67,6 +78,9 @@ pub struct RelayFile {
     /// The chain that proves the directory, instead of a signed file.
     #[serde(default)]
     pub chain: Option<PathBuf>,
+    /// SHA-256 of the image that it runs, 64 hexadecimal digits; must be there with a chain.
+    #[serde(default)]
+    pub image: Option<String>,
     /// How users are admitted; must be named.
     pub admission: AdmissionMode,
     /// Egress only: also take clients without an ingress, which shows it their addresses.
@@ -104,6 +118,12 @@ pub struct ClientFile {
     pub chain: Option<PathBuf>,
     /// Must name what the client accepts; `open` relays prove nothing.
     pub admission: AdmissionMode,
+    /// What relays must prove; `none` only with a directory of one's own relays.
+    #[serde(default)]
+    pub attestation: AttestationMode,
+    /// Which evidence is good enough; without it what clients are released with.
+    #[serde(default)]
+    pub policy: Option<PathBuf>,
     /// Name servers, asked through the tunnel.
     pub dns: Vec<IpAddr>,
     /// This ingress and no other.

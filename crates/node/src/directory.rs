@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 
 use openrelay_ledger::chain::reading::{Reading, ReadingError, Trust};
 use openrelay_ledger::directory::Directory;
@@ -20,6 +21,8 @@ use crate::config::{ConfigError, fault, read_bytes};
 #[derive(Clone, Debug)]
 pub struct VerifiedDirectory {
     directory: Directory,
+    /// What it was proven by, where a chain proves it.
+    reading: Option<Arc<Reading>>,
 }
 
 /// A relay that a verified directory names. Not `Clone`: it stands for one check and is used up by one circuit.
@@ -44,15 +47,16 @@ impl VerifiedDirectory {
         let bytes = read_bytes(path)?;
         let directory = Directory::verify(&bytes, &trusted, unix_seconds(), seen)
             .map_err(|error| fault(path, format!("directory refused: {error}")))?;
-        Ok(Self { directory })
+        Ok(Self { directory, reading: None })
     }
 
     /// The directory that a reading of a chain proves, which is at most `max_age` seconds old, given the highest block `seen`.
     ///
     /// # Errors
     /// [`ReadingError`] says why it is refused.
-    pub fn of_reading(reading: &Reading, trust: &Trust, max_age: u64, seen: u64) -> Result<Self, ReadingError> {
-        Ok(Self { directory: reading.verify(trust, unix_seconds(), max_age, seen)? })
+    pub fn of_reading(reading: Reading, trust: &Trust, max_age: u64, seen: u64) -> Result<Self, ReadingError> {
+        let directory = reading.verify(trust, unix_seconds(), max_age, seen)?;
+        Ok(Self { directory, reading: Some(Arc::new(reading)) })
     }
 
     /// The same, with the highest sequence seen kept in the file `memory`; also returns a warning when it cannot be kept, so that an older
@@ -78,9 +82,14 @@ impl VerifiedDirectory {
         Ok((this, written.err().map(warning)))
     }
 
-    /// A directory that was verified just now: nothing but a check makes one.
-    pub fn of_proven(directory: Directory) -> Self {
-        Self { directory }
+    /// A directory that was verified just now, with what proves it: nothing but a check makes one.
+    pub fn of_proven(directory: Directory, reading: Reading) -> Self {
+        Self { directory, reading: Some(Arc::new(reading)) }
+    }
+
+    /// What it was proven by; `None` where a signature stands for it.
+    pub fn reading(&self) -> Option<&Reading> {
+        self.reading.as_deref()
     }
 
     /// What the directory says.

@@ -4,15 +4,19 @@
 //! Roots of trust are values that `main` passes in.
 
 #[cfg(feature = "chain")]
+pub mod attestation;
+#[cfg(feature = "chain")]
 pub mod chain;
 pub mod chain_file;
-#[cfg(feature = "client")]
+#[cfg(feature = "chain")]
 pub mod circuit;
 #[cfg(feature = "client")]
 pub mod client;
 pub mod clock;
 pub mod config;
 pub mod directory;
+#[cfg(feature = "chain")]
+pub mod inquirer;
 pub mod merge;
 pub mod random;
 #[cfg(feature = "relay")]

@@ -22,7 +22,7 @@ use openrelay_ledger::record::Role;
 use openrelay_proto::drops::Drops;
 use openrelay_proto::index::{IndexKey, MAX_SHARDS, Slots};
 use openrelay_proto::keys::RelaySecret;
-use openrelay_proto::message::Evidence;
+use openrelay_proto::message::Announced;
 use openrelay_proto::relay::{
     Admit, Gate, Handshaker, Load, Mirror, Mirrored, OpenAdmission, Output, RelayConfig, Replays, Shard, ShardCounts,
     Shared,
@@ -182,6 +182,7 @@ pub struct Identity {
     directory: VerifiedDirectory,
     secret: RelaySecret,
     mirror: Mirror,
+    evidence: Announced,
     warning: Option<String>,
 }
 
@@ -196,13 +197,22 @@ impl Identity {
         let (directory, warning) = VerifiedDirectory::read_newest(directory, trusted, &memory)?;
         let key = file.handshake_key.ok_or_else(|| fault(path, "handshake_key must be there: a file with the key"))?;
         let secret = RelaySecret::from_bytes(*read_secret(&beside(path, &key))?);
-        Ok(Self { directory, secret, mirror: Mirror::default(), warning })
+        Ok(Self { directory, secret, mirror: Mirror::default(), evidence: Announced::open(), warning })
     }
 
-    /// A key that was made at this start, a directory that names it, and the mirror's file that it was read from.
-    pub fn of_chain(directory: VerifiedDirectory, records: Vec<u8>, secret: RelaySecret) -> Self {
-        let mirror = Mirror { records: Mirrored::new(records), checkpoint: None };
-        Self { directory, secret, mirror, warning: None }
+    /// A key that was made at this start, a directory that names it, and evidence of what runs.
+    pub fn of_chain(directory: VerifiedDirectory, secret: RelaySecret, evidence: Announced) -> Self {
+        let mut mirror = Mirror::default();
+        mirror_reading(&mut mirror, &directory);
+        Self { directory, secret, mirror, evidence, warning: None }
+    }
+}
+
+/// What a directory was read from is mirrored.
+fn mirror_reading(mirror: &mut Mirror, directory: &VerifiedDirectory) {
+    if let Some(reading) = directory.reading() {
+        mirror.records = Mirrored::new(reading.records.clone());
+        mirror.attestation = Mirrored::new(reading.attestation.clone());
     }
 }
 
@@ -220,7 +230,7 @@ impl Relay {
                 key_fault(path, "user", "must not be 0: a relay serves as a user of its own, like 65534").into()
             );
         }
-        let Identity { directory, secret, mirror, warning: forgetful } = identity;
+        let Identity { directory, secret, mirror, evidence, warning: forgetful } = identity;
         let record = directory
             .directory()
             .relay(file.relay_id)
@@ -242,7 +252,7 @@ impl Relay {
             suites: crate::suites(),
             one_hop: file.one_hop && file.role == Role::Egress,
             capacity: file.capacity,
-            evidence: Evidence::Open,
+            evidence,
             mirror,
         });
         let shards = shard_count(file.shards);
@@ -429,11 +439,11 @@ impl Relay {
         report
     }
 
-    /// From now on the relay knows of the others that this directory names, and mirrors the records that it was read from; false when it names this relay no more, or with
-    /// another key, and only what it mirrors has changed.
-    pub fn update(&mut self, directory: &VerifiedDirectory, records: Vec<u8>) -> bool {
+    /// From now on the relay knows of the others that this directory names, and mirrors what it was read from; false when it names this relay no more, or with another key, and
+    /// only what it mirrors has changed.
+    pub fn update(&mut self, directory: &VerifiedDirectory) -> bool {
         let mut config = RelayConfig::clone(&self.config);
-        config.mirror.records = Mirrored::new(records);
+        mirror_reading(&mut config.mirror, directory);
         let own = directory.directory().relay(self.config.own.relay.0).and_then(|record| directory.responder(record));
         // The epoch is in the handshake too.
         let named = own.is_some_and(|own| (own.key, own.key_epoch) == (config.own.key, config.own.key_epoch));
@@ -443,6 +453,13 @@ impl Relay {
         }
         self.use_config(config);
         named
+    }
+
+    /// From now on the relay announces and shows this evidence.
+    pub fn show(&mut self, evidence: Announced) {
+        let mut config = RelayConfig::clone(&self.config);
+        config.evidence = evidence;
+        self.use_config(config);
     }
 
     /// From now on the relay mirrors this signed checkpoint.

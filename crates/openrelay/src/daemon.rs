@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 
 use crate::control::{folders, runtime_dir, socket};
 use crate::failure::Failure;
-use crate::{UpArguments, talk};
+use crate::{Program, UpArguments, talk};
 
 /// How long a first connection may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -40,12 +40,12 @@ struct Daemon {
 }
 
 /// Runs until it is told to stop.
-pub(crate) fn run(arguments: &UpArguments) -> Result<(), Failure> {
+pub(crate) fn run(program: &Program, arguments: &UpArguments) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::plain)?;
-    runtime.block_on(serve(arguments))
+    runtime.block_on(serve(program, arguments))
 }
 
-async fn serve(arguments: &UpArguments) -> Result<(), Failure> {
+async fn serve(program: &Program, arguments: &UpArguments) -> Result<(), Failure> {
     let listener = listen()?;
     let daemon = Arc::new(Daemon { connection: Mutex::new(None), since: Mutex::new(None), down: Notify::new() });
     let app = Router::new()
@@ -57,7 +57,7 @@ async fn serve(arguments: &UpArguments) -> Result<(), Failure> {
         // Ends with the process.
         let _ = axum::serve(listener, app).await;
     });
-    let result = connect_and_wait(arguments, &daemon).await;
+    let result = connect_and_wait(program, arguments, &daemon).await;
     server.abort();
     let _ = std::fs::remove_file(socket());
     let connection = daemon.connection.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -92,11 +92,11 @@ fn number_of(groups: &str, name: &str) -> Option<u32> {
     lines.find_map(|mut fields| (fields.next() == Some(name)).then(|| fields.nth(1))?)?.parse().ok()
 }
 
-async fn connect_and_wait(arguments: &UpArguments, daemon: &Arc<Daemon>) -> Result<(), Failure> {
+async fn connect_and_wait(program: &Program, arguments: &UpArguments, daemon: &Arc<Daemon>) -> Result<(), Failure> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).map_err(Failure::plain)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::plain)?;
-    let options = Options { one_hop: arguments.one_hop, folders: folders() };
+    let options = Options { one_hop: arguments.one_hop, folders: folders(), standard: program.standard.clone() };
     let config = arguments.config.clone();
     let connecting = tokio::task::spawn_blocking(move || Connection::open(&config, &options, PATIENCE));
     let connection = connecting.await.map_err(Failure::plain)??;
@@ -148,7 +148,9 @@ async fn status(State(daemon): State<Arc<Daemon>>) -> Json<Value> {
         "hops_listed": refreshed.as_ref().map(|known| known.hops_listed),
         "single_operator": facts.single_operator,
         "admission": facts.admission,
-        "attestation": "none",
+        "attestation": crate::page::attestation(&facts.attested),
+        "evidence": facts.attested.iter().map(crate::page::hop_json).collect::<Vec<_>>(),
+        "refused": refreshed.as_ref().and_then(|known| known.refused.clone()),
         "device": facts.device,
         "mtu": connection.mtu(),
         "setup_ms": facts.setup_ms,

@@ -67,6 +67,7 @@ impl From<ConnectError> for Failure {
             ConnectError::TimedOut(_) => 7,
             ConnectError::Host(host) => return host_failure(host),
             ConnectError::Chain(error) => return error.clone().into(),
+            ConnectError::Untrusted(_) | ConnectError::OtherEvidence(..) => 5,
             ConnectError::Failed(_) => 3,
             ConnectError::Config(_) | ConnectError::Selection(_) | ConnectError::Open(_) => 1,
         };

@@ -11,21 +11,22 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use openrelay_ledger::chain::reading::MAX_LAG;
 use openrelay_ledger::chain::set::{ChainRecord, Status, record_hash};
 use openrelay_ledger::directory::{Directory, Source};
 use openrelay_ledger::record::Role;
+use openrelay_node::chain::collector::Collector;
 use openrelay_node::chain::mirror::Mirror;
 use openrelay_node::chain::{Endpoint, EndpointError};
 use openrelay_node::chain_file::ChainFile;
 use openrelay_node::client::directory_of;
 use openrelay_node::clock::unix_seconds;
 use openrelay_node::config::{ClientFile, Origin, read};
+use openrelay_node::directory::VerifiedDirectory;
 use serde_json::{Value, json};
 
 use crate::control::folders;
 use crate::failure::Failure;
-use crate::{say, talk};
+use crate::{Program, say, talk};
 
 /// Development chains with a faucet have this number.
 pub(crate) const DEVELOPMENT: u64 = 31_337;
@@ -74,22 +75,29 @@ fn origin(config: &Path) -> Result<Origin, Failure> {
     file.origin(config).map_err(Failure::plain)
 }
 
-/// Lists the egresses that there are.
-pub(crate) fn exits(config: &Path, as_json: bool) -> Result<(), Failure> {
-    let directory = match origin(config)? {
+/// The directory of the configuration, as a client would use it: what one that is up has read, or read now.
+pub(crate) fn directory_for(config: &Path) -> Result<VerifiedDirectory, Failure> {
+    match origin(config)? {
         Origin::Chain(chain) if folders().is_changed() => {
             let kept = openrelay_node::client::kept_of(&chain, &folders().state);
             talk(WHILE_UP);
-            openrelay_node::chain::kept_directory(&chain, &kept).ok_or_else(nothing_kept)?
+            openrelay_node::chain::kept_directory(&chain, &kept).ok_or_else(nothing_kept)
         }
         Origin::Chain(_) | Origin::Signed { .. } => {
             let (directory, warning) = directory_of(config, &folders().state)?;
             if let Some(warning) = warning {
                 talk(&format!("openrelay: warning: {warning}"));
             }
-            directory
+            Ok(directory)
         }
-    };
+    }
+}
+
+/// Lists the egresses that there are.
+pub(crate) fn exits(program: &Program, config: &Path, as_json: bool) -> Result<(), Failure> {
+    let directory = directory_for(config)?;
+    let judged = crate::page::judge(program, config, &directory)?;
+    let refusal = |relay: u64| judged.as_ref().and_then(|judged| judged.verdict(relay).err());
     let directory = directory.directory();
     let exits: Vec<_> = directory.body().relays.iter().filter(|relay| relay.role == Role::Egress).collect();
     if as_json {
@@ -99,6 +107,7 @@ pub(crate) fn exits(config: &Path, as_json: bool) -> Result<(), Failure> {
                 json!({
                     "relay": relay.relay_id, "operator": relay.operator, "family": relay.family,
                     "advertised_mbit": relay.bandwidth_mbit, "endpoints": relay.endpoints,
+                    "refused": refusal(relay.relay_id).map(|refusal| refusal.code()),
                 })
             })
             .collect();
@@ -110,8 +119,10 @@ pub(crate) fn exits(config: &Path, as_json: bool) -> Result<(), Failure> {
     for relay in exits {
         let endpoints: Vec<String> = relay.endpoints.iter().map(ToString::to_string).collect();
         let family = relay.family.as_deref().map(|family| format!("   family {family}")).unwrap_or_default();
+        let refused =
+            refusal(relay.relay_id).map(|refusal| format!("   REFUSED [{}]", refusal.code())).unwrap_or_default();
         say(&format!(
-            "{:>6}  {:>7} Mbit/s  {}   operator {}{family}",
+            "{:>6}  {:>7} Mbit/s  {}   operator {}{family}{refused}",
             relay.relay_id,
             relay.bandwidth_mbit,
             endpoints.join(" "),
@@ -142,22 +153,19 @@ fn nothing_kept() -> Failure {
 }
 
 /// Prints how the key of a relay is proven.
-pub(crate) fn verify(config: &Path, relay_id: u64) -> Result<(), Failure> {
+pub(crate) fn verify(config: &Path, directory: &VerifiedDirectory, relay_id: u64) -> Result<(), Failure> {
     let chain = match origin(config)? {
         Origin::Chain(chain) => chain,
-        Origin::Signed { .. } => return verify_signed(config, relay_id),
+        Origin::Signed { .. } => return verify_signed(directory.directory(), relay_id),
     };
     let now = unix_seconds();
-    let mut trusted = format!("{} of {} endpoints show the same header", chain.quorum, chain.endpoints.len());
-    let (reading, max_age) = if folders().is_changed() {
-        talk(WHILE_UP);
-        trusted = "shown by endpoints, or signed as a checkpoint, when the client that is up read it".into();
-        let kept = openrelay_node::client::kept_of(&chain, &folders().state);
-        (openrelay_node::chain::read_kept(&kept).ok_or_else(nothing_kept)?, chain.max_age_s)
+    let trusted = if folders().is_changed() {
+        "shown by endpoints, or signed as a checkpoint, when the client that is up read it".to_owned()
     } else {
-        (openrelay_node::chain::read(&chain, now, 0)?.0, MAX_LAG)
+        format!("{} of {} endpoints show the same header", chain.quorum, chain.endpoints.len())
     };
-    let (set, header) = reading.record_set(&chain.trust(), now, max_age, 0).map_err(Failure::plain)?;
+    let reading = directory.reading().ok_or_else(nothing_kept)?;
+    let (set, header) = reading.record_set(&chain.trust(), now, chain.max_age_s, 0).map_err(Failure::plain)?;
     say(&format!("block          {} {}   {} s old", header.number, header.hash, now.saturating_sub(header.timestamp)));
     say(&format!(
         "header         {trusted}; its hash was computed here. This is the one thing that is trusted to them"
@@ -210,9 +218,7 @@ fn print_record(record: &ChainRecord) {
     say("               a circuit to this relay opens with this key or not at all");
 }
 
-fn verify_signed(config: &Path, relay_id: u64) -> Result<(), Failure> {
-    let (directory, _) = directory_of(config, &folders().state)?;
-    let directory = directory.directory();
+fn verify_signed(directory: &Directory, relay_id: u64) -> Result<(), Failure> {
     say(&believed(directory));
     let relay = directory
         .relay(relay_id)
@@ -225,34 +231,57 @@ fn verify_signed(config: &Path, relay_id: u64) -> Result<(), Failure> {
 
 /// How often a mirror looks for news.
 const FOLLOW_EVERY: Duration = Duration::from_secs(1);
+/// And for relays whose evidence it does not have.
+const COLLECT_EVERY: Duration = Duration::from_millis(500);
 
-/// Follows the chain and serves its records until it is ended.
-pub(crate) fn mirror(chain: &Path, listen: SocketAddr, checkpoint: Option<PathBuf>) -> Result<(), Failure> {
-    let mut mirror = Mirror::new(ChainFile::load(chain).map_err(Failure::plain)?);
+/// Follows the chain and serves its records, and what relays are judged by, until it is ended.
+pub(crate) fn mirror(
+    chain: &Path,
+    listen: SocketAddr,
+    checkpoint: Option<PathBuf>,
+    files: Option<PathBuf>,
+) -> Result<(), Failure> {
+    let file = ChainFile::load(chain).map_err(Failure::plain)?;
+    let mut mirror = Mirror::new(file.clone());
     mirror.follow()?;
     let records = Arc::new(Mutex::new(mirror.records().to_vec()));
-    let shared = records.clone();
-    std::thread::Builder::new()
-        .name("mirror".into())
-        .spawn(move || {
-            let mut silent = true;
-            loop {
-                std::thread::sleep(FOLLOW_EVERY);
-                match mirror.follow() {
-                    Ok(()) => {
-                        mirror.records().clone_into(&mut shared.lock().unwrap_or_else(PoisonError::into_inner));
-                        silent = true;
-                    }
-                    // Said once, not every second.
-                    Err(error) if silent => {
-                        talk(&format!("openrelay: warning: the records are those of before: {error}"));
-                        silent = false;
-                    }
-                    Err(_) => {}
+    let directory = Arc::new(Mutex::new(mirror.directory().cloned()));
+    let attestation = Arc::new(Mutex::new(Vec::new()));
+    let (shared, known) = (records.clone(), directory.clone());
+    let follow = move || {
+        let mut silent = true;
+        loop {
+            std::thread::sleep(FOLLOW_EVERY);
+            match mirror.follow() {
+                Ok(()) => {
+                    mirror.records().clone_into(&mut lock(&shared));
+                    *lock(&known) = mirror.directory().cloned();
+                    silent = true;
                 }
+                // Said once, not every second.
+                Err(error) if silent => {
+                    talk(&format!("openrelay: warning: the records are those of before: {error}"));
+                    silent = false;
+                }
+                Err(_) => {}
             }
-        })
-        .map_err(Failure::plain)?;
+        }
+    };
+    let collected = attestation.clone();
+    let collect = move || {
+        let mut collector = Collector::new(file);
+        loop {
+            let known = lock(&directory).clone();
+            if let Some(known) = known {
+                collector.collect(&known);
+                *lock(&collected) = collector.attestation(files.as_deref());
+            }
+            std::thread::sleep(COLLECT_EVERY);
+        }
+    };
+    std::thread::Builder::new().name("mirror".into()).spawn(follow).map_err(Failure::plain)?;
+    // Apart from the records, for a relay that does not answer takes its time.
+    std::thread::Builder::new().name("evidence".into()).spawn(collect).map_err(Failure::plain)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::plain)?;
     runtime.block_on(async move {
         let listener = tokio::net::TcpListener::bind(listen)
@@ -262,14 +291,19 @@ pub(crate) fn mirror(chain: &Path, listen: SocketAddr, checkpoint: Option<PathBu
         say(&format!("ready url=http://{address}/records"));
         let routes = Router::new()
             .route("/records", get(move || serve(records.clone())))
+            .route("/attestation", get(move || serve(attestation.clone())))
             .route("/checkpoint", get(move || serve_checkpoint(checkpoint.clone())));
         axum::serve(listener, routes).await.map_err(Failure::plain)
     })
 }
 
+fn lock<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[expect(clippy::unused_async, reason = "axum wants it so")]
-async fn serve(records: Arc<Mutex<Vec<u8>>>) -> Response {
-    let bytes = records.lock().unwrap_or_else(PoisonError::into_inner).clone();
+async fn serve(file: Arc<Mutex<Vec<u8>>>) -> Response {
+    let bytes = lock(&file).clone();
     if bytes.is_empty() {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }

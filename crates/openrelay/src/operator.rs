@@ -24,8 +24,8 @@ use serde_json::json;
 
 use crate::failure::Failure;
 use crate::ledger::{DEVELOPMENT, ask, faucet};
-use crate::{RelayCommand, keystore, say, talk};
-use agent::{publish, relay_program, serve};
+use crate::{Program, RelayCommand, keystore, say, talk};
+use agent::{Place, publish, relay_program, serve};
 use folder::{CHAIN, Folder, KEY, NUMBER, OPERATOR, Plan, RELAY, to_toml, write_relay_config};
 
 const REGISTER: &str = "register the relay";
@@ -33,21 +33,26 @@ const DRAIN: &str = "drain";
 /// Ether that a start and a few changes cost at most, in wei: a hundredth.
 const GAS_FUNDS: u64 = 10_000_000_000_000_000;
 
-pub(crate) fn run(command: &RelayCommand) -> Result<(), Failure> {
+pub(crate) fn run(program: &Program, command: &RelayCommand) -> Result<(), Failure> {
     match command {
-        RelayCommand::Init { dir, chain, role, endpoint, advertised, withdrawal, family, password_file } => {
+        RelayCommand::Init { dir, chain, role, endpoint, advertised, withdrawal, family, image, password_file } => {
             let plan = Plan {
                 role: if role == "ingress" { Role::Ingress } else { Role::Egress },
                 endpoints: endpoint.clone(),
                 advertised_mbit: *advertised,
                 withdrawal: *withdrawal,
                 family: family.clone(),
+                image: image.unwrap_or_default(),
             };
             init(dir, chain, plan, password_file.as_deref())
         }
-        RelayCommand::Check { dir } => check(dir),
+        RelayCommand::Check { dir } => check(program, dir),
         RelayCommand::Bond { dir, password_file } => bond(dir, password_file.as_deref()),
-        RelayCommand::Run { dir, password_file, unconfined } => serve(dir, password_file.as_deref(), *unconfined),
+        RelayCommand::Run { dir, password_file, unconfined, machine } => {
+            let here = || Place::Here { unconfined: *unconfined };
+            let place = machine.clone().map_or_else(here, Place::Machine);
+            serve(program, dir, password_file.as_deref(), &place)
+        }
         RelayCommand::Status { dir } => status(dir),
         RelayCommand::Drain { dir, undo, password_file } => {
             let folder = Folder::open(dir)?;
@@ -100,7 +105,7 @@ fn init(dir: &Path, chain: &Path, plan: Plan, password_file: Option<&Path>) -> R
 }
 
 /// What is missing for the relay to earn, each with what to do.
-fn check(dir: &Path) -> Result<(), Failure> {
+fn check(program: &Program, dir: &Path) -> Result<(), Failure> {
     let folder = Folder::open(dir)?;
     let mut missing = 0;
     let mut point = |ok: bool, what: String, otherwise: String| {
@@ -140,8 +145,12 @@ fn check(dir: &Path) -> Result<(), Failure> {
     let wei = folder.endpoint().ask_number("eth_getBalance", &json!([operator.to_string(), "latest"]))?;
     let what = format!("{operator} has ether for gas: {wei} wei");
     point(wei >= U256::from(GAS_FUNDS) || faucet, what, format!("send it at least {GAS_FUNDS} wei"));
-    let program = relay_program();
-    point(program.exists(), format!("the relay's program {}", program.display()), "install openrelay-relay".into());
+    let image = folder.plan.image;
+    let how = format!("write image = \"…\" into {OPERATOR}: openrelay verify says which images are approved");
+    point(!image.is_zero(), format!("the image that it runs is named: {image}"), how);
+    let relay = relay_program(program);
+    let how = format!("install {}", program.relay());
+    point(relay.exists(), format!("the relay's program {}", relay.display()), how);
     if missing > 0 {
         return Err(Failure::new(1, format!("{missing} things are missing")));
     }

@@ -203,6 +203,7 @@ fn client_toml(dns: &[IpAddr], directory_key: &str) -> String {
          directory = \"directory.signed\"\n\
          directory_key = \"{directory_key}\"\n\
          # These relays prove nothing: you trust them because you run them.\n\
+         attestation = \"none\"\n\
          admission = \"open\"\n\
          # Name servers, asked through the tunnel.\n\
          dns = [{}]\n\

@@ -9,7 +9,7 @@ use openrelay_node::client::host;
 
 use crate::control::{ask, folders, runtime_dir};
 use crate::failure::Failure;
-use crate::{UpArguments, daemon, talk};
+use crate::{Program, UpArguments, daemon, talk};
 
 /// How long `up` waits for its daemon: longer than the daemon waits for the circuit.
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -17,9 +17,9 @@ const PATIENCE: Duration = Duration::from_secs(40);
 const ASK_EVERY: Duration = Duration::from_millis(20);
 
 /// Connects.
-pub(crate) fn run(arguments: &UpArguments) -> Result<(), Failure> {
+pub(crate) fn run(program: &Program, arguments: &UpArguments) -> Result<(), Failure> {
     if arguments.foreground {
-        return daemon::run(arguments);
+        return daemon::run(program, arguments);
     }
     if ask("GET", "/v1/status")?.is_some() {
         return Err(Failure::plain("a daemon runs already; see: openrelay status"));

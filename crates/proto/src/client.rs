@@ -5,8 +5,9 @@
 //! anonymous to both relays.
 //!
 //! ```text
-//! outer: handshake ─▶ evidence, unless known ─▶ token, circuit ─┐
-//!                                                               └▶ inner: handshake ─▶ evidence, unless known ─▶ token ─▶ connected
+//! outer: handshake ─▶ announces the evidence that was accepted ─▶ token, circuit ─┐
+//!                                                                                 └▶ inner: the same ─▶ token ─▶ connected
+//!        announces another ─▶ it is asked for, and the circuit ends: judging is the caller's
 //! ```
 
 mod fetch;
@@ -20,7 +21,7 @@ use std::time::Duration;
 use crate::drops::DropReason;
 use crate::handshake::{Responder, Role};
 use crate::ip::{CLIENT_V4, CLIENT_V6, Packet, tcp};
-use crate::message::{EvidenceDigest, Message, MirrorFile, Refusal, Token};
+use crate::message::{Evidence, EvidenceDigest, Message, MirrorFile, Refusal, Token};
 use crate::random::{Random, array};
 use crate::session::frame;
 use crate::suite::Suites;
@@ -58,7 +59,7 @@ pub struct ClientConfig {
     pub egress_address: Option<SocketAddr>,
     /// The suites that this host is good at.
     pub suites: Suites,
-    /// Evidence of this ingress, in this key epoch, that the caller has accepted already; if it announces another it is asked for it.
+    /// Evidence of this ingress, in this key epoch, that the caller has accepted; if it announces another it is asked for it, and no circuit opens.
     pub ingress_evidence: Option<EvidenceDigest>,
     /// The same of the egress.
     pub egress_evidence: Option<EvidenceDigest>,
@@ -106,6 +107,8 @@ pub enum Failure {
     EgressSilent,
     /// The ingress refused the circuit.
     Refused(Refusal),
+    /// This relay has other evidence than was accepted; [`Client::take_shown`] has it.
+    OtherEvidence(Role),
     /// A relay broke the protocol.
     Protocol,
 }
@@ -132,6 +135,7 @@ pub struct Client {
     outbox: VecDeque<Vec<u8>>,
     events: VecDeque<Event>,
     fetched: VecDeque<Fetched>,
+    shown: Option<Evidence>,
 }
 
 /// A mirrored file that a relay has sent, not checked in any way.
@@ -182,6 +186,7 @@ impl Client {
             outbox: VecDeque::new(),
             events: VecDeque::new(),
             fetched: VecDeque::new(),
+            shown: None,
         };
         client.pump(now);
         Some(client)
@@ -359,7 +364,9 @@ impl Client {
                 Err(_) => return self.fail(Failure::Protocol),
             };
             match message {
-                Message::Evidence(evidence) if outer.expects(evidence) => self.ask_for_circuit(),
+                Message::Evidence(evidence) if outer.stage == Stage::Evidence => {
+                    return self.refuse(Role::Ingress, evidence);
+                }
                 Message::Admitted(_) if outer.stage == Stage::Token => outer.stage = Stage::Admitted,
                 Message::CircuitOpened { request: 1, tag } if outer.stage == Stage::Admitted && self.tag.is_none() => {
                     self.tag = Some(tag);
@@ -393,7 +400,9 @@ impl Client {
                 Err(_) => return self.fail(Failure::Protocol),
             };
             match message {
-                Message::Evidence(evidence) if self.inner.expects(evidence) => self.ask_for_admission(),
+                Message::Evidence(evidence) if self.inner.stage == Stage::Evidence => {
+                    return self.refuse(Role::Egress, evidence);
+                }
                 Message::Admitted(_) if self.inner.stage == Stage::Token => {
                     self.inner.stage = Stage::Admitted;
                     self.connected = true;
@@ -413,6 +422,16 @@ impl Client {
                 _ => return self.fail(Failure::Protocol),
             }
         }
+    }
+
+    /// The evidence that a relay has shown instead of what was accepted, if it has.
+    pub fn take_shown(&mut self) -> Option<Evidence> {
+        self.shown.take()
+    }
+
+    fn refuse(&mut self, from: Role, evidence: Evidence) {
+        self.shown = Some(evidence);
+        self.fail(Failure::OtherEvidence(from));
     }
 
     fn fail(&mut self, failure: Failure) {

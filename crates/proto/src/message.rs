@@ -83,6 +83,8 @@ pub enum MirrorFile {
     Records,
     /// A signed checkpoint, with the reading at its block.
     Checkpoint,
+    /// What relays are judged by: evidence, and what it is held against.
+    Attestation,
 }
 
 /// A part of a mirrored file.
@@ -101,20 +103,35 @@ pub struct MirrorPiece {
 }
 
 /// Evidence by kind.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Evidence {
     /// None: the relay proves nothing, and whoever accepts this says so.
     Open,
+    /// What a chip has signed, with what it is bound to. Judging it is not this crate's business.
+    Staple(Vec<u8>),
 }
 
-/// What evidence is known by to who has accepted it: of `open`, SHA-256 of the message's body. Evidence with a signature will be known by the part that is
-/// signed.
+/// Largest staple, in bytes: a quote of 16 KiB and its binding.
+pub const MAX_STAPLE: usize = 16_640;
+
+/// What evidence is known by to who has accepted it: of `open`, SHA-256 of the message's body; of a staple, whatever its judges know it by.
 pub type EvidenceDigest = [u8; 32];
 
-impl Evidence {
-    /// What a relay with this evidence announces when it confirms a handshake.
-    pub fn digest(self) -> EvidenceDigest {
-        sha256(&[&Message::Evidence(self).encode().1])
+/// Evidence as a relay has it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Announced {
+    /// What it is known by.
+    pub digest: EvidenceDigest,
+    /// What is sent to who asks.
+    pub shown: Evidence,
+}
+
+impl Announced {
+    /// What relays that prove nothing announce when they confirm a handshake.
+    pub fn open() -> Self {
+        let shown = Evidence::Open;
+        let digest = sha256(&[&Message::Evidence(shown.clone()).encode().1]);
+        Self { digest, shown }
     }
 }
 
@@ -156,6 +173,7 @@ impl Message {
         match self {
             Self::EvidenceRequest => (0x01, vec![]),
             Self::Evidence(Evidence::Open) => (0x02, vec![0]),
+            Self::Evidence(Evidence::Staple(bytes)) => (0x02, [&[1], &bytes[..]].concat()),
             Self::CollateralRequest => (0x03, vec![]),
             Self::Collateral => (0x04, vec![0]),
             Self::Token(Token::Open) => (0x05, vec![0]),
@@ -190,7 +208,7 @@ impl Message {
     pub fn decode(kind: u16, body: &[u8]) -> Result<Self, Malformed> {
         let message = match kind {
             0x01 => Self::EvidenceRequest,
-            0x02 => Self::Evidence(Evidence::Open),
+            0x02 => Self::Evidence(Evidence::parse(body)?),
             0x03 => Self::CollateralRequest,
             0x04 => Self::Collateral,
             0x05 => Self::Token(Token::Open),
@@ -220,11 +238,22 @@ impl Message {
     }
 }
 
+impl Evidence {
+    fn parse(body: &[u8]) -> Result<Self, Malformed> {
+        match body.split_first() {
+            Some((0, [])) => Ok(Self::Open),
+            Some((1, bytes)) if !bytes.is_empty() && bytes.len() <= MAX_STAPLE => Ok(Self::Staple(bytes.to_vec())),
+            _ => Err(Malformed),
+        }
+    }
+}
+
 impl MirrorFile {
     const fn byte(self) -> u8 {
         match self {
             Self::Records => 1,
             Self::Checkpoint => 2,
+            Self::Attestation => 3,
         }
     }
 
@@ -232,6 +261,7 @@ impl MirrorFile {
         match body.first() {
             Some(1) => Ok(Self::Records),
             Some(2) => Ok(Self::Checkpoint),
+            Some(3) => Ok(Self::Attestation),
             _ => Err(Malformed),
         }
     }
@@ -288,6 +318,7 @@ mod tests {
         prop_oneof![
             Just(Message::EvidenceRequest),
             Just(Message::Evidence(Evidence::Open)),
+            prop::collection::vec(any::<u8>(), 1..40).prop_map(|bytes| Message::Evidence(Evidence::Staple(bytes))),
             Just(Message::CollateralRequest),
             Just(Message::Collateral),
             Just(Message::Token(Token::Open)),
@@ -340,10 +371,12 @@ mod tests {
             for end in 0..body.len() {
                 // A piece that ends sooner may be one of the same file, and is then written back as it is.
                 let read = Message::decode(kind, &body[..end]).map(|shorter| shorter.encode().1);
-                prop_assert!(read == Err(Malformed) || (kind == 0x31 && read.as_deref() == Ok(&body[..end])));
+                // So may a staple; whether it is whole its judges find out.
+                prop_assert!(read == Err(Malformed) || ([0x02, 0x31].contains(&kind) && read.as_deref() == Ok(&body[..end])));
             }
             let longer = [&body[..], &[0]].concat();
-            prop_assert_eq!(Message::decode(kind, &longer), Err(Malformed));
+            let read = Message::decode(kind, &longer).map(|longer| longer.encode().1);
+            prop_assert!(read == Err(Malformed) || (kind == 0x02 && body[0] == 1 && read.as_ref() == Ok(&longer)));
         }
 
         #[test]

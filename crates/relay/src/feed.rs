@@ -1,7 +1,7 @@
 //! Readings of the chain and signed checkpoints, as the operator's agent hands them over on standard input.
 //!
 //! ```text
-//! length 4, of what follows | kind 1: 1 reading, 2 checkpoint with its reading | its bytes
+//! length 4, of what follows | kind 1: 1 reading, 2 checkpoint with its reading, 3 the question for statistics | its bytes
 //! ```
 //!
 //! Owns their bounds and the check of each. The agent stands outside and is believed in nothing but which header is the newest: what it could do with a false one is to
@@ -20,15 +20,18 @@ use openrelay_node::directory::VerifiedDirectory;
 /// The kinds.
 const READING: u8 = 1;
 const CHECKPOINT: u8 = 2;
+const REPORT: u8 = 3;
 
 /// What came of a look at the input.
 pub(crate) enum Fed {
     /// Nothing whole yet.
     Nothing,
-    /// A directory that was verified, and the mirror's file that it was read from.
-    Directory(Box<VerifiedDirectory>, Vec<u8>),
+    /// A directory that was verified.
+    Directory(Box<VerifiedDirectory>),
     /// A checkpoint that was verified, with its reading.
     Checkpoint(Vec<u8>),
+    /// The question for statistics, from where no signal comes through.
+    Report,
     /// Something that is none.
     Refused(String),
     /// The agent has gone away; the relay goes on with what it knows.
@@ -97,6 +100,7 @@ impl Feed {
         let frame = std::mem::replace(&mut self.buffer, rest);
         match frame.get(4..).and_then(<[u8]>::split_first) {
             Some((&READING, bytes)) => self.take_reading(bytes).unwrap_or_else(|error| Fed::Refused(error.to_string())),
+            Some((&REPORT, [])) => Fed::Report,
             Some((&CHECKPOINT, bytes)) => {
                 self.take_checkpoint(bytes).unwrap_or_else(|error| Fed::Refused(error.to_string()))
             }
@@ -106,9 +110,9 @@ impl Feed {
 
     fn take_reading(&mut self, bytes: &[u8]) -> Result<Fed, ReadingError> {
         let reading = Reading::decode(bytes)?;
-        let directory = VerifiedDirectory::of_reading(&reading, &self.chain.trust(), self.chain.max_age_s, self.seen)?;
+        let directory = VerifiedDirectory::of_reading(reading, &self.chain.trust(), self.chain.max_age_s, self.seen)?;
         self.seen = directory.directory().body().sequence;
-        Ok(Fed::Directory(Box::new(directory), reading.records))
+        Ok(Fed::Directory(Box::new(directory)))
     }
 
     fn take_checkpoint(&mut self, bytes: &[u8]) -> Result<Fed, CheckpointError> {

@@ -1,7 +1,8 @@
 //! An AMD of our own: roots, authorities, chips and their reports, for evidence that no real chip would sign.
 //!
-//! Owns the keys, which are made anew each time and prove nothing to anybody: who hands its roots to a verifier gets facts that say `simulated`.
+//! Owns the keys, which prove nothing to anybody: who hands its roots to a verifier gets facts that say `simulated`.
 
+use aws_lc_rs::encoding::AsDer as _;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::{KeyPair, KeySize};
 use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _, RSA_PSS_SHA384};
@@ -31,6 +32,14 @@ impl Authority {
         Self { name, key: KeyPair::generate(KeySize::Rsa2048).expect("a key") }
     }
 
+    fn of_der(name: String, der: &[u8]) -> Option<Self> {
+        Some(Self { name, key: KeyPair::from_pkcs8(der).ok()? })
+    }
+
+    fn to_der(&self) -> Vec<u8> {
+        self.key.as_der().expect("a key").as_ref().to_vec()
+    }
+
     /// Its signature in AMD's way: RSA-PSS with SHA-384.
     fn sign(&self, message: &[u8]) -> Vec<u8> {
         let mut signature = vec![0; self.key.public_modulus_len()];
@@ -48,6 +57,8 @@ impl Authority {
 pub struct MockAmd {
     /// The product: `Milan`, `Genoa`, `Turin`.
     pub product: &'static str,
+    /// From when on its certificates are valid, for a year, in seconds since the Unix epoch.
+    pub begins: u64,
     ark: Authority,
     ask: Authority,
     asvk: Authority,
@@ -88,7 +99,19 @@ impl MockAmd {
     /// A hierarchy for this product.
     pub fn new(product: &'static str) -> Self {
         let authority = |prefix: &str| Authority::new(format!("{prefix}-{product}"));
-        Self { product, ark: authority("ARK"), ask: authority("SEV"), asvk: authority("SEV-VLEK") }
+        Self { product, begins: BEGINS, ark: authority("ARK"), ask: authority("SEV"), asvk: authority("SEV-VLEK") }
+    }
+
+    /// Its secret keys, for another program that simulates: root, authority for chips, authority for clouds.
+    pub fn to_keys(&self) -> [Vec<u8>; 3] {
+        [&self.ark, &self.ask, &self.asvk].map(Authority::to_der)
+    }
+
+    /// The hierarchy with these keys.
+    pub fn of_keys(product: &'static str, begins: u64, [ark, ask, asvk]: [&[u8]; 3]) -> Option<Self> {
+        let authority = |prefix: &str, key| Authority::of_der(format!("{prefix}-{product}"), key);
+        let (ark, ask, asvk) = (authority("ARK", ark)?, authority("SEV", ask)?, authority("SEV-VLEK", asvk)?);
+        Some(Self { product, begins, ark, ask, asvk })
     }
 
     /// Its root and the authority for chips.
@@ -117,8 +140,8 @@ impl MockAmd {
         Certificate {
             serial,
             subject: authority.name.clone(),
-            begins: BEGINS,
-            ends: ENDS,
+            begins: self.begins,
+            ends: self.begins + (ENDS - BEGINS),
             key: authority.public_key(),
             extensions: vec![(CONSTRAINTS.into(), sequence(&[boolean(true)]))],
         }

@@ -1,6 +1,6 @@
 //! An Intel of our own: roots, authorities, machines, their quotes, and what is published about them, for evidence that no real machine would sign.
 //!
-//! Owns the keys, which are made anew each time and prove nothing to anybody: who hands its roots to a verifier gets facts that say `simulated`.
+//! Owns the keys, which prove nothing to anybody: who hands its roots to a verifier gets facts that say `simulated`.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::rand::SystemRandom;
@@ -32,6 +32,14 @@ impl Key {
         Self { name, pair: EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).expect("a key") }
     }
 
+    fn of_der(name: &'static str, der: &[u8]) -> Option<Self> {
+        Some(Self { name, pair: EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der).ok()? })
+    }
+
+    fn to_der(&self) -> Vec<u8> {
+        self.pair.to_pkcs8v1().expect("a key").as_ref().to_vec()
+    }
+
     /// r and s.
     fn sign(&self, message: &[u8]) -> [u8; 64] {
         let signature = self.pair.sign(&SystemRandom::new(), message).expect("a signature");
@@ -56,6 +64,8 @@ impl Key {
 
 /// The hierarchy.
 pub struct MockIntel {
+    /// Of its certificates.
+    pub dates: Dates,
     root: Key,
     platform: Key,
     signer: Key,
@@ -94,7 +104,14 @@ pub struct Published {
 impl Default for Published {
     /// All is up to date, for a month from the beginning on.
     fn default() -> Self {
-        let (issued, next) = (rfc3339(BEGINS), rfc3339(BEGINS + 30 * 86_400));
+        Self::since(BEGINS)
+    }
+}
+
+impl Published {
+    /// All is up to date, for a month from this second on, since the Unix epoch.
+    pub fn since(begins: u64) -> Self {
+        let (issued, next) = (rfc3339(begins), rfc3339(begins + 30 * 86_400));
         let components = |svns: &[u8]| {
             let all: Vec<String> = svns.iter().map(|svn| format!("{{\"svn\":{svn}}}")).collect();
             all.join(",")
@@ -124,7 +141,7 @@ impl Default for Published {
             qe_identity,
             revoked_machines: none.clone(),
             revoked_authorities: none,
-            lists: Dates::default(),
+            lists: Dates { begins, ends: begins + (ENDS - BEGINS) },
         }
     }
 }
@@ -142,13 +159,13 @@ impl Published {
 
 impl Default for MockIntel {
     fn default() -> Self {
-        Self {
-            root: Key::new("Mock SGX Root CA"),
-            platform: Key::new("Mock SGX PCK Platform CA"),
-            signer: Key::new("Mock SGX TCB Signing"),
-        }
+        let [root, platform, signer] = NAMES.map(Key::new);
+        Self { dates: Dates::default(), root, platform, signer }
     }
 }
+
+/// Of its root, its authority for machines, and who signs what it publishes.
+const NAMES: [&str; 3] = ["Mock SGX Root CA", "Mock SGX PCK Platform CA", "Mock SGX TCB Signing"];
 
 fn name(common: &str) -> Vec<u8> {
     sequence(&[set(&sequence(&[oid("2.5.4.3"), tlv(0x0c, common.as_bytes())]))])
@@ -165,6 +182,17 @@ fn pem(bytes: &[u8]) -> String {
 }
 
 impl MockIntel {
+    /// Its secret keys, for another program that simulates.
+    pub fn to_keys(&self) -> [Vec<u8>; 3] {
+        [&self.root, &self.platform, &self.signer].map(Key::to_der)
+    }
+
+    /// The hierarchy with these keys.
+    pub fn of_keys(dates: Dates, keys: [&[u8]; 3]) -> Option<Self> {
+        let key = |place: usize| Key::of_der(NAMES[place], keys[place]);
+        Some(Self { dates, root: key(0)?, platform: key(1)?, signer: key(2)? })
+    }
+
     /// What a verifier has to be given for it.
     pub fn roots(&self) -> Roots {
         Roots {
@@ -176,11 +204,11 @@ impl MockIntel {
     }
 
     fn root_certificate(&self) -> Vec<u8> {
-        issue(&self.root, 1, &self.root, &Dates::default(), &[authority()])
+        issue(&self.root, 1, &self.root, &self.dates, &[authority()])
     }
 
     fn platform_certificate(&self) -> Vec<u8> {
-        issue(&self.root, 2, &self.platform, &Dates::default(), &[authority()])
+        issue(&self.root, 2, &self.platform, &self.dates, &[authority()])
     }
 
     /// The certificate of a machine's key.
@@ -190,7 +218,7 @@ impl MockIntel {
 
     /// What it publishes, signed.
     pub fn sign(&self, published: &Published) -> IntelCollateral {
-        let signer = issue(&self.root, 3, &self.signer, &Dates::default(), &[]);
+        let signer = issue(&self.root, 3, &self.signer, &self.dates, &[]);
         let chain = [pem(&signer), pem(&self.root_certificate())].concat();
         let list = |key: &Key, revoked: &[u8]| crl(key, &published.lists, revoked);
         IntelCollateral {

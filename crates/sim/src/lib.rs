@@ -10,4 +10,5 @@ pub mod faults;
 pub mod intel;
 pub mod packets;
 pub mod peer;
+pub mod vendors;
 pub mod world;

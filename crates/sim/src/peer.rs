@@ -10,7 +10,7 @@ use openrelay_proto::handshake::{First, Initiator, Responder, Role, accept};
 use openrelay_proto::index::{IndexKey, Slots};
 use openrelay_proto::keys::{RelayId, RelaySecret};
 use openrelay_proto::mask::IndexMask;
-use openrelay_proto::message::{Admission, Evidence, EvidenceDigest, Message, Token};
+use openrelay_proto::message::{Admission, Announced, EvidenceDigest, Message, Token};
 use openrelay_proto::relay::{Gate, Handshaker, Load, Mirrored, OpenAdmission, RelayConfig, Replays, Shard, Shared};
 use openrelay_proto::session::{CLIENT_WINDOW, Session};
 use openrelay_proto::suite::{Suite, Suites};
@@ -80,7 +80,7 @@ impl AtRelay {
             suites: Suites::ALL,
             one_hop: true,
             capacity: 8,
-            evidence: Evidence::Open,
+            evidence: Announced::open(),
             mirror: Default::default(),
         });
         let slots = Arc::new(Mutex::new(Slots::new(0, 8)));
@@ -157,7 +157,7 @@ pub struct AtClient {
 impl AtClient {
     /// A circuit whose handshake is done, and that is up if so asked for.
     pub fn new(admitted: bool) -> Self {
-        Self::announcing(Evidence::Open.digest(), admitted)
+        Self::announcing(Announced::open().digest, admitted)
     }
 
     /// The same with a relay that announces this evidence.
@@ -172,7 +172,7 @@ impl AtClient {
             egress_address: Some(address()),
             suites: Suites::ALL,
             ingress_evidence: None,
-            egress_evidence: Some(Evidence::Open.digest()),
+            egress_evidence: Some(Announced::open().digest),
             keepalive: None,
         };
         let mut client = Client::new(config, NOW, 1, &mut random).expect("a good key");

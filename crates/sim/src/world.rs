@@ -13,7 +13,7 @@ use openrelay_proto::handshake::{Responder, Role};
 use openrelay_proto::index::{IndexKey, Slots};
 use openrelay_proto::ip::Packet;
 use openrelay_proto::keys::{RelayId, RelaySecret};
-use openrelay_proto::message::{Evidence, MirrorFile};
+use openrelay_proto::message::{Announced, Evidence, MirrorFile};
 use openrelay_proto::relay::{
     Gate, Handshaker, Load, Mirror, Mirrored, OpenAdmission, Peer, RelayConfig, Replays, Shard, Shared, Verdict,
 };
@@ -80,7 +80,7 @@ fn relay(own: Responder, secret: RelaySecret, peer: Peer, random: &mut Seeded) -
         suites: Suites::ALL,
         one_hop: false,
         capacity: 1000,
-        evidence: Evidence::Open,
+        evidence: Announced::open(),
         mirror: Mirror::default(),
         own,
     });
@@ -123,8 +123,8 @@ impl World {
                 egress: egress.clone(),
                 egress_address: None,
                 suites: Suites::ALL,
-                ingress_evidence: Some(Evidence::Open.digest()),
-                egress_evidence: Some(Evidence::Open.digest()),
+                ingress_evidence: Some(Announced::open().digest),
+                egress_evidence: Some(Announced::open().digest),
                 keepalive: None,
             },
             client: None,
@@ -170,9 +170,28 @@ impl World {
         self.now
     }
 
-    /// Makes the client forget the evidence of both relays.
-    pub fn forget_evidence(&mut self) {
-        (self.config.ingress_evidence, self.config.egress_evidence) = (None, None);
+    /// Makes the client forget the evidence of a relay.
+    pub fn forget_evidence(&mut self, of: Role) {
+        let known = match of {
+            Role::Ingress => &mut self.config.ingress_evidence,
+            Role::Egress => &mut self.config.egress_evidence,
+        };
+        *known = None;
+    }
+
+    /// Lets a relay have this evidence.
+    pub fn set_evidence(&mut self, of: Role, evidence: Announced) {
+        let relay = if of == Role::Ingress { &mut self.ingress } else { &mut self.egress };
+        let mut config = RelayConfig::clone(&relay.config);
+        config.evidence = evidence;
+        relay.config = Arc::new(config);
+        relay.shard.set_config(relay.config.clone());
+        relay.handshaker.set_config(relay.config.clone());
+    }
+
+    /// The evidence that a relay has shown instead of what was accepted.
+    pub fn take_shown(&mut self) -> Option<Evidence> {
+        self.client.as_mut().unwrap().take_shown()
     }
 
     /// Largest packet to `inner`, a client's address at the egress, that the egress sends in one piece.

@@ -82,10 +82,13 @@ fn a_client_takes_packets_for_itself_and_none_before_it_is_admitted() {
 }
 
 #[test]
-fn evidence_must_be_what_was_announced() {
-    let mut client = AtClient::announcing([9; 32], false);
-    client.say(&control(&Message::Evidence(Evidence::Open)));
-    assert!(client.is_over());
+fn a_relay_that_announces_other_evidence_than_was_accepted_gets_no_circuit_whatever_it_shows() {
+    for shown in [Evidence::Open, Evidence::Staple(b"a staple".to_vec())] {
+        let mut client = AtClient::announcing([9; 32], false);
+        client.say(&control(&Message::Evidence(shown.clone())));
+        assert!(client.is_over() && !client.client.is_connected());
+        assert_eq!(client.client.take_shown(), Some(shown));
+    }
 }
 
 #[test]

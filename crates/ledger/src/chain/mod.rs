@@ -16,5 +16,6 @@ pub mod reading;
 #[cfg(feature = "registry")]
 pub mod registry;
 pub mod set;
+pub mod voted;
 #[cfg(feature = "registry")]
 pub mod voting;

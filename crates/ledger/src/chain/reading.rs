@@ -3,19 +3,24 @@
 //! Owns what a client or relay trusts of a chain, and the order of the checks. That the header is of the chain is not among them: a quorum of endpoints says so before.
 //!
 //! ```text
-//! "openrelay-reading/1\n" | length 4, header | nonce 8 | balance 32 | storage root 32 | code hash 32 | nodes 1 | per node: length 2, node | records to the end
+//! "openrelay-reading/2\n" | length 4, header | account 104 | proof | states 1 | per state: address 20 | 1 and account 104, or 0 | proof | slots 2 | per slot: key 32 | value 32 | proof
+//!                         | length 4, attestation | records to the end
+//! account: nonce 8 | balance 32 | storage root 32 | code hash 32          proof: nodes 1 | per node: length 2, node
 //! ```
+
+use std::collections::BTreeSet;
 
 use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 
 use super::header::{Header, MAX_HEADER, MalformedHeader};
 use super::proof::{Account, MAX_NODE, MAX_NODES, ProofError, verify_account};
 use super::set::{MAX_FILE, RecordSet, SetError, Status};
+use super::voted::{Contracts, Proven, Slot, Voted, VotedError};
 use crate::directory::{Body, Directory, Source};
 use crate::hex;
 use crate::record::Record;
 
-const HEAD: &[u8] = b"openrelay-reading/1\n";
+const HEAD: &[u8] = b"openrelay-reading/2\n";
 /// How old a block that endpoints call the newest may be, in seconds: a day.
 pub const MAX_LAG: u64 = 86_400;
 /// How old a directory may be when no endpoint answers, in seconds: a week. Nothing sets it higher.
@@ -32,6 +37,8 @@ pub struct Trust {
     pub directory: Address,
     /// Keccak-256 of its code.
     pub code_hash: B256,
+    /// The contracts that say which images and which collateral are good; without them no relay is attested.
+    pub contracts: Option<Contracts>,
 }
 
 impl Trust {
@@ -50,7 +57,11 @@ pub struct Reading {
     pub account: Account,
     /// The nodes that lead to it from the state root.
     pub proof: Vec<Bytes>,
-    /// A mirror's file.
+    /// Other accounts and slots under the same state root.
+    pub states: Vec<Proven>,
+    /// A mirror's file of what relays are judged by; not looked at here.
+    pub attestation: Vec<u8>,
+    /// A mirror's file of records.
     pub records: Vec<u8>,
 }
 
@@ -114,6 +125,12 @@ pub enum ReadingError {
     /// The records.
     #[error(transparent)]
     Records(#[from] SetError),
+    /// Images, collateral or blocks.
+    #[error("what the chain says of images and collateral is not proven: {0}")]
+    Voted(#[from] VotedError),
+    /// Nobody has said which contracts to ask.
+    #[error("the file of the chain names no contracts of images and collateral")]
+    NoContracts,
 }
 
 impl Reading {
@@ -180,20 +197,39 @@ impl Reading {
         Ok((RecordSet::verify(&self.records, self.account.storage_root)?, header))
     }
 
+    /// What the chain says of images and collateral at the block, and of the blocks at these heights. The reading itself must have been verified.
+    ///
+    /// # Errors
+    /// [`ReadingError`]: nothing of it may be used then.
+    pub fn voted(&self, trust: &Trust, heights: &BTreeSet<u64>) -> Result<Voted, ReadingError> {
+        let contracts = trust.contracts.as_ref().ok_or(ReadingError::NoContracts)?;
+        Ok(Voted::verify(&self.states, &Header::decode(&self.header)?, contracts, heights)?)
+    }
+
     /// Its bytes; `None` when a part is longer than one can be.
     pub fn encode(&self) -> Option<Vec<u8>> {
         let mut out = HEAD.to_vec();
         out.extend(u32::try_from(self.header.len()).ok()?.to_be_bytes());
         out.extend(&self.header);
-        out.extend(self.account.nonce.to_be_bytes());
-        out.extend(self.account.balance.to_be_bytes::<32>());
-        out.extend(self.account.storage_root);
-        out.extend(self.account.code_hash);
-        out.push(u8::try_from(self.proof.len()).ok()?);
-        for node in &self.proof {
-            out.extend(u16::try_from(node.len()).ok()?.to_be_bytes());
-            out.extend(node);
+        put_account(&mut out, &self.account);
+        put_proof(&mut out, &self.proof)?;
+        out.push(u8::try_from(self.states.len()).ok()?);
+        for state in &self.states {
+            out.extend(state.address);
+            out.push(state.account.is_some().into());
+            if let Some(account) = &state.account {
+                put_account(&mut out, account);
+            }
+            put_proof(&mut out, &state.proof)?;
+            out.extend(u16::try_from(state.slots.len()).ok()?.to_be_bytes());
+            for slot in &state.slots {
+                out.extend(slot.key);
+                out.extend(slot.value.to_be_bytes::<32>());
+                put_proof(&mut out, &slot.proof)?;
+            }
         }
+        out.extend(u32::try_from(self.attestation.len()).ok()?.to_be_bytes());
+        out.extend(&self.attestation);
         out.extend(&self.records);
         Some(out)
     }
@@ -206,30 +242,89 @@ impl Reading {
         let mut rest = bytes.strip_prefix(HEAD).ok_or(ReadingError::Malformed)?;
         let length = usize::try_from(u32::from_be_bytes(take(&mut rest)?)).unwrap_or(usize::MAX);
         let header = cut(&mut rest, length, MAX_HEADER)?.to_vec();
-        let account = Account {
-            nonce: u64::from_be_bytes(take(&mut rest)?),
-            balance: U256::from_be_bytes(take::<32>(&mut rest)?),
-            storage_root: B256::new(take(&mut rest)?),
-            code_hash: B256::new(take(&mut rest)?),
-        };
-        let [nodes] = take(&mut rest)?;
-        if usize::from(nodes) > MAX_NODES {
+        let (account, proof) = (take_account(&mut rest)?, take_proof(&mut rest)?);
+        let [count] = take(&mut rest)?;
+        if usize::from(count) > MAX_STATES {
             return Err(ReadingError::Malformed);
         }
-        let mut proof = Vec::new();
-        for _ in 0..nodes {
-            let length = usize::from(u16::from_be_bytes(take(&mut rest)?));
-            proof.push(Bytes::copy_from_slice(cut(&mut rest, length, MAX_NODE)?));
+        let mut states = Vec::new();
+        for _ in 0..count {
+            states.push(take_state(&mut rest)?);
         }
+        let length = usize::try_from(u32::from_be_bytes(take(&mut rest)?)).unwrap_or(usize::MAX);
+        let attestation = cut(&mut rest, length, MAX_ATTESTATION)?.to_vec();
         if rest.len() > MAX_FILE {
             return Err(ReadingError::Malformed);
         }
-        Ok(Self { header, account, proof, records: rest.to_vec() })
+        Ok(Self { header, account, proof, states, attestation, records: rest.to_vec() })
     }
 }
 
+fn put_account(out: &mut Vec<u8>, account: &Account) {
+    out.extend(account.nonce.to_be_bytes());
+    out.extend(account.balance.to_be_bytes::<32>());
+    out.extend(account.storage_root);
+    out.extend(account.code_hash);
+}
+
+fn put_proof(out: &mut Vec<u8>, proof: &[Bytes]) -> Option<()> {
+    out.push(u8::try_from(proof.len()).ok()?);
+    for node in proof {
+        out.extend(u16::try_from(node.len()).ok()?.to_be_bytes());
+        out.extend(node);
+    }
+    Some(())
+}
+
+fn take_account(rest: &mut &[u8]) -> Result<Account, ReadingError> {
+    Ok(Account {
+        nonce: u64::from_be_bytes(take(rest)?),
+        balance: U256::from_be_bytes(take::<32>(rest)?),
+        storage_root: B256::new(take(rest)?),
+        code_hash: B256::new(take(rest)?),
+    })
+}
+
+fn take_proof(rest: &mut &[u8]) -> Result<Vec<Bytes>, ReadingError> {
+    let [nodes] = take(rest)?;
+    if usize::from(nodes) > MAX_NODES {
+        return Err(ReadingError::Malformed);
+    }
+    let node = |_| {
+        let length = usize::from(u16::from_be_bytes(take(rest)?));
+        Ok(Bytes::copy_from_slice(cut(rest, length, MAX_NODE)?))
+    };
+    (0..nodes).map(node).collect()
+}
+
+fn take_state(rest: &mut &[u8]) -> Result<Proven, ReadingError> {
+    let address = Address::new(take(rest)?);
+    let account = match take(rest)? {
+        [0] => None,
+        [1] => Some(take_account(rest)?),
+        [_] => return Err(ReadingError::Malformed),
+    };
+    let proof = take_proof(rest)?;
+    let count = u16::from_be_bytes(take(rest)?);
+    if usize::from(count) > MAX_SLOTS {
+        return Err(ReadingError::Malformed);
+    }
+    let slot = |_| {
+        let (key, value) = (B256::new(take(rest)?), U256::from_be_bytes(take::<32>(rest)?));
+        Ok(Slot { key, value, proof: take_proof(rest)? })
+    };
+    Ok(Proven { address, account, proof, slots: (0..count).map(slot).collect::<Result<_, ReadingError>>()? })
+}
+
 /// Largest reading, in bytes.
-pub const MAX_READING: usize = HEAD.len() + 4 + MAX_HEADER + 105 + MAX_NODES * (2 + MAX_NODE) + MAX_FILE;
+pub const MAX_READING: usize = MAX_FILE + MAX_ATTESTATION + MAX_PROOFS;
+/// Largest file of what relays are judged by, in bytes: of some four thousand relays.
+pub const MAX_ATTESTATION: usize = 12 << 20;
+/// Largest part with header and proofs, in bytes. Proofs of slots have some 2 KiB each.
+const MAX_PROOFS: usize = 16 << 20;
+/// Accounts besides the Directory contract's at most, and slots of each: a block for each relay, if no two name the same.
+const MAX_STATES: usize = 4;
+const MAX_SLOTS: usize = 4_096;
 
 /// A relay as clients choose it. Its weight is what it advertises, which its bond covers; nothing has tested that yet.
 fn to_record(record: &super::set::ChainRecord) -> Record {

@@ -2,7 +2,7 @@
 //!
 //! Owns limits: an endpoint that is slow, silent or endless costs a bounded time and a bounded memory. Believes nothing. Source: JSON-RPC 2.0.
 
-use alloy_primitives::{Address, B256, Bytes, U256};
+use alloy_primitives::{Address, Bytes, U256};
 use serde_json::{Value, json};
 use ureq::Agent;
 
@@ -164,11 +164,6 @@ impl Endpoint {
         let result = self.ask("eth_call", &json!([call, block]))?;
         let bytes = result.as_str().and_then(|text| text.parse().ok());
         bytes.ok_or_else(|| self.malformed("eth_call", "no bytes"))
-    }
-
-    /// A hash in an answer.
-    pub(super) fn hash(&self, method: &str, value: &Value) -> Result<B256, EndpointError> {
-        value.as_str().and_then(|text| text.parse().ok()).ok_or_else(|| self.malformed(method, "no hash"))
     }
 
     pub(super) fn malformed(&self, method: &str, why: impl std::fmt::Display) -> EndpointError {

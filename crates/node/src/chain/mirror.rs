@@ -4,13 +4,16 @@
 
 use alloy_primitives::{Address, Bytes, Log};
 use alloy_sol_types::SolCall;
+use openrelay_ledger::chain::reading::{MAX_LAG, Reading};
 use openrelay_ledger::chain::registry::{Collection, RelayRegistry, registration, topics};
 use openrelay_ledger::chain::set::{RecordSet, write};
 use serde_json::{Value, json};
 
 use super::endpoint::{Endpoint, EndpointError};
+use super::evidence;
 use super::read::height;
 use crate::chain_file::ChainFile;
+use crate::directory::VerifiedDirectory;
 
 /// Blocks whose events are asked for at once.
 const RANGE: u64 = 2_000;
@@ -24,8 +27,9 @@ pub struct Mirror {
     endpoint: Endpoint,
     collection: Collection,
     next: u64,
-    /// The file that was last held against the chain.
+    /// The file that was last held against the chain, and the directory that it gives.
     records: Vec<u8>,
+    directory: Option<VerifiedDirectory>,
 }
 
 impl Mirror {
@@ -33,12 +37,17 @@ impl Mirror {
     pub fn new(file: ChainFile) -> Self {
         let endpoint = Endpoint::new(file.endpoints.first().map_or("", String::as_str));
         let next = file.first_block;
-        Self { file, endpoint, collection: Collection::default(), next, records: Vec::new() }
+        Self { file, endpoint, collection: Collection::default(), next, records: Vec::new(), directory: None }
     }
 
     /// Its file; empty before the first success of [`Mirror::follow`].
     pub fn records(&self) -> &[u8] {
         &self.records
+    }
+
+    /// The directory that the file gives, by the first endpoint's word alone; `None` before there is one.
+    pub fn directory(&self) -> Option<&VerifiedDirectory> {
+        self.directory.as_ref()
     }
 
     /// The relay that this operator has registered last, if there is one.
@@ -71,9 +80,14 @@ impl Mirror {
         }
         let file = write(self.collection.entries()).unwrap_or_default();
         let proof = self.endpoint.ask("eth_getProof", &json!([self.file.directory.to_string(), [], height(head)]))?;
-        let root = self.endpoint.hash("eth_getProof", &proof["storageHash"])?;
-        match RecordSet::verify(&file, root) {
+        let (account, proof) =
+            evidence::account(&proof).ok_or_else(|| self.endpoint.malformed("eth_getProof", "it has no account"))?;
+        match RecordSet::verify(&file, account.storage_root) {
             Ok(_) => {
+                let header = evidence::header_at(&self.endpoint, head)?.unwrap_or_default();
+                let (states, attestation) = (Vec::new(), Vec::new());
+                let reading = Reading { header, account, proof, states, attestation, records: file.clone() };
+                self.directory = VerifiedDirectory::of_reading(reading, &self.file.trust(), MAX_LAG, 0).ok();
                 self.records = file;
                 Ok(())
             }

@@ -5,7 +5,8 @@
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use alloy_primitives::{B256, Bytes, U256};
+use alloy_primitives::{B256, Bytes};
+use openrelay_attest::verdict::Staple;
 use openrelay_ledger::chain::header::{Header, from_json};
 use openrelay_ledger::chain::proof::Account;
 use openrelay_ledger::chain::reading::{MAX_LAG, Reading, ReadingError};
@@ -16,6 +17,7 @@ use openrelay_proto::message::MirrorFile;
 use serde_json::{Value, json};
 
 use super::endpoint::{Endpoint, EndpointError};
+use super::evidence;
 use super::way::{Outside, Way};
 use crate::chain_file::ChainFile;
 
@@ -64,19 +66,19 @@ fn list(faults: &[String]) -> String {
 /// # Errors
 /// [`ChainError`] says who did not do.
 pub fn read(file: &ChainFile, now: u64, seen: u64) -> Result<(Reading, Directory), ChainError> {
-    read_by(&Outside, file, now, seen, None)
+    read_by(&Outside, file, (now, seen), None, &[])
 }
 
-/// The same by another way, with the records of an older reading, which are not asked for again where their root is the same.
+/// The same by another way, with the records of an older reading, which are not asked for again where their root is the same, and with evidence that relays have shown.
 ///
 /// # Errors
 /// [`ChainError`] says who did not do.
 pub fn read_by(
     way: &dyn Way,
     file: &ChainFile,
-    now: u64,
-    seen: u64,
+    (now, seen): (u64, u64),
     older: Option<&Reading>,
+    extra: &[Staple],
 ) -> Result<(Reading, Directory), ChainError> {
     let endpoints: Vec<Endpoint> = file.endpoints.iter().map(|url| Endpoint::by(way, url)).collect();
     let mut faults = Vec::new();
@@ -105,7 +107,10 @@ pub fn read_by(
             continue;
         }
         match proven(way, shown, file, (now, seen), older) {
-            Ok(done) => return Ok(done),
+            Ok((mut reading, directory)) => match evidence::add(way, file, leader, &mut reading, older, extra) {
+                Ok(()) => return Ok((reading, directory)),
+                Err(error) => faults.push(error.to_string()),
+            },
             // A leader that is behind shows a root that no mirror has any more.
             Err(error @ ChainError::Mirrors(_)) => {
                 without_records = Some(root);
@@ -145,18 +150,8 @@ fn show(leader: &Endpoint, file: &ChainFile) -> Result<Shown, EndpointError> {
     let header = Header::decode(&rlp).map_err(|error| leader.malformed(method, error))?;
     let method = "eth_getProof";
     let answer = leader.ask(method, &json!([file.directory.to_string(), [], height(header.number)]))?;
-    let number = |key: &str| -> Option<U256> { answer[key].as_str()?.parse().ok() };
-    let nodes = answer["accountProof"].as_array().cloned().unwrap_or_default();
-    let nodes: Option<Vec<Bytes>> = nodes.iter().map(|node| node.as_str()?.parse().ok()).collect();
-    let (Some(nonce), Some(balance), Some(proof)) = (number("nonce"), number("balance"), nodes) else {
-        return Err(leader.malformed(method, "it has no account or no proof"));
-    };
-    let account = Account {
-        nonce: nonce.saturating_to(),
-        balance,
-        storage_root: leader.hash(method, &answer["storageHash"])?,
-        code_hash: leader.hash(method, &answer["codeHash"])?,
-    };
+    let (account, proof) =
+        evidence::account(&answer).ok_or_else(|| leader.malformed(method, "it has no account or no proof"))?;
     Ok(Shown { rlp, header, account, proof })
 }
 
@@ -231,7 +226,14 @@ fn proven(
     (now, seen): (u64, u64),
     older: Option<&Reading>,
 ) -> Result<(Reading, Directory), ChainError> {
-    let mut reading = Reading { header: shown.rlp, account: shown.account, proof: shown.proof, records: Vec::new() };
+    let mut reading = Reading {
+        header: shown.rlp,
+        account: shown.account,
+        proof: shown.proof,
+        states: Vec::new(),
+        attestation: Vec::new(),
+        records: Vec::new(),
+    };
     // What the header and the account say is known before anybody is asked for records.
     match reading.verify(&file.trust(), now, MAX_LAG, seen) {
         Ok(_) | Err(ReadingError::Records(_)) => {}

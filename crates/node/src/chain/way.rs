@@ -12,7 +12,7 @@ use ureq::config::Config;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 /// The longest that one question takes.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 const CONNECT: Duration = Duration::from_secs(4);
 
 /// A way to endpoints and mirrors.
@@ -36,7 +36,7 @@ pub struct Outside;
 
 impl Way for Outside {
     fn agent(&self, url: &str) -> Agent {
-        settings(url).new_agent()
+        settings(url, PATIENCE).new_agent()
     }
 
     fn relays(&self) -> &[Role] {
@@ -48,8 +48,13 @@ impl Way for Outside {
     }
 }
 
+/// An HTTP client for large files at this URL, straight from this machine.
+pub fn patient_agent(url: &str, patience: Duration) -> Agent {
+    settings(url, patience).new_agent()
+}
+
 /// How this URL is asked, whichever way.
-pub(crate) fn settings(url: &str) -> Config {
+pub(crate) fn settings(url: &str, patience: Duration) -> Config {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     // The system's roots, where they are needed. What TLS protects here is who asks; what is answered proves itself.
     let roots = if url.starts_with("https:") { rustls_native_certs::load_native_certs().certs } else { Vec::new() };
@@ -59,7 +64,7 @@ pub(crate) fn settings(url: &str) -> Config {
         .unversioned_rustls_crypto_provider(provider)
         .build();
     Agent::config_builder()
-        .timeout_global(Some(PATIENCE))
+        .timeout_global(Some(patience))
         .timeout_connect(Some(CONNECT))
         .max_redirects(0)
         .http_status_as_error(false)

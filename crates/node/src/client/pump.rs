@@ -32,6 +32,8 @@ pub(super) enum Command {
     Report(SyncSender<Counts>),
     /// Replace all keys.
     Rekey,
+    /// Close the circuit: what was believed of a relay does not hold any more. Traffic stays blocked.
+    Abandon,
     /// Close the circuit and stop.
     Stop(SyncSender<Counts>),
 }
@@ -272,6 +274,13 @@ impl Pump {
                     let _ = to.send(self.report());
                 }
                 Command::Rekey => self.client.rekey(self.clock.now(), &mut self.random),
+                Command::Abandon => {
+                    self.client.close(self.clock.now());
+                    self.flush();
+                    if let Some(links) = &self.links {
+                        links.shared.lock().unwrap_or_else(PoisonError::into_inner).lost = true;
+                    }
+                }
                 Command::Stop(to) => {
                     self.client.close(self.clock.now());
                     self.flush();
@@ -300,11 +309,13 @@ impl Pump {
         }
         while let Some(event) = self.client.poll_event() {
             let counts = self.report();
+            let shown = self.client.take_shown();
             let Some(links) = &self.links else { continue };
             let mut shared = links.shared.lock().unwrap_or_else(PoisonError::into_inner);
             shared.mtu = self.client.mtu();
             shared.lost |= event == Event::Lost;
             shared.counts = counts;
+            shared.shown = shown.or(shared.shown.take());
             let _ = links.events.send(event);
         }
     }

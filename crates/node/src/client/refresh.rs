@@ -5,10 +5,12 @@
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use openrelay_attest::Refusal;
 use openrelay_ledger::directory::Source;
 use openrelay_ledger::record::Record;
 use openrelay_ledger::selection;
@@ -17,11 +19,13 @@ use openrelay_proto::random::array;
 use openrelay_sys::event::{Waker, wait};
 
 use super::host::HostError;
+use super::pump::Command;
 use super::query::QueryCircuit;
 use super::{Counts, below};
+use crate::attestation::{Judged, Standard};
 use crate::chain_file::ChainFile;
-use crate::circuit::{self, Hops, OpenConsent};
-use crate::clock::Clock;
+use crate::circuit::{self, Hop, Hops, OpenConsent};
+use crate::clock::{Clock, unix_seconds};
 use crate::config::AdmissionMode;
 use crate::directory::VerifiedDirectory;
 use crate::random::OsRandom;
@@ -35,6 +39,12 @@ pub(super) struct Reader {
     pub(super) directory: VerifiedDirectory,
     /// The one that the user's circuit was opened with: its first hop stays the first hop, whatever became of it since.
     pub(super) opened_with: VerifiedDirectory,
+    /// The relays of both, judged.
+    pub(super) judged: Judged,
+    pub(super) opened_judged: Judged,
+    pub(super) standard: Standard,
+    /// What ends the user's circuit.
+    pub(super) abandon: Abandon,
     pub(super) admission: AdmissionMode,
     /// Name servers, asked through the circuit.
     pub(super) servers: Vec<IpAddr>,
@@ -48,6 +58,12 @@ pub(super) struct Reader {
     pub(super) hops: Vec<Record>,
 }
 
+/// The way to end the user's circuit.
+pub(super) struct Abandon {
+    pub(super) commands: Sender<Command>,
+    pub(super) bell: Arc<Waker>,
+}
+
 /// What is known of the directory now.
 #[derive(Clone, Debug)]
 pub struct Refreshed {
@@ -57,6 +73,8 @@ pub struct Refreshed {
     pub source: Source,
     /// Whether the relays of the running circuit are still in it, with the same keys.
     pub hops_listed: bool,
+    /// Why a relay of the running circuit is not believed any more, if it is not.
+    pub refused: Option<String>,
     /// When it was read, since the connection came up; `None` when that was before.
     pub read_at: Option<Instant>,
     /// Why the last try gave no newer one.
@@ -91,6 +109,7 @@ impl Refresher {
             sequence: directory.body().sequence,
             source: directory.source(),
             hops_listed: true,
+            refused: None,
             read_at: None,
             warning: None,
         };
@@ -158,7 +177,13 @@ fn run(mut reader: Reader, shared: &Shared) {
                 known.sequence = directory.directory().body().sequence;
                 known.source = directory.directory().source();
                 known.hops_listed = reader.hops_are_in(&directory);
+                reader.judged = Judged::of(&directory, &reader.chain.trust(), &reader.standard, unix_seconds());
                 reader.directory = directory;
+                known.refused = reader.refused();
+                if known.refused.is_some() {
+                    let _ = reader.abandon.commands.send(Command::Abandon);
+                    reader.abandon.bell.wake();
+                }
             }
             Err(why) => known.warning = Some(format!("the directory was not read anew: {why}")),
         }
@@ -184,7 +209,7 @@ fn once(reader: &mut Reader, shared: &Shared) -> Result<(VerifiedDirectory, Opti
     }
     let read = up.and_then(|()| {
         let floor = reader.directory.directory().body().sequence;
-        crate::chain::directory(&*circuit, &reader.chain, &reader.kept, floor).map_err(|error| error.to_string())
+        crate::chain::directory(&*circuit, &reader.chain, &reader.kept, floor, &[]).map_err(|error| error.to_string())
     });
     shared.current.lock().unwrap_or_else(PoisonError::into_inner).circuit = None;
     // An endpoint that is slow may keep it for a while: it ends now.
@@ -206,16 +231,40 @@ impl Reader {
 
     fn choose(&self, random: &mut OsRandom) -> Result<(Hops, Vec<Role>, u64), String> {
         let first = self.hops.first().ok_or("the circuit has no hops")?;
-        let first_hop = || self.opened_with.register(first).ok_or("the first hop was never in the directory");
         if self.ingress.is_none() {
             // One hop is what the user has asked for; questions are a session of their own then.
-            return Ok((Hops::One(first_hop()?), vec![Role::Egress], self.egress));
+            return Ok((Hops::One(self.first_hop(first)?), vec![Role::Egress], self.egress));
         }
         let avoid = [&[self.egress], &self.silent[..]].concat();
-        let egress = selection::egress(self.directory.directory(), first, &avoid, below(random))
-            .map_err(|error| error.to_string())?;
-        let registered = self.directory.register(egress).ok_or("the egress is not in the directory")?;
-        Ok((Hops::Two(first_hop()?, registered), vec![Role::Ingress, Role::Egress], egress.relay_id))
+        let usable = self.judged.attested(self.directory.directory());
+        let egress = selection::egress(&usable, first, &avoid, below(random)).map_err(|error| error.to_string())?;
+        let second = self.judged.attest(&self.directory, egress).map_err(|refusal| refusal.to_string())?;
+        Ok((
+            Hops::Two(self.first_hop(first)?, Hop::Attested(second)),
+            vec![Role::Ingress, Role::Egress],
+            egress.relay_id,
+        ))
+    }
+
+    /// The first hop of the user's circuit: by its newest evidence, or by that which the circuit was opened with.
+    fn first_hop(&self, first: &Record) -> Result<Hop, String> {
+        let newest = self.directory.directory().relay(first.relay_id).filter(|now| now.key() == first.key());
+        let newest = newest.and_then(|now| self.judged.attest(&self.directory, now).ok());
+        let attested = match newest {
+            Some(attested) => Ok(attested),
+            None => self.opened_judged.attest(&self.opened_with, first),
+        };
+        attested.map(Hop::Attested).map_err(|refusal| refusal.to_string())
+    }
+
+    /// Why a relay of the user's circuit is not believed any more: the chain says of its image what it did not say before. Evidence that is missing or old is no reason, for
+    /// who withholds it could end circuits; it is asked for when the next one opens.
+    fn refused(&self) -> Option<String> {
+        self.hops.iter().find_map(|hop| {
+            let refusal = self.judged.verdict(hop.relay_id).err()?;
+            let gone = matches!(refusal, Refusal::ImageState(_) | Refusal::Revoked { .. } | Refusal::TcbRevoked);
+            gone.then(|| format!("relay {}: {refusal} [{}]; {}", hop.relay_id, refusal.code(), refusal.next_step()))
+        })
     }
 
     /// Whether the hops of the user's circuit are in this directory as they were when it was opened.

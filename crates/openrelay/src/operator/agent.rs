@@ -2,15 +2,17 @@
 //!
 //! Owns the relay's process. Stands outside of it and never sees its secret key.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader};
 use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use alloy_sol_types::SolCall;
 use openrelay_ledger::chain::descriptor::Descriptor;
+use openrelay_ledger::chain::header::Header;
 use openrelay_ledger::chain::reading::Reading;
 use openrelay_ledger::chain::registry::RelayRegistry;
 use openrelay_ledger::chain::set::Status;
@@ -24,7 +26,7 @@ use openrelay_sys::signal::{Signal, Signals};
 
 use super::folder::{Folder, OPERATOR, RELAY};
 use crate::failure::Failure;
-use crate::{say, talk};
+use crate::{Program, say, talk};
 
 /// How long a start waits until mirrors have the new key.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -32,43 +34,115 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Checkpoints are looked for once in so many readings: they are signed seldom, and are as large as a directory.
 const CHECKPOINT_EVERY: u32 = 10;
 
-pub(super) fn relay_program() -> PathBuf {
-    let beside = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.join("openrelay-relay")));
-    beside.filter(|path| path.exists()).unwrap_or_else(|| "openrelay-relay".into())
+/// A relay is handed a newer block when the last one is so many seconds older, and what has changed of evidence once in so many readings.
+const NEWER_BLOCK: u64 = 1_800;
+const HAND_EVERY: u32 = 3;
+
+pub(super) fn relay_program(program: &Program) -> PathBuf {
+    let name = program.relay();
+    let beside = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.join(name)));
+    beside.filter(|path| path.exists()).unwrap_or_else(|| name.into())
 }
 
 /// Runs the relay: puts the key of this start on the chain, then hands it what the chain proves, again and again.
-pub(super) fn serve(dir: &Path, password_file: Option<&Path>, unconfined: bool) -> Result<(), Failure> {
+pub(super) fn serve(program: &Program, dir: &Path, password_file: Option<&Path>, place: &Place) -> Result<(), Failure> {
     let folder = Folder::open(dir)?;
     let relay_id = folder.registered()?;
     let lock = std::fs::File::create(dir.join("running")).map_err(Failure::plain)?;
     if lock.try_lock().is_err() {
         return Err(Failure::plain("another openrelay relay run serves this folder"));
     }
-    ready_to_serve(&folder, relay_id)?;
+    ready_to_serve(&folder, relay_id, place)?;
     let sender = folder.sender(password_file)?;
     // Before the first thread starts; the relay takes its signals the same way.
     let signals = Signals::block().map_err(Failure::plain)?;
-    let mut command = Command::new(relay_program());
-    command.args(["run", "--config"]).arg(dir.join(RELAY));
-    if unconfined {
-        command.arg("--unconfined");
-    }
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(|error| Failure::new(77, format!("cannot start openrelay-relay: {error}; install it")))?;
-    let result = attend(&folder, &sender, relay_id, &mut child, &signals);
-    if matches!(child.try_wait(), Ok(None)) {
-        tell(&child, "TERM");
-    }
-    let _ = child.wait();
+    let mut running = Running::start(program, dir, place)?;
+    let result = attend(&folder, &sender, relay_id, &mut running, &signals);
+    running.end();
     result
 }
 
+/// Where a relay runs.
+#[derive(Clone, Debug)]
+pub(super) enum Place {
+    /// In a process of this machine; with all privileges kept, for tests that look into it.
+    Here {
+        /// Whether they are kept.
+        unconfined: bool,
+    },
+    /// In a machine of its own, whose port for the feed is this socket.
+    Machine(PathBuf),
+}
+
+/// A running relay, from outside.
+enum Running {
+    Process(Child),
+    Machine(UnixStream),
+}
+
+/// Its input and its output.
+type Pipes = (Box<dyn std::io::Write + Send>, Box<dyn std::io::Read + Send>);
+
+impl Running {
+    fn start(program: &Program, dir: &Path, place: &Place) -> Result<Self, Failure> {
+        let unconfined = match place {
+            Place::Machine(socket) => {
+                let stream = UnixStream::connect(socket).map_err(|error| {
+                    let socket = socket.display();
+                    Failure::plain(format!("cannot reach the machine at {socket}: {error}; is it started?"))
+                })?;
+                return Ok(Self::Machine(stream));
+            }
+            Place::Here { unconfined } => *unconfined,
+        };
+        let mut command = Command::new(relay_program(program));
+        command.args(["run", "--config"]).arg(dir.join(RELAY));
+        if unconfined {
+            command.arg("--unconfined");
+        }
+        let started = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        started
+            .map(Self::Process)
+            .map_err(|error| Failure::new(77, format!("cannot start {}: {error}; install it", program.relay())))
+    }
+
+    fn pipes(&mut self) -> Result<Pipes, Failure> {
+        match self {
+            Self::Process(child) => {
+                let pipes = child.stdin.take().zip(child.stdout.take());
+                let (input, output) = pipes.ok_or_else(|| Failure::plain("the relay has no pipes"))?;
+                Ok((Box::new(input), Box::new(output)))
+            }
+            Self::Machine(stream) => {
+                let clone = || stream.try_clone().map_err(Failure::plain);
+                Ok((Box::new(clone()?), Box::new(clone()?)))
+            }
+        }
+    }
+
+    /// Why it has ended, once it has; `None` for an end in order.
+    fn ended(&mut self) -> Result<Option<Failure>, Failure> {
+        match self {
+            Self::Process(child) => {
+                let status = child.wait().map_err(Failure::plain)?;
+                Ok((!status.success()).then(|| ended_as(status)))
+            }
+            Self::Machine(_) => Ok(Some(Failure::plain("the machine's relay has ended; its console says why"))),
+        }
+    }
+
+    fn end(mut self) {
+        if let Self::Process(child) = &mut self {
+            if matches!(child.try_wait(), Ok(None)) {
+                tell(child, "TERM");
+            }
+            let _ = child.wait();
+        }
+    }
+}
+
 /// What would make a start useless is said before the key of it is paid for.
-fn ready_to_serve(folder: &Folder, relay_id: u64) -> Result<(), Failure> {
+fn ready_to_serve(folder: &Folder, relay_id: u64, place: &Place) -> Result<(), Failure> {
     let Some((standing, _)) = folder.registration(relay_id)? else {
         return Err(Failure::new(3, format!("relay {relay_id} has left the registry")));
     };
@@ -82,7 +156,8 @@ fn ready_to_serve(folder: &Folder, relay_id: u64) -> Result<(), Failure> {
     if file.role != folder.plan.role || file.relay_id != relay_id {
         return Err(Failure::plain(format!("{} has another role or number than {OPERATOR}", path.display())));
     }
-    for address in &file.listen {
+    // A machine has addresses of its own.
+    for address in file.listen.iter().filter(|_| matches!(place, Place::Here { .. })) {
         std::net::UdpSocket::bind(address).map_err(|error| {
             Failure::plain(format!("cannot listen on {address} (UDP): {error}; does a relay run there already?"))
         })?;
@@ -94,17 +169,17 @@ fn attend(
     folder: &Folder,
     sender: &Sender,
     relay_id: u64,
-    child: &mut Child,
+    running: &mut Running,
     signals: &Signals,
 ) -> Result<(), Failure> {
-    let pipes = child.stdin.take().zip(child.stdout.take());
-    let (mut input, output) = pipes.ok_or_else(|| Failure::plain("the relay has no pipes"))?;
+    let (mut input, output) = running.pipes()?;
     let mut lines = BufReader::new(output);
     let mut line = String::new();
     lines.read_line(&mut line).map_err(Failure::plain)?;
     let key = line.split_whitespace().find_map(|word| word.strip_prefix("handshake_key="));
     let Some(key) = key.and_then(|key| alloy_primitives::hex::decode_to_array::<_, 32>(key).ok()) else {
-        return Err(ended_as(child.wait().map_err(Failure::plain)?));
+        let ended = running.ended()?;
+        return Err(ended.unwrap_or_else(|| Failure::plain("the relay has said nothing")));
     };
     publish(folder, sender, relay_id, key)?;
     let started = Instant::now();
@@ -132,22 +207,29 @@ fn attend(
     let refresh = Duration::from_secs(folder.chain.refresh_s);
     let (mut warned, mut seen) = (false, 0);
     let mut checkpoints = Checkpoints { seen: 0, next: Instant::now() };
+    let mut handed = Handed::of(&last);
     loop {
         checkpoints.follow(&folder.chain, &mut input);
         let ready = wait(&[signals.as_fd(), ended.as_fd()], refresh).unwrap_or_default();
         while let Some(signal) = signals.next() {
-            tell(child, if matches!(signal, Signal::Stop) { "TERM" } else { "USR1" });
+            let stops = matches!(signal, Signal::Stop);
+            match running {
+                Running::Process(child) => tell(child, if stops { "TERM" } else { "USR1" }),
+                // No signal reaches it, and it is ended by who started it.
+                Running::Machine(_) if stops => return Ok(()),
+                Running::Machine(_) => hand_over(&mut input, REPORT, &[])?,
+            }
         }
         if ready[1] {
-            let status = child.wait().map_err(Failure::plain)?;
-            return if status.success() { Ok(()) } else { Err(ended_as(status)) };
+            return running.ended()?.map_or(Ok(()), Err);
         }
         match openrelay_node::chain::read(&folder.chain, unix_seconds(), seen) {
             Ok((reading, directory)) => {
                 warned = false;
                 seen = directory.body().sequence;
                 let changed = reading.account.storage_root != last.account.storage_root;
-                if changed && hand_over_reading(&mut input, &reading).is_ok() {
+                if (changed || handed.is_behind(&reading, refresh)) && hand_over_reading(&mut input, &reading).is_ok() {
+                    handed = Handed::of(&reading);
                     last = reading;
                 }
             }
@@ -157,6 +239,29 @@ fn attend(
             }
             Err(_) => {}
         }
+    }
+}
+
+/// What the relay was handed last, besides the directory.
+struct Handed {
+    at: Instant,
+    /// The time of the block, in seconds since the Unix epoch.
+    block_time: u64,
+    /// What is mirrored.
+    attestation: Vec<u8>,
+}
+
+impl Handed {
+    fn of(reading: &Reading) -> Self {
+        let block_time = Header::decode(&reading.header).map_or(0, |header| header.timestamp);
+        Self { at: Instant::now(), block_time, attestation: reading.attestation.clone() }
+    }
+
+    /// Whether the relay should have this one: for a newer block in its evidence, or for what it mirrors, which changes with each relay's evidence.
+    fn is_behind(&self, reading: &Reading, refresh: Duration) -> bool {
+        let newer = Self::of(reading);
+        let other = newer.attestation != self.attestation && self.at.elapsed() >= refresh * HAND_EVERY;
+        other || newer.block_time >= self.block_time.saturating_add(NEWER_BLOCK)
     }
 }
 
@@ -181,7 +286,7 @@ struct Checkpoints {
 
 impl Checkpoints {
     /// Hands a newer one over when it is time to look and a mirror has one. A relay without any serves on.
-    fn follow(&mut self, chain: &ChainFile, input: &mut ChildStdin) {
+    fn follow(&mut self, chain: &ChainFile, input: &mut dyn std::io::Write) {
         if chain.checkpoints.is_empty() || self.next > Instant::now() {
             return;
         }
@@ -199,14 +304,15 @@ impl Checkpoints {
 /// The kinds of what a relay is handed, as it reads them.
 const READING: u8 = 1;
 const CHECKPOINT: u8 = 2;
+const REPORT: u8 = 3;
 
-fn hand_over_reading(input: &mut ChildStdin, reading: &Reading) -> Result<(), Failure> {
+fn hand_over_reading(input: &mut dyn std::io::Write, reading: &Reading) -> Result<(), Failure> {
     let bytes = reading.encode().ok_or_else(|| Failure::plain("the reading is larger than one can be"))?;
     hand_over(input, READING, &bytes)
 }
 
 /// Gives the relay something of this kind, after its length.
-fn hand_over(input: &mut ChildStdin, kind: u8, bytes: &[u8]) -> Result<(), Failure> {
+fn hand_over(input: &mut dyn std::io::Write, kind: u8, bytes: &[u8]) -> Result<(), Failure> {
     let length = u32::try_from(1 + bytes.len()).map_err(Failure::plain)?.to_be_bytes();
     let head = [&length[..], &[kind]].concat();
     let written = input.write_all(&head).and_then(|()| input.write_all(bytes)).and_then(|()| input.flush());

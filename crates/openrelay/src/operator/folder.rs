@@ -41,6 +41,9 @@ pub(super) struct Plan {
     pub(super) withdrawal: Address,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) family: Option<String>,
+    /// SHA-256 of the image that it runs; zeros before one is chosen.
+    #[serde(default)]
+    pub(super) image: B256,
 }
 
 /// An operator's folder.
@@ -95,7 +98,7 @@ impl Folder {
             role: self.plan.role,
             key_epoch,
             handshake_key,
-            image: B256::ZERO,
+            image: self.plan.image,
             key_root: B256::ZERO,
             endpoints: self.plan.endpoints.clone(),
             family: self.plan.family.clone(),
@@ -151,6 +154,9 @@ pub(super) fn to_toml(plan: &Plan) -> String {
         plan.advertised_mbit,
         plan.withdrawal
     );
+    if !plan.image.is_zero() {
+        let _ = writeln!(text, "image = \"{}\"", plan.image);
+    }
     if let Some(family) = &plan.family {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "family = \"{family}\"");
@@ -162,9 +168,10 @@ pub(super) fn to_toml(plan: &Plan) -> String {
 pub(super) fn write_relay_config(folder: &Folder, relay_id: u64) -> Result<(), Failure> {
     let listen: Vec<String> = folder.plan.endpoints.iter().map(|endpoint| format!("\"{endpoint}\"")).collect();
     let text = format!(
-        "# Where it listens may differ from the endpoints in {OPERATOR}, which the world reaches it at.\nrole = \"{}\"\nrelay_id = {relay_id}\nlisten = [{}]\nchain = \"{CHAIN}\"\nadmission = \"open\"\n",
+        "# Where it listens may differ from the endpoints in {OPERATOR}, which the world reaches it at.\nrole = \"{}\"\nrelay_id = {relay_id}\nlisten = [{}]\nchain = \"{CHAIN}\"\nimage = \"{}\"\nadmission = \"open\"\n",
         folder.plan.role,
-        listen.join(", ")
+        listen.join(", "),
+        alloy_primitives::hex::encode(folder.plan.image)
     );
     folder.write(RELAY, text.as_bytes())
 }

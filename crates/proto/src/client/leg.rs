@@ -11,7 +11,7 @@ use crate::drops::DropReason;
 use crate::handshake::{COOKIE_LEN, First, Initiator, Responder};
 use crate::link::{Link, REPORT_LEN};
 use crate::mask::IndexMask;
-use crate::message::{Evidence, EvidenceDigest, Message, MirrorFile, MirrorPiece};
+use crate::message::{EvidenceDigest, Message, MirrorFile, MirrorPiece};
 use crate::random::{Random, array};
 use crate::relay::{prove_cookie, read_cookie};
 use crate::session::{CLIENT_WINDOW, Session, frame};
@@ -29,7 +29,7 @@ const RETIRE_TIME: Duration = Duration::from_secs(10);
 /// How far a session has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Stage {
-    /// Keys are there; evidence was asked for, unless it is known.
+    /// Keys are there; evidence was asked for, unless it is accepted already.
     Evidence,
     /// A token was sent.
     Token,
@@ -60,8 +60,6 @@ pub(super) struct Leg {
     suites: Suites,
     /// The evidence of this relay that was accepted already.
     known_evidence: Option<EvidenceDigest>,
-    /// What it announced when it confirmed the handshake: what it sends must be that.
-    announced: EvidenceDigest,
     to_relay: IndexMask,
     to_client: IndexMask,
     index: u32,
@@ -107,7 +105,6 @@ impl Leg {
             peer,
             suites,
             known_evidence,
-            announced: EvidenceDigest::default(),
             index: 0,
             retiring: None,
             cookie: None,
@@ -212,7 +209,6 @@ impl Leg {
                 let established = attempt.initiator.read_kem_text(packet).map_err(|_| DropReason::HandshakeInvalid)?;
                 let mut link = Link::new(Session::new(&established, CLIENT_WINDOW, now), random);
                 let known = self.known_evidence == Some(established.evidence);
-                self.announced = established.evidence;
                 if !known {
                     link.send(&Message::EvidenceRequest);
                 }
@@ -256,11 +252,6 @@ impl Leg {
         link.session.seal(datagram, now)?;
         self.to_relay.apply(datagram);
         Ok(())
-    }
-
-    /// Whether the relay may send this evidence now: it was asked for, and is what was announced.
-    pub(super) fn expects(&self, evidence: Evidence) -> bool {
-        self.stage == Stage::Evidence && evidence.digest() == self.announced
     }
 
     /// What the relay is told of the path and of its control stream.

@@ -254,7 +254,7 @@ impl Handshaker {
         } else {
             let (mut text, established) = pending
                 .replied
-                .read_kem_key(packet, self.config.evidence.digest(), random)
+                .read_kem_key(packet, self.config.evidence.digest, random)
                 .map_err(|_| DropReason::HandshakeInvalid)?;
             let install = Install { place: pending.place, established, route, relay };
             self.mask(relay, &mut text);

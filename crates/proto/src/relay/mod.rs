@@ -26,7 +26,7 @@ use std::sync::Arc;
 use crate::handshake::{Established, RekeyRequest, Responder, Role, SessionKeys};
 use crate::index::Place;
 use crate::keys::{RelayId, RelayKey, sha256};
-use crate::message::{Evidence, MAX_MIRRORED, MIRROR_PIECE, MirrorFile, MirrorPiece};
+use crate::message::{Announced, MAX_MIRRORED, MIRROR_PIECE, MirrorFile, MirrorPiece};
 use crate::suite::Suites;
 
 pub use entry::Admit;
@@ -51,7 +51,7 @@ pub struct RelayConfig {
     /// Sessions per shard at most.
     pub capacity: u32,
     /// What shows clients what it runs.
-    pub evidence: Evidence,
+    pub evidence: Announced,
     /// What it mirrors.
     pub mirror: Mirror,
 }
@@ -63,6 +63,8 @@ pub struct Mirror {
     pub records: Option<Arc<Mirrored>>,
     /// A signed checkpoint.
     pub checkpoint: Option<Arc<Mirrored>>,
+    /// What relays are judged by.
+    pub attestation: Option<Arc<Mirrored>>,
 }
 
 /// A file that is mirrored.
@@ -89,6 +91,7 @@ impl Mirror {
         let found = match file {
             MirrorFile::Records => &self.records,
             MirrorFile::Checkpoint => &self.checkpoint,
+            MirrorFile::Attestation => &self.attestation,
         };
         let (version, bytes) = found.as_ref().map_or(([0; 8], &[][..]), |found| (found.version, &found.bytes));
         // One that has become shorter is begun anew.

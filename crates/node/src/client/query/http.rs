@@ -18,7 +18,7 @@ use ureq::unversioned::transport::{
 use ureq::{Agent, Error};
 
 use super::{Ended, Shared};
-use crate::chain::way::settings;
+use crate::chain::way::{PATIENCE, settings};
 use crate::random::OsRandom;
 
 /// Where the room for a wait ends that has no end of its own.
@@ -27,10 +27,10 @@ const LONGEST: Duration = Duration::from_secs(60);
 /// An HTTP client for `url` whose connections go through the circuit; what is on this machine is asked on this machine, for it never leaves it.
 pub(super) fn agent(shared: &Arc<Shared>, url: &str) -> Agent {
     if is_here(url) {
-        return settings(url).new_agent();
+        return settings(url, PATIENCE).new_agent();
     }
     let through = Through(shared.clone());
-    Agent::with_parts(settings(url), through.clone().chain(RustlsConnector::default()), through)
+    Agent::with_parts(settings(url, PATIENCE), through.clone().chain(RustlsConnector::default()), through)
 }
 
 #[derive(Clone)]

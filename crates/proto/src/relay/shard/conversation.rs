@@ -15,7 +15,7 @@ use crate::index::Place;
 use crate::keys::RelayId;
 use crate::link::{Link, probe_answer};
 use crate::mask::IndexMask;
-use crate::message::{MIRROR_PIECE, Message, MirrorFile, Refusal};
+use crate::message::{MAX_STAPLE, MIRROR_PIECE, Message, MirrorFile, Refusal};
 use crate::random::Random;
 use crate::relay::circuits::Circuit;
 use crate::relay::entry::{Address, Path};
@@ -104,8 +104,9 @@ impl Shard {
         let entry = self.table.get_mut(id).ok_or(DropReason::UnknownIndex)?;
         let responder = !entry.link.session.is_initiator();
         match message {
-            Message::EvidenceRequest if responder => {
-                entry.link.send(&Message::Evidence(self.config.evidence));
+            // Who asks on without taking what it was given is cut off.
+            Message::EvidenceRequest if responder && entry.link.backlog() < MAX_STAPLE => {
+                entry.link.send(&Message::Evidence(self.config.evidence.shown.clone()));
             }
             Message::CollateralRequest if responder => entry.link.send(&Message::Collateral),
             Message::Token(token) if responder => {

@@ -1,0 +1,130 @@
+//! What a network of simulated trusted execution environments is made of: mock vendors, what they publish, and the manifest of the image that its relays say they run.
+//!
+//! Owns the folder `config/sim`. Nothing in it proves anything to anybody.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use alloy_primitives::B256;
+use anyhow::{Context as _, Result};
+use aws_lc_rs::digest::{SHA256, SHA384, digest};
+use openrelay_attest::evidence::Measurement;
+use openrelay_attest::manifest::{Manifest, Shape};
+use openrelay_node::clock::unix_seconds;
+use openrelay_sim::vendors::{Vendors, encode_roots};
+use serde_json::{Value, json};
+
+use crate::approved::Publication;
+
+/// In an operator's folder: what its relay simulates.
+pub(crate) const TOLD: &str = "sim.json";
+const OLD_BLOCK: &str = "old-block.json";
+/// What a relay's evidence can be a lie about, and the code that it is refused with.
+pub(crate) const LIES: [(&str, &str); 4] =
+    [("image", "measurement"), ("debug", "debug"), ("stale", "too-old"), ("key", "other-key")];
+
+/// The folder of a network's simulation.
+pub(crate) struct Simulation {
+    dir: PathBuf,
+    pub(crate) image: B256,
+}
+
+impl Simulation {
+    /// Makes vendors, and publishes what they say and the manifest of an image: the one in the folder `image`, or one that stands for this relay's program.
+    pub(crate) fn prepare(network: &Path, relay: &Path, image: Option<&Path>) -> Result<(Self, Publication)> {
+        let dir = network.join("config/sim");
+        fs::create_dir_all(dir.join("published"))?;
+        // A day before now, so that everything is valid already.
+        let vendors = Vendors::new(unix_seconds() - 86_400);
+        fs::write(dir.join("vendors"), vendors.encode())?;
+        fs::write(dir.join("roots"), encode_roots(vendors.roots()))?;
+        let bundle = vendors.bundle();
+        let published = bundle.encode();
+        fs::write(dir.join("published/collateral.json"), &published)?;
+        let read = |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+        let binary = read(relay)?;
+        let manifest = match image {
+            Some(dir) => {
+                let manifest = Manifest::decode(&read(&dir.join("manifest.json"))?);
+                with_domain(manifest.map_err(|refusal| anyhow::anyhow!("{refusal}"))?, &binary)
+            }
+            None => manifest(sha256(&binary), &binary),
+        };
+        let image = B256::from(manifest.image);
+        let manifest = manifest.encode();
+        fs::write(dir.join("published/image-1.json"), &manifest)?;
+        let publication = Publication {
+            image,
+            manifest: sha256(&manifest),
+            source: B256::repeat_byte(0x55),
+            inputs: B256::repeat_byte(0x66),
+            version: 1,
+            bundle: sha256(&published),
+            floors: (bundle.intel_floor, bundle.amd_floor),
+        };
+        Ok((Self { dir, image }, publication))
+    }
+
+    /// The simulation of a network that was prepared.
+    pub(crate) fn of(network: &Path) -> Result<Self> {
+        let dir = network.join("config/sim");
+        let manifest = fs::read(dir.join("published/image-1.json")).context("this network has no simulation")?;
+        let manifest = Manifest::decode(&manifest).map_err(|refusal| anyhow::anyhow!("{refusal}"))?;
+        Ok(Self { dir, image: manifest.image.into() })
+    }
+
+    /// Files for a mirror to serve.
+    pub(crate) fn published(&self) -> PathBuf {
+        self.dir.join("published")
+    }
+
+    /// Notes a block that is older than evidence may be.
+    pub(crate) fn note_old_block(&self, height: u64, hash: B256) -> Result<()> {
+        let noted = json!({ "height": height, "hash": hash.to_string() });
+        fs::write(self.dir.join(OLD_BLOCK), noted.to_string()).context("cannot note a block")
+    }
+
+    /// The lie that a relay with such evidence tells.
+    pub(crate) fn lie(&self, kind: &str) -> Result<Value> {
+        if kind != "stale" {
+            return Ok(kind.into());
+        }
+        let noted: Value = serde_json::from_slice(&fs::read(self.dir.join(OLD_BLOCK))?)?;
+        Ok(json!({ "stale": noted }))
+    }
+
+    /// Tells the relay of an operator's folder what to simulate: its platform, and a lie if it is to tell one.
+    pub(crate) fn tell(&self, folder: &Path, platform: &str, lie: Option<&Value>) -> Result<()> {
+        let told = json!({
+            "vendors": self.dir.join("vendors"), "manifest": self.dir.join("published/image-1.json"),
+            "platform": platform, "lie": lie,
+        });
+        fs::write(folder.join(TOLD), told.to_string()).context("cannot tell what to simulate")
+    }
+}
+
+/// A manifest whose measurements stand for the relay's program: what chips would report of it no chip of ours can say.
+fn manifest(image: B256, binary: &[u8]) -> Manifest {
+    let launch = Measurement::Snp(stands_for(b"launch", binary));
+    let shapes = vec![Shape { name: "simulated SEV-SNP".into(), measurement: launch }];
+    with_domain(Manifest { kind: 1, version: 1, image: image.0, shapes, advisories: Vec::new() }, binary)
+}
+
+/// A manifest with a trust domain besides: its registers depend on a host's tables, and no host is there.
+fn with_domain(mut manifest: Manifest, binary: &[u8]) -> Manifest {
+    let of = |what: &[u8]| stands_for(what, binary);
+    let rtmrs = [of(b"rtmr 0"), of(b"rtmr 1"), of(b"rtmr 2"), [0; 48]];
+    let measurement = Measurement::Tdx { mrtd: of(b"mrtd"), rtmrs };
+    manifest.shapes.push(Shape { name: "simulated TDX".into(), measurement });
+    manifest
+}
+
+fn stands_for(what: &[u8], binary: &[u8]) -> [u8; 48] {
+    let mut out = [0; 48];
+    out.copy_from_slice(digest(&SHA384, &[what, binary].concat()).as_ref());
+    out
+}
+
+fn sha256(bytes: &[u8]) -> B256 {
+    B256::from_slice(digest(&SHA256, bytes).as_ref())
+}

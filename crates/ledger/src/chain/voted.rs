@@ -1,0 +1,289 @@
+//! What the chain says besides the directory: images that validators have approved, the collateral that holds now, and which blocks it has had. Each from slots that are
+//! proven under the state root of one header.
+//!
+//! Owns which slots those are, and what follows from them. Every client asks for the same: the newest images of relays, the entry of collateral, and the blocks that
+//! evidence names. Sources: contracts/src/ImageRegistry.sol, contracts/src/Collateral.sol, their storage layouts, EIP-2935.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use alloy_primitives::{Address, B256, Bytes, U256, address, keccak256};
+
+use super::header::Header;
+use super::proof::{Account, ProofError, verify_account, verify_slot};
+use crate::votes::images::{GRACE, State};
+
+/// The kind of image that relays run.
+pub const RELAY_IMAGE: u8 = 1;
+/// Images that are looked at, the newest by version: older ones have long been retired.
+pub const NEWEST: u64 = 16;
+/// Slots of the list of images that are asked for before its length is known: of thirty-two images.
+const FIRST_PLACES: u64 = 8;
+/// Where a chain keeps the hashes of its blocks. Source: EIP-2935.
+pub const HISTORY: Address = address!("0000F90827F1C53a10cb7A02335B175320002935");
+/// And of how many.
+pub const SERVED: u64 = 8_191;
+/// Places in the contracts' storage, which a test holds against the committed layouts.
+const ROUNDS: u64 = 8;
+const IMAGES: u64 = 15;
+const APPROVED: u64 = 16;
+const CURRENT: u64 = 11;
+/// Of a round: the slot with the value that was approved. Of an image: the slots with version and times.
+const ROUND_VALUE: u64 = 4;
+const IMAGE_VERSION: u64 = 0;
+const IMAGE_TIMES: u64 = 1;
+
+/// The contracts that are looked at: fixed by the release or by who sets up a network, never asked of an endpoint.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Contracts {
+    /// Votes on images.
+    pub images: Address,
+    /// Votes on vendors' collateral.
+    pub collateral: Address,
+    /// 1; what development networks divide times by.
+    pub haste: u32,
+}
+
+/// An account with some of its slots, as an endpoint claims and proves them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Proven {
+    /// Whose.
+    pub address: Address,
+    /// What it is said to be; `None` where there is no such account.
+    pub account: Option<Account>,
+    /// The nodes that lead to it from the state root.
+    pub proof: Vec<Bytes>,
+    /// Its slots.
+    pub slots: Vec<Slot>,
+}
+
+/// A slot with its proof.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Slot {
+    /// Which.
+    pub key: B256,
+    /// What it is said to hold.
+    pub value: U256,
+    /// The nodes that lead to it from the storage root.
+    pub proof: Vec<Bytes>,
+}
+
+/// An image as the chain has it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct VotedImage {
+    /// Its number.
+    pub round: u64,
+    /// Its version.
+    pub version: u64,
+    /// From when on it can be used, in seconds since the Unix epoch.
+    pub usable_from: u64,
+    /// Until when it is suspended.
+    pub suspended_until: u64,
+    /// Whether it was revoked.
+    pub revoked: bool,
+    /// What was voted for: Keccak-256 of the image's hash and of that of its manifest.
+    pub value: B256,
+}
+
+/// What the chain says of images, collateral and blocks.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Voted {
+    /// The newest approved images, by ascending version.
+    pub images: Vec<VotedImage>,
+    /// SHA-256 of the collateral that holds; zeros before there is any.
+    pub bundle: B256,
+    /// The smallest `tcbEvaluationDataNumber`.
+    pub intel_floor: u32,
+    /// The smallest number of AMD's floors.
+    pub amd_floor: u64,
+    /// Blocks that the chain has had, by height.
+    pub blocks: BTreeMap<u64, B256>,
+    haste: u64,
+}
+
+/// Why slots are refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum VotedError {
+    /// A proof.
+    #[error(transparent)]
+    Proof(#[from] ProofError),
+    /// Something that every reading has.
+    #[error("there is no proof of {0}")]
+    Missing(&'static str),
+}
+
+/// The slots of the image registry that are asked for first: how many images there are, and the first ones.
+pub fn first_image_slots() -> Vec<B256> {
+    let begin = places();
+    [approved()].into_iter().chain((0..FIRST_PLACES).map(|place| at(begin, place))).collect()
+}
+
+/// The slots of the entry of collateral.
+pub fn collateral_slots() -> Vec<B256> {
+    (0..2).map(|place| word(CURRENT + place)).collect()
+}
+
+/// The further slots of the list that must be known to find the newest of so many images.
+pub fn more_image_slots(count: u64) -> Vec<B256> {
+    let begin = places();
+    let of_list = count.saturating_sub(NEWEST) / 4..count.div_ceil(4);
+    of_list.filter(|place| *place >= FIRST_PLACES).map(|place| at(begin, place)).collect()
+}
+
+/// The slots of these images.
+pub fn image_slots(rounds: &[u64]) -> Vec<B256> {
+    let of_round = |round: &u64| {
+        let (image, vote) = (entry(*round, IMAGES), entry(*round, ROUNDS));
+        [at(image, IMAGE_VERSION), at(image, IMAGE_TIMES), at(vote, ROUND_VALUE)]
+    };
+    rounds.iter().flat_map(of_round).collect()
+}
+
+/// The slots of the history of blocks that prove these heights; those too old to be in it are left out.
+pub fn block_slots(heights: &BTreeSet<u64>, newest: u64) -> Vec<B256> {
+    // A block's own hash is not in its state.
+    let kept = heights.iter().filter(|height| **height < newest && **height + SERVED >= newest);
+    kept.map(|height| word(*height % SERVED)).collect()
+}
+
+/// The numbers of the newest images, from the proven list.
+///
+/// # Errors
+/// [`VotedError`] when it is not proven.
+pub fn newest_images(images: &Proven, header: &Header) -> Result<Vec<u64>, VotedError> {
+    let slots = images.slots(header)?;
+    let count: u64 = slots.get(&approved()).ok_or(VotedError::Missing("the number of images"))?.saturating_to();
+    let begin = places();
+    let round = |number: u64| {
+        let packed = slots.get(&at(begin, number / 4)).ok_or(VotedError::Missing("the list of images"))?;
+        let lane: usize = usize::try_from(number % 4).unwrap_or(0);
+        Ok(packed.as_limbs()[lane])
+    };
+    (count.saturating_sub(NEWEST)..count).map(round).collect()
+}
+
+/// How many images there are, if that is proven.
+///
+/// # Errors
+/// [`VotedError`].
+pub fn image_count(images: &Proven, header: &Header) -> Result<u64, VotedError> {
+    let slots = images.slots(header)?;
+    Ok(slots.get(&approved()).ok_or(VotedError::Missing("the number of images"))?.saturating_to())
+}
+
+impl Proven {
+    /// The slots, each proven.
+    fn slots(&self, header: &Header) -> Result<BTreeMap<B256, U256>, VotedError> {
+        verify_account(header.state_root, self.address, self.account.as_ref(), &self.proof)?;
+        let Some(account) = self.account else { return Ok(BTreeMap::new()) };
+        let proven = |slot: &Slot| {
+            verify_slot(account.storage_root, slot.key, slot.value, &slot.proof)?;
+            Ok((slot.key, slot.value))
+        };
+        self.slots.iter().map(proven).collect()
+    }
+}
+
+impl Voted {
+    /// What these accounts prove under the header; `heights` are blocks that evidence names.
+    ///
+    /// # Errors
+    /// [`VotedError`]: nothing of it may be used then.
+    pub fn verify(
+        states: &[Proven],
+        header: &Header,
+        contracts: &Contracts,
+        heights: &BTreeSet<u64>,
+    ) -> Result<Self, VotedError> {
+        let of = |address: Address, what| {
+            states.iter().find(|state| state.address == address).ok_or(VotedError::Missing(what))
+        };
+        let registry = of(contracts.images, "the image registry")?;
+        let rounds = newest_images(registry, header)?;
+        let slots = registry.slots(header)?;
+        let get =
+            |slots: &BTreeMap<B256, U256>, key: B256, what| slots.get(&key).copied().ok_or(VotedError::Missing(what));
+        let mut images = Vec::new();
+        for round in rounds {
+            let (image, vote) = (entry(round, IMAGES), entry(round, ROUNDS));
+            let version = get(&slots, at(image, IMAGE_VERSION), "an image's version")?;
+            let times = get(&slots, at(image, IMAGE_TIMES), "an image's times")?;
+            images.push(VotedImage {
+                round,
+                version: bits(version, 160, 64),
+                usable_from: bits(times, 0, 48),
+                suspended_until: bits(times, 48, 48),
+                revoked: bits(times, 96, 48) != 0,
+                value: get(&slots, at(vote, ROUND_VALUE), "an image's value")?.into(),
+            });
+        }
+        let slots = of(contracts.collateral, "the collateral")?.slots(header)?;
+        let [bundle, floors] = [0, 1].map(|place| get(&slots, word(CURRENT + place), "the collateral's entry"));
+        let floors = floors?;
+        let mut blocks: BTreeMap<u64, B256> = [(header.number, header.hash)].into();
+        if !block_slots(heights, header.number).is_empty() {
+            let slots = of(HISTORY, "the history of blocks")?.slots(header)?;
+            for height in heights {
+                let found = block_slots(&[*height].into(), header.number).first().and_then(|key| slots.get(key));
+                // Zero is a block that was never written: none.
+                blocks.extend(found.filter(|hash| !hash.is_zero()).map(|hash| (*height, B256::from(*hash))));
+            }
+        }
+        Ok(Self {
+            images,
+            bundle: bundle?.into(),
+            intel_floor: u32::try_from(bits(floors, 0, 32)).unwrap_or(u32::MAX),
+            amd_floor: bits(floors, 32, 64),
+            blocks,
+            haste: contracts.haste.max(1).into(),
+        })
+    }
+
+    /// Where an image stands at this time, in seconds since the Unix epoch, as the contract says it. The contract: `ImageRegistry.stateOf`.
+    pub fn state(&self, image: &VotedImage, time: u64) -> State {
+        if image.revoked {
+            return State::Revoked;
+        }
+        if time < image.suspended_until {
+            return State::Suspended;
+        }
+        if time < image.usable_from {
+            return State::ApprovedPending;
+        }
+        let newer = self.images.iter().skip_while(|other| other.round != image.round).skip(1);
+        match newer.filter(|newer| !newer.revoked).map(|newer| newer.usable_from).min() {
+            Some(superseded) if time >= superseded + GRACE / self.haste => State::Retired,
+            Some(superseded) if time >= superseded => State::Deprecated,
+            _ => State::Active,
+        }
+    }
+}
+
+/// So many bits of a slot, from the lowest on.
+fn bits(slot: U256, from: usize, count: usize) -> u64 {
+    let mask = (U256::from(1) << count) - U256::from(1);
+    ((slot >> from) & mask).saturating_to()
+}
+
+/// The slot with this number.
+fn word(number: u64) -> B256 {
+    U256::from(number).into()
+}
+
+/// The slot so many places behind another.
+fn at(begin: B256, places: u64) -> B256 {
+    U256::from_be_bytes(begin.0).wrapping_add(U256::from(places)).into()
+}
+
+/// Where the entry of a mapping with this key begins. Source: Solidity, layout of state variables in storage.
+fn entry(key: u64, mapping: u64) -> B256 {
+    keccak256([word(key).0, word(mapping).0].concat())
+}
+
+/// The slot with the number of approved images of relays, and where their list begins.
+fn approved() -> B256 {
+    entry(RELAY_IMAGE.into(), APPROVED)
+}
+
+fn places() -> B256 {
+    keccak256(approved())
+}

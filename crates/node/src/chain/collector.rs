@@ -1,0 +1,114 @@
+//! Collecting what relays are judged by, for others to read in one file.
+//!
+//! Owns nothing that needs to be believed: readers hold the file against the chain and the vendors' roots. Evidence comes as ordinary clients get it: from the relays themselves, through
+//! sessions that only the holders of their keys can answer, so nobody can fill the file with evidence of others' relays.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use alloy_sol_types::SolCall;
+use openrelay_attest::bundle::MAX_BUNDLE;
+use openrelay_attest::file::AttestationFile;
+use openrelay_attest::manifest::Manifest;
+use openrelay_attest::verdict::Staple;
+use openrelay_ledger::chain::voting::Collateral;
+
+use super::endpoint::Endpoint;
+use super::evidence::header_at;
+use crate::attestation::sha256;
+use crate::chain_file::ChainFile;
+use crate::directory::VerifiedDirectory;
+use crate::inquirer::Inquirer;
+
+/// How often a relay is asked for its evidence, and one that has shown none.
+const ASK_EVERY: Duration = Duration::from_secs(60);
+const ASK_AGAIN: Duration = Duration::from_secs(2);
+
+/// What was collected.
+#[derive(Debug)]
+pub struct Collector {
+    file: ChainFile,
+    endpoint: Endpoint,
+    /// What relays have shown, by their number.
+    shown: BTreeMap<u64, Shown>,
+    /// Headers of the blocks that it names, by height.
+    headers: BTreeMap<u64, Vec<u8>>,
+}
+
+/// What a relay has shown.
+#[derive(Debug)]
+struct Shown {
+    /// The key and its epoch that it has shown it with.
+    key: (String, u32),
+    asked: Instant,
+    staple: Option<Staple>,
+}
+
+impl Collector {
+    /// One that has collected nothing yet, and asks the first endpoint.
+    pub fn new(file: ChainFile) -> Self {
+        let endpoint = Endpoint::new(file.endpoints.first().map_or("", String::as_str));
+        Self { file, endpoint, shown: BTreeMap::new(), headers: BTreeMap::new() }
+    }
+
+    /// Asks relays for their evidence: those that have another key than before or have shown nothing, and all of them from time to time.
+    pub fn collect(&mut self, directory: &VerifiedDirectory) {
+        let mut inquirer = Inquirer::new(directory);
+        let relays = &directory.directory().body().relays;
+        self.shown.retain(|relay_id, _| relays.iter().any(|record| record.relay_id == *relay_id));
+        for record in relays {
+            let key = (record.handshake_key.clone(), record.key_epoch);
+            let due = self.shown.get(&record.relay_id).is_none_or(|shown| {
+                let pause = if shown.staple.is_some() { ASK_EVERY } else { ASK_AGAIN };
+                shown.key != key || shown.asked.elapsed() > pause
+            });
+            if !due {
+                continue;
+            }
+            // One that does not answer now may have shown something before.
+            let before = self.shown.remove(&record.relay_id).filter(|shown| shown.key == key);
+            let staple = inquirer.ask(record).ok().or_else(|| before.and_then(|before| before.staple));
+            self.shown.insert(record.relay_id, Shown { key, asked: Instant::now(), staple });
+        }
+    }
+
+    /// The file that relays are judged by, of what was collected and of the files in the folder `files`: collateral and manifests of images, which others have put there.
+    pub fn attestation(&mut self, files: Option<&Path>) -> Vec<u8> {
+        let staples: Vec<Staple> = self.shown.values().filter_map(|shown| shown.staple.clone()).collect();
+        let heights: BTreeSet<u64> = staples.iter().map(|staple| staple.binding.block_height).collect();
+        self.headers.retain(|height, _| heights.contains(height));
+        for height in heights {
+            if !self.headers.contains_key(&height)
+                && let Ok(Some(header)) = header_at(&self.endpoint, height)
+            {
+                self.headers.insert(height, header);
+            }
+        }
+        let (bundle, manifests) = self.published(files);
+        let headers = self.headers.values().cloned().collect();
+        AttestationFile { bundle, manifests, headers, staples }.encode()
+    }
+
+    /// The collateral that the chain names, and all manifests.
+    fn published(&self, files: Option<&Path>) -> (Vec<u8>, Vec<Vec<u8>>) {
+        let entry = self.file.collateral.and_then(|contract| {
+            let answer = self.endpoint.call(contract, &Collateral::currentCall {}.abi_encode()).ok()?;
+            Collateral::currentCall::abi_decode_returns(&answer).ok()
+        });
+        let (mut bundle, mut manifests) = (Vec::new(), Vec::new());
+        let listed = files.and_then(|folder| std::fs::read_dir(folder).ok());
+        let mut paths: Vec<_> = listed.into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+        paths.sort();
+        for path in paths {
+            let small = std::fs::metadata(&path).is_ok_and(|file| file.len() <= MAX_BUNDLE as u64);
+            let Ok(bytes) = (if small { std::fs::read(&path) } else { continue }) else { continue };
+            if Manifest::decode(&bytes).is_ok() {
+                manifests.push(bytes);
+            } else if entry.as_ref().is_some_and(|entry| sha256(&bytes) == entry.bundle) {
+                bundle = bytes;
+            }
+        }
+        (bundle, manifests)
+    }
+}

@@ -1,0 +1,152 @@
+//! What relays are judged by, read with the directory: a mirror's file of evidence, and what the chain says of images, collateral and the blocks that evidence names.
+//!
+//! Owns which slots are asked for, in which order. Proofs are `ledger`'s business, evidence `attest`'s. Whatever cannot be had is missing from the reading, and refuses relays
+//! when they are judged.
+
+use std::collections::BTreeSet;
+
+use alloy_primitives::{Address, B256, Bytes, KECCAK256_EMPTY, U256};
+use openrelay_attest::file::AttestationFile;
+use openrelay_attest::verdict::Staple;
+use openrelay_ledger::chain::header::{Header, from_json};
+use openrelay_ledger::chain::proof::Account;
+use openrelay_ledger::chain::reading::{MAX_ATTESTATION, Reading};
+use openrelay_ledger::chain::voted::{
+    Contracts, HISTORY, Proven, SERVED, Slot, block_slots, collateral_slots, first_image_slots, image_count,
+    image_slots, more_image_slots, newest_images,
+};
+use openrelay_proto::message::MirrorFile;
+use serde_json::{Value, json};
+
+use super::endpoint::{Endpoint, EndpointError};
+use super::read::height;
+use super::way::Way;
+use crate::attestation::sha256;
+use crate::chain_file::ChainFile;
+
+/// Evidence of a relay that is kept: one that was announced just now, and the one before it.
+const NEWEST: usize = 2;
+
+/// Adds to a reading what relays are judged by, as this endpoint proves it; `extra` is evidence that relays have shown and mirrors may not have yet.
+///
+/// # Errors
+/// What the endpoint does not answer.
+pub(super) fn add(
+    way: &dyn Way,
+    file: &ChainFile,
+    endpoint: &Endpoint,
+    reading: &mut Reading,
+    older: Option<&Reading>,
+    extra: &[Staple],
+) -> Result<(), EndpointError> {
+    let Some(contracts) = file.trust().contracts else { return Ok(()) };
+    let header = Header::decode(&reading.header).map_err(|error| endpoint.malformed("eth_getBlockByNumber", error))?;
+    let mut found = download(way, file).unwrap_or_default();
+    let older = older.and_then(|older| AttestationFile::decode(&older.attestation).ok()).unwrap_or_default();
+    let older_bundle = older.bundle.clone();
+    found.add(older);
+    for staple in extra {
+        let number = staple.binding.block_height;
+        // Its block is of the chain if the history of blocks says so, whoever has shown the header.
+        found.headers.extend(header_at(endpoint, number)?);
+        found.staples.push(staple.clone());
+    }
+    found.keep_newest(NEWEST, header.number.saturating_sub(SERVED)..=header.number);
+    let heights: BTreeSet<u64> = found.staples.iter().map(|staple| staple.binding.block_height).collect();
+    found.headers.retain(|rlp| Header::decode(rlp).is_ok_and(|header| heights.contains(&header.number)));
+    reading.states = states(endpoint, &header, &contracts, &heights)?;
+    // Of both the one that the chain names: they are held against it again when relays are judged.
+    if claimed_bundle(&reading.states, &contracts) == Some(sha256(&older_bundle)) {
+        found.bundle = older_bundle;
+    }
+    reading.attestation = if found == AttestationFile::default() { Vec::new() } else { found.encode() };
+    Ok(())
+}
+
+/// The collateral that an endpoint says the chain names.
+fn claimed_bundle(states: &[Proven], contracts: &Contracts) -> Option<B256> {
+    let state = states.iter().find(|state| state.address == contracts.collateral)?;
+    let key = *collateral_slots().first()?;
+    state.slots.iter().find(|slot| slot.key == key).map(|slot| slot.value.into())
+}
+
+/// The first file that a relay on the way or a mirror has.
+fn download(way: &dyn Way, file: &ChainFile) -> Option<AttestationFile> {
+    let relays = way.relays().iter().map(|relay| way.fetch(*relay, MirrorFile::Attestation).ok());
+    let mirrors = file.evidence.iter().map(|url| {
+        let limit = u64::try_from(MAX_ATTESTATION).unwrap_or(u64::MAX);
+        let mut response = way.agent(url).get(url).call().ok().filter(|response| response.status().is_success())?;
+        response.body_mut().with_config().limit(limit).read_to_vec().ok()
+    });
+    // A relay of the circuit first, so that nobody else hears of the question; of a large network it has none.
+    relays.chain(mirrors).flatten().find_map(|bytes| AttestationFile::decode(&bytes).ok())
+}
+
+/// The header at a height by an endpoint's word; `None` when it has none.
+pub(super) fn header_at(endpoint: &Endpoint, number: u64) -> Result<Option<Vec<u8>>, EndpointError> {
+    let shown = endpoint.ask("eth_getBlockByNumber", &json!([height(number), false]))?;
+    Ok(from_json(&shown).ok())
+}
+
+fn states(
+    endpoint: &Endpoint,
+    header: &Header,
+    contracts: &Contracts,
+    heights: &BTreeSet<u64>,
+) -> Result<Vec<Proven>, EndpointError> {
+    let wrong = |error| endpoint.malformed("eth_getProof", error);
+    let mut images = prove(endpoint, header, contracts.images, &first_image_slots())?;
+    let more = more_image_slots(image_count(&images, header).map_err(wrong)?);
+    if !more.is_empty() {
+        images.slots.extend(prove(endpoint, header, contracts.images, &more)?.slots);
+    }
+    let rounds = newest_images(&images, header).map_err(wrong)?;
+    if !rounds.is_empty() {
+        images.slots.extend(prove(endpoint, header, contracts.images, &image_slots(&rounds))?.slots);
+    }
+    let mut states = vec![images, prove(endpoint, header, contracts.collateral, &collateral_slots())?];
+    let blocks = block_slots(heights, header.number);
+    if !blocks.is_empty() {
+        states.push(prove(endpoint, header, HISTORY, &blocks)?);
+    }
+    Ok(states)
+}
+
+fn prove(endpoint: &Endpoint, header: &Header, address: Address, keys: &[B256]) -> Result<Proven, EndpointError> {
+    let method = "eth_getProof";
+    let keys: Vec<String> = keys.iter().map(ToString::to_string).collect();
+    let answer = endpoint.ask(method, &json!([address.to_string(), keys, height(header.number)]))?;
+    let (account, proof) =
+        account(&answer).ok_or_else(|| endpoint.malformed(method, "it has no account or no proof"))?;
+    if account.nonce == 0 && account.balance.is_zero() && [B256::ZERO, KECCAK256_EMPTY].contains(&account.code_hash) {
+        // A chain that keeps no history of blocks.
+        return Ok(Proven { address, account: None, proof, slots: Vec::new() });
+    }
+    let slot = |shown: &Value| -> Option<Slot> {
+        let key: U256 = shown["key"].as_str()?.parse().ok()?;
+        Some(Slot { key: key.into(), value: number(&shown["value"])?, proof: nodes(&shown["proof"])? })
+    };
+    let slots: Option<Vec<Slot>> = answer["storageProof"].as_array().into_iter().flatten().map(slot).collect();
+    let slots = slots.ok_or_else(|| endpoint.malformed(method, "a slot does not read"))?;
+    Ok(Proven { address, account: Some(account), proof, slots })
+}
+
+/// The account of an answer to `eth_getProof`, and its proof.
+pub(super) fn account(answer: &Value) -> Option<(Account, Vec<Bytes>)> {
+    let hash = |key: &str| -> Option<B256> { answer[key].as_str()?.parse().ok() };
+    let account = Account {
+        nonce: number(&answer["nonce"])?.saturating_to(),
+        balance: number(&answer["balance"])?,
+        storage_root: hash("storageHash")?,
+        code_hash: hash("codeHash")?,
+    };
+    Some((account, nodes(&answer["accountProof"])?))
+}
+
+fn number(shown: &Value) -> Option<U256> {
+    shown.as_str()?.parse().ok()
+}
+
+fn nodes(shown: &Value) -> Option<Vec<Bytes>> {
+    shown.as_array()?.iter().map(|node| node.as_str()?.parse().ok()).collect()
+}

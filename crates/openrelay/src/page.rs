@@ -1,0 +1,217 @@
+//! `openrelay verify`: why a relay can be believed, or why not.
+//!
+//! Owns the page, and the same facts as JSON for status. It lists what was found; it never says "trusted".
+
+use std::path::Path;
+
+use openrelay_attest::facts::{Crl, Tcb};
+use openrelay_attest::verdict::ImageState;
+use openrelay_attest::{Facts, Refusal};
+use openrelay_ledger::directory::Source;
+use openrelay_ledger::hex;
+use openrelay_ledger::record::{Record, Role};
+use openrelay_node::attestation::Judged;
+use openrelay_node::client::{AttestedHop, Options, attested_hop, judged_of};
+use openrelay_node::clock::unix_seconds;
+use openrelay_node::directory::VerifiedDirectory;
+use serde_json::{Value, json};
+
+use crate::control::folders;
+use crate::failure::Failure;
+use crate::ledger::directory_for;
+use crate::{Program, say};
+
+/// The relays of a directory, judged as for a circuit; `None` where they are the user's own and prove nothing.
+pub(crate) fn judge(
+    program: &Program,
+    config: &Path,
+    directory: &VerifiedDirectory,
+) -> Result<Option<Judged>, Failure> {
+    let options = Options { one_hop: false, folders: folders(), standard: program.standard.clone() };
+    Ok(judged_of(config, directory, &options)?)
+}
+
+/// What stands behind the hops of a circuit, in a word.
+pub(crate) fn attestation(hops: &[AttestedHop]) -> &'static str {
+    match hops {
+        [] => "none",
+        // One that is simulated proves nothing, whatever the other is.
+        hops if hops.iter().any(|hop| hop.verdict.facts().simulated) => "sim",
+        _ => "verified",
+    }
+}
+
+/// What was found about a hop.
+pub(crate) fn hop_json(hop: &AttestedHop) -> Value {
+    let (facts, binding) = (hop.verdict.facts(), hop.verdict.binding());
+    json!({
+        "relay": hop.relay_id,
+        "platform": facts.platform.name(),
+        "simulated": facts.simulated,
+        "product": facts.product,
+        "image": hex::encode(&binding.image),
+        "image_round": hop.round,
+        "image_state": state(hop.verdict.image()),
+        "handshake_key": hex::encode(&binding.handshake_key),
+        "key_epoch": binding.key_epoch,
+        "block": binding.block_height,
+        "signed_by": facts.key.name(),
+        "chip": facts.chip.map(|chip| hex::encode(&chip[..8])),
+        "smt": facts.smt,
+        "firmware": firmware(facts),
+        "custody": "unknown",
+        "expires": facts.expires,
+    })
+}
+
+/// Prints the page of a relay, or of all in short; exit code 5 when the relay is refused.
+pub(crate) fn verify(program: &Program, config: &Path, relay: Option<u64>, as_json: bool) -> Result<(), Failure> {
+    let directory = directory_for(config)?;
+    let judged = judge(program, config, &directory)?;
+    let Some(relay_id) = relay else {
+        list(&directory, judged.as_ref(), as_json);
+        return Ok(());
+    };
+    if as_json {
+        let record = directory.directory().relay(relay_id);
+        let record = record.ok_or_else(|| Failure::new(5, format!("relay {relay_id} takes no circuits")))?;
+        say(&json!({"schema": "openrelay.verify/1", "relays": [relay_json(record, judged.as_ref())]}).to_string());
+    } else {
+        crate::ledger::verify(config, &directory, relay_id)?;
+        match &judged {
+            None => say("evidence       none: the relays of this directory are your own, and prove nothing"),
+            Some(judged) => tell(&directory, judged, relay_id),
+        }
+    }
+    match judged.map(|judged| judged.verdict(relay_id).err()) {
+        Some(Some(refusal)) => Err(Failure::new(5, format!("relay {relay_id} is refused [{}]", refusal.code()))),
+        Some(None) | None => Ok(()),
+    }
+}
+
+fn list(directory: &VerifiedDirectory, judged: Option<&Judged>, as_json: bool) {
+    let relays = &directory.directory().body().relays;
+    if as_json {
+        let relays: Vec<Value> = relays.iter().map(|record| relay_json(record, judged)).collect();
+        say(&json!({"schema": "openrelay.verify/1", "relays": relays}).to_string());
+        return;
+    }
+    for record in relays {
+        let said = match judged.map(|judged| judged.verdict(record.relay_id)) {
+            None => "your own: proves nothing".to_owned(),
+            Some(Ok(verdict)) => {
+                let facts = verdict.facts();
+                let (image, state) = (hex::encode(&verdict.binding().image[..4]), state(verdict.image()));
+                format!("{}{} {}   image {image}… {state}", simulated(facts), facts.platform.name(), facts.product)
+            }
+            Some(Err(refusal)) => format!("REFUSED [{}] {refusal}", refusal.code()),
+        };
+        say(&format!("{:>6}  {:<8} {said}", record.relay_id, record.role.to_string()));
+    }
+    if let Some(fault) = judged.and_then(Judged::fault) {
+        say(&format!("no relay can be judged: {fault}"));
+    }
+}
+
+fn relay_json(record: &Record, judged: Option<&Judged>) -> Value {
+    let found = judged.and_then(|judged| attested_hop(judged, record.relay_id));
+    let refusal = judged.and_then(|judged| judged.verdict(record.relay_id).err());
+    json!({
+        "relay": record.relay_id,
+        "role": record.role.to_string(),
+        "operator": record.operator,
+        "believed": refusal.is_none() && judged.is_some(),
+        "evidence": found.as_ref().map(hop_json),
+        "refused": refusal.map(|refusal| json!({
+            "code": refusal.code(), "why": refusal.to_string(), "next": refusal.next_step(),
+        })),
+    })
+}
+
+fn simulated(facts: &Facts) -> &'static str {
+    if facts.simulated { "SIMULATED " } else { "" }
+}
+
+/// Where an image stands, in a word.
+pub(crate) const fn state(state: ImageState) -> &'static str {
+    match state {
+        ImageState::Pending => "pending",
+        ImageState::Active => "active",
+        ImageState::Deprecated => "deprecated",
+        ImageState::Retired => "retired",
+        ImageState::Suspended => "suspended",
+        ImageState::Revoked => "revoked",
+    }
+}
+
+fn firmware(facts: &Facts) -> String {
+    match &facts.tcb {
+        Tcb::Intel { status, advisories, evaluation } => {
+            let known = if advisories.is_empty() { String::new() } else { format!(", {}", advisories.join(" ")) };
+            format!("{status} by Intel's evaluation {evaluation}{known}")
+        }
+        Tcb::Amd { reported, .. } => format!(
+            "boot loader {}, TEE {}, SNP {}, microcode {}",
+            reported.boot_loader, reported.tee, reported.snp, reported.microcode
+        ),
+    }
+}
+
+/// The page.
+fn tell(directory: &VerifiedDirectory, judged: &Judged, relay_id: u64) {
+    if let Err(refusal) = judged.verdict(relay_id) {
+        say(&format!("evidence       REFUSED [{}]: {refusal}", refusal.code()));
+        say(&format!("               {}", refusal.next_step()));
+        say(&others(judged, relay_id));
+        return;
+    }
+    let Some(hop) = attested_hop(judged, relay_id) else { return };
+    let (facts, binding) = (hop.verdict.facts(), hop.verdict.binding());
+    let smt = match facts.smt {
+        Some(true) => "two threads share a core",
+        Some(false) => "no threads share a core",
+        None => "unknown whether threads share a core",
+    };
+    say(&format!(
+        "evidence       {}{} {} version {}, signed by its {}; revocation {}",
+        simulated(facts),
+        facts.platform.name(),
+        facts.product,
+        facts.version,
+        facts.key.name(),
+        if facts.crl == Crl::Checked { "checked" } else { "not checked" }
+    ));
+    say(&format!("firmware       {}; {smt}", firmware(facts)));
+    say("               no debugging, no migration: checked, not assumed");
+    say(&format!("started        image {}", hex::encode(&binding.image)));
+    let state = state(hop.verdict.image());
+    say(&format!("               {state}, approved by validators who rebuilt it, in round {}", hop.round));
+    say("key            the handshake key above was made inside: the chip has signed it with what was started");
+    if let Source::Chain(chain) = directory.directory().source() {
+        let old = unix_seconds().saturating_sub(chain.timestamp);
+        let behind = chain.block.saturating_sub(binding.block_height);
+        say(&format!("age            {behind} blocks before the newest, which is {old} s old; at most 6 h will do"));
+    }
+    match facts.chip {
+        Some(chip) => say(&format!("chip           {}…: no other relay may run on it", hex::encode(&chip[..8]))),
+        None => say("chip           unknown: at most one such relay in a circuit"),
+    }
+    say("custody        unknown: nothing proves where the machine stands or who can touch it; who opens it defeats it");
+    say("path rule      never two hops of one operator, family, network or chip; of two vendors when possible");
+    match directory.directory().relay(relay_id).map(|record| record.role) {
+        Some(Role::Ingress) => say("it sees        who you are, and not where you go"),
+        Some(Role::Egress) => say("it sees        where you go, and not who you are"),
+        None => {}
+    }
+    say(&others(judged, relay_id));
+}
+
+/// The other relays that are refused.
+fn others(judged: &Judged, relay_id: u64) -> String {
+    let others: Vec<(u64, &Refusal)> = judged.refused().filter(|(other, _)| *other != relay_id).collect();
+    if others.is_empty() {
+        return "refused        none of the other relays".into();
+    }
+    let said: Vec<String> = others.iter().map(|(other, refusal)| format!("{other} [{}]", refusal.code())).collect();
+    format!("refused        {}", said.join("   "))
+}

@@ -1,0 +1,360 @@
+//! A relay's life, for the programs that are one: where evidence comes from is their only difference.
+//!
+//! Owns its order: open, give up privileges, start, say ready, serve, stop. Says nothing about anybody: its output is the ready
+//! line and, when asked by SIGUSR1 and at the end, the declared statistics.
+
+mod evidence;
+mod feed;
+pub mod quoter;
+pub mod tsm;
+
+use std::io::Write as _;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use evidence::{Attesting, Own};
+use feed::{Fed, Feed};
+use openrelay_node::config::{Origin, RelayFile, key_fault, public_key};
+use openrelay_node::directory::VerifiedDirectory;
+use openrelay_node::random::OsRandom;
+use openrelay_node::relay::{Identity, Relay, Report, StartError};
+use openrelay_proto::keys::RelaySecret;
+use openrelay_sys::event::wait;
+use openrelay_sys::sandbox::{self, SandboxError};
+use openrelay_sys::signal::{Signal, Signals};
+use quoter::{QUOTE, QuoteError, Quoter, Quoting};
+
+const USAGE: &str = "usage: PROGRAM run --config FILE [--unconfined]\n\
+\n\
+Runs one ingress or egress as FILE says. Prints one line when it serves. SIGTERM stops it;\n\
+SIGUSR1 and the end print its statistics.\n\
+\n\
+  --unconfined   keep all privileges, for tests that look into the process\n";
+
+struct Arguments {
+    program: &'static str,
+    config: PathBuf,
+    unconfined: bool,
+}
+
+/// Runs as the program of this name; `quoter` makes what gives evidence, in a process of its own.
+pub fn main(program: &'static str, quoter: impl FnOnce() -> Box<dyn Quoter>) -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == QUOTE) {
+        quoter::answer(quoter().as_mut());
+        return ExitCode::SUCCESS;
+    }
+    let arguments = match parse(program, std::env::args_os().skip(1)) {
+        Ok(Some(arguments)) => arguments,
+        Ok(None) => {
+            say(USAGE.replace("PROGRAM", program).trim_end());
+            return ExitCode::SUCCESS;
+        }
+        Err(fault) => {
+            complain(&format!("{fault}\n\n{}", USAGE.replace("PROGRAM", program)));
+            return ExitCode::from(2);
+        }
+    };
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Start(error)) => {
+            complain(&format!("openrelay-relay: {error}"));
+            if error.is_privilege() {
+                complain("This needs CAP_NET_ADMIN; run it as root: sudo openrelay-relay run --config FILE");
+            }
+            ExitCode::from(if error.is_privilege() || error.is_missing_tool() { 77 } else { 1 })
+        }
+        Err(Failure::Sandbox(error)) => {
+            complain(&format!("openrelay-relay: {error}; it does not serve with privileges that it does not need"));
+            ExitCode::from(1)
+        }
+        Err(Failure::NoEvidence(error)) => {
+            complain(&format!("openrelay-relay: {error}"));
+            ExitCode::from(5)
+        }
+        Err(Failure::NoDirectory(why)) => {
+            complain(&format!("openrelay-relay: {why}"));
+            ExitCode::from(5)
+        }
+        Err(Failure::LostDevice) => {
+            complain("openrelay-relay: the tunnel device was removed; start the relay again, which makes a new one");
+            ExitCode::from(1)
+        }
+    }
+}
+
+enum Failure {
+    Start(StartError),
+    Sandbox(SandboxError),
+    LostDevice,
+    NoDirectory(String),
+    NoEvidence(QuoteError),
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        Self::Start(error)
+    }
+}
+
+impl From<SandboxError> for Failure {
+    fn from(error: SandboxError) -> Self {
+        Self::Sandbox(error)
+    }
+}
+
+fn parse(
+    program: &'static str,
+    mut arguments: impl Iterator<Item = std::ffi::OsString>,
+) -> Result<Option<Arguments>, String> {
+    match arguments.next() {
+        Some(first) if first == "run" => {}
+        Some(first) if first == "--help" || first == "-h" => return Ok(None),
+        Some(first) => return Err(format!("unknown command {}", first.display())),
+        None => return Err("a command is missing".into()),
+    }
+    let (mut config, mut unconfined) = (None, false);
+    while let Some(argument) = arguments.next() {
+        if argument == "--config" {
+            config = Some(arguments.next().ok_or("--config wants a file")?.into());
+        } else if argument == "--unconfined" {
+            unconfined = true;
+        } else if argument == "--help" || argument == "-h" {
+            return Ok(None);
+        } else {
+            return Err(format!("unknown argument {}", argument.display()));
+        }
+    }
+    let config = config.ok_or("--config FILE is missing")?;
+    Ok(Some(Arguments { program, config, unconfined }))
+}
+
+fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let host = |step: &str| {
+        let step = step.to_owned();
+        move |source| Failure::Start(StartError::Host { step, source })
+    };
+    let signals = Signals::block().map_err(host("take signals"))?;
+    let manager = service_manager();
+    let path = &arguments.config;
+    let file: RelayFile = openrelay_node::config::read(path).map_err(StartError::from)?;
+    let origin = file.origin(path).map_err(StartError::from)?;
+    let (identity, mut feed, mut attesting) = match origin {
+        Origin::Signed { path: directory, trusted } => {
+            (Identity::of_files(path, &directory, trusted).map_err(StartError::from)?, None, None)
+        }
+        Origin::Chain(chain) => {
+            let mut feed = Feed::new(*chain).map_err(host("read standard input"))?;
+            let secret = RelaySecret::generate(&mut OsRandom::default());
+            let quoting = Quoting::start().map_err(host("start the process that asks for evidence"))?;
+            let image = file.image.as_deref().ok_or_else(|| {
+                StartError::from(key_fault(
+                    path,
+                    "image",
+                    "must be there with a chain: SHA-256 of the image that this relay runs",
+                ))
+            })?;
+            let image = public_key(path, "image", image).map_err(StartError::from)?;
+            let directory = introduce(&mut feed, &secret, file.relay_id)?;
+            let own = Own { relay_id: file.relay_id, handshake_key: *secret.public().as_bytes(), image };
+            let attesting = Attesting::start(quoting, own, &directory).map_err(Failure::NoEvidence)?;
+            let identity = Identity::of_chain(directory, secret, attesting.now());
+            (identity, Some(feed), Some(attesting))
+        }
+    };
+    let prepared = Relay::prepare(path, identity)?;
+    for warning in &prepared.warnings {
+        complain(&format!("openrelay-relay: warning: {warning}"));
+    }
+    let (shards, admission) = (prepared.shards(), prepared.admission());
+    if arguments.unconfined {
+        complain("openrelay-relay: UNCONFINED: privileges are kept, memory can be read; never serve anybody like this");
+    } else {
+        sandbox::forbid_core_dumps()?;
+        let change = sandbox::user() == 0 && !sandbox::only_own_user();
+        sandbox::drop_privileges(change.then_some(file.user))?;
+        if !sandbox::forbid_files()? {
+            complain("openrelay-relay: warning: this kernel enforces landlock in part or not at all");
+        }
+    }
+    let mut relay = prepared.start()?;
+    if !arguments.unconfined {
+        sandbox::forbid_system_calls()?;
+    }
+    let confined = if arguments.unconfined { " UNCONFINED" } else { "" };
+    say(&format!(
+        "ready relay_id={} role={} admission={admission} attestation={} shards={shards}{confined}",
+        file.relay_id,
+        file.role,
+        attestation(arguments.program, attesting.is_some())
+    ));
+    notify(manager.as_ref(), "READY=1");
+    let result = serve(&signals, &mut relay, feed.as_mut(), attesting.as_mut());
+    notify(manager.as_ref(), "STOPPING=1");
+    say(&statistics(&relay.stop()));
+    result
+}
+
+/// Says which key this start has, and waits for a directory that names it: the agent puts it on the chain meanwhile.
+fn introduce(feed: &mut Feed, secret: &RelaySecret, relay_id: u64) -> Result<VerifiedDirectory, Failure> {
+    let key = openrelay_ledger::hex::encode(secret.public().as_bytes());
+    say(&format!("handshake_key={key} relay_id={relay_id}"));
+    loop {
+        match feed.take() {
+            Fed::Directory(directory) => {
+                let record = directory.directory().relay(relay_id);
+                if record.is_some_and(|record| record.key() == Some(*secret.public().as_bytes())) {
+                    return Ok(*directory);
+                }
+            }
+            Fed::Refused(why) => complain(&format!("openrelay-relay: directory refused: {why}")),
+            // No checkpoint comes before the first reading.
+            Fed::Nothing | Fed::Report | Fed::Checkpoint(_) => {}
+            Fed::End => {
+                let why = "no directory: with a chain a relay is started by its operator's agent, openrelay relay run";
+                return Err(Failure::NoDirectory(why.into()));
+            }
+        }
+    }
+}
+
+/// What the ready line says of evidence.
+fn attestation(program: &str, attesting: bool) -> &'static str {
+    match (attesting, program) {
+        (false, _) => "none",
+        (true, "openrelay-relay") => "tsm",
+        // Every other program simulates.
+        (true, _) => "sim",
+    }
+}
+
+/// Waits until it is time to stop.
+fn serve(
+    signals: &Signals,
+    relay: &mut Relay,
+    mut feed: Option<&mut Feed>,
+    mut attesting: Option<&mut Attesting>,
+) -> Result<(), Failure> {
+    loop {
+        let fed = feed.as_ref().and_then(|feed| feed.readable());
+        let evidence = attesting.as_ref().and_then(|attesting| attesting.readable());
+        let mut sources = vec![signals.as_fd(), relay.lost_device()];
+        sources.extend(fed.into_iter().chain(evidence));
+        let waiting = feed.as_ref().is_some_and(|feed| feed.is_waiting());
+        let rest = attesting.as_ref().map_or(Duration::from_secs(3_600), |attesting| attesting.rest());
+        let timeout = if waiting { Duration::ZERO } else { rest.min(Duration::from_secs(3_600)) };
+        let ready = wait(&sources, timeout).unwrap_or_default();
+        let readable = waiting || (fed.is_some() && ready[2]);
+        let shown = evidence.is_some() && ready[2 + usize::from(fed.is_some())];
+        if let Some(attesting) = attesting.as_mut() {
+            renew(relay, attesting, shown);
+        }
+        if let Some(feed) = feed.as_mut().filter(|_| readable) {
+            match feed.take() {
+                Fed::Checkpoint(file) => relay.mirror_checkpoint(file),
+                Fed::Report => say(&statistics(&relay.report())),
+                Fed::Directory(directory) => {
+                    if let Some(attesting) = attesting.as_mut() {
+                        attesting.follow(&directory);
+                    }
+                    if !relay.update(&directory) {
+                        complain(
+                            "openrelay-relay: the directory names this relay no more; it goes on for those it has",
+                        );
+                    }
+                }
+                Fed::Refused(why) => complain(&format!("openrelay-relay: directory refused: {why}")),
+                Fed::Nothing | Fed::End => {}
+            }
+        }
+        while let Some(signal) = signals.next() {
+            match signal {
+                Signal::Stop => return Ok(()),
+                Signal::Report => say(&statistics(&relay.report())),
+            }
+        }
+        if ready[1] {
+            return Err(Failure::LostDevice);
+        }
+    }
+}
+
+/// Takes in new evidence, and shows what is due.
+fn renew(relay: &mut Relay, attesting: &mut Attesting, readable: bool) {
+    let was_ready = attesting.is_ready();
+    let taken = if readable { attesting.take() } else { Ok(false) };
+    let changed = match taken {
+        Ok(changed) => changed,
+        Err(error) => {
+            complain(&format!("openrelay-relay: warning: {error}"));
+            false
+        }
+    };
+    if attesting.handle_timeout() | changed {
+        relay.show(attesting.now());
+    }
+    match (was_ready, attesting.is_ready()) {
+        (true, false) => complain("openrelay-relay: not ready: its evidence is too old, and it gets no newer one"),
+        (false, true) => complain("openrelay-relay: ready again: it has new evidence"),
+        _ => {}
+    }
+}
+
+/// The declared statistics, one JSON object on a line.
+fn statistics(report: &Report) -> String {
+    let counts = &report.counts;
+    let drops: serde_json::Map<String, serde_json::Value> =
+        counts.drops.iter().map(|(reason, count)| (reason.name().to_owned(), count.into())).collect();
+    serde_json::json!({
+        "schema": "openrelay.relay-statistics/1",
+        "received": counts.received,
+        "forwarded": counts.forwarded,
+        "delivered": counts.delivered,
+        "control": counts.control,
+        "handshakes": counts.handshakes,
+        "passed": counts.passed,
+        "drops": drops,
+        "sent": report.sent,
+        "originated": report.originated,
+        "device_read": report.device_read,
+        "device_written": report.device_written,
+        "receive_overflows": report.overflows,
+        "sessions": report.sessions,
+        "circuits": report.circuits,
+        "peers": report.peers,
+    })
+    .to_string()
+}
+
+/// A socket to the service manager, connected before the sandbox forbids it. Source: sd_notify(3).
+fn service_manager() -> Option<UnixDatagram> {
+    use std::os::linux::net::SocketAddrExt;
+    let path = std::env::var("NOTIFY_SOCKET").ok()?;
+    let socket = UnixDatagram::unbound().ok()?;
+    match path.strip_prefix('@') {
+        Some(name) => {
+            let address = std::os::unix::net::SocketAddr::from_abstract_name(name).ok()?;
+            socket.connect_addr(&address).ok()?;
+        }
+        None => socket.connect(path).ok()?,
+    }
+    Some(socket)
+}
+
+fn notify(manager: Option<&UnixDatagram>, state: &str) {
+    if let Some(socket) = manager {
+        let _ = socket.send(state.as_bytes());
+    }
+}
+
+/// Prints a line of result. A reader that has gone away is no reason to stop serving.
+fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+fn complain(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
