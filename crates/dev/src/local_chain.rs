@@ -42,11 +42,21 @@ pub(crate) struct LocalChain {
 impl LocalChain {
     /// Starts it; `chain.toml` in the folder says where it is.
     pub(crate) fn start(dir: &Path) -> Result<Self> {
+        Self::start_with(dir, &[])
+    }
+
+    /// The same, where time passes with transactions alone.
+    pub(crate) fn start_without_time(dir: &Path) -> Result<Self> {
+        Self::start_with(dir, &["--block-time", "0"])
+    }
+
+    fn start_with(dir: &Path, arguments: &[&str]) -> Result<Self> {
         // The namespace that this runs in has a loopback interface of its own.
         ensure!(Command::new("ip").args(["link", "set", "lo", "up"]).status()?.success(), "cannot use the loopback");
         let programs = Programs::find()?;
         let mut command = Command::new(&programs.dev);
         command.args(["devchain", "run", "--listen", "127.0.0.1:0", "--network"]).arg(dir.join("chain.toml"));
+        command.args(arguments);
         let (process, _) = Process::start(&mut command)?;
         Ok(Self { programs, dir: dir.to_owned(), _process: process })
     }

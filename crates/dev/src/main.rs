@@ -12,6 +12,7 @@ mod checkpoint_check;
 mod demo;
 mod devchain;
 mod devnet;
+mod evidence_check;
 mod flood;
 mod host;
 mod judge;
@@ -22,6 +23,7 @@ mod loss;
 mod reorganisation_check;
 mod services;
 mod simulation;
+mod tiny;
 mod topology;
 mod vote_check;
 mod wire;
@@ -68,6 +70,9 @@ enum Command {
     /// Gives an endpoint of the development chain these faults and no others
     #[command(hide = true)]
     ChainFaults { url: String, faults: String },
+    /// Lets its validators vote against an image
+    #[command(hide = true)]
+    ChainRevoke { file: PathBuf, round: u64 },
     /// Makes the next block of the development chain
     #[command(hide = true)]
     ChainMine { url: String },
@@ -152,6 +157,7 @@ fn main() -> ExitCode {
         }
         Command::ChainFund { url, file, account } => devchain::fund(&url, &file, account),
         Command::ChainFaults { url, faults } => devchain::set_faults(&url, &faults),
+        Command::ChainRevoke { file, round } => devchain::revoke(&file, round),
         Command::ChainMine { url } => devchain::mine(&url),
         Command::Internet { addresses, chain } => services::serve(&addresses, chain),
         Command::Fetch { host, bytes, v6 } => services::fetch(&host, bytes, v6),

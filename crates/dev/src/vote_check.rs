@@ -2,7 +2,7 @@
 //!
 //! Owns the proposer, which signs releases with the development chain's key.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use alloy_primitives::{Address, B256, Bytes, U256};
@@ -20,6 +20,7 @@ use serde_json::json;
 use crate::devnet::temporary_dir;
 use crate::local_chain::LocalChain;
 use crate::say;
+use crate::tiny::Tiny;
 
 /// Bonds, in the token's smallest unit; three like it, and each is a family.
 const BOND: &str = "3000000000000000000";
@@ -44,6 +45,18 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
+/// What is proposed.
+struct What {
+    source: B256,
+    inputs: B256,
+    image: B256,
+    measurements: B256,
+}
+
+/// What is proposed where nobody builds anything.
+const NAMED: What =
+    What { source: B256::repeat_byte(0x55), inputs: B256::repeat_byte(0x66), image: IMAGE, measurements: MEASUREMENTS };
+
 struct World {
     local: LocalChain,
     images: Address,
@@ -52,7 +65,7 @@ struct World {
 
 impl World {
     fn start(dir: &Path) -> Result<Self> {
-        let local = LocalChain::start(dir)?;
+        let local = LocalChain::start_without_time(dir)?;
         let chain = ChainFile::load(&dir.join("chain.toml"))?;
         let images = chain.images.context("the chain's file names no image registry")?;
         let proposer = Sender::new(&chain, SigningKey::from_slice(KNOWN[3].1.as_slice())?, dir);
@@ -101,8 +114,8 @@ impl World {
         self.pass_until(end + u64::from(shown.challengeTime))
     }
 
-    /// Proposes a signed release whose hidden value is [`IMAGE`].
-    fn propose(&self, version: u64) -> Result<u64> {
+    /// Proposes a signed release with a hidden value.
+    fn propose(&self, version: u64, what: &What) -> Result<u64> {
         let validators = self.ask(self.images, &ImageRegistry::validatorsCall {})?;
         let token = self.ask(validators, &ValidatorSet::tokenCall {})?;
         let keys = self.ask(self.images, &ImageRegistry::releaseKeysCall {})?;
@@ -112,12 +125,7 @@ impl World {
         self.endpoint().ask("devchain_fund", &fund)?;
         let approve = Token::approveCall { spender: validators, value: deposit };
         self.proposer.send("approve", token, &approve.abi_encode())?;
-        let release = ReleaseKeys::Release {
-            sourceTree: B256::repeat_byte(0x55),
-            inputsLock: B256::repeat_byte(0x66),
-            kind: 1,
-            version,
-        };
+        let release = ReleaseKeys::Release { sourceTree: what.source, inputsLock: what.inputs, kind: 1, version };
         let hash = self.ask(keys, &ReleaseKeys::releaseHashCall { release: release.clone() })?;
         let signer = SigningKey::from_slice(KNOWN[2].1.as_slice())?;
         let (signature, recovery) = signer.sign_prehash_recoverable(hash.as_slice())?;
@@ -125,8 +133,8 @@ impl World {
         let blind = ImageRegistry::blindOfCall {
             proposer: account,
             release: hash,
-            image: IMAGE,
-            measurements: MEASUREMENTS,
+            image: what.image,
+            measurements: what.measurements,
             salt: SALT,
         };
         let call = ImageRegistry::proposeCall {
@@ -141,8 +149,9 @@ impl World {
         Ok(proposed.next().context("nothing was proposed")?.round)
     }
 
-    fn open(&self, round: u64) -> Result<()> {
-        let call = ImageRegistry::openCall { round, image: IMAGE, measurements: MEASUREMENTS, salt: SALT };
+    fn open(&self, round: u64, what: &What) -> Result<()> {
+        let (image, measurements) = (what.image, what.measurements);
+        let call = ImageRegistry::openCall { round, image, measurements, salt: SALT };
         self.proposer.send("open", self.images, &call.abi_encode()).context("the proposer opens")?;
         Ok(())
     }
@@ -170,12 +179,87 @@ fn votes(dir: &Path) -> Result<()> {
     ensure!((world.bond(1)?, world.bond(3)?) == (full, full), "honest bonds were touched");
     bad_image(&world)?;
     ensure!((world.bond(1)?, world.bond(3)?) == (full, full - full / 200), "half a percent for no reveal");
+    rebuilds(&world, &Tiny::make(&dir.join("tiny"))?)
+}
+
+/// What an image of this tree with these programs is known by.
+fn build(world: &World, tiny: &Tiny, programs: &[PathBuf; 2], version: u64) -> Result<(B256, B256)> {
+    let out = tiny.tree.with_file_name("built").display().to_string();
+    let text = |path: &Path| path.display().to_string();
+    let (tree, inputs) = (text(&tiny.tree), text(&tiny.inputs));
+    let (init, relay, version) = (text(&programs[0]), text(&programs[1]), version.to_string());
+    let arguments = ["image", "build", "--source", &tree, "--inputs", &inputs, "--out", &out, "--version", &version];
+    let said =
+        world.local.says(&[&arguments[..], &["--json", "--programs", &init, &relay]].concat(), 0, "image-build/1")?;
+    let line = said.lines().find(|line| line.starts_with('{')).context("no answer")?;
+    let built: serde_json::Value = serde_json::from_str(line)?;
+    let hash = |name: &str| -> Result<B256> { Ok(built[name].as_str().context("no hash")?.parse()?) };
+    Ok((hash("image")?, hash("manifest")?))
+}
+
+/// Validators who rebuild by themselves, each step in a process of its own, as if the one before had been killed.
+fn rebuilds(world: &World, tiny: &Tiny) -> Result<()> {
+    let tree = tiny.tree.display().to_string();
+    let said = world.local.says(&["validator", "source", &tree], 0, "source tree")?;
+    let hash = |line: &str| -> Result<B256> {
+        let found = said.lines().find_map(|said| said.strip_prefix(line)).context("no hash")?;
+        Ok(found.trim().parse()?)
+    };
+    let (source, inputs) = (hash("source tree")?, hash("inputs.lock")?);
+    let run = |id: u64, source: &str, word: &str| -> Result<()> {
+        let publish = world.local.dir.join(format!("published-{id}")).display().to_string();
+        let text = |path: &Path| path.display().to_string();
+        let [init, relay] = [text(&tiny.programs[0]), text(&tiny.programs[1])];
+        let kept = text(&tiny.inputs);
+        let arguments = ["run", "--once", "--no-checks", "--source", source, "--publish", &publish, "--inputs", &kept];
+        world.says(id, &[&arguments[..], &["--programs", &init, &relay]].concat(), 0, word)
+    };
+    let round = |version: u64, what: &What, source: &str, late: bool| -> Result<u8> {
+        let round = world.propose(version, what)?;
+        if late {
+            run(1, source, "not built yet, and tried again")?;
+            let end: u64 = world.ask(world.images, &ImageRegistry::roundOfCall { round })?.commitEnd.to();
+            // Each transaction makes a block a second later: there is time for two.
+            world.pass_until(end - 3)?;
+        }
+        let voters = if late { 1..=2 } else { 1..=3 };
+        for id in voters.clone() {
+            run(id, source, "committed")?;
+        }
+        world.await_reveals(round)?;
+        world.open(round, what)?;
+        for id in voters.clone() {
+            run(id, source, "revealed")?;
+        }
+        world.await_end(round)?;
+        for id in voters {
+            run(id, source, "settled")?;
+        }
+        world.ask(world.images, &ImageRegistry::stateOfCall { round })
+    };
+    let (image, measurements) = build(world, tiny, &tiny.programs, 3)?;
+    let good = What { source, inputs, image, measurements };
+    let state = round(3, &good, &tree, false)?;
+    ensure!(state == 7, "what three validators have rebuilt is approved, not {state}");
+    // What they have published says how, and names the same twice, which proves nothing against anybody.
+    let attestation = world.local.dir.join("published-1/attestation-3-1.json").display().to_string();
+    world.says(2, &["report", &attestation, &attestation], 1, "that proves nothing")?;
+    // One byte of one program: nobody who builds it gets what was proposed.
+    let planted = [tiny.programs[0].clone(), tiny.tree.with_file_name("planted")];
+    std::fs::write(&planted[1], [&std::fs::read(&tiny.programs[1])?[..], b"!"].concat())?;
+    let (image, measurements) = build(world, tiny, &planted, 4)?;
+    let state = round(4, &What { source, inputs, image, measurements }, &tree, false)?;
+    ensure!(state == 5, "what nobody rebuilds is rejected, not {state}");
+    // A tree that nobody has: said so, and late.
+    let missing = What { source: B256::repeat_byte(0x77), ..good };
+    let state = round(5, &missing, &tree, true)?;
+    ensure!(state == 5, "what cannot be had is rejected, not {state}");
     Ok(())
 }
 
 /// Everybody finds the same; one had committed something else before.
 fn good_image(world: &World) -> Result<()> {
-    let round = world.propose(1)?;
+    let round = world.propose(1, &NAMED)?;
     let number = round.to_string();
     let (image, other, measurements) = (IMAGE.to_string(), OTHER.to_string(), MEASUREMENTS.to_string());
     let found = ["vote", &number, "--image", &image, "--measurements", &measurements];
@@ -188,7 +272,7 @@ fn good_image(world: &World) -> Result<()> {
         world.says(id, &["status"], 0, "commitments   committed")?;
     }
     world.await_reveals(round)?;
-    world.open(round)?;
+    world.open(round, &NAMED)?;
     // Who has lost the folder's answers says so and does not reveal something else.
     let answers = world.local.dir.join(format!("validator-2/round-{round}.toml"));
     let kept = std::fs::read(&answers)?;
@@ -213,14 +297,14 @@ fn good_image(world: &World) -> Result<()> {
 
 /// Two find something else, one commits and is not heard of again.
 fn bad_image(world: &World) -> Result<()> {
-    let round = world.propose(2)?;
+    let round = world.propose(2, &NAMED)?;
     let number = round.to_string();
     let (other, measurements) = (OTHER.to_string(), MEASUREMENTS.to_string());
     for id in 1..=3 {
         world.says(id, &["vote", &number, "--image", &other, "--measurements", &measurements], 0, "committed")?;
     }
     world.await_reveals(round)?;
-    world.open(round)?;
+    world.open(round, &NAMED)?;
     for id in 1..=2 {
         world.says(id, &["vote", &number], 0, "revealed")?;
     }

@@ -26,12 +26,14 @@ pub struct VerifiedDirectory {
 }
 
 /// A relay that a verified directory names. Not `Clone`: it stands for one check and is used up by one circuit.
+#[cfg(feature = "chain")]
 #[derive(Debug)]
 pub struct RegisteredRelay {
     responder: Responder,
     endpoints: Vec<SocketAddr>,
 }
 
+#[cfg(feature = "chain")]
 impl RegisteredRelay {
     pub(crate) fn into_parts(self) -> (Responder, Vec<SocketAddr>) {
         (self.responder, self.endpoints)
@@ -98,6 +100,7 @@ impl VerifiedDirectory {
     }
 
     /// The relay with this record as a circuit takes it; `None` when the record is not of this directory.
+    #[cfg(feature = "chain")]
     pub fn register(&self, record: &Record) -> Option<RegisteredRelay> {
         let own = self.directory.relay(record.relay_id)?;
         Some(RegisteredRelay { responder: self.responder(own)?, endpoints: own.endpoints.clone() })

@@ -375,6 +375,25 @@ pub(crate) enum ValidatorCommand {
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
     },
+    /// Do all by itself: rebuild what is proposed, vote, publish how, look at relays' evidence
+    Run(validator::RunArguments),
+    /// Say what a release of this source tree names
+    Source {
+        /// The tree
+        #[arg(default_value = ".")]
+        tree: PathBuf,
+    },
+    /// Hand in two attestations of one validator that name different values of one round
+    Report {
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// One
+        one: PathBuf,
+        /// The other
+        other: PathBuf,
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
     /// Take the next step of a round: commit, reveal, finish or settle
     Vote {
         #[arg(long, value_name = "DIR")]
@@ -495,7 +514,7 @@ pub fn main(roots: Roots) -> ExitCode {
         Command::Exits { config, json } => ledger::exits(&program, &config.config, json),
         Command::Verify { relay, config, json } => page::verify(&program, &config.config, relay, json),
         Command::Relay { command } => operator::run(&program, &command),
-        Command::Validator { command } => validator::run(&command),
+        Command::Validator { command } => validator::run(&program, &command),
         Command::Mirror { command: MirrorCommand::Run { chain, listen, checkpoint, files } } => {
             ledger::mirror(&chain, listen, checkpoint, files)
         }

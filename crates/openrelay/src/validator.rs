@@ -1,10 +1,12 @@
 //! `openrelay validator`: a validator on a chain, from its key to its votes.
 //!
-//! Owns a validator's folder and the commands. Rebuilding an image is not done here: what was found is an argument.
+//! Owns a validator's folder and the commands. What was found in a round is an argument of `vote`; `run` finds it itself.
 
 mod round;
+mod run;
 
 pub(crate) use round::Found;
+pub(crate) use run::RunArguments;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -25,7 +27,7 @@ use serde_json::json;
 
 use crate::failure::Failure;
 use crate::ledger::{ask, faucet};
-use crate::{ValidatorCommand, keystore, say, talk};
+use crate::{Program, ValidatorCommand, keystore, say, talk};
 
 const PLAN: &str = "validator.toml";
 const KEY: &str = "validator-key.json";
@@ -60,7 +62,7 @@ struct Standing {
     shown: ValidatorSet::Validator,
 }
 
-pub(crate) fn run(command: &ValidatorCommand) -> Result<(), Failure> {
+pub(crate) fn run(program: &Program, command: &ValidatorCommand) -> Result<(), Failure> {
     match command {
         ValidatorCommand::Init { dir, chain, withdrawal, family, bond, password_file } => {
             let plan = Plan { withdrawal: *withdrawal, family: *family, bond: *bond };
@@ -68,6 +70,11 @@ pub(crate) fn run(command: &ValidatorCommand) -> Result<(), Failure> {
         }
         ValidatorCommand::Bond { dir, password_file } => bond(&Folder::open(dir)?, password_file.as_deref()),
         ValidatorCommand::Status { dir } => status(&Folder::open(dir)?),
+        ValidatorCommand::Run(arguments) => run::run(program, arguments),
+        ValidatorCommand::Source { tree } => run::source(tree),
+        ValidatorCommand::Report { dir, one, other, password_file } => {
+            run::report(&Folder::open(dir)?, [one, other], password_file.as_deref())
+        }
         ValidatorCommand::Vote { dir, round, answer, password_file } => {
             let folder = Folder::open(dir)?;
             round::step(&folder, *round, answer.given(), password_file.as_deref())

@@ -128,7 +128,8 @@ impl Mirror {
     }
 }
 
-pub(super) fn read_log(shown: &Value) -> Option<Log> {
+/// A log as an endpoint shows it.
+pub fn read_log(shown: &Value) -> Option<Log> {
     let topics = shown["topics"].as_array()?.iter().map(|topic| topic.as_str()?.parse().ok());
     let data: Bytes = shown["data"].as_str()?.parse().ok()?;
     Log::new(shown["address"].as_str()?.parse().ok()?, topics.collect::<Option<_>>()?, data)

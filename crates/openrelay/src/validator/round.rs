@@ -36,7 +36,7 @@ pub(crate) enum Found {
 }
 
 impl Found {
-    fn answer(self) -> Answer {
+    pub(super) fn answer(self) -> Answer {
         match self {
             Self::Image { image, measurements } => Answer::Value(image_value(image, measurements)),
             Self::Failed { log } => Answer::Failed(log),
@@ -72,6 +72,7 @@ const COMMITMENTS: u8 = 1;
 const REVEALS: u8 = 2;
 const CHALLENGE: u8 = 3;
 const ENDED: u8 = 4;
+const NO_QUORUM: u8 = 6;
 
 /// The contract's numbers for where a vote stands.
 const NO_VOTE: u8 = 0;
@@ -216,6 +217,36 @@ pub(super) fn step(
         }
         (_, _) => settle(&folder.sender(folder.key(password_file)?), folder, number, id),
     }
+}
+
+/// What there is to do in a round for who runs all the time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Due {
+    /// Nothing now.
+    Nothing,
+    /// An answer is wanted until then, in seconds since the Unix epoch; commitments have been taken since so many seconds.
+    Answer {
+        /// When the last commitment is taken.
+        until: u64,
+    },
+    /// The next step, which needs nothing to be found.
+    Step,
+}
+
+/// What a validator has to do in a round.
+pub(super) fn due(folder: &Folder, number: u64, id: u64) -> Result<Due, Failure> {
+    let view = View::of(folder, number, id)?;
+    Ok(match view.owed() {
+        Some(("commit", until)) => Due::Answer { until },
+        Some(_) => Due::Step,
+        None => Due::Nothing,
+    })
+}
+
+/// The value that a round has approved; `None` before it has, and where it has not.
+pub(super) fn approved(folder: &Folder, number: u64) -> Result<Option<B256>, Failure> {
+    let view = View::of(folder, number, 0)?;
+    Ok((view.state > NO_QUORUM).then_some(view.round.value))
 }
 
 /// How many endpoints say that the round takes reveals.

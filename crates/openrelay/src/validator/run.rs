@@ -1,0 +1,473 @@
+//! `openrelay validator run`: a validator that does by itself what it owes: rebuilds what is proposed, votes for what it got, publishes how, and looks at relays' evidence.
+//!
+//! Owns the order. Nothing is held in memory that a restart would miss: answers stand in the folder before they are committed, salts are derived.
+//!
+//! ```text
+//! proposal ─▶ a source tree with this hash ─▶ a copy of it, built from nothing ─▶ image, manifest ─▶ commit ─▶ reveal ─▶ finish, settle
+//!        inputs not to be had, or a build that fails: BUILD_FAILED, late; a fault of this machine: no answer, and a warning
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use alloy_primitives::{Address, B256, Bytes, keccak256};
+use alloy_sol_types::{SolCall as _, SolEvent as _};
+use base64ct::Encoding as _;
+use k256::ecdsa::SigningKey;
+use openrelay_image::{hex, sha256};
+use openrelay_ledger::chain::voting::images::ReleaseKeys::Release;
+use openrelay_ledger::chain::voting::{ImageRegistry, image_value};
+use openrelay_node::attestation::Judged;
+use openrelay_node::chain::{Outside, read_by};
+use openrelay_node::clock::unix_seconds;
+use openrelay_node::directory::{VerifiedDirectory, replace};
+use openrelay_node::inquirer::Inquirer;
+use openrelay_node::random::OsRandom;
+use openrelay_proto::random::array;
+use serde_json::{Value, json};
+
+use super::Folder;
+use super::round::{Due, Found, approved, due, step};
+use crate::failure::Failure;
+use crate::image::{BuildArguments, IMAGE, MANIFEST, make};
+use crate::{Program, say, talk};
+
+/// Rounds that are looked at, the newest: older ones are over.
+const ROUNDS: u64 = 16;
+/// An input that cannot be had, and a build that fails, are answered with this much of the time left, in seconds: by then others have put things right, or have not.
+const LATE: u64 = 6 * 3_600;
+/// How long after a build that gave nothing it is tried again, where there is time.
+const AGAIN: Duration = Duration::from_secs(3_600);
+/// How much room a build needs, in bytes.
+const ROOM: u64 = 4 << 30;
+/// How often a relay is asked for its evidence.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+
+/// What a running validator is told.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct RunArguments {
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    #[arg(long, value_name = "FILE")]
+    pub(crate) password_file: Option<PathBuf>,
+    /// A source tree that may be proposed, or a folder of such trees; repeatable
+    #[arg(long, value_name = "DIR", required = true)]
+    pub(crate) source: Vec<PathBuf>,
+    /// Folder for what others may want to see: images, manifests, transcripts, attestations. A mirror serves it with --files
+    #[arg(long, value_name = "DIR")]
+    pub(crate) publish: PathBuf,
+    #[command(flatten)]
+    pub(crate) inputs: InputArguments,
+    /// Take one look and do what is due, then end
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// Ask no relays for their evidence
+    #[arg(long)]
+    pub(crate) no_checks: bool,
+}
+
+/// Where inputs come from.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct InputArguments {
+    /// Where packages are kept, by hash
+    #[arg(long, value_name = "DIR", env = "OPENRELAY_INPUTS")]
+    pub(crate) inputs: Option<PathBuf>,
+    /// Where packages are had from, before Debian's archives as apt knows them; repeatable
+    #[arg(long, value_name = "URL")]
+    pub(crate) from: Vec<String>,
+    /// Pack these programs instead of compiling them, for development networks: init, then relay
+    #[arg(long, num_args = 2, value_names = ["INIT", "RELAY"])]
+    pub(crate) programs: Option<Vec<PathBuf>>,
+}
+
+/// What came of a rebuild.
+enum Rebuilt {
+    /// Image and manifest, by hash.
+    Good(Found),
+    /// It is the proposal's fault; the log.
+    Failed(String),
+    /// It is this machine's fault.
+    Local(String),
+}
+
+/// Runs until it is ended.
+pub(super) fn run(program: &Program, arguments: &RunArguments) -> Result<(), Failure> {
+    let folder = Folder::open(&arguments.dir)?;
+    fs::create_dir_all(&arguments.publish).map_err(Failure::plain)?;
+    let key = folder.key(arguments.password_file.as_deref())?;
+    let mut looked = Instant::now();
+    let mut warned = String::new();
+    let mut tried = BTreeMap::new();
+    loop {
+        if let Err(failure) = once(&folder, arguments, &key, &mut tried) {
+            let said = failure.to_string();
+            // The same again and again is said once.
+            if said != warned {
+                talk(&format!("openrelay: warning: {said}"));
+            }
+            if arguments.once {
+                return Err(failure);
+            }
+            warned = said;
+        }
+        if !arguments.no_checks && (arguments.once || looked.elapsed() >= LOOK_EVERY) {
+            looked = Instant::now();
+            if let Err(failure) = look(program, &folder) {
+                talk(&format!("openrelay: warning: no relay was looked at: {failure}"));
+            }
+        }
+        if arguments.once {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_secs(folder.chain.refresh_s.clamp(1, 60)));
+    }
+}
+
+/// Does what is due in all rounds.
+fn once(
+    folder: &Folder,
+    arguments: &RunArguments,
+    key: &SigningKey,
+    tried: &mut BTreeMap<u64, Instant>,
+) -> Result<(), Failure> {
+    let id = folder.bonded()?.id;
+    let count = folder.ask(folder.images, &ImageRegistry::roundCountCall {})?;
+    let password = arguments.password_file.as_deref();
+    for number in count.saturating_sub(ROUNDS) + 1..=count {
+        match due(folder, number, id)? {
+            Due::Nothing => {}
+            Due::Step => {
+                step(folder, number, None, password)?;
+                if let Some(value) = approved(folder, number)? {
+                    compare(arguments, number, value);
+                }
+            }
+            Due::Answer { until } => {
+                if tried.get(&number).is_some_and(|at| at.elapsed() < AGAIN / folder.chain.haste.max(1)) {
+                    continue;
+                }
+                tried.insert(number, Instant::now());
+                let release = release(folder, number)?;
+                let late = until.saturating_sub(chain_time(folder)?) <= LATE / u64::from(folder.chain.haste.max(1));
+                let found = match rebuild(arguments, number, &release) {
+                    Rebuilt::Good(found) => found,
+                    Rebuilt::Failed(log) if late => {
+                        let path = arguments.publish.join(format!("round-{number}.log"));
+                        replace(&path, log.as_bytes()).map_err(Failure::plain)?;
+                        Found::Failed { log: B256::new(sha256(log.as_bytes())) }
+                    }
+                    Rebuilt::Failed(log) => {
+                        talk(&format!("openrelay: round {number}: not built yet, and tried again: {log}"));
+                        continue;
+                    }
+                    // To say that the proposal is at fault would be a lie, and to say nothing costs something.
+                    Rebuilt::Local(why) if late => {
+                        talk(&format!(
+                            "openrelay: warning: round {number}: this machine could not build: {why}; it abstains"
+                        ));
+                        Found::Abstain {}
+                    }
+                    Rebuilt::Local(why) => {
+                        talk(&format!("openrelay: warning: round {number}: this machine cannot build: {why}"));
+                        continue;
+                    }
+                };
+                attest(folder, arguments, key, (number, id), &release, found)?;
+                step(folder, number, Some(found), password)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The time of the newest block, which rounds go by.
+fn chain_time(folder: &Folder) -> Result<u64, Failure> {
+    let block = folder.endpoint().ask("eth_getBlockByNumber", &json!(["latest", false]))?;
+    let time = block["timestamp"].as_str().and_then(|text| text.parse::<alloy_primitives::U256>().ok());
+    time.map(|time| time.saturating_to()).ok_or_else(|| Failure::plain("the newest block has no time"))
+}
+
+/// What is proposed in a round.
+fn release(folder: &Folder, number: u64) -> Result<Release, Failure> {
+    let endpoint = folder.endpoint();
+    let topics = json!([
+        ImageRegistry::Proposed::SIGNATURE_HASH.to_string(),
+        B256::from(alloy_primitives::U256::from(number)).to_string()
+    ]);
+    let from = format!("{:#x}", folder.chain.first_block);
+    let filter =
+        json!({"address": folder.images.to_string(), "fromBlock": from, "toBlock": "latest", "topics": topics});
+    let logs = endpoint.ask("eth_getLogs", &json!([filter]))?;
+    let log = logs.as_array().and_then(|logs| logs.first()).and_then(openrelay_node::chain::mirror::read_log);
+    let event = log.and_then(|log| ImageRegistry::Proposed::decode_log(&log).ok());
+    event.map(|event| event.release.clone()).ok_or_else(|| Failure::plain(format!("round {number} has no proposal")))
+}
+
+/// Rebuilds what is proposed, from a copy that knows nothing of what was built before.
+fn rebuild(arguments: &RunArguments, number: u64, release: &Release) -> Rebuilt {
+    let Some(source) = tree_of(&arguments.source, release.sourceTree) else {
+        return Rebuilt::Failed(format!("no source tree with the hash {} is to be had here\n", release.sourceTree));
+    };
+    let lock = source.join("image/inputs.lock");
+    match fs::read(&lock) {
+        Ok(bytes) if B256::new(sha256(&bytes)) == release.inputsLock => {}
+        Ok(_) => return Rebuilt::Failed("the tree has another image/inputs.lock than was signed\n".into()),
+        Err(error) => return Rebuilt::Failed(format!("the tree has no image/inputs.lock: {error}\n")),
+    }
+    let place = arguments.publish.join(format!("building-{number}"));
+    let result = clean_build(arguments, &source, &place, release.version);
+    let _ = fs::remove_dir_all(&place);
+    match result {
+        Ok(found) => Rebuilt::Good(found),
+        Err(failure) => match room(&arguments.publish) {
+            Some(room) if room < ROOM => Rebuilt::Local(format!("{failure}; {} MiB are left on its disk", room >> 20)),
+            Some(_) => Rebuilt::Failed(format!("{failure}\n")),
+            None => Rebuilt::Local(format!("{failure}; and it is not known how much room there is")),
+        },
+    }
+}
+
+fn clean_build(arguments: &RunArguments, source: &Path, place: &Path, version: u64) -> Result<Found, Failure> {
+    let _ = fs::remove_dir_all(place);
+    let tree = place.join("source");
+    for (path, _) in listed(source)? {
+        let to = tree.join(&path);
+        fs::create_dir_all(to.parent().unwrap_or(&tree)).map_err(Failure::plain)?;
+        fs::copy(source.join(&path), &to).map_err(|error| Failure::plain(format!("cannot copy {path}: {error}")))?;
+    }
+    let build = BuildArguments {
+        source: tree,
+        lock: None,
+        inputs: arguments.inputs.inputs.clone(),
+        from: arguments.inputs.from.clone(),
+        target: Some(place.join("target")),
+        programs: arguments.inputs.programs.clone(),
+        simulate: false,
+        version,
+    };
+    let built = make(&build)?;
+    let manifest = built.manifest.encode();
+    let put = |name: String, bytes: &[u8]| replace(&arguments.publish.join(name), bytes).map_err(Failure::plain);
+    let image = built.image.hash();
+    put(format!("{}.{IMAGE}", hex(&image)), &built.image.file)?;
+    put(format!("{}.{MANIFEST}", hex(&image)), &manifest)?;
+    Ok(Found::Image { image: B256::new(image), measurements: B256::new(sha256(&manifest)) })
+}
+
+/// Bytes that are left where something is built.
+fn room(dir: &Path) -> Option<u64> {
+    let output = Command::new("df").args(["--output=avail", "-B1"]).arg(dir).output().ok()?;
+    String::from_utf8_lossy(&output.stdout).lines().nth(1)?.trim().parse().ok()
+}
+
+/// The tree with this hash among those that are known.
+fn tree_of(sources: &[PathBuf], wanted: B256) -> Option<PathBuf> {
+    let below = |source: &PathBuf| {
+        let inner = fs::read_dir(source).into_iter().flatten().flatten().map(|entry| entry.path());
+        std::iter::once(source.clone()).chain(inner.filter(|path| path.is_dir())).collect::<Vec<_>>()
+    };
+    sources.iter().flat_map(below).find(|tree| tree_hash(tree).is_ok_and(|hash| hash == wanted))
+}
+
+/// The hash of a source tree: of the lines "SHA-256, two spaces, path" of its files, ascending by path. Files are those that git knows, where it does; otherwise all of them.
+pub(crate) fn tree_hash(tree: &Path) -> Result<B256, Failure> {
+    let lines: Vec<String> = listed(tree)?.iter().map(|(path, hash)| format!("{}  {path}\n", hex(hash))).collect();
+    Ok(B256::new(sha256(lines.concat().as_bytes())))
+}
+
+/// The files of a tree with their hashes, ascending by path.
+fn listed(tree: &Path) -> Result<Vec<(String, [u8; 32])>, Failure> {
+    let mut paths = Vec::new();
+    if tree.join(".git").exists() {
+        let output =
+            Command::new("git").arg("-C").arg(tree).args(["ls-files", "-z"]).output().map_err(Failure::plain)?;
+        if !output.status.success() {
+            return Err(Failure::plain(format!("git does not list the files of {}", tree.display())));
+        }
+        paths.extend(String::from_utf8_lossy(&output.stdout).split_terminator('\0').map(str::to_owned));
+    } else {
+        if !tree.join("image/inputs.lock").exists() {
+            return Err(Failure::plain(format!("{} is no source tree", tree.display())));
+        }
+        walk(tree, "", &mut paths)?;
+    }
+    paths.sort_unstable();
+    let hashed = |path: String| {
+        let bytes =
+            fs::read(tree.join(&path)).map_err(|error| Failure::plain(format!("cannot read {path}: {error}")))?;
+        Ok((path, sha256(&bytes)))
+    };
+    paths.into_iter().map(hashed).collect()
+}
+
+fn walk(tree: &Path, below: &str, paths: &mut Vec<String>) -> Result<(), Failure> {
+    for entry in fs::read_dir(tree.join(below)).map_err(Failure::plain)? {
+        let entry = entry.map_err(Failure::plain)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let path = if below.is_empty() { name } else { format!("{below}/{name}") };
+        if entry.file_type().map_err(Failure::plain)?.is_dir() {
+            walk(tree, &path, paths)?;
+        } else {
+            paths.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// Publishes what was found, signed by the voting key: an in-toto statement in an envelope, and the answer as the contract takes it. Two such files that name different values of one round
+/// are a proof of equivocation, so there is never a second one.
+fn attest(
+    folder: &Folder,
+    arguments: &RunArguments,
+    key: &SigningKey,
+    (number, id): (u64, u64),
+    release: &Release,
+    found: Found,
+) -> Result<(), Failure> {
+    let Found::Image { image, measurements } = found else { return Ok(()) };
+    let path = arguments.publish.join(format!("attestation-{number}-{id}.json"));
+    if path.exists() {
+        return Ok(());
+    }
+    let (answer, value) = found.answer().parts();
+    let hash = folder.ask(folder.images, &ImageRegistry::statementHashCall { round: number, answer, value })?;
+    let signer = Address::from_public_key(key.verifying_key());
+    let statement = json!({
+        "_type": "https://in-toto.io/Statement/v1",
+        "subject": [{"name": IMAGE, "digest": {"sha256": hex(image.as_slice())}}],
+        "predicateType": "https://slsa.dev/provenance/v1",
+        "predicate": {
+            "buildDefinition": {
+                "buildType": "openrelay image build",
+                "externalParameters": {"version": release.version, "kind": release.kind},
+                "resolvedDependencies": [
+                    {"name": "source tree", "digest": {"sha256": hex(release.sourceTree.as_slice())}},
+                    {"name": "image/inputs.lock", "digest": {"sha256": hex(release.inputsLock.as_slice())}},
+                ],
+            },
+            "runDetails": {
+                "builder": {"id": format!("openrelay validator {id} ({signer})")},
+                "byproducts": [{"name": MANIFEST, "digest": {"sha256": hex(measurements.as_slice())}}],
+            },
+        },
+    })
+    .to_string();
+    const KIND: &str = "application/vnd.in-toto+json";
+    // Source: DSSE, protocol, "PAE".
+    let encoded = format!("DSSEv1 {} {KIND} {} {statement}", KIND.len(), statement.len());
+    let base64 = |bytes: &[u8]| base64ct::Base64::encode_string(bytes);
+    let envelope = json!({
+        "payloadType": KIND,
+        "payload": base64(statement.as_bytes()),
+        "signatures": [{"keyid": signer.to_string(), "sig": base64(&sign(key, keccak256(encoded))?)}],
+        "vote": {"round": number, "validator": id, "answer": answer, "value": value.to_string(), "signature": Bytes::from(sign(key, hash)?).to_string()},
+    });
+    replace(&path, format!("{envelope:#}\n").as_bytes()).map_err(Failure::plain)
+}
+
+/// A signature as the chain takes it: r, s, v.
+fn sign(key: &SigningKey, hash: B256) -> Result<Vec<u8>, Failure> {
+    let (signature, recovery) = key.sign_prehash_recoverable(hash.as_slice()).map_err(Failure::plain)?;
+    Ok([&signature.to_bytes()[..], &[27 + recovery.to_byte()]].concat())
+}
+
+/// Says where another value than the own one was approved.
+fn compare(arguments: &RunArguments, number: u64, value: B256) {
+    let published = fs::read_dir(&arguments.publish).into_iter().flatten().flatten();
+    let mut manifests = published.map(|entry| entry.path()).filter(|path| path.to_string_lossy().ends_with(MANIFEST));
+    let own = manifests.any(|path| {
+        let Ok(bytes) = fs::read(path) else { return false };
+        let Ok(manifest) = openrelay_attest::manifest::Manifest::decode(&bytes) else { return false };
+        image_value(manifest.image.into(), B256::new(sha256(&bytes))) == value
+    });
+    if own {
+        say(&format!("round {number}: approved is what was rebuilt here"));
+    } else {
+        talk(&format!(
+            "openrelay: warning: round {number} approved another image than this machine builds; get it, and: openrelay image diff ONE OTHER"
+        ));
+    }
+}
+
+/// Asks a relay for its evidence as an ordinary client would, and says what was found.
+fn look(program: &Program, folder: &Folder) -> Result<(), Failure> {
+    let now = unix_seconds();
+    let (reading, directory) = openrelay_node::chain::read(&folder.chain, now, 0)?;
+    let directory = VerifiedDirectory::of_proven(directory, reading);
+    let relays = &directory.directory().body().relays;
+    let drawn = u64::from_le_bytes(array(&mut OsRandom::default())) % u64::try_from(relays.len().max(1)).unwrap_or(1);
+    let Some(record) = relays.get(usize::try_from(drawn).unwrap_or(0)) else {
+        return Err(Failure::plain("no relay takes circuits"));
+    };
+    let shown = Inquirer::new(&directory).ask(record);
+    let refused = match shown {
+        Err(error) => Some(json!({"code": "silent", "why": error.to_string()})),
+        Ok(staple) => {
+            // Read anew with what it has shown, whose block may be newer.
+            let (reading, newer) = read_by(&Outside, &folder.chain, (now, 0), directory.reading(), &[staple])?;
+            let newer = VerifiedDirectory::of_proven(newer, reading);
+            let judged = Judged::of(&newer, &folder.chain.trust(), &program.standard, unix_seconds());
+            judged
+                .verdict(record.relay_id)
+                .err()
+                .map(|refusal| json!({"code": refusal.code(), "why": refusal.to_string()}))
+        }
+    };
+    let said: Value = json!({
+        "schema": "openrelay.spot-check/1", "relay": record.relay_id, "believed": refused.is_none(), "refused": refused,
+    });
+    say(&said.to_string());
+    Ok(())
+}
+
+/// `openrelay validator report`: hands in two attestations of one validator that name different values of one round.
+pub(super) fn report(folder: &Folder, files: [&Path; 2], password_file: Option<&Path>) -> Result<(), Failure> {
+    let read = |path: &Path| -> Result<Value, Failure> {
+        let bytes =
+            fs::read(path).map_err(|error| Failure::plain(format!("cannot read {}: {error}", path.display())))?;
+        let whole: Value = serde_json::from_slice(&bytes).map_err(Failure::plain)?;
+        Ok(whole["vote"].clone())
+    };
+    let votes = [read(files[0])?, read(files[1])?];
+    let number = |vote: &Value, key: &str| {
+        vote[key].as_u64().ok_or_else(|| Failure::plain(format!("an attestation names no {key}")))
+    };
+    let text = |vote: &Value, key: &str| {
+        vote[key].as_str().map(str::to_owned).ok_or_else(|| Failure::plain(format!("an attestation names no {key}")))
+    };
+    for key in ["round", "validator"] {
+        if number(&votes[0], key)? != number(&votes[1], key)? {
+            return Err(Failure::plain(format!("the attestations are of another {key} each: that proves nothing")));
+        }
+    }
+    if votes[0]["value"] == votes[1]["value"] {
+        return Err(Failure::plain("both attestations name the same value: that proves nothing"));
+    }
+    let answer =
+        |vote: &Value| -> Result<u8, Failure> { u8::try_from(number(vote, "answer")?).map_err(Failure::plain) };
+    let value = |vote: &Value| -> Result<B256, Failure> { text(vote, "value")?.parse().map_err(Failure::plain) };
+    let signature =
+        |vote: &Value| -> Result<Bytes, Failure> { text(vote, "signature")?.parse().map_err(Failure::plain) };
+    let call = ImageRegistry::reportEquivocationCall {
+        round: number(&votes[0], "round")?,
+        validatorId: number(&votes[0], "validator")?,
+        answers: [answer(&votes[0])?, answer(&votes[1])?],
+        values: [value(&votes[0])?, value(&votes[1])?],
+        signatures: [signature(&votes[0])?, signature(&votes[1])?],
+    };
+    let sender = folder.sender(folder.key(password_file)?);
+    let receipt = sender.send("report equivocation", folder.images, &call.abi_encode())?;
+    say(&format!("reported: the bond is gone, a twentieth of it is the reporter's; block {}", receipt.block));
+    Ok(())
+}
+
+/// What a release names, for who proposes: the hash of the tree and that of its inputs.
+pub(super) fn source(tree: &Path) -> Result<(), Failure> {
+    let lock = fs::read(tree.join("image/inputs.lock")).map_err(Failure::plain)?;
+    say(&format!("source tree   {}", tree_hash(tree)?));
+    say(&format!("inputs.lock   {}", B256::new(sha256(&lock))));
+    Ok(())
+}
