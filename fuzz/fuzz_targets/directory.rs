@@ -24,7 +24,9 @@ fuzz_target!(|data: &[u8]| {
 
 fn structured(data: &[u8]) -> Body {
     let relays = data.chunks_exact(16).map(|chunk| {
-        let [id, role, key, epoch, a, b, c, d, p, q, v6, family, stake, mbit, name, rest] = *chunk else { unreachable!("16 bytes") };
+        let [id, role, key, epoch, a, b, c, d, p, q, v6, family, stake, mbit, name, rest] = *chunk else {
+            unreachable!("16 bytes")
+        };
         let port = u16::from_be_bytes([p, q]);
         let v4 = ([a, b, c, d], port).into();
         let both = [v4, ([0x2a, 0x00 | u16::from(v6), 0, 0, 0, 0, 0, 1], port).into()];
@@ -40,5 +42,12 @@ fn structured(data: &[u8]) -> Body {
             bandwidth_mbit: mbit.into(),
         }
     });
-    Body { network: "fuzz".into(), sequence: 1, issued: 1_000, expires: 2_000, single_operator: false, relays: relays.collect() }
+    Body {
+        network: "fuzz".into(),
+        sequence: 1,
+        issued: 1_000,
+        expires: 2_000,
+        single_operator: false,
+        relays: relays.collect(),
+    }
 }

@@ -1,8 +1,12 @@
 //! Evidence as vendors write it and as we do: nothing panics, and what reads is written back the same.
 #![no_main]
 use libfuzzer_sys::fuzz_target;
+use openrelay_attest::bundle::Bundle;
 use openrelay_attest::collateral::{AmdBundle, AmdCollateral, Collateral, IntelCollateral};
+use openrelay_attest::file::AttestationFile;
+use openrelay_attest::manifest::Manifest;
 use openrelay_attest::raw::convert;
+use openrelay_attest::verdict::Staple;
 use openrelay_attest::{Evidence, Roots, examine};
 
 fuzz_target!(|data: &[u8]| {
@@ -18,4 +22,17 @@ fuzz_target!(|data: &[u8]| {
     }
     let _ = IntelCollateral::from_json(data);
     let _ = AmdBundle::from_pem(data);
+    // What mirrors and validators hand around: read, and written back the same.
+    if let Ok(file) = AttestationFile::decode(data) {
+        assert_eq!(AttestationFile::decode(&file.encode()), Ok(file));
+    }
+    if let Ok(staple) = Staple::decode(data) {
+        assert_eq!(staple.encode(), data);
+    }
+    if let Ok(manifest) = Manifest::decode(data) {
+        assert_eq!(manifest.encode(), data);
+    }
+    if let Ok(bundle) = Bundle::decode(data) {
+        assert_eq!(Bundle::decode(&bundle.encode()), Ok(bundle));
+    }
 });

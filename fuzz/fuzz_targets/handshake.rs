@@ -19,7 +19,8 @@ impl Random for Fixed {
 fuzz_target!(|data: &[u8]| {
     let mut random = Fixed(1);
     let secret = RelaySecret::generate(&mut random);
-    let own = Responder { network: [0; 32], relay: RelayId(1), role: Role::Ingress, key_epoch: 0, key: secret.public() };
+    let own =
+        Responder { network: [0; 32], relay: RelayId(1), role: Role::Ingress, key_epoch: 0, key: secret.public() };
     let first = First { offered: Suites::ALL, local_index: 1, minutes: 1 };
     let (mut initiator, mut packet) = Initiator::start(&own, None, first, &mut random).expect("a good key");
     let _ = initiator.read_reply(data, &mut random);

@@ -97,7 +97,10 @@ impl AttestationFile {
         let rest = bytes.strip_prefix(HEAD).ok_or(Refusal::NotEvidence)?;
         let mut cursor = Cursor::new(rest, WHAT);
         let bundle = block(&mut cursor, 4, MAX_BUNDLE)?.to_vec();
-        let manifests = many(&mut cursor, 4, MAX_MANIFEST)?.into_iter().map(<[u8]>::to_vec).collect();
+        let manifests: Vec<_> = many(&mut cursor, 4, MAX_MANIFEST)?.into_iter().map(<[u8]>::to_vec).collect();
+        if manifests.len() > MAX_MANIFESTS {
+            return Err(Refusal::TooLarge { what: WHAT, limit: MAX_MANIFESTS });
+        }
         let headers = many(&mut cursor, 2, MAX_HEADER)?.into_iter().map(<[u8]>::to_vec).collect();
         let staples: Result<_, _> = many(&mut cursor, 2, MAX_STAPLE)?.into_iter().map(Staple::decode).collect();
         cursor.end()?;

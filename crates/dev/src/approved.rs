@@ -27,7 +27,7 @@ const BOND: u128 = 3_000_000_000_000_000_000;
 const MINTER: usize = 0;
 const RELEASER: usize = 2;
 const PROPOSER: usize = 3;
-const VALIDATORS: [usize; 3] = [0, 1, 4];
+pub(crate) const VALIDATORS: [usize; 3] = [0, 1, 4];
 const SALT: B256 = B256::repeat_byte(0x44);
 
 /// What is approved.

@@ -134,6 +134,13 @@ pub(crate) fn await_evidence(network: &Network, programs: &Programs, count: usiz
     }
 }
 
+/// Lets all validators, whose keys everybody knows, vote against an image.
+pub(crate) fn revoke(network: &Network, programs: &Programs, round: u64) -> Result<()> {
+    let mut command = network.host("chain")?.command(&programs.dev);
+    command.arg("chain-revoke").arg(network.dir.join("config/chain.toml")).arg(round.to_string());
+    checked(&command.output()?, "revoke an image").map(drop)
+}
+
 /// An operator's folder and password.
 pub(crate) struct Operator {
     folder: PathBuf,

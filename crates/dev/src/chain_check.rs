@@ -19,10 +19,11 @@ use crate::topology::{Network, Programs, Services};
 /// Until when a relay must be in use, or out of it.
 const IN_USE: Duration = Duration::from_secs(60);
 
-struct Bench {
-    network: Network,
-    services: Services,
-    programs: Programs,
+/// A network with everything that runs on it.
+pub(crate) struct Bench {
+    pub(crate) network: Network,
+    pub(crate) services: Services,
+    pub(crate) programs: Programs,
 }
 
 type Scenario = fn(&mut Bench) -> Result<()>;
@@ -99,38 +100,38 @@ fn on_anvil(dir: &Path) -> Result<()> {
 
 impl Bench {
     /// A run of `openrelay` on the client's host: exit code, output, talk.
-    fn openrelay(&self, arguments: &[&str]) -> Result<(Option<i32>, String, String)> {
+    pub(crate) fn openrelay(&self, arguments: &[&str]) -> Result<(Option<i32>, String, String)> {
         let mut command = self.network.client.command(&self.programs.openrelay);
         let output = command.args(arguments).stdin(std::process::Stdio::null()).output()?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Ok((output.status.code(), text(&output.stdout), text(&output.stderr)))
     }
 
-    fn config(&self) -> String {
+    pub(crate) fn config(&self) -> String {
         self.network.dir.join("config/client/client.toml").display().to_string()
     }
 
     /// A configuration for a circuit through these relays.
-    fn through(&self, ingress: u64, egress: u64) -> Result<String> {
+    pub(crate) fn through(&self, ingress: u64, egress: u64) -> Result<String> {
         let path = self.network.dir.join(format!("config/client/through-{ingress}-{egress}.toml"));
         let text = std::fs::read_to_string(self.config())?;
         std::fs::write(&path, format!("ingress = {ingress}\negress = {egress}\n{text}"))?;
         Ok(path.display().to_string())
     }
 
-    fn up(&self, config: &str) -> Result<()> {
+    pub(crate) fn up(&self, config: &str) -> Result<()> {
         let (code, _, said) = self.openrelay(&["up", "--wait", "--config", config])?;
         ensure!(code == Some(0), "openrelay up: exit code {code:?}: {said}");
         Ok(())
     }
 
-    fn down(&self) -> Result<()> {
+    pub(crate) fn down(&self) -> Result<()> {
         let (code, _, said) = self.openrelay(&["down"])?;
         ensure!(code == Some(0), "openrelay down: {said}");
         Ok(())
     }
 
-    fn status(&self) -> Result<Value> {
+    pub(crate) fn status(&self) -> Result<Value> {
         Ok(serde_json::from_str(&self.openrelay(&["status", "--json"])?.1)?)
     }
 
@@ -141,7 +142,7 @@ impl Bench {
         Ok(shown["exits"].as_array().into_iter().flatten().filter_map(|exit| exit["relay"].as_u64()).collect())
     }
 
-    fn fetches(&self) -> Result<bool> {
+    pub(crate) fn fetches(&self) -> Result<bool> {
         let server = self.network.server(WEB, false)?.to_string();
         let mut command = self.network.client.command(&self.programs.dev);
         let output = command.args(["fetch", &server, &(1 << 20).to_string()]).output()?;
@@ -149,13 +150,23 @@ impl Bench {
     }
 
     /// Tries until it succeeds, for as long as a change may take to be in use.
-    fn within(&self, what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<Duration> {
+    pub(crate) fn within(&self, what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<Duration> {
         let started = Instant::now();
         while !holds()? {
             ensure!(started.elapsed() < IN_USE, "{what} did not come within {} s", IN_USE.as_secs());
             std::thread::sleep(Duration::from_millis(200));
         }
         Ok(started.elapsed())
+    }
+
+    /// What `openrelay verify` says of all relays.
+    pub(crate) fn verified(&self) -> Result<Vec<Value>> {
+        crate::chain::verified(&self.network, &self.programs)
+    }
+
+    /// Lets all validators vote against an image.
+    pub(crate) fn revoke(&self, round: u64) -> Result<()> {
+        crate::chain::revoke(&self.network, &self.programs, round)
     }
 
     /// Makes the chain's next block.

@@ -8,20 +8,23 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use alloy_primitives::{Address, Bytes, U256, keccak256};
+use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy_sol_types::SolCall as _;
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use k256::ecdsa::SigningKey;
 use openrelay_devchain::{
     Contracts, KNOWN, Network, Node, Rules, Server, Store, committed, development, mint_call, read_chain, read_genesis,
     serve,
 };
 use openrelay_ledger::chain::registry::RelayRegistry;
+use openrelay_ledger::chain::voting::ImageRegistry;
 use openrelay_node::chain::Endpoint;
+use openrelay_node::chain::journal::Sender;
 use openrelay_node::chain_file::ChainFile;
 use openrelay_node::clock::unix_seconds;
 use serde_json::{Value, json};
 
-use crate::approved::{BEGINS_AGO, ByRpc, HASTE, InProcess, approve};
+use crate::approved::{BEGINS_AGO, ByRpc, HASTE, InProcess, VALIDATORS, approve};
 use crate::say;
 use crate::simulation::Simulation;
 
@@ -192,6 +195,23 @@ pub(crate) fn deploy(url: &str, path: &Path, mirror: &str, dir: &Path, relay: &P
     endpoint.ask("evm_setNextBlockTimestamp", &json!([unix_seconds()]))?;
     endpoint.ask("evm_mine", &json!([]))?;
     Ok(fs::write(path, network_file(&network, &rules, &[url.to_owned()], &[mirror.to_owned()]))?)
+}
+
+/// Lets the validators of a chain that began with an approved image vote against one: two thirds revoke it.
+pub(crate) fn revoke(path: &Path, round: u64) -> Result<()> {
+    let file = ChainFile::load(path)?;
+    let images = file.images.context("the chain's file names no images")?;
+    let dir = std::env::temp_dir().join(format!("openrelay-revoke-{}", std::process::id()));
+    fs::create_dir_all(&dir)?;
+    for (id, place) in (1..).zip(VALIDATORS) {
+        let sender = Sender::new(&file, SigningKey::from_slice(KNOWN[place].1.as_slice())?, &dir);
+        let call = ImageRegistry::accuseCall { round, validatorId: id, reason: B256::ZERO };
+        // The third vote finds the image revoked already.
+        if sender.send(&format!("accuse {id}"), images, &call.abi_encode()).is_err() && id < 3 {
+            bail!("validator {id} cannot vote against image {round}");
+        }
+    }
+    fs::remove_dir_all(dir).context("cannot clean up")
 }
 
 /// Gives an account ether and tokens there.

@@ -13,9 +13,14 @@ use anyhow::{Context as _, Result, bail};
 use clap::Subcommand;
 use openrelay_sys::sandbox;
 
+use crate::chain;
 use crate::host::{PATH, check_tools};
-use crate::topology::{Network, Programs};
-use crate::{chain_check, check, checkpoint_check, demo, flood, load, reorganisation_check, say, talk, vote_check};
+use crate::simulation::{LIES, Simulation};
+use crate::topology::{Network, Programs, Services};
+use crate::{
+    chain_check, check, checkpoint_check, demo, evidence_check, flood, load, reorganisation_check, say, talk,
+    vote_check,
+};
 
 /// What to do with the network.
 #[derive(Subcommand)]
@@ -30,10 +35,13 @@ pub(crate) enum Command {
     Load(LoadOptions),
     /// Bring it up, flood an ingress, and print what that cost its clients
     Flood(FloodOptions),
-    /// Cut the link of a host, or mend it
+    /// Cut the link of a host, or break what relays are believed by, or mend it
     Break {
-        /// nat, ingress-1, ingress-2, egress-1, egress-2, server, chain
+        /// nat, ingress-1, ingress-2, egress-1, egress-2, server, chain; evidence (of egress-2: debug, unless --lie says otherwise), collateral, image (for good)
         link: String,
+        /// What the evidence is a lie about: image, debug, stale, key
+        #[arg(long, default_value = "debug")]
+        lie: String,
         /// Mend it instead
         #[arg(long)]
         mend: bool,
@@ -70,18 +78,21 @@ enum Part {
     Checkpoints,
     /// A chain that takes back what it said
     Reorganisation,
+    /// Evidence of relays, and who refuses it
+    Evidence,
 }
 
 type Scenarios = fn() -> Result<()>;
 
 impl CheckOptions {
     fn run(&self) -> Result<()> {
-        let parts: [(Part, Scenarios); 5] = [
+        let parts: [(Part, Scenarios); 6] = [
             (Part::Circuits, check::run),
             (Part::Chain, chain_check::run),
             (Part::Votes, vote_check::run),
             (Part::Checkpoints, checkpoint_check::run),
             (Part::Reorganisation, reorganisation_check::run),
+            (Part::Evidence, evidence_check::run),
         ];
         let mut wanted = parts.iter().filter(|(part, _)| self.part.is_none_or(|only| only == *part));
         wanted.try_for_each(|(_, run)| run())
@@ -157,9 +168,11 @@ pub(crate) fn run(command: Command) -> Result<()> {
             let part = options.part.map(|part| format!("{part:?}").to_lowercase().into());
             inside(&["check".into()].into_iter().chain(part).collect::<Vec<_>>())
         }
-        Command::Break { link, mend } => {
-            Network::link_of(&link)?;
-            say(&ask(&format!("{} {link}", if mend { "mend" } else { "break" }))?);
+        Command::Break { link, mend, lie } => {
+            if !["evidence", "collateral", "image"].contains(&link.as_str()) {
+                Network::link_of(&link)?;
+            }
+            say(&ask(&format!("{} {link} {lie}", if mend { "mend" } else { "break" }))?);
             Ok(())
         }
         Command::Status => {
@@ -308,8 +321,16 @@ fn keep() -> Result<()> {
         let words: Vec<&str> = line.split_whitespace().collect();
         let answer = match words.as_slice() {
             ["status"] => describe(&network, &programs, &mut services),
-            ["break", link] => network.set_link(link, false).map(|()| format!("the link of {link} is cut")),
-            ["mend", link] => network.set_link(link, true).map(|()| format!("the link of {link} is mended")),
+            ["break", "evidence", lie] => tell_lie(&network, &programs, &mut services, Some(lie)),
+            ["mend", "evidence", _] => tell_lie(&network, &programs, &mut services, None),
+            ["break", "collateral", _] => other_collateral(&network, &programs, true),
+            ["mend", "collateral", _] => other_collateral(&network, &programs, false),
+            ["break", "image", _] => chain::revoke(&network, &programs, 1).and_then(|()| refusals(&network, &programs)),
+            ["mend", "image", _] => {
+                Err(anyhow::anyhow!("an image that was revoked stays revoked: openrelay devnet down, then up"))
+            }
+            ["break", link, _] => network.set_link(link, false).map(|()| format!("the link of {link} is cut")),
+            ["mend", link, _] => network.set_link(link, true).map(|()| format!("the link of {link} is mended")),
             ["down"] => {
                 let _ = stream.write_all(b"the devnet is down\n");
                 break;
@@ -328,7 +349,54 @@ fn keep() -> Result<()> {
     Ok(())
 }
 
-fn describe(network: &Network, programs: &Programs, services: &mut crate::topology::Services) -> Result<String> {
+/// Starts egress-2 anew, with evidence that is a lie, or true again.
+fn tell_lie(network: &Network, programs: &Programs, services: &mut Services, lie: Option<&str>) -> Result<String> {
+    const NAME: &str = "egress-2";
+    let simulation = Simulation::of(&network.dir)?;
+    if let Some(unknown) = lie.filter(|lie| LIES.iter().all(|(kind, _)| kind != lie)) {
+        bail!("there is no lie about {unknown}; there are: {}", LIES.map(|(kind, _)| kind).join(", "));
+    }
+    let told = lie.map(|lie| simulation.lie(lie)).transpose()?;
+    simulation.tell(&network.dir.join("config").join(NAME), "SEV-SNP", told.as_ref())?;
+    let place = services.relays.iter().position(|(name, _)| *name == NAME).context("there is no such relay")?;
+    services.relays.remove(place);
+    let started = services.operator(NAME)?.start(network.host(NAME)?, programs, &[])?;
+    services.relays.insert(place, (NAME, started));
+    refusals(network, programs)
+}
+
+/// Lets mirrors serve other collateral than the chain names, or the right one again.
+fn other_collateral(network: &Network, programs: &Programs, broken: bool) -> Result<String> {
+    let path = Simulation::of(&network.dir)?.published().join("collateral.json");
+    let bytes = std::fs::read(&path)?;
+    let own: &[u8] = bytes.strip_suffix(b" ").unwrap_or(&bytes);
+    std::fs::write(&path, if broken { [own, b" "].concat() } else { own.to_vec() })?;
+    // What was kept before would still do.
+    let _ = std::fs::remove_dir_all(network.host("chain")?.dir().join("state"));
+    refusals(network, programs)
+}
+
+/// What clients that read now say of all relays, once mirrors have looked.
+fn refusals(network: &Network, programs: &Programs) -> Result<String> {
+    let until = Instant::now() + Duration::from_secs(20);
+    let mut before = String::new();
+    loop {
+        std::thread::sleep(Duration::from_secs(1));
+        let line = |relay: &serde_json::Value| {
+            let code =
+                relay["refused"]["code"].as_str().map_or("believed".to_owned(), |code| format!("REFUSED [{code}]"));
+            format!("relay {}   {code}   {}", relay["relay"], relay["refused"]["why"].as_str().unwrap_or(""))
+        };
+        let said: Vec<String> = chain::verified(network, programs)?.iter().map(line).collect();
+        let said = said.join("\n");
+        if Instant::now() > until || (said == before && !said.contains("no-evidence")) {
+            return Ok(said);
+        }
+        before = said;
+    }
+}
+
+fn describe(network: &Network, programs: &Programs, services: &mut Services) -> Result<String> {
     let output = network.client.command(&programs.openrelay).arg("status").output()?;
     let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
     for (name, relay) in &mut services.relays {

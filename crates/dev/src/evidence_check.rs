@@ -1,0 +1,189 @@
+//! The part of `openrelay-dev devnet check` about evidence: what clients accept, what they refuse and when, and a second verifier that finds the same.
+//!
+//! Owns what only real programs show. Which evidence is refused for what, the counter-examples of `sim` and `devnet demo` show.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use crate::chain_check::Bench;
+use crate::devnet::temporary_dir;
+use crate::say;
+use crate::topology::{Network, Programs};
+
+type Scenario = fn(&mut Bench) -> Result<()>;
+
+/// Runs all scenarios on one network; an error names the first that fails.
+pub(crate) fn run() -> Result<()> {
+    let dir = temporary_dir()?;
+    let result = all(&dir);
+    let _ = fs::remove_dir_all(&dir);
+    result
+}
+
+fn all(dir: &Path) -> Result<()> {
+    let programs = Programs::simulating()?;
+    let network = Network::new(dir)?;
+    let services = network.serve_by_chain(&programs)?;
+    let mut bench = Bench { network, services, programs };
+    let scenarios: [(&str, Scenario); 5] = [
+        (
+            "a second verifier finds the same in what a client keeps, and refuses it with a byte changed",
+            second_verifier,
+        ),
+        ("a policy of one's own: one vendor, images rebuilt here", policies),
+        ("a relay that starts anew is judged by its new evidence; one hop is judged too", starts_anew),
+        ("collateral that the chain does not name is none: exit code 5", other_collateral),
+        ("an image that is revoked ends a circuit that runs, and none opens: exit code 5", revoked_image),
+    ];
+    for (name, scenario) in scenarios {
+        let started = Instant::now();
+        scenario(&mut bench).with_context(|| format!("scenario failed: {name}"))?;
+        say(&format!("ok  {:>5.1} s  {name}", started.elapsed().as_secs_f64()));
+    }
+    Ok(())
+}
+
+/// The client's configuration with more lines in it.
+fn with(bench: &Bench, name: &str, lines: &str) -> Result<String> {
+    let path = bench.network.dir.join(format!("config/client/{name}.toml"));
+    fs::write(&path, format!("{lines}{}", fs::read_to_string(bench.config())?))?;
+    Ok(path.display().to_string())
+}
+
+/// `openrelay up`, which must end with exit code 5 and say this.
+fn refuses(bench: &Bench, config: &str, word: &str) -> Result<()> {
+    let (code, _, said) = bench.openrelay(&["up", "--wait", "--config", config])?;
+    ensure!(code == Some(5) && said.contains(word), "exit code {code:?}, without {word}: {said}");
+    ensure!(bench.openrelay(&["status"])?.1.starts_with("Down"), "something was left behind");
+    Ok(())
+}
+
+/// Where the client keeps its last reading.
+fn reading(bench: &Bench) -> Result<PathBuf> {
+    let entries = fs::read_dir(bench.network.client.dir().join("state"))?.flatten();
+    let mut paths = entries.map(|entry| entry.path());
+    paths.find(|path| path.extension().is_some_and(|extension| extension == "reading")).context("nothing is kept")
+}
+
+fn second_verifier(bench: &mut Bench) -> Result<()> {
+    let (code, _, said) = bench.openrelay(&["exits", "--config", &bench.config()])?;
+    ensure!(code == Some(0), "{said}");
+    let tool = bench.programs.dev.ancestors().map(|dir| dir.join("tools/verify.py")).find(|path| path.exists());
+    let tool = tool.context("tools/verify.py is not beside the build")?;
+    let chain: toml::Table = fs::read_to_string(bench.network.dir.join("config/chain.toml"))?.parse()?;
+    let address = |name: &str| chain.get(name).and_then(|value| value.as_str()).map(str::to_owned);
+    let judge = |file: &Path, block: Option<&str>| -> Result<(Option<i32>, String)> {
+        let mut command = Command::new("python3");
+        command.arg(&tool).arg("reading").arg(file);
+        for name in ["directory", "images", "collateral"] {
+            command.arg(format!("--{name}")).arg(address(name).context("the chain's file names it")?);
+        }
+        command.args(block.into_iter().flat_map(|block| ["--block", block]));
+        let output = command.output().context("cannot run python3")?;
+        let said = [output.stdout, output.stderr].concat();
+        Ok((output.status.code(), String::from_utf8_lossy(&said).into_owned()))
+    };
+    let kept = reading(bench)?;
+    let (code, said) = judge(&kept, None)?;
+    ensure!(code == Some(0), "exit code {code:?}: {said}");
+    let found: Value = serde_json::from_str(&said)?;
+    let image = found["images"][0]["image"].as_str().context("no image")?;
+    let relays = bench.verified()?;
+    let same = relays.iter().all(|relay| relay["evidence"]["image"] == image);
+    ensure!(same && found["evidence"] == 4 && found["refused"] == serde_json::json!([]), "{said} {relays:?}");
+    let block = found["block_hash"].as_str().context("no block")?.to_owned();
+    let bytes = fs::read(&kept)?;
+    let text = |word: &[u8]| bytes.windows(word.len()).position(|found| found == word).context("it is there");
+    // The header, the directory's account, a manifest, the collateral.
+    let places = [40, 800, text(b"\"shapes\"")? + 40, text(b"openrelay.collateral/1")? + 60];
+    for at in places {
+        let mut changed = bytes.clone();
+        changed[at] ^= 1;
+        let path = bench.network.dir.join("changed.reading");
+        fs::write(&path, changed)?;
+        let (code, said) = judge(&path, Some(&block))?;
+        ensure!(code == Some(5), "byte {at}: exit code {code:?}: {said}");
+    }
+    Ok(())
+}
+
+fn policies(bench: &mut Bench) -> Result<()> {
+    let policy = bench.network.dir.join("config/client/policy.toml");
+    let config = with(bench, "with-policy", "policy = \"policy.toml\"\n")?;
+    fs::write(&policy, "platforms = [\"TDX\"]\n")?;
+    // Egresses run on the other vendor's.
+    refuses(bench, &config, "[platform]")?;
+    fs::write(&policy, "platforms = [\"TPM\"]\n")?;
+    let (code, _, said) = bench.openrelay(&["up", "--wait", "--config", &config])?;
+    ensure!(code == Some(1) && said.contains("line 1, key platforms"), "exit code {code:?}: {said}");
+    fs::write(&policy, "paranoid = true\n")?;
+    refuses(bench, &config, "[not-rebuilt]")?;
+    let image = bench.verified()?[0]["evidence"]["image"].as_str().context("no image")?.to_owned();
+    let state = bench.network.client.dir().join("state");
+    fs::write(state.join("rebuilt-images"), format!("{image}\n"))?;
+    bench.up(&config)?;
+    ensure!(bench.fetches()?, "nothing goes through");
+    bench.down()
+}
+
+fn starts_anew(bench: &mut Bench) -> Result<()> {
+    let folder = bench.network.dir.join("config/egress-1/relay.toml");
+    fs::write(&folder, format!("one_hop = true\n{}", fs::read_to_string(&folder)?))?;
+    let place = bench.services.relays.iter().position(|(name, _)| *name == "egress-1").context("no egress")?;
+    bench.services.relays.remove(place);
+    let host = bench.network.host("egress-1")?;
+    let started = bench.services.operator("egress-1")?.start(host, &bench.programs, &[])?;
+    bench.services.relays.insert(place, ("egress-1", started));
+    let config = bench.through(1, 3)?;
+    bench.within("a circuit through the relay that started anew", || {
+        Ok(bench.openrelay(&["up", "--wait", "--config", &config])?.0 == Some(0))
+    })?;
+    let status = bench.status()?;
+    ensure!(status["attestation"] == "sim" && status["evidence"][1]["relay"] == 3, "{status}");
+    ensure!(status["evidence"][1]["key_epoch"] == 2 && bench.fetches()?, "{status}");
+    bench.down()?;
+    let one = with(bench, "one-hop", "egress = 3\n")?;
+    let (code, _, said) = bench.openrelay(&["up", "--wait", "--one-hop", "--config", &one])?;
+    ensure!(code == Some(0), "exit code {code:?}: {said}");
+    let status = bench.status()?;
+    let judged = status["evidence"].as_array().map(Vec::len);
+    ensure!(status["hops"] == 1 && status["attestation"] == "sim" && judged == Some(1), "{status}");
+    bench.down()
+}
+
+fn other_collateral(bench: &mut Bench) -> Result<()> {
+    let path = bench.network.dir.join("config/sim/published/collateral.json");
+    let own = fs::read(&path)?;
+    let mut other = own.clone();
+    other.extend(b" ");
+    fs::write(&path, other)?;
+    let state = bench.network.client.dir().join("state");
+    bench.within("a mirror without the collateral", || {
+        fs::remove_dir_all(&state)?;
+        Ok(bench.openrelay(&["exits", "--json", "--config", &bench.config()])?.1.contains("no-view"))
+    })?;
+    refuses(bench, &bench.config(), "the collateral that it names")?;
+    fs::write(&path, own)?;
+    bench.within("the collateral", || {
+        Ok(bench.openrelay(&["up", "--wait", "--config", &bench.config()])?.0 == Some(0))
+    })?;
+    bench.down()
+}
+
+fn revoked_image(bench: &mut Bench) -> Result<()> {
+    bench.up(&bench.config())?;
+    ensure!(bench.fetches()?, "nothing goes through");
+    bench.revoke(1)?;
+    bench.within("the end of the circuit", || Ok(bench.status()?["state"] == "blocked"))?;
+    let status = bench.status()?;
+    let why = status["refused"].as_str().unwrap_or_default();
+    ensure!(why.contains("was revoked"), "{status}");
+    ensure!(!bench.fetches()?, "traffic goes on past a circuit that has ended");
+    bench.down()?;
+    refuses(bench, &bench.config(), "[image-state]")
+}

@@ -1,0 +1,487 @@
+#!/usr/bin/env python3
+"""A second verifier, which shares no code with the first: proofs of the chain, votes, images, inputs.
+
+Standard library alone. Reads what a client keeps or a mirror serves, and believes nothing of it but what follows from a block's hash.
+
+  verify.py reading FILE --directory ADDRESS --images ADDRESS --collateral ADDRESS [--block HASH]
+  verify.py inputs LOCK --inputs DIR
+  verify.py image IMAGE --lock LOCK --firmware FILE [--manifest FILE]
+
+Exit code 0 when everything holds, 5 when something does not, 2 for wrong use.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import struct
+import sys
+import tomllib
+
+RELAY_IMAGE = 1
+NEWEST = 16
+# Places in the contracts' storage: contracts/artifacts/*.json, storageLayout.
+ROUNDS, IMAGES, APPROVED, CURRENT = 8, 15, 16, 11
+HISTORY = bytes.fromhex("0000f90827f1c53a10cb7a02335b175320002935")
+SERVED = 8191
+
+
+class Refused(Exception):
+    """Something does not hold."""
+
+
+def need(holds, what):
+    if not holds:
+        raise Refused(what)
+
+
+# --- Keccak-256 (FIPS 202 permutation with the padding of the original submission) ---
+
+ROTATIONS = [0, 1, 62, 28, 27, 36, 44, 6, 55, 20, 3, 10, 43, 25, 39, 41, 45, 15, 21, 8, 18, 2, 61, 56, 14]
+MASK = (1 << 64) - 1
+
+
+def round_constants():
+    state, out = 1, []
+    for _ in range(24):
+        constant = 0
+        for bit in range(7):
+            if state & 1:
+                constant |= 1 << ((1 << bit) - 1)
+            state <<= 1
+            if state & 0x100:
+                state ^= 0x171
+        out.append(constant)
+    return out
+
+
+CONSTANTS = round_constants()
+
+
+def rotate(word, by):
+    return ((word << by) | (word >> (64 - by))) & MASK if by else word
+
+
+def permute(a):
+    for constant in CONSTANTS:
+        c = [a[x] ^ a[x + 5] ^ a[x + 10] ^ a[x + 15] ^ a[x + 20] for x in range(5)]
+        d = [c[(x + 4) % 5] ^ rotate(c[(x + 1) % 5], 1) for x in range(5)]
+        a = [a[i] ^ d[i % 5] for i in range(25)]
+        b = [0] * 25
+        for x in range(5):
+            for y in range(5):
+                b[y + 5 * ((2 * x + 3 * y) % 5)] = rotate(a[x + 5 * y], ROTATIONS[x + 5 * y])
+        a = [b[i] ^ (~b[(i + 1) % 5 + 5 * (i // 5)] & b[(i + 2) % 5 + 5 * (i // 5)] & MASK) for i in range(25)]
+        a[0] ^= constant
+    return a
+
+
+def keccak(data):
+    rate, state = 136, [0] * 25
+    padded = bytearray(data) + b"\x01" + bytes(-(len(data) + 1) % rate)
+    padded[-1] |= 0x80
+    for at in range(0, len(padded), rate):
+        for i in range(rate // 8):
+            state[i] ^= int.from_bytes(padded[at + 8 * i : at + 8 * i + 8], "little")
+        state = permute(state)
+    return b"".join(word.to_bytes(8, "little") for word in state[:4])
+
+
+# --- RLP and tries (Ethereum's yellow paper, appendices B and D) ---
+
+
+def rlp(data):
+    item, rest = rlp_item(data)
+    need(not rest, "bytes after an RLP item")
+    return item
+
+
+def rlp_item(data):
+    need(data, "an RLP item is missing")
+    head = data[0]
+    if head < 0x80:
+        return data[:1], data[1:]
+    is_list, short = head >= 0xC0, head - (0xC0 if head >= 0xC0 else 0x80)
+    size, begin = (short, 1) if short < 56 else (int.from_bytes(data[1 : short - 54], "big"), short - 54)
+    need(begin + size <= len(data), "an RLP item is shorter than it says")
+    content, rest = data[begin : begin + size], data[begin + size :]
+    if not is_list:
+        return content, rest
+    items = []
+    while content:
+        item, content = rlp_item(content)
+        items.append(item)
+    return items, rest
+
+
+def rlp_bytes(content):
+    if len(content) == 1 and content[0] < 0x80:
+        return content
+    return bytes([0x80 + len(content)]) + content
+
+
+def rlp_number(number):
+    return rlp_bytes(number.to_bytes((number.bit_length() + 7) // 8, "big"))
+
+
+def trie_value(root, key, nodes):
+    """What stands under a key; None when the proof shows that nothing does."""
+    path = [nibble for byte in keccak(key) for nibble in (byte >> 4, byte & 15)]
+    if not nodes:
+        need(root == keccak(b"\x80"), "an empty proof of a trie that is not empty")
+        return None
+    wanted, node, used = root, None, 0
+    while True:
+        if isinstance(wanted, bytes):
+            need(used < len(nodes) and keccak(nodes[used]) == wanted, "a node of a proof is another one")
+            node, used = rlp(nodes[used]), used + 1
+        else:
+            node = wanted
+        if len(node) == 17:
+            if not path:
+                value, path = node[16], None
+            else:
+                value, path = node[path[0]], path[1:]
+            if value == b"":
+                need(used == len(nodes), "a proof goes on after its end")
+                return None
+            need(path is not None, "a key ends in a branch")
+            wanted = value
+            continue
+        head, leaf = node[0], node[0][0] >> 4
+        nibbles = [nibble for byte in head[1:] for nibble in (byte >> 4, byte & 15)]
+        nibbles = ([head[0] & 15] if leaf & 1 else []) + nibbles
+        same = path[: len(nibbles)] == nibbles
+        if leaf & 2:
+            need(used == len(nodes), "a proof goes on after its end")
+            return node[1] if path == nibbles else None
+        if not same:
+            need(used == len(nodes), "a proof goes on after its end")
+            return None
+        path, wanted = path[len(nibbles) :], node[1]
+
+
+# --- Readings: docs/ledger.md ---
+
+
+class Cursor:
+    def __init__(self, data):
+        self.rest = data
+
+    def take(self, count):
+        need(count <= len(self.rest), "it ends too soon")
+        front, self.rest = self.rest[:count], self.rest[count:]
+        return front
+
+    def number(self, count):
+        return int.from_bytes(self.take(count), "big")
+
+    def proof(self):
+        return [self.take(self.number(2)) for _ in range(self.number(1))]
+
+    def account(self):
+        return self.number(8), self.number(32), self.take(32), self.take(32)
+
+
+def account_rlp(account):
+    nonce, balance, root, code = account
+    content = rlp_number(nonce) + rlp_number(balance) + rlp_bytes(root) + rlp_bytes(code)
+    return bytes([0xF7 + 1, len(content)]) + content
+
+
+def proven_slots(cursor, state_root):
+    """The slots of one account, each proven."""
+    address = cursor.take(20)
+    account = cursor.account() if cursor.number(1) else None
+    found = trie_value(state_root, address, cursor.proof())
+    need(found == (account_rlp(account) if account else None), f"the account {address.hex()} is another one")
+    slots = {}
+    for _ in range(cursor.number(2)):
+        key, value, proof = cursor.take(32), cursor.number(32), cursor.proof()
+        shown = trie_value(account[2], key, proof)
+        need(shown == (rlp_number(value) if value else None), "a slot is another one")
+        slots[key] = value
+    return address, slots
+
+
+def word(number):
+    return number.to_bytes(32, "big")
+
+
+def entry(key, mapping):
+    return int.from_bytes(keccak(word(key) + word(mapping)), "big")
+
+
+def slot(slots, place, what):
+    key = word(place % (1 << 256))
+    need(key in slots, f"there is no proof of {what}")
+    return slots[key]
+
+
+def bits(number, begin, count):
+    return number >> begin & ((1 << count) - 1)
+
+
+def approved_images(slots):
+    count_at = entry(RELAY_IMAGE, APPROVED)
+    count = slot(slots, count_at, "the number of images")
+    places, images = int.from_bytes(keccak(word(count_at)), "big"), []
+    for number in range(max(0, count - NEWEST), count):
+        packed = slot(slots, places + number // 4, "the list of images")
+        one = bits(packed, 64 * (number % 4), 64)
+        image, vote = entry(one, IMAGES), entry(one, ROUNDS)
+        times = slot(slots, image + 1, "an image's times")
+        images.append(
+            {
+                "round": one,
+                "version": bits(slot(slots, image, "an image's version"), 160, 64),
+                "usable_from": bits(times, 0, 48),
+                "revoked": bits(times, 96, 48) != 0,
+                "value": word(slot(slots, vote + 4, "an image's value")),
+            }
+        )
+    return images
+
+
+def read_attestation(data):
+    cursor = Cursor(data)
+    head = b"openrelay-attestation/1\n"
+    need(cursor.take(len(head)) == head, "it is no file of evidence")
+    bundle = cursor.take(cursor.number(4))
+    manifests = [cursor.take(cursor.number(4)) for _ in range(cursor.number(2))]
+    headers = [cursor.take(cursor.number(2)) for _ in range(cursor.number(2))]
+    staples = []
+    for _ in range(cursor.number(2)):
+        staple = Cursor(cursor.take(cursor.number(2)))
+        evidence = staple.take(staple.number(2))
+        staples.append((evidence, staple.take(149)))
+        need(not staple.rest, "bytes after a staple")
+    need(not cursor.rest, "bytes after the file of evidence")
+    return bundle, manifests, headers, staples
+
+
+def check_staple(evidence, binding, blocks, images):
+    """Whether evidence is bound to what it says, names a block of the chain, and an approved image that gives its measurement. Signatures are not looked at here."""
+    data = hashlib.sha512(b"openrelay-attest-v1\0" + struct.pack(">H", len(binding)) + binding).digest()
+    if evidence[0] == 2:
+        report, measured = evidence[0x50 + 1 : 0x90 + 1], evidence[0x90 + 1 : 0xC0 + 1].hex()
+    else:
+        body = evidence[3 + 48 :]
+        report, measured = body[520:584], [body[136:184].hex()] + [body[at : at + 48].hex() for at in (328, 376, 424, 472)]
+    need(report == data, "evidence is bound to something else")
+    image, block, height = binding[77:109], binding[109:141], int.from_bytes(binding[141:149], "big")
+    need(blocks.get(height) == block, "evidence names a block that the chain does not have")
+    need(image.hex() in images, "evidence names an image that was not approved")
+    shapes = images[image.hex()]["shapes"]
+    known = [shape.get("launch") or [shape["mrtd"]] + shape["rtmrs"] for shape in shapes]
+    need(measured in known, "what was started is not the image that it names")
+
+
+def reading(arguments):
+    cursor = Cursor(open(arguments.file, "rb").read())
+    head = b"openrelay-reading/2\n"
+    need(cursor.take(len(head)) == head, "it is no reading")
+    header_rlp = cursor.take(cursor.number(4))
+    header, block = rlp(header_rlp), keccak(header_rlp)
+    number, state_root = int.from_bytes(header[8], "big"), header[3]
+    if arguments.block:
+        need(block == bytes.fromhex(arguments.block.removeprefix("0x")), "the reading is of another block")
+    account, proof = cursor.account(), cursor.proof()
+    directory = bytes.fromhex(arguments.directory.removeprefix("0x"))
+    need(trie_value(state_root, directory, proof) == account_rlp(account), "the directory's account is another one")
+    states = dict(proven_slots(cursor, state_root) for _ in range(cursor.number(1)))
+    attestation = cursor.take(cursor.number(4))
+    bundle, manifests, headers, staples = read_attestation(attestation)
+    address = lambda text: bytes.fromhex(text.removeprefix("0x"))
+    voted = approved_images(states[address(arguments.images)])
+    entry_slots = states[address(arguments.collateral)]
+    current = word(slot(entry_slots, CURRENT, "the collateral"))
+    need(hashlib.sha256(bundle).digest() == current, "the collateral is not the one that validators have voted for")
+    blocks = {number: block}
+    for rlp_of in headers:
+        height = int.from_bytes(rlp(rlp_of)[8], "big")
+        if height < number:
+            held = slot(states[HISTORY], height % SERVED, "a block that evidence names")
+            need(word(held) == keccak(rlp_of), "a header is of no block of the chain")
+            blocks[height] = keccak(rlp_of)
+    images = {}
+    for image in voted:
+        for text in manifests:
+            manifest = json.loads(text)
+            hashes = bytes.fromhex(manifest["image"]) + hashlib.sha256(text).digest()
+            if keccak(hashes) == image["value"]:
+                images[manifest["image"]] = dict(manifest, **image)
+    refused = []
+    for evidence, binding in staples:
+        relay = int.from_bytes(binding[32:40], "big")
+        try:
+            check_staple(evidence, binding, blocks, images)
+        except Refused as why:
+            refused.append({"relay": relay, "why": str(why)})
+    found = {
+        "schema": "openrelay.second-verifier/1",
+        "block": number,
+        "block_hash": block.hex(),
+        "directory_root": account[2].hex(),
+        "images": [{"image": name, "round": one["round"], "revoked": one["revoked"]} for name, one in images.items()],
+        "evidence": len(staples),
+        "refused": refused,
+    }
+    print(json.dumps(found))
+    need(images, "there is no image whose manifest is what was voted for")
+
+
+# --- Inputs ---
+
+
+def inputs(arguments):
+    lock = tomllib.load(open(arguments.lock, "rb"))
+    for package in lock["package"]:
+        path = os.path.join(arguments.inputs, package["sha256"])
+        data = open(path, "rb").read()
+        need(hashlib.sha256(data).hexdigest() == package["sha256"], f"{package['name']} is another file")
+        need(len(data) == package["size"], f"{package['name']} has another size")
+    print(json.dumps({"schema": "openrelay.second-verifier/1", "inputs": len(lock["package"])}))
+
+
+# --- Images: what firmware and chips report ---
+
+
+def sections(image):
+    signature = struct.unpack_from("<I", image, 0x3C)[0]
+    count, = struct.unpack_from("<H", image, signature + 6)
+    optional, = struct.unpack_from("<H", image, signature + 20)
+    table, found = signature + 24 + optional, {}
+    for number in range(count):
+        name, size, _, _, begin = struct.unpack_from("<8sIIII", image, table + 40 * number)
+        found[name.rstrip(b"\0").decode()] = image[begin : begin + size]
+    return found
+
+
+def guid(text):
+    a, b, c, d, e = text.split("-")
+    return struct.pack("<IHH", int(a, 16), int(b, 16), int(c, 16)) + bytes.fromhex(d + e)
+
+
+def footer(firmware):
+    end = len(firmware) - 32
+    need(firmware[end - 16 : end] == guid("96b582de-1fb2-45f7-baea-a366c55a082d"), "the firmware has no table")
+    size, = struct.unpack_from("<H", firmware, end - 18)
+    rest, begin, found = end - 18, end - size, {}
+    while rest > begin + 18:
+        length, = struct.unpack_from("<H", firmware, rest - 18)
+        found[firmware[rest - 16 : rest]] = firmware[rest - length : rest - 18]
+        rest -= length
+    return found
+
+
+def first_state(begins, signature):
+    page = bytearray(4096)
+    for at in (0x00, 0x20, 0x30, 0x40, 0x50):
+        struct.pack_into("<HHIQ", page, at, 0, 0x93, 0xFFFF, 0)
+    struct.pack_into("<HHIQ", page, 0x10, 0xF000, 0x9B, 0xFFFF, begins & 0xFFFF0000)
+    for at, attributes in ((0x60, 0), (0x70, 0x82), (0x80, 0), (0x90, 0x8B)):
+        struct.pack_into("<HHIQ", page, at, 0, attributes, 0xFFFF, 0)
+    numbers = {0xD0: 0x1000, 0x148: 0x40, 0x158: 0x10, 0x160: 0x400, 0x168: 0xFFFF0FF0, 0x170: 2}
+    numbers |= {0x178: begins & 0xFFFF, 0x268: 0x0007040600070406, 0x310: signature, 0x3B0: 1, 0x3E8: 1}
+    for at, number in numbers.items():
+        struct.pack_into("<Q", page, at, number)
+    struct.pack_into("<I", page, 0x408, 0x1F80)
+    struct.pack_into("<H", page, 0x410, 0x37F)
+    return bytes(page)
+
+
+def launch_digest(firmware, parts, cmdline, processors, signature):
+    sha256, sha384 = (lambda data: hashlib.sha256(data).digest()), (lambda data: hashlib.sha384(data).digest())
+    table, digest = footer(firmware), bytes(48)
+
+    def add(kind, at, content):
+        nonlocal digest
+        digest = sha384(digest + content + struct.pack("<HBBBBBBQ", 0x70, kind, 0, 0, 0, 0, 0, at))
+
+    for at in range(0, len(firmware), 4096):
+        add(1, (1 << 32) - len(firmware) + at, sha384(firmware[at : at + 4096]))
+    back, = struct.unpack("<I", table[guid("dc886566-984a-4798-a75e-5585a7bf67cc")])
+    hashes_at, = struct.unpack_from("<I", table[guid("7255371f-3a3b-4b04-927b-1da6efa8d454")])
+    magic, _, _, count = struct.unpack_from("<4sIII", firmware, len(firmware) - back)
+    need(magic == b"ASEV", "the firmware has no metadata of SEV")
+    page = bytearray(4096)
+    one = lambda name, data: guid(name) + struct.pack("<H", 50) + sha256(data)
+    hashes = guid("9438d606-4f22-4cc9-b479-a793d411fd21") + struct.pack("<H", 168)
+    hashes += one("97d02dd8-bd20-4c94-aa78-e7714d36ab2a", cmdline + b"\0")
+    hashes += one("44baf731-3a2f-4bd7-9af1-41e29169781d", parts[".initrd"])
+    hashes += one("4de79437-abd2-427f-b835-d5b172d2045b", parts[".linux"])
+    page[hashes_at % 4096 : hashes_at % 4096 + len(hashes)] = hashes
+    measured = False
+    for number in range(count):
+        at, size, kind = struct.unpack_from("<III", firmware, len(firmware) - back + 16 + 12 * number)
+        if kind in (1, 4):
+            for offset in range(0, size, 4096):
+                add(3, at + offset, bytes(48))
+        elif kind in (2, 3):
+            add(5 if kind == 2 else 6, at, bytes(48))
+        else:
+            need(kind == 0x10, "the firmware has a section that is not known")
+            measured = True
+            add(1, at, sha384(bytes(page)))
+    need(measured, "the firmware leaves the kernel unmeasured")
+    others, = struct.unpack("<I", table[guid("00f771de-1a7e-4fcb-890e-68c77e2fb44e")])
+    for number in range(processors):
+        add(2, 0xFFFFFFFFF000, sha384(first_state(0xFFFFFFF0 if number == 0 else others, signature)))
+    return digest.hex()
+
+
+def image(arguments):
+    data, firmware = open(arguments.image, "rb").read(), open(arguments.firmware, "rb").read()
+    lock, parts = tomllib.load(open(arguments.lock, "rb")), sections(data)
+    need(parts[".cmdline"].decode() == lock["cmdline"], "the image has another command line than the lock")
+    register = bytes(32)
+    for name in (".linux", ".cmdline", ".initrd", ".uname", ".sbat"):
+        for content in (name.encode() + b"\0", parts[name]):
+            register = hashlib.sha256(register + hashlib.sha256(content).digest()).digest()
+    digests = {
+        f"{shape['processor']} x {count}": launch_digest(
+            firmware, parts, parts[".cmdline"], count, shape["signature"]
+        )
+        for shape in lock["shape"]
+        for count in shape["counts"]
+    }
+    found = {"schema": "openrelay.second-verifier/1", "image": hashlib.sha256(data).hexdigest(), "pcr11": register.hex(), "snp": digests}
+    print(json.dumps(found))
+    if arguments.manifest:
+        manifest = json.load(open(arguments.manifest, "rb"))
+        need(manifest["image"] == found["image"], "the manifest is of another image")
+        said = {shape["name"]: shape["launch"] for shape in manifest["shapes"] if "launch" in shape}
+        need(said == digests, "the manifest says other launch digests")
+
+
+def main():
+    need(keccak(b"").hex() == "c5d2460186f7233c927e7db2dcc703c0e500b653ca82273b7bfad8045d85a470", "Keccak is wrong")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    one = commands.add_parser("reading")
+    one.add_argument("file")
+    for name in ("--directory", "--images", "--collateral"):
+        one.add_argument(name, required=True)
+    one.add_argument("--block")
+    one.set_defaults(run=reading)
+    one = commands.add_parser("inputs")
+    one.add_argument("lock")
+    one.add_argument("--inputs", required=True)
+    one.set_defaults(run=inputs)
+    one = commands.add_parser("image")
+    one.add_argument("image")
+    one.add_argument("--lock", required=True)
+    one.add_argument("--firmware", required=True)
+    one.add_argument("--manifest")
+    one.set_defaults(run=image)
+    arguments = parser.parse_args()
+    try:
+        arguments.run(arguments)
+    except (Refused, KeyError, IndexError, ValueError, struct.error, OSError) as why:
+        print(f"verify.py: refused: {why!r}" if not isinstance(why, Refused) else f"verify.py: refused: {why}", file=sys.stderr)
+        sys.exit(5)
+
+
+if __name__ == "__main__":
+    main()
