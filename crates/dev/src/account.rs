@@ -108,13 +108,16 @@ pub(crate) fn refused(host: &Host) -> Result<u64> {
     packets(host, "refused")
 }
 
-/// How many datagrams have found nobody on a host: a mirror may ask a relay that is about to start. Source: proc(5), /proc/net/snmp.
+/// How many datagrams have found nobody on a host: a mirror may ask a relay that is about to start. Source: proc(5), /proc/net/snmp and snmp6.
 pub(crate) fn unheard(host: &Host) -> Result<u64> {
     let text = host.sh("cat /proc/net/snmp")?;
     let mut lines = text.lines().filter_map(|line| line.strip_prefix("Udp:")).map(str::split_whitespace);
     let (names, numbers) = lines.next().zip(lines.next()).context("no counters of UDP")?;
     let found = names.zip(numbers).find(|(name, _)| *name == "NoPorts");
-    Ok(found.context("no counter of datagrams that found nobody")?.1.parse()?)
+    let v4: u64 = found.context("no counter of datagrams that found nobody")?.1.parse()?;
+    let v6 = host.sh("cat /proc/net/snmp6")?;
+    let v6 = v6.lines().find_map(|line| line.strip_prefix("Udp6NoPorts")).context("no Udp6NoPorts")?;
+    Ok(v4 + v6.trim().parse::<u64>()?)
 }
 
 fn packets(host: &Host, name: &str) -> Result<u64> {
