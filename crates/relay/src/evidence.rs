@@ -9,7 +9,7 @@ use openrelay_attest::verdict::Staple;
 use openrelay_ledger::chain::header::Header;
 use openrelay_node::clock::unix_seconds;
 use openrelay_node::directory::VerifiedDirectory;
-use openrelay_proto::message::{Announced, Evidence};
+use openrelay_proto::message::{Announced, Evidence, EvidenceDigest};
 
 use crate::quoter::{QuoteError, Quoting};
 
@@ -33,15 +33,11 @@ pub(crate) struct Own {
 pub(crate) struct Attesting {
     own: Own,
     quoting: Quoting,
-    /// What is shown, and the time of the block in it, in seconds since the Unix epoch.
+    /// What is shown to who asks.
     shown: Announced,
-    block_time: u64,
     /// The time of the block in what is being made.
     making: Option<u64>,
-    /// When what is shown is announced too, if it is not yet.
-    announce_at: Option<Instant>,
-    announced: [u8; 32],
-    ready: bool,
+    timeline: Timeline,
 }
 
 impl Attesting {
@@ -50,14 +46,14 @@ impl Attesting {
         let (binding, block_time) =
             bind(&own, directory).ok_or_else(|| QuoteError::Environment("the directory names no such relay".into()))?;
         let shown = announced(&quoting.ask_and_wait(&binding, PATIENCE)?);
-        let announced = shown.digest;
-        Ok(Self { own, quoting, shown, block_time, making: None, announce_at: None, announced, ready: true })
+        let timeline = Timeline::new(shown.digest, block_time);
+        Ok(Self { own, quoting, shown, making: None, timeline })
     }
 
     /// What the relay announces and shows now.
     pub(crate) fn now(&self) -> Announced {
-        if self.ready {
-            Announced { digest: self.announced, shown: self.shown.shown.clone() }
+        if self.timeline.ready {
+            Announced { digest: self.timeline.announced, shown: self.shown.shown.clone() }
         } else {
             Announced::open()
         }
@@ -66,7 +62,7 @@ impl Attesting {
     /// Takes in a newer directory: has evidence made anew when its block has become old.
     pub(crate) fn follow(&mut self, directory: &VerifiedDirectory) {
         let Some((binding, time)) = bind(&self.own, directory) else { return };
-        if time >= self.block_time.saturating_add(RENEW) && self.making.is_none() && self.quoting.ask(&binding) {
+        if self.timeline.is_renewed_by(time) && self.making.is_none() && self.quoting.ask(&binding) {
             self.making = Some(time);
         }
     }
@@ -82,36 +78,78 @@ impl Attesting {
         let making = self.making.take();
         let (staple, Some(time)) = (answer?, making) else { return Ok(false) };
         self.shown = announced(&staple);
-        self.block_time = time;
-        self.announce_at = Some(Instant::now() + COLLECTED);
-        if !self.ready {
-            // What was announced before is too old for anybody.
-            self.announce_at = Some(Instant::now());
-        }
+        self.timeline.renew(self.shown.digest, time, Instant::now());
         Ok(true)
     }
 
     /// Does what is due; whether what is announced or shown has changed.
     pub(crate) fn handle_timeout(&mut self) -> bool {
-        let before = (self.announced, self.ready);
-        if self.announce_at.is_some_and(|at| at <= Instant::now()) {
-            self.announce_at = None;
-            self.announced = self.shown.digest;
-        }
-        self.ready = unix_seconds() <= self.block_time.saturating_add(TOO_OLD);
-        before != (self.announced, self.ready)
+        self.timeline.advance(Instant::now(), unix_seconds())
     }
 
     /// Whether there is evidence that is young enough.
     pub(crate) fn is_ready(&self) -> bool {
-        self.ready
+        self.timeline.ready
     }
 
     /// How long until something is due.
     pub(crate) fn rest(&self) -> Duration {
-        let announce = self.announce_at.map(|at| at.saturating_duration_since(Instant::now()));
-        let left = self.block_time.saturating_add(TOO_OLD + 1).saturating_sub(unix_seconds());
-        let old = if self.ready { Duration::from_secs(left) } else { Duration::from_secs(3_600) };
+        self.timeline.rest(Instant::now(), unix_seconds())
+    }
+}
+
+/// When evidence is made, announced and given up. Blocks have times in seconds since the Unix epoch.
+struct Timeline {
+    /// Of the block in the newest evidence, and what that is known by.
+    block_time: u64,
+    newest: EvidenceDigest,
+    /// What is announced, and the time of its block.
+    announced: EvidenceDigest,
+    announced_time: u64,
+    /// When the newest is announced, if it is not yet.
+    announce_at: Option<Instant>,
+    ready: bool,
+}
+
+impl Timeline {
+    const fn new(digest: EvidenceDigest, block_time: u64) -> Self {
+        Self {
+            block_time,
+            newest: digest,
+            announced: digest,
+            announced_time: block_time,
+            announce_at: None,
+            ready: true,
+        }
+    }
+
+    /// Whether evidence of a block of this time is to be made.
+    const fn is_renewed_by(&self, time: u64) -> bool {
+        time >= self.block_time.saturating_add(RENEW)
+    }
+
+    /// There is newer evidence.
+    fn renew(&mut self, digest: EvidenceDigest, block_time: u64, now: Instant) {
+        (self.newest, self.block_time) = (digest, block_time);
+        // What was announced before may be too old for anybody.
+        self.announce_at = Some(if self.ready { now + COLLECTED } else { now });
+    }
+
+    /// Passes time; whether anything has changed.
+    fn advance(&mut self, now: Instant, unix: u64) -> bool {
+        let before = (self.announced, self.ready);
+        if self.announce_at.is_some_and(|at| at <= now) {
+            self.announce_at = None;
+            (self.announced, self.announced_time) = (self.newest, self.block_time);
+        }
+        self.ready = unix <= self.announced_time.saturating_add(TOO_OLD);
+        before != (self.announced, self.ready)
+    }
+
+    fn rest(&self, now: Instant, unix: u64) -> Duration {
+        let announce = self.announce_at.map(|at| at.saturating_duration_since(now));
+        let left = self.announced_time.saturating_add(TOO_OLD + 1).saturating_sub(unix);
+        let old = Duration::from_secs(if self.ready { left } else { 3_600 });
         announce.map_or(old, |announce| announce.min(old))
     }
 }
@@ -139,4 +177,50 @@ fn bind(own: &Own, directory: &VerifiedDirectory) -> Option<(Binding, u64)> {
         block_height: header.number,
     };
     Some((binding, header.timestamp))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OLD: EvidenceDigest = [1; 32];
+    const NEW: EvidenceDigest = [2; 32];
+    const BLOCK: u64 = 1_800_000_000;
+
+    #[test]
+    fn evidence_is_made_anew_and_announced_when_others_have_it() {
+        let start = Instant::now();
+        let mut timeline = Timeline::new(OLD, BLOCK);
+        assert!(!timeline.is_renewed_by(BLOCK + RENEW - 1) && timeline.is_renewed_by(BLOCK + RENEW));
+        timeline.renew(NEW, BLOCK + RENEW, start);
+        assert!(!timeline.is_renewed_by(BLOCK + RENEW), "not twice for one block");
+        let unix = BLOCK + RENEW + 10;
+        assert!(!timeline.advance(start + COLLECTED - Duration::from_millis(1), unix));
+        assert_eq!((timeline.announced, timeline.rest(start, unix)), (OLD, COLLECTED));
+        assert!(timeline.advance(start + COLLECTED, unix));
+        assert_eq!((timeline.announced, timeline.ready), (NEW, true));
+        assert!(!timeline.advance(start + COLLECTED * 2, unix), "and then nothing changes");
+    }
+
+    #[test]
+    fn what_is_too_old_is_given_up_and_newer_is_announced_at_once() {
+        let start = Instant::now();
+        let mut timeline = Timeline::new(OLD, BLOCK);
+        assert!(!timeline.advance(start, BLOCK + TOO_OLD) && timeline.ready);
+        assert_eq!(timeline.rest(start, BLOCK + TOO_OLD), Duration::from_secs(1));
+        assert!(timeline.advance(start, BLOCK + TOO_OLD + 1) && !timeline.ready);
+        timeline.renew(NEW, BLOCK + TOO_OLD, start);
+        assert!(timeline.advance(start, BLOCK + TOO_OLD + 2));
+        assert_eq!((timeline.announced, timeline.ready), (NEW, true));
+    }
+
+    /// What is announced counts, not what is only shown: who connects goes by that.
+    #[test]
+    fn a_relay_is_not_ready_while_it_announces_what_is_too_old() {
+        let start = Instant::now();
+        let mut timeline = Timeline::new(OLD, BLOCK);
+        timeline.renew(NEW, BLOCK + TOO_OLD, start);
+        assert!(timeline.advance(start, BLOCK + TOO_OLD + 1) && !timeline.ready);
+        assert!(timeline.advance(start + COLLECTED, BLOCK + TOO_OLD + 200) && timeline.ready);
+    }
 }
