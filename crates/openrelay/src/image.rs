@@ -369,7 +369,7 @@ fn measure(image: &Path, lock: &Path, firmware: Option<&Path>, as_json: bool) ->
 
 /// Rebuilds an image here, and holds it against those that the ledger says are good.
 fn verify(program: &Program, build: &BuildArguments, config: &Path) -> Result<(), Failure> {
-    let directory = crate::ledger::directory_for(config)?;
+    let directory = crate::ledger::directory_shown(config)?;
     let judged = crate::page::judge(program, config, &directory)?;
     let judged = judged.ok_or_else(|| Failure::plain("relays of a signed directory run no approved images"))?;
     let built = make(build)?;

@@ -93,6 +93,17 @@ pub(crate) fn directory_for(config: &Path) -> Result<VerifiedDirectory, Failure>
     }
 }
 
+/// The directory for who wants to see the chain: what was kept before is no answer, but from a client that is up.
+pub(crate) fn directory_shown(config: &Path) -> Result<VerifiedDirectory, Failure> {
+    match origin(config)? {
+        Origin::Chain(chain) if !folders().is_changed() => {
+            let (reading, directory) = openrelay_node::chain::read(&chain, unix_seconds(), 0)?;
+            Ok(VerifiedDirectory::of_proven(directory, reading))
+        }
+        Origin::Chain(_) | Origin::Signed { .. } => directory_for(config),
+    }
+}
+
 /// Lists the egresses that there are.
 pub(crate) fn exits(program: &Program, config: &Path, as_json: bool) -> Result<(), Failure> {
     let directory = directory_for(config)?;

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use crate::control::folders;
 use crate::failure::Failure;
-use crate::ledger::directory_for;
+use crate::ledger::directory_shown;
 use crate::{Program, say};
 
 /// The relays of a directory, judged as for a circuit; `None` where they are the user's own and prove nothing.
@@ -66,7 +66,7 @@ pub(crate) fn hop_json(hop: &AttestedHop) -> Value {
 
 /// Prints the page of a relay, or of all in short; exit code 5 when the relay is refused.
 pub(crate) fn verify(program: &Program, config: &Path, relay: Option<u64>, as_json: bool) -> Result<(), Failure> {
-    let directory = directory_for(config)?;
+    let directory = directory_shown(config)?;
     let judged = judge(program, config, &directory)?;
     let Some(relay_id) = relay else {
         list(&directory, judged.as_ref(), as_json);
