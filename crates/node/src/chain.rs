@@ -17,7 +17,6 @@ pub use way::{Outside, Way};
 
 use std::path::{Path, PathBuf};
 
-use openrelay_attest::verdict::Staple;
 use openrelay_ledger::chain::reading::{MAX_AGE, MAX_READING, Reading};
 
 use crate::chain_file::ChainFile;
@@ -26,8 +25,6 @@ use crate::directory::{VerifiedDirectory, replace};
 
 /// The directory as the chain proves it now; or, when its endpoints or mirrors give none, at a block that the keys of checkpoints have signed; or the last one that was kept in
 /// the file `kept`. Either only while it is young enough, and with a warning. What is read is kept there. Nothing older than the block `floor` is taken.
-///
-/// `extra` is evidence that relays have shown, which mirrors may not have yet.
 ///
 /// Who has kept nothing yet and has no floor, and knows keys of checkpoints, takes nothing that is older than a checkpoint, and nothing at all without one.
 ///
@@ -38,7 +35,6 @@ pub fn directory(
     file: &ChainFile,
     kept: &Path,
     floor: u64,
-    extra: &[Staple],
 ) -> Result<(VerifiedDirectory, Option<String>), ChainError> {
     let last = read_kept(kept);
     let old = last.clone();
@@ -52,7 +48,7 @@ pub fn directory(
         seen = first.checkpoint.number;
         signed = Some(first);
     }
-    let error = match read_by(way, file, (unix_seconds(), seen), last.as_ref(), extra) {
+    let error = match read_by(way, file, (unix_seconds(), seen), last.as_ref(), &[]) {
         Ok((reading, directory)) => {
             let warning = keep(kept, &reading);
             note_reading(kept);

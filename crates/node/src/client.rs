@@ -20,14 +20,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use openrelay_attest::Refusal;
-use openrelay_attest::verdict::{Staple, Verdict};
+use openrelay_attest::verdict::Verdict;
 use openrelay_ledger::directory::{Directory, Source};
 use openrelay_ledger::hex;
 use openrelay_ledger::record::{Record, Role};
 use openrelay_ledger::selection::{self, Families, SelectionError, Wish};
 use openrelay_proto::client::{Event, Failure};
 use openrelay_proto::handshake::Role as ProtoRole;
-use openrelay_proto::message::Evidence;
 use openrelay_proto::random::array;
 use openrelay_sys::event::Waker;
 use openrelay_sys::net::Netlink;
@@ -71,7 +70,7 @@ pub enum ConnectError {
     Untrusted(String),
     /// A relay has other evidence than was judged.
     #[error("no circuit: {}", failure_text(Failure::OtherEvidence(*.0)))]
-    OtherEvidence(ProtoRole, Option<Box<Staple>>),
+    OtherEvidence(ProtoRole),
     /// The relays.
     #[error("no circuit: {}", failure_text(*.0))]
     Failed(Failure),
@@ -163,8 +162,6 @@ pub(crate) struct Shared {
     pub(crate) counts: Counts,
     pub(crate) mtu: u16,
     pub(crate) lost: bool,
-    /// What a relay has shown instead of the evidence that was judged.
-    pub(crate) shown: Option<Evidence>,
 }
 
 /// Everything chosen before anything is changed.
@@ -191,15 +188,16 @@ impl Connection {
     /// # Errors
     /// [`ConnectError`] says what is wrong and what would be right.
     pub fn open(path: &Path, options: &Options, patience: Duration) -> Result<Self, ConnectError> {
-        match Self::open_once(path, options, patience, &[]) {
-            // Made since mirrors were asked: with it everything is read and judged anew, once.
-            Err(ConnectError::OtherEvidence(_, Some(staple))) => Self::open_once(path, options, patience, &[*staple]),
+        match Self::open_once(path, options, patience) {
+            // Made since mirrors were asked: they are asked again, once, as by everybody. About what the relay has shown nobody is asked: it may name a block of its choice for each
+            // client, and who answers would see that block and this address together.
+            Err(ConnectError::OtherEvidence(_)) => Self::open_once(path, options, patience),
             other => other,
         }
     }
 
-    fn open_once(path: &Path, options: &Options, patience: Duration, extra: &[Staple]) -> Result<Self, ConnectError> {
-        let plan = choose(path, options, extra)?;
+    fn open_once(path: &Path, options: &Options, patience: Duration) -> Result<Self, ConnectError> {
+        let plan = choose(path, options)?;
         let clock = Clock::start();
         let mut random = OsRandom::default();
         let keepalive = Some(Duration::from_secs(plan.file.keepalive_s.into())).filter(|every| !every.is_zero());
@@ -310,14 +308,7 @@ impl Connection {
         loop {
             match events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(Event::Connected) => return Ok(()),
-                Ok(Event::Failed(Failure::OtherEvidence(role))) => {
-                    let shown = self.shared.lock().unwrap_or_else(PoisonError::into_inner).shown.take();
-                    let staple = match shown {
-                        Some(Evidence::Staple(bytes)) => Staple::decode(&bytes).ok().map(Box::new),
-                        Some(Evidence::Open) | None => None,
-                    };
-                    return Err(ConnectError::OtherEvidence(role, staple));
-                }
+                Ok(Event::Failed(Failure::OtherEvidence(role))) => return Err(ConnectError::OtherEvidence(role)),
                 Ok(Event::Failed(failure)) => return Err(ConnectError::Failed(failure)),
                 Ok(Event::Lost) => return Err(ConnectError::Failed(Failure::Protocol)),
                 Ok(Event::Mtu(_)) => {}
@@ -413,15 +404,14 @@ impl Drop for Connection {
     }
 }
 
-/// Reads the configuration, verifies the directory, judges its relays, chooses the hops. Changes nothing. `extra` is evidence that a relay has shown, which was not judged yet.
-fn choose(path: &Path, options: &Options, extra: &[Staple]) -> Result<Plan, ConnectError> {
+/// Reads the configuration, verifies the directory, judges its relays, chooses the hops. Changes nothing.
+fn choose(path: &Path, options: &Options) -> Result<Plan, ConnectError> {
     let file: ClientFile = read(path)?;
     check_device(path, &file.device)?;
     let origin = file.origin(path)?;
-    let lately = read_lately(&origin, &options.folders.state).filter(|_| extra.is_empty());
-    let (directory, memory, forgetful) = match lately {
+    let (directory, memory, forgetful) = match read_lately(&origin, &options.folders.state) {
         Some((directory, memory)) => (directory, memory, None),
-        None => look_up(&origin, &options.folders.state, extra)?,
+        None => look_up(&origin, &options.folders.state)?,
     };
     let judge = Judge::of(path, &file, &origin, &directory, options)?;
     let usable = judge.usable(&directory);
@@ -646,7 +636,7 @@ pub fn kept_of(chain: &ChainFile, state: &Path) -> PathBuf {
 pub fn directory_of(path: &Path, state: &Path) -> Result<(VerifiedDirectory, Option<String>), ConnectError> {
     let file: ClientFile = read(path)?;
     let origin = file.origin(path)?;
-    look_up(&origin, state, &[]).map(|(directory, _, warning)| (directory, warning))
+    look_up(&origin, state).map(|(directory, _, warning)| (directory, warning))
 }
 
 /// The directory of a chain, if it was read just now.
@@ -656,11 +646,7 @@ fn read_lately(origin: &Origin, state: &Path) -> Option<(VerifiedDirectory, Memo
     Some((crate::chain::read_lately(chain, &memory.reading)?, memory))
 }
 
-fn look_up(
-    origin: &Origin,
-    state: &Path,
-    extra: &[Staple],
-) -> Result<(VerifiedDirectory, Memory, Option<String>), ConnectError> {
+fn look_up(origin: &Origin, state: &Path) -> Result<(VerifiedDirectory, Memory, Option<String>), ConnectError> {
     match origin {
         Origin::Signed { path, trusted } => {
             let memory = Memory::of(state, trusted);
@@ -669,7 +655,7 @@ fn look_up(
         }
         Origin::Chain(chain) => {
             let memory = Memory::of(state, &chain.trust().network_id());
-            let (directory, warning) = crate::chain::directory(&Outside, chain, &memory.reading, 0, extra)?;
+            let (directory, warning) = crate::chain::directory(&Outside, chain, &memory.reading, 0)?;
             Ok((directory, memory, warning))
         }
     }

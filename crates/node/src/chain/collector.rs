@@ -1,7 +1,7 @@
 //! Collecting what relays are judged by, for others to read in one file.
 //!
 //! Owns nothing that needs to be believed: readers hold the file against the chain and the vendors' roots. Evidence comes as ordinary clients get it: from the relays themselves, through
-//! sessions that only the holders of their keys can answer, so nobody can fill the file with evidence of others' relays.
+//! sessions that only the holders of their keys can answer, and what a relay shows in another's name is not kept, so no relay can fill the file with evidence of others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -68,7 +68,8 @@ impl Collector {
             }
             // One that does not answer now may have shown something before.
             let before = self.shown.remove(&record.relay_id).filter(|shown| shown.key == key);
-            let staple = inquirer.ask(record).ok().or_else(|| before.and_then(|before| before.staple));
+            let shown = inquirer.ask(record).ok().filter(|staple| staple.binding.relay_id == record.relay_id);
+            let staple = shown.or_else(|| before.and_then(|before| before.staple));
             self.shown.insert(record.relay_id, Shown { key, asked: Instant::now(), staple });
         }
     }

@@ -15,6 +15,7 @@ use openrelay_ledger::chain::voted::{
     Contracts, HISTORY, Proven, SERVED, Slot, block_slots, collateral_slots, first_image_slots, image_count,
     image_slots, more_image_slots, newest_images,
 };
+use openrelay_ledger::directory::Directory;
 use openrelay_proto::message::MirrorFile;
 use serde_json::{Value, json};
 
@@ -35,7 +36,7 @@ pub(super) fn add(
     way: &dyn Way,
     file: &ChainFile,
     endpoint: &Endpoint,
-    reading: &mut Reading,
+    (reading, directory): (&mut Reading, &Directory),
     older: Option<&Reading>,
     extra: &[Staple],
 ) -> Result<(), EndpointError> {
@@ -51,6 +52,8 @@ pub(super) fn add(
         found.headers.extend(header_at(endpoint, number)?);
         found.staples.push(staple.clone());
     }
+    // Of relays that there are: each block that is named costs a question.
+    found.staples.retain(|staple| directory.relay(staple.binding.relay_id).is_some());
     found.keep_newest(NEWEST, header.number.saturating_sub(SERVED)..=header.number);
     let heights: BTreeSet<u64> = found.staples.iter().map(|staple| staple.binding.block_height).collect();
     found.headers.retain(|rlp| Header::decode(rlp).is_ok_and(|header| heights.contains(&header.number)));

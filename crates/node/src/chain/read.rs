@@ -70,6 +70,7 @@ pub fn read(file: &ChainFile, now: u64, seen: u64) -> Result<(Reading, Directory
 }
 
 /// The same by another way, with the records of an older reading, which are not asked for again where their root is the same, and with evidence that relays have shown.
+/// Endpoints are asked about the blocks that `extra` names: it is for who does not hide which relays those are, which clients do.
 ///
 /// # Errors
 /// [`ChainError`] says who did not do.
@@ -107,10 +108,12 @@ pub fn read_by(
             continue;
         }
         match proven(way, shown, file, (now, seen), older) {
-            Ok((mut reading, directory)) => match evidence::add(way, file, leader, &mut reading, older, extra) {
-                Ok(()) => return Ok((reading, directory)),
-                Err(error) => faults.push(error.to_string()),
-            },
+            Ok((mut reading, directory)) => {
+                match evidence::add(way, file, leader, (&mut reading, &directory), older, extra) {
+                    Ok(()) => return Ok((reading, directory)),
+                    Err(error) => faults.push(error.to_string()),
+                }
+            }
             // A leader that is behind shows a root that no mirror has any more.
             Err(error @ ChainError::Mirrors(_)) => {
                 without_records = Some(root);

@@ -309,13 +309,11 @@ impl Pump {
         }
         while let Some(event) = self.client.poll_event() {
             let counts = self.report();
-            let shown = self.client.take_shown();
             let Some(links) = &self.links else { continue };
             let mut shared = links.shared.lock().unwrap_or_else(PoisonError::into_inner);
             shared.mtu = self.client.mtu();
             shared.lost |= event == Event::Lost;
             shared.counts = counts;
-            shared.shown = shown.or(shared.shown.take());
             let _ = links.events.send(event);
         }
     }

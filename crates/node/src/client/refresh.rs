@@ -209,7 +209,7 @@ fn once(reader: &mut Reader, shared: &Shared) -> Result<(VerifiedDirectory, Opti
     }
     let read = up.and_then(|()| {
         let floor = reader.directory.directory().body().sequence;
-        crate::chain::directory(&*circuit, &reader.chain, &reader.kept, floor, &[]).map_err(|error| error.to_string())
+        crate::chain::directory(&*circuit, &reader.chain, &reader.kept, floor).map_err(|error| error.to_string())
     });
     shared.current.lock().unwrap_or_else(PoisonError::into_inner).circuit = None;
     // An endpoint that is slow may keep it for a while: it ends now.
