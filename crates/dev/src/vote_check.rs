@@ -214,17 +214,31 @@ fn rebuilds(world: &World, tiny: &Tiny) -> Result<()> {
         let arguments = ["run", "--once", "--no-checks", "--source", source, "--publish", &publish, "--inputs", &kept];
         world.says(id, &[&arguments[..], &["--programs", &init, &relay]].concat(), 0, word)
     };
+    let published = |id: u64| -> Vec<String> {
+        let entries = std::fs::read_dir(world.local.dir.join(format!("published-{id}"))).into_iter().flatten();
+        let mut names: Vec<_> =
+            entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    };
     let round = |version: u64, what: &What, source: &str, late: bool| -> Result<u8> {
         let round = world.propose(version, what)?;
         if late {
             run(1, source, "not built yet, and tried again")?;
+            // One that had decided when its commitment failed commits that: another answer of the same round could cost it all.
+            let answer = format!("answers = [{{ failed = {{ log = \"{SALT}\" }} }}]\n");
+            std::fs::write(world.local.dir.join(format!("validator-3/round-{round}.toml")), answer)?;
+            run(3, source, "committed")?;
             let end: u64 = world.ask(world.images, &ImageRegistry::roundOfCall { round })?.commitEnd.to();
             // Each transaction makes a block a second later: there is time for two.
             world.pass_until(end - 3)?;
         }
         let voters = if late { 1..=2 } else { 1..=3 };
         for id in voters.clone() {
+            let before = published(id);
             run(id, source, "committed")?;
+            // Whoever sees more now could vote by it and build nothing.
+            ensure!(published(id) == before, "validator {id} shows what it votes for before it reveals it");
         }
         world.await_reveals(round)?;
         world.open(round, what)?;

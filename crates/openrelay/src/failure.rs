@@ -26,6 +26,10 @@ impl Failure {
         Self::new(1, text.to_string())
     }
 
+    pub(crate) fn code(&self) -> u8 {
+        self.code
+    }
+
     pub(crate) fn report(&self) -> ExitCode {
         if !self.text.is_empty() {
             crate::talk(&format!("openrelay: {}", self.text));

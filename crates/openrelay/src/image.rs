@@ -298,12 +298,15 @@ fn check_tool(tool: &openrelay_image::lock::Tool) -> Result<(), Failure> {
     if found == tool.sha256 {
         return Ok(());
     }
-    Err(Failure::plain(format!(
-        "{} ({}) has SHA-256 {found}, but the lock names {}: with another one the image would be another",
-        tool.name,
-        path.display(),
-        tool.sha256
-    )))
+    Err(Failure::new(
+        77,
+        format!(
+            "{} ({}) has SHA-256 {found}, but the lock names {}: with another one the image would be another",
+            tool.name,
+            path.display(),
+            tool.sha256
+        ),
+    ))
 }
 
 /// Of a file its hash; of a folder the hash of its files' hashes, by name.

@@ -3,7 +3,7 @@
 //! Owns the salts, which are derived and never stored, and the file of answers: an answer is written down before it is committed, and none is ever taken out, so whoever is
 //! killed at any step can go on.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use alloy_primitives::{B256, FixedBytes, U256, keccak256};
 use alloy_sol_types::{SolCall, SolValue};
@@ -144,7 +144,7 @@ pub(super) fn step(
     match (view.state, view.vote.mark) {
         (0, _) => Err(Failure::plain(format!("there is no round {number}"))),
         (COMMITMENTS, mark) if mark <= COMMITTED => {
-            let path = folder.path.join(format!("round-{number}.toml"));
+            let path = answers_of(folder, number);
             let mut answers = load(&path)?;
             let Some(found) = found.or_else(|| answers.answers.last().copied()) else {
                 return Err(Failure::new(
@@ -179,7 +179,7 @@ pub(super) fn step(
                     ),
                 ));
             }
-            let answers = load(&folder.path.join(format!("round-{number}.toml")))?;
+            let answers = load(&answers_of(folder, number))?;
             let key = folder.key(password_file)?;
             for found in answers.answers.iter().rev() {
                 let (salt, commitment) = sealed(folder, &key, number, id, *found);
@@ -224,7 +224,7 @@ pub(super) fn step(
 pub(super) enum Due {
     /// Nothing now.
     Nothing,
-    /// An answer is wanted until then, in seconds since the Unix epoch; commitments have been taken since so many seconds.
+    /// An answer is wanted.
     Answer {
         /// When the last commitment is taken.
         until: u64,
@@ -241,6 +241,31 @@ pub(super) fn due(folder: &Folder, number: u64, id: u64) -> Result<Due, Failure>
         Some(_) => Due::Step,
         None => Due::Nothing,
     })
+}
+
+/// What the validator has decided in a round; `None` before it has.
+pub(super) fn decided(folder: &Folder, number: u64) -> Result<Option<Found>, Failure> {
+    Ok(load(&answers_of(folder, number))?.answers.last().copied())
+}
+
+/// What the validator has revealed in a round, as the chain has it; `None` before it has.
+pub(super) fn revealed(folder: &Folder, number: u64, id: u64) -> Result<Option<Found>, Failure> {
+    let view = View::of(folder, number, id)?;
+    if view.vote.mark != REVEALED {
+        return Ok(None);
+    }
+    for found in load(&answers_of(folder, number))?.answers {
+        let (answer, value) = found.answer().parts();
+        if folder.ask(folder.images, &ImageRegistry::answerKeyCall { answer, value })? == view.vote.hash {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+/// The file with all that was ever committed in a round.
+fn answers_of(folder: &Folder, number: u64) -> PathBuf {
+    folder.path.join(format!("round-{number}.toml"))
 }
 
 /// The value that a round has approved; `None` before it has, and where it has not.

@@ -1,9 +1,10 @@
 //! `openrelay validator run`: a validator that does by itself what it owes: rebuilds what is proposed, votes for what it got, publishes how, and looks at relays' evidence.
 //!
-//! Owns the order. Nothing is held in memory that a restart would miss: answers stand in the folder before they are committed, salts are derived.
+//! Owns the order. Nothing is held in memory that a restart would miss: answers stand in the folder before they are committed, salts are derived. What is decided stays decided, and nothing
+//! of it is shown before it is revealed: others could vote by it, and of two answers that are signed in one round the whole bond is lost.
 //!
 //! ```text
-//! proposal ─▶ a source tree with this hash ─▶ a copy of it, built from nothing ─▶ image, manifest ─▶ commit ─▶ reveal ─▶ finish, settle
+//! proposal ─▶ a source tree with this hash ─▶ a copy of it, built from nothing ─▶ image, manifest ─▶ commit ─▶ reveal ─▶ publish ─▶ finish, settle
 //!        inputs not to be had, or a build that fails: BUILD_FAILED, late; a fault of this machine: no answer, and a warning
 //! ```
 
@@ -30,7 +31,7 @@ use openrelay_proto::random::array;
 use serde_json::{Value, json};
 
 use super::Folder;
-use super::round::{Due, Found, approved, due, step};
+use super::round::{Due, Found, approved, decided, due, revealed, step};
 use crate::failure::Failure;
 use crate::image::{BuildArguments, IMAGE, MANIFEST, make};
 use crate::{Program, say, talk};
@@ -145,6 +146,7 @@ fn once(
                     compare(arguments, number, value);
                 }
             }
+            Due::Answer { .. } if decided(folder, number)?.is_some() => step(folder, number, None, password)?,
             Due::Answer { until } => {
                 if tried.get(&number).is_some_and(|at| at.elapsed() < AGAIN / folder.chain.haste.max(1)) {
                     continue;
@@ -152,11 +154,12 @@ fn once(
                 tried.insert(number, Instant::now());
                 let release = release(folder, number)?;
                 let late = until.saturating_sub(chain_time(folder)?) <= LATE / u64::from(folder.chain.haste.max(1));
-                let found = match rebuild(arguments, number, &release) {
+                let found = match rebuild(folder, arguments, number, &release) {
                     Rebuilt::Good(found) => found,
                     Rebuilt::Failed(log) if late => {
-                        let path = arguments.publish.join(format!("round-{number}.log"));
-                        replace(&path, log.as_bytes()).map_err(Failure::plain)?;
+                        let built = built(folder, number);
+                        fs::create_dir_all(&built).map_err(Failure::plain)?;
+                        replace(&built.join(format!("round-{number}.log")), log.as_bytes()).map_err(Failure::plain)?;
                         Found::Failed { log: B256::new(sha256(log.as_bytes())) }
                     }
                     Rebuilt::Failed(log) => {
@@ -175,10 +178,10 @@ fn once(
                         continue;
                     }
                 };
-                attest(folder, arguments, key, (number, id), &release, found)?;
                 step(folder, number, Some(found), password)?;
             }
         }
+        publish(folder, arguments, key, (number, id))?;
     }
     Ok(())
 }
@@ -207,7 +210,7 @@ fn release(folder: &Folder, number: u64) -> Result<Release, Failure> {
 }
 
 /// Rebuilds what is proposed, from a copy that knows nothing of what was built before.
-fn rebuild(arguments: &RunArguments, number: u64, release: &Release) -> Rebuilt {
+fn rebuild(folder: &Folder, arguments: &RunArguments, number: u64, release: &Release) -> Rebuilt {
     let Some(source) = tree_of(&arguments.source, release.sourceTree) else {
         return Rebuilt::Failed(format!("no source tree with the hash {} is to be had here\n", release.sourceTree));
     };
@@ -217,12 +220,16 @@ fn rebuild(arguments: &RunArguments, number: u64, release: &Release) -> Rebuilt 
         Ok(_) => return Rebuilt::Failed("the tree has another image/inputs.lock than was signed\n".into()),
         Err(error) => return Rebuilt::Failed(format!("the tree has no image/inputs.lock: {error}\n")),
     }
-    let place = arguments.publish.join(format!("building-{number}"));
-    let result = clean_build(arguments, &source, &place, release.version);
+    let place = folder.path.join(format!("building-{number}"));
+    let result = clean_build(arguments, &source, &place, &built(folder, number), release.version);
+    // Looked at before the build is removed: it may be what has filled the disk.
+    let room = room(&folder.path);
     let _ = fs::remove_dir_all(&place);
     match result {
         Ok(found) => Rebuilt::Good(found),
-        Err(failure) => match room(&arguments.publish) {
+        // A tool is missing here, or is another one.
+        Err(failure) if failure.code() == 77 => Rebuilt::Local(failure.to_string()),
+        Err(failure) => match room {
             Some(room) if room < ROOM => Rebuilt::Local(format!("{failure}; {} MiB are left on its disk", room >> 20)),
             Some(_) => Rebuilt::Failed(format!("{failure}\n")),
             None => Rebuilt::Local(format!("{failure}; and it is not known how much room there is")),
@@ -230,8 +237,23 @@ fn rebuild(arguments: &RunArguments, number: u64, release: &Release) -> Rebuilt 
     }
 }
 
-fn clean_build(arguments: &RunArguments, source: &Path, place: &Path, version: u64) -> Result<Found, Failure> {
-    let _ = fs::remove_dir_all(place);
+/// Where what was built for a round is kept until it is published: in the validator's own folder, which nobody else sees.
+fn built(folder: &Folder, number: u64) -> PathBuf {
+    folder.path.join(format!("built-{number}"))
+}
+
+/// Builds in `place`, and puts image and manifest into `out`.
+fn clean_build(
+    arguments: &RunArguments,
+    source: &Path,
+    place: &Path,
+    out: &Path,
+    version: u64,
+) -> Result<Found, Failure> {
+    for folder in [place, out] {
+        let _ = fs::remove_dir_all(folder);
+        fs::create_dir_all(folder).map_err(Failure::plain)?;
+    }
     let tree = place.join("source");
     for (path, _) in listed(source)? {
         let to = tree.join(&path);
@@ -250,7 +272,7 @@ fn clean_build(arguments: &RunArguments, source: &Path, place: &Path, version: u
     };
     let built = make(&build)?;
     let manifest = built.manifest.encode();
-    let put = |name: String, bytes: &[u8]| replace(&arguments.publish.join(name), bytes).map_err(Failure::plain);
+    let put = |name: String, bytes: &[u8]| replace(&out.join(name), bytes).map_err(Failure::plain);
     let image = built.image.hash();
     put(format!("{}.{IMAGE}", hex(&image)), &built.image.file)?;
     put(format!("{}.{MANIFEST}", hex(&image)), &manifest)?;
@@ -317,6 +339,30 @@ fn walk(tree: &Path, below: &str, paths: &mut Vec<String>) -> Result<(), Failure
     Ok(())
 }
 
+/// Publishes what was built for a round, once the validator has revealed what it voted for.
+fn publish(
+    folder: &Folder,
+    arguments: &RunArguments,
+    key: &SigningKey,
+    (number, id): (u64, u64),
+) -> Result<(), Failure> {
+    let built = built(folder, number);
+    if !built.exists() {
+        return Ok(());
+    }
+    let Some(found) = revealed(folder, number, id)? else { return Ok(()) };
+    if let Found::Image { image, .. } = found
+        && built.join(format!("{}.{IMAGE}", hex(image.as_slice()))).exists()
+    {
+        attest(folder, arguments, key, (number, id), found)?;
+    }
+    for entry in fs::read_dir(&built).map_err(Failure::plain)?.flatten() {
+        let bytes = fs::read(entry.path()).map_err(Failure::plain)?;
+        replace(&arguments.publish.join(entry.file_name()), &bytes).map_err(Failure::plain)?;
+    }
+    fs::remove_dir_all(&built).map_err(Failure::plain)
+}
+
 /// Publishes what was found, signed by the voting key: an in-toto statement in an envelope, and the answer as the contract takes it. Two such files that name different values of one round
 /// are a proof of equivocation, so there is never a second one.
 fn attest(
@@ -324,7 +370,6 @@ fn attest(
     arguments: &RunArguments,
     key: &SigningKey,
     (number, id): (u64, u64),
-    release: &Release,
     found: Found,
 ) -> Result<(), Failure> {
     let Found::Image { image, measurements } = found else { return Ok(()) };
@@ -332,6 +377,7 @@ fn attest(
     if path.exists() {
         return Ok(());
     }
+    let release = release(folder, number)?;
     let (answer, value) = found.answer().parts();
     let hash = folder.ask(folder.images, &ImageRegistry::statementHashCall { round: number, answer, value })?;
     let signer = Address::from_public_key(key.verifying_key());
