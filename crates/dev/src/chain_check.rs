@@ -462,5 +462,7 @@ fn stop(bench: &mut Bench, name: &str) -> Result<()> {
     let at = bench.services.relays.iter().position(|(own, _)| *own == name).context("no such relay")?;
     let (_, mut service): (_, Service) = bench.services.relays.remove(at);
     service.signal("TERM")?;
-    bench.within("the relay's end", || Ok(!service.is_running())).map(drop)
+    bench.within("the relay's end", || Ok(!service.is_running()))?;
+    ensure!(service.ended_in_order(), "{name} was told to end, and failed");
+    Ok(())
 }

@@ -218,6 +218,11 @@ impl Service {
     pub(crate) fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
+
+    /// Whether it has ended, without a fault.
+    pub(crate) fn ended_in_order(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(Some(status)) if status.success())
+    }
 }
 
 impl Drop for Service {

@@ -50,7 +50,7 @@ fn directory(
     file: &ChainFile,
     kept: &std::path::Path,
 ) -> Result<(VerifiedDirectory, Option<String>), openrelay_node::chain::ChainError> {
-    openrelay_node::chain::directory(&Outside, file, kept, 0, &[])
+    openrelay_node::chain::directory(&Outside, file, kept, 0)
 }
 
 /// A way with two relays, which mirror what they are told to.
@@ -411,7 +411,7 @@ fn relays_on_the_way_serve_signed_checkpoints() {
     world.fault_all(&[Fault::Down]);
     world.file.checkpoints = vec!["http://127.0.0.1:1/checkpoint".into()];
     let kept = world.folder.join("reading");
-    let (found, warning) = openrelay_node::chain::directory(&way, &world.file, &kept, 0, &[]).unwrap();
+    let (found, warning) = openrelay_node::chain::directory(&way, &world.file, &kept, 0).unwrap();
     assert_eq!(found.directory().body().sequence, signed.signed.checkpoint.number);
     assert!(warning.unwrap().contains("signed checkpoint"));
 }
@@ -706,7 +706,7 @@ fn nothing_older_than_what_is_in_use_takes_its_place() {
     let kept = world.folder.join("reading");
     directory(&world.file, &kept).unwrap();
     let floor = world.head() + 1;
-    let older = |floor| openrelay_node::chain::directory(&Outside, &world.file, &kept, floor, &[]).map(|_| ());
+    let older = |floor| openrelay_node::chain::directory(&Outside, &world.file, &kept, floor).map(|_| ());
     assert!(older(floor).unwrap_err().to_string().contains("was seen before"), "neither read nor kept");
     world.mine();
     older(floor).unwrap();

@@ -8,7 +8,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use openrelay_attest::binding::{Binding, LENGTH};
@@ -64,10 +64,9 @@ pub(crate) fn answer(quoter: &mut dyn Quoter) {
 
 /// The process, from the relay's side.
 pub(crate) struct Quoting {
-    // The first to be dropped: then the process ends.
+    /// With its end the process ends. It is not waited for: a relay that serves may not.
     input: ChildStdin,
     output: ChildStdout,
-    child: Child,
     buffer: Vec<u8>,
     asked: bool,
 }
@@ -79,7 +78,7 @@ impl Quoting {
             Command::new("/proc/self/exe").arg(QUOTE).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let none = || std::io::Error::from(std::io::ErrorKind::BrokenPipe);
         let (input, output) = (child.stdin.take().ok_or_else(none)?, child.stdout.take().ok_or_else(none)?);
-        Ok(Self { input, output, child, buffer: Vec::new(), asked: false })
+        Ok(Self { input, output, buffer: Vec::new(), asked: false })
     }
 
     /// Asks for evidence; false while an answer is waited for, or when the process has ended.
@@ -139,13 +138,5 @@ impl Quoting {
                 return answer;
             }
         }
-    }
-}
-
-impl Drop for Quoting {
-    fn drop(&mut self) {
-        // Its input ends only after this.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
