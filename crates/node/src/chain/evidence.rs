@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use alloy_primitives::{Address, B256, Bytes, KECCAK256_EMPTY, U256};
 use openrelay_attest::file::AttestationFile;
+use openrelay_attest::manifest::Manifest;
 use openrelay_attest::verdict::Staple;
 use openrelay_ledger::chain::header::{Header, from_json};
 use openrelay_ledger::chain::proof::Account;
@@ -15,6 +16,7 @@ use openrelay_ledger::chain::voted::{
     Contracts, HISTORY, Proven, SERVED, Slot, block_slots, collateral_slots, first_image_slots, image_count,
     image_slots, more_image_slots, newest_images,
 };
+use openrelay_ledger::chain::voting::image_value;
 use openrelay_ledger::directory::Directory;
 use openrelay_proto::message::MirrorFile;
 use serde_json::{Value, json};
@@ -58,6 +60,14 @@ pub(super) fn add(
     let heights: BTreeSet<u64> = found.staples.iter().map(|staple| staple.binding.block_height).collect();
     found.headers.retain(|rlp| Header::decode(rlp).is_ok_and(|header| heights.contains(&header.number)));
     reading.states = states(endpoint, &header, &contracts, &heights)?;
+    // What no vote names could crowd out what one does.
+    if let Ok(voted) = reading.voted(&file.trust(), &heights) {
+        let named = |manifest: Manifest, bytes: &[u8]| {
+            let value = image_value(manifest.image.into(), sha256(bytes));
+            voted.images.iter().any(|image| image.value == value)
+        };
+        found.manifests.retain(|bytes| Manifest::decode(bytes).is_ok_and(|manifest| named(manifest, bytes)));
+    }
     // Of both the one that the chain names: they are held against it again when relays are judged.
     if claimed_bundle(&reading.states, &contracts) == Some(sha256(&older_bundle)) {
         found.bundle = older_bundle;
