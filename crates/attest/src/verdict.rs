@@ -57,6 +57,22 @@ pub enum ImageState {
     Revoked,
 }
 
+impl ImageState {
+    /// Whether relays may run it now.
+    ///
+    /// # Errors
+    /// [`Refusal::ImageState`].
+    pub const fn usable(self) -> Result<(), Refusal> {
+        match self {
+            Self::Active | Self::Deprecated => Ok(()),
+            Self::Pending => Err(Refusal::ImageState("is approved, and not to be used yet")),
+            Self::Retired => Err(Refusal::ImageState("is retired")),
+            Self::Suspended => Err(Refusal::ImageState("is suspended")),
+            Self::Revoked => Err(Refusal::ImageState("was revoked")),
+        }
+    }
+}
+
 /// A relay as the directory has it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Relay {
@@ -206,13 +222,7 @@ fn check_block(binding: &Binding, view: &LedgerView, time: u64, policy: &Policy)
 fn find_image<'a>(binding: &Binding, evidence: &Evidence, view: &'a LedgerView) -> Result<&'a Image, Refusal> {
     let images = view.images.as_ref().ok_or(Refusal::NoView("the images"))?;
     let image = images.iter().find(|image| image.hash == binding.image).ok_or(Refusal::UnknownImage)?;
-    match image.state {
-        ImageState::Active | ImageState::Deprecated => {}
-        ImageState::Pending => return Err(Refusal::ImageState("is approved, and not to be used yet")),
-        ImageState::Retired => return Err(Refusal::ImageState("is retired")),
-        ImageState::Suspended => return Err(Refusal::ImageState("is suspended")),
-        ImageState::Revoked => return Err(Refusal::ImageState("was revoked")),
-    }
+    image.state.usable()?;
     if !image.measurements.contains(&evidence.measurement()) {
         return Err(Refusal::Measurement);
     }

@@ -183,6 +183,8 @@ fn run(mut reader: Reader, shared: &Shared) {
                 if known.refused.is_some() {
                     let _ = reader.abandon.commands.send(Command::Abandon);
                     reader.abandon.bell.wake();
+                    // No circuit for questions either goes through who is not believed.
+                    return;
                 }
             }
             Err(why) => known.warning = Some(format!("the directory was not read anew: {why}")),
@@ -237,6 +239,13 @@ impl Reader {
         }
         let avoid = [&[self.egress], &self.silent[..]].concat();
         let usable = self.judged.attested(self.directory.directory());
+        // Two hops on two chips, as for the user's own circuit.
+        let one = self.judged.verdict(first.relay_id).or_else(|_| self.opened_judged.verdict(first.relay_id));
+        let one = one.map_err(|refusal| refusal.to_string())?;
+        let usable = usable.only(|record| {
+            let two = self.judged.verdict(record.relay_id);
+            record.relay_id == first.relay_id || two.is_ok_and(|two| one.may_share_a_circuit_with(two).is_ok())
+        });
         let egress = selection::egress(&usable, first, &avoid, below(random)).map_err(|error| error.to_string())?;
         let second = self.judged.attest(&self.directory, egress).map_err(|refusal| refusal.to_string())?;
         Ok((
@@ -257,11 +266,16 @@ impl Reader {
         attested.map(Hop::Attested).map_err(|refusal| refusal.to_string())
     }
 
-    /// Why a relay of the user's circuit is not believed any more: the chain says of its image what it did not say before. Evidence that is missing or old is no reason, for
-    /// who withholds it could end circuits; it is asked for when the next one opens.
+    /// Why a relay of the user's circuit is not believed any more: the chain says of the image that it was opened with what it did not say before, or its chip was revoked. Evidence
+    /// that is missing, old or another is no reason, for who withholds it could end circuits; it is asked for when the next one opens.
     fn refused(&self) -> Option<String> {
         self.hops.iter().find_map(|hop| {
-            let refusal = self.judged.verdict(hop.relay_id).err()?;
+            let opened = self.opened_judged.verdict(hop.relay_id).ok();
+            let image = opened.and_then(|verdict| self.judged.image(verdict.binding().image));
+            let refusal = match image.map(|(image, _)| image.state.usable()) {
+                Some(Err(refusal)) => refusal,
+                Some(Ok(())) | None => self.judged.verdict(hop.relay_id).err()?,
+            };
             let gone = matches!(refusal, Refusal::ImageState(_) | Refusal::Revoked { .. } | Refusal::TcbRevoked);
             gone.then(|| format!("relay {}: {refusal} [{}]; {}", hop.relay_id, refusal.code(), refusal.next_step()))
         })
