@@ -71,8 +71,8 @@ impl Pair {
             egress: own.clone(),
             egress_address: Some(from()),
             suites: Suites::ALL,
-            ingress_evidence: None,
-            egress_evidence: Some(Announced::open().digest),
+            ingress_evidence: Vec::new(),
+            egress_evidence: vec![Announced::open().digest],
             keepalive: None,
         };
         let mut client = Client::new(config, NOW, 1, &mut random).expect("a good key");

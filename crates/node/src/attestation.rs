@@ -99,11 +99,11 @@ struct PolicyFile {
 #[derive(Debug)]
 pub struct AttestedRelay {
     relay: RegisteredRelay,
-    evidence: EvidenceDigest,
+    evidence: Vec<EvidenceDigest>,
 }
 
 impl AttestedRelay {
-    pub(crate) fn into_parts(self) -> (RegisteredRelay, EvidenceDigest) {
+    pub(crate) fn into_parts(self) -> (RegisteredRelay, Vec<EvidenceDigest>) {
         (self.relay, self.evidence)
     }
 }
@@ -111,7 +111,8 @@ impl AttestedRelay {
 /// The relays of a directory, judged.
 #[derive(Clone, Debug)]
 pub struct Judged {
-    results: BTreeMap<u64, Result<Verdict, Refusal>>,
+    /// Of each relay the verdicts on its evidence that will do, at least one, the newest first.
+    results: BTreeMap<u64, Result<Vec<Verdict>, Refusal>>,
     /// Who has voted on images, and what became of them.
     images: Vec<(Image, u64)>,
     /// Why nothing could be judged.
@@ -158,18 +159,22 @@ impl Judged {
     /// # Errors
     /// [`Refusal`]: why it is not believed.
     pub fn attest(&self, directory: &VerifiedDirectory, record: &Record) -> Result<AttestedRelay, Refusal> {
-        let verdict = self.verdict(record.relay_id)?;
+        let evidence = self.verdicts(record.relay_id)?.iter().map(Verdict::identity).collect();
         let relay = directory.register(record).ok_or(Refusal::NoView("the relay's record"))?;
-        Ok(AttestedRelay { relay, evidence: verdict.identity() })
+        Ok(AttestedRelay { relay, evidence })
     }
 
-    /// What was found about a relay.
+    /// What was found about a relay, by its newest evidence that will do.
     ///
     /// # Errors
     /// [`Refusal`]: why it is not believed.
     pub fn verdict(&self, relay_id: u64) -> Result<&Verdict, Refusal> {
+        self.verdicts(relay_id)?.first().ok_or(Refusal::NoEvidence)
+    }
+
+    fn verdicts(&self, relay_id: u64) -> Result<&[Verdict], Refusal> {
         match self.results.get(&relay_id) {
-            Some(result) => result.as_ref().map_err(Clone::clone),
+            Some(result) => result.as_deref().map_err(Clone::clone),
             None => Err(Refusal::NoView("the relay's record")),
         }
     }
@@ -230,8 +235,14 @@ impl View {
         Self { ledger, bundle, images, blocks: blocks.map(block).collect() }
     }
 
-    /// Judges a relay by the newest of its evidence that will do.
-    fn judge(&self, record: &Record, staples: &[Staple], standard: &Standard, now: u64) -> Result<Verdict, Refusal> {
+    /// Judges all evidence of a relay, the newest first: while it is renewed the relay still announces the older.
+    fn judge(
+        &self,
+        record: &Record,
+        staples: &[Staple],
+        standard: &Standard,
+        now: u64,
+    ) -> Result<Vec<Verdict>, Refusal> {
         let mut own: Vec<&Staple> =
             staples.iter().filter(|staple| staple.binding.relay_id == record.relay_id).collect();
         own.sort_by_key(|staple| std::cmp::Reverse(staple.binding.block_height));
@@ -249,7 +260,7 @@ impl View {
         let Some(bundle) = &self.bundle else {
             return Err(Refusal::NoView("the collateral that it names"));
         };
-        let mut first = None;
+        let (mut verdicts, mut first) = (Vec::new(), None);
         for staple in own {
             view.block = self.blocks.get(&staple.binding.block_height).copied();
             let by = (&standard.roots, &standard.policy);
@@ -261,11 +272,11 @@ impl View {
                 }
             }
             match result {
-                Ok(verdict) => return Ok(verdict),
+                Ok(verdict) => verdicts.push(verdict),
                 Err(refusal) => drop(first.get_or_insert(refusal)),
             }
         }
-        Err(first.unwrap_or(Refusal::NoEvidence))
+        if verdicts.is_empty() { Err(first.unwrap_or(Refusal::NoEvidence)) } else { Ok(verdicts) }
     }
 }
 
@@ -298,10 +309,10 @@ fn images(voted: &Voted, file: &AttestationFile, time: u64) -> Vec<(Image, u64)>
 }
 
 /// One relay on a chip: of several the one that was registered first.
-fn refuse_shared_chips(results: &mut BTreeMap<u64, Result<Verdict, Refusal>>) {
+fn refuse_shared_chips(results: &mut BTreeMap<u64, Result<Vec<Verdict>, Refusal>>) {
     let mut chips = BTreeSet::new();
     for result in results.values_mut() {
-        let chip = result.as_ref().ok().and_then(|verdict| verdict.facts().chip);
+        let chip = result.as_ref().ok().and_then(|verdicts| verdicts.first()?.facts().chip);
         if chip.is_some_and(|chip| !chips.insert(chip)) {
             *result = Err(Refusal::SameChip);
         }

@@ -72,10 +72,10 @@ pub enum OpenError {
 }
 
 impl Hop {
-    fn into_parts(self) -> (RegisteredRelay, EvidenceDigest) {
+    fn into_parts(self) -> (RegisteredRelay, Vec<EvidenceDigest>) {
         match self {
             Self::Attested(relay) => relay.into_parts(),
-            Self::Own(relay, OwnRelays(())) => (relay, Announced::open().digest),
+            Self::Own(relay, OwnRelays(())) => (relay, vec![Announced::open().digest]),
         }
     }
 }
@@ -96,7 +96,7 @@ pub fn open(
         Hops::Two(ingress, egress) => (Some(ingress.into_parts()), egress.into_parts()),
         Hops::One(egress) => (None, egress.into_parts()),
     };
-    begin(ingress, (egress.0, Some(egress.1)), keepalive, pick, now, random)
+    begin(ingress, egress, keepalive, pick, now, random)
 }
 
 /// Begins to ask a relay for its evidence, an egress through an ingress whose evidence is known to the asker: no circuit comes of it, and nothing of a user's goes along.
@@ -110,12 +110,12 @@ pub fn ask_for_evidence(
     now: Time,
     random: &mut dyn Random,
 ) -> Result<Client, OpenError> {
-    begin(through, (relay, None), None, pick, now, random)
+    begin(through.map(|(ingress, evidence)| (ingress, vec![evidence])), (relay, Vec::new()), None, pick, now, random)
 }
 
 fn begin(
-    ingress: Option<(RegisteredRelay, EvidenceDigest)>,
-    (egress, egress_evidence): (RegisteredRelay, Option<EvidenceDigest>),
+    ingress: Option<(RegisteredRelay, Vec<EvidenceDigest>)>,
+    (egress, egress_evidence): (RegisteredRelay, Vec<EvidenceDigest>),
     keepalive: Option<Duration>,
     pick: impl Fn(&[SocketAddr]) -> Option<SocketAddr>,
     now: Time,
@@ -126,13 +126,13 @@ fn begin(
     let (ingress, ingress_evidence, egress_address) = match ingress {
         Some((ingress, evidence)) => {
             let (responder, endpoints) = ingress.into_parts();
-            (Some((responder, pick(&endpoints).ok_or(OpenError::Unreachable)?)), Some(evidence), None)
+            (Some((responder, pick(&endpoints).ok_or(OpenError::Unreachable)?)), evidence, None)
         }
         None => {
             let address = pick(&endpoints).ok_or(OpenError::Unreachable)?;
             match egress.role {
-                Role::Ingress => (Some((egress.clone(), address)), None, None),
-                Role::Egress => (None, None, Some(address)),
+                Role::Ingress => (Some((egress.clone(), address)), Vec::new(), None),
+                Role::Egress => (None, Vec::new(), Some(address)),
             }
         }
     };

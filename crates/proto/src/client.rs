@@ -59,10 +59,10 @@ pub struct ClientConfig {
     pub egress_address: Option<SocketAddr>,
     /// The suites that this host is good at.
     pub suites: Suites,
-    /// Evidence of this ingress, in this key epoch, that the caller has accepted; if it announces another it is asked for it, and no circuit opens.
-    pub ingress_evidence: Option<EvidenceDigest>,
+    /// Evidence of this ingress, in this key epoch, that the caller has accepted: new and old while it is renewed. If it announces another it is asked for it, and no circuit opens.
+    pub ingress_evidence: Vec<EvidenceDigest>,
     /// The same of the egress.
-    pub egress_evidence: Option<EvidenceDigest>,
+    pub egress_evidence: Vec<EvidenceDigest>,
     /// Silence after which a keepalive goes out, so that a NAT on the way keeps its mapping; `None` for never.
     pub keepalive: Option<Duration>,
 }
@@ -153,11 +153,11 @@ impl Client {
     /// Starts to open a circuit; `minutes` is verified time in minutes since the Unix epoch. `None` when neither an ingress nor the
     /// egress' own address is given, or a key is a low-order point.
     pub fn new(config: ClientConfig, now: Time, minutes: u32, random: &mut dyn Random) -> Option<Self> {
-        let mut inner = Leg::new(config.egress.clone(), config.suites, config.egress_evidence);
+        let mut inner = Leg::new(config.egress.clone(), config.suites, config.egress_evidence.clone());
         let mut outer = None;
         let to = match &config.ingress {
             Some((responder, address)) => {
-                let mut leg = Leg::new(responder.clone(), config.suites, config.ingress_evidence);
+                let mut leg = Leg::new(responder.clone(), config.suites, config.ingress_evidence.clone());
                 leg.begin(now, minutes, random)?;
                 outer = Some(leg);
                 *address

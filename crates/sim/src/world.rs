@@ -13,7 +13,7 @@ use openrelay_proto::handshake::{Responder, Role};
 use openrelay_proto::index::{IndexKey, Slots};
 use openrelay_proto::ip::Packet;
 use openrelay_proto::keys::{RelayId, RelaySecret};
-use openrelay_proto::message::{Announced, Evidence, MirrorFile};
+use openrelay_proto::message::{Announced, Evidence, EvidenceDigest, MirrorFile};
 use openrelay_proto::relay::{
     Gate, Handshaker, Load, Mirror, Mirrored, OpenAdmission, Peer, RelayConfig, Replays, Shard, Shared, Verdict,
 };
@@ -123,8 +123,8 @@ impl World {
                 egress: egress.clone(),
                 egress_address: None,
                 suites: Suites::ALL,
-                ingress_evidence: Some(Announced::open().digest),
-                egress_evidence: Some(Announced::open().digest),
+                ingress_evidence: vec![Announced::open().digest],
+                egress_evidence: vec![Announced::open().digest],
                 keepalive: None,
             },
             client: None,
@@ -170,13 +170,12 @@ impl World {
         self.now
     }
 
-    /// Makes the client forget the evidence of a relay.
-    pub fn forget_evidence(&mut self, of: Role) {
-        let known = match of {
-            Role::Ingress => &mut self.config.ingress_evidence,
-            Role::Egress => &mut self.config.egress_evidence,
-        };
-        *known = None;
+    /// Lets the client accept this evidence of a relay, and no other.
+    pub fn accept_evidence(&mut self, of: Role, accepted: Vec<EvidenceDigest>) {
+        match of {
+            Role::Ingress => self.config.ingress_evidence = accepted,
+            Role::Egress => self.config.egress_evidence = accepted,
+        }
     }
 
     /// Lets a relay have this evidence.

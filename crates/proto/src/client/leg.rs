@@ -59,7 +59,7 @@ pub(super) struct Leg {
     peer: Responder,
     suites: Suites,
     /// The evidence of this relay that was accepted already.
-    known_evidence: Option<EvidenceDigest>,
+    known_evidence: Vec<EvidenceDigest>,
     to_relay: IndexMask,
     to_client: IndexMask,
     index: u32,
@@ -98,7 +98,7 @@ fn wait(repeated: usize) -> Duration {
 }
 
 impl Leg {
-    pub(super) fn new(peer: Responder, suites: Suites, known_evidence: Option<EvidenceDigest>) -> Self {
+    pub(super) fn new(peer: Responder, suites: Suites, known_evidence: Vec<EvidenceDigest>) -> Self {
         Self {
             to_relay: IndexMask::to_relay(&peer.key),
             to_client: IndexMask::to_client(&peer.key),
@@ -208,7 +208,7 @@ impl Leg {
             _ => {
                 let established = attempt.initiator.read_kem_text(packet).map_err(|_| DropReason::HandshakeInvalid)?;
                 let mut link = Link::new(Session::new(&established, CLIENT_WINDOW, now), random);
-                let known = self.known_evidence == Some(established.evidence);
+                let known = self.known_evidence.contains(&established.evidence);
                 if !known {
                     link.send(&Message::EvidenceRequest);
                 }
