@@ -213,10 +213,7 @@ fn with_another_cmdline(image: &[u8]) -> Result<Vec<u8>> {
 /// `openrelay-dev boot IMAGE`: what was predicted of an image, against what a machine measures.
 pub(crate) fn check(image: &Path, as_json: bool) -> Result<()> {
     check_tools()?;
-    let dir = crate::devnet::temporary_dir()?;
-    let result = boots(image, &dir);
-    let _ = fs::remove_dir_all(&dir);
-    let (found, ok) = result?;
+    let (found, ok) = crate::scenario::in_a_folder(|dir| boots(image, dir))?;
     if as_json {
         say(&found.to_string());
     } else {

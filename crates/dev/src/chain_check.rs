@@ -10,9 +10,9 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use crate::chain::Operator;
-use crate::devnet::temporary_dir;
 use crate::host::Service;
 use crate::say;
+use crate::scenario::scenario;
 use crate::services::{CHAIN, WEB};
 use crate::topology::{Network, Programs, Services};
 
@@ -26,21 +26,11 @@ pub(crate) struct Bench {
     pub(crate) programs: Programs,
 }
 
-type Scenario = fn(&mut Bench) -> Result<()>;
+pub(crate) type Scenario = fn(&mut Bench) -> Result<()>;
 
 /// Runs all scenarios on one network; an error names the first that fails.
-pub(crate) fn run() -> Result<()> {
-    let dir = temporary_dir()?;
-    let result = all(&dir);
-    let _ = std::fs::remove_dir_all(&dir);
-    result
-}
-
-fn all(dir: &Path) -> Result<()> {
-    let programs = Programs::simulating()?;
-    let network = Network::new(dir)?;
-    let services = network.serve_by_chain(&programs)?;
-    let mut bench = Bench { network, services, programs };
+pub(crate) fn run(dir: &Path) -> Result<()> {
+    let mut bench = Bench::start(dir)?;
     let scenarios: [(&str, Scenario); 7] = [
         ("status, exits and verify say what the directory is proven by", says_why),
         ("a client that is up reads the directory anew, through another egress and from nowhere else", reads_anew),
@@ -50,10 +40,8 @@ fn all(dir: &Path) -> Result<()> {
         ("lying endpoints: one is survived, two are refused with exit code 5", liars),
         ("without the chain circuits go on, then a kept directory serves, then exit code 5", without_chain),
     ];
-    for (name, scenario) in scenarios {
-        let started = Instant::now();
-        scenario(&mut bench).with_context(|| format!("scenario failed: {name}"))?;
-        say(&format!("ok  {:>5.1} s  {name}", started.elapsed().as_secs_f64()));
+    for (name, run) in scenarios {
+        scenario(name, || run(&mut bench))?;
     }
     drop(bench);
     on_anvil(&dir.join("anvil"))
@@ -99,6 +87,14 @@ fn on_anvil(dir: &Path) -> Result<()> {
 }
 
 impl Bench {
+    /// A network whose directory is proven by a chain.
+    pub(crate) fn start(dir: &Path) -> Result<Self> {
+        let programs = Programs::simulating()?;
+        let network = Network::new(dir)?;
+        let services = network.serve_by_chain(&programs)?;
+        Ok(Self { network, services, programs })
+    }
+
     /// A run of `openrelay` on the client's host: exit code, output, talk.
     pub(crate) fn openrelay(&self, arguments: &[&str]) -> Result<(Option<i32>, String, String)> {
         let mut command = self.network.client.command(&self.programs.openrelay);

@@ -14,7 +14,6 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::account::{self, Datagrams};
-use crate::devnet::temporary_dir;
 use crate::flood::{self, Flood, Kind, SPOOFED};
 use crate::host::{Service, checked};
 use crate::loss;
@@ -47,14 +46,7 @@ struct Bench {
 }
 
 /// Runs all scenarios on one network; an error names the first that fails.
-pub(crate) fn run() -> Result<()> {
-    let dir = temporary_dir()?;
-    let result = all(&dir);
-    let _ = fs::remove_dir_all(&dir);
-    result
-}
-
-fn all(dir: &Path) -> Result<()> {
+pub(crate) fn run(dir: &Path) -> Result<()> {
     let programs = Programs::find()?;
     let network = Network::new(dir)?;
     network.selfhost(&programs)?;

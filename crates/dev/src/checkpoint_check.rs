@@ -3,26 +3,15 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 
-use crate::devnet::temporary_dir;
 use crate::local_chain::{LocalChain, Process};
-use crate::say;
+use crate::scenario::scenario;
 
-/// Runs the scenario; an error says where it failed.
-pub(crate) fn run() -> Result<()> {
-    let started = Instant::now();
-    let dir = temporary_dir()?;
-    let result = checkpoints(&dir).context("scenario failed: checkpoints");
-    let _ = fs::remove_dir_all(&dir);
-    result?;
-    say(&format!(
-        "ok  {:>5.1} s  without endpoints: two of three keys stand for them, one does not, exit code 5",
-        started.elapsed().as_secs_f64()
-    ));
-    Ok(())
+/// Runs the scenario.
+pub(crate) fn run(dir: &Path) -> Result<()> {
+    scenario("without endpoints: two of three keys stand for them, one does not, exit code 5", || checkpoints(dir))
 }
 
 fn checkpoints(dir: &Path) -> Result<()> {

@@ -14,9 +14,9 @@ use serde_json::{Value, json};
 use crate::account::{self, Datagrams};
 use crate::boot;
 use crate::chain::{self, Operator};
-use crate::devnet::temporary_dir;
 use crate::host::{Host, Service, checked};
 use crate::judge::{LinkRule, Rules, Verdict};
+use crate::scenario::in_a_folder;
 use crate::services::{ECHO, NAME, WEB};
 use crate::simulation::LIES;
 use crate::topology::{BOOTED, CLIENT_V4, CLIENT_V6, FIRST_LIAR, Network, Programs, RELAYS, Services, relay_in_status};
@@ -106,10 +106,7 @@ struct Findings {
 /// Runs it; an error unless all is as promised.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let started = Instant::now();
-    let dir = temporary_dir()?;
-    let result = story(options, started, &dir);
-    let _ = fs::remove_dir_all(&dir);
-    let (findings, names) = result?;
+    let (findings, names) = in_a_folder(|dir| story(options, started, dir))?;
     let ok = findings.ok();
     if options.json {
         say(&findings.to_json(ok).to_string());

@@ -5,7 +5,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command as Process, Stdio};
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use openrelay_sys::sandbox;
 
 use crate::chain;
 use crate::host::{PATH, check_tools};
+use crate::scenario::in_a_folder;
 use crate::simulation::{LIES, Simulation};
 use crate::topology::{Network, Programs, Services};
 use crate::{
@@ -82,7 +83,7 @@ enum Part {
     Evidence,
 }
 
-type Scenarios = fn() -> Result<()>;
+type Scenarios = fn(&Path) -> Result<()>;
 
 impl CheckOptions {
     fn run(&self) -> Result<()> {
@@ -95,7 +96,7 @@ impl CheckOptions {
             (Part::Evidence, evidence_check::run),
         ];
         let mut wanted = parts.iter().filter(|(part, _)| self.part.is_none_or(|only| only == *part));
-        wanted.try_for_each(|(_, run)| run())
+        wanted.try_for_each(|(_, run)| in_a_folder(run))
     }
 }
 

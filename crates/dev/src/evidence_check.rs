@@ -5,31 +5,16 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use crate::chain_check::Bench;
-use crate::devnet::temporary_dir;
-use crate::say;
-use crate::topology::{Network, Programs};
-
-type Scenario = fn(&mut Bench) -> Result<()>;
+use crate::chain_check::{Bench, Scenario};
+use crate::scenario::scenario;
 
 /// Runs all scenarios on one network; an error names the first that fails.
-pub(crate) fn run() -> Result<()> {
-    let dir = temporary_dir()?;
-    let result = all(&dir);
-    let _ = fs::remove_dir_all(&dir);
-    result
-}
-
-fn all(dir: &Path) -> Result<()> {
-    let programs = Programs::simulating()?;
-    let network = Network::new(dir)?;
-    let services = network.serve_by_chain(&programs)?;
-    let mut bench = Bench { network, services, programs };
+pub(crate) fn run(dir: &Path) -> Result<()> {
+    let mut bench = Bench::start(dir)?;
     let scenarios: [(&str, Scenario); 5] = [
         (
             "a second verifier finds the same in what a client keeps, and refuses it with a byte changed",
@@ -40,10 +25,8 @@ fn all(dir: &Path) -> Result<()> {
         ("collateral that the chain does not name is none: exit code 5", other_collateral),
         ("an image that is revoked ends a circuit that runs, and none opens: exit code 5", revoked_image),
     ];
-    for (name, scenario) in scenarios {
-        let started = Instant::now();
-        scenario(&mut bench).with_context(|| format!("scenario failed: {name}"))?;
-        say(&format!("ok  {:>5.1} s  {name}", started.elapsed().as_secs_f64()));
+    for (name, run) in scenarios {
+        scenario(name, || run(&mut bench))?;
     }
     Ok(())
 }

@@ -21,6 +21,7 @@ mod load;
 mod local_chain;
 mod loss;
 mod reorganisation_check;
+mod scenario;
 mod services;
 mod simulation;
 mod tiny;

@@ -2,29 +2,18 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use openrelay_node::chain::Endpoint;
 use openrelay_node::chain_file::ChainFile;
 use serde_json::json;
 
-use crate::devnet::temporary_dir;
 use crate::local_chain::LocalChain;
-use crate::say;
+use crate::scenario::scenario;
 
-/// Runs the scenario; an error says where it failed.
-pub(crate) fn run() -> Result<()> {
-    let started = Instant::now();
-    let dir = temporary_dir()?;
-    let result = reorganised(&dir).context("scenario failed: reorganisation");
-    let _ = fs::remove_dir_all(&dir);
-    result?;
-    say(&format!(
-        "ok  {:>5.1} s  a registration that the chain took back is noticed, and made anew once",
-        started.elapsed().as_secs_f64()
-    ));
-    Ok(())
+/// Runs the scenario.
+pub(crate) fn run(dir: &Path) -> Result<()> {
+    scenario("a registration that the chain took back is noticed, and made anew once", || reorganised(dir))
 }
 
 fn reorganised(dir: &Path) -> Result<()> {

@@ -3,7 +3,6 @@
 //! Owns the proposer, which signs releases with the development chain's key.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use alloy_primitives::{Address, B256, Bytes, U256};
 use alloy_sol_types::{SolCall, SolEvent as _, SolValue as _};
@@ -17,9 +16,8 @@ use openrelay_node::chain::journal::Sender;
 use openrelay_node::chain_file::ChainFile;
 use serde_json::json;
 
-use crate::devnet::temporary_dir;
 use crate::local_chain::LocalChain;
-use crate::say;
+use crate::scenario::scenario;
 use crate::tiny::Tiny;
 
 /// Bonds, in the token's smallest unit; three like it, and each is a family.
@@ -31,18 +29,9 @@ const OTHER: B256 = B256::repeat_byte(0x22);
 const MEASUREMENTS: B256 = B256::repeat_byte(0x33);
 const SALT: B256 = B256::repeat_byte(0x44);
 
-/// Runs the scenario; an error says where it failed.
-pub(crate) fn run() -> Result<()> {
-    let started = Instant::now();
-    let dir = temporary_dir()?;
-    let result = votes(&dir).context("scenario failed: three validators vote");
-    let _ = std::fs::remove_dir_all(&dir);
-    result?;
-    say(&format!(
-        "ok  {:>5.1} s  three validators join, approve a good image and reject a bad one",
-        started.elapsed().as_secs_f64()
-    ));
-    Ok(())
+/// Runs the scenario.
+pub(crate) fn run(dir: &Path) -> Result<()> {
+    scenario("three validators join, approve a good image and reject a bad one", || votes(dir))
 }
 
 /// What is proposed.
