@@ -1,8 +1,8 @@
 //! What the chain says besides the directory: images that validators have approved, the collateral that holds now, and which blocks it has had. Each from slots that are
 //! proven under the state root of one header.
 //!
-//! Owns which slots those are, and what follows from them. Every client asks for the same: the newest images of relays, the entry of collateral, and the blocks that
-//! evidence names. Sources: contracts/src/ImageRegistry.sol, contracts/src/Collateral.sol, their storage layouts, EIP-2935.
+//! Owns which slots those are, and what follows from them. Every client asks for the newest images of relays, the entry of collateral, and the blocks that
+//! the evidence that it has names. Sources: contracts/src/ImageRegistry.sol, contracts/src/Collateral.sol, their storage layouts, EIP-2935.
 
 use std::collections::{BTreeMap, BTreeSet};
 

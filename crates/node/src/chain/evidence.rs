@@ -1,7 +1,7 @@
 //! What relays are judged by, read with the directory: a mirror's file of evidence, and what the chain says of images, collateral and the blocks that evidence names.
 //!
-//! Owns which slots are asked for, in which order. Proofs are `ledger`'s business, evidence `attest`'s. Whatever cannot be had is missing from the reading, and refuses relays
-//! when they are judged.
+//! Owns which slots are asked for, in which order. Proofs are `ledger`'s business, evidence `attest`'s. What mirrors do not have is missing from the reading, and refuses relays
+//! when they are judged; an endpoint that does not answer is none to read from.
 
 use std::collections::BTreeSet;
 

@@ -1,6 +1,6 @@
 //! Reading the directory: a header that a quorum of endpoints shows, a proof from one of them, records from any mirror.
 //!
-//! Owns who is asked what, and in which order. Every client asks the same questions, so an endpoint learns nothing from them.
+//! Owns who is asked what, and in which order. All clients ask the same questions but for one: which blocks are named by the evidence that they have, from mirrors and of before.
 
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
