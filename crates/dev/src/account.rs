@@ -2,6 +2,8 @@
 //!
 //! Owns the equations between what clients and relays count, and the counters of the kernel on each host's side of the link, which judge them.
 
+use std::net::IpAddr;
+
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
@@ -118,6 +120,20 @@ pub(crate) fn unheard(host: &Host) -> Result<u64> {
     let v6 = host.sh("cat /proc/net/snmp6")?;
     let v6 = v6.lines().find_map(|line| line.strip_prefix("Udp6NoPorts")).context("no Udp6NoPorts")?;
     Ok(v4 + v6.trim().parse::<u64>()?)
+}
+
+/// Makes the kernel of `host` count what it hears of datagrams that a machine at `address` did not take, for nothing listened in it yet. The machine's own kernel is not asked.
+pub(crate) fn watch_machine(host: &Host, address: IpAddr) -> Result<()> {
+    host.sh(&format!(
+        "nft 'table inet machine {{ counter unheard {{ }}; chain in {{ type filter hook input priority -300; \
+         ip saddr {address} icmp type destination-unreachable counter name unheard; }}; }}'",
+    ))
+    .map(drop)
+}
+
+/// How many datagrams from here a machine has not taken so far.
+pub(crate) fn unheard_by_machine(host: &Host) -> Result<u64> {
+    host.counter("inet machine", "unheard").map(|(packets, _)| packets)
 }
 
 fn packets(host: &Host, name: &str) -> Result<u64> {

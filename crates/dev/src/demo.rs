@@ -413,7 +413,11 @@ impl Demo {
             all += account::of_kernel(host)?;
             all.received += account::refused(host)?;
             for name in RELAYS {
-                all.received += account::unheard(self.network.host(name)?)?;
+                let host = self.network.host(name)?;
+                all.received += account::unheard(host)?;
+                if self.options.boot.is_some() && name != BOOTED {
+                    all.received += account::unheard_by_machine(host)?;
+                }
             }
         }
         let Datagrams { sent, received } = all;

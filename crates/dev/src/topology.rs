@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use crate::account;
 use crate::boot::{self, Machine, Parts};
 use crate::chain::{self, Operator};
 use crate::host::{Host, Service, checked};
@@ -209,6 +210,10 @@ impl Network {
         let machine = match &programs.image {
             Some(image) => {
                 let booted = RELAYS.iter().position(|name| *name == BOOTED).and_then(|place| registered.get(place));
+                // Ingresses speak to it as soon as its key is on the chain, which may be before it listens.
+                for name in RELAYS.iter().filter(|name| **name != BOOTED) {
+                    account::watch_machine(self.host(name)?, self.address(BOOTED, false)?)?;
+                }
                 Some(self.boot(BOOTED, booted.context("it is registered")?, image)?)
             }
             None => None,
