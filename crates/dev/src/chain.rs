@@ -157,7 +157,9 @@ impl Operator {
 
     fn init_at(network: &Network, programs: &Programs, name: &str, folder: &str, port: u16) -> Result<Self> {
         let host = network.host(name)?;
-        let (folder, password) = (network.dir.join("config").join(folder), host.dir().join("password"));
+        // A file for each operator: of several on one host each writes its own while others read.
+        let password = host.dir().join(format!("password-{folder}"));
+        let folder = network.dir.join("config").join(folder);
         let mut this = Self { folder, password, account: String::new() };
         fs::write(&this.password, format!("password of {name}\n"))?;
         let role = if name.starts_with("ingress") { "ingress" } else { "egress" };
