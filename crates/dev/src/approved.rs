@@ -13,6 +13,7 @@ use openrelay_ledger::chain::voting::{
     Answer, Collateral, ImageRegistry, ReleaseKeys, ValidatorSet, commitment, image_value,
 };
 use openrelay_node::chain::Endpoint;
+use openrelay_node::chain::journal::sign;
 use serde_json::json;
 
 /// What days of rounds and images are divided by: an image is approved and active after some three hours of the chain's time.
@@ -170,8 +171,7 @@ impl Approval<'_> {
         };
         let hash = self.ask(self.at.release_keys, &ReleaseKeys::releaseHashCall { release: release.clone() })?;
         let signer = SigningKey::from_slice(KNOWN[RELEASER].1.as_slice())?;
-        let (signature, recovery) = signer.sign_prehash_recoverable(hash.as_slice())?;
-        let signature = Bytes::from([&signature.to_bytes()[..], &[27 + recovery.to_byte()]].concat());
+        let signature = Bytes::from(sign(&signer, hash)?);
         let (image, measurements) = (what.image, what.manifest);
         let proposer = KNOWN[PROPOSER].0;
         let blind = ImageRegistry::blindOfCall { proposer, release: hash, image, measurements, salt: SALT };

@@ -12,7 +12,7 @@ use openrelay_devchain::KNOWN;
 use openrelay_ledger::chain::registry::Token;
 use openrelay_ledger::chain::voting::{ImageRegistry, ReleaseKeys, ValidatorSet};
 use openrelay_node::chain::Endpoint;
-use openrelay_node::chain::journal::Sender;
+use openrelay_node::chain::journal::{Sender, sign};
 use openrelay_node::chain_file::ChainFile;
 use serde_json::json;
 
@@ -117,8 +117,7 @@ impl World {
         let release = ReleaseKeys::Release { sourceTree: what.source, inputsLock: what.inputs, kind: 1, version };
         let hash = self.ask(keys, &ReleaseKeys::releaseHashCall { release: release.clone() })?;
         let signer = SigningKey::from_slice(KNOWN[2].1.as_slice())?;
-        let (signature, recovery) = signer.sign_prehash_recoverable(hash.as_slice())?;
-        let signature = Bytes::from([&signature.to_bytes()[..], &[27 + recovery.to_byte()]].concat());
+        let signature = Bytes::from(sign(&signer, hash)?);
         let blind = ImageRegistry::blindOfCall {
             proposer: account,
             release: hash,

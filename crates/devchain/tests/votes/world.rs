@@ -15,7 +15,7 @@ use openrelay_ledger::chain::registry::Token;
 use openrelay_ledger::chain::voting::images::ImageRegistry as I;
 use openrelay_ledger::chain::voting::release::ReleaseKeys;
 use openrelay_ledger::chain::voting::validators::ValidatorSet as V;
-use openrelay_ledger::chain::voting::{self, commitment, image_value};
+use openrelay_ledger::chain::voting::{self, commitment, image_value, statement_hash};
 use openrelay_ledger::votes::images::{Images, Proposal, State};
 use openrelay_ledger::votes::rounds::{Answer, Commitment, Mark, Outcome};
 use openrelay_ledger::votes::set::Status;
@@ -387,6 +387,7 @@ impl World {
         let signature = |(answer, signed): (Answer, bool)| {
             let (kind, named) = said(answer);
             let hash = self.ask(self.at.images, &I::statementHashCall { round, answer: kind, value: named });
+            assert_eq!(hash, statement_hash(self.chain.chain_id(), self.at.images, round, bound(answer)));
             if signed { sign(&key(signer), hash) } else { Bytes::new() }
         };
         let call = I::reportEquivocationCall {

@@ -70,7 +70,7 @@ pub use release::ReleaseKeys;
 pub use validators::ValidatorSet;
 
 use alloy_primitives::{Address, B256, FixedBytes, U256, keccak256};
-use alloy_sol_types::SolValue as _;
+use alloy_sol_types::{SolStruct as _, SolValue as _};
 
 /// What a validator answers in a round.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -111,6 +111,23 @@ pub fn commitment(
     let (answer, value) = answer.parts();
     let input = (U256::from(chain_id), contract, round, validator, U256::from(answer), value, salt).abi_encode();
     FixedBytes::from_slice(&keccak256(input)[..31])
+}
+
+/// What a validator signs to say publicly what it answers; two such statements of one round are a proof of equivocation. The contract: `Rounds.statementHash`, by EIP-712.
+pub fn statement_hash(chain_id: u64, images: Address, round: u64, answer: Answer) -> B256 {
+    let domain = alloy_sol_types::eip712_domain! {
+        name: "OpenRelay images", version: "1", chain_id: chain_id, verifying_contract: images,
+    };
+    let (answer, value) = answer.parts();
+    Statement { round, answer, value }.eip712_signing_hash(&domain)
+}
+
+alloy_sol_types::sol! {
+    struct Statement {
+        uint64 round;
+        uint8 answer;
+        bytes32 value;
+    }
 }
 
 /// Why one of the contracts refuses, by the bytes that it reverted with: the error's name and what it holds; `None` for others' errors.

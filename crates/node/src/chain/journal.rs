@@ -26,6 +26,19 @@ const SPEED_UP: Duration = Duration::from_secs(20);
 /// The most that one transaction may cost, in wei: a tenth of an ether. What an endpoint says of fees is its own word.
 const MAX_COST: U256 = U256::from_limbs([100_000_000_000_000_000, 0, 0, 0]);
 
+/// Signs a hash as contracts take it: r, s, v.
+///
+/// # Errors
+/// [`SendError::Refused`] for a hash that cannot be signed, which nobody has ever seen.
+pub fn sign(key: &SigningKey, hash: B256) -> Result<[u8; 65], SendError> {
+    signature(key, hash).map(|signature| signature.as_bytes())
+}
+
+fn signature(key: &SigningKey, hash: B256) -> Result<Signature, SendError> {
+    let signed = key.sign_prehash_recoverable(hash.as_slice());
+    signed.map(Signature::from).map_err(|error| SendError::Refused(error.to_string()))
+}
+
 /// Why a transaction did not come to pass.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
@@ -251,9 +264,8 @@ impl Sender {
             access_list: Default::default(),
             input: entry.data.clone(),
         };
-        let signed = self.key.sign_prehash_recoverable(transaction.signature_hash().as_slice());
-        let (signature, recovery) = signed.map_err(|error| SendError::Refused(error.to_string()))?;
-        let transaction: TxEnvelope = transaction.into_signed(Signature::from((signature, recovery))).into();
+        let signature = signature(&self.key, transaction.signature_hash())?;
+        let transaction: TxEnvelope = transaction.into_signed(signature).into();
         entry.hashes.push(*transaction.tx_hash());
         entry.raw.push(transaction.encoded_2718().into());
         self.keep(Some(entry))

@@ -20,8 +20,9 @@ use base64ct::Encoding as _;
 use k256::ecdsa::SigningKey;
 use openrelay_image::{hex, sha256};
 use openrelay_ledger::chain::voting::images::ReleaseKeys::Release;
-use openrelay_ledger::chain::voting::{ImageRegistry, image_value};
+use openrelay_ledger::chain::voting::{ImageRegistry, image_value, statement_hash};
 use openrelay_node::attestation::Judged;
+use openrelay_node::chain::journal::sign;
 use openrelay_node::chain::{Outside, read_by};
 use openrelay_node::clock::unix_seconds;
 use openrelay_node::directory::{VerifiedDirectory, replace};
@@ -379,7 +380,8 @@ fn attest(
     }
     let release = release(folder, number)?;
     let (answer, value) = found.answer().parts();
-    let hash = folder.ask(folder.images, &ImageRegistry::statementHashCall { round: number, answer, value })?;
+    // Worked out here: of another answer that an endpoint had it sign the whole bond would be lost.
+    let hash = statement_hash(folder.chain.chain_id, folder.images, number, found.answer());
     let signer = Address::from_public_key(key.verifying_key());
     let statement = json!({
         "_type": "https://in-toto.io/Statement/v1",
@@ -412,12 +414,6 @@ fn attest(
         "vote": {"round": number, "validator": id, "answer": answer, "value": value.to_string(), "signature": Bytes::from(sign(key, hash)?).to_string()},
     });
     replace(&path, format!("{envelope:#}\n").as_bytes()).map_err(Failure::plain)
-}
-
-/// A signature as the chain takes it: r, s, v.
-fn sign(key: &SigningKey, hash: B256) -> Result<Vec<u8>, Failure> {
-    let (signature, recovery) = key.sign_prehash_recoverable(hash.as_slice()).map_err(Failure::plain)?;
-    Ok([&signature.to_bytes()[..], &[27 + recovery.to_byte()]].concat())
 }
 
 /// Says where another value than the own one was approved.
