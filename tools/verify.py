@@ -3,11 +3,12 @@
 
 Standard library alone. Reads what a client keeps or a mirror serves, and believes nothing of it but what follows from a block's hash.
 
-  verify.py reading FILE --directory ADDRESS --images ADDRESS --collateral ADDRESS [--block HASH]
+  verify.py reading FILE --directory ADDRESS --images ADDRESS --collateral ADDRESS --chain NUMBER [--block HASH] [--haste NUMBER]
   verify.py inputs LOCK --inputs DIR
   verify.py image IMAGE --lock LOCK --firmware FILE [--manifest FILE]
 
-Exit code 0 when everything holds, 5 when something does not, 2 for wrong use.
+Evidence of single relays that does not hold is listed; signatures of chips are not looked at. Exit code 0 when the rest holds and some evidence does, 5 when not,
+2 for wrong use.
 """
 
 import argparse
@@ -22,6 +23,8 @@ RELAY_IMAGE = 1
 NEWEST = 16
 # Places in the contracts' storage: contracts/artifacts/*.json, storageLayout.
 ROUNDS, IMAGES, APPROVED, CURRENT = 8, 15, 16, 11
+# How long an image stays good after a newer one can be used, in seconds: ImageRegistry.GRACE.
+GRACE = 14 * 86_400
 HISTORY = bytes.fromhex("0000f90827f1c53a10cb7a02335b175320002935")
 SERVED = 8191
 
@@ -195,10 +198,11 @@ def proven_slots(cursor, state_root):
     account = cursor.account() if cursor.number(1) else None
     found = trie_value(state_root, address, cursor.proof())
     need(found == (account_rlp(account) if account else None), f"the account {address.hex()} is another one")
+    root = account[2] if account else keccak(b"\x80")
     slots = {}
     for _ in range(cursor.number(2)):
         key, value, proof = cursor.take(32), cursor.number(32), cursor.proof()
-        shown = trie_value(account[2], key, proof)
+        shown = trie_value(root, key, proof)
         need(shown == (rlp_number(value) if value else None), "a slot is another one")
         slots[key] = value
     return address, slots
@@ -236,6 +240,7 @@ def approved_images(slots):
                 "round": one,
                 "version": bits(slot(slots, image, "an image's version"), 160, 64),
                 "usable_from": bits(times, 0, 48),
+                "suspended_until": bits(times, 48, 48),
                 "revoked": bits(times, 96, 48) != 0,
                 "value": word(slot(slots, vote + 4, "an image's value")),
             }
@@ -243,12 +248,127 @@ def approved_images(slots):
     return images
 
 
+BY_WEIGHT = ("revoked", "suspended", "active", "deprecated", "pending", "retired")
+
+
+def state_of(image, images, time, haste):
+    """Where an image stands at a block's time: ImageRegistry.stateOf. `images` ascend by version."""
+    if image["revoked"]:
+        return "revoked"
+    if time < image["suspended_until"]:
+        return "suspended"
+    if time < image["usable_from"]:
+        return "pending"
+    newer = [other["usable_from"] for other in images[images.index(image) + 1 :] if not other["revoked"]]
+    superseded = min(newer, default=time + 1)
+    if time < superseded:
+        return "active"
+    return "deprecated" if time < superseded + GRACE // haste else "retired"
+
+
+# --- Statements of rebuilders: EIP-712 and secp256k1 (SEC 1, 4.1.6) ---
+
+PRIME = (1 << 256) - (1 << 32) - 977
+ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
+GENERATOR = (
+    0x79BE667EF9DCBBAC55A06295CE870B07029BFCDB2DCE28D959F2815B16F81798,
+    0x483ADA7726A3C4655DA4FBFC0E1108A8FD17B448A68554199C47D08FFB10D4B8,
+)
+
+
+def add(one, other):
+    if one is None or other is None:
+        return one or other
+    (x, y), (u, v) = one, other
+    if x == u and (y + v) % PRIME == 0:
+        return None
+    slope = 3 * x * x * pow(2 * y, -1, PRIME) if one == other else (v - y) * pow(u - x, -1, PRIME)
+    sum_x = (slope * slope - x - u) % PRIME
+    return sum_x, (slope * (x - sum_x) - y) % PRIME
+
+
+def times(number, point):
+    out = None
+    while number:
+        if number & 1:
+            out = add(out, point)
+        point, number = add(point, point), number >> 1
+    return out
+
+
+def signer(digest, signature):
+    """The address whose key signed; None for what is no signature."""
+    r, s, parity = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:64], "big"), signature[64] - 27
+    y = pow(r**3 + 7, (PRIME + 1) // 4, PRIME)
+    if not (0 < r < ORDER and 0 < s < ORDER and parity in (0, 1)) or y * y % PRIME != (r**3 + 7) % PRIME:
+        return None
+    point = (r, y if y % 2 == parity else PRIME - y)
+    back = pow(r, -1, ORDER)
+    key = add(times(s * back % ORDER, point), times(-int.from_bytes(digest, "big") * back % ORDER, GENERATOR))
+    return None if key is None else keccak(word(key[0]) + word(key[1]))[12:].hex()
+
+
+def statement_hash(chain, contract, round_number, value):
+    domain = keccak(b"EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)")
+    domain += keccak(b"OpenRelay images") + keccak(b"1") + word(chain) + bytes(12) + contract
+    said = keccak(b"Statement(uint64 round,uint8 answer,bytes32 value)") + word(round_number) + word(1) + value
+    return keccak(b"\x19\x01" + keccak(domain) + keccak(said))
+
+
+# --- Floors of firmware ---
+
+
+def floors_of(bundle, slots):
+    """The least that firmware must be: of collateral with an older number than the chain asks for, none."""
+    collateral, floors = json.loads(bundle), slot(slots, CURRENT + 1, "the floors")
+    need(collateral["amd_floor"] >= bits(floors, 32, 64), "the collateral has older floors than the chain asks for")
+    return max(collateral["intel_floor"], bits(floors, 0, 32)), collateral
+
+
+def product_of(family, model):
+    """Source: AMD's processor programming references."""
+    if family == 0x19 and model < 0x10:
+        return "Milan"
+    if family == 0x19 and (model < 0x20 or 0xA0 <= model < 0xB0):
+        return "Genoa"
+    return "Turin" if family == 0x1A and model < 0x20 else None
+
+
+def check_amd_firmware(report, collateral):
+    version, = struct.unpack_from("<I", report)
+    need(version >= 3, "a report of version 2 does not say which product it is of")
+    product = product_of(report[0x188], report[0x189])
+    floors = [one["floor"] for one in collateral["amd"] if one["product"] == product]
+    need(floors, f"there is no floor for {product}")
+    names = [("fmc", 0), ("boot_loader", 1), ("tee", 2), ("snp", 3), ("microcode", 7)]
+    if product != "Turin":
+        names = [("boot_loader", 0), ("tee", 1), ("snp", 6), ("microcode", 7)]
+    # Current, reported, committed, launch.
+    for at in (0x38, 0x180, 0x1E0, 0x1F0):
+        for name, place in names:
+            least = floors[0][name] or 0
+            need(report[at + place] >= least, f"its {name} is {report[at + place]}, and at least {least} must be")
+
+
+def check_intel_firmware(certificate, intel_floor, collateral):
+    infos = [json.loads(one["tcb_info"]) for one in collateral["intel"]]
+    # The model of its processor, behind the identifier of that extension.
+    marker = bytes.fromhex("060a2a864886f84d010d01040406")
+    need(marker in certificate, "its certificate names no processor model")
+    begin = certificate.index(marker) + len(marker)
+    model = certificate[begin : begin + 6].hex()
+    numbers = [one["tcbEvaluationDataNumber"] for one in infos if one["id"] == "TDX" and one["fmspc"].lower() == model]
+    need(numbers, f"there is no collateral for processors of model {model}")
+    need(max(numbers) >= intel_floor, f"Intel's evaluation is number {max(numbers)}, and at least {intel_floor} must be")
+
+
 def read_attestation(data):
     cursor = Cursor(data)
-    head = b"openrelay-attestation/1\n"
+    head = b"openrelay-attestation/2\n"
     need(cursor.take(len(head)) == head, "it is no file of evidence")
     bundle = cursor.take(cursor.number(4))
     manifests = [cursor.take(cursor.number(4)) for _ in range(cursor.number(2))]
+    statements = [(cursor.number(8), cursor.take(65)) for _ in range(cursor.number(2))]
     headers = [cursor.take(cursor.number(2)) for _ in range(cursor.number(2))]
     staples = []
     for _ in range(cursor.number(2)):
@@ -257,11 +377,11 @@ def read_attestation(data):
         staples.append((evidence, staple.take(149)))
         need(not staple.rest, "bytes after a staple")
     need(not cursor.rest, "bytes after the file of evidence")
-    return bundle, manifests, headers, staples
+    return bundle, manifests, statements, headers, staples
 
 
-def check_staple(evidence, binding, blocks, images):
-    """Whether evidence is bound to what it says, names a block of the chain, and an approved image that gives its measurement. Signatures are not looked at here."""
+def check_staple(evidence, binding, blocks, images, floors):
+    """Whether evidence is bound to what it says, names a block of the chain, an image that can be used and gives its measurement, and new enough firmware."""
     data = hashlib.sha512(b"openrelay-attest-v1\0" + struct.pack(">H", len(binding)) + binding).digest()
     if evidence[0] == 2:
         report, measured = evidence[0x50 + 1 : 0x90 + 1], evidence[0x90 + 1 : 0xC0 + 1].hex()
@@ -272,9 +392,16 @@ def check_staple(evidence, binding, blocks, images):
     image, block, height = binding[77:109], binding[109:141], int.from_bytes(binding[141:149], "big")
     need(blocks.get(height) == block, "evidence names a block that the chain does not have")
     need(image.hex() in images, "evidence names an image that was not approved")
+    state = images[image.hex()]["state"]
+    need(state in ("active", "deprecated"), f"evidence names an image that is {state}")
     shapes = images[image.hex()]["shapes"]
     known = [shape.get("launch") or [shape["mrtd"]] + shape["rtmrs"] for shape in shapes]
     need(measured in known, "what was started is not the image that it names")
+    intel_floor, collateral = floors
+    if evidence[0] == 2:
+        check_amd_firmware(evidence[1:], collateral)
+    else:
+        check_intel_firmware(evidence, intel_floor, collateral)
 
 
 def reading(arguments):
@@ -291,7 +418,7 @@ def reading(arguments):
     need(trie_value(state_root, directory, proof) == account_rlp(account), "the directory's account is another one")
     states = dict(proven_slots(cursor, state_root) for _ in range(cursor.number(1)))
     attestation = cursor.take(cursor.number(4))
-    bundle, manifests, headers, staples = read_attestation(attestation)
+    bundle, manifests, statements, headers, staples = read_attestation(attestation)
     address = lambda text: bytes.fromhex(text.removeprefix("0x"))
     voted = approved_images(states[address(arguments.images)])
     entry_slots = states[address(arguments.collateral)]
@@ -304,18 +431,25 @@ def reading(arguments):
             held = slot(states[HISTORY], height % SERVED, "a block that evidence names")
             need(word(held) == keccak(rlp_of), "a header is of no block of the chain")
             blocks[height] = keccak(rlp_of)
-    images = {}
+    floors = floors_of(bundle, entry_slots)
+    time, images = int.from_bytes(header[11], "big"), {}
     for image in voted:
         for text in manifests:
             manifest = json.loads(text)
             hashes = bytes.fromhex(manifest["image"]) + hashlib.sha256(text).digest()
             if keccak(hashes) == image["value"]:
-                images[manifest["image"]] = dict(manifest, **image)
+                # One that was approved in two versions can be used as long as either can, unless either was stopped.
+                states = [images.get(manifest["image"], {}).get("state"), state_of(image, voted, time, arguments.haste)]
+                state = next(state for state in BY_WEIGHT if state in states)
+                digest = statement_hash(arguments.chain, address(arguments.images), image["round"], image["value"])
+                signers = {signer(digest, signature) for number, signature in statements if number == image["round"]}
+                rebuilt_by = sorted(one for one in signers if one)
+                images[manifest["image"]] = dict(manifest, state=state, rebuilt_by=rebuilt_by, **image)
     refused = []
     for evidence, binding in staples:
         relay = int.from_bytes(binding[32:40], "big")
         try:
-            check_staple(evidence, binding, blocks, images)
+            check_staple(evidence, binding, blocks, images, floors)
         except Refused as why:
             refused.append({"relay": relay, "why": str(why)})
     found = {
@@ -323,12 +457,15 @@ def reading(arguments):
         "block": number,
         "block_hash": block.hex(),
         "directory_root": account[2].hex(),
-        "images": [{"image": name, "round": one["round"], "revoked": one["revoked"]} for name, one in images.items()],
+        "images": [
+            {"image": name} | {key: one[key] for key in ("round", "state", "rebuilt_by")} for name, one in images.items()
+        ],
         "evidence": len(staples),
         "refused": refused,
     }
     print(json.dumps(found))
     need(images, "there is no image whose manifest is what was voted for")
+    need(len(refused) < max(1, len(staples)), "no evidence of any relay holds")
 
 
 # --- Inputs ---
@@ -464,6 +601,8 @@ def main():
     for name in ("--directory", "--images", "--collateral"):
         one.add_argument(name, required=True)
     one.add_argument("--block")
+    one.add_argument("--chain", type=int, required=True, help="the chain's number")
+    one.add_argument("--haste", type=int, default=1, help="what a development network divides times by")
     one.set_defaults(run=reading)
     one = commands.add_parser("inputs")
     one.add_argument("lock")
@@ -478,7 +617,7 @@ def main():
     arguments = parser.parse_args()
     try:
         arguments.run(arguments)
-    except (Refused, KeyError, IndexError, ValueError, struct.error, OSError) as why:
+    except (Refused, KeyError, IndexError, TypeError, ValueError, struct.error, OSError) as why:
         print(f"verify.py: refused: {why!r}" if not isinstance(why, Refused) else f"verify.py: refused: {why}", file=sys.stderr)
         sys.exit(5)
 

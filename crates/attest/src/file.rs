@@ -1,10 +1,11 @@
 //! Everything that the relays of a network are judged by, in one file: as mirrors serve it and clients keep it.
 //!
 //! Owns its form. Nothing of it needs to be believed: collateral and manifests are held against hashes that the chain has, headers against hashes of blocks, evidence against
-//! the vendors' roots. Who asks for it asks for all of it, so nobody learns which relay is meant.
+//! the vendors' roots, statements against keys that the reader has named. Who asks for it asks for all of it, so nobody learns which relay is meant.
 //!
 //! ```text
-//! "openrelay-attestation/1\n" | bundle: length 4, bytes | manifests: count 2, each: length 4, bytes | headers: count 2, each: length 2, RLP | staples: count 2, each: length 2, bytes
+//! "openrelay-attestation/2\n" | bundle: length 4, bytes | manifests: count 2, each: length 4, bytes | statements: count 2, each: round 8, signature 65 | headers: count 2, each: length 2, RLP
+//!                             | staples: count 2, each: length 2, bytes
 //! staple: evidence: length 2, bytes | binding 149
 //! ```
 
@@ -16,7 +17,7 @@ use crate::manifest::MAX_MANIFEST;
 use crate::refusal::Refusal;
 use crate::verdict::Staple;
 
-const HEAD: &[u8] = b"openrelay-attestation/1\n";
+const HEAD: &[u8] = b"openrelay-attestation/2\n";
 const WHAT: &str = "the file of evidence";
 /// Largest staple, in bytes.
 pub const MAX_STAPLE: usize = 2 + MAX_QUOTE + crate::binding::LENGTH;
@@ -25,6 +26,18 @@ const MAX_HEADER: usize = 4_096;
 /// Manifests at most.
 const MAX_MANIFESTS: usize = 64;
 
+/// Statements at most: some thirty rebuilders of each image that a client looks at.
+const MAX_STATEMENTS: usize = 512;
+
+/// A rebuilder's word that the value which a round has approved is what it got itself. It does not say whose it is; its signature does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Statement {
+    /// The round.
+    pub round: u64,
+    /// r, s, v over the contract's `statementHash` of the round's value.
+    pub signature: [u8; 65],
+}
+
 /// What relays are judged by.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct AttestationFile {
@@ -32,6 +45,8 @@ pub struct AttestationFile {
     pub bundle: Vec<u8>,
     /// Manifests of images.
     pub manifests: Vec<Vec<u8>>,
+    /// What rebuilders of images have signed.
+    pub statements: Vec<Statement>,
     /// Headers of the blocks that evidence names, RLP.
     pub headers: Vec<Vec<u8>>,
     /// Evidence of relays.
@@ -48,6 +63,12 @@ impl AttestationFile {
             self.manifests.iter().filter(|bytes| bytes.len() <= MAX_MANIFEST).take(MAX_MANIFESTS).collect();
         count(&mut out, manifests.len());
         manifests.iter().for_each(|manifest| put(&mut out, manifest, 4));
+        let statements = &self.statements[..self.statements.len().min(MAX_STATEMENTS)];
+        count(&mut out, statements.len());
+        for statement in statements {
+            out.extend(statement.round.to_be_bytes());
+            out.extend(statement.signature);
+        }
         let most = usize::from(u16::MAX);
         let headers: Vec<&Vec<u8>> = self.headers.iter().filter(|bytes| bytes.len() <= MAX_HEADER).take(most).collect();
         count(&mut out, headers.len());
@@ -70,6 +91,7 @@ impl AttestationFile {
             self.bundle = other.bundle;
         }
         add(&mut self.manifests, other.manifests);
+        add(&mut self.statements, other.statements);
         add(&mut self.headers, other.headers);
         add(&mut self.staples, other.staples);
     }
@@ -101,10 +123,16 @@ impl AttestationFile {
         if manifests.len() > MAX_MANIFESTS {
             return Err(Refusal::TooLarge { what: WHAT, limit: MAX_MANIFESTS });
         }
+        let statements = usize::from(u16::from_be_bytes(cursor.array()?));
+        if statements > MAX_STATEMENTS {
+            return Err(Refusal::TooLarge { what: WHAT, limit: MAX_STATEMENTS });
+        }
+        let statement = |_| Ok(Statement { round: u64::from_be_bytes(cursor.array()?), signature: cursor.array()? });
+        let statements = (0..statements).map(statement).collect::<Result<_, Refusal>>()?;
         let headers = many(&mut cursor, 2, MAX_HEADER)?.into_iter().map(<[u8]>::to_vec).collect();
         let staples: Result<_, _> = many(&mut cursor, 2, MAX_STAPLE)?.into_iter().map(Staple::decode).collect();
         cursor.end()?;
-        Ok(Self { bundle, manifests, headers, staples: staples? })
+        Ok(Self { bundle, manifests, statements, headers, staples: staples? })
     }
 }
 

@@ -28,6 +28,10 @@ pub struct Policy {
     pub max_age_s: u64,
     /// The only images that are accepted: those that were rebuilt here; `None` for all that validators have approved.
     pub rebuilt: Option<Vec<[u8; 32]>>,
+    /// Rebuilders by whose word an image is accepted besides the validators' vote, by address: against a bought majority.
+    pub rebuilders: Vec<[u8; 20]>,
+    /// How many of them must have signed.
+    pub rebuilders_needed: usize,
     /// Whether evidence of a simulation will do: only where everything says that it is one.
     pub simulation: bool,
 }
@@ -49,6 +53,8 @@ impl Default for Policy {
             alias_check: true,
             max_age_s: 6 * 3_600,
             rebuilt: None,
+            rebuilders: Vec::new(),
+            rebuilders_needed: 0,
             simulation: false,
         }
     }
@@ -74,6 +80,10 @@ impl Policy {
         }
         if self.rebuilt.as_ref().is_some_and(|rebuilt| !rebuilt.contains(&image.hash)) {
             return Err(Refusal::NotRebuilt);
+        }
+        let found = self.named_rebuilders(image).count();
+        if found < self.rebuilders_needed {
+            return Err(Refusal::Rebuilders { found, needed: self.rebuilders_needed });
         }
         if !self.platforms.contains(&facts.platform) {
             return Err(Refusal::Platform(facts.platform.name()));
@@ -106,6 +116,11 @@ impl Policy {
             }
         }
         self.check_environment(facts)
+    }
+
+    /// Those rebuilders of an image that are named here.
+    pub fn named_rebuilders<'a>(&'a self, image: &'a Image) -> impl Iterator<Item = &'a [u8; 20]> {
+        self.rebuilders.iter().filter(|named| image.rebuilt_by.contains(named))
     }
 
     fn check_environment(&self, facts: &Facts) -> Result<(), Refusal> {

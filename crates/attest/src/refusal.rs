@@ -271,6 +271,14 @@ pub enum Refusal {
     /// An image that nobody has rebuilt here, where that is asked for.
     #[error("the image was not rebuilt on this machine, which the policy asks for")]
     NotRebuilt,
+    /// Too few of those whom the policy names have signed that they rebuilt it.
+    #[error("{found} of the rebuilders that the policy names have signed that they got this image; {needed} must")]
+    Rebuilders {
+        /// How many have.
+        found: usize,
+        /// How many must.
+        needed: usize,
+    },
     /// Nobody has evidence of the relay.
     #[error("no mirror has evidence of this relay")]
     NoEvidence,
@@ -360,6 +368,7 @@ impl Refusal {
             Self::ImageState(_) => "image-state",
             Self::Measurement => "measurement",
             Self::NotRebuilt => "not-rebuilt",
+            Self::Rebuilders { .. } => "rebuilders",
             Self::NoEvidence => "no-evidence",
             Self::Clock => "clock",
             Self::SameChip => "same-chip",
@@ -402,6 +411,9 @@ impl Refusal {
                 "choose another relay, or accept this kind in the client's policy"
             }
             Self::NotRebuilt => "rebuild it: openrelay image verify, or take paranoid out of the policy",
+            Self::Rebuilders { .. } => {
+                "openrelay image show says who has signed; wait until more have, or ask for fewer in the policy"
+            }
             Self::SameChip | Self::UnknownChips => "choose another relay for one of the two hops",
             Self::NoEvidence | Self::OtherEpoch | Self::OtherKey | Self::UnknownBlock | Self::TooOld { .. } => {
                 "try again soon: the relay may just have started anew; if it lasts, choose another relay"

@@ -38,6 +38,8 @@ pub struct Image {
     pub measurements: Vec<Measurement>,
     /// Published weaknesses of Intel's that it does what is advised against. Those of another name refuse.
     pub advisories: Vec<String>,
+    /// Addresses of those who have signed that they rebuilt it, whoever they are.
+    pub rebuilt_by: Vec<[u8; 20]>,
 }
 
 /// Where an image stands.

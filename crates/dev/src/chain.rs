@@ -9,12 +9,12 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use openrelay_devchain::KNOWN;
 use openrelay_node::clock::unix_seconds;
-
 use serde_json::Value;
 
 use crate::account;
-use crate::approved::BEGINS_AGO;
+use crate::approved::{BEGINS_AGO, VALIDATORS};
 use crate::host::{Host, Service, checked};
 use crate::simulation::{Simulation, TOLD};
 use crate::topology::{Network, Programs};
@@ -62,8 +62,16 @@ fn mirror_and_client(network: &Network, programs: &Programs) -> Result<Service> 
     command.arg("--files").arg(Simulation::of(&network.dir)?.published());
     let mirror = host.start(command, "ready")?;
     let dns = network.address("server", false)?;
-    let client = format!("chain = \"../chain.toml\"\nadmission = \"open\"\ndns = [\"{dns}\"]\n");
+    let client =
+        format!("policy = \"rebuilders.toml\"\nchain = \"../chain.toml\"\nadmission = \"open\"\ndns = [\"{dns}\"]\n");
     fs::write(network.dir.join("config/client/client.toml"), client)?;
+    let named = VALIDATORS.map(|place| format!("\"{}\"", KNOWN[place].0)).join(", ");
+    fs::write(
+        network.dir.join("config/client/rebuilders.toml"),
+        format!(
+            "# Of these two must have signed that they rebuilt an image.\nrebuilders = [{named}]\nrebuilders_needed = 2\n"
+        ),
+    )?;
     Ok(mirror)
 }
 

@@ -92,6 +92,7 @@ pub(crate) fn run(command: Command) -> Result<()> {
             let (simulation, publication) = Simulation::prepare(dir, relay, options.image.as_deref())?;
             simulation.note_old_block(1, node.chain().block(1).context("no block")?.hash)?;
             approve(&mut InProcess(&mut node), network.chain_id, &network.contracts, begins, &publication)?;
+            simulation.sign_votes(network.chain_id, network.contracts.images, true)?;
             node.tell_time(unix_seconds());
             node.mine();
         }
@@ -192,6 +193,7 @@ pub(crate) fn deploy(url: &str, path: &Path, mirror: &str, dir: &Path, relay: &P
     let hash = block["hash"].as_str().context("no hash")?.parse()?;
     simulation.note_old_block(block["number"].as_str().context("no number")?.parse::<U256>()?.saturating_to(), hash)?;
     approve(&mut ByRpc(&endpoint), chain_id, &network.contracts, begins.saturating_to(), &publication)?;
+    simulation.sign_votes(chain_id, network.contracts.images, true)?;
     endpoint.ask("evm_setNextBlockTimestamp", &json!([unix_seconds()]))?;
     endpoint.ask("evm_mine", &json!([]))?;
     Ok(fs::write(path, network_file(&network, &rules, &[url.to_owned()], &[mirror.to_owned()]))?)

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Subcommand;
+use openrelay_node::chain_file::ChainFile;
 use openrelay_sys::sandbox;
 
 use crate::chain;
@@ -38,7 +39,7 @@ pub(crate) enum Command {
     Flood(FloodOptions),
     /// Cut the link of a host, or break what relays are believed by, or mend it
     Break {
-        /// nat, ingress-1, ingress-2, egress-1, egress-2, server, chain; evidence (of egress-2: debug, unless --lie says otherwise), collateral, image (for good)
+        /// nat, ingress-1, ingress-2, egress-1, egress-2, server, chain; evidence (of egress-2: debug, unless --lie says otherwise), collateral, vote (what the rebuilders whom clients name have signed), image (for good)
         link: String,
         /// What the evidence is a lie about: image, debug, stale, key
         #[arg(long, default_value = "debug")]
@@ -170,7 +171,7 @@ pub(crate) fn run(command: Command) -> Result<()> {
             inside(&["check".into()].into_iter().chain(part).collect::<Vec<_>>())
         }
         Command::Break { link, mend, lie } => {
-            if !["evidence", "collateral", "image"].contains(&link.as_str()) {
+            if !["evidence", "collateral", "vote", "image"].contains(&link.as_str()) {
                 Network::link_of(&link)?;
             }
             say(&ask(&format!("{} {link} {lie}", if mend { "mend" } else { "break" }))?);
@@ -326,6 +327,8 @@ fn keep() -> Result<()> {
             ["mend", "evidence", _] => tell_lie(&network, &programs, &mut services, None),
             ["break", "collateral", _] => other_collateral(&network, &programs, true),
             ["mend", "collateral", _] => other_collateral(&network, &programs, false),
+            ["break", "vote", _] => other_votes(&network, &programs, true),
+            ["mend", "vote", _] => other_votes(&network, &programs, false),
             ["break", "image", _] => chain::revoke(&network, &programs, 1).and_then(|()| refusals(&network, &programs)),
             ["mend", "image", _] => {
                 Err(anyhow::anyhow!("an image that was revoked stays revoked: openrelay devnet down, then up"))
@@ -372,7 +375,19 @@ fn other_collateral(network: &Network, programs: &Programs, broken: bool) -> Res
     let bytes = std::fs::read(&path)?;
     let own: &[u8] = bytes.strip_suffix(b" ").unwrap_or(&bytes);
     std::fs::write(&path, if broken { [own, b" "].concat() } else { own.to_vec() })?;
-    // What was kept before would still do.
+    refusals_anew(network, programs)
+}
+
+/// Lets mirrors serve other statements of rebuilders, for a value that was not approved, or the right ones again.
+fn other_votes(network: &Network, programs: &Programs, broken: bool) -> Result<String> {
+    let chain = ChainFile::load(&network.dir.join("config/chain.toml"))?;
+    let images = chain.images.context("the chain's file names no images")?;
+    Simulation::of(&network.dir)?.sign_votes(chain.chain_id, images, !broken)?;
+    refusals_anew(network, programs)
+}
+
+/// What clients say who have kept nothing: what was kept before would still do.
+fn refusals_anew(network: &Network, programs: &Programs) -> Result<String> {
     let _ = std::fs::remove_dir_all(network.host("chain")?.dir().join("state"));
     refusals(network, programs)
 }

@@ -15,12 +15,13 @@ use crate::scenario::scenario;
 /// Runs all scenarios on one network; an error names the first that fails.
 pub(crate) fn run(dir: &Path) -> Result<()> {
     let mut bench = Bench::start(dir)?;
-    let scenarios: [(&str, Scenario); 5] = [
+    let scenarios: [(&str, Scenario); 6] = [
         (
             "a second verifier finds the same in what a client keeps, and refuses it with a byte changed",
             second_verifier,
         ),
         ("a policy of one's own: one vendor, images rebuilt here", policies),
+        ("rebuilders whom the policy names must have signed: exit code 5, and who has is shown", named_rebuilders),
         ("a relay that starts anew is judged by its new evidence; one hop is judged too", starts_anew),
         ("collateral that the chain does not name is none: exit code 5", other_collateral),
         ("an image that is revoked ends a circuit that runs, and none opens: exit code 5", revoked_image),
@@ -31,10 +32,13 @@ pub(crate) fn run(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The client's configuration with more lines in it.
+/// The client's configuration with more lines in it, instead of what it says of the same.
 fn with(bench: &Bench, name: &str, lines: &str) -> Result<String> {
     let path = bench.network.dir.join(format!("config/client/{name}.toml"));
-    fs::write(&path, format!("{lines}{}", fs::read_to_string(bench.config())?))?;
+    let own = fs::read_to_string(bench.config())?;
+    let (key, _) = lines.split_once(' ').context("no key")?;
+    let kept: Vec<&str> = own.lines().filter(|line| !line.starts_with(&format!("{key} "))).collect();
+    fs::write(&path, format!("{lines}{}\n", kept.join("\n")))?;
     Ok(path.display().to_string())
 }
 
@@ -53,29 +57,35 @@ fn reading(bench: &Bench) -> Result<PathBuf> {
     paths.find(|path| path.extension().is_some_and(|extension| extension == "reading")).context("nothing is kept")
 }
 
-fn second_verifier(bench: &mut Bench) -> Result<()> {
-    let (code, _, said) = bench.openrelay(&["exits", "--config", &bench.config()])?;
-    ensure!(code == Some(0), "{said}");
+/// `tools/verify.py reading` on a file: its exit code and what it says.
+fn second_verifier_on(bench: &Bench, file: &Path, block: Option<&str>) -> Result<(Option<i32>, String)> {
     let tool = bench.programs.dev.ancestors().map(|dir| dir.join("tools/verify.py")).find(|path| path.exists());
     let tool = tool.context("tools/verify.py is not beside the build")?;
     let chain: toml::Table = fs::read_to_string(bench.network.dir.join("config/chain.toml"))?.parse()?;
-    let address = |name: &str| chain.get(name).and_then(|value| value.as_str()).map(str::to_owned);
-    let judge = |file: &Path, block: Option<&str>| -> Result<(Option<i32>, String)> {
-        let mut command = Command::new("python3");
-        command.arg(&tool).arg("reading").arg(file);
-        for name in ["directory", "images", "collateral"] {
-            command.arg(format!("--{name}")).arg(address(name).context("the chain's file names it")?);
-        }
-        command.args(block.into_iter().flat_map(|block| ["--block", block]));
-        let output = command.output().context("cannot run python3")?;
-        let said = [output.stdout, output.stderr].concat();
-        Ok((output.status.code(), String::from_utf8_lossy(&said).into_owned()))
-    };
+    let mut command = Command::new("python3");
+    command.arg(&tool).arg("reading").arg(file).args(["--haste", &crate::approved::HASTE.to_string()]);
+    let number = chain.get("chain_id").and_then(toml::Value::as_integer).context("the chain's file has its number")?;
+    command.args(["--chain", &number.to_string()]);
+    for name in ["directory", "images", "collateral"] {
+        let address = chain.get(name).and_then(|value| value.as_str()).context("the chain's file names it")?;
+        command.arg(format!("--{name}")).arg(address);
+    }
+    command.args(block.into_iter().flat_map(|block| ["--block", block]));
+    let output = command.output().context("cannot run python3")?;
+    let said = [output.stdout, output.stderr].concat();
+    Ok((output.status.code(), String::from_utf8_lossy(&said).into_owned()))
+}
+
+fn second_verifier(bench: &mut Bench) -> Result<()> {
+    let (code, _, said) = bench.openrelay(&["exits", "--config", &bench.config()])?;
+    ensure!(code == Some(0), "{said}");
     let kept = reading(bench)?;
-    let (code, said) = judge(&kept, None)?;
+    let (code, said) = second_verifier_on(bench, &kept, None)?;
     ensure!(code == Some(0), "exit code {code:?}: {said}");
     let found: Value = serde_json::from_str(&said)?;
     let image = found["images"][0]["image"].as_str().context("no image")?;
+    let [state, signers] = ["state", "rebuilt_by"].map(|key| &found["images"][0][key]);
+    ensure!(state == "active" && signers.as_array().map(Vec::len) == Some(3), "{said}");
     let relays = bench.verified()?;
     let same = relays.iter().all(|relay| relay["evidence"]["image"] == image);
     ensure!(same && found["evidence"] == 4 && found["refused"] == serde_json::json!([]), "{said} {relays:?}");
@@ -89,7 +99,7 @@ fn second_verifier(bench: &mut Bench) -> Result<()> {
         changed[at] ^= 1;
         let path = bench.network.dir.join("changed.reading");
         fs::write(&path, changed)?;
-        let (code, said) = judge(&path, Some(&block))?;
+        let (code, said) = second_verifier_on(bench, &path, Some(&block))?;
         ensure!(code == Some(5), "byte {at}: exit code {code:?}: {said}");
     }
     Ok(())
@@ -112,6 +122,45 @@ fn policies(bench: &mut Bench) -> Result<()> {
     bench.up(&config)?;
     ensure!(bench.fetches()?, "nothing goes through");
     bench.down()
+}
+
+fn named_rebuilders(bench: &mut Bench) -> Result<()> {
+    let shown = |bench: &Bench| -> Result<Value> {
+        let (code, said, errors) = bench.openrelay(&["image", "show", "--json", "--config", &bench.config()])?;
+        ensure!(code == Some(0), "exit code {code:?}: {errors}");
+        Ok(serde_json::from_str::<Value>(&said)?["images"][0].clone())
+    };
+    let image = shown(bench)?;
+    let count = |value: &Value| value.as_array().map(Vec::len);
+    ensure!(count(&image["rebuilt_by"]) == Some(3) && count(&image["named"]) == Some(3), "{image}");
+    let votes = image["endpoint_says"]["votes"].as_array().cloned().unwrap_or_default();
+    ensure!(votes.len() == 3 && votes.iter().all(|vote| vote["value"] == image["value"]), "{image}");
+    // Two must: of somebody else's three none has, and with one of the three missing two are left.
+    let named: Vec<String> = image["named"].as_array().into_iter().flatten().map(ToString::to_string).collect();
+    let policy = bench.network.dir.join("config/client/others.toml");
+    let config = with(bench, "other-rebuilders", "policy = \"others.toml\"\n")?;
+    fs::write(&policy, format!("rebuilders = [\"0x{:040x}\", {}]\n", 7, named[0]))?;
+    refuses(bench, &config, "[rebuilders]")?;
+    fs::write(&policy, format!("rebuilders = [{}]\nrebuilders_needed = 2\n", named[0]))?;
+    let (code, _, said) = bench.openrelay(&["up", "--wait", "--config", &config])?;
+    ensure!(code == Some(1) && said.contains("key rebuilders_needed: must be 1 to 1"), "exit code {code:?}: {said}");
+    let lies = bench.network.dir.join("config/sim/published");
+    let (own, hidden) = (lies.join("attestation-1-1.json"), lies.join("attestation-1-2.json"));
+    let kept = [fs::read(&own)?, fs::read(&hidden)?];
+    fs::remove_file(&own)?;
+    bench.within("statements of two", || Ok(count(&shown(bench)?["rebuilt_by"]) == Some(2)))?;
+    bench.up(&bench.config())?;
+    bench.down()?;
+    // What is signed for another value counts for none.
+    fs::write(&hidden, String::from_utf8_lossy(&kept[1]).replace("\"round\":1", "\"round\":2"))?;
+    bench.within("the statement of one", || Ok(count(&shown(bench)?["rebuilt_by"]) == Some(1)))?;
+    // What was kept before would still do.
+    fs::remove_dir_all(bench.network.client.dir().join("state"))?;
+    refuses(bench, &bench.config(), "[rebuilders]")?;
+    fs::write(&own, &kept[0])?;
+    fs::write(&hidden, &kept[1])?;
+    bench.within("statements of all", || Ok(count(&shown(bench)?["rebuilt_by"]) == Some(3)))?;
+    Ok(())
 }
 
 fn starts_anew(bench: &mut Bench) -> Result<()> {
@@ -168,5 +217,8 @@ fn revoked_image(bench: &mut Bench) -> Result<()> {
     ensure!(why.contains("was revoked"), "{status}");
     ensure!(!bench.fetches()?, "traffic goes on past a circuit that has ended");
     bench.down()?;
-    refuses(bench, &bench.config(), "[image-state]")
+    refuses(bench, &bench.config(), "[image-state]")?;
+    let (code, said) = second_verifier_on(bench, &reading(bench)?, None)?;
+    ensure!(code == Some(5) && said.contains("an image that is revoked"), "exit code {code:?}: {said}");
+    Ok(())
 }

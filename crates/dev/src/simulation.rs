@@ -5,16 +5,20 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use alloy_primitives::B256;
+use alloy_primitives::{Address, B256, Bytes};
 use anyhow::{Context as _, Result};
 use aws_lc_rs::digest::{SHA256, SHA384, digest};
+use k256::ecdsa::SigningKey;
 use openrelay_attest::evidence::Measurement;
 use openrelay_attest::manifest::{Manifest, Shape};
+use openrelay_devchain::KNOWN;
+use openrelay_ledger::chain::voting::{Answer, image_value, statement_hash};
+use openrelay_node::chain::journal::sign;
 use openrelay_node::clock::unix_seconds;
 use openrelay_sim::vendors::{Vendors, encode_roots};
 use serde_json::{Value, json};
 
-use crate::approved::Publication;
+use crate::approved::{Publication, VALIDATORS};
 
 /// In an operator's folder: what its relay simulates.
 pub(crate) const TOLD: &str = "sim.json";
@@ -22,6 +26,9 @@ const OLD_BLOCK: &str = "old-block.json";
 /// What a relay's evidence can be a lie about, and the code that it is refused with.
 pub(crate) const LIES: [(&str, &str); 4] =
     [("image", "measurement"), ("debug", "debug"), ("stale", "too-old"), ("key", "other-key")];
+
+/// The round in which the image was approved.
+const ROUND: u64 = 1;
 
 /// The folder of a network's simulation.
 pub(crate) struct Simulation {
@@ -71,6 +78,24 @@ impl Simulation {
         let manifest = fs::read(dir.join("published/image-1.json")).context("this network has no simulation")?;
         let manifest = Manifest::decode(&manifest).map_err(|refusal| anyhow::anyhow!("{refusal}"))?;
         Ok(Self { dir, image: manifest.image.into() })
+    }
+
+    /// Publishes what the validators of the chain's past have signed: that they got the image, or, as liars of a third sort do, that they got another one.
+    pub(crate) fn sign_votes(&self, chain_id: u64, images: Address, truly: bool) -> Result<()> {
+        let manifest = fs::read(self.published().join("image-1.json"))?;
+        let value = image_value(self.image, if truly { sha256(&manifest) } else { B256::ZERO });
+        for (id, place) in (1..).zip(VALIDATORS) {
+            let key = SigningKey::from_slice(KNOWN[place].1.as_slice())?;
+            let (answer, named) = Answer::Value(value).parts();
+            let signature = sign(&key, statement_hash(chain_id, images, ROUND, Answer::Value(value)))?;
+            let vote = json!({
+                "round": ROUND, "validator": id, "answer": answer, "value": named.to_string(),
+                "signature": Bytes::from(signature).to_string(),
+            });
+            let path = self.published().join(format!("attestation-{ROUND}-{id}.json"));
+            fs::write(path, json!({ "vote": vote }).to_string())?;
+        }
+        Ok(())
     }
 
     /// Files for a mirror to serve.

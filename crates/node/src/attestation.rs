@@ -5,19 +5,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use alloy_primitives::B256;
+use alloy_primitives::{Address, B256, Signature};
 use aws_lc_rs::digest::{SHA256, digest};
 use openrelay_attest::bundle::Bundle;
 use openrelay_attest::facts::Platform;
-use openrelay_attest::file::AttestationFile;
+use openrelay_attest::file::{AttestationFile, Statement};
 use openrelay_attest::manifest::Manifest;
 use openrelay_attest::policy::Policy;
 use openrelay_attest::verdict::{Block, Image, ImageState, LedgerView, Relay, Staple, Verdict, verify};
 use openrelay_attest::{Refusal, Roots};
 use openrelay_ledger::chain::header::Header;
 use openrelay_ledger::chain::reading::{Reading, Trust};
-use openrelay_ledger::chain::voted::Voted;
-use openrelay_ledger::chain::voting::image_value;
+use openrelay_ledger::chain::voted::{Voted, VotedImage};
+use openrelay_ledger::chain::voting::{Answer, image_value, statement_hash};
 use openrelay_ledger::directory::Directory;
 use openrelay_ledger::record::{Record, Role};
 use openrelay_ledger::votes::images::State;
@@ -74,6 +74,20 @@ impl Standard {
         if file.paranoid {
             policy.rebuilt = Some(rebuilt);
         }
+        let named: BTreeSet<[u8; 20]> = file.rebuilders.iter().map(|address| address.0.0).collect();
+        if named.len() != file.rebuilders.len() {
+            return Err(key_fault(path, "rebuilders", "names somebody twice"));
+        }
+        let needed = file.rebuilders_needed.unwrap_or(named.len());
+        if needed > named.len() || (needed == 0 && file.rebuilders_needed.is_some()) {
+            return Err(key_fault(
+                path,
+                "rebuilders_needed",
+                format!("must be 1 to {}, as many as are named", named.len()),
+            ));
+        }
+        (policy.rebuilders, policy.rebuilders_needed) =
+            (file.rebuilders.iter().map(|address| address.0.0).collect(), needed);
         Ok(self)
     }
 }
@@ -93,6 +107,11 @@ struct PolicyFile {
     /// Only images that were rebuilt on this machine.
     #[serde(default)]
     paranoid: bool,
+    /// Rebuilders who must have signed that they got the image, by the addresses of their keys.
+    #[serde(default)]
+    rebuilders: Vec<Address>,
+    /// How many of them must have; all if not given.
+    rebuilders_needed: Option<usize>,
 }
 
 /// A relay that a verdict stands behind. Not `Clone`: it is used up by one circuit.
@@ -113,17 +132,30 @@ impl AttestedRelay {
 pub struct Judged {
     /// Of each relay the verdicts on its evidence that will do, at least one, the newest first.
     results: BTreeMap<u64, Result<Vec<Verdict>, Refusal>>,
-    /// Who has voted on images, and what became of them.
-    images: Vec<(Image, u64)>,
+    images: Vec<Approved>,
+    policy: Policy,
     /// Why nothing could be judged.
     fault: Option<String>,
+}
+
+/// An image that validators have approved, whatever became of it since.
+#[derive(Clone, Debug)]
+pub struct Approved {
+    /// What evidence is held against.
+    pub image: Image,
+    /// The number of the round.
+    pub round: u64,
+    /// Its version.
+    pub version: u64,
+    /// What was voted for: Keccak-256 of the image's hash and of that of its manifest.
+    pub value: B256,
 }
 
 /// What the chain has said and mirrors have brought, as far as the two fit.
 struct View {
     ledger: LedgerView,
     bundle: Option<Bundle>,
-    images: Vec<(Image, u64)>,
+    images: Vec<Approved>,
     blocks: BTreeMap<u64, Block>,
 }
 
@@ -133,7 +165,7 @@ impl Judged {
         let none = |fault: Option<String>, refusal: &Refusal| {
             let results = directory.directory().body().relays.iter();
             let results = results.map(|record| (record.relay_id, Err(refusal.clone()))).collect();
-            Self { results, images: Vec::new(), fault }
+            Self { results, images: Vec::new(), policy: standard.policy.clone(), fault }
         };
         let Some(reading) = directory.reading() else {
             return none(None, &Refusal::NoView("the chain"));
@@ -151,7 +183,7 @@ impl Judged {
         let judge = |record: &Record| (record.relay_id, view.judge(record, &file.staples, standard, now));
         let mut results: BTreeMap<_, _> = directory.directory().body().relays.iter().map(judge).collect();
         refuse_shared_chips(&mut results);
-        Self { results, images: view.images, fault: None }
+        Self { results, images: view.images, policy: standard.policy.clone(), fault: None }
     }
 
     /// The relay with this record as a circuit takes it.
@@ -184,14 +216,19 @@ impl Judged {
         self.results.iter().filter_map(|(relay_id, result)| Some((*relay_id, result.as_ref().err()?)))
     }
 
-    /// The number of the round in which an image was approved, and its version.
-    pub fn image(&self, hash: [u8; 32]) -> Option<(&Image, u64)> {
-        self.images.iter().find(|(image, _)| image.hash == hash).map(|(image, round)| (image, *round))
+    /// The approved image with this hash.
+    pub fn image(&self, hash: [u8; 32]) -> Option<&Approved> {
+        self.images.iter().find(|approved| approved.image.hash == hash)
     }
 
-    /// The images that validators have voted on, each with its round.
-    pub fn images(&self) -> impl Iterator<Item = (&Image, u64)> {
-        self.images.iter().map(|(image, round)| (image, *round))
+    /// The images that validators have approved, by ascending version.
+    pub fn images(&self) -> impl Iterator<Item = &Approved> {
+        self.images.iter()
+    }
+
+    /// By what was judged.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
     }
 
     /// Why nothing could be judged.
@@ -222,13 +259,13 @@ impl View {
             floors.intel_evaluation = floors.intel_evaluation.max(voted.intel_floor);
             floors
         });
-        let images = images(voted, file, time.unwrap_or(0));
+        let images = images(voted, trust, file, time.unwrap_or(0));
         let ledger = LedgerView {
             network: Some(trust.network_id()),
             time,
             block: None,
             relay: None,
-            images: Some(images.iter().map(|(image, _)| image.clone()).collect()),
+            images: Some(images.iter().map(|approved| approved.image.clone()).collect()),
             // Of a lower number than the chain asks for, they are older ones.
             floors: floors.filter(|_| bundle.as_ref().is_some_and(|bundle| bundle.amd_floor >= voted.amd_floor)),
         };
@@ -280,11 +317,11 @@ impl View {
     }
 }
 
-/// Images whose manifest is what was voted for, each with its round.
-fn images(voted: &Voted, file: &AttestationFile, time: u64) -> Vec<(Image, u64)> {
+/// Images whose manifest is what was voted for. Of one that was approved in two versions the newer is told; what was revoked or suspended in either is so, and otherwise it can be used as long as either can.
+fn images(voted: &Voted, trust: &Trust, file: &AttestationFile, time: u64) -> Vec<Approved> {
     let manifests = file.manifests.iter().filter_map(|bytes| Some((Manifest::decode(bytes).ok()?, sha256(bytes))));
     let manifests: Vec<(Manifest, B256)> = manifests.collect();
-    let of_vote = |image: &openrelay_ledger::chain::voted::VotedImage| {
+    let of_vote = |image: &VotedImage| {
         let found = manifests.iter().find(|(manifest, hash)| image_value(manifest.image.into(), *hash) == image.value);
         let (manifest, _) = found?;
         let state = match voted.state(image, time) {
@@ -303,9 +340,43 @@ fn images(voted: &Voted, file: &AttestationFile, time: u64) -> Vec<(Image, u64)>
         };
         let measurements = manifest.shapes.iter().map(|shape| shape.measurement.clone()).collect();
         let (hash, advisories) = (manifest.image, manifest.advisories.clone());
-        Some((Image { hash, state, measurements, advisories }, image.round))
+        let rebuilt_by = rebuilders(trust, file, image);
+        let (round, version, value) = (image.round, image.version, image.value);
+        Some(Approved { image: Image { hash, state, measurements, advisories, rebuilt_by }, round, version, value })
     };
-    voted.images.iter().filter_map(of_vote).collect()
+    let mut found: Vec<Approved> = Vec::new();
+    // By ascending version.
+    for mut approved in voted.images.iter().filter_map(of_vote) {
+        let image = &mut approved.image;
+        if let Some(at) = found.iter().position(|older| older.image.hash == image.hash) {
+            let states = [found.remove(at).image.state, image.state];
+            image.state = BY_WEIGHT.into_iter().find(|state| states.contains(state)).unwrap_or(image.state);
+        }
+        found.push(approved);
+    }
+    found
+}
+
+/// States of one image in two versions: what stands before another outweighs it.
+const BY_WEIGHT: [ImageState; 6] = [
+    ImageState::Revoked,
+    ImageState::Suspended,
+    ImageState::Active,
+    ImageState::Deprecated,
+    ImageState::Pending,
+    ImageState::Retired,
+];
+
+/// Who has signed that the value which a round has approved is what they got.
+fn rebuilders(trust: &Trust, file: &AttestationFile, image: &VotedImage) -> Vec<[u8; 20]> {
+    let Some(contracts) = &trust.contracts else { return Vec::new() };
+    let hash = statement_hash(trust.chain_id, contracts.images, image.round, Answer::Value(image.value));
+    let of_round = file.statements.iter().filter(|statement| statement.round == image.round);
+    let signer = |statement: &Statement| {
+        let signature = Signature::from_raw_array(&statement.signature).ok()?;
+        Some(signature.recover_address_from_prehash(&hash).ok()?.0.0)
+    };
+    of_round.filter_map(signer).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// One relay on a chip: of several the one that was registered first.
@@ -322,4 +393,41 @@ fn refuse_shared_chips(results: &mut BTreeMap<u64, Result<Vec<Verdict>, Refusal>
 /// SHA-256 of these bytes.
 pub(crate) fn sha256(bytes: &[u8]) -> B256 {
     B256::from_slice(digest(&SHA256, bytes).as_ref())
+}
+
+#[cfg(test)]
+mod tests {
+    use alloy_primitives::Address;
+
+    use super::*;
+
+    const NOW: u64 = 1_800_000_000;
+
+    /// The same bytes, approved in two versions, which became usable at these times; whether the older was revoked, and until when it is suspended.
+    fn twice(usable_from: [u64; 2], revoked: bool, suspended_until: u64) -> ImageState {
+        let manifests = [1, 2].map(|version| {
+            let (image, shapes, advisories) = ([7; 32], Vec::new(), Vec::new());
+            Manifest { kind: 1, version, image, shapes, advisories }.encode()
+        });
+        let mut voted = Voted::default();
+        for ((bytes, usable_from), version) in manifests.iter().zip(usable_from).zip(1..) {
+            let value = image_value([7; 32].into(), sha256(bytes));
+            let (revoked, suspended_until) = if version == 1 { (revoked, suspended_until) } else { (false, 0) };
+            voted.images.push(VotedImage { round: version, version, usable_from, suspended_until, revoked, value });
+        }
+        let trust = Trust { chain_id: 1, directory: Address::ZERO, code_hash: B256::ZERO, contracts: None };
+        let file = AttestationFile { manifests: manifests.into(), ..AttestationFile::default() };
+        let found = images(&voted, &trust, &file, NOW);
+        assert_eq!((found.len(), found.first().map(|approved| approved.version)), (1, Some(2)));
+        found[0].image.state
+    }
+
+    #[test]
+    fn an_image_that_was_approved_twice_can_be_used_while_either_can_unless_it_was_stopped() {
+        assert_eq!(twice([NOW - 40 * 86_400, NOW - 20 * 86_400], false, 0), ImageState::Active);
+        assert_eq!(twice([NOW - 40 * 86_400, NOW + 1], false, 0), ImageState::Active);
+        assert_eq!(twice([NOW + 1, NOW + 2], false, 0), ImageState::Pending);
+        assert_eq!(twice([NOW - 40 * 86_400, NOW - 20 * 86_400], true, 0), ImageState::Revoked);
+        assert_eq!(twice([NOW - 40 * 86_400, NOW - 20 * 86_400], false, NOW + 1), ImageState::Suspended);
+    }
 }

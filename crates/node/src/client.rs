@@ -139,6 +139,8 @@ pub struct AttestedHop {
     pub verdict: Verdict,
     /// The number of the round in which its image was approved.
     pub round: u64,
+    /// Who has signed that they rebuilt it, by address.
+    pub rebuilt_by: Vec<[u8; 20]>,
 }
 
 /// A client that is up.
@@ -585,8 +587,8 @@ impl Judge {
 /// What was found about a relay, if it is believed.
 pub fn attested_hop(judged: &Judged, relay_id: u64) -> Option<AttestedHop> {
     let verdict = judged.verdict(relay_id).ok()?.clone();
-    let (_, round) = judged.image(verdict.binding().image)?;
-    Some(AttestedHop { relay_id, verdict, round })
+    let approved = judged.image(verdict.binding().image)?;
+    Some(AttestedHop { relay_id, verdict, round: approved.round, rebuilt_by: approved.image.rebuilt_by.clone() })
 }
 
 /// Where hashes of images that were rebuilt on this machine are kept, in the folder `state`.

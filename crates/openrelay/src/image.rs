@@ -1,6 +1,8 @@
-//! `openrelay image`: build, measure, compare and verify images of relays.
+//! `openrelay image`: build, measure, compare, verify and show images of relays.
 //!
 //! Owns files, downloads and the compiler's settings; what an image is, `openrelay-image` says. Never runs anything out of a package.
+
+mod show;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -41,6 +43,7 @@ pub(crate) fn run(program: &Program, command: &ImageCommand) -> Result<(), Failu
         }
         ImageCommand::Measure { image, lock, firmware, json } => measure(image, lock, firmware.as_deref(), *json),
         ImageCommand::Verify { build, config } => verify(program, build, &config.config),
+        ImageCommand::Show { json, config } => show::show(program, &config.config, *json),
         ImageCommand::Diff { one, two } => match first_difference(&read(one)?, &read(two)?) {
             None => {
                 say("the same");
@@ -382,8 +385,8 @@ fn verify(program: &Program, build: &BuildArguments, config: &Path) -> Result<()
     let judged = judged.ok_or_else(|| Failure::plain("relays of a signed directory run no approved images"))?;
     let built = make(build)?;
     let hash = built.image.hash();
-    let Some((image, round)) = judged.image(hash) else {
-        let known: Vec<String> = judged.images().map(|(image, _)| hex(&image.hash)).collect();
+    let Some(approved) = judged.image(hash) else {
+        let known: Vec<String> = judged.images().map(|approved| hex(&approved.image.hash)).collect();
         let known = if known.is_empty() { "none".into() } else { known.join(", ") };
         return Err(Failure::new(
             5,
@@ -398,9 +401,10 @@ fn verify(program: &Program, build: &BuildArguments, config: &Path) -> Result<()
         openrelay_node::directory::replace(&path, known.as_bytes()).map_err(Failure::plain)?;
     }
     say(&format!(
-        "image     {}   the same as approved in round {round}: {}",
+        "image     {}   the same as approved in round {}: {}",
         hex(&hash),
-        crate::page::state(image.state)
+        approved.round,
+        crate::page::state(approved.image.state)
     ));
     talk("openrelay: with paranoid = true in the policy only images that were rebuilt here are accepted");
     Ok(())

@@ -70,7 +70,8 @@ pub(crate) fn facts_json(source: Source) -> Value {
     }
 }
 
-fn origin(config: &Path) -> Result<Origin, Failure> {
+/// Where the configuration has its directory from.
+pub(crate) fn origin(config: &Path) -> Result<Origin, Failure> {
     let file: ClientFile = read(config).map_err(Failure::plain)?;
     file.origin(config).map_err(Failure::plain)
 }

@@ -203,6 +203,14 @@ pub(crate) enum ImageCommand {
         #[command(flatten)]
         config: ConfigArgument,
     },
+    /// Print the images that validators have approved: who has signed that they rebuilt them, and who voted how
+    Show {
+        /// One JSON object instead of text
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        config: ConfigArgument,
+    },
     /// Say where two images differ: section, file, byte
     Diff {
         /// One

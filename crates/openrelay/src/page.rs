@@ -4,8 +4,10 @@
 
 use std::path::Path;
 
+use alloy_primitives::Address;
 use openrelay_attest::facts::{Crl, Tcb};
-use openrelay_attest::verdict::ImageState;
+use openrelay_attest::policy::Policy;
+use openrelay_attest::verdict::{Image, ImageState};
 use openrelay_attest::{Facts, Refusal};
 use openrelay_ledger::directory::Source;
 use openrelay_ledger::hex;
@@ -52,6 +54,7 @@ pub(crate) fn hop_json(hop: &AttestedHop) -> Value {
         "image": hex::encode(&binding.image),
         "image_round": hop.round,
         "image_state": state(hop.verdict.image()),
+        "image_rebuilt_by": hop.rebuilt_by.iter().map(|key| Address::from(*key).to_string()).collect::<Vec<_>>(),
         "handshake_key": hex::encode(&binding.handshake_key),
         "key_epoch": binding.key_epoch,
         "block": binding.block_height,
@@ -144,6 +147,26 @@ pub(crate) const fn state(state: ImageState) -> &'static str {
     }
 }
 
+/// Who has signed that they rebuilt an image, and what the policy asks.
+pub(crate) fn rebuilders(policy: &Policy, image: &Image) -> String {
+    let signer = |key: &[u8; 20]| {
+        let named = if policy.rebuilders.contains(key) { " (named)" } else { "" };
+        format!("{}{named}", Address::from(*key))
+    };
+    let signers: Vec<String> = image.rebuilt_by.iter().map(signer).collect();
+    let signed = match signers.as_slice() {
+        [] => "nobody has signed that they rebuilt it".to_owned(),
+        signers => format!("rebuilt by {}, as their signatures say", signers.join(", ")),
+    };
+    match policy.rebuilders.len() {
+        0 => format!("{signed}; the policy names no rebuilders"),
+        named => {
+            let found = policy.named_rebuilders(image).count();
+            format!("{signed}; {found} of {named} that the policy names, {} must", policy.rebuilders_needed)
+        }
+    }
+}
+
 fn firmware(facts: &Facts) -> String {
     match &facts.tcb {
         Tcb::Intel { status, advisories, evaluation } => {
@@ -186,6 +209,9 @@ fn tell(directory: &VerifiedDirectory, judged: &Judged, relay_id: u64) {
     say(&format!("started        image {}", hex::encode(&binding.image)));
     let state = state(hop.verdict.image());
     say(&format!("               {state}, approved by validators who rebuilt it, in round {}", hop.round));
+    if let Some(approved) = judged.image(binding.image) {
+        say(&format!("               {}", rebuilders(judged.policy(), &approved.image)));
+    }
     say("key            the handshake key above was made inside: the chip has signed it with what was started");
     if let Source::Chain(chain) = directory.directory().source() {
         let old = unix_seconds().saturating_sub(chain.timestamp);

@@ -79,6 +79,7 @@ impl World {
                 state: ImageState::Active,
                 measurements: vec![Measurement::Snp([0; 48]), Measurement::Snp(MEASUREMENT)],
                 advisories: Vec::new(),
+                rebuilt_by: vec![[0xa1; 20], [0xa2; 20]],
             }]),
             floors: Some(Floors { intel_evaluation: 0, amd: vec![(product.to_owned(), floor)] }),
         };
@@ -134,7 +135,7 @@ fn a_relay_whose_evidence_holds_gets_a_verdict_that_lists_facts() {
 #[test]
 fn counter_examples() {
     type Change = fn(&mut World);
-    let rows: [(&str, Change, &str); 67] = [
+    let rows: [(&str, Change, &str); 70] = [
         ("nothing", |_| {}, "verdict"),
         ("simulations are not accepted", |w| w.policy.simulation = false, "simulated"),
         ("debug", |w| w.report.put(0x0a, &[0x0b]), "debug"),
@@ -189,6 +190,9 @@ fn counter_examples() {
         ("what runs is below the floor", |w| w.report.put(0x38, &[9]), "floor"),
         ("what it could go back to is", |w| w.report.put(0x1e0, &[9]), "floor"),
         ("what it was started with is", |w| w.report.put(0x1f0, &[9]), "floor"),
+        ("two of three named rebuilders, and two must", |w| name(w, &[0xa1, 0xa2, 0xa3], 2), "verdict"),
+        ("two of three named rebuilders, and all must", |w| name(w, &[0xa1, 0xa2, 0xa3], 3), "rebuilders"),
+        ("rebuilders whom nobody named", |w| name(w, &[0xa3], 1), "rebuilders"),
         ("no revocation list", |w| w.with_crl = false, "no-crl"),
         ("VMPL 1", |w| w.report.put(0x30, &[1]), "vmpl"),
         ("memory that may appear twice", |w| w.report.put(0x40, &[1]), "attributes"),
@@ -253,6 +257,11 @@ fn set_age(world: &mut World, age: u64) {
 fn set_time(world: &mut World, time: u64) {
     world.view.time = Some(time);
     set_age(world, 60);
+}
+
+fn name(world: &mut World, rebuilders: &[u8], needed: usize) {
+    world.policy.rebuilders = rebuilders.iter().map(|byte| [*byte; 20]).collect();
+    world.policy.rebuilders_needed = needed;
 }
 
 fn image(world: &mut World) -> &mut Image {

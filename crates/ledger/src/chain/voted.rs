@@ -251,7 +251,7 @@ impl Voted {
         }
         let newer = self.images.iter().skip_while(|other| other.round != image.round).skip(1);
         match newer.filter(|newer| !newer.revoked).map(|newer| newer.usable_from).min() {
-            Some(superseded) if time >= superseded + GRACE / self.haste => State::Retired,
+            Some(superseded) if time >= superseded + GRACE / self.haste.max(1) => State::Retired,
             Some(superseded) if time >= superseded => State::Deprecated,
             _ => State::Active,
         }

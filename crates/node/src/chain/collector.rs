@@ -7,12 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use alloy_primitives::{B256, Bytes};
 use alloy_sol_types::SolCall;
 use openrelay_attest::bundle::MAX_BUNDLE;
-use openrelay_attest::file::AttestationFile;
+use openrelay_attest::file::{AttestationFile, Statement};
 use openrelay_attest::manifest::Manifest;
 use openrelay_attest::verdict::Staple;
-use openrelay_ledger::chain::voting::Collateral;
+use openrelay_ledger::chain::voting::{Answer, Collateral};
+use serde_json::Value;
 
 use super::endpoint::Endpoint;
 use super::evidence::header_at;
@@ -86,18 +88,19 @@ impl Collector {
                 self.headers.insert(height, header);
             }
         }
-        let (bundle, manifests) = self.published(files);
-        let headers = self.headers.values().cloned().collect();
-        AttestationFile { bundle, manifests, headers, staples }.encode()
+        let mut file = self.published(files);
+        file.headers = self.headers.values().cloned().collect();
+        file.staples = staples;
+        file.encode()
     }
 
-    /// The collateral that the chain names, and all manifests.
-    fn published(&self, files: Option<&Path>) -> (Vec<u8>, Vec<Vec<u8>>) {
+    /// The collateral that the chain names, all manifests, and what rebuilders have signed.
+    fn published(&self, files: Option<&Path>) -> AttestationFile {
         let entry = self.file.collateral.and_then(|contract| {
             let answer = self.endpoint.call(contract, &Collateral::currentCall {}.abi_encode()).ok()?;
             Collateral::currentCall::abi_decode_returns(&answer).ok()
         });
-        let (mut bundle, mut manifests) = (Vec::new(), Vec::new());
+        let mut found = AttestationFile::default();
         let listed = files.and_then(|folder| std::fs::read_dir(folder).ok());
         let mut paths: Vec<_> = listed.into_iter().flatten().flatten().map(|entry| entry.path()).collect();
         paths.sort();
@@ -105,11 +108,23 @@ impl Collector {
             let small = std::fs::metadata(&path).is_ok_and(|file| file.len() <= MAX_BUNDLE as u64);
             let Ok(bytes) = (if small { std::fs::read(&path) } else { continue }) else { continue };
             if Manifest::decode(&bytes).is_ok() {
-                manifests.push(bytes);
+                found.manifests.push(bytes);
+            } else if let Some(statement) = statement(&bytes) {
+                found.statements.push(statement);
             } else if entry.as_ref().is_some_and(|entry| sha256(&bytes) == entry.bundle) {
-                bundle = bytes;
+                found.bundle = bytes;
             }
         }
-        (bundle, manifests)
+        found
     }
+}
+
+/// What an attestation of a validator's says for who counts rebuilders: the signed vote for a value in a round.
+fn statement(bytes: &[u8]) -> Option<Statement> {
+    let whole: Value = serde_json::from_slice(bytes).ok()?;
+    let vote = &whole["vote"];
+    let signature: Bytes = vote["signature"].as_str()?.parse().ok()?;
+    let is_value = vote["answer"].as_u64() == Some(Answer::Value(B256::ZERO).parts().0.into());
+    Some(Statement { round: vote["round"].as_u64()?, signature: signature.as_ref().try_into().ok()? })
+        .filter(|_| is_value)
 }

@@ -67,6 +67,7 @@ pub(super) fn add(
             voted.images.iter().any(|image| image.value == value)
         };
         found.manifests.retain(|bytes| Manifest::decode(bytes).is_ok_and(|manifest| named(manifest, bytes)));
+        found.statements.retain(|statement| voted.images.iter().any(|image| image.round == statement.round));
     }
     // Of both the one that the chain names: they are held against it again when relays are judged.
     if claimed_bundle(&reading.states, &contracts) == Some(sha256(&older_bundle)) {

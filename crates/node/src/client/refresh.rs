@@ -272,7 +272,7 @@ impl Reader {
         self.hops.iter().find_map(|hop| {
             let opened = self.opened_judged.verdict(hop.relay_id).ok();
             let image = opened.and_then(|verdict| self.judged.image(verdict.binding().image));
-            let refusal = match image.map(|(image, _)| image.state.usable()) {
+            let refusal = match image.map(|approved| approved.image.state.usable()) {
                 Some(Err(refusal)) => refusal,
                 Some(Ok(())) | None => self.judged.verdict(hop.relay_id).err()?,
             };

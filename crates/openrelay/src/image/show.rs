@@ -1,0 +1,156 @@
+//! `openrelay image show`: the images that validators have approved, who has signed that they rebuilt them, and who voted how.
+//!
+//! Owns the page, which tells what is proven from what is one endpoint's word.
+
+use std::path::Path;
+
+use alloy_primitives::{Address, B256, U256};
+use alloy_sol_types::SolEvent as _;
+use openrelay_ledger::chain::voting::images::ReleaseKeys::Release;
+use openrelay_ledger::chain::voting::{Answer, ImageRegistry, ValidatorSet};
+use openrelay_node::attestation::{Approved, Judged};
+use openrelay_node::chain::Endpoint;
+use openrelay_node::chain::mirror::read_log;
+use openrelay_node::chain_file::ChainFile;
+use openrelay_node::config::Origin;
+use serde_json::{Value, json};
+
+use crate::control::folders;
+use crate::failure::Failure;
+use crate::ledger::{ask, directory_shown, origin};
+use crate::{Program, page, say};
+
+/// What one endpoint says of a round.
+struct Round {
+    release: Option<Release>,
+    votes: Vec<Vote>,
+}
+
+struct Vote {
+    validator: u64,
+    /// The key that votes for it now.
+    key: Address,
+    answer: u8,
+    value: B256,
+    weight: U256,
+}
+
+pub(super) fn show(program: &Program, config: &Path, as_json: bool) -> Result<(), Failure> {
+    let directory = directory_shown(config)?;
+    let judged = page::judge(program, config, &directory)?;
+    let judged = judged.ok_or_else(|| Failure::plain("relays of a signed directory run no approved images"))?;
+    if let Some(fault) = judged.fault() {
+        return Err(Failure::new(5, format!("what the chain says of images cannot be used: {fault}")));
+    }
+    // A client that is up asks through circuits of its own alone: the user's would tell its egress.
+    let asked = match origin(config)? {
+        Origin::Chain(chain) if !folders().is_changed() => Some(chain),
+        Origin::Chain(_) | Origin::Signed { .. } => None,
+    };
+    let round = |approved: &Approved| asked.as_ref().map(|chain| Round::ask(chain, approved.round));
+    if as_json {
+        let images: Result<Vec<Value>, Failure> = judged
+            .images()
+            .map(|approved| Ok(image_json(&judged, approved, round(approved).transpose()?.as_ref())))
+            .collect();
+        say(&json!({"schema": "openrelay.images/1", "images": images?}).to_string());
+        return Ok(());
+    }
+    for approved in judged.images() {
+        tell(&judged, approved);
+        match round(approved) {
+            None => say("votes       not asked for: a client is up, and this would go through its circuit"),
+            Some(Err(failure)) => say(&format!("votes       not shown: {failure}")),
+            Some(Ok(round)) => tell_round(&round),
+        }
+    }
+    if judged.images().next().is_none() {
+        say("no image is approved, or no mirror has its manifest");
+    }
+    Ok(())
+}
+
+impl Round {
+    fn ask(chain: &ChainFile, number: u64) -> Result<Self, Failure> {
+        let endpoint = Endpoint::new(chain.endpoints.first().map_or("", String::as_str));
+        let missing = || Failure::plain("the chain's file names no images and validators");
+        let (images, validators) = chain.images.zip(chain.validators).ok_or_else(missing)?;
+        let kinds = [ImageRegistry::Proposed::SIGNATURE_HASH, ImageRegistry::Revealed::SIGNATURE_HASH]
+            .map(|kind| kind.to_string());
+        let filter = json!({
+            "address": images.to_string(), "fromBlock": format!("{:#x}", chain.first_block), "toBlock": "latest",
+            "topics": [kinds, B256::from(U256::from(number)).to_string()],
+        });
+        let logs = endpoint.ask("eth_getLogs", &json!([filter]))?;
+        let mut this = Self { release: None, votes: Vec::new() };
+        for log in logs.as_array().into_iter().flatten().filter_map(read_log) {
+            if let Ok(proposed) = ImageRegistry::Proposed::decode_log(&log) {
+                this.release = Some(proposed.release.clone());
+            } else if let Ok(revealed) = ImageRegistry::Revealed::decode_log(&log) {
+                let validator = revealed.validatorId;
+                let key = ask(&endpoint, validators, &ValidatorSet::getCall { validatorId: validator })?.operator;
+                let (answer, value, weight) = (revealed.answer, revealed.value, U256::from(revealed.weight));
+                this.votes.push(Vote { validator, key, answer, value, weight });
+            }
+        }
+        Ok(this)
+    }
+}
+
+impl Vote {
+    fn said(&self) -> String {
+        let value = self.value;
+        match self.answer {
+            answer if answer == Answer::Value(value).parts().0 => format!("got {value}"),
+            answer if answer == Answer::Failed(value).parts().0 => format!("could not build it, log {value}"),
+            _ => "said nothing".into(),
+        }
+    }
+}
+
+fn tell(judged: &Judged, approved: &Approved) {
+    let image = &approved.image;
+    let hash = openrelay_image::hex(&image.hash);
+    say(&format!("image       {hash}   version {}   {}", approved.version, page::state(image.state)));
+    say(&format!("            approved in round {} for the value {}; proven", approved.round, approved.value));
+    say(&format!("rebuilders  {}", page::rebuilders(judged.policy(), image)));
+}
+
+fn tell_round(round: &Round) {
+    if let Some(release) = &round.release {
+        say(&format!(
+            "source      tree {}, inputs.lock {}; one endpoint's word",
+            release.sourceTree, release.inputsLock
+        ));
+    }
+    for vote in &round.votes {
+        let (validator, key, weight) = (vote.validator, vote.key, vote.weight);
+        say(&format!("vote        validator {validator} {key} {}   weight {weight}; one endpoint's word", vote.said()));
+    }
+}
+
+fn image_json(judged: &Judged, approved: &Approved, round: Option<&Round>) -> Value {
+    let image = &approved.image;
+    let addresses = |all: &mut dyn Iterator<Item = &[u8; 20]>| -> Vec<String> {
+        all.map(|address| Address::from(*address).to_string()).collect()
+    };
+    let vote = |vote: &Vote| {
+        json!({
+            "validator": vote.validator, "key": vote.key.to_string(), "answer": vote.answer,
+            "value": vote.value.to_string(), "weight": vote.weight.to_string(),
+        })
+    };
+    let release = round.and_then(|round| round.release.as_ref());
+    json!({
+        "image": openrelay_image::hex(&image.hash), "version": approved.version, "round": approved.round,
+        "value": approved.value.to_string(), "state": page::state(image.state),
+        "rebuilt_by": addresses(&mut image.rebuilt_by.iter()),
+        "named": addresses(&mut judged.policy().named_rebuilders(image)),
+        "named_needed": judged.policy().rebuilders_needed,
+        "endpoint_says": round.map(|round| json!({
+            "source_tree": release.map(|release| release.sourceTree.to_string()),
+            "inputs_lock": release.map(|release| release.inputsLock.to_string()),
+            "votes": round.votes.iter().map(vote).collect::<Vec<_>>(),
+        })),
+    })
+}
