@@ -33,7 +33,7 @@ pub struct Binding {
     pub roles: u8,
     /// SHA-256 of the image that it says it runs.
     pub image: [u8; 32],
-    /// The newest block that it knew, so that evidence is not made in advance.
+    /// A block that was young then, so that evidence is not made in advance.
     pub block_hash: [u8; 32],
     /// Its height.
     pub block_height: u64,

@@ -96,9 +96,8 @@ impl AttestationFile {
         add(&mut self.staples, other.staples);
     }
 
-    /// Keeps so much evidence of each relay, that of the newest blocks, and none of blocks that are not among `heights`.
-    pub fn keep_newest(&mut self, count: usize, heights: std::ops::RangeInclusive<u64>) {
-        self.staples.retain(|staple| heights.contains(&staple.binding.block_height));
+    /// Keeps so much evidence of each relay, that of the newest blocks.
+    pub fn keep_newest(&mut self, count: usize) {
         self.staples.sort_by_key(|staple| (staple.binding.relay_id, std::cmp::Reverse(staple.binding.block_height)));
         let (mut relay, mut kept) = (None, 0);
         self.staples.retain(|staple| {

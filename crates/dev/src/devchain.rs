@@ -17,6 +17,7 @@ use openrelay_devchain::{
     serve,
 };
 use openrelay_ledger::chain::registry::RelayRegistry;
+use openrelay_ledger::chain::voted::ANCHOR_EVERY;
 use openrelay_ledger::chain::voting::ImageRegistry;
 use openrelay_node::chain::Endpoint;
 use openrelay_node::chain::journal::Sender;
@@ -69,6 +70,9 @@ pub(crate) struct Options {
     block_time: u64,
 }
 
+/// Blocks of the last minutes that a chain with a simulation begins with: one of them is a block that evidence can name.
+const YOUNG_BLOCKS: u64 = ANCHOR_EVERY + 64;
+
 pub(crate) fn run(command: Command) -> Result<()> {
     let Command::Run(options) = command;
     if let Some(exposed) = options.listen.iter().find(|address| !options.expose && !address.ip().is_loopback()) {
@@ -90,9 +94,14 @@ pub(crate) fn run(command: Command) -> Result<()> {
         if let Some((dir, relay)) = options.simulate.as_ref().zip(options.relay.as_ref()) {
             let begins = node.chain().last().header.timestamp;
             let (simulation, publication) = Simulation::prepare(dir, relay, options.image.as_deref())?;
-            simulation.note_old_block(1, node.chain().block(1).context("no block")?.hash)?;
+            simulation.note_old_block(0, node.chain().block(0).context("no block")?.hash)?;
             approve(&mut InProcess(&mut node), network.chain_id, &network.contracts, begins, &publication)?;
             simulation.sign_votes(network.chain_id, network.contracts.images, true)?;
+            // Evidence names blocks on which others stand; each is a second younger than the one before.
+            node.tell_time(unix_seconds() - YOUNG_BLOCKS);
+            for _ in 0..YOUNG_BLOCKS {
+                node.mine();
+            }
             node.tell_time(unix_seconds());
             node.mine();
         }
@@ -190,12 +199,13 @@ pub(crate) fn deploy(url: &str, path: &Path, mirror: &str, dir: &Path, relay: &P
     let block = endpoint.ask("eth_getBlockByNumber", &json!(["latest", false]))?;
     let begins: U256 = block["timestamp"].as_str().context("no time")?.parse()?;
     let (simulation, publication) = Simulation::prepare(dir, relay, None)?;
-    let hash = block["hash"].as_str().context("no hash")?.parse()?;
-    simulation.note_old_block(block["number"].as_str().context("no number")?.parse::<U256>()?.saturating_to(), hash)?;
+    let first = endpoint.ask("eth_getBlockByNumber", &json!(["0x0", false]))?;
+    simulation.note_old_block(0, first["hash"].as_str().context("no hash")?.parse()?)?;
     approve(&mut ByRpc(&endpoint), chain_id, &network.contracts, begins.saturating_to(), &publication)?;
     simulation.sign_votes(chain_id, network.contracts.images, true)?;
-    endpoint.ask("evm_setNextBlockTimestamp", &json!([unix_seconds()]))?;
+    endpoint.ask("evm_setNextBlockTimestamp", &json!([unix_seconds() - YOUNG_BLOCKS]))?;
     endpoint.ask("evm_mine", &json!([]))?;
+    endpoint.ask("anvil_mine", &json!([format!("{YOUNG_BLOCKS:#x}"), "0x1"]))?;
     Ok(fs::write(path, network_file(&network, &rules, &[url.to_owned()], &[mirror.to_owned()]))?)
 }
 

@@ -1,8 +1,7 @@
 //! Clients and operators of a chain against endpoints and mirrors that lie, fail and lag.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
 
-use std::collections::BTreeSet;
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -11,6 +10,10 @@ use std::time::{Duration, SystemTime};
 use alloy_primitives::{Address, B256, U256, keccak256};
 use alloy_sol_types::SolCall;
 use k256::ecdsa::SigningKey;
+use openrelay_attest::binding::Binding;
+use openrelay_attest::evidence::Evidence;
+use openrelay_attest::file::AttestationFile;
+use openrelay_attest::verdict::Staple;
 use openrelay_devchain::{Fault, KNOWN, Network, Node, Rules, Server, development, serve};
 use openrelay_ledger::chain::checkpoint::{Checkpoint, CheckpointFile, Signed};
 use openrelay_ledger::chain::descriptor::Descriptor;
@@ -102,6 +105,38 @@ fn serve_bytes(bytes: Vec<u8>) -> String {
         }
     });
     url
+}
+
+/// An endpoint of this chain that notes what it is asked.
+fn serve_and_note(node: Arc<Mutex<Node>>) -> (String, Arc<Mutex<Vec<serde_json::Value>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let notes = asked.clone();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut reader = BufReader::new(stream.try_clone().unwrap());
+            let mut length = 0;
+            loop {
+                let mut line = String::new();
+                reader.read_line(&mut line).unwrap();
+                if let Some(given) = line.to_lowercase().strip_prefix("content-length:") {
+                    length = given.trim().parse().unwrap();
+                }
+                if line.trim().is_empty() {
+                    break;
+                }
+            }
+            let mut body = vec![0; length];
+            reader.read_exact(&mut body).unwrap();
+            let request: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            notes.lock().unwrap().push(json!([request["method"], request["params"]]));
+            let answer = node.lock().unwrap().handle(&request).to_string();
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", answer.len());
+            let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(answer.as_bytes()));
+        }
+    });
+    (url, asked)
 }
 
 impl World {
@@ -214,15 +249,14 @@ fn an_honest_chain_gives_the_whole_directory_with_what_proves_it() {
     let again = Reading::decode(&bytes).unwrap();
     assert_eq!(again, reading);
     let trust = world.file.trust();
-    let voted = reading.voted(&trust, &BTreeSet::new()).unwrap();
+    let voted = reading.voted(&trust).unwrap();
     let without = Reading { states: Vec::new(), ..reading.clone() };
     let states = bytes.iter().zip(&without.encode().unwrap()).take_while(|(one, other)| one == other).count();
     for at in (0..bytes.len()).step_by(7) {
         let mut changed = bytes.clone();
         changed[at] ^= 1;
         let read = Reading::decode(&changed);
-        let both =
-            read.and_then(|read| Ok((read.verify(&trust, now(), 86_400, 0)?, read.voted(&trust, &BTreeSet::new())?)));
+        let both = read.and_then(|read| Ok((read.verify(&trust, now(), 86_400, 0)?, read.voted(&trust)?)));
         if let Ok((other, said)) = both {
             let Source::Chain(other) = other.source() else { panic!("no chain") };
             assert_eq!(other.storage_root, facts.storage_root, "byte {at}");
@@ -235,6 +269,42 @@ fn an_honest_chain_gives_the_whole_directory_with_what_proves_it() {
             }
         }
     }
+}
+
+/// Mirrors and endpoints together learn nothing of who asks: whatever evidence somebody has, the questions are the same.
+#[test]
+fn what_endpoints_are_asked_does_not_follow_from_what_mirrors_have() {
+    let mut world = World::new("questions", 700);
+    let node = world.servers[0].node.clone();
+    node.lock().unwrap().tell_time(now() - 690);
+    (0..650).for_each(|_| node.lock().unwrap().mine());
+    let (url, asked) = serve_and_note(node);
+    (world.file.endpoints, world.file.quorum) = (vec![url], 1);
+    let network = world.file.trust().network_id();
+    let named = |relay_id: u64, block_height: u64| {
+        let evidence = Evidence::decode(&[&[2], &[0; 672 + 96][..], &[0, 0]].concat()).unwrap();
+        let (image, block_hash) = ([1; 32], [2; 32]);
+        let (handshake_key, key_epoch, roles) = ([3; 32], 1, 1);
+        let binding = Binding { network, relay_id, handshake_key, key_epoch, roles, image, block_hash, block_height };
+        Staple { evidence, binding }
+    };
+    let mut questions = |heights: &[u64]| {
+        let staples = heights.iter().map(|height| named(1, *height)).collect();
+        let file = AttestationFile { staples, ..AttestationFile::default() };
+        world.file.evidence = vec![serve_bytes(file.encode())];
+        asked.lock().unwrap().clear();
+        let (reading, _) = read(&world.file, now(), 0).unwrap();
+        (asked.lock().unwrap().clone(), AttestationFile::decode(&reading.attestation).unwrap())
+    };
+    let (none, _) = questions(&[]);
+    assert!(none.len() >= 5, "{none:?}");
+    let (odd, kept) = questions(&[3, 511, 600, 640]);
+    assert_eq!((odd, kept.staples.len()), (none.clone(), 0));
+    let (even, kept) = questions(&[0, 256, 512, 1 << 60]);
+    assert_eq!(even, none);
+    // Of those that it can name the newest two, and the header of the newest.
+    let heights: Vec<u64> = kept.staples.iter().map(|staple| staple.binding.block_height).collect();
+    assert_eq!((heights, kept.headers.len()), (vec![512, 256], 1));
 }
 
 /// One that lies or fails is only one; when all do, the reason is said.

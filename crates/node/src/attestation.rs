@@ -175,8 +175,7 @@ impl Judged {
             Err(_) if reading.attestation.is_empty() => return none(None, &Refusal::NoEvidence),
             Err(refusal) => return none(Some(refusal.to_string()), &Refusal::NoEvidence),
         };
-        let heights: BTreeSet<u64> = file.staples.iter().map(|staple| staple.binding.block_height).collect();
-        let view = match reading.voted(trust, &heights) {
+        let view = match reading.voted(trust) {
             Ok(voted) => View::new(reading, trust, &voted, &file),
             Err(error) => return none(Some(error.to_string()), &Refusal::NoView("what it says of images")),
         };
@@ -244,9 +243,8 @@ impl Judged {
 
 impl View {
     fn new(reading: &Reading, trust: &Trust, voted: &Voted, file: &AttestationFile) -> Self {
-        let newest = Header::decode(&reading.header).ok();
-        let time = newest.map(|header| header.timestamp);
-        let headers = file.headers.iter().filter_map(|rlp| Header::decode(rlp).ok()).chain(newest);
+        let time = Header::decode(&reading.header).ok().map(|header| header.timestamp);
+        let headers = file.headers.iter().filter_map(|rlp| Header::decode(rlp).ok());
         // Of a block that the chain has: the hash is of the header's bytes.
         let blocks = headers.filter(|header| voted.blocks.get(&header.number) == Some(&header.hash));
         let block = |header: Header| {

@@ -5,8 +5,10 @@
 use std::time::{Duration, Instant};
 
 use openrelay_attest::binding::Binding;
+use openrelay_attest::file::AttestationFile;
 use openrelay_attest::verdict::Staple;
 use openrelay_ledger::chain::header::Header;
+use openrelay_ledger::chain::reading::Trust;
 use openrelay_node::clock::unix_seconds;
 use openrelay_node::directory::VerifiedDirectory;
 use openrelay_proto::message::{Announced, Evidence, EvidenceDigest};
@@ -27,6 +29,7 @@ pub(crate) struct Own {
     pub(crate) relay_id: u64,
     pub(crate) handshake_key: [u8; 32],
     pub(crate) image: [u8; 32],
+    pub(crate) trust: Trust,
 }
 
 /// The evidence of a relay that serves.
@@ -41,10 +44,9 @@ pub(crate) struct Attesting {
 }
 
 impl Attesting {
-    /// Makes the first evidence, bound to the block of this directory.
+    /// Makes the first evidence, bound to a block that this directory's reading proves.
     pub(crate) fn start(mut quoting: Quoting, own: Own, directory: &VerifiedDirectory) -> Result<Self, QuoteError> {
-        let (binding, block_time) =
-            bind(&own, directory).ok_or_else(|| QuoteError::Environment("the directory names no such relay".into()))?;
+        let (binding, block_time) = bind(&own, directory).ok_or(QuoteError::NoBlock)?;
         let shown = announced(&quoting.ask_and_wait(&binding, PATIENCE)?);
         let timeline = Timeline::new(shown.digest, block_time);
         Ok(Self { own, quoting, shown, making: None, timeline })
@@ -158,10 +160,14 @@ fn announced(staple: &Staple) -> Announced {
     Announced { digest: staple.evidence.identity(), shown: Evidence::Staple(staple.encode()) }
 }
 
-/// What evidence is bound to by this directory, with the time of its block.
+/// What evidence is bound to by this directory, with the time of its block: the newest of those that evidence can name.
 fn bind(own: &Own, directory: &VerifiedDirectory) -> Option<(Binding, u64)> {
     let record = directory.directory().relay(own.relay_id)?;
-    let header = Header::decode(&directory.reading()?.header).ok()?;
+    let reading = directory.reading()?;
+    let (height, hash) = reading.voted(&own.trust).ok()?.blocks.into_iter().next_back()?;
+    let headers = AttestationFile::decode(&reading.attestation).ok()?.headers;
+    let mut headers = headers.iter().filter_map(|rlp| Header::decode(rlp).ok());
+    let header = headers.find(|header| (header.number, header.hash) == (height, hash))?;
     let roles = match record.role {
         openrelay_ledger::record::Role::Ingress => 1,
         openrelay_ledger::record::Role::Egress => 2,

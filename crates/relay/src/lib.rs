@@ -146,6 +146,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
             (Identity::of_files(path, &directory, trusted).map_err(StartError::from)?, None, None)
         }
         Origin::Chain(chain) => {
+            let trust = chain.trust();
             let mut feed = Feed::new(*chain).map_err(host("read standard input"))?;
             let secret = RelaySecret::generate(&mut OsRandom::default());
             let quoting = Quoting::start().map_err(host("start the process that asks for evidence"))?;
@@ -158,7 +159,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
             })?;
             let image = public_key(path, "image", image).map_err(StartError::from)?;
             let directory = introduce(&mut feed, &secret, file.relay_id)?;
-            let own = Own { relay_id: file.relay_id, handshake_key: *secret.public().as_bytes(), image };
+            let own = Own { relay_id: file.relay_id, handshake_key: *secret.public().as_bytes(), image, trust };
             let attesting = Attesting::start(quoting, own, &directory).map_err(Failure::NoEvidence)?;
             let identity = Identity::of_chain(directory, secret, attesting.now());
             (identity, Some(feed), Some(attesting))

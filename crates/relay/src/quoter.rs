@@ -28,6 +28,11 @@ pub enum QuoteError {
         "this machine has no trusted execution environment that Linux knows of (no /sys/kernel/config/tsm/report); a relay of a chain must prove what it runs"
     )]
     NoEnvironment,
+    /// The chain does not say what to bind it to.
+    #[error(
+        "the chain proves no block that evidence can name: chain.toml must name images and collateral, and the chain must keep the hashes of its blocks (EIP-2935)"
+    )]
+    NoBlock,
     /// It did not do.
     #[error("the trusted execution environment gives no evidence: {0}")]
     Environment(String),
@@ -53,6 +58,8 @@ pub(crate) fn answer(quoter: &mut dyn Quoter) {
             Ok(staple) => (1, staple.encode()),
             Err(QuoteError::NoEnvironment) => (2, Vec::new()),
             Err(QuoteError::Environment(why)) => (0, why.into_bytes()),
+            // Said by a relay before it asks.
+            Err(error @ QuoteError::NoBlock) => (0, error.to_string().into_bytes()),
         };
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_be_bytes();
         let whole = [&[good][..], &length, &bytes].concat();

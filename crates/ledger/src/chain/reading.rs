@@ -8,8 +8,6 @@
 //! account: nonce 8 | balance 32 | storage root 32 | code hash 32          proof: nodes 1 | per node: length 2, node
 //! ```
 
-use std::collections::BTreeSet;
-
 use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 
 use super::header::{Header, MAX_HEADER, MalformedHeader};
@@ -197,13 +195,13 @@ impl Reading {
         Ok((RecordSet::verify(&self.records, self.account.storage_root)?, header))
     }
 
-    /// What the chain says of images and collateral at the block, and of the blocks at these heights. The reading itself must have been verified.
+    /// What the chain says of images and collateral at the block, and of blocks before it. The reading itself must have been verified.
     ///
     /// # Errors
     /// [`ReadingError`]: nothing of it may be used then.
-    pub fn voted(&self, trust: &Trust, heights: &BTreeSet<u64>) -> Result<Voted, ReadingError> {
+    pub fn voted(&self, trust: &Trust) -> Result<Voted, ReadingError> {
         let contracts = trust.contracts.as_ref().ok_or(ReadingError::NoContracts)?;
-        Ok(Voted::verify(&self.states, &Header::decode(&self.header)?, contracts, heights)?)
+        Ok(Voted::verify(&self.states, &Header::decode(&self.header)?, contracts)?)
     }
 
     /// Its bytes; `None` when a part is longer than one can be.
@@ -321,10 +319,10 @@ pub const MAX_READING: usize = MAX_FILE + MAX_ATTESTATION + MAX_PROOFS;
 /// Largest file of what relays are judged by, in bytes: of some four thousand relays.
 pub const MAX_ATTESTATION: usize = 12 << 20;
 /// Largest part with header and proofs, in bytes. Proofs of slots have some 2 KiB each.
-const MAX_PROOFS: usize = 16 << 20;
-/// Accounts besides the Directory contract's at most, and slots of each: a block for each relay, if no two name the same.
+const MAX_PROOFS: usize = 4 << 20;
+/// Accounts besides the Directory contract's at most, and slots of each.
 const MAX_STATES: usize = 4;
-const MAX_SLOTS: usize = 4_096;
+const MAX_SLOTS: usize = 256;
 
 /// A relay as clients choose it. Its weight is what it advertises, which its bond covers; nothing has tested that yet.
 fn to_record(record: &super::set::ChainRecord) -> Record {

@@ -1,10 +1,10 @@
 //! What the chain says besides the directory: images that validators have approved, the collateral that holds now, and which blocks it has had. Each from slots that are
 //! proven under the state root of one header.
 //!
-//! Owns which slots those are, and what follows from them. Every client asks for the newest images of relays, the entry of collateral, and the blocks that
-//! the evidence that it has names. Sources: contracts/src/ImageRegistry.sol, contracts/src/Collateral.sol, their storage layouts, EIP-2935.
+//! Owns which slots those are, and what follows from them. They follow from the newest block alone, so that every client asks the same: the newest images of relays, the entry of
+//! collateral, and all blocks that evidence can name. Sources: contracts/src/ImageRegistry.sol, contracts/src/Collateral.sol, their storage layouts, EIP-2935.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use alloy_primitives::{Address, B256, Bytes, U256, address, keccak256};
 
@@ -21,7 +21,11 @@ const FIRST_PLACES: u64 = 8;
 /// Where a chain keeps the hashes of its blocks. Source: EIP-2935.
 pub const HISTORY: Address = address!("0000F90827F1C53a10cb7A02335B175320002935");
 /// And of how many.
-pub const SERVED: u64 = 8_191;
+const SERVED: u64 = 8_191;
+/// Evidence names blocks whose height is a multiple of this: so few that everybody can ask for all of them, and nobody learns by a question which evidence somebody has.
+pub const ANCHOR_EVERY: u64 = 256;
+/// And names one once so many blocks stand on it: what is gone after a reorganisation proves nothing.
+const SETTLED: u64 = 64;
 /// Places in the contracts' storage, which a test holds against the committed layouts.
 const ROUNDS: u64 = 8;
 const IMAGES: u64 = 15;
@@ -95,7 +99,7 @@ pub struct Voted {
     pub intel_floor: u32,
     /// The smallest number of AMD's floors.
     pub amd_floor: u64,
-    /// Blocks that the chain has had, by height.
+    /// The blocks that evidence can name, by height.
     pub blocks: BTreeMap<u64, B256>,
     haste: u64,
 }
@@ -138,11 +142,22 @@ pub fn image_slots(rounds: &[u64]) -> Vec<B256> {
     rounds.iter().flat_map(of_round).collect()
 }
 
-/// The slots of the history of blocks that prove these heights; those too old to be in it are left out.
-pub fn block_slots(heights: &BTreeSet<u64>, newest: u64) -> Vec<B256> {
+/// The height of the block that new evidence names.
+pub const fn anchor(newest: u64) -> u64 {
+    newest.saturating_sub(SETTLED) / ANCHOR_EVERY * ANCHOR_EVERY
+}
+
+/// The heights of all blocks that evidence can name, ascending: thirty-two, on a chain that has had so many.
+pub fn anchors(newest: u64) -> impl Iterator<Item = u64> {
+    let first = newest.saturating_sub(SERVED).div_ceil(ANCHOR_EVERY) * ANCHOR_EVERY;
     // A block's own hash is not in its state.
-    let kept = heights.iter().filter(|height| **height < newest && **height + SERVED >= newest);
-    kept.map(|height| word(*height % SERVED)).collect()
+    let end = if newest == 0 { 0 } else { anchor(newest) + 1 };
+    (first..end).step_by(usize::try_from(ANCHOR_EVERY).unwrap_or(usize::MAX))
+}
+
+/// The slots of the history of blocks that prove those.
+pub fn block_slots(newest: u64) -> Vec<B256> {
+    anchors(newest).map(|height| word(height % SERVED)).collect()
 }
 
 /// The numbers of the newest images, from the proven list.
@@ -184,16 +199,11 @@ impl Proven {
 }
 
 impl Voted {
-    /// What these accounts prove under the header; `heights` are blocks that evidence names.
+    /// What these accounts prove under the header.
     ///
     /// # Errors
     /// [`VotedError`]: nothing of it may be used then.
-    pub fn verify(
-        states: &[Proven],
-        header: &Header,
-        contracts: &Contracts,
-        heights: &BTreeSet<u64>,
-    ) -> Result<Self, VotedError> {
+    pub fn verify(states: &[Proven], header: &Header, contracts: &Contracts) -> Result<Self, VotedError> {
         let of = |address: Address, what| {
             states.iter().find(|state| state.address == address).ok_or(VotedError::Missing(what))
         };
@@ -219,15 +229,10 @@ impl Voted {
         let slots = of(contracts.collateral, "the collateral")?.slots(header)?;
         let [bundle, floors] = [0, 1].map(|place| get(&slots, word(CURRENT + place), "the collateral's entry"));
         let floors = floors?;
-        let mut blocks: BTreeMap<u64, B256> = [(header.number, header.hash)].into();
-        if !block_slots(heights, header.number).is_empty() {
-            let slots = of(HISTORY, "the history of blocks")?.slots(header)?;
-            for height in heights {
-                let found = block_slots(&[*height].into(), header.number).first().and_then(|key| slots.get(key));
-                // Zero is a block that was never written: none.
-                blocks.extend(found.filter(|hash| !hash.is_zero()).map(|hash| (*height, B256::from(*hash))));
-            }
-        }
+        let slots = of(HISTORY, "the history of blocks")?.slots(header)?;
+        let hash = |height: u64| slots.get(&word(height % SERVED)).filter(|hash| !hash.is_zero());
+        // Zero is a block that was never written: none.
+        let blocks = anchors(header.number).filter_map(|height| Some((height, B256::from(*hash(height)?)))).collect();
         Ok(Self {
             images,
             bundle: bundle?.into(),
@@ -286,4 +291,21 @@ fn approved() -> B256 {
 
 fn places() -> B256 {
     keccak256(approved())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn evidence_names_few_blocks_and_everybody_asks_for_all_of_them() {
+        assert_eq!((anchors(0).count(), anchors(1).collect::<Vec<_>>()), (0, vec![0]));
+        assert_eq!((anchor(319), anchor(320), anchor(575), anchor(576)), (0, 256, 256, 512));
+        assert_eq!(anchors(600).collect::<Vec<_>>(), [0, 256, 512]);
+        for newest in (0..40_000).step_by(37) {
+            let all: Vec<u64> = anchors(newest).collect();
+            assert!(all.len() <= 32 && all.iter().all(|height| *height < newest && height + SERVED >= newest));
+            assert!(newest == 0 || all.last() == Some(&anchor(newest)), "{newest}");
+        }
+    }
 }

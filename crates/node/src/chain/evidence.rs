@@ -1,4 +1,4 @@
-//! What relays are judged by, read with the directory: a mirror's file of evidence, and what the chain says of images, collateral and the blocks that evidence names.
+//! What relays are judged by, read with the directory: a mirror's file of evidence, and what the chain says of images, collateral and the blocks that evidence can name.
 //!
 //! Owns which slots are asked for, in which order. Proofs are `ledger`'s business, evidence `attest`'s. What mirrors do not have is missing from the reading, and refuses relays
 //! when they are judged; an endpoint that does not answer is none to read from.
@@ -13,7 +13,7 @@ use openrelay_ledger::chain::header::{Header, from_json};
 use openrelay_ledger::chain::proof::Account;
 use openrelay_ledger::chain::reading::{MAX_ATTESTATION, Reading};
 use openrelay_ledger::chain::voted::{
-    Contracts, HISTORY, Proven, SERVED, Slot, block_slots, collateral_slots, first_image_slots, image_count,
+    Contracts, HISTORY, Proven, Slot, anchors, block_slots, collateral_slots, first_image_slots, image_count,
     image_slots, more_image_slots, newest_images,
 };
 use openrelay_ledger::chain::voting::image_value;
@@ -48,20 +48,25 @@ pub(super) fn add(
     let older = older.and_then(|older| AttestationFile::decode(&older.attestation).ok()).unwrap_or_default();
     let older_bundle = older.bundle.clone();
     found.add(older);
-    for staple in extra {
-        let number = staple.binding.block_height;
-        // Its block is of the chain if the history of blocks says so, whoever has shown the header.
-        found.headers.extend(header_at(endpoint, number)?);
-        found.staples.push(staple.clone());
+    let anchors: BTreeSet<u64> = anchors(header.number).collect();
+    // What evidence names that mirrors may not have yet. Its header is the block's if the history of blocks says so, whoever has shown it.
+    let mut heights: BTreeSet<u64> = anchors.last().copied().into_iter().collect();
+    heights.extend(extra.iter().map(|staple| staple.binding.block_height).filter(|height| anchors.contains(height)));
+    for height in heights {
+        found.headers.extend(header_at(endpoint, height)?);
     }
-    // Of relays that there are: each block that is named costs a question.
-    found.staples.retain(|staple| directory.relay(staple.binding.relay_id).is_some());
-    found.keep_newest(NEWEST, header.number.saturating_sub(SERVED)..=header.number);
-    let heights: BTreeSet<u64> = found.staples.iter().map(|staple| staple.binding.block_height).collect();
-    found.headers.retain(|rlp| Header::decode(rlp).is_ok_and(|header| heights.contains(&header.number)));
-    reading.states = states(endpoint, &header, &contracts, &heights)?;
-    // What no vote names could crowd out what one does.
-    if let Ok(voted) = reading.voted(&file.trust(), &heights) {
+    found.staples.extend(extra.iter().cloned());
+    let may_hold = |staple: &Staple| {
+        let binding = &staple.binding;
+        directory.relay(binding.relay_id).is_some() && anchors.contains(&binding.block_height)
+    };
+    found.staples.retain(may_hold);
+    found.keep_newest(NEWEST);
+    reading.states = states(endpoint, &header, &contracts)?;
+    // What the chain does not name could crowd out what it does.
+    if let Ok(voted) = reading.voted(&file.trust()) {
+        let of_chain = |header: Header| voted.blocks.get(&header.number) == Some(&header.hash);
+        found.headers.retain(|rlp| Header::decode(rlp).is_ok_and(of_chain));
         let named = |manifest: Manifest, bytes: &[u8]| {
             let value = image_value(manifest.image.into(), sha256(bytes));
             voted.images.iter().any(|image| image.value == value)
@@ -102,12 +107,7 @@ pub(super) fn header_at(endpoint: &Endpoint, number: u64) -> Result<Option<Vec<u
     Ok(from_json(&shown).ok())
 }
 
-fn states(
-    endpoint: &Endpoint,
-    header: &Header,
-    contracts: &Contracts,
-    heights: &BTreeSet<u64>,
-) -> Result<Vec<Proven>, EndpointError> {
+fn states(endpoint: &Endpoint, header: &Header, contracts: &Contracts) -> Result<Vec<Proven>, EndpointError> {
     let wrong = |error| endpoint.malformed("eth_getProof", error);
     let mut images = prove(endpoint, header, contracts.images, &first_image_slots())?;
     let more = more_image_slots(image_count(&images, header).map_err(wrong)?);
@@ -118,12 +118,8 @@ fn states(
     if !rounds.is_empty() {
         images.slots.extend(prove(endpoint, header, contracts.images, &image_slots(&rounds))?.slots);
     }
-    let mut states = vec![images, prove(endpoint, header, contracts.collateral, &collateral_slots())?];
-    let blocks = block_slots(heights, header.number);
-    if !blocks.is_empty() {
-        states.push(prove(endpoint, header, HISTORY, &blocks)?);
-    }
-    Ok(states)
+    let collateral = prove(endpoint, header, contracts.collateral, &collateral_slots())?;
+    Ok(vec![images, collateral, prove(endpoint, header, HISTORY, &block_slots(header.number))?])
 }
 
 fn prove(endpoint: &Endpoint, header: &Header, address: Address, keys: &[B256]) -> Result<Proven, EndpointError> {

@@ -1,6 +1,6 @@
 //! Reading the directory: a header that a quorum of endpoints shows, a proof from one of them, records from any mirror.
 //!
-//! Owns who is asked what, and in which order. All clients ask the same questions but for one: which blocks are named by the evidence that they have, from mirrors and of before.
+//! Owns who is asked what, and in which order. All clients ask the same questions.
 
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -70,7 +70,7 @@ pub fn read(file: &ChainFile, now: u64, seen: u64) -> Result<(Reading, Directory
 }
 
 /// The same by another way, with the records of an older reading, which are not asked for again where their root is the same, and with evidence that relays have shown.
-/// Endpoints are asked about the blocks that `extra` names: it is for who does not hide which relays those are, which clients do.
+/// Endpoints are asked for the headers of the blocks that `extra` names: it is for who does not hide which relays those are, which clients do.
 ///
 /// # Errors
 /// [`ChainError`] says who did not do.
