@@ -98,7 +98,7 @@ pub(crate) fn open(
     random: &mut OsRandom,
 ) -> Result<Client> {
     let wish = Wish { ingress: Some(1), egress: Some(3), ..Wish::default() };
-    let (ingress, egress) = selection::circuit(directory.directory(), &wish, |_| 0)?;
+    let (ingress, egress) = selection::circuit(directory.directory(), &wish, |_, _| true, |_| 0)?;
     let own = OwnRelays::from_config(file.attestation, directory).context("the relays are not one's own")?;
     let register =
         |record| Ok::<_, anyhow::Error>(Hop::Own(directory.register(record).context("not in the directory")?, own));

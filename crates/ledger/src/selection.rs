@@ -51,16 +51,18 @@ pub enum SelectionError {
     Conflict,
 }
 
-/// Chooses an ingress and an egress; `random` gives numbers below its argument.
+/// Chooses an ingress and an egress that `together` allows to be hops of one circuit, whoever runs them; `random` gives numbers below its argument.
 ///
 /// # Errors
 /// [`SelectionError`] says what is missing.
 pub fn circuit<'a>(
     directory: &'a Directory,
     wish: &Wish,
+    together: impl Fn(&Record, &Record) -> bool,
     mut random: impl FnMut(u64) -> u64,
 ) -> Result<(&'a Record, &'a Record), SelectionError> {
-    let apart = |ingress: &Record, egress: &Record| may_be_hops(directory, ingress, egress);
+    let apart =
+        |ingress: &Record, egress: &Record| may_be_hops(directory, ingress, egress) && together(ingress, egress);
     let ingresses = candidates(directory, Role::Ingress, wish.ingress, Some(wish.families))?;
     let egresses = candidates(directory, Role::Egress, wish.egress, None)?;
     let sticky = ingresses.iter().copied().find(|relay| Some(relay.relay_id) == wish.sticky_ingress);
@@ -178,6 +180,10 @@ mod tests {
         }
     }
 
+    fn whoever(_: &Record, _: &Record) -> bool {
+        true
+    }
+
     proptest! {
         #[test]
         fn hops_never_share_an_operator_or_a_network(
@@ -189,7 +195,7 @@ mod tests {
                 relay(i as u64 + 1, role, *operator, *network, 1)
             }).collect();
             let directory = directory(relays, false);
-            if let Ok((ingress, egress)) = circuit(&directory, &Wish::default(), |below| dice % below) {
+            if let Ok((ingress, egress)) = circuit(&directory, &Wish::default(), whoever, |below| dice % below) {
                 prop_assert!(!ingress.conflicts_with(egress));
             }
         }
@@ -205,7 +211,7 @@ mod tests {
         let directory = directory(relays, false);
         let mut chosen = [0u32; 4];
         for dice in 0..4_000u64 {
-            let (_, egress) = circuit(&directory, &Wish::default(), |below| dice % below).unwrap();
+            let (_, egress) = circuit(&directory, &Wish::default(), whoever, |below| dice % below).unwrap();
             chosen[usize::try_from(egress.relay_id).unwrap()] += 1;
         }
         assert_eq!(chosen, [0, 0, 1_000, 3_000]);
@@ -214,8 +220,11 @@ mod tests {
     #[test]
     fn one_person_may_run_both_hops_when_the_directory_says_so() {
         let relays = vec![relay(1, Role::Ingress, 1, 1, 1), relay(2, Role::Egress, 1, 1, 1)];
-        assert_eq!(circuit(&directory(relays.clone(), false), &Wish::default(), |_| 0), Err(SelectionError::Conflict));
-        assert!(circuit(&directory(relays, true), &Wish::default(), |_| 0).is_ok());
+        assert_eq!(
+            circuit(&directory(relays.clone(), false), &Wish::default(), whoever, |_| 0),
+            Err(SelectionError::Conflict)
+        );
+        assert!(circuit(&directory(relays, true), &Wish::default(), whoever, |_| 0).is_ok());
     }
 
     #[test]
@@ -225,10 +234,24 @@ mod tests {
         let directory = directory(relays, false);
         for dice in 0..10 {
             let wish = Wish { sticky_ingress: Some(2), ..Wish::default() };
-            assert_eq!(circuit(&directory, &wish, |below| dice % below).unwrap().0.relay_id, 2);
+            assert_eq!(circuit(&directory, &wish, whoever, |below| dice % below).unwrap().0.relay_id, 2);
         }
         let wish = Wish { egress: Some(9), ..Wish::default() };
-        assert_eq!(circuit(&directory, &wish, |_| 0), Err(SelectionError::NotThere(9, Role::Egress)));
+        assert_eq!(circuit(&directory, &wish, whoever, |_| 0), Err(SelectionError::NotThere(9, Role::Egress)));
+    }
+
+    #[test]
+    fn the_only_pair_that_may_be_is_found() {
+        let ingresses = (1..=40).map(|id| relay(id, Role::Ingress, 1, 1, 1_000_000));
+        let egresses = (41..=80).map(|id| relay(id, Role::Egress, 2, 2, 1_000_000));
+        let directory = directory(ingresses.chain(egresses).collect(), false);
+        let only = |ingress: &Record, egress: &Record| (ingress.relay_id, egress.relay_id) == (7, 77);
+        for dice in [0, 1, 12_345_678, u64::MAX] {
+            let (ingress, egress) = circuit(&directory, &Wish::default(), only, |below| dice % below).unwrap();
+            assert!(only(ingress, egress));
+        }
+        let none = circuit(&directory, &Wish::default(), |_, _| false, |_| 0);
+        assert_eq!(none, Err(SelectionError::Conflict));
     }
 
     #[test]

@@ -441,7 +441,7 @@ fn choose(path: &Path, options: &Options) -> Result<Plan, ConnectError> {
     let (ingress, egress) = if options.one_hop {
         (None, selection::one_hop(&usable, &wish, &mut below).map_err(named)?)
     } else {
-        let (ingress, egress) = judge.pair(|| selection::circuit(&usable, &wish, &mut below).map_err(named))?;
+        let (ingress, egress) = judge.pair(&usable, &wish, &mut below, named)?;
         (Some(ingress), egress)
     };
     let chosen: Vec<Record> = ingress.into_iter().chain([egress]).cloned().collect();
@@ -477,9 +477,6 @@ fn choose(path: &Path, options: &Options) -> Result<Plan, ConnectError> {
         warning: forgetful,
     })
 }
-
-/// How often a pair of hops is drawn, at first of two vendors.
-const DRAWS: usize = 16;
 
 /// By what relays are believed.
 enum Judge {
@@ -546,23 +543,36 @@ impl Judge {
     /// Two hops on two chips, of two vendors if that can be had.
     fn pair<'a>(
         &self,
-        mut draw: impl FnMut() -> Result<(&'a Record, &'a Record), ConnectError>,
+        usable: &'a Directory,
+        wish: &Wish,
+        mut below: impl FnMut(u64) -> u64,
+        named: impl Fn(SelectionError) -> ConnectError,
     ) -> Result<(&'a Record, &'a Record), ConnectError> {
-        let Self::Evidence(trusted) = self else { return draw() };
-        let mut refused = None;
-        for draws in 0..DRAWS {
-            let (ingress, egress) = draw()?;
-            let verdict = |record: &Record| trusted.0.verdict(record.relay_id);
-            let (Ok(one), Ok(two)) = (verdict(ingress), verdict(egress)) else { continue };
-            match one.may_share_a_circuit_with(two) {
-                Ok(()) if one.facts().platform != two.facts().platform || draws >= DRAWS / 2 => {
-                    return Ok((ingress, egress));
-                }
-                Ok(()) => {}
-                Err(refusal) => refused = Some(refusal),
-            }
+        let Self::Evidence(trusted) = self else {
+            return selection::circuit(usable, wish, |_, _| true, below).map_err(named);
+        };
+        let verdicts = |one: &Record, two: &Record| {
+            Some((trusted.0.verdict(one.relay_id).ok()?, trusted.0.verdict(two.relay_id).ok()?))
+        };
+        let refusal = |one: &Record, two: &Record| match verdicts(one, two) {
+            Some((one, two)) => one.may_share_a_circuit_with(two).err(),
+            None => Some(Refusal::NoEvidence),
+        };
+        let two_vendors = |one: &Record, two: &Record| {
+            let differ = |(one, two): (&Verdict, &Verdict)| one.facts().platform != two.facts().platform;
+            refusal(one, two).is_none() && verdicts(one, two).is_some_and(differ)
+        };
+        match selection::circuit(usable, wish, two_vendors, &mut below) {
+            Err(SelectionError::Conflict) => {}
+            found => return found.map_err(named),
         }
-        let refusal = refused.unwrap_or(Refusal::SameChip);
+        match selection::circuit(usable, wish, |one, two| refusal(one, two).is_none(), &mut below) {
+            Err(SelectionError::Conflict) => {}
+            found => return found.map_err(named),
+        }
+        // Nobody has both, and still they may not be hops of one circuit: for their chips.
+        let (one, two) = selection::circuit(usable, wish, |_, _| true, below).map_err(named)?;
+        let refusal = refusal(one, two).unwrap_or(Refusal::SameChip);
         Err(ConnectError::Untrusted(format!("{refusal} [{}]; {}", refusal.code(), refusal.next_step())))
     }
 
