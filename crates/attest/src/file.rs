@@ -9,6 +9,8 @@
 //! staple: evidence: length 2, bytes | binding 149
 //! ```
 
+use std::collections::BTreeSet;
+
 use crate::binding::Binding;
 use crate::bundle::MAX_BUNDLE;
 use crate::bytes::Cursor;
@@ -78,22 +80,20 @@ impl AttestationFile {
         out
     }
 
-    /// Adds what another one has and this one has not; the collateral stays this one's, if it has any.
+    /// Adds behind its own what another one has and this one has not; the collateral stays this one's, if it has any.
     pub fn add(&mut self, other: Self) {
-        fn add<T: PartialEq>(own: &mut Vec<T>, others: Vec<T>) {
-            for other in others {
-                if !own.contains(&other) {
-                    own.push(other);
-                }
-            }
+        // Of thousands each is looked for once.
+        fn add<T>(own: &mut Vec<T>, others: Vec<T>, bytes: impl Fn(&T) -> Vec<u8>) {
+            let mut known: BTreeSet<Vec<u8>> = own.iter().map(&bytes).collect();
+            own.extend(others.into_iter().filter(|other| known.insert(bytes(other))));
         }
         if self.bundle.is_empty() {
             self.bundle = other.bundle;
         }
-        add(&mut self.manifests, other.manifests);
-        add(&mut self.statements, other.statements);
-        add(&mut self.headers, other.headers);
-        add(&mut self.staples, other.staples);
+        add(&mut self.manifests, other.manifests, Vec::clone);
+        add(&mut self.statements, other.statements, |one| [&one.round.to_be_bytes()[..], &one.signature].concat());
+        add(&mut self.headers, other.headers, Vec::clone);
+        add(&mut self.staples, other.staples, Staple::encode);
     }
 
     /// Keeps so much evidence of each relay, that of the newest blocks.

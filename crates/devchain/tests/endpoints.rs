@@ -17,7 +17,7 @@ use openrelay_attest::verdict::Staple;
 use openrelay_devchain::{Fault, KNOWN, Network, Node, Rules, Server, development, serve};
 use openrelay_ledger::chain::checkpoint::{Checkpoint, CheckpointFile, Signed};
 use openrelay_ledger::chain::descriptor::Descriptor;
-use openrelay_ledger::chain::reading::Reading;
+use openrelay_ledger::chain::reading::{MAX_ATTESTATION, Reading};
 use openrelay_ledger::chain::registry::{RelayRegistry, Token};
 use openrelay_ledger::directory::{DirectoryKey, Source};
 use openrelay_ledger::hex;
@@ -105,6 +105,15 @@ fn serve_bytes(bytes: Vec<u8>) -> String {
         }
     });
     url
+}
+
+/// Evidence that proves nothing, of a relay at a height.
+fn staple(network: [u8; 32], relay_id: u64, block_height: u64) -> Staple {
+    let evidence = Evidence::decode(&[&[2], &[0; 672 + 96][..], &[0, 0]].concat()).unwrap();
+    let (image, block_hash) = ([1; 32], [2; 32]);
+    let (handshake_key, key_epoch, roles) = ([3; 32], 1, 1);
+    let binding = Binding { network, relay_id, handshake_key, key_epoch, roles, image, block_hash, block_height };
+    Staple { evidence, binding }
 }
 
 /// An endpoint of this chain that notes what it is asked.
@@ -281,15 +290,8 @@ fn what_endpoints_are_asked_does_not_follow_from_what_mirrors_have() {
     let (url, asked) = serve_and_note(node);
     (world.file.endpoints, world.file.quorum) = (vec![url], 1);
     let network = world.file.trust().network_id();
-    let named = |relay_id: u64, block_height: u64| {
-        let evidence = Evidence::decode(&[&[2], &[0; 672 + 96][..], &[0, 0]].concat()).unwrap();
-        let (image, block_hash) = ([1; 32], [2; 32]);
-        let (handshake_key, key_epoch, roles) = ([3; 32], 1, 1);
-        let binding = Binding { network, relay_id, handshake_key, key_epoch, roles, image, block_hash, block_height };
-        Staple { evidence, binding }
-    };
     let mut questions = |heights: &[u64]| {
-        let staples = heights.iter().map(|height| named(1, *height)).collect();
+        let staples = heights.iter().map(|height| staple(network, 1, *height)).collect();
         let file = AttestationFile { staples, ..AttestationFile::default() };
         world.file.evidence = vec![serve_bytes(file.encode())];
         asked.lock().unwrap().clear();
@@ -305,6 +307,36 @@ fn what_endpoints_are_asked_does_not_follow_from_what_mirrors_have() {
     // Of those that it can name the newest two, and the header of the newest.
     let heights: Vec<u64> = kept.staples.iter().map(|staple| staple.binding.block_height).collect();
     assert_eq!((heights, kept.headers.len()), (vec![512, 256], 1));
+}
+
+/// Evidence that somebody has kept is not pushed out by what a mirror brings in the same relay's name.
+#[test]
+fn what_mirrors_bring_takes_no_place_of_what_was_kept() {
+    let mut world = World::new("places", 700);
+    {
+        let mut node = world.servers[0].node.lock().unwrap();
+        node.tell_time(now() - 690);
+        (0..650).for_each(|_| node.mine());
+    }
+    world.share();
+    let network = world.file.trust().network_id();
+    let file = |heights: &[u64]| {
+        let staples = heights.iter().map(|height| staple(network, 1, *height)).collect();
+        AttestationFile { staples, ..AttestationFile::default() }.encode()
+    };
+    let (mut kept, _) = read(&world.file, now(), 0).unwrap();
+    kept.attestation = file(&[0]);
+    world.file.evidence = vec![serve_bytes(file(&[256, 512]))];
+    let (reading, _) = read_by(&Outside, &world.file, (now(), 0), Some(&kept), &[]).unwrap();
+    let found = AttestationFile::decode(&reading.attestation).unwrap();
+    let heights: Vec<u64> = found.staples.iter().map(|staple| staple.binding.block_height).collect();
+    assert_eq!(heights, [0, 512, 256]);
+    assert!(Reading::decode(&reading.encode().unwrap()).is_ok());
+    // What nobody could read again is not written.
+    kept.attestation = vec![0; MAX_ATTESTATION + 1];
+    assert_eq!(kept.encode(), None);
+    kept.attestation.pop();
+    assert!(Reading::decode(&kept.encode().unwrap()).is_ok());
 }
 
 /// One that lies or fails is only one; when all do, the reason is said.

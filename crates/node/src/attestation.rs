@@ -151,6 +151,9 @@ pub struct Approved {
     pub value: B256,
 }
 
+/// Evidence of a relay that is kept: one that was announced just now, and the one before it.
+pub(crate) const NEWEST: usize = 2;
+
 /// What the chain has said and mirrors have brought, as far as the two fit.
 struct View {
     ledger: LedgerView,
@@ -208,6 +211,23 @@ impl Judged {
             Some(result) => result.as_deref().map_err(Clone::clone),
             None => Err(Refusal::NoView("the relay's record")),
         }
+    }
+
+    /// Takes out evidence that was not believed, but for the newest of a relay of which none was.
+    pub(crate) fn keep_believed(&self, staples: &mut Vec<Staple>) {
+        staples.sort_by_key(|staple| (staple.binding.relay_id, std::cmp::Reverse(staple.binding.block_height)));
+        let mut before = None;
+        staples.retain(|staple| {
+            let relay_id = staple.binding.relay_id;
+            let first = before.replace(relay_id) != Some(relay_id);
+            match self.results.get(&relay_id) {
+                Some(Ok(verdicts)) => {
+                    verdicts.iter().take(NEWEST).any(|verdict| verdict.identity() == staple.evidence.identity())
+                }
+                Some(Err(_)) => first,
+                None => false,
+            }
+        });
     }
 
     /// The relays that are not believed, and why.

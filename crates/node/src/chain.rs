@@ -17,8 +17,10 @@ pub use way::{Outside, Way};
 
 use std::path::{Path, PathBuf};
 
+use openrelay_attest::file::AttestationFile;
 use openrelay_ledger::chain::reading::{MAX_AGE, MAX_READING, Reading};
 
+use crate::attestation::Judged;
 use crate::chain_file::ChainFile;
 use crate::clock::unix_seconds;
 use crate::directory::{VerifiedDirectory, replace};
@@ -102,8 +104,25 @@ fn note_reading(kept: &Path) {
 /// Keeps a reading; a warning when it cannot.
 fn keep(kept: &Path, reading: &Reading) -> Option<String> {
     let folder = kept.parent().unwrap_or(Path::new("."));
-    let written = std::fs::create_dir_all(folder).and_then(|()| replace(kept, &reading.encode().unwrap_or_default()));
+    let Some(bytes) = reading.encode() else {
+        return Some("the directory is larger than one can be, and is not kept".into());
+    };
+    let written = std::fs::create_dir_all(folder).and_then(|()| replace(kept, &bytes));
     written.err().map(|error| format!("cannot keep the directory in {}: {error}", kept.display()))
+}
+
+/// Keeps of the evidence in the file `kept` only what was believed, and of others' the newest, if it is of this directory: what mirrors bring later then takes no place of it. A warning when
+/// that cannot be written.
+pub fn keep_believed(kept: &Path, directory: &VerifiedDirectory, judged: &Judged) -> Option<String> {
+    let mut reading = read_kept(kept).filter(|reading| Some(reading) == directory.reading())?;
+    let mut file = AttestationFile::decode(&reading.attestation).ok()?;
+    let all = file.staples.len();
+    judged.keep_believed(&mut file.staples);
+    if file.staples.len() == all {
+        return None;
+    }
+    reading.attestation = file.encode();
+    keep(kept, &reading)
 }
 
 /// The reading in the file `kept`; nothing is checked.

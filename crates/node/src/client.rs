@@ -506,6 +506,8 @@ impl Judge {
             Origin::Chain(chain) => {
                 let standard = standard_of(path, file, options)?;
                 let judged = Judged::of(directory, &chain.trust(), &standard, unix_seconds());
+                // What cannot be written was warned of when the directory was to be kept.
+                let _ = crate::chain::keep_believed(&kept_of(chain, &options.folders.state), directory, &judged);
                 Ok(Self::Evidence(Box::new((judged, standard))))
             }
         }

@@ -204,8 +204,21 @@ impl Reading {
         Ok(Voted::verify(&self.states, &Header::decode(&self.header)?, contracts)?)
     }
 
-    /// Its bytes; `None` when a part is longer than one can be.
+    /// Its bytes; `None` when a part is longer than [`Reading::decode`] takes.
     pub fn encode(&self) -> Option<Vec<u8>> {
+        let slots = self.states.iter().map(|state| state.slots.len()).max().unwrap_or(0);
+        let proofs =
+            self.states.iter().flat_map(|state| state.slots.iter().map(|slot| &slot.proof).chain([&state.proof]));
+        let mut proofs = proofs.chain([&self.proof]);
+        let fits = self.header.len() <= MAX_HEADER
+            && self.attestation.len() <= MAX_ATTESTATION
+            && self.records.len() <= MAX_FILE
+            && self.states.len() <= MAX_STATES
+            && slots <= MAX_SLOTS
+            && proofs.all(|proof| proof.len() <= MAX_NODES && proof.iter().all(|node| node.len() <= MAX_NODE));
+        if !fits {
+            return None;
+        }
         let mut out = HEAD.to_vec();
         out.extend(u32::try_from(self.header.len()).ok()?.to_be_bytes());
         out.extend(&self.header);
@@ -316,8 +329,8 @@ fn take_state(rest: &mut &[u8]) -> Result<Proven, ReadingError> {
 
 /// Largest reading, in bytes.
 pub const MAX_READING: usize = MAX_FILE + MAX_ATTESTATION + MAX_PROOFS;
-/// Largest file of what relays are judged by, in bytes: of some four thousand relays.
-pub const MAX_ATTESTATION: usize = 12 << 20;
+/// Largest part with what relays are judged by, in bytes: of some four thousand relays, each with evidence of now, and of before.
+pub const MAX_ATTESTATION: usize = 24 << 20;
 /// Largest part with header and proofs, in bytes. Proofs of slots have some 2 KiB each.
 const MAX_PROOFS: usize = 4 << 20;
 /// Accounts besides the Directory contract's at most, and slots of each.

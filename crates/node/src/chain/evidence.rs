@@ -24,11 +24,13 @@ use serde_json::{Value, json};
 use super::endpoint::{Endpoint, EndpointError};
 use super::read::height;
 use super::way::Way;
-use crate::attestation::sha256;
+use crate::attestation::{NEWEST, sha256};
 use crate::chain_file::ChainFile;
 
-/// Evidence of a relay that is kept: one that was announced just now, and the one before it.
-const NEWEST: usize = 2;
+/// Largest file of a mirror's, in bytes: of some four thousand relays.
+const MAX_FILE: u64 = 12 << 20;
+/// Evidence of a relay that is looked at of what was kept. More than two are kept only where nobody has judged it.
+const KEPT: usize = 8;
 
 /// Adds to a reading what relays are judged by, as this endpoint proves it; `extra` is evidence that relays have shown and mirrors may not have yet.
 ///
@@ -44,24 +46,27 @@ pub(super) fn add(
 ) -> Result<(), EndpointError> {
     let Some(contracts) = file.trust().contracts else { return Ok(()) };
     let header = Header::decode(&reading.header).map_err(|error| endpoint.malformed("eth_getBlockByNumber", error))?;
-    let mut found = download(way, file).unwrap_or_default();
-    let older = older.and_then(|older| AttestationFile::decode(&older.attestation).ok()).unwrap_or_default();
-    let older_bundle = older.bundle.clone();
-    found.add(older);
+    let mut found = older.and_then(|older| AttestationFile::decode(&older.attestation).ok()).unwrap_or_default();
+    let mut brought = download(way, file).unwrap_or_default();
+    let bundles = [std::mem::take(&mut found.bundle), std::mem::take(&mut brought.bundle)];
     let anchors: BTreeSet<u64> = anchors(header.number).collect();
     // What evidence names that mirrors may not have yet. Its header is the block's if the history of blocks says so, whoever has shown it.
     let mut heights: BTreeSet<u64> = anchors.last().copied().into_iter().collect();
     heights.extend(extra.iter().map(|staple| staple.binding.block_height).filter(|height| anchors.contains(height)));
     for height in heights {
-        found.headers.extend(header_at(endpoint, height)?);
+        brought.headers.extend(header_at(endpoint, height)?);
     }
-    found.staples.extend(extra.iter().cloned());
+    brought.staples.extend(extra.iter().cloned());
     let may_hold = |staple: &Staple| {
         let binding = &staple.binding;
         directory.relay(binding.relay_id).is_some() && anchors.contains(&binding.block_height)
     };
-    found.staples.retain(may_hold);
-    found.keep_newest(NEWEST);
+    // Apart: what a mirror brings, true or false, takes no place of what was kept.
+    for (file, count) in [(&mut found, KEPT), (&mut brought, NEWEST)] {
+        file.staples.retain(may_hold);
+        file.keep_newest(count);
+    }
+    found.add(brought);
     reading.states = states(endpoint, &header, &contracts)?;
     // What the chain does not name could crowd out what it does.
     if let Ok(voted) = reading.voted(&file.trust()) {
@@ -75,11 +80,22 @@ pub(super) fn add(
         found.statements.retain(|statement| voted.images.iter().any(|image| image.round == statement.round));
     }
     // Of both the one that the chain names: they are held against it again when relays are judged.
-    if claimed_bundle(&reading.states, &contracts) == Some(sha256(&older_bundle)) {
-        found.bundle = older_bundle;
-    }
-    reading.attestation = if found == AttestationFile::default() { Vec::new() } else { found.encode() };
+    let claimed = claimed_bundle(&reading.states, &contracts);
+    let [kept, other] = bundles;
+    found.bundle = if claimed == Some(sha256(&kept)) { kept } else { other };
+    reading.attestation = if found == AttestationFile::default() { Vec::new() } else { fitting(found) };
     Ok(())
+}
+
+/// The bytes of a file, without the newest comers where it would be longer than one can be.
+fn fitting(mut file: AttestationFile) -> Vec<u8> {
+    loop {
+        let bytes = file.encode();
+        if bytes.len() <= MAX_ATTESTATION || file.staples.is_empty() {
+            return bytes;
+        }
+        file.staples.truncate(file.staples.len() / 2);
+    }
 }
 
 /// The collateral that an endpoint says the chain names.
@@ -93,9 +109,8 @@ fn claimed_bundle(states: &[Proven], contracts: &Contracts) -> Option<B256> {
 fn download(way: &dyn Way, file: &ChainFile) -> Option<AttestationFile> {
     let relays = way.relays().iter().map(|relay| way.fetch(*relay, MirrorFile::Attestation).ok());
     let mirrors = file.evidence.iter().map(|url| {
-        let limit = u64::try_from(MAX_ATTESTATION).unwrap_or(u64::MAX);
         let mut response = way.agent(url).get(url).call().ok().filter(|response| response.status().is_success())?;
-        response.body_mut().with_config().limit(limit).read_to_vec().ok()
+        response.body_mut().with_config().limit(MAX_FILE).read_to_vec().ok()
     });
     // A relay of the circuit first, so that nobody else hears of the question; of a large network it has none.
     relays.chain(mirrors).flatten().find_map(|bytes| AttestationFile::decode(&bytes).ok())

@@ -178,6 +178,9 @@ fn run(mut reader: Reader, shared: &Shared) {
                 known.source = directory.directory().source();
                 known.hops_listed = reader.hops_are_in(&directory);
                 reader.judged = Judged::of(&directory, &reader.chain.trust(), &reader.standard, unix_seconds());
+                if let Some(warning) = crate::chain::keep_believed(&reader.kept, &directory, &reader.judged) {
+                    known.warning.get_or_insert(warning);
+                }
                 reader.directory = directory;
                 known.refused = reader.refused();
                 if known.refused.is_some() {
