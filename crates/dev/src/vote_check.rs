@@ -2,6 +2,8 @@
 //!
 //! Owns the proposer, which signs releases with the development chain's key.
 
+mod hostile;
+
 use std::path::{Path, PathBuf};
 
 use alloy_primitives::{Address, B256, Bytes, U256};
@@ -29,9 +31,29 @@ const OTHER: B256 = B256::repeat_byte(0x22);
 const MEASUREMENTS: B256 = B256::repeat_byte(0x33);
 const SALT: B256 = B256::repeat_byte(0x44);
 
-/// Runs the scenario.
+/// Runs all scenarios on one chain; an error names the first that fails.
 pub(crate) fn run(dir: &Path) -> Result<()> {
-    scenario("three validators join, approve a good image and reject a bad one", || votes(dir))
+    let world = World::start(dir)?;
+    let tiny = Tiny::make(&dir.join("tiny"))?;
+    let rebuilding = Rebuilding { tiny: &tiny, tree: tiny.tree.clone() };
+    scenario("three validators join, approve a good image and reject a bad one", || {
+        votes(&world)?;
+        rebuilds(&world, &rebuilding)
+    })?;
+    let mut outsider = None;
+    scenario("a third of all weight that lies can neither approve an image nor stop one, and pays", || {
+        outsider = Some(hostile::lying_third(&world, &rebuilding)?);
+        Ok(())
+    })?;
+    scenario("a validator that is killed at each step goes on, votes once and pays nothing", || {
+        hostile::killed(&world, &rebuilding)
+    })?;
+    scenario("a validator whose disk is full in the middle of a build says so, and not that the build fails", || {
+        hostile::full_disk(&world, &rebuilding)
+    })?;
+    scenario("a validator that copies another's commitment earns nothing and pays", || {
+        hostile::copying(&world, &rebuilding, outsider.as_ref().context("nobody has joined")?)
+    })
 }
 
 /// What is proposed.
@@ -70,14 +92,21 @@ impl World {
         Ok(C::abi_decode_returns(&self.endpoint().call(to, &call.abi_encode())?)?)
     }
 
-    /// `openrelay validator` on the folder of validator `number`, which must end with this code and say this.
-    fn says(&self, number: u64, arguments: &[&str], code: i32, word: &str) -> Result<()> {
+    /// `openrelay validator` on the folder of validator `number`.
+    fn arguments(&self, number: u64, arguments: &[&str]) -> Vec<String> {
         let folder = self.local.dir.join(format!("validator-{number}")).display().to_string();
         let password = self.local.dir.join("password").display().to_string();
         let mut all = [&["validator"], arguments, &["--dir", &folder]].concat();
         if arguments[0] != "status" {
             all.extend(["--password-file", &password]);
         }
+        all.into_iter().map(str::to_owned).collect()
+    }
+
+    /// The same, which must end with this code and say this.
+    fn says(&self, number: u64, arguments: &[&str], code: i32, word: &str) -> Result<()> {
+        let all = self.arguments(number, arguments);
+        let all: Vec<&str> = all.iter().map(String::as_str).collect();
         self.local.says(&all, code, word).map(drop)
     }
 
@@ -150,9 +179,8 @@ impl World {
     }
 }
 
-fn votes(dir: &Path) -> Result<()> {
-    let world = World::start(dir)?;
-    let chain = dir.join("chain.toml").display().to_string();
+fn votes(world: &World) -> Result<()> {
+    let chain = world.local.dir.join("chain.toml").display().to_string();
     for number in 1..=3 {
         let init = ["init", "--chain", &chain, "--withdrawal", WITHDRAWAL, "--bond", BOND];
         world.says(number, &init, 0, "validator_key 0x")?;
@@ -163,45 +191,78 @@ fn votes(dir: &Path) -> Result<()> {
         world.says(number, &["status"], 0, "0 open commitments")?;
     }
     let full = world.bond(1)?;
-    good_image(&world)?;
+    good_image(world)?;
     ensure!((world.bond(1)?, world.bond(3)?) == (full, full), "honest bonds were touched");
-    bad_image(&world)?;
+    bad_image(world)?;
     ensure!((world.bond(1)?, world.bond(3)?) == (full, full - full / 200), "half a percent for no reveal");
-    rebuilds(&world, &Tiny::make(&dir.join("tiny"))?)
+    Ok(())
 }
 
-/// What an image of this tree with these programs is known by.
-fn build(world: &World, tiny: &Tiny, programs: &[PathBuf; 2], version: u64) -> Result<(B256, B256)> {
-    let out = tiny.tree.with_file_name("built").display().to_string();
-    let text = |path: &Path| path.display().to_string();
-    let (tree, inputs) = (text(&tiny.tree), text(&tiny.inputs));
-    let (init, relay, version) = (text(&programs[0]), text(&programs[1]), version.to_string());
-    let arguments = ["image", "build", "--source", &tree, "--inputs", &inputs, "--out", &out, "--version", &version];
-    let said =
-        world.local.says(&[&arguments[..], &["--json", "--programs", &init, &relay]].concat(), 0, "image-build/1")?;
-    let line = said.lines().find(|line| line.starts_with('{')).context("no answer")?;
-    let built: serde_json::Value = serde_json::from_str(line)?;
-    let hash = |name: &str| -> Result<B256> { Ok(built[name].as_str().context("no hash")?.parse()?) };
-    Ok((hash("image")?, hash("manifest")?))
+/// A tree that validators rebuild by themselves.
+#[derive(Clone)]
+struct Rebuilding<'a> {
+    tiny: &'a Tiny,
+    tree: PathBuf,
+}
+
+impl Rebuilding<'_> {
+    /// What is proposed of it, with the image that it gives.
+    fn good(&self, world: &World, version: u64) -> Result<What> {
+        self.what(world, &self.tiny.programs, version)
+    }
+
+    /// The same, with an image in which one byte of one program is another: nobody who builds it gets that.
+    fn planted(&self, world: &World, version: u64) -> Result<What> {
+        let planted = [self.tiny.programs[0].clone(), self.tree.with_file_name("planted")];
+        std::fs::write(&planted[1], [&std::fs::read(&self.tiny.programs[1])?[..], b"!"].concat())?;
+        self.what(world, &planted, version)
+    }
+
+    fn what(&self, world: &World, programs: &[PathBuf; 2], version: u64) -> Result<What> {
+        let text = |path: &Path| path.display().to_string();
+        let tree = text(&self.tree);
+        let said = world.local.says(&["validator", "source", &tree], 0, "source tree")?;
+        let hash = |line: &str| -> Result<B256> {
+            let found = said.lines().find_map(|said| said.strip_prefix(line)).context("no hash")?;
+            Ok(found.trim().parse()?)
+        };
+        let (source, inputs) = (hash("source tree")?, hash("inputs.lock")?);
+        let (kept, out) = (text(&self.tiny.inputs), text(&self.tree.with_file_name("built")));
+        let (init, relay, version) = (text(&programs[0]), text(&programs[1]), version.to_string());
+        let arguments = ["image", "build", "--source", &tree, "--inputs", &kept, "--out", &out, "--version", &version];
+        let said = world.local.says(
+            &[&arguments[..], &["--json", "--programs", &init, &relay]].concat(),
+            0,
+            "image-build/1",
+        )?;
+        let line = said.lines().find(|line| line.starts_with('{')).context("no answer")?;
+        let built: serde_json::Value = serde_json::from_str(line)?;
+        let hash = |name: &str| -> Result<B256> { Ok(built[name].as_str().context("no hash")?.parse()?) };
+        Ok(What { source, inputs, image: hash("image")?, measurements: hash("manifest")? })
+    }
+
+    /// `openrelay validator run` for this validator, which takes one look if it is to be `once`.
+    fn arguments(&self, world: &World, id: u64, once: bool) -> Vec<String> {
+        let text = |path: &Path| path.display().to_string();
+        let publish = text(&world.local.dir.join(format!("published-{id}")));
+        let (tree, kept) = (text(&self.tree), text(&self.tiny.inputs));
+        let [init, relay] = [text(&self.tiny.programs[0]), text(&self.tiny.programs[1])];
+        let mut all = vec!["run", "--no-checks", "--source", &tree, "--publish", &publish, "--inputs", &kept];
+        all.extend(["--programs", &init, &relay]);
+        all.extend(once.then_some("--once"));
+        world.arguments(id, &all)
+    }
+
+    /// Takes one look, in a process of its own, which must say this.
+    fn run(&self, world: &World, id: u64, word: &str) -> Result<()> {
+        let all = self.arguments(world, id, true);
+        let all: Vec<&str> = all.iter().map(String::as_str).collect();
+        world.local.says(&all, 0, word).map(drop)
+    }
 }
 
 /// Validators who rebuild by themselves, each step in a process of its own, as if the one before had been killed.
-fn rebuilds(world: &World, tiny: &Tiny) -> Result<()> {
-    let tree = tiny.tree.display().to_string();
-    let said = world.local.says(&["validator", "source", &tree], 0, "source tree")?;
-    let hash = |line: &str| -> Result<B256> {
-        let found = said.lines().find_map(|said| said.strip_prefix(line)).context("no hash")?;
-        Ok(found.trim().parse()?)
-    };
-    let (source, inputs) = (hash("source tree")?, hash("inputs.lock")?);
-    let run = |id: u64, source: &str, word: &str| -> Result<()> {
-        let publish = world.local.dir.join(format!("published-{id}")).display().to_string();
-        let text = |path: &Path| path.display().to_string();
-        let [init, relay] = [text(&tiny.programs[0]), text(&tiny.programs[1])];
-        let kept = text(&tiny.inputs);
-        let arguments = ["run", "--once", "--no-checks", "--source", source, "--publish", &publish, "--inputs", &kept];
-        world.says(id, &[&arguments[..], &["--programs", &init, &relay]].concat(), 0, word)
-    };
+fn rebuilds(world: &World, rebuilding: &Rebuilding<'_>) -> Result<()> {
     let published = |id: u64| -> Vec<String> {
         let entries = std::fs::read_dir(world.local.dir.join(format!("published-{id}"))).into_iter().flatten();
         let mut names: Vec<_> =
@@ -209,14 +270,15 @@ fn rebuilds(world: &World, tiny: &Tiny) -> Result<()> {
         names.sort();
         names
     };
-    let round = |version: u64, what: &What, source: &str, late: bool| -> Result<u8> {
+    let run = |id: u64, word: &str| rebuilding.run(world, id, word);
+    let round = |version: u64, what: &What, late: bool| -> Result<u8> {
         let round = world.propose(version, what)?;
         if late {
-            run(1, source, "not built yet, and tried again")?;
+            run(1, "not built yet, and tried again")?;
             // One that had decided when its commitment failed commits that: another answer of the same round could cost it all.
             let answer = format!("answers = [{{ failed = {{ log = \"{SALT}\" }} }}]\n");
             std::fs::write(world.local.dir.join(format!("validator-3/round-{round}.toml")), answer)?;
-            run(3, source, "committed")?;
+            run(3, "committed")?;
             let end: u64 = world.ask(world.images, &ImageRegistry::roundOfCall { round })?.commitEnd.to();
             // Each transaction makes a block a second later: there is time for two.
             world.pass_until(end - 3)?;
@@ -224,37 +286,32 @@ fn rebuilds(world: &World, tiny: &Tiny) -> Result<()> {
         let voters = if late { 1..=2 } else { 1..=3 };
         for id in voters.clone() {
             let before = published(id);
-            run(id, source, "committed")?;
+            run(id, "committed")?;
             // Whoever sees more now could vote by it and build nothing.
             ensure!(published(id) == before, "validator {id} shows what it votes for before it reveals it");
         }
         world.await_reveals(round)?;
         world.open(round, what)?;
         for id in voters.clone() {
-            run(id, source, "revealed")?;
+            run(id, "revealed")?;
         }
         world.await_end(round)?;
         for id in voters {
-            run(id, source, "settled")?;
+            run(id, "settled")?;
         }
         world.ask(world.images, &ImageRegistry::stateOfCall { round })
     };
-    let (image, measurements) = build(world, tiny, &tiny.programs, 3)?;
-    let good = What { source, inputs, image, measurements };
-    let state = round(3, &good, &tree, false)?;
+    let good = rebuilding.good(world, 3)?;
+    let state = round(3, &good, false)?;
     ensure!(state == 7, "what three validators have rebuilt is approved, not {state}");
     // What they have published says how, and names the same twice, which proves nothing against anybody.
     let attestation = world.local.dir.join("published-1/attestation-3-1.json").display().to_string();
     world.says(2, &["report", &attestation, &attestation], 1, "that proves nothing")?;
-    // One byte of one program: nobody who builds it gets what was proposed.
-    let planted = [tiny.programs[0].clone(), tiny.tree.with_file_name("planted")];
-    std::fs::write(&planted[1], [&std::fs::read(&tiny.programs[1])?[..], b"!"].concat())?;
-    let (image, measurements) = build(world, tiny, &planted, 4)?;
-    let state = round(4, &What { source, inputs, image, measurements }, &tree, false)?;
+    let state = round(4, &rebuilding.planted(world, 4)?, false)?;
     ensure!(state == 5, "what nobody rebuilds is rejected, not {state}");
     // A tree that nobody has: said so, and late.
     let missing = What { source: B256::repeat_byte(0x77), ..good };
-    let state = round(5, &missing, &tree, true)?;
+    let state = round(5, &missing, true)?;
     ensure!(state == 5, "what cannot be had is rejected, not {state}");
     Ok(())
 }
