@@ -78,13 +78,7 @@ impl Policy {
         if facts.simulated && !self.simulation {
             return Err(Refusal::Simulated);
         }
-        if self.rebuilt.as_ref().is_some_and(|rebuilt| !rebuilt.contains(&image.hash)) {
-            return Err(Refusal::NotRebuilt);
-        }
-        let found = self.named_rebuilders(image).count();
-        if found < self.rebuilders_needed {
-            return Err(Refusal::Rebuilders { found, needed: self.rebuilders_needed });
-        }
+        self.check_image(image)?;
         if !self.platforms.contains(&facts.platform) {
             return Err(Refusal::Platform(facts.platform.name()));
         }
@@ -116,6 +110,21 @@ impl Policy {
             }
         }
         self.check_environment(facts)
+    }
+
+    /// Holds an image, or a package, against what is asked besides the validators' vote.
+    ///
+    /// # Errors
+    /// [`Refusal::NotRebuilt`], [`Refusal::Rebuilders`].
+    pub fn check_image(&self, image: &Image) -> Result<(), Refusal> {
+        if self.rebuilt.as_ref().is_some_and(|rebuilt| !rebuilt.contains(&image.hash)) {
+            return Err(Refusal::NotRebuilt);
+        }
+        let found = self.named_rebuilders(image).count();
+        if found < self.rebuilders_needed {
+            return Err(Refusal::Rebuilders { found, needed: self.rebuilders_needed });
+        }
+        Ok(())
     }
 
     /// Those rebuilders of an image that are named here.

@@ -76,6 +76,8 @@ enum Part {
     Chain,
     /// Validators' votes
     Votes,
+    /// The client's own program, by such votes
+    Updates,
     /// Clients that reach no endpoint
     Checkpoints,
     /// A chain that takes back what it said
@@ -88,10 +90,11 @@ type Scenarios = fn(&Path) -> Result<()>;
 
 impl CheckOptions {
     fn run(&self) -> Result<()> {
-        let parts: [(Part, Scenarios); 6] = [
+        let parts: [(Part, Scenarios); 7] = [
             (Part::Circuits, check::run),
             (Part::Chain, chain_check::run),
             (Part::Votes, vote_check::run),
+            (Part::Updates, vote_check::updates),
             (Part::Checkpoints, checkpoint_check::run),
             (Part::Reorganisation, reorganisation_check::run),
             (Part::Evidence, evidence_check::run),

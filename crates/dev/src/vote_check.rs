@@ -3,6 +3,7 @@
 //! Owns the proposer, which signs releases with the development chain's key.
 
 mod hostile;
+mod update;
 
 use std::path::{Path, PathBuf};
 
@@ -12,6 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use k256::ecdsa::SigningKey;
 use openrelay_devchain::KNOWN;
 use openrelay_ledger::chain::registry::Token;
+use openrelay_ledger::chain::voted::{CLIENT_PACKAGE, RELAY_IMAGE};
 use openrelay_ledger::chain::voting::{ImageRegistry, ReleaseKeys, ValidatorSet};
 use openrelay_node::chain::Endpoint;
 use openrelay_node::chain::journal::{Sender, sign};
@@ -35,7 +37,7 @@ const SALT: B256 = B256::repeat_byte(0x44);
 pub(crate) fn run(dir: &Path) -> Result<()> {
     let world = World::start(dir)?;
     let tiny = Tiny::make(&dir.join("tiny"))?;
-    let rebuilding = Rebuilding { tiny: &tiny, tree: tiny.tree.clone() };
+    let rebuilding = Rebuilding { tiny: &tiny, tree: tiny.tree.clone(), client: None };
     scenario("three validators join, approve a good image and reject a bad one", || {
         votes(&world)?;
         rebuilds(&world, &rebuilding)
@@ -56,8 +58,18 @@ pub(crate) fn run(dir: &Path) -> Result<()> {
     })
 }
 
+/// Runs the scenario of a client that updates itself, on a chain of its own.
+pub(crate) fn updates(dir: &Path) -> Result<()> {
+    let world = World::start(dir)?;
+    let tiny = Tiny::make(&dir.join("tiny"))?;
+    scenario("a client updates itself to what validators have approved, never back, and to nothing else", || {
+        update::run(&world, &tiny)
+    })
+}
+
 /// What is proposed.
 struct What {
+    kind: u8,
     source: B256,
     inputs: B256,
     image: B256,
@@ -65,8 +77,13 @@ struct What {
 }
 
 /// What is proposed where nobody builds anything.
-const NAMED: What =
-    What { source: B256::repeat_byte(0x55), inputs: B256::repeat_byte(0x66), image: IMAGE, measurements: MEASUREMENTS };
+const NAMED: What = What {
+    kind: RELAY_IMAGE,
+    source: B256::repeat_byte(0x55),
+    inputs: B256::repeat_byte(0x66),
+    image: IMAGE,
+    measurements: MEASUREMENTS,
+};
 
 struct World {
     local: LocalChain,
@@ -112,13 +129,17 @@ impl World {
 
     /// Makes a block at this time, unless it has come: blocks of one second push a development chain's time ahead of the clock.
     fn pass_until(&self, end: u64) -> Result<()> {
-        let block = self.endpoint().ask("eth_getBlockByNumber", &json!(["latest", false]))?;
-        let now: U256 = block["timestamp"].as_str().context("no time")?.parse()?;
-        if now < U256::from(end) {
+        if self.time()? < end {
             self.endpoint().ask("evm_setNextBlockTimestamp", &json!([end]))?;
             self.endpoint().ask("evm_mine", &json!([]))?;
         }
         Ok(())
+    }
+
+    /// The time of the newest block.
+    fn time(&self) -> Result<u64> {
+        let block = self.endpoint().ask("eth_getBlockByNumber", &json!(["latest", false]))?;
+        Ok(block["timestamp"].as_str().context("no time")?.parse::<U256>()?.to())
     }
 
     fn await_reveals(&self, round: u64) -> Result<()> {
@@ -143,7 +164,8 @@ impl World {
         self.endpoint().ask("devchain_fund", &fund)?;
         let approve = Token::approveCall { spender: validators, value: deposit };
         self.proposer.send("approve", token, &approve.abi_encode())?;
-        let release = ReleaseKeys::Release { sourceTree: what.source, inputsLock: what.inputs, kind: 1, version };
+        let release =
+            ReleaseKeys::Release { sourceTree: what.source, inputsLock: what.inputs, kind: what.kind, version };
         let hash = self.ask(keys, &ReleaseKeys::releaseHashCall { release: release.clone() })?;
         let signer = SigningKey::from_slice(KNOWN[2].1.as_slice())?;
         let signature = Bytes::from(sign(&signer, hash)?);
@@ -179,17 +201,20 @@ impl World {
     }
 }
 
-fn votes(world: &World) -> Result<()> {
+/// Makes a validator.
+fn join(world: &World, number: u64) -> Result<()> {
     let chain = world.local.dir.join("chain.toml").display().to_string();
-    for number in 1..=3 {
-        let init = ["init", "--chain", &chain, "--withdrawal", WITHDRAWAL, "--bond", BOND];
-        world.says(number, &init, 0, "validator_key 0x")?;
-        world.says(number, &init, 1, "is there already")?;
-        world.says(number, &["status"], 3, "run: openrelay validator bond")?;
-        world.says(number, &["bond"], 0, &format!("validator {number}"))?;
-        world.says(number, &["bond"], 0, &format!("validator {number}"))?;
-        world.says(number, &["status"], 0, "0 open commitments")?;
-    }
+    let init = ["init", "--chain", &chain, "--withdrawal", WITHDRAWAL, "--bond", BOND];
+    world.says(number, &init, 0, "validator_key 0x")?;
+    world.says(number, &init, 1, "is there already")?;
+    world.says(number, &["status"], 3, "run: openrelay validator bond")?;
+    world.says(number, &["bond"], 0, &format!("validator {number}"))?;
+    world.says(number, &["bond"], 0, &format!("validator {number}"))?;
+    world.says(number, &["status"], 0, "0 open commitments")
+}
+
+fn votes(world: &World) -> Result<()> {
+    (1..=3).try_for_each(|number| join(world, number))?;
     let full = world.bond(1)?;
     good_image(world)?;
     ensure!((world.bond(1)?, world.bond(3)?) == (full, full), "honest bonds were touched");
@@ -203,6 +228,8 @@ fn votes(world: &World) -> Result<()> {
 struct Rebuilding<'a> {
     tiny: &'a Tiny,
     tree: PathBuf,
+    /// The client's program that is rebuilt instead of a relay's image.
+    client: Option<PathBuf>,
 }
 
 impl Rebuilding<'_> {
@@ -228,17 +255,18 @@ impl Rebuilding<'_> {
         };
         let (source, inputs) = (hash("source tree")?, hash("inputs.lock")?);
         let (kept, out) = (text(&self.tiny.inputs), text(&self.tree.with_file_name("built")));
-        let (init, relay, version) = (text(&programs[0]), text(&programs[1]), version.to_string());
-        let arguments = ["image", "build", "--source", &tree, "--inputs", &kept, "--out", &out, "--version", &version];
-        let said = world.local.says(
-            &[&arguments[..], &["--json", "--programs", &init, &relay]].concat(),
-            0,
-            "image-build/1",
-        )?;
+        let version = version.to_string();
+        let (kind, word) = if self.client.is_some() { (CLIENT_PACKAGE, "client") } else { (RELAY_IMAGE, "relay") };
+        let programs: Vec<String> =
+            self.client.as_ref().map_or(&programs[..], std::slice::from_ref).iter().map(|path| text(path)).collect();
+        let mut arguments = vec!["image", "build", "--source", &tree, "--inputs", &kept, "--out", &out];
+        arguments.extend(["--version", &version, "--kind", word, "--json", "--programs"]);
+        arguments.extend(programs.iter().map(String::as_str));
+        let said = world.local.says(&arguments, 0, "image-build/1")?;
         let line = said.lines().find(|line| line.starts_with('{')).context("no answer")?;
         let built: serde_json::Value = serde_json::from_str(line)?;
         let hash = |name: &str| -> Result<B256> { Ok(built[name].as_str().context("no hash")?.parse()?) };
-        Ok(What { source, inputs, image: hash("image")?, measurements: hash("manifest")? })
+        Ok(What { kind, source, inputs, image: hash("image")?, measurements: hash("manifest")? })
     }
 
     /// `openrelay validator run` for this validator, which takes one look if it is to be `once`.
@@ -249,6 +277,8 @@ impl Rebuilding<'_> {
         let [init, relay] = [text(&self.tiny.programs[0]), text(&self.tiny.programs[1])];
         let mut all = vec!["run", "--no-checks", "--source", &tree, "--publish", &publish, "--inputs", &kept];
         all.extend(["--programs", &init, &relay]);
+        let client = self.client.as_deref().map(text);
+        all.extend(client.iter().flat_map(|client| ["--client-program", client]));
         all.extend(once.then_some("--once"));
         world.arguments(id, &all)
     }

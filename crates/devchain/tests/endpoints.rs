@@ -180,6 +180,7 @@ impl World {
             quorum: 2,
             mirrors: Vec::new(),
             evidence: Vec::new(),
+            packages: Vec::new(),
             checkpoints: Vec::new(),
             checkpoint_keys: Vec::new(),
             checkpoint_quorum: 0,

@@ -277,7 +277,8 @@ impl View {
             floors.intel_evaluation = floors.intel_evaluation.max(voted.intel_floor);
             floors
         });
-        let images = images(voted, trust, file, time.unwrap_or(0));
+        let haste = trust.contracts.map_or(1, |contracts| contracts.haste.into());
+        let images = approved(&voted.images, haste, trust, file, time.unwrap_or(0));
         let ledger = LedgerView {
             network: Some(trust.network_id()),
             time,
@@ -336,13 +337,19 @@ impl View {
 }
 
 /// Images whose manifest is what was voted for. Of one that was approved in two versions the newer is told; what was revoked or suspended in either is so, and otherwise it can be used as long as either can.
-fn images(voted: &Voted, trust: &Trust, file: &AttestationFile, time: u64) -> Vec<Approved> {
+pub(crate) fn approved(
+    voted: &[VotedImage],
+    haste: u64,
+    trust: &Trust,
+    file: &AttestationFile,
+    time: u64,
+) -> Vec<Approved> {
     let manifests = file.manifests.iter().filter_map(|bytes| Some((Manifest::decode(bytes).ok()?, sha256(bytes))));
     let manifests: Vec<(Manifest, B256)> = manifests.collect();
     let of_vote = |image: &VotedImage| {
         let found = manifests.iter().find(|(manifest, hash)| image_value(manifest.image.into(), *hash) == image.value);
         let (manifest, _) = found?;
-        let state = match voted.state(image, time) {
+        let state = match image.state(voted, time, haste) {
             State::ApprovedPending => ImageState::Pending,
             State::Active => ImageState::Active,
             State::Deprecated => ImageState::Deprecated,
@@ -364,7 +371,7 @@ fn images(voted: &Voted, trust: &Trust, file: &AttestationFile, time: u64) -> Ve
     };
     let mut found: Vec<Approved> = Vec::new();
     // By ascending version.
-    for mut approved in voted.images.iter().filter_map(of_vote) {
+    for mut approved in voted.iter().filter_map(of_vote) {
         let image = &mut approved.image;
         if let Some(at) = found.iter().position(|older| older.image.hash == image.hash) {
             let states = [found.remove(at).image.state, image.state];
@@ -427,15 +434,15 @@ mod tests {
             let (image, shapes, advisories) = ([7; 32], Vec::new(), Vec::new());
             Manifest { kind: 1, version, image, shapes, advisories }.encode()
         });
-        let mut voted = Voted::default();
+        let mut voted = Vec::new();
         for ((bytes, usable_from), version) in manifests.iter().zip(usable_from).zip(1..) {
             let value = image_value([7; 32].into(), sha256(bytes));
             let (revoked, suspended_until) = if version == 1 { (revoked, suspended_until) } else { (false, 0) };
-            voted.images.push(VotedImage { round: version, version, usable_from, suspended_until, revoked, value });
+            voted.push(VotedImage { round: version, version, usable_from, suspended_until, revoked, value });
         }
         let trust = Trust { chain_id: 1, directory: Address::ZERO, code_hash: B256::ZERO, contracts: None };
         let file = AttestationFile { manifests: manifests.into(), ..AttestationFile::default() };
-        let found = images(&voted, &trust, &file, NOW);
+        let found = approved(&voted, 1, &trust, &file, NOW);
         assert_eq!((found.len(), found.first().map(|approved| approved.version)), (1, Some(2)));
         found[0].image.state
     }

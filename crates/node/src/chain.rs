@@ -8,6 +8,7 @@ pub mod endpoint;
 mod evidence;
 pub mod journal;
 pub mod mirror;
+pub mod package;
 pub mod read;
 pub mod way;
 

@@ -48,6 +48,9 @@ pub struct ChainFile {
     /// Mirrors of what relays are judged by: evidence, collateral, manifests of images.
     #[serde(default)]
     pub evidence: Vec<String>,
+    /// Mirrors of the client's packages: the hash of a package follows.
+    #[serde(default)]
+    pub packages: Vec<String>,
     /// Mirrors of checkpoints, for the first start and for when no endpoint can be used.
     #[serde(default)]
     pub checkpoints: Vec<String>,
@@ -93,6 +96,9 @@ impl ChainFile {
         }
         if let Some(url) = file.evidence.iter().find(bad_url) {
             return Err(key_fault(path, "evidence", format!("{url:?} must begin with https:// or http://")));
+        }
+        if let Some(url) = file.packages.iter().find(bad_url) {
+            return Err(key_fault(path, "packages", format!("{url:?} must begin with https:// or http://")));
         }
         if file.haste == 0 {
             return Err(key_fault(path, "haste", "must be at least 1"));

@@ -617,6 +617,14 @@ fn standard_of(path: &Path, file: &ClientFile, options: &Options) -> Result<Stan
     Ok(standard.with_file(&crate::config::beside(path, policy), rebuilt)?)
 }
 
+/// What is good enough by the configuration `path`.
+///
+/// # Errors
+/// [`ConnectError`] when it or its policy does not read.
+pub fn standard_for(path: &Path, options: &Options) -> Result<Standard, ConnectError> {
+    standard_of(path, &read(path)?, options)
+}
+
 /// The relays of the directory that the configuration `path` names, judged as they would be for a circuit.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! `openrelay image`: build, measure, compare, verify and show images of relays.
+//! `openrelay image`: build, measure, compare, verify and show images of relays, and the client's own package.
 //!
 //! Owns files, downloads and the compiler's settings; what an image is, `openrelay-image` says. Never runs anything out of a package.
 
@@ -15,7 +15,11 @@ use openrelay_image::compare::first_difference;
 use openrelay_image::lock::{Lock, Package};
 use openrelay_image::pack::{Image, Programs, pack};
 use openrelay_image::{hex, pcr, sha256, tdx};
+use openrelay_ledger::chain::voted::{CLIENT_PACKAGE, RELAY_IMAGE};
+use openrelay_node::attestation::Approved;
 use openrelay_node::client::rebuilt_images;
+use openrelay_node::clock::unix_seconds;
+use openrelay_node::config::Origin;
 use serde_json::{Value, json};
 
 use crate::control::folders;
@@ -26,8 +30,39 @@ use crate::{ImageCommand, Program, say, talk};
 pub(crate) const IMAGE: &str = "image.efi";
 pub(crate) const MANIFEST: &str = "manifest.json";
 const FIRMWARE: &str = "firmware.fd";
-/// What relays run.
-const KIND: u8 = 1;
+/// And of the client's package.
+pub(crate) const CLIENT: &str = "openrelay";
+
+/// What is built.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub(crate) enum Kind {
+    /// What relays run.
+    Relay,
+    /// The client's own program.
+    Client,
+}
+
+impl Kind {
+    /// The kind with the contract's number.
+    pub(crate) fn of(number: u8) -> Option<Self> {
+        [Self::Relay, Self::Client].into_iter().find(|kind| kind.number() == number)
+    }
+
+    const fn number(self) -> u8 {
+        match self {
+            Self::Relay => RELAY_IMAGE,
+            Self::Client => CLIENT_PACKAGE,
+        }
+    }
+
+    /// How the file is called.
+    pub(crate) const fn file(self) -> &'static str {
+        match self {
+            Self::Relay => IMAGE,
+            Self::Client => CLIENT,
+        }
+    }
+}
 /// The platform that images are for.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// How long a package may take.
@@ -37,7 +72,7 @@ pub(crate) fn run(program: &Program, command: &ImageCommand) -> Result<(), Failu
     match command {
         ImageCommand::Build { build, out, json } => {
             let built = make(build)?;
-            write(out, &built)?;
+            write(out, &built, build.kind)?;
             tell(&built, *json);
             Ok(())
         }
@@ -75,8 +110,11 @@ pub(crate) struct BuildArguments {
     /// Where the compiler keeps what it makes
     #[arg(long, value_name = "DIR")]
     pub(crate) target: Option<PathBuf>,
-    /// Pack these programs instead of compiling them from the source: init, then relay
-    #[arg(long, num_args = 2, value_names = ["INIT", "RELAY"])]
+    /// What to build: the image that relays run, or the client's own program
+    #[arg(long, value_enum, default_value_t = Kind::Relay)]
+    pub(crate) kind: Kind,
+    /// Pack these programs instead of compiling them from the source: init, then relay; or the client's
+    #[arg(long, num_args = 1..=2, value_name = "PROGRAM")]
     pub(crate) programs: Option<Vec<PathBuf>>,
     /// Compile the relay that simulates, for development networks
     #[arg(long)]
@@ -105,33 +143,53 @@ pub(crate) fn make(build: &BuildArguments) -> Result<Built, Failure> {
         stages.push((name, seconds));
     };
     let started = Instant::now();
-    let packages = packages(build, &lock)?;
+    let packages = match build.kind {
+        Kind::Relay => packages(build, &lock)?,
+        // Nothing of Debian's is in it.
+        Kind::Client => BTreeMap::new(),
+    };
     stage("packages are there, each with the hash that the lock names", started);
     let started = Instant::now();
     let programs = match build.programs.as_deref() {
-        Some([init, relay]) => Programs { init: read(init)?, relay: read(relay)? },
-        Some(_) => return Err(Failure::new(2, "--programs takes two files")),
+        Some(paths) => paths.iter().map(|path| read(path)).collect::<Result<_, _>>()?,
         None => compile(build, &lock)?,
     };
     stage("programs are there", started);
     let started = Instant::now();
-    let image = pack(&lock, &packages, programs).map_err(Failure::plain)?;
-    stage("packed", started);
-    let started = Instant::now();
-    let manifest = image.manifest(&lock, KIND, build.version).map_err(Failure::plain)?;
-    stage("measured", started);
+    let version = build.version;
+    let (image, manifest) = match (build.kind, <[Vec<u8>; 2]>::try_from(programs)) {
+        (Kind::Relay, Ok([init, relay])) => {
+            let image = pack(&lock, &packages, Programs { init, relay }).map_err(Failure::plain)?;
+            stage("packed", started);
+            let started = Instant::now();
+            let manifest = image.manifest(&lock, build.kind.number(), version).map_err(Failure::plain)?;
+            stage("measured", started);
+            (image, manifest)
+        }
+        (Kind::Client, Err(mut programs)) if programs.len() == 1 => {
+            // The program alone, which no chip starts.
+            let image = Image { file: programs.remove(0), firmware: Vec::new() };
+            let (kind, image_hash) = (build.kind.number(), image.hash());
+            let manifest = Manifest { kind, version, image: image_hash, shapes: Vec::new(), advisories: Vec::new() };
+            (image, manifest)
+        }
+        (Kind::Relay, _) => return Err(Failure::new(2, "--programs takes two files for a relay's image")),
+        (Kind::Client, _) => return Err(Failure::new(2, "--programs takes one file for the client's package")),
+    };
     Ok(Built { image, manifest, stages })
 }
 
-fn write(out: &Path, built: &Built) -> Result<(), Failure> {
+fn write(out: &Path, built: &Built, kind: Kind) -> Result<(), Failure> {
     let put = |name: &str, bytes: &[u8]| {
         let path = out.join(name);
         std::fs::write(&path, bytes)
             .map_err(|error| Failure::plain(format!("cannot write {}: {error}", path.display())))
     };
     std::fs::create_dir_all(out).map_err(|error| Failure::plain(format!("cannot make {}: {error}", out.display())))?;
-    put(IMAGE, &built.image.file)?;
-    put(FIRMWARE, &built.image.firmware)?;
+    put(kind.file(), &built.image.file)?;
+    if kind == Kind::Relay {
+        put(FIRMWARE, &built.image.firmware)?;
+    }
     put(MANIFEST, &built.manifest.encode())
 }
 
@@ -232,8 +290,8 @@ fn fetch(url: &str, size: u64) -> Result<Vec<u8>, String> {
     if bytes.len() as u64 == size { Ok(bytes) } else { Err(format!("it has not {size} bytes")) }
 }
 
-/// Compiles the programs: static, without anything of this machine in them.
-fn compile(build: &BuildArguments, lock: &Lock) -> Result<Programs, Failure> {
+/// Compiles the programs, without anything of this machine in them.
+fn compile(build: &BuildArguments, lock: &Lock) -> Result<Vec<Vec<u8>>, Failure> {
     for tool in &lock.tools {
         check_tool(tool)?;
     }
@@ -249,19 +307,27 @@ fn compile(build: &BuildArguments, lock: &Lock) -> Result<Programs, Failure> {
     let mut places: Vec<(PathBuf, &str)> = registries.map(|entry| (entry.path(), "/registry")).collect();
     places.push((target.clone(), "/target"));
     places.push((source.clone(), "/source"));
-    let mut flags: Vec<String> =
-        ["-Ctarget-feature=+crt-static", "-Clink-arg=-Wl,--build-id=none"].map(str::to_owned).into();
+    let mut flags = vec!["-Clink-arg=-Wl,--build-id=none".to_owned()];
+    if build.kind == Kind::Relay {
+        // An image has no libraries. The client's program has the system's, which look up names.
+        flags.push("-Ctarget-feature=+crt-static".to_owned());
+    }
     // As .cargo/config.toml says, whose flags these replace: C would be tuned for the builder's processor.
     let mut c_flags = vec!["-mtune=generic".to_owned()];
     for (place, name) in &places {
         flags.push(format!("--remap-path-prefix={}={name}", place.display()));
         c_flags.push(format!("-ffile-prefix-map={}={name}", place.display()));
     }
-    let relay = if build.simulate { ["openrelay-relay-sim"; 2] } else { ["openrelay-relay"; 2] };
-    for [package, binary] in [["openrelay-init"; 2], relay] {
+    let names: &[&str] = match (build.kind, build.simulate) {
+        (Kind::Relay, false) => &["openrelay-init", "openrelay-relay"],
+        (Kind::Relay, true) => &["openrelay-init", "openrelay-relay-sim"],
+        (Kind::Client, false) => &[CLIENT],
+        (Kind::Client, true) => return Err(Failure::new(2, "--simulate is for images of relays")),
+    };
+    for name in names {
         let mut command = Command::new("cargo");
         command.current_dir(&source).args(["build", "--release", "--locked", "--target", TARGET]);
-        command.args(["--package", package, "--bin", binary]);
+        command.args(["--package", name, "--bin", name]);
         command.env("CARGO_TARGET_DIR", &target).env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
         command.env("CFLAGS", c_flags.join(" ")).env("CARGO_INCREMENTAL", "0");
         for (setting, value) in [("STRIP", "symbols"), ("DEBUG", "0"), ("CODEGEN_UNITS", "1"), ("PANIC", "abort")] {
@@ -270,11 +336,11 @@ fn compile(build: &BuildArguments, lock: &Lock) -> Result<Programs, Failure> {
         let status =
             command.status().map_err(|error| Failure::new(77, format!("cannot run cargo: {error}; install Rust")))?;
         if !status.success() {
-            return Err(Failure::plain(format!("the build of {binary} failed ({status}); its reason stands above")));
+            return Err(Failure::plain(format!("the build of {name} failed ({status}); its reason stands above")));
         }
     }
     let built = target.join(TARGET).join("release");
-    Ok(Programs { init: read(&built.join("openrelay-init"))?, relay: read(&built.join(relay[1]))? })
+    names.iter().map(|name| read(&built.join(name))).collect()
 }
 
 /// Whether a tool is the one that the lock names.
@@ -340,7 +406,7 @@ fn measure(image: &Path, lock: &Path, firmware: Option<&Path>, as_json: bool) ->
     );
     let firmware = firmware.map_or_else(|| image.with_file_name(FIRMWARE), Path::to_path_buf);
     let image = Image { file, firmware: read(&firmware)? };
-    let manifest = image.manifest(&lock, KIND, 0).map_err(Failure::plain)?;
+    let manifest = image.manifest(&lock, Kind::Relay.number(), 0).map_err(Failure::plain)?;
     let mrtd = tdx::mrtd(&image.firmware).map(|mrtd| hex(&mrtd)).ok();
     let launch = |measurement: &Measurement| match measurement {
         Measurement::Snp(digest) => hex(digest),
@@ -380,13 +446,22 @@ fn verify(program: &Program, build: &BuildArguments, config: &Path) -> Result<()
         let why = "an image is rebuilt from its source tree alone: leave out --programs, --lock and --simulate";
         return Err(Failure::new(2, why));
     }
-    let directory = crate::ledger::directory_shown(config)?;
-    let judged = crate::page::judge(program, config, &directory)?;
-    let judged = judged.ok_or_else(|| Failure::plain("relays of a signed directory run no approved images"))?;
+    let none = || Failure::plain("on a signed directory nothing is approved by votes");
+    let all: Vec<Approved> = match build.kind {
+        Kind::Relay => {
+            let directory = crate::ledger::directory_shown(config)?;
+            let judged = crate::page::judge(program, config, &directory)?.ok_or_else(none)?;
+            judged.images().cloned().collect()
+        }
+        Kind::Client => {
+            let Origin::Chain(chain) = crate::ledger::origin(config)? else { return Err(none()) };
+            openrelay_node::chain::package::packages(&chain, unix_seconds())?
+        }
+    };
     let built = make(build)?;
     let hash = built.image.hash();
-    let Some(approved) = judged.image(hash) else {
-        let known: Vec<String> = judged.images().map(|approved| hex(&approved.image.hash)).collect();
+    let Some(approved) = all.iter().find(|approved| approved.image.hash == hash) else {
+        let known: Vec<String> = all.iter().map(|approved| hex(&approved.image.hash)).collect();
         let known = if known.is_empty() { "none".into() } else { known.join(", ") };
         return Err(Failure::new(
             5,

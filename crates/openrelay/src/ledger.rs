@@ -279,7 +279,7 @@ pub(crate) fn mirror(
             }
         }
     };
-    let collected = attestation.clone();
+    let (collected, by_hash) = (attestation.clone(), files.clone());
     let collect = move || {
         let mut collector = Collector::new(file);
         loop {
@@ -304,6 +304,7 @@ pub(crate) fn mirror(
         let routes = Router::new()
             .route("/records", get(move || serve(records.clone())))
             .route("/attestation", get(move || serve(attestation.clone())))
+            .route("/files/{hash}", get(move |axum::extract::Path(hash)| serve_file(by_hash.clone(), hash)))
             .route("/checkpoint", get(move || serve_checkpoint(checkpoint.clone())));
         axum::serve(listener, routes).await.map_err(Failure::plain)
     })
@@ -320,6 +321,26 @@ async fn serve(file: Arc<Mutex<Vec<u8>>>) -> Response {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }
     ([("content-type", "application/octet-stream")], bytes).into_response()
+}
+
+/// The file with this hash, with which its name begins, as validators publish what they have built. Whoever asks holds it against that.
+async fn serve_file(folder: Option<PathBuf>, hash: String) -> Response {
+    // Digits alone: nothing that could lead out of the folder.
+    let Some(folder) = folder.filter(|_| openrelay_ledger::hex::decode::<32>(&hash).is_some()) else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    let find = move || {
+        let entries = std::fs::read_dir(folder)?.flatten();
+        // An image's manifest is named after the image as well.
+        let named = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&format!("{hash}.")));
+        let mut read = named.filter_map(|entry| std::fs::read(entry.path()).ok());
+        let found = read.find(|bytes| openrelay_image::hex(&openrelay_image::sha256(bytes)) == hash);
+        found.ok_or(std::io::Error::from(std::io::ErrorKind::NotFound))
+    };
+    match tokio::task::spawn_blocking(find).await {
+        Ok(Ok(bytes)) => ([("content-type", "application/octet-stream")], bytes).into_response(),
+        Ok(Err(_)) | Err(_) => StatusCode::NOT_FOUND.into_response(),
+    }
 }
 
 /// The file as it is now: whoever signs the next one writes it anew.

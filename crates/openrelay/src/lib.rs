@@ -16,6 +16,7 @@ mod page;
 mod selfhost;
 mod status;
 mod up;
+mod update;
 mod validator;
 
 use std::path::PathBuf;
@@ -96,6 +97,20 @@ enum Command {
     Evidence {
         #[command(subcommand)]
         command: EvidenceCommand,
+    },
+    /// Replace this program by the newest that validators have rebuilt and approved; the one of before is kept beside it
+    Update {
+        #[command(flatten)]
+        config: ConfigArgument,
+        /// The program to replace; this one if not given
+        #[arg(long, value_name = "FILE")]
+        into: Option<PathBuf>,
+        /// Only say what there is
+        #[arg(long)]
+        check: bool,
+        /// One JSON object instead of text
+        #[arg(long)]
+        json: bool,
     },
     /// Build, measure and compare images of relays
     Image {
@@ -532,6 +547,9 @@ pub fn main(roots: Roots) -> ExitCode {
         }
         Command::Evidence { command: EvidenceCommand::Inspect { file, collateral, at, json } } => {
             evidence::inspect(&file, collateral.as_deref(), at, json)
+        }
+        Command::Update { config, into, check, json } => {
+            update::update(&program, &config.config, into.as_deref(), check, json)
         }
         Command::Image { command } => image::run(&program, &command),
         Command::Devnet { arguments } => devnet::run("devnet", &arguments),

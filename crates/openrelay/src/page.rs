@@ -54,7 +54,7 @@ pub(crate) fn hop_json(hop: &AttestedHop) -> Value {
         "image": hex::encode(&binding.image),
         "image_round": hop.round,
         "image_state": state(hop.verdict.image()),
-        "image_rebuilt_by": hop.rebuilt_by.iter().map(|key| Address::from(*key).to_string()).collect::<Vec<_>>(),
+        "image_rebuilt_by": addresses(&mut hop.rebuilt_by.iter()),
         "handshake_key": hex::encode(&binding.handshake_key),
         "key_epoch": binding.key_epoch,
         "block": binding.block_height,
@@ -145,6 +145,11 @@ pub(crate) const fn state(state: ImageState) -> &'static str {
         ImageState::Suspended => "suspended",
         ImageState::Revoked => "revoked",
     }
+}
+
+/// Addresses as they are written.
+pub(crate) fn addresses(all: &mut dyn Iterator<Item = &[u8; 20]>) -> Vec<String> {
+    all.map(|address| Address::from(*address).to_string()).collect()
 }
 
 /// Who has signed that they rebuilt an image, and what the policy asks.

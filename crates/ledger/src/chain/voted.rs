@@ -14,6 +14,8 @@ use crate::votes::images::{GRACE, State};
 
 /// The kind of image that relays run.
 pub const RELAY_IMAGE: u8 = 1;
+/// The kind of image that is the client's own program.
+pub const CLIENT_PACKAGE: u8 = 2;
 /// Images that are looked at, the newest by version: older ones have long been retired.
 pub const NEWEST: u64 = 16;
 /// Slots of the list of images that are asked for before its length is known: of thirty-two images.
@@ -101,7 +103,6 @@ pub struct Voted {
     pub amd_floor: u64,
     /// The blocks that evidence can name, by height.
     pub blocks: BTreeMap<u64, B256>,
-    haste: u64,
 }
 
 /// Why slots are refused.
@@ -115,10 +116,10 @@ pub enum VotedError {
     Missing(&'static str),
 }
 
-/// The slots of the image registry that are asked for first: how many images there are, and the first ones.
-pub fn first_image_slots() -> Vec<B256> {
-    let begin = places();
-    [approved()].into_iter().chain((0..FIRST_PLACES).map(|place| at(begin, place))).collect()
+/// The slots of the image registry that are asked for first: how many images of a kind there are, and the first ones.
+pub fn first_image_slots(kind: u8) -> Vec<B256> {
+    let begin = places(kind);
+    [approved(kind)].into_iter().chain((0..FIRST_PLACES).map(|place| at(begin, place))).collect()
 }
 
 /// The slots of the entry of collateral.
@@ -126,9 +127,9 @@ pub fn collateral_slots() -> Vec<B256> {
     (0..2).map(|place| word(CURRENT + place)).collect()
 }
 
-/// The further slots of the list that must be known to find the newest of so many images.
-pub fn more_image_slots(count: u64) -> Vec<B256> {
-    let begin = places();
+/// The further slots of the list that must be known to find the newest of so many images of a kind.
+pub fn more_image_slots(kind: u8, count: u64) -> Vec<B256> {
+    let begin = places(kind);
     let of_list = count.saturating_sub(NEWEST) / 4..count.div_ceil(4);
     of_list.filter(|place| *place >= FIRST_PLACES).map(|place| at(begin, place)).collect()
 }
@@ -160,14 +161,14 @@ pub fn block_slots(newest: u64) -> Vec<B256> {
     anchors(newest).map(|height| word(height % SERVED)).collect()
 }
 
-/// The numbers of the newest images, from the proven list.
+/// The numbers of the newest images of a kind, from the proven list.
 ///
 /// # Errors
 /// [`VotedError`] when it is not proven.
-pub fn newest_images(images: &Proven, header: &Header) -> Result<Vec<u64>, VotedError> {
+pub fn newest_images(kind: u8, images: &Proven, header: &Header) -> Result<Vec<u64>, VotedError> {
     let slots = images.slots(header)?;
-    let count: u64 = slots.get(&approved()).ok_or(VotedError::Missing("the number of images"))?.saturating_to();
-    let begin = places();
+    let count: u64 = slots.get(&approved(kind)).ok_or(VotedError::Missing("the number of images"))?.saturating_to();
+    let begin = places(kind);
     let round = |number: u64| {
         let packed = slots.get(&at(begin, number / 4)).ok_or(VotedError::Missing("the list of images"))?;
         let lane: usize = usize::try_from(number % 4).unwrap_or(0);
@@ -176,13 +177,13 @@ pub fn newest_images(images: &Proven, header: &Header) -> Result<Vec<u64>, Voted
     (count.saturating_sub(NEWEST)..count).map(round).collect()
 }
 
-/// How many images there are, if that is proven.
+/// How many images of a kind there are, if that is proven.
 ///
 /// # Errors
 /// [`VotedError`].
-pub fn image_count(images: &Proven, header: &Header) -> Result<u64, VotedError> {
+pub fn image_count(kind: u8, images: &Proven, header: &Header) -> Result<u64, VotedError> {
     let slots = images.slots(header)?;
-    Ok(slots.get(&approved()).ok_or(VotedError::Missing("the number of images"))?.saturating_to())
+    Ok(slots.get(&approved(kind)).ok_or(VotedError::Missing("the number of images"))?.saturating_to())
 }
 
 impl Proven {
@@ -207,25 +208,7 @@ impl Voted {
         let of = |address: Address, what| {
             states.iter().find(|state| state.address == address).ok_or(VotedError::Missing(what))
         };
-        let registry = of(contracts.images, "the image registry")?;
-        let rounds = newest_images(registry, header)?;
-        let slots = registry.slots(header)?;
-        let get =
-            |slots: &BTreeMap<B256, U256>, key: B256, what| slots.get(&key).copied().ok_or(VotedError::Missing(what));
-        let mut images = Vec::new();
-        for round in rounds {
-            let (image, vote) = (entry(round, IMAGES), entry(round, ROUNDS));
-            let version = get(&slots, at(image, IMAGE_VERSION), "an image's version")?;
-            let times = get(&slots, at(image, IMAGE_TIMES), "an image's times")?;
-            images.push(VotedImage {
-                round,
-                version: bits(version, 160, 64),
-                usable_from: bits(times, 0, 48),
-                suspended_until: bits(times, 48, 48),
-                revoked: bits(times, 96, 48) != 0,
-                value: get(&slots, at(vote, ROUND_VALUE), "an image's value")?.into(),
-            });
-        }
+        let images = images(RELAY_IMAGE, of(contracts.images, "the image registry")?, header)?;
         let slots = of(contracts.collateral, "the collateral")?.slots(header)?;
         let [bundle, floors] = [0, 1].map(|place| get(&slots, word(CURRENT + place), "the collateral's entry"));
         let floors = floors?;
@@ -239,24 +222,48 @@ impl Voted {
             intel_floor: u32::try_from(bits(floors, 0, 32)).unwrap_or(u32::MAX),
             amd_floor: bits(floors, 32, 64),
             blocks,
-            haste: contracts.haste.max(1).into(),
         })
     }
+}
 
-    /// Where an image stands at this time, in seconds since the Unix epoch, as the contract says it. The contract: `ImageRegistry.stateOf`.
-    pub fn state(&self, image: &VotedImage, time: u64) -> State {
-        if image.revoked {
+/// The newest approved images of a kind, by ascending version, from the proven slots of the registry.
+///
+/// # Errors
+/// [`VotedError`]: nothing of it may be used then.
+pub fn images(kind: u8, registry: &Proven, header: &Header) -> Result<Vec<VotedImage>, VotedError> {
+    let rounds = newest_images(kind, registry, header)?;
+    let slots = registry.slots(header)?;
+    let image = |round| {
+        let (image, vote) = (entry(round, IMAGES), entry(round, ROUNDS));
+        let version = get(&slots, at(image, IMAGE_VERSION), "an image's version")?;
+        let times = get(&slots, at(image, IMAGE_TIMES), "an image's times")?;
+        Ok(VotedImage {
+            round,
+            version: bits(version, 160, 64),
+            usable_from: bits(times, 0, 48),
+            suspended_until: bits(times, 48, 48),
+            revoked: bits(times, 96, 48) != 0,
+            value: get(&slots, at(vote, ROUND_VALUE), "an image's value")?.into(),
+        })
+    };
+    rounds.into_iter().map(image).collect()
+}
+
+impl VotedImage {
+    /// Where it stands among all of its kind at this time, in seconds since the Unix epoch, where days are divided by `haste`. The contract: `ImageRegistry.stateOf`.
+    pub fn state(&self, all: &[Self], time: u64, haste: u64) -> State {
+        if self.revoked {
             return State::Revoked;
         }
-        if time < image.suspended_until {
+        if time < self.suspended_until {
             return State::Suspended;
         }
-        if time < image.usable_from {
+        if time < self.usable_from {
             return State::ApprovedPending;
         }
-        let newer = self.images.iter().skip_while(|other| other.round != image.round).skip(1);
+        let newer = all.iter().skip_while(|other| other.round != self.round).skip(1);
         match newer.filter(|newer| !newer.revoked).map(|newer| newer.usable_from).min() {
-            Some(superseded) if time >= superseded + GRACE / self.haste.max(1) => State::Retired,
+            Some(superseded) if time >= superseded + GRACE / haste.max(1) => State::Retired,
             Some(superseded) if time >= superseded => State::Deprecated,
             _ => State::Active,
         }
@@ -284,13 +291,17 @@ fn entry(key: u64, mapping: u64) -> B256 {
     keccak256([word(key).0, word(mapping).0].concat())
 }
 
-/// The slot with the number of approved images of relays, and where their list begins.
-fn approved() -> B256 {
-    entry(RELAY_IMAGE.into(), APPROVED)
+/// The slot with the number of approved images of a kind, and where their list begins.
+fn approved(kind: u8) -> B256 {
+    entry(kind.into(), APPROVED)
 }
 
-fn places() -> B256 {
-    keccak256(approved())
+fn places(kind: u8) -> B256 {
+    keccak256(approved(kind))
+}
+
+fn get(slots: &BTreeMap<B256, U256>, key: B256, what: &'static str) -> Result<U256, VotedError> {
+    slots.get(&key).copied().ok_or(VotedError::Missing(what))
 }
 
 #[cfg(test)]

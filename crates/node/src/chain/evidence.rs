@@ -13,8 +13,8 @@ use openrelay_ledger::chain::header::{Header, from_json};
 use openrelay_ledger::chain::proof::Account;
 use openrelay_ledger::chain::reading::{MAX_ATTESTATION, Reading};
 use openrelay_ledger::chain::voted::{
-    Contracts, HISTORY, Proven, Slot, anchors, block_slots, collateral_slots, first_image_slots, image_count,
-    image_slots, more_image_slots, newest_images,
+    Contracts, HISTORY, Proven, RELAY_IMAGE, Slot, anchors, block_slots, collateral_slots, first_image_slots,
+    image_count, image_slots, more_image_slots, newest_images,
 };
 use openrelay_ledger::chain::voting::image_value;
 use openrelay_ledger::directory::Directory;
@@ -106,7 +106,7 @@ fn claimed_bundle(states: &[Proven], contracts: &Contracts) -> Option<B256> {
 }
 
 /// The first file that a relay on the way or a mirror has.
-fn download(way: &dyn Way, file: &ChainFile) -> Option<AttestationFile> {
+pub(super) fn download(way: &dyn Way, file: &ChainFile) -> Option<AttestationFile> {
     let relays = way.relays().iter().map(|relay| way.fetch(*relay, MirrorFile::Attestation).ok());
     let mirrors = file.evidence.iter().map(|url| {
         let mut response = way.agent(url).get(url).call().ok().filter(|response| response.status().is_success())?;
@@ -123,18 +123,29 @@ pub(super) fn header_at(endpoint: &Endpoint, number: u64) -> Result<Option<Vec<u
 }
 
 fn states(endpoint: &Endpoint, header: &Header, contracts: &Contracts) -> Result<Vec<Proven>, EndpointError> {
-    let wrong = |error| endpoint.malformed("eth_getProof", error);
-    let mut images = prove(endpoint, header, contracts.images, &first_image_slots())?;
-    let more = more_image_slots(image_count(&images, header).map_err(wrong)?);
-    if !more.is_empty() {
-        images.slots.extend(prove(endpoint, header, contracts.images, &more)?.slots);
-    }
-    let rounds = newest_images(&images, header).map_err(wrong)?;
-    if !rounds.is_empty() {
-        images.slots.extend(prove(endpoint, header, contracts.images, &image_slots(&rounds))?.slots);
-    }
+    let images = images(endpoint, header, contracts.images, RELAY_IMAGE)?;
     let collateral = prove(endpoint, header, contracts.collateral, &collateral_slots())?;
     Ok(vec![images, collateral, prove(endpoint, header, HISTORY, &block_slots(header.number))?])
+}
+
+/// The slots of the registry that prove the newest images of a kind.
+pub(super) fn images(
+    endpoint: &Endpoint,
+    header: &Header,
+    registry: Address,
+    kind: u8,
+) -> Result<Proven, EndpointError> {
+    let wrong = |error| endpoint.malformed("eth_getProof", error);
+    let mut images = prove(endpoint, header, registry, &first_image_slots(kind))?;
+    let more = more_image_slots(kind, image_count(kind, &images, header).map_err(wrong)?);
+    if !more.is_empty() {
+        images.slots.extend(prove(endpoint, header, registry, &more)?.slots);
+    }
+    let rounds = newest_images(kind, &images, header).map_err(wrong)?;
+    if !rounds.is_empty() {
+        images.slots.extend(prove(endpoint, header, registry, &image_slots(&rounds))?.slots);
+    }
+    Ok(images)
 }
 
 fn prove(endpoint: &Endpoint, header: &Header, address: Address, keys: &[B256]) -> Result<Proven, EndpointError> {

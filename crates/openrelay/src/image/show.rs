@@ -131,9 +131,6 @@ fn tell_round(round: &Round) {
 
 fn image_json(judged: &Judged, approved: &Approved, round: Option<&Round>) -> Value {
     let image = &approved.image;
-    let addresses = |all: &mut dyn Iterator<Item = &[u8; 20]>| -> Vec<String> {
-        all.map(|address| Address::from(*address).to_string()).collect()
-    };
     let vote = |vote: &Vote| {
         json!({
             "validator": vote.validator, "key": vote.key.to_string(), "answer": vote.answer,
@@ -144,8 +141,8 @@ fn image_json(judged: &Judged, approved: &Approved, round: Option<&Round>) -> Va
     json!({
         "image": openrelay_image::hex(&image.hash), "version": approved.version, "round": approved.round,
         "value": approved.value.to_string(), "state": page::state(image.state),
-        "rebuilt_by": addresses(&mut image.rebuilt_by.iter()),
-        "named": addresses(&mut judged.policy().named_rebuilders(image)),
+        "rebuilt_by": page::addresses(&mut image.rebuilt_by.iter()),
+        "named": page::addresses(&mut judged.policy().named_rebuilders(image)),
         "named_needed": judged.policy().rebuilders_needed,
         "endpoint_says": round.map(|round| json!({
             "source_tree": release.map(|release| release.sourceTree.to_string()),

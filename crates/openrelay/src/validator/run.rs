@@ -34,7 +34,7 @@ use serde_json::{Value, json};
 use super::Folder;
 use super::round::{Due, Found, approved, decided, due, revealed, step};
 use crate::failure::Failure;
-use crate::image::{BuildArguments, IMAGE, MANIFEST, make};
+use crate::image::{BuildArguments, Kind, MANIFEST, make};
 use crate::{Program, say, talk};
 
 /// Rounds that are looked at, the newest: older ones are over.
@@ -83,6 +83,9 @@ pub(crate) struct InputArguments {
     /// Pack these programs instead of compiling them, for development networks: init, then relay
     #[arg(long, num_args = 2, value_names = ["INIT", "RELAY"])]
     pub(crate) programs: Option<Vec<PathBuf>>,
+    /// Take this program as the client's instead of compiling it, for development networks
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) client_program: Option<PathBuf>,
 }
 
 /// What came of a rebuild.
@@ -221,8 +224,11 @@ fn rebuild(folder: &Folder, arguments: &RunArguments, number: u64, release: &Rel
         Ok(_) => return Rebuilt::Failed("the tree has another image/inputs.lock than was signed\n".into()),
         Err(error) => return Rebuilt::Failed(format!("the tree has no image/inputs.lock: {error}\n")),
     }
+    let Some(kind) = Kind::of(release.kind) else {
+        return Rebuilt::Local(format!("this version of openrelay builds nothing of kind {}", release.kind));
+    };
     let place = folder.path.join(format!("building-{number}"));
-    let result = clean_build(arguments, &source, &place, &built(folder, number), release.version);
+    let result = clean_build(arguments, &source, &place, &built(folder, number), (kind, release.version));
     // Looked at before the build is removed: it may be what has filled the disk.
     let room = room(&folder.path);
     let _ = fs::remove_dir_all(&place);
@@ -249,7 +255,7 @@ fn clean_build(
     source: &Path,
     place: &Path,
     out: &Path,
-    version: u64,
+    (kind, version): (Kind, u64),
 ) -> Result<Found, Failure> {
     for folder in [place, out] {
         let _ = fs::remove_dir_all(folder);
@@ -267,7 +273,11 @@ fn clean_build(
         inputs: arguments.inputs.inputs.clone(),
         from: arguments.inputs.from.clone(),
         target: Some(place.join("target")),
-        programs: arguments.inputs.programs.clone(),
+        kind,
+        programs: match kind {
+            Kind::Relay => arguments.inputs.programs.clone(),
+            Kind::Client => arguments.inputs.client_program.clone().map(|program| vec![program]),
+        },
         simulate: false,
         version,
     };
@@ -275,7 +285,7 @@ fn clean_build(
     let manifest = built.manifest.encode();
     let put = |name: String, bytes: &[u8]| replace(&out.join(name), bytes).map_err(Failure::plain);
     let image = built.image.hash();
-    put(format!("{}.{IMAGE}", hex(&image)), &built.image.file)?;
+    put(format!("{}.{}", hex(&image), kind.file()), &built.image.file)?;
     put(format!("{}.{MANIFEST}", hex(&image)), &manifest)?;
     Ok(Found::Image { image: B256::new(image), measurements: B256::new(sha256(&manifest)) })
 }
@@ -353,7 +363,7 @@ fn publish(
     }
     let Some(found) = revealed(folder, number, id)? else { return Ok(()) };
     if let Found::Image { image, .. } = found
-        && built.join(format!("{}.{IMAGE}", hex(image.as_slice()))).exists()
+        && built.join(format!("{}.{MANIFEST}", hex(image.as_slice()))).exists()
     {
         attest(folder, arguments, key, (number, id), found)?;
     }
@@ -385,7 +395,7 @@ fn attest(
     let signer = Address::from_public_key(key.verifying_key());
     let statement = json!({
         "_type": "https://in-toto.io/Statement/v1",
-        "subject": [{"name": IMAGE, "digest": {"sha256": hex(image.as_slice())}}],
+        "subject": [{"name": Kind::of(release.kind).map(Kind::file), "digest": {"sha256": hex(image.as_slice())}}],
         "predicateType": "https://slsa.dev/provenance/v1",
         "predicate": {
             "buildDefinition": {

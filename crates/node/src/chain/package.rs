@@ -1,0 +1,117 @@
+//! The client's own packages: which ones validators have rebuilt and approved, and their bytes by hash.
+//!
+//! Owns whom that is asked of. What an endpoint proves is held against a header that a quorum shows, manifests against the value that was approved, bytes against the hash in the manifest.
+
+use std::time::Duration;
+
+use openrelay_attest::Refusal;
+use openrelay_attest::policy::Policy;
+use openrelay_attest::verdict::Image;
+use openrelay_ledger::chain::header::Header;
+use openrelay_ledger::chain::voted::{CLIENT_PACKAGE, VotedError, images};
+use openrelay_ledger::hex;
+
+use super::endpoint::{Endpoint, EndpointError};
+use super::evidence;
+use super::read::{ChainError, read};
+use super::way::{Outside, patient_agent};
+use crate::attestation::{Approved, approved, sha256};
+use crate::chain_file::ChainFile;
+
+/// Largest package, in bytes.
+const MAX_PACKAGE: u64 = 64 << 20;
+/// How long it may take.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Why there is no package.
+#[derive(Debug, thiserror::Error)]
+pub enum PackageError {
+    /// The chain cannot be read.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+    /// Nobody proves what it says of packages.
+    #[error("no endpoint proves which packages are approved: {}", .0.join("; "))]
+    Unproven(Vec<String>),
+    /// The file of the chain names no contracts.
+    #[error("the chain's file names no images and collateral")]
+    NoContracts,
+    /// What the chain names and nobody has.
+    #[error("no mirror has {what}: {}", .faults.join("; "))]
+    Missing {
+        /// What.
+        what: &'static str,
+        /// Who said what.
+        faults: Vec<String>,
+    },
+    /// The policy does not take it.
+    #[error("the package is refused: {refusal} [{}]; {}", .refusal.code(), .refusal.next_step())]
+    Refused {
+        /// Why.
+        refusal: Refusal,
+    },
+}
+
+/// The packages that validators have approved, by ascending version, at `now` in seconds since the Unix epoch. Those without a manifest at mirrors are left out.
+///
+/// # Errors
+/// [`PackageError`].
+pub fn packages(file: &ChainFile, now: u64) -> Result<Vec<Approved>, PackageError> {
+    let contracts = file.trust().contracts.ok_or(PackageError::NoContracts)?;
+    let (reading, _) = read(file, now, 0)?;
+    let header = Header::decode(&reading.header).map_err(|error| PackageError::Unproven(vec![error.to_string()]))?;
+    let mut faults = Vec::new();
+    for url in &file.endpoints {
+        let endpoint = Endpoint::new(url);
+        let proven = evidence::images(&endpoint, &header, contracts.images, CLIENT_PACKAGE);
+        let voted = proven.and_then(|proven| {
+            let wrong = |error: VotedError| -> EndpointError { endpoint.malformed("eth_getProof", error) };
+            images(CLIENT_PACKAGE, &proven, &header).map_err(wrong)
+        });
+        match voted {
+            Ok(voted) => {
+                let found = evidence::download(&Outside, file).unwrap_or_default();
+                return Ok(approved(&voted, contracts.haste.into(), &file.trust(), &found, header.timestamp));
+            }
+            Err(error) => faults.push(error.to_string()),
+        }
+    }
+    Err(PackageError::Unproven(faults))
+}
+
+/// The newest of these that can be used, if the policy takes it.
+///
+/// # Errors
+/// [`PackageError::Refused`].
+pub fn newest<'a>(packages: &'a [Approved], policy: &Policy) -> Result<Option<&'a Approved>, PackageError> {
+    let Some(newest) = packages.iter().rev().find(|package| package.image.state.usable().is_ok()) else {
+        return Ok(None);
+    };
+    policy.check_image(&newest.image).map_err(|refusal| PackageError::Refused { refusal })?;
+    Ok(Some(newest))
+}
+
+/// The bytes of a package, from the first mirror that has them.
+///
+/// # Errors
+/// [`PackageError::Missing`].
+pub fn fetch(file: &ChainFile, package: &Image) -> Result<Vec<u8>, PackageError> {
+    let mut faults = Vec::new();
+    for base in &file.packages {
+        let url = format!("{}/{}", base.trim_end_matches('/'), hex::encode(&package.hash));
+        let read = patient_agent(&url, PATIENCE).get(&url).call().and_then(|mut response| {
+            if !response.status().is_success() {
+                return Err(ureq::Error::StatusCode(response.status().as_u16()));
+            }
+            response.body_mut().with_config().limit(MAX_PACKAGE).read_to_vec()
+        });
+        match read {
+            Ok(bytes) if sha256(&bytes) == package.hash => return Ok(bytes),
+            Ok(bytes) => faults.push(format!("{url}: its SHA-256 is {}", sha256(&bytes))),
+            Err(error) => faults.push(format!("{url}: {error}")),
+        }
+    }
+    if file.packages.is_empty() {
+        faults.push("chain.toml names none under packages".into());
+    }
+    Err(PackageError::Missing { what: "the package", faults })
+}

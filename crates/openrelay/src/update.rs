@@ -1,0 +1,154 @@
+//! `openrelay update`: replaces this program by the newest that validators have rebuilt and approved.
+//!
+//! Owns the file of the program, and what was installed last: no older version follows a newer one. The program of before is kept beside it.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use openrelay_node::attestation::Approved;
+use openrelay_node::chain::package::{PackageError, fetch, newest, packages};
+use openrelay_node::client::{Options, standard_for};
+use openrelay_node::clock::unix_seconds;
+use openrelay_node::config::Origin;
+use openrelay_node::directory::replace;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::control::folders;
+use crate::failure::Failure;
+use crate::ledger::origin;
+use crate::{Program, page, say};
+
+/// What was installed last.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Installed {
+    version: u64,
+    /// SHA-256 of the program.
+    hash: String,
+}
+
+/// Looks for a newer program, and installs it unless it is only to be looked for.
+pub(crate) fn update(
+    program: &Program,
+    config: &Path,
+    into: Option<&Path>,
+    check: bool,
+    as_json: bool,
+) -> Result<(), Failure> {
+    let Origin::Chain(chain) = origin(config)? else {
+        return Err(Failure::plain("packages are approved on a chain, and this configuration has a signed directory"));
+    };
+    let options = Options { one_hop: false, folders: folders(), standard: program.standard.clone() };
+    let policy = standard_for(config, &options)?.policy;
+    let place = match into {
+        Some(place) => place.to_owned(),
+        None => {
+            std::env::current_exe().map_err(|error| Failure::plain(format!("cannot find this program: {error}")))?
+        }
+    };
+    let all = packages(&chain, unix_seconds())?;
+    let own = fs::read(&place).ok().map(|bytes| openrelay_image::hex(&openrelay_image::sha256(&bytes)));
+    let installed = installed(own.as_deref(), &all)?;
+    let Some(package) = newest(&all, &policy)? else {
+        return Err(Failure::plain("validators have approved no package of the client's that can be used"));
+    };
+    let hash = openrelay_image::hex(&package.image.hash);
+    let version = package.version;
+    if version < installed {
+        let why = format!(
+            "the newest approved package is version {version}, and version {installed} was installed before: endpoints show an old block, or that one was revoked; nothing was changed"
+        );
+        return Err(Failure::new(5, why));
+    }
+    let told = |done: &str| {
+        if as_json {
+            let said = json!({
+                "schema": "openrelay.update/1", "version": version, "package": hash, "round": package.round, "done": done,
+                "rebuilt_by": page::addresses(&mut package.image.rebuilt_by.iter()),
+            });
+            return say(&said.to_string());
+        }
+        say(&format!("package   {hash}   version {version}, approved in round {}", package.round));
+        say(&format!("          {}", page::rebuilders(&policy, &package.image)));
+        say(&format!("          {done}"));
+    };
+    if own.as_ref() == Some(&hash) {
+        note(version, &hash)?;
+        told(&format!("{} is this already", place.display()));
+        return Ok(());
+    }
+    if check {
+        told("there to be installed: openrelay update");
+        return Ok(());
+    }
+    let bytes = fetch(&chain, &package.image)?;
+    let before = install(&place, &bytes)?;
+    note(version, &hash)?;
+    told(&match before {
+        Some(before) => format!("installed as {}; the one of before is {}", place.display(), before.display()),
+        None => format!("installed as {}", place.display()),
+    });
+    Ok(())
+}
+
+/// The version that was installed last, or that of the program that stands there: 0 for one that nobody has approved.
+fn installed(own: Option<&str>, all: &[Approved]) -> Result<u64, Failure> {
+    let known = all.iter().rev().find(|package| Some(openrelay_image::hex(&package.image.hash).as_str()) == own);
+    let known = known.map_or(0, |package| package.version);
+    let path = notes();
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(known),
+        Err(error) => return Err(Failure::plain(format!("cannot read {}: {error}", path.display()))),
+    };
+    let installed: Installed = serde_json::from_str(&text).map_err(|error| {
+        Failure::plain(format!("{} does not read ({error}); delete it to forget what was installed", path.display()))
+    })?;
+    Ok(installed.version.max(known))
+}
+
+fn notes() -> PathBuf {
+    folders().state.join("installed.json")
+}
+
+fn note(version: u64, hash: &str) -> Result<(), Failure> {
+    let cannot = |error: std::io::Error| Failure::plain(format!("cannot write {}: {error}", notes().display()));
+    fs::create_dir_all(folders().state).map_err(cannot)?;
+    let text = serde_json::to_string(&Installed { version, hash: hash.to_owned() }).map_err(Failure::plain)?;
+    replace(&notes(), text.as_bytes()).map_err(cannot)
+}
+
+/// Puts a program in its place, whole or not at all; where the one of before is now.
+fn install(place: &Path, bytes: &[u8]) -> Result<Option<PathBuf>, Failure> {
+    let beside = |end: &str| {
+        let mut name = place.file_name().unwrap_or_default().to_owned();
+        name.push(end);
+        place.with_file_name(name)
+    };
+    let cannot = |what: &str, error: std::io::Error| {
+        Failure::plain(format!("cannot {what} {}: {error}; nothing was changed", place.display()))
+    };
+    let (new, before) = (beside(".new"), beside(".previous"));
+    replace(&new, bytes).map_err(|error| cannot("write beside", error))?;
+    fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).map_err(|error| cannot("make a program of", error))?;
+    let had = place.exists();
+    if had {
+        // A second name for the old one, so that there is a program at every moment.
+        let _ = fs::remove_file(&before);
+        fs::hard_link(place, &before).map_err(|error| cannot("keep", error))?;
+    }
+    fs::rename(&new, place).map_err(|error| cannot("replace", error))?;
+    Ok(had.then_some(before))
+}
+
+impl From<PackageError> for Failure {
+    fn from(error: PackageError) -> Self {
+        let code = match &error {
+            PackageError::Chain(_) | PackageError::Unproven(_) | PackageError::Refused { .. } => 5,
+            PackageError::NoContracts | PackageError::Missing { .. } => 1,
+        };
+        Self::new(code, error.to_string())
+    }
+}
