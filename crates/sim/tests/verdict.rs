@@ -131,6 +131,16 @@ fn a_relay_whose_evidence_holds_gets_a_verdict_that_lists_facts() {
     assert_eq!(verdict.facts().report_data, world.binding.report_data());
 }
 
+/// Of the platform's word bit 0 says so, whatever else is set.
+#[test]
+fn whether_threads_share_a_core_is_told() {
+    for (info, shared) in [(0x20, false), (0x21, true), (0x3e, false), (0x3f, true)] {
+        let mut world = World::new();
+        world.report.put(0x40, &[info]);
+        assert_eq!(world.judge().unwrap().facts().smt, Some(shared), "{info:#x}");
+    }
+}
+
 /// Each row changes one thing.
 #[test]
 fn counter_examples() {

@@ -1,0 +1,60 @@
+//! The collateral of a whole network: what is read back, and which of it a piece of evidence is held against.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
+
+use openrelay_attest::bundle::{AmdProduct, Bundle, MAX_BUNDLE};
+use openrelay_attest::collateral::Collateral;
+use openrelay_attest::evidence::Measurement;
+use openrelay_sim::vendors::{Hardware, Lie, Vendors};
+
+const NOW: u64 = 1_800_000_000;
+
+/// The vendors' bundle with a further entry of each kind, for a processor that is nobody's.
+fn bundle(vendors: &Vendors) -> Bundle {
+    let mut bundle = vendors.bundle();
+    let mut other = bundle.intel[0].clone();
+    other.tcb_info = other.tcb_info.replace("\"fmspc\":\"", "\"fmspc\":\"ff");
+    let mut of_enclaves = bundle.intel[0].clone();
+    of_enclaves.tcb_info = of_enclaves.tcb_info.replace("\"id\":\"TDX\"", "\"id\":\"SGX\"");
+    assert!(other != bundle.intel[0] && of_enclaves != bundle.intel[0], "{}", other.tcb_info);
+    bundle.intel.extend([other, of_enclaves]);
+    let mut turin: AmdProduct = bundle.amd[0].clone();
+    turin.product = "Turin".into();
+    turin.floor.fmc = Some(7);
+    turin.collateral.asvk = turin.collateral.crl.clone();
+    bundle.amd.push(turin);
+    (bundle.intel_floor, bundle.amd_floor) = (18, 1 << 40);
+    bundle
+}
+
+#[test]
+fn a_bundle_reads_back_and_nothing_else_reads() {
+    let bundle = bundle(&Vendors::new(NOW));
+    let bytes = bundle.encode();
+    assert_eq!(Bundle::decode(&bytes).unwrap(), bundle);
+    let other = String::from_utf8(bytes.clone()).unwrap().replace("openrelay.collateral/1", "openrelay.collateral/2");
+    assert_eq!(Bundle::decode(other.as_bytes()).unwrap_err().code(), "malformed-collateral");
+    let long = [&bytes[..], &vec![b' '; MAX_BUNDLE]].concat();
+    assert_eq!(Bundle::decode(&long).unwrap_err().code(), "too-large");
+    // White space to the last byte that may be.
+    let just = [&bytes[..], &vec![b' '; MAX_BUNDLE - bytes.len()]].concat();
+    assert_eq!(Bundle::decode(&just).unwrap(), bundle);
+    let floors = bundle.floors();
+    assert_eq!((floors.intel_evaluation, floors.amd.len()), (18, 2));
+    assert_eq!(floors.amd[1], ("Turin".into(), bundle.amd[1].floor));
+}
+
+#[test]
+fn evidence_is_held_against_its_own_vendor_environment_and_model() {
+    let vendors = Vendors::new(NOW);
+    let bundle = bundle(&vendors);
+    let made =
+        |measurement: Measurement| vendors.evidence(&Hardware::since(NOW), &measurement, &[7; 64], Lie::None).unwrap();
+    let domain = made(Measurement::Tdx { mrtd: [1; 48], rtmrs: [[2; 48]; 4] });
+    let found = bundle.candidates(&domain);
+    let [Collateral::Intel(found)] = found.as_slice() else { panic!("{found:?}") };
+    assert_eq!(**found, bundle.intel[0]);
+    let guest = made(Measurement::Snp([3; 48]));
+    let found = bundle.candidates(&guest);
+    let [Collateral::Amd(found)] = found.as_slice() else { panic!("{found:?}") };
+    assert_eq!(*found, bundle.amd[0].collateral);
+}
