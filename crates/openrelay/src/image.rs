@@ -318,6 +318,7 @@ fn compile(build: &BuildArguments, lock: &Lock) -> Result<Vec<Vec<u8>>, Failure>
         flags.push(format!("--remap-path-prefix={}={name}", place.display()));
         c_flags.push(format!("-ffile-prefix-map={}={name}", place.display()));
     }
+    fetch_crates(&source)?;
     let names: &[&str] = match (build.kind, build.simulate) {
         (Kind::Relay, false) => &["openrelay-init", "openrelay-relay"],
         (Kind::Relay, true) => &["openrelay-init", "openrelay-relay-sim"],
@@ -341,6 +342,21 @@ fn compile(build: &BuildArguments, lock: &Lock) -> Result<Vec<Vec<u8>>, Failure>
     }
     let built = target.join(TARGET).join("release");
     names.iter().map(|name| read(&built.join(name))).collect()
+}
+
+/// Has all crates that the source names: where their registry cannot be reached, that is no fault of the source's.
+fn fetch_crates(source: &Path) -> Result<(), Failure> {
+    let mut command = Command::new("cargo");
+    command.current_dir(source).args(["fetch", "--locked", "--target", TARGET]);
+    let output =
+        command.output().map_err(|error| Failure::new(77, format!("cannot run cargo: {error}; install Rust")))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    // By these words cargo says that the lock does not fit the source.
+    let code = if said.contains("--locked") { 1 } else { 77 };
+    Err(Failure::new(code, format!("cannot have the crates that Cargo.lock names: {}", said.trim())))
 }
 
 /// Whether a tool is the one that the lock names.

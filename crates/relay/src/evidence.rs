@@ -38,8 +38,10 @@ pub(crate) struct Attesting {
     quoting: Quoting,
     /// What is shown to who asks.
     shown: Announced,
-    /// The time of the block in what is being made.
-    making: Option<u64>,
+    /// The time of the block in what is being made, and since when.
+    making: Option<(u64, Instant)>,
+    /// Whether it was told that this takes too long.
+    told: bool,
     timeline: Timeline,
 }
 
@@ -49,7 +51,7 @@ impl Attesting {
         let (binding, block_time) = bind(&own, directory).ok_or(QuoteError::NoBlock)?;
         let shown = announced(&quoting.ask_and_wait(&binding, PATIENCE)?);
         let timeline = Timeline::new(shown.digest, block_time);
-        Ok(Self { own, quoting, shown, making: None, timeline })
+        Ok(Self { own, quoting, shown, making: None, told: false, timeline })
     }
 
     /// What the relay announces and shows now.
@@ -65,7 +67,7 @@ impl Attesting {
     pub(crate) fn follow(&mut self, directory: &VerifiedDirectory) {
         let Some((binding, time)) = bind(&self.own, directory) else { return };
         if self.timeline.is_renewed_by(time) && self.making.is_none() && self.quoting.ask(&binding) {
-            self.making = Some(time);
+            (self.making, self.told) = (Some((time, Instant::now())), false);
         }
     }
 
@@ -78,7 +80,7 @@ impl Attesting {
     pub(crate) fn take(&mut self) -> Result<bool, QuoteError> {
         let Some(answer) = self.quoting.take() else { return Ok(false) };
         let making = self.making.take();
-        let (staple, Some(time)) = (answer?, making) else { return Ok(false) };
+        let (staple, Some((time, _))) = (answer?, making) else { return Ok(false) };
         self.shown = announced(&staple);
         self.timeline.renew(self.shown.digest, time, Instant::now());
         Ok(true)
@@ -89,6 +91,12 @@ impl Attesting {
         self.timeline.advance(Instant::now(), unix_seconds())
     }
 
+    /// How long the environment has been silent, if that is longer than it should take; told once for each question.
+    pub(crate) fn overdue(&mut self) -> Option<Duration> {
+        let silent = self.making?.1.elapsed();
+        (silent > PATIENCE && !std::mem::replace(&mut self.told, true)).then_some(silent)
+    }
+
     /// Whether there is evidence that is young enough.
     pub(crate) fn is_ready(&self) -> bool {
         self.timeline.ready
@@ -96,7 +104,11 @@ impl Attesting {
 
     /// How long until something is due.
     pub(crate) fn rest(&self) -> Duration {
-        self.timeline.rest(Instant::now(), unix_seconds())
+        let rest = self.timeline.rest(Instant::now(), unix_seconds());
+        match self.making.filter(|_| !self.told) {
+            Some((_, since)) => rest.min((PATIENCE + Duration::from_secs(1)).saturating_sub(since.elapsed())),
+            None => rest,
+        }
     }
 }
 

@@ -293,6 +293,12 @@ fn renew(relay: &mut Relay, attesting: &mut Attesting, readable: bool) {
             false
         }
     };
+    if let Some(silent) = attesting.overdue() {
+        complain(&format!(
+            "openrelay-relay: warning: the trusted execution environment has not answered for {} s; without new evidence this relay will not be ready, and has to be started anew",
+            silent.as_secs()
+        ));
+    }
     if attesting.handle_timeout() | changed {
         relay.show(attesting.now());
     }

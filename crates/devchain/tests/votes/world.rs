@@ -15,7 +15,7 @@ use openrelay_ledger::chain::registry::Token;
 use openrelay_ledger::chain::voting::images::ImageRegistry as I;
 use openrelay_ledger::chain::voting::release::ReleaseKeys;
 use openrelay_ledger::chain::voting::validators::ValidatorSet as V;
-use openrelay_ledger::chain::voting::{self, commitment, image_value, statement_hash};
+use openrelay_ledger::chain::voting::{self, commitment, image_value, release_hash, statement_hash};
 use openrelay_ledger::votes::images::{Images, Proposal, State};
 use openrelay_ledger::votes::rounds::{Answer, Commitment, Mark, Outcome};
 use openrelay_ledger::votes::set::Status;
@@ -272,12 +272,14 @@ impl World {
             version,
         };
         let hash = self.ask(self.at.release_keys, &ReleaseKeys::releaseHashCall { release: release.clone() });
+        // The two bindings have a type each for the same struct.
+        let same = SolValue::abi_decode(&release.abi_encode()).unwrap();
+        assert_eq!(hash, release_hash(self.chain.chain_id(), self.at.release_keys, &same));
         let (image, measurements) = (B256::with_last_byte(number as u8), B256::ZERO);
         let blind = I::blindOfCall { proposer: address(party), release: hash, image, measurements, salt: B256::ZERO };
         I::proposeCall {
             roundKind: u8::from(emergency),
-            // The two bindings have a type each for the same struct.
-            release: SolValue::abi_decode(&release.abi_encode()).unwrap(),
+            release: same,
             signatures: vec![sign(&key(0), hash)],
             blind: self.ask(self.at.images, &blind),
         }

@@ -122,6 +122,14 @@ pub fn statement_hash(chain_id: u64, images: Address, round: u64, answer: Answer
     Statement { round, answer, value }.eip712_signing_hash(&domain)
 }
 
+/// What release keys sign, by which the registry knows what was proposed. The contract: `ReleaseKeys.releaseHash`, by EIP-712.
+pub fn release_hash(chain_id: u64, release_keys: Address, release: &images::ReleaseKeys::Release) -> B256 {
+    let domain = alloy_sol_types::eip712_domain! {
+        name: "OpenRelay releases", version: "1", chain_id: chain_id, verifying_contract: release_keys,
+    };
+    release.eip712_signing_hash(&domain)
+}
+
 alloy_sol_types::sol! {
     struct Statement {
         uint64 round;

@@ -20,10 +20,10 @@ use base64ct::Encoding as _;
 use k256::ecdsa::SigningKey;
 use openrelay_image::{hex, sha256};
 use openrelay_ledger::chain::voting::images::ReleaseKeys::Release;
-use openrelay_ledger::chain::voting::{ImageRegistry, image_value, statement_hash};
+use openrelay_ledger::chain::voting::{ImageRegistry, image_value, release_hash, statement_hash};
 use openrelay_node::attestation::Judged;
 use openrelay_node::chain::journal::sign;
-use openrelay_node::chain::{Outside, read_by};
+use openrelay_node::chain::{Endpoint, Outside, read_by};
 use openrelay_node::clock::unix_seconds;
 use openrelay_node::directory::{VerifiedDirectory, replace};
 use openrelay_node::inquirer::Inquirer;
@@ -35,6 +35,7 @@ use super::Folder;
 use super::round::{Due, Found, approved, decided, due, revealed, step};
 use crate::failure::Failure;
 use crate::image::{BuildArguments, Kind, MANIFEST, make};
+use crate::ledger::ask;
 use crate::{Program, say, talk};
 
 /// Rounds that are looked at, the newest: older ones are over.
@@ -197,7 +198,7 @@ fn chain_time(folder: &Folder) -> Result<u64, Failure> {
     time.map(|time| time.saturating_to()).ok_or_else(|| Failure::plain("the newest block has no time"))
 }
 
-/// What is proposed in a round.
+/// What is proposed in a round: by the first endpoint's word, which so many of them must have the same of.
 fn release(folder: &Folder, number: u64) -> Result<Release, Failure> {
     let endpoint = folder.endpoint();
     let topics = json!([
@@ -210,7 +211,24 @@ fn release(folder: &Folder, number: u64) -> Result<Release, Failure> {
     let logs = endpoint.ask("eth_getLogs", &json!([filter]))?;
     let log = logs.as_array().and_then(|logs| logs.first()).and_then(openrelay_node::chain::mirror::read_log);
     let event = log.and_then(|log| ImageRegistry::Proposed::decode_log(&log).ok());
-    event.map(|event| event.release.clone()).ok_or_else(|| Failure::plain(format!("round {number} has no proposal")))
+    let release = event.map(|event| event.release.clone());
+    let release = release.ok_or_else(|| Failure::plain(format!("round {number} has no proposal")))?;
+    let same = |url: &&String| {
+        let (endpoint, images) = (Endpoint::new(url), folder.images);
+        let keys = ask(&endpoint, images, &ImageRegistry::releaseKeysCall {}).ok();
+        let held = ask(&endpoint, images, &ImageRegistry::imageByCall { round: number }).ok();
+        keys.zip(held).is_some_and(|(keys, held)| held.release == release_hash(folder.chain.chain_id, keys, &release))
+    };
+    let agree = folder.chain.endpoints.iter().filter(same).count();
+    if agree < folder.chain.quorum {
+        return Err(Failure::plain(format!(
+            "round {number}: {agree} of {} endpoints have what {} says was proposed, {} must; nothing was built",
+            folder.chain.endpoints.len(),
+            endpoint.url(),
+            folder.chain.quorum
+        )));
+    }
+    Ok(release)
 }
 
 /// Rebuilds what is proposed, from a copy that knows nothing of what was built before.
