@@ -15,8 +15,6 @@ use crate::refusal::Refusal;
 /// Largest bundle, in bytes.
 pub const MAX_BUNDLE: usize = 4 << 20;
 const SCHEMA: &str = "openrelay.collateral/1";
-/// What stands before the processor model in a PCK certificate: its identifier, and an octet string of six bytes. Source: Intel SGX PCK Certificate and CRL Profile, 1.3.5.
-const FMSPC: [u8; 14] = [0x06, 0x0a, 0x2a, 0x86, 0x48, 0x86, 0xf8, 0x4d, 0x01, 0x0d, 0x01, 0x04, 0x04, 0x06];
 
 /// Collateral of all vendors, and the least that firmware must be.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -53,8 +51,7 @@ impl Bundle {
     pub fn candidates(&self, evidence: &Evidence) -> Vec<Collateral> {
         match evidence {
             Evidence::Intel(quote) => {
-                let model = quote.certificate.windows(FMSPC.len() + 6).find_map(|bytes| bytes.strip_prefix(&FMSPC));
-                let model = model.map(to_hex);
+                let model = quote.model();
                 let fits = |entry: &&IntelCollateral| {
                     let (id, fmspc) = entry.subject();
                     id.as_deref() == Some(quote.environment()) && fmspc.map(|fmspc| fmspc.to_lowercase()) == model
@@ -63,7 +60,7 @@ impl Bundle {
             }
             Evidence::Amd(report) => {
                 // Reports of version 2 name no product: then whichever has issued the certificate.
-                let product = report.product().ok().flatten().map(crate::amd::Product::name);
+                let product = report.product_name();
                 let fits = |entry: &&AmdProduct| product.is_none_or(|product| product == entry.product);
                 self.amd.iter().filter(fits).map(|entry| Collateral::Amd(entry.collateral.clone())).collect()
             }

@@ -55,6 +55,9 @@ pub(crate) struct Options {
     /// A mirror that this file shall name; repeatable
     #[arg(long, value_name = "URL", requires = "network")]
     mirror: Vec<String>,
+    /// What times of rounds and images are divided by
+    #[arg(long, value_name = "NUMBER", requires = "network")]
+    haste: Option<u32>,
     /// Begin with an approved image and collateral, which validators of known keys have voted for hours ago: those of a simulation in this folder, for which the file shall name the
     /// mirror
     #[arg(long, value_name = "DIR", requires = "network")]
@@ -123,7 +126,8 @@ pub(crate) fn run(command: Command) -> Result<()> {
 
 impl Options {
     fn rules(&self) -> Rules {
-        let haste = if self.simulate.is_some() { HASTE } else { Rules::default().haste };
+        let usual = if self.simulate.is_some() { HASTE } else { Rules::default().haste };
+        let haste = self.haste.unwrap_or(usual);
         Rules { haste, ..Rules::default() }
     }
 }

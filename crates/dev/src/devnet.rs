@@ -78,6 +78,8 @@ enum Part {
     Votes,
     /// The client's own program, by such votes
     Updates,
+    /// Vendors' collateral, by such votes
+    Collateral,
     /// Clients that reach no endpoint
     Checkpoints,
     /// A chain that takes back what it said
@@ -90,11 +92,12 @@ type Scenarios = fn(&Path) -> Result<()>;
 
 impl CheckOptions {
     fn run(&self) -> Result<()> {
-        let parts: [(Part, Scenarios); 7] = [
+        let parts: [(Part, Scenarios); 8] = [
             (Part::Circuits, check::run),
             (Part::Chain, chain_check::run),
             (Part::Votes, vote_check::run),
             (Part::Updates, vote_check::updates),
+            (Part::Collateral, vote_check::collateral),
             (Part::Checkpoints, checkpoint_check::run),
             (Part::Reorganisation, reorganisation_check::run),
             (Part::Evidence, evidence_check::run),

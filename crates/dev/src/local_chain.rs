@@ -50,6 +50,11 @@ impl LocalChain {
         Self::start_with(dir, &["--block-time", "0"])
     }
 
+    /// The same, where times of rounds are divided by so much.
+    pub(crate) fn start_with_haste(dir: &Path, haste: u32) -> Result<Self> {
+        Self::start_with(dir, &["--block-time", "0", "--haste", &haste.to_string()])
+    }
+
     fn start_with(dir: &Path, arguments: &[&str]) -> Result<Self> {
         // The namespace that this runs in has a loopback interface of its own.
         ensure!(Command::new("ip").args(["link", "set", "lo", "up"]).status()?.success(), "cannot use the loopback");
@@ -63,7 +68,17 @@ impl LocalChain {
 
     /// A run of `openrelay` with state of its own: exit code, output and talk.
     pub(crate) fn openrelay(&self, arguments: &[&str]) -> Result<(i32, String)> {
-        let mut command = Command::new(&self.programs.openrelay);
+        self.run(&self.programs.openrelay, arguments)
+    }
+
+    /// The same of `openrelay-sim`, which believes the roots in this folder.
+    pub(crate) fn openrelay_sim(&self, arguments: &[&str]) -> Result<(i32, String)> {
+        self.run(&self.programs.openrelay.with_file_name("openrelay-sim"), arguments)
+    }
+
+    fn run(&self, program: &Path, arguments: &[&str]) -> Result<(i32, String)> {
+        let mut command = Command::new(program);
+        command.env("OPENRELAY_SIM_ROOTS", self.dir.join("roots"));
         command.args(arguments).env("OPENRELAY_STATE_DIR", self.dir.join("state"));
         let output = command.stdin(Stdio::null()).output()?;
         let text = [output.stdout, output.stderr].concat();

@@ -2,6 +2,7 @@
 //!
 //! Owns the proposer, which signs releases with the development chain's key.
 
+mod collateral;
 mod hostile;
 mod update;
 
@@ -58,6 +59,14 @@ pub(crate) fn run(dir: &Path) -> Result<()> {
     })
 }
 
+/// Runs the scenario of validators who fetch collateral, on a chain of its own.
+pub(crate) fn collateral(dir: &Path) -> Result<()> {
+    let world = World::of(dir, LocalChain::start_with_haste(dir, 60)?)?;
+    scenario("validators fetch collateral, hold it against evidence, and vote for the newest that holds", || {
+        collateral::run(&world)
+    })
+}
+
 /// Runs the scenario of a client that updates itself, on a chain of its own.
 pub(crate) fn updates(dir: &Path) -> Result<()> {
     let world = World::start(dir)?;
@@ -93,7 +102,10 @@ struct World {
 
 impl World {
     fn start(dir: &Path) -> Result<Self> {
-        let local = LocalChain::start_without_time(dir)?;
+        Self::of(dir, LocalChain::start_without_time(dir)?)
+    }
+
+    fn of(dir: &Path, local: LocalChain) -> Result<Self> {
         let chain = ChainFile::load(&dir.join("chain.toml"))?;
         let images = chain.images.context("the chain's file names no image registry")?;
         let proposer = Sender::new(&chain, SigningKey::from_slice(KNOWN[3].1.as_slice())?, dir);

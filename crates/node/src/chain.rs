@@ -102,6 +102,11 @@ fn note_reading(kept: &Path) {
     let _ = std::fs::write(note(kept), format!("{}\n", unix_seconds()));
 }
 
+/// What mirrors have about relays: nothing of it is checked.
+pub fn mirrored_evidence(file: &ChainFile) -> Option<AttestationFile> {
+    evidence::download(&Outside, file)
+}
+
 /// Keeps a reading; a warning when it cannot.
 fn keep(kept: &Path, reading: &Reading) -> Option<String> {
     let folder = kept.parent().unwrap_or(Path::new("."));

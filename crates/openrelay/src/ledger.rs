@@ -323,8 +323,26 @@ async fn serve(file: Arc<Mutex<Vec<u8>>>) -> Response {
     ([("content-type", "application/octet-stream")], bytes).into_response()
 }
 
+/// The hashes of the bundles of collateral in a folder, each on a line, the youngest first.
+fn collateral_in(folder: &Path) -> String {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let hash = |entry: std::fs::DirEntry| {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let modified = entry.metadata().and_then(|metadata| metadata.modified()).ok();
+        Some((modified, name.strip_suffix(crate::validator::COLLATERAL_ENDING)?.to_owned()))
+    };
+    let mut found: Vec<_> = entries.filter_map(hash).collect();
+    found.sort_unstable();
+    found.iter().rev().map(|(_, hash)| format!("{hash}\n")).collect()
+}
+
 /// The file with this hash, with which its name begins, as validators publish what they have built. Whoever asks holds it against that.
 async fn serve_file(folder: Option<PathBuf>, hash: String) -> Response {
+    if let (Some(folder), "collateral") = (&folder, hash.as_str()) {
+        let folder = folder.clone();
+        let listed = tokio::task::spawn_blocking(move || collateral_in(&folder)).await;
+        return listed.unwrap_or_default().into_response();
+    }
     // Digits alone: nothing that could lead out of the folder.
     let Some(folder) = folder.filter(|_| openrelay_ledger::hex::decode::<32>(&hash).is_some()) else {
         return StatusCode::NOT_FOUND.into_response();

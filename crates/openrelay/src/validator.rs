@@ -2,9 +2,12 @@
 //!
 //! Owns a validator's folder and the commands. What was found in a round is an argument of `vote`; `run` finds it itself.
 
+mod collateral;
 mod round;
 mod run;
+mod vendors;
 
+pub(crate) use collateral::ENDING as COLLATERAL_ENDING;
 pub(crate) use round::Found;
 pub(crate) use run::RunArguments;
 
@@ -77,7 +80,7 @@ pub(crate) fn run(program: &Program, command: &ValidatorCommand) -> Result<(), F
         }
         ValidatorCommand::Vote { dir, round, answer, password_file } => {
             let folder = Folder::open(dir)?;
-            round::step(&folder, *round, answer.given(), password_file.as_deref())
+            round::step(&folder, round::Contest::Images, *round, answer.given(), password_file.as_deref())
         }
     }
 }

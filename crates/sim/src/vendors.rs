@@ -57,11 +57,16 @@ impl Vendors {
 
     /// What the vendors publish.
     pub fn bundle(&self) -> Bundle {
-        let crl = self.amd.crl(self.amd.begins, Some(self.amd.begins + YEAR), &[]);
+        self.bundle_since(self.amd.begins)
+    }
+
+    /// The same, issued at this second, since the Unix epoch.
+    pub fn bundle_since(&self, begins: u64) -> Bundle {
+        let crl = self.amd.crl(begins, Some(begins + YEAR), &[]);
         Bundle {
             intel_floor: 1,
             amd_floor: 1,
-            intel: vec![self.intel.sign(&Published::since(self.amd.begins))],
+            intel: vec![self.intel.sign(&Published::since(begins))],
             amd: vec![AmdProduct {
                 product: PRODUCT.into(),
                 floor: TcbVersion { fmc: None, boot_loader: 10, tee: 1, snp: 23, microcode: 84 },

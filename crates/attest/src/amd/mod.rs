@@ -117,6 +117,11 @@ impl Report {
         Product::of_model(family, model).map(Some).ok_or(Refusal::UnsupportedVersion { what: "processors", found })
     }
 
+    /// The product's name by the report's own word, which decides nothing; `None` in version 2, which has none.
+    pub fn product_name(&self) -> Option<&'static str> {
+        self.product().ok().flatten().map(Product::name)
+    }
+
     /// The kind of key that signed, by the report's own word.
     pub(crate) fn key_kind(&self) -> Result<KeyKind, Refusal> {
         // MASK_CHIP_KEY: then the signature is zeros.

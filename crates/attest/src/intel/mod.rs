@@ -78,7 +78,16 @@ pub struct Quote {
     pub certificate: Vec<u8>,
 }
 
+/// What stands before the processor model in a PCK certificate: its identifier, and an octet string of six bytes. Source: Intel SGX PCK Certificate and CRL Profile, 1.3.5.
+const FMSPC: [u8; 14] = [0x06, 0x0a, 0x2a, 0x86, 0x48, 0x86, 0xf8, 0x4d, 0x01, 0x0d, 0x01, 0x04, 0x04, 0x06];
+
 impl Quote {
+    /// The model of the processor (FMSPC) in hexadecimal digits, by the words of the quote's certificate, which decide nothing.
+    pub fn model(&self) -> Option<String> {
+        let found = self.certificate.windows(FMSPC.len() + 6).find_map(|bytes| bytes.strip_prefix(&FMSPC));
+        found.map(crate::json::to_hex)
+    }
+
     /// What the signed part is, by its own word; it must have exactly the length of that.
     pub(crate) fn layout_of(signed: &[u8]) -> Result<Layout, Refusal> {
         let layout = Self::layout_in(signed)?;
@@ -134,7 +143,7 @@ impl Quote {
     }
 
     /// The kind of environment, as Intel's TCB info calls it.
-    pub(crate) const fn environment(&self) -> &'static str {
+    pub const fn environment(&self) -> &'static str {
         match self.layout {
             Layout::Sgx3 => "SGX",
             Layout::Tdx4 | Layout::Tdx5(_) => "TDX",

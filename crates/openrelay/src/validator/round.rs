@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use alloy_primitives::{B256, FixedBytes, U256, keccak256};
+use alloy_primitives::{Address, B256, FixedBytes, U256, keccak256};
 use alloy_sol_types::{SolCall, SolValue};
 use k256::ecdsa::SigningKey;
 use openrelay_ledger::chain::voting::images::Rounds;
@@ -16,6 +16,7 @@ use openrelay_node::clock::unix_seconds;
 use openrelay_node::config::read;
 use openrelay_node::directory::replace;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::{Folder, Standing};
@@ -31,6 +32,8 @@ pub(crate) enum Found {
     Image { image: B256, measurements: B256 },
     /// SHA-256 of the log of a build that failed.
     Failed { log: B256 },
+    /// Collateral and its floors.
+    Entry { bundle: B256, intel_floor: u32, amd_floor: u64 },
     /// Nothing is said.
     Abstain {},
 }
@@ -40,6 +43,9 @@ impl Found {
         match self {
             Self::Image { image, measurements } => Answer::Value(image_value(image, measurements)),
             Self::Failed { log } => Answer::Failed(log),
+            Self::Entry { bundle, intel_floor, amd_floor } => {
+                Answer::Value(keccak256((bundle, intel_floor, amd_floor).abi_encode()))
+            }
             Self::Abstain {} => Answer::Abstain,
         }
     }
@@ -50,6 +56,58 @@ impl Found {
 #[serde(deny_unknown_fields)]
 struct Answers {
     answers: Vec<Found>,
+}
+
+/// What is voted on: the contracts take the same calls.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Contest {
+    /// Images and packages.
+    Images,
+    /// Vendors' collateral.
+    Collateral,
+}
+
+impl Contest {
+    /// Where its votes are collected.
+    pub(super) fn at(self, folder: &Folder) -> Result<Address, Failure> {
+        match self {
+            Self::Images => Ok(folder.images),
+            Self::Collateral => folder.chain.collateral.ok_or_else(|| Failure::plain("chain.toml names no collateral")),
+        }
+    }
+
+    /// Where a round stands by an endpoint's word. The contract of collateral does not say so itself: there is no challenge, and nothing happens after it.
+    fn state(self, endpoint: &Endpoint, at: Address, number: u64) -> Result<u8, Failure> {
+        if self == Self::Images {
+            return ask(endpoint, at, &ImageRegistry::stateOfCall { round: number });
+        }
+        let round = ask(endpoint, at, &ImageRegistry::roundOfCall { round: number })?;
+        let (commit_end, now): (u64, u64) = (round.commitEnd.to(), block_time(endpoint)?);
+        let reveal_end: u64 = ask(endpoint, at, &ImageRegistry::revealEndCall { round: number })?.to();
+        Ok(match round.outcome {
+            0 if commit_end == 0 => 0,
+            0 if now < commit_end => COMMITMENTS,
+            0 if now < reveal_end => REVEALS,
+            0 => ENDED,
+            1 => APPROVED,
+            2 => REJECTED,
+            _ => NO_QUORUM,
+        })
+    }
+
+    fn file(self, number: u64) -> String {
+        match self {
+            Self::Images => format!("round-{number}.toml"),
+            Self::Collateral => format!("collateral-{number}.toml"),
+        }
+    }
+}
+
+/// The time of an endpoint's newest block, which rounds go by.
+pub(super) fn block_time(endpoint: &Endpoint) -> Result<u64, Failure> {
+    let block = endpoint.ask("eth_getBlockByNumber", &json!(["latest", false]))?;
+    let time = block["timestamp"].as_str().and_then(|text| text.parse::<U256>().ok());
+    time.map(|time| time.saturating_to()).ok_or_else(|| Failure::plain("the newest block has no time"))
 }
 
 /// The contract's numbers for where a round stands.
@@ -72,7 +130,9 @@ const COMMITMENTS: u8 = 1;
 const REVEALS: u8 = 2;
 const CHALLENGE: u8 = 3;
 const ENDED: u8 = 4;
+const REJECTED: u8 = 5;
 const NO_QUORUM: u8 = 6;
+const APPROVED: u8 = 7;
 
 /// The contract's numbers for where a vote stands.
 const NO_VOTE: u8 = 0;
@@ -88,12 +148,13 @@ struct View {
 }
 
 impl View {
-    fn of(folder: &Folder, number: u64, id: u64) -> Result<Self, Failure> {
+    fn of(folder: &Folder, contest: Contest, number: u64, id: u64) -> Result<Self, Failure> {
+        let at = contest.at(folder)?;
         Ok(Self {
-            state: folder.ask(folder.images, &ImageRegistry::stateOfCall { round: number })?,
-            round: folder.ask(folder.images, &ImageRegistry::roundOfCall { round: number })?,
-            reveal_end: folder.ask(folder.images, &ImageRegistry::revealEndCall { round: number })?.to(),
-            vote: folder.ask(folder.images, &ImageRegistry::voteOfCall { round: number, validatorId: id })?,
+            state: contest.state(&folder.endpoint(), at, number)?,
+            round: folder.ask(at, &ImageRegistry::roundOfCall { round: number })?,
+            reveal_end: folder.ask(at, &ImageRegistry::revealEndCall { round: number })?.to(),
+            vote: folder.ask(at, &ImageRegistry::voteOfCall { round: number, validatorId: id })?,
         })
     }
 
@@ -115,7 +176,7 @@ impl View {
 
 /// A line of `status`; `None` when the round is over and settled.
 pub(super) fn line(folder: &Folder, number: u64, id: u64) -> Result<Option<String>, Failure> {
-    let view = View::of(folder, number, id)?;
+    let view = View::of(folder, Contest::Images, number, id)?;
     if view.state > ENDED && view.vote.mark == NO_VOTE {
         return Ok(None);
     }
@@ -131,12 +192,14 @@ pub(super) fn line(folder: &Folder, number: u64, id: u64) -> Result<Option<Strin
 /// Takes the next step of a round, and says which comes after it.
 pub(super) fn step(
     folder: &Folder,
+    contest: Contest,
     number: u64,
     found: Option<Found>,
     password_file: Option<&Path>,
 ) -> Result<(), Failure> {
     let Standing { id, .. } = folder.bonded()?;
-    let view = View::of(folder, number, id)?;
+    let view = View::of(folder, contest, number, id)?;
+    let at = contest.at(folder)?;
     let wait = |what: &str, until: u64| {
         let left = until.saturating_sub(unix_seconds());
         Err(Failure::new(3, format!("round {number}: {what}; run this again in {left} s")))
@@ -144,7 +207,7 @@ pub(super) fn step(
     match (view.state, view.vote.mark) {
         (0, _) => Err(Failure::plain(format!("there is no round {number}"))),
         (COMMITMENTS, mark) if mark <= COMMITTED => {
-            let path = answers_of(folder, number);
+            let path = answers_of(folder, contest, number);
             let mut answers = load(&path)?;
             let Some(found) = found.or_else(|| answers.answers.last().copied()) else {
                 return Err(Failure::new(
@@ -159,16 +222,16 @@ pub(super) fn step(
                     .map_err(|error| Failure::plain(format!("cannot write {}: {error}", path.display())))?;
             }
             let key = folder.key(password_file)?;
-            let commitment = sealed(folder, &key, number, id, found).1;
+            let commitment = sealed(folder, &key, (at, number, id), found).1;
             if mark == COMMITTED && view.vote.hash == commitment {
                 return wait("this answer is committed", view.round.commitEnd.to());
             }
             let call = ImageRegistry::commitCall { round: number, validatorId: id, commitment };
-            done(&folder.sender(key), folder, "committed", number, &call)
+            done(&folder.sender(key), at, "committed", number, &call)
         }
         (REVEALS, COMMITTED) => {
             // What is revealed too early voids the vote, so one endpoint's word is not enough.
-            let agree = reveals_begun(folder, number);
+            let agree = reveals_begun(folder, contest, number)?;
             if agree < folder.chain.quorum {
                 return Err(Failure::new(
                     3,
@@ -179,16 +242,16 @@ pub(super) fn step(
                     ),
                 ));
             }
-            let answers = load(&answers_of(folder, number))?;
+            let answers = load(&answers_of(folder, contest, number))?;
             let key = folder.key(password_file)?;
             for found in answers.answers.iter().rev() {
-                let (salt, commitment) = sealed(folder, &key, number, id, *found);
+                let (salt, commitment) = sealed(folder, &key, (at, number, id), *found);
                 if commitment != view.vote.hash {
                     continue;
                 }
                 let (answer, value) = found.answer().parts();
                 let call = ImageRegistry::revealCall { round: number, validatorId: id, answer, value, salt };
-                return done(&folder.sender(key), folder, "revealed", number, &call);
+                return done(&folder.sender(key), at, "revealed", number, &call);
             }
             Err(Failure::plain(format!(
                 "no answer in {} is what was committed in round {number}: it was committed from another folder",
@@ -207,15 +270,15 @@ pub(super) fn step(
         (COMMITMENTS | REVEALS | CHALLENGE, _) => Err(Failure::new(3, format!("round {number}: this vote is void"))),
         (ENDED, _) => {
             let sender = folder.sender(folder.key(password_file)?);
-            done(&sender, folder, "finished", number, &ImageRegistry::finishCall { round: number })?;
+            done(&sender, at, "finished", number, &ImageRegistry::finishCall { round: number })?;
             // Whoever has not voted would only charge itself.
-            if view.vote.mark == NO_VOTE { Ok(()) } else { settle(&sender, folder, number, id) }
+            if view.vote.mark == NO_VOTE { Ok(()) } else { settle(&sender, folder, contest, number, id) }
         }
         (_, NO_VOTE) => {
             say(&format!("round {number}: {}; nothing is to be done", view.name()));
             Ok(())
         }
-        (_, _) => settle(&folder.sender(folder.key(password_file)?), folder, number, id),
+        (_, _) => settle(&folder.sender(folder.key(password_file)?), folder, contest, number, id),
     }
 }
 
@@ -234,8 +297,8 @@ pub(super) enum Due {
 }
 
 /// What a validator has to do in a round.
-pub(super) fn due(folder: &Folder, number: u64, id: u64) -> Result<Due, Failure> {
-    let view = View::of(folder, number, id)?;
+pub(super) fn due(folder: &Folder, contest: Contest, number: u64, id: u64) -> Result<Due, Failure> {
+    let view = View::of(folder, contest, number, id)?;
     Ok(match view.owed() {
         Some(("commit", until)) => Due::Answer { until },
         Some(_) => Due::Step,
@@ -244,17 +307,17 @@ pub(super) fn due(folder: &Folder, number: u64, id: u64) -> Result<Due, Failure>
 }
 
 /// What the validator has decided in a round; `None` before it has.
-pub(super) fn decided(folder: &Folder, number: u64) -> Result<Option<Found>, Failure> {
-    Ok(load(&answers_of(folder, number))?.answers.last().copied())
+pub(super) fn decided(folder: &Folder, contest: Contest, number: u64) -> Result<Option<Found>, Failure> {
+    Ok(load(&answers_of(folder, contest, number))?.answers.last().copied())
 }
 
 /// What the validator has revealed in a round, as the chain has it; `None` before it has.
 pub(super) fn revealed(folder: &Folder, number: u64, id: u64) -> Result<Option<Found>, Failure> {
-    let view = View::of(folder, number, id)?;
+    let view = View::of(folder, Contest::Images, number, id)?;
     if view.vote.mark != REVEALED {
         return Ok(None);
     }
-    for found in load(&answers_of(folder, number))?.answers {
+    for found in load(&answers_of(folder, Contest::Images, number))?.answers {
         let (answer, value) = found.answer().parts();
         if folder.ask(folder.images, &ImageRegistry::answerKeyCall { answer, value })? == view.vote.hash {
             return Ok(Some(found));
@@ -264,23 +327,21 @@ pub(super) fn revealed(folder: &Folder, number: u64, id: u64) -> Result<Option<F
 }
 
 /// The file with all that was ever committed in a round.
-fn answers_of(folder: &Folder, number: u64) -> PathBuf {
-    folder.path.join(format!("round-{number}.toml"))
+fn answers_of(folder: &Folder, contest: Contest, number: u64) -> PathBuf {
+    folder.path.join(contest.file(number))
 }
 
 /// The value that a round has approved; `None` before it has, and where it has not.
 pub(super) fn approved(folder: &Folder, number: u64) -> Result<Option<B256>, Failure> {
-    let view = View::of(folder, number, 0)?;
+    let view = View::of(folder, Contest::Images, number, 0)?;
     Ok((view.state > NO_QUORUM).then_some(view.round.value))
 }
 
 /// How many endpoints say that the round takes reveals.
-fn reveals_begun(folder: &Folder, number: u64) -> usize {
-    let says = |url: &&String| {
-        let state = ask(&Endpoint::new(url), folder.images, &ImageRegistry::stateOfCall { round: number });
-        state.is_ok_and(|state| state == REVEALS)
-    };
-    folder.chain.endpoints.iter().filter(says).count()
+fn reveals_begun(folder: &Folder, contest: Contest, number: u64) -> Result<usize, Failure> {
+    let at = contest.at(folder)?;
+    let says = |url: &&String| contest.state(&Endpoint::new(url), at, number).is_ok_and(|state| state == REVEALS);
+    Ok(folder.chain.endpoints.iter().filter(says).count())
 }
 
 /// Rounds for which there is an answer in the folder.
@@ -290,25 +351,31 @@ pub(super) fn answered(folder: &Path) -> Vec<u64> {
     entries.filter_map(|entry| number(entry.file_name().to_str()?)).collect()
 }
 
-fn settle(sender: &Sender, folder: &Folder, number: u64, id: u64) -> Result<(), Failure> {
-    done(sender, folder, "settled", number, &ImageRegistry::settleCall { round: number, ids: vec![id] })?;
-    say(&format!("round {number}: {}", View::of(folder, number, id)?.name()));
+fn settle(sender: &Sender, folder: &Folder, contest: Contest, number: u64, id: u64) -> Result<(), Failure> {
+    let call = ImageRegistry::settleCall { round: number, ids: vec![id] };
+    done(sender, contest.at(folder)?, "settled", number, &call)?;
+    say(&format!("round {number}: {}", View::of(folder, contest, number, id)?.name()));
     Ok(())
 }
 
-fn done<C: SolCall>(sender: &Sender, folder: &Folder, what: &str, number: u64, call: &C) -> Result<(), Failure> {
-    let receipt = sender.send(&format!("{what} {number}"), folder.images, &call.abi_encode())?;
+fn done<C: SolCall>(sender: &Sender, at: Address, what: &str, number: u64, call: &C) -> Result<(), Failure> {
+    let receipt = sender.send(&format!("{what} {number}"), at, &call.abi_encode())?;
     say(&format!("round {number}: {what}, block {} ({} gas)", receipt.block, receipt.gas_used));
     Ok(())
 }
 
 /// Salt and commitment of an answer. The salt is derived from the voting key, so that it cannot be lost; whoever has the key can vote anyway.
-fn sealed(folder: &Folder, key: &SigningKey, number: u64, id: u64, found: Found) -> (B256, FixedBytes<31>) {
+fn sealed(
+    folder: &Folder,
+    key: &SigningKey,
+    (at, number, id): (Address, u64, u64),
+    found: Found,
+) -> (B256, FixedBytes<31>) {
     let secret = Zeroizing::new(<[u8; 32]>::from(key.to_bytes()));
-    let place = (U256::from(folder.chain.chain_id), folder.images, number, id).abi_encode();
+    let place = (U256::from(folder.chain.chain_id), at, number, id).abi_encode();
     let input = Zeroizing::new([b"openrelay vote salt v1\0".as_slice(), &*secret, &place].concat());
     let salt = keccak256(&*input);
-    (salt, commitment(folder.chain.chain_id, folder.images, number, id, found.answer(), salt))
+    (salt, commitment(folder.chain.chain_id, at, number, id, found.answer(), salt))
 }
 
 fn load(path: &Path) -> Result<Answers, Failure> {
@@ -321,6 +388,9 @@ fn toml(answers: &Answers) -> String {
             format!("{{ image = {{ image = \"{image}\", measurements = \"{measurements}\" }} }}")
         }
         Found::Failed { log } => format!("{{ failed = {{ log = \"{log}\" }} }}"),
+        Found::Entry { bundle, intel_floor, amd_floor } => {
+            format!("{{ entry = {{ bundle = \"{bundle}\", intel_floor = {intel_floor}, amd_floor = {amd_floor} }} }}")
+        }
         Found::Abstain {} => "{ abstain = {} }".to_owned(),
     };
     let lines: Vec<String> = answers.answers.iter().map(|found| format!("  {},\n", line(found))).collect();
@@ -339,6 +409,7 @@ mod tests {
         let answers = vec![
             Found::Image { image: B256::repeat_byte(1), measurements: B256::repeat_byte(2) },
             Found::Failed { log: B256::repeat_byte(3) },
+            Found::Entry { bundle: B256::repeat_byte(4), intel_floor: 5, amd_floor: 6 },
             Found::Abstain {},
         ];
         std::fs::write(&path, toml(&Answers { answers: answers.clone() })).unwrap();

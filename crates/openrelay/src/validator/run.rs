@@ -32,7 +32,8 @@ use openrelay_proto::random::array;
 use serde_json::{Value, json};
 
 use super::Folder;
-use super::round::{Due, Found, approved, decided, due, revealed, step};
+use super::collateral::{self, CollateralArguments};
+use super::round::{Contest, Due, Found, approved, block_time, decided, due, revealed, step};
 use crate::failure::Failure;
 use crate::image::{BuildArguments, Kind, MANIFEST, make};
 use crate::ledger::ask;
@@ -64,6 +65,8 @@ pub(crate) struct RunArguments {
     pub(crate) publish: PathBuf,
     #[command(flatten)]
     pub(crate) inputs: InputArguments,
+    #[command(flatten)]
+    pub(crate) collateral: CollateralArguments,
     /// Take one look and do what is due, then end
     #[arg(long)]
     pub(crate) once: bool,
@@ -106,9 +109,11 @@ pub(super) fn run(program: &Program, arguments: &RunArguments) -> Result<(), Fai
     let key = folder.key(arguments.password_file.as_deref())?;
     let mut looked = Instant::now();
     let mut warned = String::new();
-    let mut tried = BTreeMap::new();
+    let (mut tried, mut fetched) = (BTreeMap::new(), None);
     loop {
-        if let Err(failure) = once(&folder, arguments, &key, &mut tried) {
+        let done = once(&folder, arguments, &key, &mut tried)
+            .and_then(|()| collateral::once(program, &folder, arguments, &mut fetched));
+        if let Err(failure) = done {
             let said = failure.to_string();
             // The same again and again is said once.
             if said != warned {
@@ -143,22 +148,25 @@ fn once(
     let count = folder.ask(folder.images, &ImageRegistry::roundCountCall {})?;
     let password = arguments.password_file.as_deref();
     for number in count.saturating_sub(ROUNDS) + 1..=count {
-        match due(folder, number, id)? {
+        match due(folder, Contest::Images, number, id)? {
             Due::Nothing => {}
             Due::Step => {
-                step(folder, number, None, password)?;
+                step(folder, Contest::Images, number, None, password)?;
                 if let Some(value) = approved(folder, number)? {
                     compare(arguments, number, value);
                 }
             }
-            Due::Answer { .. } if decided(folder, number)?.is_some() => step(folder, number, None, password)?,
+            Due::Answer { .. } if decided(folder, Contest::Images, number)?.is_some() => {
+                step(folder, Contest::Images, number, None, password)?
+            }
             Due::Answer { until } => {
                 if tried.get(&number).is_some_and(|at| at.elapsed() < AGAIN / folder.chain.haste.max(1)) {
                     continue;
                 }
                 tried.insert(number, Instant::now());
                 let release = release(folder, number)?;
-                let late = until.saturating_sub(chain_time(folder)?) <= LATE / u64::from(folder.chain.haste.max(1));
+                let late = until.saturating_sub(block_time(&folder.endpoint())?)
+                    <= LATE / u64::from(folder.chain.haste.max(1));
                 let found = match rebuild(folder, arguments, number, &release) {
                     Rebuilt::Good(found) => found,
                     Rebuilt::Failed(log) if late => {
@@ -183,19 +191,12 @@ fn once(
                         continue;
                     }
                 };
-                step(folder, number, Some(found), password)?;
+                step(folder, Contest::Images, number, Some(found), password)?;
             }
         }
         publish(folder, arguments, key, (number, id))?;
     }
     Ok(())
-}
-
-/// The time of the newest block, which rounds go by.
-fn chain_time(folder: &Folder) -> Result<u64, Failure> {
-    let block = folder.endpoint().ask("eth_getBlockByNumber", &json!(["latest", false]))?;
-    let time = block["timestamp"].as_str().and_then(|text| text.parse::<alloy_primitives::U256>().ok());
-    time.map(|time| time.saturating_to()).ok_or_else(|| Failure::plain("the newest block has no time"))
 }
 
 /// What is proposed in a round: by the first endpoint's word, which so many of them must have the same of.

@@ -1,0 +1,264 @@
+//! Votes on vendors' collateral: a validator fetches it, holds it against evidence of relays, publishes it, and votes for the newest that anybody has published and that holds.
+//!
+//! Owns the choice. Vendors sign anew at any time, so what two validators fetch may differ: all vote for the newest of what all have published, in the second half of the time for commitments.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use alloy_primitives::B256;
+use alloy_sol_types::SolCall as _;
+use openrelay_attest::Roots;
+use openrelay_attest::bundle::{Bundle, MAX_BUNDLE};
+use openrelay_attest::verdict::Staple;
+use openrelay_image::{hex, sha256};
+use openrelay_ledger::chain::voting::collateral::Collateral;
+use openrelay_node::chain::mirrored_evidence;
+use openrelay_node::chain::way::patient_agent;
+use openrelay_node::clock::unix_seconds;
+use openrelay_node::directory::replace;
+
+use super::Folder;
+use super::round::{Contest, Due, Found, block_time, decided, due, step};
+use super::run::RunArguments;
+use super::vendors::{Services, check, issued, with_floors};
+use crate::failure::Failure;
+use crate::{Program, say, talk};
+
+/// How often vendors are asked.
+const FETCH_EVERY: Duration = Duration::from_secs(3_600);
+/// New collateral is voted for this long before the old expires, in seconds.
+const BEFORE_END: u64 = 10 * 86_400;
+/// Rounds that are looked at, the newest.
+const ROUNDS: u64 = 4;
+/// Candidates of one mirror that are looked at.
+const CANDIDATES: usize = 16;
+/// How the file of a bundle is called after its hash.
+pub(crate) const ENDING: &str = ".collateral.json";
+/// A round's period, in seconds. The contract: `Collateral.PERIOD`.
+const PERIOD: u64 = 6 * 3_600;
+
+/// What a running validator is told of collateral.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct CollateralArguments {
+    /// Fetch vendors' collateral, publish it and vote for it
+    #[arg(long)]
+    pub(crate) collateral: bool,
+    #[command(flatten)]
+    pub(crate) services: Services,
+    /// Mirror of what another validator publishes, up to and with /files/; repeatable
+    #[arg(long, value_name = "URL")]
+    pub(crate) candidates: Vec<String>,
+    /// A bundle whose floors of AMD's firmware are taken if their number is higher than that of those that hold
+    #[arg(long, value_name = "FILE")]
+    pub(crate) floors: Option<PathBuf>,
+}
+
+/// What is known when a choice is made.
+struct Known {
+    current: Collateral::Entry,
+    /// The bundle that holds now; none of anything before there is one.
+    held: Bundle,
+    staples: Vec<Staple>,
+    roots: Roots,
+    now: u64,
+}
+
+/// Does what is due about collateral.
+pub(super) fn once(
+    program: &Program,
+    folder: &Folder,
+    arguments: &RunArguments,
+    fetched: &mut Option<Instant>,
+) -> Result<(), Failure> {
+    let told = &arguments.collateral;
+    if !told.collateral {
+        return Ok(());
+    }
+    let (contest, id) = (Contest::Collateral, folder.bonded()?.id);
+    let at = contest.at(folder)?;
+    let password = arguments.password_file.as_deref();
+    let known = Known::read(program, folder, arguments)?;
+    if fetched.is_none_or(|at| at.elapsed() >= FETCH_EVERY) {
+        *fetched = Some(Instant::now());
+        let bundle = told.services.fetch(&known.staples, &known.held).and_then(|bundle| known.with_rule(bundle));
+        match bundle.and_then(|bundle| publish(&arguments.publish, &bundle.encode())) {
+            Ok(()) => forget(&known, &arguments.publish),
+            // Others may have fetched it.
+            Err(failure) => talk(&format!("openrelay: warning: no collateral was fetched: {failure}")),
+        }
+    }
+    let count = folder.ask(at, &Collateral::roundCountCall {})?;
+    for number in count.saturating_sub(ROUNDS) + 1..=count {
+        match due(folder, contest, number, id)? {
+            Due::Nothing => {}
+            Due::Step => {
+                step(folder, contest, number, None, password)?;
+                post(folder, number, password)?;
+            }
+            Due::Answer { .. } if decided(folder, contest, number)?.is_some() => {
+                step(folder, contest, number, None, password)?;
+            }
+            Due::Answer { until } => {
+                // By then others have published what they have fetched.
+                let half = PERIOD / 4 / u64::from(folder.chain.haste.max(1));
+                if until.saturating_sub(block_time(&folder.endpoint())?) > half {
+                    continue;
+                }
+                if let Some((bytes, entry)) = choose(&known, arguments) {
+                    publish(&arguments.publish, &bytes)?;
+                    step(folder, contest, number, Some(entry), password)?;
+                } else {
+                    talk("openrelay: warning: nobody has published collateral that holds; no vote is given");
+                }
+            }
+        }
+    }
+    let Some((_, Found::Entry { bundle, .. })) = choose(&known, arguments) else { return Ok(()) };
+    if bundle == known.current.bundle || !known.is_wanted() {
+        return Ok(());
+    }
+    let period = block_time(&folder.endpoint())? / (PERIOD / u64::from(folder.chain.haste.max(1)));
+    let period = alloy_primitives::aliases::U48::from(period);
+    if folder.ask(at, &Collateral::roundOfPeriodCall { period })? == 0 {
+        let sender = folder.sender(folder.key(password)?);
+        let receipt = sender.send(&format!("open {period}"), at, &Collateral::openCall {}.abi_encode())?;
+        say(&format!("a round on collateral was opened, block {}", receipt.block));
+    }
+    Ok(())
+}
+
+impl Known {
+    fn read(program: &Program, folder: &Folder, arguments: &RunArguments) -> Result<Self, Failure> {
+        let at = Contest::Collateral.at(folder)?;
+        let current = folder.ask(at, &Collateral::currentCall {})?;
+        let current =
+            Collateral::Entry { bundle: current.bundle, intelFloor: current.intelFloor, amdFloor: current.amdFloor };
+        let missing = || Failure::plain("no mirror has evidence of relays, which collateral is held against");
+        let file = mirrored_evidence(&folder.chain).ok_or_else(missing)?;
+        let read = |path: &Path| {
+            let bytes =
+                fs::read(path).map_err(|error| Failure::plain(format!("cannot read {}: {error}", path.display())))?;
+            Bundle::decode(&bytes).map_err(|refusal| Failure::plain(format!("{}: {refusal}", path.display())))
+        };
+        let held = if B256::new(sha256(&file.bundle)) == current.bundle {
+            Bundle::decode(&file.bundle).map_err(Failure::plain)?
+        } else if current.bundle.is_zero() {
+            Bundle::default()
+        } else {
+            return Err(Failure::plain("no mirror has the collateral that holds now"));
+        };
+        let held = match &arguments.collateral.floors {
+            Some(path) => with_floors(held, &read(path)?),
+            None => held,
+        };
+        let (staples, roots) = (file.staples, program.standard.roots.clone());
+        Ok(Self { current, held, staples, roots, now: unix_seconds() })
+    }
+
+    /// A bundle with the floor that follows from it: no lower than that which holds, and as high as the oldest evaluation in it.
+    fn with_rule(&self, mut bundle: Bundle) -> Result<Bundle, Failure> {
+        let shown = check(&bundle, &self.held, &self.staples, &self.roots, self.now)?;
+        bundle.intel_floor = shown.evaluation.unwrap_or(0).max(self.current.intelFloor);
+        Ok(bundle)
+    }
+
+    /// Whether a bundle is what the rule gives, and holds.
+    fn holds(&self, bundle: &Bundle) -> bool {
+        let floors = bundle.amd_floor == self.held.amd_floor
+            && bundle.amd.iter().all(|entry| {
+                self.held.amd.iter().any(|own| (&own.product, own.floor) == (&entry.product, entry.floor))
+            });
+        floors && self.with_rule(bundle.clone()).is_ok_and(|same| same == *bundle)
+    }
+
+    /// Whether what holds now should be replaced: it expires soon, or some relay's evidence is not genuine by it.
+    fn is_wanted(&self) -> bool {
+        let by_held = |staple: &Staple| {
+            let candidates = self.held.candidates(&staple.evidence);
+            let facts = candidates.iter().filter_map(|collateral| {
+                openrelay_attest::examine(&staple.evidence, Some(collateral), &self.roots, self.now).ok()
+            });
+            facts.map(|facts| facts.expires).max()
+        };
+        self.staples.iter().any(|staple| by_held(staple).is_none_or(|expires| expires < self.now + BEFORE_END))
+    }
+}
+
+/// The newest of what is published here and elsewhere, as it would be voted for.
+fn choose(known: &Known, arguments: &RunArguments) -> Option<(Vec<u8>, Found)> {
+    let own = published(&arguments.publish).into_iter().map(|(_, bytes)| bytes);
+    let others = arguments.collateral.candidates.iter().flat_map(|base| candidates_of(base));
+    let read = |bytes: Vec<u8>| Some((Bundle::decode(&bytes).ok()?, bytes));
+    let good = own.chain(others).filter_map(read).filter(|(bundle, _)| known.holds(bundle));
+    // Of two that were issued at one time the greater hash, so that all choose alike.
+    let newest = good.max_by_key(|(bundle, bytes)| (issued(bundle), sha256(bytes)))?;
+    let (bundle, bytes) = newest;
+    let entry = Found::Entry {
+        bundle: B256::new(sha256(&bytes)),
+        intel_floor: bundle.intel_floor,
+        amd_floor: bundle.amd_floor,
+    };
+    Some((bytes, entry))
+}
+
+/// All bundles in a folder.
+fn published(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let paths = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let named = paths.filter(|path| path.to_string_lossy().ends_with(ENDING));
+    named.filter_map(|path| fs::read(&path).ok().map(|bytes| (path, bytes))).collect()
+}
+
+/// Takes the oldest bundles out of a folder, but for the one that holds now.
+fn forget(known: &Known, folder: &Path) {
+    let mut all = published(folder);
+    all.retain(|(_, bytes)| B256::new(sha256(bytes)) != known.current.bundle);
+    all.sort_by_cached_key(|(_, bytes)| std::cmp::Reverse(Bundle::decode(bytes).map(|bundle| issued(&bundle)).ok()));
+    for (path, _) in all.iter().skip(CANDIDATES) {
+        // One that cannot be removed is tried again.
+        let _ = fs::remove_file(path);
+    }
+}
+
+/// What another validator has published; nothing of it is checked.
+fn candidates_of(base: &str) -> Vec<Vec<u8>> {
+    let base = base.trim_end_matches('/');
+    let get = |url: String| {
+        let mut response = patient_agent(&url, Duration::from_secs(30)).get(&url).call().ok()?;
+        let good = response.status().is_success();
+        let bytes = response.body_mut().with_config().limit(u64::try_from(MAX_BUNDLE).ok()?).read_to_vec().ok()?;
+        good.then_some(bytes)
+    };
+    let listed = get(format!("{base}/collateral")).unwrap_or_default();
+    let listed = String::from_utf8_lossy(&listed).into_owned();
+    let hashes = listed.lines().filter(|line| openrelay_ledger::hex::decode::<32>(line).is_some()).take(CANDIDATES);
+    hashes.filter_map(|hash| get(format!("{base}/{hash}"))).collect()
+}
+
+fn publish(folder: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let path = folder.join(format!("{}{ENDING}", hex(&sha256(bytes))));
+    if path.exists() {
+        return Ok(());
+    }
+    replace(&path, bytes).map_err(|error| Failure::plain(format!("cannot write {}: {error}", path.display())))
+}
+
+/// Puts what a round has approved in force, if it is what was voted for here and nobody else has.
+fn post(folder: &Folder, number: u64, password: Option<&Path>) -> Result<(), Failure> {
+    let at = Contest::Collateral.at(folder)?;
+    let Some(Found::Entry { bundle, intel_floor, amd_floor }) = decided(folder, Contest::Collateral, number)? else {
+        return Ok(());
+    };
+    let round = folder.ask(at, &Collateral::roundOfCall { round: number })?;
+    let posted = folder.ask(at, &Collateral::currentRoundCall {})?;
+    // Approved, by the contract's number.
+    if round.outcome != 1 || posted >= number {
+        return Ok(());
+    }
+    let entry = Collateral::Entry { bundle, intelFloor: intel_floor, amdFloor: amd_floor };
+    let sender = folder.sender(folder.key(password)?);
+    let receipt =
+        sender.send(&format!("post {number}"), at, &Collateral::postCall { round: number, entry }.abi_encode())?;
+    say(&format!("round {number}: its collateral holds now, block {}", receipt.block));
+    Ok(())
+}
