@@ -478,6 +478,9 @@ fn choose(path: &Path, options: &Options) -> Result<Plan, ConnectError> {
     })
 }
 
+/// How often an egress is drawn so that it may be of another vendor than the ingress.
+const DRAWS: usize = 8;
+
 /// By what relays are believed.
 enum Judge {
     /// The user's word that they are his own.
@@ -560,17 +563,23 @@ impl Judge {
             Some((one, two)) => one.may_share_a_circuit_with(two).err(),
             None => Some(Refusal::NoEvidence),
         };
-        let two_vendors = |one: &Record, two: &Record| {
-            let differ = |(one, two): (&Verdict, &Verdict)| one.facts().platform != two.facts().platform;
-            refusal(one, two).is_none() && verdicts(one, two).is_some_and(differ)
-        };
-        match selection::circuit(usable, wish, two_vendors, &mut below) {
+        let may_be = |one: &Record, two: &Record| refusal(one, two).is_none();
+        match selection::circuit(usable, wish, may_be, &mut below) {
             Err(SelectionError::Conflict) => {}
-            found => return found.map_err(named),
-        }
-        match selection::circuit(usable, wish, |one, two| refusal(one, two).is_none(), &mut below) {
-            Err(SelectionError::Conflict) => {}
-            found => return found.map_err(named),
+            Err(error) => return Err(named(error)),
+            Ok((ingress, first)) => {
+                // The ingress stays, and an egress of the other vendor is drawn by its weight, not sought: of few they would get everybody's traffic.
+                let again = Wish { ingress: Some(ingress.relay_id), ..*wish };
+                let mut egress = first;
+                for _ in 0..DRAWS {
+                    let differ = |(one, two): (&Verdict, &Verdict)| one.facts().platform != two.facts().platform;
+                    if verdicts(ingress, egress).is_some_and(differ) {
+                        return Ok((ingress, egress));
+                    }
+                    (_, egress) = selection::circuit(usable, &again, may_be, &mut below).map_err(&named)?;
+                }
+                return Ok((ingress, first));
+            }
         }
         // Nobody has both, and still they may not be hops of one circuit: for their chips.
         let (one, two) = selection::circuit(usable, wish, |_, _| true, below).map_err(named)?;
