@@ -212,10 +212,16 @@ impl Voted {
         let slots = of(contracts.collateral, "the collateral")?.slots(header)?;
         let [bundle, floors] = [0, 1].map(|place| get(&slots, word(CURRENT + place), "the collateral's entry"));
         let floors = floors?;
-        let slots = of(HISTORY, "the history of blocks")?.slots(header)?;
-        let hash = |height: u64| slots.get(&word(height % SERVED)).filter(|hash| !hash.is_zero());
-        // Zero is a block that was never written: none.
-        let blocks = anchors(header.number).filter_map(|height| Some((height, B256::from(*hash(height)?)))).collect();
+        let history = of(HISTORY, "the history of blocks")?;
+        let slots = history.slots(header)?;
+        let mut blocks = BTreeMap::new();
+        // A chain that keeps no history has no such account.
+        for height in anchors(header.number).filter(|_| history.account.is_some()) {
+            // All of them, or whoever proves them could choose among relays by the age of their evidence.
+            let hash = get(&slots, word(height % SERVED), "a block that evidence can name")?;
+            // Zero is a block that was never written: none.
+            blocks.extend((!hash.is_zero()).then(|| (height, B256::from(hash))));
+        }
         Ok(Self {
             images,
             bundle: bundle?.into(),
