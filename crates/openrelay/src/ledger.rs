@@ -1,5 +1,6 @@
 //! `openrelay exits`, `openrelay verify` and `openrelay mirror`: what the directory says, why it is believed, and serving it to others.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -279,7 +280,7 @@ pub(crate) fn mirror(
             }
         }
     };
-    let (collected, by_hash) = (attestation.clone(), files.clone());
+    let (collected, by_hash) = (attestation.clone(), Arc::new(Files::of(files.clone())));
     let collect = move || {
         let mut collector = Collector::new(file);
         loop {
@@ -337,27 +338,57 @@ fn collateral_in(folder: &Path) -> String {
 }
 
 /// The file with this hash, with which its name begins, as validators publish what they have built. Whoever asks holds it against that.
-async fn serve_file(folder: Option<PathBuf>, hash: String) -> Response {
-    if let (Some(folder), "collateral") = (&folder, hash.as_str()) {
-        let folder = folder.clone();
+async fn serve_file(files: Arc<Files>, hash: String) -> Response {
+    let Some(folder) = files.folder.clone() else { return StatusCode::NOT_FOUND.into_response() };
+    if hash == "collateral" {
         let listed = tokio::task::spawn_blocking(move || collateral_in(&folder)).await;
         return listed.unwrap_or_default().into_response();
     }
     // Digits alone: nothing that could lead out of the folder.
-    let Some(folder) = folder.filter(|_| openrelay_ledger::hex::decode::<32>(&hash).is_some()) else {
+    if openrelay_ledger::hex::decode::<32>(&hash).is_none() {
         return StatusCode::NOT_FOUND.into_response();
-    };
+    }
+    // One at a time is read, and all who ask for one share it.
+    let mut held = files.held.lock().await;
+    if let Some((_, bytes)) = held.iter().find(|(own, _)| *own == hash) {
+        return ([("content-type", "application/octet-stream")], bytes.clone()).into_response();
+    }
+    let wanted = hash.clone();
     let find = move || {
         let entries = std::fs::read_dir(folder)?.flatten();
         // An image's manifest is named after the image as well.
         let named = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&format!("{hash}.")));
-        let mut read = named.filter_map(|entry| std::fs::read(entry.path()).ok());
+        let small = named.filter(|entry| entry.metadata().is_ok_and(|file| file.len() <= MAX_SERVED));
+        let mut read = small.filter_map(|entry| std::fs::read(entry.path()).ok());
         let found = read.find(|bytes| openrelay_image::hex(&openrelay_image::sha256(bytes)) == hash);
         found.ok_or(std::io::Error::from(std::io::ErrorKind::NotFound))
     };
     match tokio::task::spawn_blocking(find).await {
-        Ok(Ok(bytes)) => ([("content-type", "application/octet-stream")], bytes).into_response(),
+        Ok(Ok(bytes)) => {
+            let bytes = axum::body::Bytes::from(bytes);
+            held.push_back((wanted, bytes.clone()));
+            if held.len() > HELD {
+                held.pop_front();
+            }
+            ([("content-type", "application/octet-stream")], bytes).into_response()
+        }
         Ok(Err(_)) | Err(_) => StatusCode::NOT_FOUND.into_response(),
+    }
+}
+
+/// Files that are served by their hash, the last of them from memory.
+struct Files {
+    folder: Option<PathBuf>,
+    held: tokio::sync::Mutex<VecDeque<(String, axum::body::Bytes)>>,
+}
+
+/// Largest file that is served by its hash, in bytes, and how many are held.
+const MAX_SERVED: u64 = 64 << 20;
+const HELD: usize = 4;
+
+impl Files {
+    fn of(folder: Option<PathBuf>) -> Self {
+        Self { folder, held: tokio::sync::Mutex::default() }
     }
 }
 
