@@ -13,8 +13,8 @@ use openrelay_attest::bundle::MAX_BUNDLE;
 use openrelay_attest::file::{AttestationFile, Statement};
 use openrelay_attest::manifest::Manifest;
 use openrelay_attest::verdict::Staple;
-use openrelay_ledger::chain::voted::ANCHOR_EVERY;
-use openrelay_ledger::chain::voting::{Answer, Collateral};
+use openrelay_ledger::chain::voted::{ANCHOR_EVERY, CLIENT_PACKAGE, NEWEST, RELAY_IMAGE};
+use openrelay_ledger::chain::voting::{Answer, Collateral, ImageRegistry, image_value};
 use serde_json::Value;
 
 use super::endpoint::Endpoint;
@@ -37,6 +37,8 @@ pub struct Collector {
     shown: BTreeMap<u64, Shown>,
     /// Headers of the blocks that it names, by height.
     headers: BTreeMap<u64, Vec<u8>>,
+    /// The values of approved rounds, which never change.
+    values: BTreeMap<u64, B256>,
 }
 
 /// What a relay has shown.
@@ -52,7 +54,7 @@ impl Collector {
     /// One that has collected nothing yet, and asks the first endpoint.
     pub fn new(file: ChainFile) -> Self {
         let endpoint = Endpoint::new(file.endpoints.first().map_or("", String::as_str));
-        Self { file, endpoint, shown: BTreeMap::new(), headers: BTreeMap::new() }
+        Self { file, endpoint, shown: BTreeMap::new(), headers: BTreeMap::new(), values: BTreeMap::new() }
     }
 
     /// Asks relays for their evidence: those that have another key than before or have shown nothing, and all of them from time to time.
@@ -97,8 +99,29 @@ impl Collector {
         file.encode()
     }
 
-    /// The collateral that the chain names, all manifests, and what rebuilders have signed.
-    fn published(&self, files: Option<&Path>) -> AttestationFile {
+    /// The values of the newest approved images and packages, by round: what readers look at.
+    fn approved(&mut self) -> BTreeMap<u64, B256> {
+        let Some(images) = self.file.images else { return BTreeMap::new() };
+        let (mut found, newest) = (BTreeMap::new(), usize::try_from(NEWEST).unwrap_or(usize::MAX));
+        for kind in [RELAY_IMAGE, CLIENT_PACKAGE] {
+            let asked = self.endpoint.call(images, &ImageRegistry::approvedCall { kind }.abi_encode());
+            let rounds = asked.ok().and_then(|answer| ImageRegistry::approvedCall::abi_decode_returns(&answer).ok());
+            for round in rounds.unwrap_or_default().into_iter().rev().take(newest) {
+                if !self.values.contains_key(&round) {
+                    let asked = self.endpoint.call(images, &ImageRegistry::roundOfCall { round }.abi_encode());
+                    let shown =
+                        asked.ok().and_then(|answer| ImageRegistry::roundOfCall::abi_decode_returns(&answer).ok());
+                    self.values.extend(shown.map(|shown| (round, shown.value)));
+                }
+                found.extend(self.values.get(&round).map(|value| (round, *value)));
+            }
+        }
+        found
+    }
+
+    /// The collateral that the chain names, and of the newest approved images and packages the manifests and what rebuilders have signed.
+    fn published(&mut self, files: Option<&Path>) -> AttestationFile {
+        let approved = self.approved();
         let entry = self.file.collateral.and_then(|contract| {
             let answer = self.endpoint.call(contract, &Collateral::currentCall {}.abi_encode()).ok()?;
             Collateral::currentCall::abi_decode_returns(&answer).ok()
@@ -110,10 +133,11 @@ impl Collector {
         for path in paths {
             let small = std::fs::metadata(&path).is_ok_and(|file| file.len() <= MAX_BUNDLE as u64);
             let Ok(bytes) = (if small { std::fs::read(&path) } else { continue }) else { continue };
-            if Manifest::decode(&bytes).is_ok() {
-                found.manifests.push(bytes);
+            if let Ok(manifest) = Manifest::decode(&bytes) {
+                let value = image_value(manifest.image.into(), sha256(&bytes));
+                found.manifests.extend(approved.values().any(|own| *own == value).then_some(bytes));
             } else if let Some(statement) = statement(&bytes) {
-                found.statements.push(statement);
+                found.statements.extend(approved.contains_key(&statement.round).then_some(statement));
             } else if entry.as_ref().is_some_and(|entry| sha256(&bytes) == entry.bundle) {
                 found.bundle = bytes;
             }
