@@ -38,6 +38,8 @@ pub(crate) struct Attesting {
     quoting: Quoting,
     /// What is shown to who asks.
     shown: Announced,
+    /// Height and hash of the block in it.
+    bound: (u64, [u8; 32]),
     /// The time of the block in what is being made, and since when.
     making: Option<(u64, Instant)>,
     /// Whether it was told that this takes too long.
@@ -48,10 +50,11 @@ pub(crate) struct Attesting {
 impl Attesting {
     /// Makes the first evidence, bound to a block that this directory's reading proves.
     pub(crate) fn start(mut quoting: Quoting, own: Own, directory: &VerifiedDirectory) -> Result<Self, QuoteError> {
-        let (binding, block_time) = bind(&own, directory).ok_or(QuoteError::NoBlock)?;
+        let (binding, block_time, _) = bind(&own, directory, None).ok_or(QuoteError::NoBlock)?;
         let shown = announced(&quoting.ask_and_wait(&binding, PATIENCE)?);
+        let bound = (binding.block_height, binding.block_hash);
         let timeline = Timeline::new(shown.digest, block_time);
-        Ok(Self { own, quoting, shown, making: None, told: false, timeline })
+        Ok(Self { own, quoting, shown, bound, making: None, told: false, timeline })
     }
 
     /// What the relay announces and shows now.
@@ -65,8 +68,8 @@ impl Attesting {
 
     /// Takes in a newer directory: has evidence made anew when its block has become old.
     pub(crate) fn follow(&mut self, directory: &VerifiedDirectory) {
-        let Some((binding, time)) = bind(&self.own, directory) else { return };
-        if self.timeline.is_renewed_by(time) && self.making.is_none() && self.quoting.ask(&binding) {
+        let Some((binding, time, gone)) = bind(&self.own, directory, Some(self.bound)) else { return };
+        if (gone || self.timeline.is_renewed_by(time)) && self.making.is_none() && self.quoting.ask(&binding) {
             (self.making, self.told) = (Some((time, Instant::now())), false);
         }
     }
@@ -82,6 +85,7 @@ impl Attesting {
         let making = self.making.take();
         let (staple, Some((time, _))) = (answer?, making) else { return Ok(false) };
         self.shown = announced(&staple);
+        self.bound = (staple.binding.block_height, staple.binding.block_hash);
         self.timeline.renew(self.shown.digest, time, Instant::now());
         Ok(true)
     }
@@ -172,11 +176,13 @@ fn announced(staple: &Staple) -> Announced {
     Announced { digest: staple.evidence.identity(), shown: Evidence::Staple(staple.encode()) }
 }
 
-/// What evidence is bound to by this directory, with the time of its block: the newest of those that evidence can name.
-fn bind(own: &Own, directory: &VerifiedDirectory) -> Option<(Binding, u64)> {
+/// What evidence is bound to by this directory, with the time of its block: the newest of those that evidence can name; and whether a reorganisation, deeper than it should be, has taken
+/// the block away that it was bound to before.
+fn bind(own: &Own, directory: &VerifiedDirectory, before: Option<(u64, [u8; 32])>) -> Option<(Binding, u64, bool)> {
     let record = directory.directory().relay(own.relay_id)?;
     let reading = directory.reading()?;
-    let (height, hash) = reading.voted(&own.trust).ok()?.blocks.into_iter().next_back()?;
+    let blocks = reading.voted(&own.trust).ok()?.blocks;
+    let (height, hash) = blocks.last_key_value().map(|(height, hash)| (*height, *hash))?;
     let headers = AttestationFile::decode(&reading.attestation).ok()?.headers;
     let mut headers = headers.iter().filter_map(|rlp| Header::decode(rlp).ok());
     let header = headers.find(|header| (header.number, header.hash) == (height, hash))?;
@@ -194,7 +200,8 @@ fn bind(own: &Own, directory: &VerifiedDirectory) -> Option<(Binding, u64)> {
         block_hash: header.hash.0,
         block_height: header.number,
     };
-    Some((binding, header.timestamp))
+    let other = |(height, hash)| blocks.get(&height).is_some_and(|now| *now != hash);
+    Some((binding, header.timestamp, before.is_some_and(other)))
 }
 
 #[cfg(test)]
