@@ -9,7 +9,7 @@
 //! staple: evidence: length 2, bytes | binding 149
 //! ```
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::binding::Binding;
 use crate::bundle::MAX_BUNDLE;
@@ -107,6 +107,16 @@ impl AttestationFile {
             }
             kept += 1;
             kept <= count
+        });
+    }
+
+    /// Keeps so much evidence of each relay, that which stands first.
+    pub fn keep_first(&mut self, count: usize) {
+        let mut kept: BTreeMap<u64, usize> = BTreeMap::new();
+        self.staples.retain(|staple| {
+            let kept = kept.entry(staple.binding.relay_id).or_default();
+            *kept += 1;
+            *kept <= count
         });
     }
 

@@ -134,6 +134,10 @@ pub struct Judged {
     results: BTreeMap<u64, Result<Vec<Verdict>, Refusal>>,
     images: Vec<Approved>,
     policy: Policy,
+    /// The evidence that the verdicts are of, to the byte.
+    believed: Vec<Staple>,
+    /// What those have signed whom the policy names.
+    named: Vec<Statement>,
     /// Why nothing could be judged.
     fault: Option<String>,
 }
@@ -168,7 +172,8 @@ impl Judged {
         let none = |fault: Option<String>, refusal: &Refusal| {
             let results = directory.directory().body().relays.iter();
             let results = results.map(|record| (record.relay_id, Err(refusal.clone()))).collect();
-            Self { results, images: Vec::new(), policy: standard.policy.clone(), fault }
+            let (images, believed, named) = (Vec::new(), Vec::new(), Vec::new());
+            Self { results, images, policy: standard.policy.clone(), believed, named, fault }
         };
         let Some(reading) = directory.reading() else {
             return none(None, &Refusal::NoView("the chain"));
@@ -182,10 +187,24 @@ impl Judged {
             Ok(voted) => View::new(reading, trust, &voted, &file),
             Err(error) => return none(Some(error.to_string()), &Refusal::NoView("what it says of images")),
         };
-        let judge = |record: &Record| (record.relay_id, view.judge(record, &file.staples, standard, now));
-        let mut results: BTreeMap<_, _> = directory.directory().body().relays.iter().map(judge).collect();
+        let (mut results, mut believed) = (BTreeMap::new(), Vec::new());
+        for record in &directory.directory().body().relays {
+            let found = view.judge(record, &file.staples, standard, now).map(|found| {
+                let (verdicts, staples): (Vec<Verdict>, Vec<&Staple>) = found.into_iter().unzip();
+                believed.extend(staples.into_iter().take(NEWEST).cloned());
+                verdicts
+            });
+            results.insert(record.relay_id, found);
+        }
         refuse_shared_chips(&mut results);
-        Self { results, images: view.images, policy: standard.policy.clone(), fault: None }
+        let policy = standard.policy.clone();
+        let named = file.statements.iter().filter(|statement| {
+            let image = view.images.iter().find(|approved| approved.round == statement.round);
+            let signer = image.and_then(|approved| signer(trust, approved.round, approved.value, statement));
+            signer.is_some_and(|signer| policy.rebuilders.contains(&signer))
+        });
+        let named = named.copied().collect();
+        Self { results, images: view.images, policy, believed, named, fault: None }
     }
 
     /// The relay with this record as a circuit takes it.
@@ -213,21 +232,15 @@ impl Judged {
         }
     }
 
-    /// Takes out evidence that was not believed, but for the newest of a relay of which none was.
-    pub(crate) fn keep_believed(&self, staples: &mut Vec<Staple>) {
-        staples.sort_by_key(|staple| (staple.binding.relay_id, std::cmp::Reverse(staple.binding.block_height)));
-        let mut before = None;
-        staples.retain(|staple| {
-            let relay_id = staple.binding.relay_id;
-            let first = before.replace(relay_id) != Some(relay_id);
-            match self.results.get(&relay_id) {
-                Some(Ok(verdicts)) => {
-                    verdicts.iter().take(NEWEST).any(|verdict| verdict.identity() == staple.evidence.identity())
-                }
-                Some(Err(_)) => first,
-                None => false,
-            }
-        });
+    /// Takes out what was not believed: of relays that are believed all evidence but that, and statements of whom nobody named. Of relays that are not, all stays, in its order: what was
+    /// believed once stands before what came later.
+    pub(crate) fn keep_believed(&self, file: &mut AttestationFile) {
+        let refused = |staple: &Staple| matches!(self.results.get(&staple.binding.relay_id), Some(Err(_)));
+        file.staples.retain(refused);
+        file.staples.splice(0..0, self.believed.iter().cloned());
+        if self.fault.is_none() {
+            file.statements.clone_from(&self.named);
+        }
     }
 
     /// The relays that are not believed, and why.
@@ -292,13 +305,13 @@ impl View {
     }
 
     /// Judges all evidence of a relay, the newest first: while it is renewed the relay still announces the older.
-    fn judge(
+    fn judge<'a>(
         &self,
         record: &Record,
-        staples: &[Staple],
+        staples: &'a [Staple],
         standard: &Standard,
         now: u64,
-    ) -> Result<Vec<Verdict>, Refusal> {
+    ) -> Result<Vec<(Verdict, &'a Staple)>, Refusal> {
         let mut own: Vec<&Staple> =
             staples.iter().filter(|staple| staple.binding.relay_id == record.relay_id).collect();
         own.sort_by_key(|staple| std::cmp::Reverse(staple.binding.block_height));
@@ -328,7 +341,7 @@ impl View {
                 }
             }
             match result {
-                Ok(verdict) => verdicts.push(verdict),
+                Ok(verdict) => verdicts.push((verdict, staple)),
                 Err(refusal) => drop(first.get_or_insert(refusal)),
             }
         }
@@ -394,14 +407,16 @@ const BY_WEIGHT: [ImageState; 6] = [
 
 /// Who has signed that the value which a round has approved is what they got.
 fn rebuilders(trust: &Trust, file: &AttestationFile, image: &VotedImage) -> Vec<[u8; 20]> {
-    let Some(contracts) = &trust.contracts else { return Vec::new() };
-    let hash = statement_hash(trust.chain_id, contracts.images, image.round, Answer::Value(image.value));
     let of_round = file.statements.iter().filter(|statement| statement.round == image.round);
-    let signer = |statement: &Statement| {
-        let signature = Signature::from_raw_array(&statement.signature).ok()?;
-        Some(signature.recover_address_from_prehash(&hash).ok()?.0.0)
-    };
-    of_round.filter_map(signer).collect::<BTreeSet<_>>().into_iter().collect()
+    let signers = of_round.filter_map(|statement| signer(trust, image.round, image.value, statement));
+    signers.collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// Whose key has signed that a round's value is what it got. Whatever 65 bytes there are, they are most often somebody's: only an address that one knows means something.
+fn signer(trust: &Trust, round: u64, value: B256, statement: &Statement) -> Option<[u8; 20]> {
+    let hash = statement_hash(trust.chain_id, trust.contracts?.images, round, Answer::Value(value));
+    let signature = Signature::from_raw_array(&statement.signature).ok()?;
+    Some(signature.recover_address_from_prehash(&hash).ok()?.0.0)
 }
 
 /// One relay on a chip: of several the one that was registered first.
@@ -422,6 +437,7 @@ pub(crate) fn sha256(bytes: &[u8]) -> B256 {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
     use alloy_primitives::Address;
 
     use super::*;
@@ -454,5 +470,44 @@ mod tests {
         assert_eq!(twice([NOW + 1, NOW + 2], false, 0), ImageState::Pending);
         assert_eq!(twice([NOW - 40 * 86_400, NOW - 20 * 86_400], true, 0), ImageState::Revoked);
         assert_eq!(twice([NOW - 40 * 86_400, NOW - 20 * 86_400], false, NOW + 1), ImageState::Suspended);
+    }
+
+    /// What was believed stays to the byte, and nothing that only looks like it; of relays that are not believed all stays in its order.
+    #[test]
+    fn what_is_kept_is_what_was_believed() {
+        let staple = |relay_id: u64, block_height: u64, signature: u8| {
+            let evidence = [&[2][..], &[0; 672], &[signature; 96], &[0, 0]].concat();
+            let binding = openrelay_attest::binding::Binding {
+                network: [1; 32],
+                relay_id,
+                handshake_key: [2; 32],
+                key_epoch: 1,
+                roles: 1,
+                image: [3; 32],
+                block_hash: [4; 32],
+                block_height,
+            };
+            Staple { evidence: openrelay_attest::Evidence::decode(&evidence).unwrap(), binding }
+        };
+        let statement = |byte| Statement { round: 1, signature: [byte; 65] };
+        let judged = Judged {
+            results: [(1, Ok(Vec::new())), (2, Err(Refusal::NoView("the collateral"))), (4, Ok(Vec::new()))].into(),
+            images: Vec::new(),
+            policy: Policy::default(),
+            believed: vec![staple(1, 512, 9)],
+            named: vec![statement(7)],
+            fault: None,
+        };
+        let staples = [staple(2, 256, 1), staple(1, 512, 8), staple(1, 512, 9), staple(2, 512, 1), staple(3, 512, 1)];
+        let statements = vec![statement(6), statement(7)];
+        let mut file = AttestationFile { staples: staples.to_vec(), statements, ..AttestationFile::default() };
+        judged.keep_believed(&mut file);
+        assert_eq!(file.staples, [staple(1, 512, 9), staple(2, 256, 1), staple(2, 512, 1)]);
+        assert_eq!(file.statements, [statement(7)]);
+        // Where nothing could be judged, nothing of it is taken out.
+        let blind = Judged { fault: Some("no proof".into()), ..judged };
+        file.statements.push(statement(6));
+        blind.keep_believed(&mut file);
+        assert_eq!(file.statements.len(), 2);
     }
 }

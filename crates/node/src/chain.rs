@@ -62,7 +62,11 @@ pub fn directory(
     if signed.is_none() && file.checkpoint_quorum > 0 {
         signed = checkpoint::fetch(way, file, unix_seconds(), seen).ok();
     }
-    if let Some(signed) = signed {
+    if let Some(mut signed) = signed {
+        if let Some(last) = &last {
+            // Which evidence comes with a checkpoint nobody has signed.
+            evidence::add_kept(file, &mut signed.reading, last);
+        }
         let age = unix_seconds().saturating_sub(signed.checkpoint.timestamp);
         let warning = format!("the directory is one of a signed checkpoint, {age} s old: {error}");
         let unkept = keep(kept, &signed.reading).map(|why| format!("; {why}")).unwrap_or_default();
@@ -122,12 +126,12 @@ fn keep(kept: &Path, reading: &Reading) -> Option<String> {
 pub fn keep_believed(kept: &Path, directory: &VerifiedDirectory, judged: &Judged) -> Option<String> {
     let mut reading = read_kept(kept).filter(|reading| Some(reading) == directory.reading())?;
     let mut file = AttestationFile::decode(&reading.attestation).ok()?;
-    let all = file.staples.len();
-    judged.keep_believed(&mut file.staples);
-    if file.staples.len() == all {
+    judged.keep_believed(&mut file);
+    let bytes = file.encode();
+    if bytes == reading.attestation {
         return None;
     }
-    reading.attestation = file.encode();
+    reading.attestation = bytes;
     keep(kept, &reading)
 }
 

@@ -154,20 +154,19 @@ pub(crate) fn addresses(all: &mut dyn Iterator<Item = &[u8; 20]>) -> Vec<String>
 
 /// Who has signed that they rebuilt an image, and what the policy asks.
 pub(crate) fn rebuilders(policy: &Policy, image: &Image) -> String {
-    let signer = |key: &[u8; 20]| {
-        let named = if policy.rebuilders.contains(key) { " (named)" } else { "" };
-        format!("{}{named}", Address::from(*key))
-    };
-    let signers: Vec<String> = image.rebuilt_by.iter().map(signer).collect();
-    let signed = match signers.as_slice() {
-        [] => "nobody has signed that they rebuilt it".to_owned(),
-        signers => format!("rebuilt by {}, as their signatures say", signers.join(", ")),
-    };
-    match policy.rebuilders.len() {
-        0 => format!("{signed}; the policy names no rebuilders"),
-        named => {
-            let found = policy.named_rebuilders(image).count();
-            format!("{signed}; {found} of {named} that the policy names, {} must", policy.rebuilders_needed)
+    let named = addresses(&mut policy.named_rebuilders(image));
+    // Anybody can sign: keys that nobody has named stand for nobody.
+    let others = image.rebuilt_by.len() - named.len();
+    let others = format!("{others} signatures of others, which stand for nobody that is named");
+    match (policy.rebuilders.len(), named.as_slice()) {
+        (0, _) => format!("the policy names none; {others}"),
+        (all, []) => format!("none of {all} that the policy names, {} must; {others}", policy.rebuilders_needed),
+        (all, found) => {
+            let (count, needed) = (found.len(), policy.rebuilders_needed);
+            format!(
+                "{} say by their signatures that they got it: {count} of {all} that the policy names, {needed} must; {others}",
+                found.join(", ")
+            )
         }
     }
 }
@@ -215,7 +214,7 @@ fn tell(directory: &VerifiedDirectory, judged: &Judged, relay_id: u64) {
     let state = state(hop.verdict.image());
     say(&format!("               {state}, approved by validators who rebuilt it, in round {}", hop.round));
     if let Some(approved) = judged.image(binding.image) {
-        say(&format!("               {}", rebuilders(judged.policy(), &approved.image)));
+        say(&format!("rebuilders     {}", rebuilders(judged.policy(), &approved.image)));
     }
     say("key            the handshake key above was made inside: the chip has signed it with what was started");
     if let Source::Chain(chain) = directory.directory().source() {

@@ -71,7 +71,7 @@ pub(crate) fn update(
             return say(&said.to_string());
         }
         say(&format!("package   {hash}   version {version}, approved in round {}", package.round));
-        say(&format!("          {}", page::rebuilders(&policy, &package.image)));
+        say(&format!("rebuilt   {}", page::rebuilders(&policy, &package.image)));
         say(&format!("          {done}"));
     };
     if own.as_ref() == Some(&hash) {
@@ -146,7 +146,10 @@ fn install(place: &Path, bytes: &[u8]) -> Result<Option<PathBuf>, Failure> {
 impl From<PackageError> for Failure {
     fn from(error: PackageError) -> Self {
         let code = match &error {
-            PackageError::Chain(_) | PackageError::Unproven(_) | PackageError::Refused { .. } => 5,
+            PackageError::Chain(_)
+            | PackageError::Unproven(_)
+            | PackageError::NoManifest(_)
+            | PackageError::Refused { .. } => 5,
             PackageError::NoContracts | PackageError::Missing { .. } => 1,
         };
         Self::new(code, error.to_string())

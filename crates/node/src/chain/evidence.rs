@@ -29,7 +29,7 @@ use crate::chain_file::ChainFile;
 
 /// Largest file of a mirror's, in bytes: of some four thousand relays.
 const MAX_FILE: u64 = 12 << 20;
-/// Evidence of a relay that is looked at of what was kept. More than two are kept only where nobody has judged it.
+/// Evidence of a relay that is kept at most. More than two are only of one that is not believed.
 const KEPT: usize = 8;
 
 /// Adds to a reading what relays are judged by, as this endpoint proves it; `extra` is evidence that relays have shown and mirrors may not have yet.
@@ -61,12 +61,12 @@ pub(super) fn add(
         let binding = &staple.binding;
         directory.relay(binding.relay_id).is_some() && anchors.contains(&binding.block_height)
     };
-    // Apart: what a mirror brings, true or false, takes no place of what was kept.
-    for (file, count) in [(&mut found, KEPT), (&mut brought, NEWEST)] {
-        file.staples.retain(may_hold);
-        file.keep_newest(count);
-    }
+    // Apart: what a mirror brings, true or false, takes no place of what was kept, and comes behind it.
+    found.staples.retain(may_hold);
+    brought.staples.retain(may_hold);
+    brought.keep_newest(NEWEST);
     found.add(brought);
+    found.keep_first(KEPT);
     reading.states = states(endpoint, &header, &contracts)?;
     // What the chain does not name could crowd out what it does.
     if let Ok(voted) = reading.voted(&file.trust()) {
@@ -85,6 +85,20 @@ pub(super) fn add(
     found.bundle = if claimed == Some(sha256(&kept)) { kept } else { other };
     reading.attestation = if found == AttestationFile::default() { Vec::new() } else { fitting(found) };
     Ok(())
+}
+
+/// Adds to a reading what was kept before, which comes first.
+pub(super) fn add_kept(file: &ChainFile, reading: &mut Reading, older: &Reading) {
+    let Some(contracts) = file.trust().contracts else { return };
+    let Ok(mut found) = AttestationFile::decode(&older.attestation) else { return };
+    let brought = AttestationFile::decode(&reading.attestation).unwrap_or_default();
+    let named = claimed_bundle(&reading.states, &contracts) == Some(sha256(&brought.bundle));
+    if named {
+        found.bundle.clone_from(&brought.bundle);
+    }
+    found.add(brought);
+    found.keep_first(KEPT);
+    reading.attestation = fitting(found);
 }
 
 /// The bytes of a file, without the newest comers where it would be longer than one can be.
@@ -107,13 +121,18 @@ fn claimed_bundle(states: &[Proven], contracts: &Contracts) -> Option<B256> {
 
 /// The first file that a relay on the way or a mirror has.
 pub(super) fn download(way: &dyn Way, file: &ChainFile) -> Option<AttestationFile> {
+    downloads(way, file).next()
+}
+
+/// The files that relays on the way and mirrors have, one after the other.
+pub(super) fn downloads<'a>(way: &'a dyn Way, file: &'a ChainFile) -> impl Iterator<Item = AttestationFile> + 'a {
     let relays = way.relays().iter().map(|relay| way.fetch(*relay, MirrorFile::Attestation).ok());
     let mirrors = file.evidence.iter().map(|url| {
         let mut response = way.agent(url).get(url).call().ok().filter(|response| response.status().is_success())?;
         response.body_mut().with_config().limit(MAX_FILE).read_to_vec().ok()
     });
     // A relay of the circuit first, so that nobody else hears of the question; of a large network it has none.
-    relays.chain(mirrors).flatten().find_map(|bytes| AttestationFile::decode(&bytes).ok())
+    relays.chain(mirrors).flatten().filter_map(|bytes| AttestationFile::decode(&bytes).ok())
 }
 
 /// The header at a height by an endpoint's word; `None` when it has none.

@@ -5,10 +5,11 @@
 use std::time::Duration;
 
 use openrelay_attest::Refusal;
+use openrelay_attest::file::AttestationFile;
 use openrelay_attest::policy::Policy;
 use openrelay_attest::verdict::Image;
 use openrelay_ledger::chain::header::Header;
-use openrelay_ledger::chain::voted::{CLIENT_PACKAGE, VotedError, images};
+use openrelay_ledger::chain::voted::{CLIENT_PACKAGE, VotedError, VotedImage, images};
 use openrelay_ledger::hex;
 
 use super::endpoint::{Endpoint, EndpointError};
@@ -32,6 +33,11 @@ pub enum PackageError {
     /// Nobody proves what it says of packages.
     #[error("no endpoint proves which packages are approved: {}", .0.join("; "))]
     Unproven(Vec<String>),
+    /// Mirrors leave out what says which package was approved.
+    #[error(
+        "no mirror has the manifest of the client's package of version {0}, which validators have approved; name others under evidence in chain.toml"
+    )]
+    NoManifest(u64),
     /// The file of the chain names no contracts.
     #[error("the chain's file names no images and collateral")]
     NoContracts,
@@ -51,7 +57,7 @@ pub enum PackageError {
     },
 }
 
-/// The packages that validators have approved, by ascending version, at `now` in seconds since the Unix epoch. Those without a manifest at mirrors are left out.
+/// The packages that validators have approved, by ascending version, at `now` in seconds since the Unix epoch. Those without a manifest at mirrors are left out, but for the newest that can be used.
 ///
 /// # Errors
 /// [`PackageError`].
@@ -69,8 +75,20 @@ pub fn packages(file: &ChainFile, now: u64) -> Result<Vec<Approved>, PackageErro
         });
         match voted {
             Ok(voted) => {
-                let found = evidence::download(&Outside, file).unwrap_or_default();
-                return Ok(approved(&voted, contracts.haste.into(), &file.trust(), &found, header.timestamp));
+                let (haste, time) = (contracts.haste.into(), header.timestamp);
+                let usable = |image: &&VotedImage| image.state(&voted, time, haste).usable();
+                let newest = voted.iter().rev().find(usable);
+                let mut found = AttestationFile::default();
+                // Of all, until one has the manifest of the newest: a mirror that leaves it out would have an older one taken.
+                for brought in evidence::downloads(&Outside, file) {
+                    found.add(brought);
+                    let packages = approved(&voted, haste, &file.trust(), &found, time);
+                    if newest.is_none_or(|newest| packages.iter().any(|package| package.value == newest.value)) {
+                        return Ok(packages);
+                    }
+                }
+                let Some(newest) = newest else { return Ok(Vec::new()) };
+                return Err(PackageError::NoManifest(newest.version));
             }
             Err(error) => faults.push(error.to_string()),
         }
