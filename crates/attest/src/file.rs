@@ -190,3 +190,133 @@ fn many<'a>(cursor: &mut Cursor<'a>, width: usize, most: usize) -> Result<Vec<&'
     let count = u16::from_be_bytes(cursor.array()?);
     (0..count).map(|_| block(cursor, width, most)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
+    use super::*;
+
+    fn staple(relay_id: u64, block_height: u64) -> Staple {
+        let evidence = Evidence::decode(&[&[2][..], &[0; 672 + 96], &[0, 3, 7, 8, 9]].concat()).unwrap();
+        let binding = Binding {
+            network: [1; 32],
+            relay_id,
+            handshake_key: [2; 32],
+            key_epoch: 3,
+            roles: 1,
+            image: [4; 32],
+            block_hash: [5; 32],
+            block_height,
+        };
+        Staple { evidence, binding }
+    }
+
+    fn statement(round: u64) -> Statement {
+        Statement { round, signature: [6; 65] }
+    }
+
+    fn file() -> AttestationFile {
+        AttestationFile {
+            bundle: vec![7; 70_000],
+            manifests: vec![vec![8; 300], vec![9; 1]],
+            statements: vec![statement(1), statement(u64::MAX)],
+            headers: vec![vec![10; 600], Vec::new()],
+            staples: vec![staple(1, 256), staple(2, 512)],
+        }
+    }
+
+    fn heights(file: &AttestationFile) -> Vec<(u64, u64)> {
+        file.staples.iter().map(|staple| (staple.binding.relay_id, staple.binding.block_height)).collect()
+    }
+
+    #[test]
+    fn it_reads_back_and_no_truncation_and_no_extension_does() {
+        let (file, empty) = (file(), AttestationFile::default());
+        let bytes = file.encode();
+        assert_eq!(AttestationFile::decode(&bytes).unwrap(), file);
+        assert_eq!(AttestationFile::decode(&empty.encode()).unwrap(), empty);
+        for end in (0..bytes.len()).step_by(97).chain([bytes.len() - 1]) {
+            assert!(AttestationFile::decode(&bytes[..end]).is_err(), "{end}");
+        }
+        assert!(AttestationFile::decode(&[&bytes[..], &[0]].concat()).is_err());
+        let one = file.staples[0].encode();
+        assert_eq!(Staple::decode(&one).unwrap(), file.staples[0]);
+        assert!(Staple::decode(&one[..one.len() - 1]).is_err());
+    }
+
+    /// What is as long as it can be is written and read; a byte or a piece more is neither.
+    #[test]
+    fn nothing_longer_than_it_can_be_is_written_or_read() {
+        let mut file = AttestationFile { bundle: vec![0; MAX_BUNDLE], ..AttestationFile::default() };
+        file.manifests = vec![vec![1; MAX_MANIFEST], vec![2; MAX_MANIFEST + 1]];
+        file.headers = vec![vec![3; MAX_HEADER + 1], vec![4; MAX_HEADER]];
+        let read = AttestationFile::decode(&file.encode()).unwrap();
+        assert_eq!((read.bundle.len(), read.manifests.len(), read.headers.len()), (MAX_BUNDLE, 1, 1));
+        file.bundle.push(0);
+        assert!(AttestationFile::decode(&file.encode()).unwrap().bundle.is_empty());
+        let many = AttestationFile {
+            manifests: (0..=MAX_MANIFESTS).map(|at| vec![u8::try_from(at).unwrap()]).collect(),
+            statements: (0..=512).map(statement).collect(),
+            ..AttestationFile::default()
+        };
+        let read = AttestationFile::decode(&many.encode()).unwrap();
+        assert_eq!((read.manifests.len(), read.statements.len()), (MAX_MANIFESTS, MAX_STATEMENTS));
+        // By hand: one manifest, then one statement, more than can be.
+        let code = |bytes: Vec<u8>| AttestationFile::decode(&bytes).unwrap_err().code();
+        let head = [HEAD, &[0; 4]].concat();
+        let manifests = [&head[..], &[0, 65], &[0, 0, 0, 0].repeat(65)].concat();
+        assert_eq!(code(manifests), "too-large");
+        let statements = [&head[..], &[0, 0, 2, 1], &[0; 73 * 513]].concat();
+        assert_eq!(code(statements), "too-large");
+        let just = [&head[..], &[0, 64], &[0, 0, 0, 0].repeat(64), &[2, 0], &[0; 73 * 512], &[0; 4]].concat();
+        assert_eq!(AttestationFile::decode(&just).unwrap().statements.len(), 512);
+        let staples =
+            [&head[..], &[0, 0, 0, 0, 0, 0, 0, 1], &u16::try_from(MAX_STAPLE + 1).unwrap().to_be_bytes()].concat();
+        assert_eq!(code(staples), "too-large");
+        let shorter =
+            [&head[..], &[0, 0, 0, 0, 0, 0, 0, 1], &u16::try_from(MAX_STAPLE).unwrap().to_be_bytes()].concat();
+        assert_eq!(code(shorter), "truncated");
+        assert_eq!(MAX_STAPLE, 2 + 16_384 + 149);
+    }
+
+    #[test]
+    fn what_is_added_comes_behind_and_once() {
+        let mut own = file();
+        let mut other = file();
+        other.bundle = vec![1];
+        other.manifests.push(vec![11]);
+        other.statements.push(statement(2));
+        other.headers.push(vec![12]);
+        other.staples.insert(0, staple(3, 256));
+        own.add(other.clone());
+        assert_eq!(own.bundle, file().bundle);
+        assert_eq!((own.manifests.len(), own.headers.len()), (3, 3));
+        assert_eq!(own.statements, [statement(1), statement(u64::MAX), statement(2)]);
+        assert_eq!(heights(&own), [(1, 256), (2, 512), (3, 256)]);
+        let mut empty = AttestationFile::default();
+        empty.add(other.clone());
+        assert_eq!(empty, other);
+    }
+
+    #[test]
+    fn of_each_relay_so_much_is_kept() {
+        let all = [(2, 256), (1, 256), (1, 768), (2, 512), (1, 512)].map(|(relay, height)| staple(relay, height));
+        let file = AttestationFile { staples: all.to_vec(), ..AttestationFile::default() };
+        let newest = |count| {
+            let mut file = file.clone();
+            file.keep_newest(count);
+            heights(&file)
+        };
+        assert_eq!(newest(1), [(1, 768), (2, 512)]);
+        assert_eq!(newest(2), [(1, 768), (1, 512), (2, 512), (2, 256)]);
+        assert_eq!(newest(3).len(), 5);
+        let first = |count| {
+            let mut file = file.clone();
+            file.keep_first(count);
+            heights(&file)
+        };
+        assert_eq!(first(1), [(2, 256), (1, 256)]);
+        assert_eq!(first(2), [(2, 256), (1, 256), (1, 768), (2, 512)]);
+        assert_eq!(first(3).len(), 5);
+    }
+}

@@ -318,6 +318,14 @@ fn a_bundle_holds_a_leaf_an_authority_and_a_list() {
     let bundle = AmdBundle::from_pem(all.as_bytes()).unwrap();
     assert_eq!((&bundle.leaf, bundle.collateral.crl.as_ref()), (&case.leaf, Some(&crl)));
     assert_eq!(bundle.collateral.asvk, Some(asvk));
+    // The same twice is no contradiction; another list or authority is.
+    let same =
+        [all.as_str(), &pem("CERTIFICATE", bundle.collateral.asvk.as_ref().unwrap()), &pem("X509 CRL", &crl)].concat();
+    assert_eq!(AmdBundle::from_pem(same.as_bytes()).unwrap(), bundle);
+    let mut list = crl.clone();
+    *list.last_mut().unwrap() ^= 1;
+    let lists = AmdBundle::from_pem([all.as_str(), &pem("X509 CRL", &list)].concat().as_bytes()).unwrap_err();
+    assert!(lists.to_string().contains("twice"), "{lists}");
     let other = pem("CERTIFICATE", &World::new("Genoa").good(3).leaf);
     let two = AmdBundle::from_pem([leaf, other].concat().as_bytes()).unwrap_err();
     assert!(two.to_string().contains("two keys"), "{two}");

@@ -4,6 +4,7 @@
 use openrelay_attest::bundle::{AmdProduct, Bundle, MAX_BUNDLE};
 use openrelay_attest::collateral::Collateral;
 use openrelay_attest::evidence::Measurement;
+use openrelay_attest::facts::Platform;
 use openrelay_sim::vendors::{Hardware, Lie, Vendors};
 
 const NOW: u64 = 1_800_000_000;
@@ -41,6 +42,12 @@ fn a_bundle_reads_back_and_nothing_else_reads() {
     let floors = bundle.floors();
     assert_eq!((floors.intel_evaluation, floors.amd.len()), (18, 2));
     assert_eq!(floors.amd[1], ("Turin".into(), bundle.amd[1].floor));
+}
+
+#[test]
+fn environments_have_the_names_that_policies_use() {
+    let names = [Platform::Sgx, Platform::Tdx, Platform::SevSnp].map(Platform::name);
+    assert_eq!(names, ["SGX", "TDX", "SEV-SNP"]);
 }
 
 #[test]
