@@ -56,6 +56,9 @@ pub(crate) fn run(dir: &Path) -> Result<()> {
     })?;
     scenario("a validator that copies another's commitment earns nothing and pays", || {
         hostile::copying(&world, &rebuilding, outsider.as_ref().context("nobody has joined")?)
+    })?;
+    scenario("a validator that signs two values of one round loses its whole bond to who reports it", || {
+        hostile::equivocating(&world, outsider.as_ref().context("nobody has joined")?)
     })
 }
 

@@ -13,8 +13,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use k256::ecdsa::SigningKey;
 use openrelay_devchain::KNOWN;
 use openrelay_ledger::chain::registry::Token;
-use openrelay_ledger::chain::voting::{Answer, ImageRegistry, ValidatorSet, commitment, image_value};
-use openrelay_node::chain::journal::Sender;
+use openrelay_ledger::chain::voting::{Answer, ImageRegistry, ValidatorSet, commitment, image_value, statement_hash};
+use openrelay_node::chain::journal::{Sender, sign};
 use openrelay_node::chain::mirror::read_log;
 use openrelay_node::chain_file::ChainFile;
 use serde_json::json;
@@ -123,6 +123,35 @@ pub(super) fn copying(world: &World, rebuilding: &Rebuilding<'_>, lazy: &Outside
     let left = world.bond(lazy.id)?;
     ensure!(left == before - before / 200, "and pays half a percent: {left} of {before}");
     Ok(())
+}
+
+/// Two signed statements of one round that name different values: whoever has both hands them in, and the whole bond is gone.
+pub(super) fn equivocating(world: &World, liar: &Outsider) -> Result<()> {
+    let chain = ChainFile::load(&world.local.dir.join("chain.toml"))?;
+    // The last round, in which it has copied.
+    let round = world.ask(world.images, &ImageRegistry::roundCountCall {})?;
+    let key = SigningKey::from_slice(KNOWN[4].1.as_slice())?;
+    let said = |value: B256| -> Result<String> {
+        let signature = sign(&key, statement_hash(chain.chain_id, world.images, round, Answer::Value(value)))?;
+        let vote = json!({
+            "round": round, "validator": liar.id, "answer": 1, "value": value,
+            "signature": alloy_primitives::hex::encode_prefixed(signature),
+        });
+        let path = world.local.dir.join(format!("said-{}.json", alloy_primitives::hex::encode(&value[..4])));
+        fs::write(&path, json!({ "vote": vote }).to_string())?;
+        Ok(path.display().to_string())
+    };
+    let (one, other) = (said(B256::repeat_byte(1))?, said(B256::repeat_byte(2))?);
+    world.says(1, &["report", &one, &one], 1, "that proves nothing")?;
+    // A twentieth is for the key that reports.
+    let reporter = world.ask(liar.validators, &ValidatorSet::getCall { validatorId: 1 })?.operator;
+    let bond = world.bond(liar.id)?;
+    ensure!(bond > 0, "it has no bond any more");
+    world.says(1, &["report", &one, &other], 0, "the bond is gone")?;
+    ensure!(world.bond(liar.id)? == 0, "{} of {bond} is left", world.bond(liar.id)?);
+    let credit: U256 = world.ask(liar.validators, &ValidatorSet::creditOfCall { owner: reporter })?.to();
+    ensure!(credit == U256::from(bond / 20), "the reporter has {credit} of {bond}");
+    world.says(1, &["report", &one, &other], 1, "WrongMark")
 }
 
 /// The salt of the first validator, which everybody sees once it has revealed.

@@ -39,6 +39,10 @@ fn signature(key: &SigningKey, hash: B256) -> Result<Signature, SendError> {
     signed.map(Signature::from).map_err(|error| SendError::Refused(error.to_string()))
 }
 
+/// Gas that a call may use more in the next block than it is estimated to use: what a contract writes for the first time in a block, two slots of it, was written already in the block that estimates
+/// are made by. What is not used costs nothing.
+const NEXT_BLOCK: u64 = 60_000;
+
 /// Why a transaction did not come to pass.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
@@ -222,7 +226,7 @@ impl Sender {
         let from = self.address();
         let call = json!({"from": from.to_string(), "to": to.to_string(), "input": hex::encode_prefixed(data)});
         let gas = self.endpoint.ask_number("eth_estimateGas", &json!([call])).map_err(refused)?;
-        let gas = u64::try_from(gas).unwrap_or(u64::MAX).saturating_mul(6) / 5;
+        let gas = (u64::try_from(gas).unwrap_or(u64::MAX).saturating_mul(6) / 5).saturating_add(NEXT_BLOCK);
         let nonce = self.nonce()?;
         let tip: u128 = self.endpoint.ask_number("eth_maxPriorityFeePerGas", &json!([]))?.saturating_to();
         let block = self.endpoint.ask("eth_getBlockByNumber", &json!(["latest", false]))?;
