@@ -136,4 +136,11 @@ mod tests {
         let upper = String::from_utf8(bytes).unwrap().replace("0909", "0A09");
         assert_eq!(Manifest::decode(upper.as_bytes()).unwrap_err().code(), "malformed-collateral");
     }
+
+    #[test]
+    fn what_is_longer_than_it_can_be_is_told_by_that() {
+        let code = |length| Manifest::decode(&vec![b' '; length]).unwrap_err().code();
+        assert_eq!(code(MAX_MANIFEST + 1), "too-large");
+        assert_ne!(code(MAX_MANIFEST), "too-large");
+    }
 }

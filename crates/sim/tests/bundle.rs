@@ -4,7 +4,7 @@
 use openrelay_attest::bundle::{AmdProduct, Bundle, MAX_BUNDLE};
 use openrelay_attest::collateral::Collateral;
 use openrelay_attest::evidence::Measurement;
-use openrelay_attest::facts::Platform;
+use openrelay_attest::facts::{KeyKind, Platform};
 use openrelay_sim::vendors::{Hardware, Lie, Vendors};
 
 const NOW: u64 = 1_800_000_000;
@@ -48,6 +48,8 @@ fn a_bundle_reads_back_and_nothing_else_reads() {
 fn environments_have_the_names_that_policies_use() {
     let names = [Platform::Sgx, Platform::Tdx, Platform::SevSnp].map(Platform::name);
     assert_eq!(names, ["SGX", "TDX", "SEV-SNP"]);
+    let keys = [KeyKind::Pck, KeyKind::Vcek, KeyKind::Vlek].map(KeyKind::name);
+    assert_eq!(keys, ["PCK", "VCEK", "VLEK"]);
 }
 
 #[test]

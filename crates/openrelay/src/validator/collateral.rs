@@ -27,6 +27,8 @@ use crate::{Program, say, talk};
 
 /// How often vendors are asked.
 const FETCH_EVERY: Duration = Duration::from_secs(3_600);
+/// How often it is looked whether a round is wanted: mirrors are asked for evidence of all relays.
+const LOOK_EVERY: Duration = Duration::from_secs(600);
 /// New collateral is voted for this long before the old expires, in seconds.
 const BEFORE_END: u64 = 10 * 86_400;
 /// Rounds that are looked at, the newest.
@@ -54,6 +56,13 @@ pub(crate) struct CollateralArguments {
     pub(crate) floors: Option<PathBuf>,
 }
 
+/// When something was done last.
+#[derive(Default)]
+pub(super) struct Watch {
+    fetched: Option<Instant>,
+    looked: Option<Instant>,
+}
+
 /// What is known when a choice is made.
 struct Known {
     current: Collateral::Entry,
@@ -69,7 +78,7 @@ pub(super) fn once(
     program: &Program,
     folder: &Folder,
     arguments: &RunArguments,
-    fetched: &mut Option<Instant>,
+    watch: &mut Watch,
 ) -> Result<(), Failure> {
     let told = &arguments.collateral;
     if !told.collateral {
@@ -78,17 +87,9 @@ pub(super) fn once(
     let (contest, id) = (Contest::Collateral, folder.bonded()?.id);
     let at = contest.at(folder)?;
     let password = arguments.password_file.as_deref();
-    let known = Known::read(program, folder, arguments)?;
-    if fetched.is_none_or(|at| at.elapsed() >= FETCH_EVERY) {
-        *fetched = Some(Instant::now());
-        let bundle = told.services.fetch(&known.staples, &known.held).and_then(|bundle| known.with_rule(bundle));
-        match bundle.and_then(|bundle| publish(&arguments.publish, &bundle.encode())) {
-            Ok(()) => forget(&known, &arguments.publish),
-            // Others may have fetched it.
-            Err(failure) => talk(&format!("openrelay: warning: no collateral was fetched: {failure}")),
-        }
-    }
+    let haste = folder.chain.haste.max(1);
     let count = folder.ask(at, &Collateral::roundCountCall {})?;
+    let mut to_answer = Vec::new();
     for number in count.saturating_sub(ROUNDS) + 1..=count {
         match due(folder, contest, number, id)? {
             Due::Nothing => {}
@@ -101,24 +102,38 @@ pub(super) fn once(
             }
             Due::Answer { until } => {
                 // By then others have published what they have fetched.
-                let half = PERIOD / 4 / u64::from(folder.chain.haste.max(1));
-                if until.saturating_sub(block_time(&folder.endpoint())?) > half {
-                    continue;
-                }
-                if let Some((bytes, entry)) = choose(&known, arguments) {
-                    publish(&arguments.publish, &bytes)?;
-                    step(folder, contest, number, Some(entry), password)?;
-                } else {
-                    talk("openrelay: warning: nobody has published collateral that holds; no vote is given");
-                }
+                let left = until.saturating_sub(block_time(&folder.endpoint())?);
+                to_answer.extend((left <= PERIOD / 4 / u64::from(haste)).then_some(number));
             }
         }
+    }
+    if to_answer.is_empty() && watch.looked.is_some_and(|at| at.elapsed() < LOOK_EVERY / haste) {
+        return Ok(());
+    }
+    watch.looked = Some(Instant::now());
+    let known = Known::read(program, folder, arguments)?;
+    if watch.fetched.is_none_or(|at| at.elapsed() >= FETCH_EVERY) {
+        watch.fetched = Some(Instant::now());
+        let bundle = told.services.fetch(&known.staples, &known.held).and_then(|bundle| known.with_rule(bundle));
+        match bundle.and_then(|bundle| publish(&arguments.publish, &bundle.encode())) {
+            Ok(()) => forget(&known, &arguments.publish),
+            // Others may have fetched it.
+            Err(failure) => talk(&format!("openrelay: warning: no collateral was fetched: {failure}")),
+        }
+    }
+    for number in to_answer {
+        let Some((bytes, entry)) = choose(&known, arguments) else {
+            talk("openrelay: warning: nobody has published collateral that holds; no vote is given");
+            break;
+        };
+        publish(&arguments.publish, &bytes)?;
+        step(folder, contest, number, Some(entry), password)?;
     }
     let Some((_, Found::Entry { bundle, .. })) = choose(&known, arguments) else { return Ok(()) };
     if bundle == known.current.bundle || !known.is_wanted() {
         return Ok(());
     }
-    let period = block_time(&folder.endpoint())? / (PERIOD / u64::from(folder.chain.haste.max(1)));
+    let period = block_time(&folder.endpoint())? / (PERIOD / u64::from(haste));
     let period = alloy_primitives::aliases::U48::from(period);
     if folder.ask(at, &Collateral::roundOfPeriodCall { period })? == 0 {
         let sender = folder.sender(folder.key(password)?);
@@ -141,12 +156,11 @@ impl Known {
                 fs::read(path).map_err(|error| Failure::plain(format!("cannot read {}: {error}", path.display())))?;
             Bundle::decode(&bytes).map_err(|refusal| Failure::plain(format!("{}: {refusal}", path.display())))
         };
-        let held = if B256::new(sha256(&file.bundle)) == current.bundle {
-            Bundle::decode(&file.bundle).map_err(Failure::plain)?
-        } else if current.bundle.is_zero() {
-            Bundle::default()
-        } else {
-            return Err(Failure::plain("no mirror has the collateral that holds now"));
+        let mut own = published(&arguments.publish).into_iter().map(|(_, bytes)| bytes).chain([file.bundle]);
+        let held = match own.find(|bytes| B256::new(sha256(bytes)) == current.bundle) {
+            Some(bytes) => Bundle::decode(&bytes).map_err(Failure::plain)?,
+            None if current.bundle.is_zero() => Bundle::default(),
+            None => return Err(Failure::plain("no mirror has the collateral that holds now")),
         };
         let held = match &arguments.collateral.floors {
             Some(path) => with_floors(held, &read(path)?),

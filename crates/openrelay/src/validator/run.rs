@@ -32,7 +32,7 @@ use openrelay_proto::random::array;
 use serde_json::{Value, json};
 
 use super::Folder;
-use super::collateral::{self, CollateralArguments};
+use super::collateral::{self, CollateralArguments, Watch};
 use super::round::{Contest, Due, Found, approved, block_time, decided, due, revealed, step};
 use crate::failure::Failure;
 use crate::image::{BuildArguments, Kind, MANIFEST, make};
@@ -109,10 +109,10 @@ pub(super) fn run(program: &Program, arguments: &RunArguments) -> Result<(), Fai
     let key = folder.key(arguments.password_file.as_deref())?;
     let mut looked = Instant::now();
     let mut warned = String::new();
-    let (mut tried, mut fetched) = (BTreeMap::new(), None);
+    let (mut tried, mut watch) = (BTreeMap::new(), Watch::default());
     loop {
         let done = once(&folder, arguments, &key, &mut tried)
-            .and_then(|()| collateral::once(program, &folder, arguments, &mut fetched));
+            .and_then(|()| collateral::once(program, &folder, arguments, &mut watch));
         if let Err(failure) = done {
             let said = failure.to_string();
             // The same again and again is said once.

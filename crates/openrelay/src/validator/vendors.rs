@@ -10,7 +10,7 @@ use openrelay_attest::bundle::{AmdProduct, Bundle};
 use openrelay_attest::collateral::{AmdCollateral, IntelCollateral};
 use openrelay_attest::facts::Tcb;
 use openrelay_attest::verdict::Staple;
-use openrelay_attest::{Evidence, Roots, examine};
+use openrelay_attest::{Collateral, Evidence, Roots, examine};
 use openrelay_node::chain::way::patient_agent;
 
 use crate::failure::Failure;
@@ -119,7 +119,7 @@ pub(super) fn check(
     now: u64,
 ) -> Result<Shown, Failure> {
     let mut shown = Shown { evaluation: None, expires: u64::MAX };
-    let mut genuine = BTreeMap::new();
+    let mut genuine = Vec::new();
     for staple in staples {
         for collateral in bundle.candidates(&staple.evidence) {
             let Ok(facts) = examine(&staple.evidence, Some(&collateral), roots, now) else { continue };
@@ -127,19 +127,18 @@ pub(super) fn check(
             if let Tcb::Intel { evaluation, .. } = facts.tcb {
                 shown.evaluation = Some(shown.evaluation.map_or(evaluation, |before| before.min(evaluation)));
             }
-            genuine.insert(format!("{collateral:?}"), ());
+            genuine.push(collateral);
         }
     }
-    let is_shown = |collateral: openrelay_attest::Collateral| genuine.contains_key(&format!("{collateral:?}"));
     let strange = |what: &str| Err(Failure::plain(format!("no relay's evidence shows that this is genuine: {what}")));
     for (at, entry) in bundle.intel.iter().enumerate() {
-        if !is_shown(openrelay_attest::Collateral::Intel(Box::new(entry.clone()))) {
+        if !genuine.contains(&Collateral::Intel(Box::new(entry.clone()))) {
             return strange(&format!("Intel's, number {}", at + 1));
         }
     }
     for entry in &bundle.amd {
         let same = held.amd.contains(entry);
-        if !same && !is_shown(openrelay_attest::Collateral::Amd(entry.collateral.clone())) {
+        if !same && !genuine.contains(&Collateral::Amd(entry.collateral.clone())) {
             return strange(&format!("AMD's for {}", entry.product));
         }
     }
@@ -155,7 +154,7 @@ pub(super) fn issued(bundle: &Bundle) -> Vec<String> {
     bundle.intel.iter().flat_map(|entry| [date(&entry.tcb_info), date(&entry.qe_identity)]).collect()
 }
 
-/// The entry with this product, for floors that somebody names.
+/// What holds, with the floors of AMD's firmware in another bundle if their number is higher.
 pub(super) fn with_floors(mut held: Bundle, named: &Bundle) -> Bundle {
     if named.amd_floor > held.amd_floor {
         held.amd_floor = named.amd_floor;
