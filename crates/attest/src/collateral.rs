@@ -117,7 +117,7 @@ impl IntelCollateral {
     }
 
     /// What TCB info is for, by its own word: the kind of environment (`TDX`, `SGX`) and the model of processor.
-    pub(crate) fn subject(&self) -> (Option<String>, Option<String>) {
+    pub fn subject(&self) -> (Option<String>, Option<String>) {
         let info: Value = serde_json::from_str(&self.tcb_info).unwrap_or_default();
         let word = |name: &str| info.get(name).and_then(Value::as_str).map(str::to_owned);
         (word("id"), word("fmspc"))
@@ -184,6 +184,12 @@ fn too_large(bytes: &[u8]) -> Result<(), Refusal> {
         return Err(Refusal::TooLarge { what: "the collateral", limit: MAX_COLLATERAL });
     }
     Ok(())
+}
+
+/// When a list of revoked certificates was issued, by its own word, in seconds since the Unix epoch; `None` for what is no such list.
+pub fn list_issued(der: &[u8]) -> Option<u64> {
+    let list = <x509_cert::crl::CertificateList as der::Decode>::from_der(der).ok()?;
+    Some(list.tbs_cert_list.this_update.to_unix_duration().as_secs())
 }
 
 /// Bytes in hexadecimal digits, base64 or PEM.

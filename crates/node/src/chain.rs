@@ -106,9 +106,14 @@ fn note_reading(kept: &Path) {
     let _ = std::fs::write(note(kept), format!("{}\n", unix_seconds()));
 }
 
-/// What mirrors have about relays: nothing of it is checked.
-pub fn mirrored_evidence(file: &ChainFile) -> Option<AttestationFile> {
-    evidence::download(&Outside, file)
+/// What all mirrors have about relays, and the collateral that each has: nothing of it is checked.
+pub fn mirrored_evidence(file: &ChainFile) -> (AttestationFile, Vec<Vec<u8>>) {
+    let (mut all, mut bundles) = (AttestationFile::default(), Vec::new());
+    for mut brought in evidence::downloads(&Outside, file) {
+        bundles.push(std::mem::take(&mut brought.bundle));
+        all.add(brought);
+    }
+    (all, bundles)
 }
 
 /// Keeps a reading; a warning when it cannot.

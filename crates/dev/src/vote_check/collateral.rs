@@ -9,7 +9,7 @@ use std::net::TcpListener;
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use alloy_primitives::{B256, U256};
+use alloy_primitives::U256;
 use anyhow::{Context as _, Result, ensure};
 use openrelay_attest::binding::Binding;
 use openrelay_attest::bundle::Bundle;
@@ -185,13 +185,24 @@ pub(super) fn run(world: &World) -> Result<()> {
     let mut forged = vendors.bundle_since(begins + HOUR);
     forged.intel[0].root_ca_crl = forged.intel[0].pck_crl.clone();
     setting.publish(&forged)?;
-    setting.looks(1, "no relay's evidence shows that this is genuine: Intel's, number 1")?;
+    setting.looks(1, "no collateral for Intel's: no relay's evidence is genuine by it")?;
     // The second and the third fetch; then vendors sign anew, and the first has the newest.
     setting.publish(&vendors.bundle_since(begins + 2 * HOUR))?;
     setting.looks(2, "a round on collateral was opened")?;
     setting.looks(3, "")?;
-    setting.publish(&vendors.bundle_since(begins + 3 * HOUR))?;
+    let newest = vendors.bundle_since(begins + 3 * HOUR);
+    setting.publish(&newest)?;
     setting.looks(1, "")?;
+    // Newer still, all of it genuine, and without AMD's; and one with an older part beside a newer. Nobody votes for either.
+    let mut without = vendors.bundle_since(begins + 4 * HOUR);
+    without.amd.clear();
+    let mut mixed = vendors.bundle_since(begins + 4 * HOUR);
+    mixed.amd.clone_from(&vendors.bundle_since(begins + HOUR).amd);
+    for bundle in [&mut without, &mut mixed] {
+        bundle.intel_floor = 18;
+        let bytes = bundle.encode();
+        fs::write(dir.join(format!("published-1/{}.collateral.json", hex(&sha256(&bytes)))), bytes)?;
+    }
     let at = setting.at()?;
     let mark =
         |id: u64| -> Result<u8> { Ok(world.ask(at, &Collateral::voteOfCall { round: 1, validatorId: id })?.mark) };
@@ -209,12 +220,9 @@ pub(super) fn run(world: &World) -> Result<()> {
     setting.wait(1, 301)?;
     setting.looks(1, "its collateral holds now")?;
     let current = world.ask(at, &Collateral::currentCall {})?;
-    let newest = fs::read_dir(dir.join("published-1"))?.flatten().map(|entry| entry.path());
-    let newest = newest.filter_map(|path| Some((Bundle::decode(&fs::read(&path).ok()?).ok()?, fs::read(&path).ok()?)));
-    let mut hashes: Vec<(B256, u32)> =
-        newest.map(|(bundle, bytes)| (B256::new(sha256(&bytes)), bundle.intel_floor)).collect();
-    hashes.dedup();
-    ensure!(hashes == [(current.bundle, 18)], "{hashes:?}, not {} alone", hex(current.bundle.as_slice()));
+    let path = dir.join(format!("published-1/{}.collateral.json", hex(current.bundle.as_slice())));
+    let holds = Bundle::decode(&fs::read(path)?).map_err(|refusal| anyhow::anyhow!("{refusal}"))?;
+    ensure!(holds.intel[0].tcb_info == newest.intel[0].tcb_info && holds.amd.len() == 1, "another bundle holds");
     ensure!((current.intelFloor, U256::from(current.amdFloor)) == (18, U256::from(1)), "{}", current.intelFloor);
     Ok(())
 }

@@ -65,6 +65,8 @@ pub(super) fn add(
     found.staples.retain(may_hold);
     brought.staples.retain(may_hold);
     brought.keep_newest(NEWEST);
+    // What comes now has places of its own.
+    found.keep_first(KEPT - NEWEST);
     found.add(brought);
     found.keep_first(KEPT);
     reading.states = states(endpoint, &header, &contracts)?;
@@ -96,6 +98,8 @@ pub(super) fn add_kept(file: &ChainFile, reading: &mut Reading, older: &Reading)
     if named {
         found.bundle.clone_from(&brought.bundle);
     }
+    // What comes now has places of its own.
+    found.keep_first(KEPT - NEWEST);
     found.add(brought);
     found.keep_first(KEPT);
     reading.attestation = fitting(found);

@@ -33,6 +33,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(600);
 const BEFORE_END: u64 = 10 * 86_400;
 /// Rounds that are looked at, the newest.
 const ROUNDS: u64 = 4;
+/// How long others' mirrors are waited for in all.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Candidates of one mirror that are looked at.
 const CANDIDATES: usize = 16;
 /// How the file of a bundle is called after its hash.
@@ -93,10 +95,7 @@ pub(super) fn once(
     for number in count.saturating_sub(ROUNDS) + 1..=count {
         match due(folder, contest, number, id)? {
             Due::Nothing => {}
-            Due::Step => {
-                step(folder, contest, number, None, password)?;
-                post(folder, number, password)?;
-            }
+            Due::Step => step(folder, contest, number, None, password)?,
             Due::Answer { .. } if decided(folder, contest, number)?.is_some() => {
                 step(folder, contest, number, None, password)?;
             }
@@ -106,31 +105,36 @@ pub(super) fn once(
                 to_answer.extend((left <= PERIOD / 4 / u64::from(haste)).then_some(number));
             }
         }
+        // Whoever has settled it for everybody may have left that out.
+        post(folder, number, password)?;
     }
     if to_answer.is_empty() && watch.looked.is_some_and(|at| at.elapsed() < LOOK_EVERY / haste) {
         return Ok(());
     }
     watch.looked = Some(Instant::now());
     let known = Known::read(program, folder, arguments)?;
-    if watch.fetched.is_none_or(|at| at.elapsed() >= FETCH_EVERY) {
+    // What is fetched while votes are given nobody else could have seen.
+    if to_answer.is_empty() && watch.fetched.is_none_or(|at| at.elapsed() >= FETCH_EVERY) {
         watch.fetched = Some(Instant::now());
-        let bundle = told.services.fetch(&known.staples, &known.held).and_then(|bundle| known.with_rule(bundle));
-        match bundle.and_then(|bundle| publish(&arguments.publish, &bundle.encode())) {
+        let bundle = told.services.fetch(&known.staples, &known.held, &known.roots, known.now);
+        match known.with_rule(bundle).and_then(|bundle| publish(&arguments.publish, &bundle.encode())) {
             Ok(()) => forget(&known, &arguments.publish),
             // Others may have fetched it.
             Err(failure) => talk(&format!("openrelay: warning: no collateral was fetched: {failure}")),
         }
     }
-    for number in to_answer {
-        let Some((bytes, entry)) = choose(&known, arguments) else {
+    let Some((bytes, entry @ Found::Entry { bundle: hash, .. })) = choose(&known, arguments) else {
+        if !to_answer.is_empty() {
             talk("openrelay: warning: nobody has published collateral that holds; no vote is given");
-            break;
-        };
-        publish(&arguments.publish, &bytes)?;
+        }
+        return Ok(());
+    };
+    // So that others find it here whoever had it first.
+    publish(&arguments.publish, &bytes)?;
+    for number in to_answer {
         step(folder, contest, number, Some(entry), password)?;
     }
-    let Some((_, Found::Entry { bundle, .. })) = choose(&known, arguments) else { return Ok(()) };
-    if bundle == known.current.bundle || !known.is_wanted() {
+    if hash == known.current.bundle || !Bundle::decode(&bytes).is_ok_and(|bundle| known.is_wanted(&bundle)) {
         return Ok(());
     }
     let period = block_time(&folder.endpoint())? / (PERIOD / u64::from(haste));
@@ -149,14 +153,16 @@ impl Known {
         let current = folder.ask(at, &Collateral::currentCall {})?;
         let current =
             Collateral::Entry { bundle: current.bundle, intelFloor: current.intelFloor, amdFloor: current.amdFloor };
-        let missing = || Failure::plain("no mirror has evidence of relays, which collateral is held against");
-        let file = mirrored_evidence(&folder.chain).ok_or_else(missing)?;
+        let (file, bundles) = mirrored_evidence(&folder.chain);
+        if file.staples.is_empty() {
+            return Err(Failure::plain("no mirror has evidence of relays, which collateral is held against"));
+        }
         let read = |path: &Path| {
             let bytes =
                 fs::read(path).map_err(|error| Failure::plain(format!("cannot read {}: {error}", path.display())))?;
             Bundle::decode(&bytes).map_err(|refusal| Failure::plain(format!("{}: {refusal}", path.display())))
         };
-        let mut own = published(&arguments.publish).into_iter().map(|(_, bytes)| bytes).chain([file.bundle]);
+        let mut own = published(&arguments.publish).into_iter().map(|(_, bytes)| bytes).chain(bundles);
         let held = match own.find(|bytes| B256::new(sha256(bytes)) == current.bundle) {
             Some(bytes) => Bundle::decode(&bytes).map_err(Failure::plain)?,
             None if current.bundle.is_zero() => Bundle::default(),
@@ -172,8 +178,8 @@ impl Known {
 
     /// A bundle with the floor that follows from it: no lower than that which holds, and as high as the oldest evaluation in it.
     fn with_rule(&self, mut bundle: Bundle) -> Result<Bundle, Failure> {
-        let shown = check(&bundle, &self.held, &self.staples, &self.roots, self.now)?;
-        bundle.intel_floor = shown.evaluation.unwrap_or(0).max(self.current.intelFloor);
+        let evaluation = check(&bundle, &self.held, &self.staples, &self.roots, self.now)?;
+        bundle.intel_floor = evaluation.unwrap_or(0).max(self.current.intelFloor);
         Ok(bundle)
     }
 
@@ -186,28 +192,36 @@ impl Known {
         floors && self.with_rule(bundle.clone()).is_ok_and(|same| same == *bundle)
     }
 
-    /// Whether what holds now should be replaced: it expires soon, or some relay's evidence is not genuine by it.
-    fn is_wanted(&self) -> bool {
-        let by_held = |staple: &Staple| {
-            let candidates = self.held.candidates(&staple.evidence);
+    /// Whether this should replace what holds now: by it some relay's evidence is genuine that is not, or soon is no more, by what holds.
+    fn is_wanted(&self, bundle: &Bundle) -> bool {
+        let expires = |by: &Bundle, staple: &Staple| {
+            let candidates = by.candidates(&staple.evidence);
             let facts = candidates.iter().filter_map(|collateral| {
                 openrelay_attest::examine(&staple.evidence, Some(collateral), &self.roots, self.now).ok()
             });
             facts.map(|facts| facts.expires).max()
         };
-        self.staples.iter().any(|staple| by_held(staple).is_none_or(|expires| expires < self.now + BEFORE_END))
+        self.staples.iter().any(|staple| {
+            let held = expires(&self.held, staple);
+            expires(bundle, staple).is_some() && held.is_none_or(|expires| expires < self.now + BEFORE_END)
+        })
     }
 }
 
 /// The newest of what is published here and elsewhere, as it would be voted for.
 fn choose(known: &Known, arguments: &RunArguments) -> Option<(Vec<u8>, Found)> {
     let own = published(&arguments.publish).into_iter().map(|(_, bytes)| bytes);
-    let others = arguments.collateral.candidates.iter().flat_map(|base| candidates_of(base));
-    let read = |bytes: Vec<u8>| Some((Bundle::decode(&bytes).ok()?, bytes));
+    let until = Instant::now() + PATIENCE;
+    let others = arguments.collateral.candidates.iter().flat_map(|base| candidates_of(base, until));
+    // In its one encoding: the hash is of the bytes.
+    let read = |bytes: Vec<u8>| {
+        let bundle = Bundle::decode(&bytes).ok().filter(|bundle| bundle.encode() == bytes)?;
+        Some((bundle, bytes))
+    };
     let good = own.chain(others).filter_map(read).filter(|(bundle, _)| known.holds(bundle));
-    // Of two that were issued at one time the greater hash, so that all choose alike.
-    let newest = good.max_by_key(|(bundle, bytes)| (issued(bundle), sha256(bytes)))?;
-    let (bundle, bytes) = newest;
+    // The one with most parts, for one that leaves something out leaves relays out; of those the newest; and of two that were issued at one time the greater hash, so that all choose alike.
+    let parts = |bundle: &Bundle| bundle.intel.len() + bundle.amd.len();
+    let (bundle, bytes) = good.max_by_key(|(bundle, bytes)| (parts(bundle), issued(bundle), sha256(bytes)))?;
     let entry = Found::Entry {
         bundle: B256::new(sha256(&bytes)),
         intel_floor: bundle.intel_floor,
@@ -235,10 +249,14 @@ fn forget(known: &Known, folder: &Path) {
 }
 
 /// What another validator has published; nothing of it is checked.
-fn candidates_of(base: &str) -> Vec<Vec<u8>> {
+fn candidates_of(base: &str, until: Instant) -> Vec<Vec<u8>> {
     let base = base.trim_end_matches('/');
     let get = |url: String| {
-        let mut response = patient_agent(&url, Duration::from_secs(30)).get(&url).call().ok()?;
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return None;
+        }
+        let mut response = patient_agent(&url, left.min(PATIENCE / 4)).get(&url).call().ok()?;
         let good = response.status().is_success();
         let bytes = response.body_mut().with_config().limit(u64::try_from(MAX_BUNDLE).ok()?).read_to_vec().ok()?;
         good.then_some(bytes)

@@ -111,9 +111,9 @@ pub(super) fn run(program: &Program, arguments: &RunArguments) -> Result<(), Fai
     let mut warned = String::new();
     let (mut tried, mut watch) = (BTreeMap::new(), Watch::default());
     loop {
-        let done = once(&folder, arguments, &key, &mut tried)
-            .and_then(|()| collateral::once(program, &folder, arguments, &mut watch));
-        if let Err(failure) = done {
+        // Its reveals take two hours, and a build before them could take longer.
+        let collateral = collateral::once(program, &folder, arguments, &mut watch);
+        if let Err(failure) = once(&folder, arguments, &key, &mut tried).and(collateral) {
             let said = failure.to_string();
             // The same again and again is said once.
             if said != warned {

@@ -7,15 +7,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use openrelay_attest::bundle::{AmdProduct, Bundle};
-use openrelay_attest::collateral::{AmdCollateral, IntelCollateral};
-use openrelay_attest::facts::Tcb;
+use openrelay_attest::collateral::{AmdCollateral, IntelCollateral, list_issued};
+use openrelay_attest::facts::Crl;
 use openrelay_attest::verdict::Staple;
 use openrelay_attest::{Collateral, Evidence, Roots, examine};
 use openrelay_node::chain::way::patient_agent;
 
 use crate::failure::Failure;
+use crate::talk;
 
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Models of processors that are asked for at most: relays can name what there is not.
+const MODELS: usize = 64;
 /// Largest answer, in bytes.
 const MAX_ANSWER: u64 = 1 << 20;
 
@@ -46,18 +49,11 @@ struct Model {
     authority: &'static str,
 }
 
-/// What of a bundle evidence has shown to be genuine.
-pub(super) struct Shown {
-    /// The smallest number of Intel's evaluation; `None` where no relay runs on Intel's.
-    pub(super) evaluation: Option<u32>,
-    /// When the first of it expires, in seconds since the Unix epoch.
-    pub(super) expires: u64,
-}
-
 impl Services {
-    /// Fetches what these relays are judged by. Floors, and products that no relay has evidence of now, are those of `held`.
-    pub(super) fn fetch(&self, staples: &[Staple], held: &Bundle) -> Result<Bundle, Failure> {
-        let mut bundle = Bundle { intel: Vec::new(), ..held.clone() };
+    /// Fetches what these relays are judged by, as far as vendors have it. Floors, and what no relay has evidence of now, are those of `held`. What relays say of themselves can be false, so a
+    /// model that no vendor knows is passed over.
+    pub(super) fn fetch(&self, staples: &[Staple], held: &Bundle, roots: &Roots, now: u64) -> Bundle {
+        let mut bundle = held.clone();
         let (mut models, mut products) = (BTreeSet::new(), BTreeSet::new());
         for staple in staples {
             match &staple.evidence {
@@ -65,16 +61,53 @@ impl Services {
                 Evidence::Amd(report) => products.extend(report.product_name()),
             }
         }
-        for model in &models {
-            bundle.intel.push(self.of_model(model)?);
+        let passed_over = |what: &str, why: &dyn std::fmt::Display| {
+            talk(&format!("openrelay: warning: no collateral for {what}: {why}"));
+        };
+        for model in models.iter().take(MODELS) {
+            match self.of_model(model) {
+                Ok(entry) => {
+                    bundle.intel.retain(|own| own.subject() != entry.subject());
+                    bundle.intel.push(entry);
+                }
+                Err(failure) => passed_over(&model.fmspc, &failure),
+            }
         }
         for product in products {
             let Some(entry) = bundle.amd.iter_mut().find(|entry| entry.product == product) else {
-                return Err(Failure::plain(format!("no floor is known for {product}; name a file with one: --floors")));
+                passed_over(product, &"no floor is known; name a file with one: --floors");
+                continue;
             };
-            entry.collateral.crl = Some(get(&format!("{}/vcek/v1/{product}/crl", base(&self.amd)))?.body);
+            match get(&format!("{}/vcek/v1/{product}/crl", base(&self.amd))) {
+                Ok(list) => entry.collateral.crl = Some(list.body),
+                Err(failure) => passed_over(product, &failure),
+            }
         }
-        Ok(bundle)
+        // What nothing shows to be genuine is what it was before, or is not there.
+        let genuine = genuine_of(&bundle, staples, roots, now);
+        bundle.intel.retain(|entry| {
+            let good = held.intel.contains(entry) || genuine.contains(&Collateral::Intel(Box::new(entry.clone())));
+            if !good {
+                passed_over("Intel's", &"no relay's evidence is genuine by it");
+            }
+            good
+        });
+        for own in &held.intel {
+            if bundle.intel.iter().all(|entry| entry.subject() != own.subject()) {
+                bundle.intel.push(own.clone());
+            }
+        }
+        for entry in &mut bundle.amd {
+            if !genuine.contains(&Collateral::Amd(entry.collateral.clone()))
+                && let Some(own) = held.amd.iter().find(|own| own.product == entry.product)
+            {
+                entry.clone_from(own);
+            }
+        }
+        bundle.intel.sort_by_key(IntelCollateral::subject);
+        bundle.amd.sort_by(|one, other| one.product.cmp(&other.product));
+        bundle.amd.retain(|entry| entry.collateral.crl.is_some());
+        bundle
     }
 
     fn of_model(&self, model: &Model) -> Result<IntelCollateral, Failure> {
@@ -107,51 +140,98 @@ impl Model {
     }
 }
 
-/// Holds a bundle against evidence: each part of it must make some relay's evidence genuine, or be what holds already.
+/// The collateral in a bundle by which some evidence is genuine, revocation looked at.
+fn genuine_of(bundle: &Bundle, staples: &[Staple], roots: &Roots, now: u64) -> Vec<Collateral> {
+    let mut genuine = Vec::new();
+    for staple in staples {
+        for collateral in bundle.candidates(&staple.evidence) {
+            let facts = examine(&staple.evidence, Some(&collateral), roots, now);
+            if facts.is_ok_and(|facts| facts.crl == Crl::Checked) && !genuine.contains(&collateral) {
+                genuine.push(collateral);
+            }
+        }
+    }
+    genuine
+}
+
+/// Holds a bundle against evidence: it has all that `held` has, nothing of it older, each part of it makes some relay's evidence genuine or is what holds already, and it is in the one
+/// order. Returns the smallest number of Intel's evaluation in it.
 ///
 /// # Errors
-/// [`Failure`] with the part that nothing shows to be genuine.
+/// [`Failure`] with what is wrong.
 pub(super) fn check(
     bundle: &Bundle,
     held: &Bundle,
     staples: &[Staple],
     roots: &Roots,
     now: u64,
-) -> Result<Shown, Failure> {
-    let mut shown = Shown { evaluation: None, expires: u64::MAX };
-    let mut genuine = Vec::new();
-    for staple in staples {
-        for collateral in bundle.candidates(&staple.evidence) {
-            let Ok(facts) = examine(&staple.evidence, Some(&collateral), roots, now) else { continue };
-            shown.expires = shown.expires.min(facts.expires);
-            if let Tcb::Intel { evaluation, .. } = facts.tcb {
-                shown.evaluation = Some(shown.evaluation.map_or(evaluation, |before| before.min(evaluation)));
-            }
-            genuine.push(collateral);
-        }
+) -> Result<Option<u32>, Failure> {
+    let strange = |what: &str| Err(Failure::plain(format!("this collateral is not to be voted for: {what}")));
+    let ascends = bundle.intel.windows(2).all(|two| two[0].subject() < two[1].subject())
+        && bundle.amd.windows(2).all(|two| two[0].product < two[1].product);
+    if !ascends {
+        return strange("its parts are not in order, or something is in it twice");
     }
-    let strange = |what: &str| Err(Failure::plain(format!("no relay's evidence shows that this is genuine: {what}")));
-    for (at, entry) in bundle.intel.iter().enumerate() {
-        if !genuine.contains(&Collateral::Intel(Box::new(entry.clone()))) {
-            return strange(&format!("Intel's, number {}", at + 1));
+    let genuine = genuine_of(bundle, staples, roots, now);
+    for entry in &bundle.intel {
+        let own = held.intel.iter().find(|own| own.subject() == entry.subject());
+        if own.is_some_and(|own| intel_dates(own).iter().zip(intel_dates(entry)).any(|(own, new)| *own > new)) {
+            return strange("a part of Intel's is older than that which holds");
+        }
+        if own != Some(entry) && !genuine.contains(&Collateral::Intel(Box::new(entry.clone()))) {
+            return strange("no relay's evidence is genuine by a part of Intel's");
         }
     }
     for entry in &bundle.amd {
-        let same = held.amd.contains(entry);
-        if !same && !genuine.contains(&Collateral::Amd(entry.collateral.clone())) {
-            return strange(&format!("AMD's for {}", entry.product));
+        let own = held.amd.iter().find(|own| own.product == entry.product);
+        if entry.collateral.asvk != own.and_then(|own| own.collateral.asvk.clone()) {
+            return strange("it has another authority for VLEKs");
+        }
+        if own.is_some_and(|own| own.collateral.crl.is_some() && amd_date(own) > amd_date(entry)) {
+            return strange("a list of AMD's is older than that which holds");
+        }
+        if own != Some(entry) && !genuine.contains(&Collateral::Amd(entry.collateral.clone())) {
+            return strange("no relay's evidence is genuine by a part of AMD's");
+        }
+        if entry.collateral.crl.is_none() {
+            return strange("a part of AMD's has no list of revoked certificates");
         }
     }
-    Ok(shown)
+    let has_intel = |own: &IntelCollateral| bundle.intel.iter().any(|entry| entry.subject() == own.subject());
+    let has_amd = |own: &AmdProduct| bundle.amd.iter().any(|entry| entry.product == own.product);
+    if !held.intel.iter().all(has_intel) || !held.amd.iter().filter(|own| own.collateral.crl.is_some()).all(has_amd) {
+        return strange("something is missing that holds now");
+    }
+    Ok(bundle.intel.iter().filter_map(evaluation).min())
 }
 
-/// When the parts of a bundle were issued, as far as they say so in words: of two the later has the greater.
-pub(super) fn issued(bundle: &Bundle) -> Vec<String> {
-    let date = |text: &String| {
+/// The number of Intel's evaluation, which is signed with the rest.
+fn evaluation(entry: &IntelCollateral) -> Option<u32> {
+    let object: serde_json::Value = serde_json::from_str(&entry.tcb_info).ok()?;
+    u32::try_from(object["tcbEvaluationDataNumber"].as_u64()?).ok()
+}
+
+/// When the parts were issued, in seconds since the Unix epoch; 0 for what does not say so.
+fn intel_dates(entry: &IntelCollateral) -> [u64; 4] {
+    let date = |text: &str| {
         let object: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
-        object["issueDate"].as_str().unwrap_or_default().to_owned()
+        let date = object["issueDate"].as_str().and_then(|date| chrono::DateTime::parse_from_rfc3339(date).ok());
+        date.and_then(|date| u64::try_from(date.timestamp()).ok()).unwrap_or(0)
     };
-    bundle.intel.iter().flat_map(|entry| [date(&entry.tcb_info), date(&entry.qe_identity)]).collect()
+    let list = |der: &[u8]| list_issued(der).unwrap_or(0);
+    [date(&entry.tcb_info), date(&entry.qe_identity), list(&entry.pck_crl), list(&entry.root_ca_crl)]
+}
+
+fn amd_date(entry: &AmdProduct) -> u64 {
+    entry.collateral.crl.as_deref().and_then(list_issued).unwrap_or(0)
+}
+
+/// When the parts of a bundle were issued, the oldest first: of two bundles the newer has the greater.
+pub(super) fn issued(bundle: &Bundle) -> Vec<u64> {
+    let mut dates: Vec<u64> = bundle.intel.iter().flat_map(intel_dates).collect();
+    dates.extend(bundle.amd.iter().map(amd_date));
+    dates.sort_unstable();
+    dates
 }
 
 /// What holds, with the floors of AMD's firmware in another bundle if their number is higher.
