@@ -155,6 +155,8 @@ pub struct Approved {
     pub value: B256,
 }
 
+/// Statements that are kept of those whom nobody has named: nobody knows whose they are, and they could be many.
+const OTHERS: usize = 128;
 /// Evidence of a relay that is kept: one that was announced just now, and the one before it.
 pub(crate) const NEWEST: usize = 2;
 
@@ -232,14 +234,16 @@ impl Judged {
         }
     }
 
-    /// Takes out what was not believed: of relays that are believed all evidence but that, and statements of whom nobody named. Of relays that are not, all stays, in its order: what was
+    /// Takes out what was not believed: of relays that are believed all evidence but that, and most statements of whom nobody named. Of relays that are not, all stays, in its order: what was
     /// believed once stands before what came later.
     pub(crate) fn keep_believed(&self, file: &mut AttestationFile) {
         let refused = |staple: &Staple| matches!(self.results.get(&staple.binding.relay_id), Some(Err(_)));
         file.staples.retain(refused);
         file.staples.splice(0..0, self.believed.iter().cloned());
         if self.fault.is_none() {
-            file.statements.clone_from(&self.named);
+            // Some of the others too: another policy may name whoever has signed them.
+            let others = file.statements.iter().filter(|statement| !self.named.contains(statement)).take(OTHERS);
+            file.statements = self.named.iter().chain(others).copied().collect();
         }
     }
 
@@ -503,11 +507,14 @@ mod tests {
         let mut file = AttestationFile { staples: staples.to_vec(), statements, ..AttestationFile::default() };
         judged.keep_believed(&mut file);
         assert_eq!(file.staples, [staple(1, 512, 9), staple(2, 256, 1), staple(2, 512, 1)]);
-        assert_eq!(file.statements, [statement(7)]);
+        assert_eq!(file.statements, [statement(7), statement(6)]);
+        file.statements = vec![statement(6); 300];
+        judged.keep_believed(&mut file);
+        assert_eq!((file.statements.len(), file.statements[0]), (1 + OTHERS, statement(7)));
         // Where nothing could be judged, nothing of it is taken out.
         let blind = Judged { fault: Some("no proof".into()), ..judged };
-        file.statements.push(statement(6));
+        file.statements = vec![statement(6); 300];
         blind.keep_believed(&mut file);
-        assert_eq!(file.statements.len(), 2);
+        assert_eq!(file.statements.len(), 300);
     }
 }
