@@ -80,7 +80,7 @@ impl Simulation {
         Ok(Self { dir, image: manifest.image.into() })
     }
 
-    /// Publishes what the validators of the chain's past have signed: that they got the image, or, as liars of a third sort do, that they got another one.
+    /// Publishes what the validators of the chain's past have signed: that they got the image, or, if not `truly`, that they got another one.
     pub(crate) fn sign_votes(&self, chain_id: u64, images: Address, truly: bool) -> Result<()> {
         let manifest = fs::read(self.published().join("image-1.json"))?;
         let value = image_value(self.image, if truly { sha256(&manifest) } else { B256::ZERO });

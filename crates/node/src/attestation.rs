@@ -27,6 +27,11 @@ use serde::Deserialize;
 use crate::config::{ConfigError, key_fault, read};
 use crate::directory::{RegisteredRelay, VerifiedDirectory};
 
+/// Evidence of a relay that is kept: one that was announced just now, and the one before it.
+pub(crate) const NEWEST: usize = 2;
+/// Statements that are kept of those whom nobody has named: nobody knows whose they are, and they could be many.
+const OTHERS: usize = 128;
+
 /// What is good enough: the vendors' roots, which a program's `main` hands in, and the policy.
 #[derive(Clone, Debug)]
 pub struct Standard {
@@ -74,8 +79,8 @@ impl Standard {
         if file.paranoid {
             policy.rebuilt = Some(rebuilt);
         }
-        let named: BTreeSet<[u8; 20]> = file.rebuilders.iter().map(|address| address.0.0).collect();
-        if named.len() != file.rebuilders.len() {
+        let named: Vec<[u8; 20]> = file.rebuilders.iter().map(|address| address.0.0).collect();
+        if named.iter().collect::<BTreeSet<_>>().len() != named.len() {
             return Err(key_fault(path, "rebuilders", "names somebody twice"));
         }
         let needed = file.rebuilders_needed.unwrap_or(named.len());
@@ -86,8 +91,7 @@ impl Standard {
                 format!("must be 1 to {}, as many as are named", named.len()),
             ));
         }
-        (policy.rebuilders, policy.rebuilders_needed) =
-            (file.rebuilders.iter().map(|address| address.0.0).collect(), needed);
+        (policy.rebuilders, policy.rebuilders_needed) = (named, needed);
         Ok(self)
     }
 }
@@ -155,16 +159,12 @@ pub struct Approved {
     pub value: B256,
 }
 
-/// Statements that are kept of those whom nobody has named: nobody knows whose they are, and they could be many.
-const OTHERS: usize = 128;
-/// Evidence of a relay that is kept: one that was announced just now, and the one before it.
-pub(crate) const NEWEST: usize = 2;
-
 /// What the chain has said and mirrors have brought, as far as the two fit.
 struct View {
     ledger: LedgerView,
     bundle: Option<Bundle>,
     images: Vec<Approved>,
+    signed: Vec<Signed>,
     blocks: BTreeMap<u64, Block>,
 }
 
@@ -200,12 +200,8 @@ impl Judged {
         }
         refuse_shared_chips(&mut results);
         let policy = standard.policy.clone();
-        let named = file.statements.iter().filter(|statement| {
-            let image = view.images.iter().find(|approved| approved.round == statement.round);
-            let signer = image.and_then(|approved| signer(trust, approved.round, approved.value, statement));
-            signer.is_some_and(|signer| policy.rebuilders.contains(&signer))
-        });
-        let named = named.copied().collect();
+        let named = view.signed.iter().filter(|(_, signer)| policy.rebuilders.contains(signer));
+        let named = named.map(|(statement, _)| *statement).collect();
         Self { results, images: view.images, policy, believed, named, fault: None }
     }
 
@@ -295,7 +291,8 @@ impl View {
             floors
         });
         let haste = trust.contracts.map_or(1, |contracts| contracts.haste.into());
-        let images = approved(&voted.images, haste, trust, file, time.unwrap_or(0));
+        let signed = signed(&voted.images, trust, file);
+        let images = approved(&voted.images, haste, &signed, file, time.unwrap_or(0));
         let ledger = LedgerView {
             network: Some(trust.network_id()),
             time,
@@ -305,7 +302,7 @@ impl View {
             // Of a lower number than the chain asks for, they are older ones.
             floors: floors.filter(|_| bundle.as_ref().is_some_and(|bundle| bundle.amd_floor >= voted.amd_floor)),
         };
-        Self { ledger, bundle, images, blocks: blocks.map(block).collect() }
+        Self { ledger, bundle, images, signed, blocks: blocks.map(block).collect() }
     }
 
     /// Judges all evidence of a relay, the newest first: while it is renewed the relay still announces the older.
@@ -357,7 +354,7 @@ impl View {
 pub(crate) fn approved(
     voted: &[VotedImage],
     haste: u64,
-    trust: &Trust,
+    signed: &[Signed],
     file: &AttestationFile,
     time: u64,
 ) -> Vec<Approved> {
@@ -382,7 +379,9 @@ pub(crate) fn approved(
         };
         let measurements = manifest.shapes.iter().map(|shape| shape.measurement.clone()).collect();
         let (hash, advisories) = (manifest.image, manifest.advisories.clone());
-        let rebuilt_by = rebuilders(trust, file, image);
+        let of_round = signed.iter().filter(|(statement, _)| statement.round == image.round);
+        let rebuilt_by: BTreeSet<[u8; 20]> = of_round.map(|(_, signer)| *signer).collect();
+        let rebuilt_by = rebuilt_by.into_iter().collect();
         let (round, version, value) = (image.round, image.version, image.value);
         Some(Approved { image: Image { hash, state, measurements, advisories, rebuilt_by }, round, version, value })
     };
@@ -409,18 +408,20 @@ const BY_WEIGHT: [ImageState; 6] = [
     ImageState::Retired,
 ];
 
-/// Who has signed that the value which a round has approved is what they got.
-fn rebuilders(trust: &Trust, file: &AttestationFile, image: &VotedImage) -> Vec<[u8; 20]> {
-    let of_round = file.statements.iter().filter(|statement| statement.round == image.round);
-    let signers = of_round.filter_map(|statement| signer(trust, image.round, image.value, statement));
-    signers.collect::<BTreeSet<_>>().into_iter().collect()
-}
+/// A statement, and whose key has signed it.
+pub(crate) type Signed = (Statement, [u8; 20]);
 
-/// Whose key has signed that a round's value is what it got. Whatever 65 bytes there are, they are most often somebody's: only an address that one knows means something.
-fn signer(trust: &Trust, round: u64, value: B256, statement: &Statement) -> Option<[u8; 20]> {
-    let hash = statement_hash(trust.chain_id, trust.contracts?.images, round, Answer::Value(value));
-    let signature = Signature::from_raw_array(&statement.signature).ok()?;
-    Some(signature.recover_address_from_prehash(&hash).ok()?.0.0)
+/// Whose keys have signed that the values which these rounds have approved are what they got. Whatever 65 bytes there are, they are most often somebody's: only an address that one knows means
+/// something.
+pub(crate) fn signed(voted: &[VotedImage], trust: &Trust, file: &AttestationFile) -> Vec<Signed> {
+    let Some(contracts) = trust.contracts else { return Vec::new() };
+    let by = |statement: &Statement| {
+        let image = voted.iter().find(|image| image.round == statement.round)?;
+        let hash = statement_hash(trust.chain_id, contracts.images, image.round, Answer::Value(image.value));
+        let signature = Signature::from_raw_array(&statement.signature).ok()?;
+        Some((*statement, signature.recover_address_from_prehash(&hash).ok()?.0.0))
+    };
+    file.statements.iter().filter_map(by).collect()
 }
 
 /// One relay on a chip: of several the one that was registered first.
@@ -442,8 +443,6 @@ pub(crate) fn sha256(bytes: &[u8]) -> B256 {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
-    use alloy_primitives::Address;
-
     use super::*;
 
     const NOW: u64 = 1_800_000_000;
@@ -460,9 +459,8 @@ mod tests {
             let (revoked, suspended_until) = if version == 1 { (revoked, suspended_until) } else { (false, 0) };
             voted.push(VotedImage { round: version, version, usable_from, suspended_until, revoked, value });
         }
-        let trust = Trust { chain_id: 1, directory: Address::ZERO, code_hash: B256::ZERO, contracts: None };
         let file = AttestationFile { manifests: manifests.into(), ..AttestationFile::default() };
-        let found = approved(&voted, 1, &trust, &file, NOW);
+        let found = approved(&voted, 1, &[], &file, NOW);
         assert_eq!((found.len(), found.first().map(|approved| approved.version)), (1, Some(2)));
         found[0].image.state
     }

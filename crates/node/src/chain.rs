@@ -126,8 +126,8 @@ fn keep(kept: &Path, reading: &Reading) -> Option<String> {
     written.err().map(|error| format!("cannot keep the directory in {}: {error}", kept.display()))
 }
 
-/// Keeps of the evidence in the file `kept` only what was believed, and of others' the newest, if it is of this directory: what mirrors bring later then takes no place of it. A warning when
-/// that cannot be written.
+/// Keeps of the evidence in the file `kept` what was believed, and of relays that are not believed all, if the file is of this directory: what mirrors bring later then takes no place of it.
+/// A warning when that cannot be written.
 pub fn keep_believed(kept: &Path, directory: &VerifiedDirectory, judged: &Judged) -> Option<String> {
     let mut reading = read_kept(kept).filter(|reading| Some(reading) == directory.reading())?;
     let mut file = AttestationFile::decode(&reading.attestation).ok()?;

@@ -191,8 +191,8 @@ impl Connection {
     /// [`ConnectError`] says what is wrong and what would be right.
     pub fn open(path: &Path, options: &Options, patience: Duration) -> Result<Self, ConnectError> {
         match Self::open_once(path, options, patience) {
-            // Made since mirrors were asked: they are asked again, once, as by everybody. About what the relay has shown nobody is asked: it may name a block of its choice for each
-            // client, and who answers would see that block and this address together.
+            // Made since mirrors were asked: they are asked again, once, as by everybody. About what the relay has shown nobody is asked: the
+            // question would follow from it, and who answers would see it and this address together.
             Err(ConnectError::OtherEvidence(_)) => Self::open_once(path, options, patience),
             other => other,
         }

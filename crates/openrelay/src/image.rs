@@ -32,6 +32,10 @@ pub(crate) const MANIFEST: &str = "manifest.json";
 const FIRMWARE: &str = "firmware.fd";
 /// And of the client's package.
 pub(crate) const CLIENT: &str = "openrelay";
+/// The platform that images are for.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// How long a package may take.
+const DOWNLOAD: Duration = Duration::from_secs(600);
 
 /// What is built.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
@@ -63,10 +67,6 @@ impl Kind {
         }
     }
 }
-/// The platform that images are for.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
-/// How long a package may take.
-const DOWNLOAD: Duration = Duration::from_secs(600);
 
 pub(crate) fn run(program: &Program, command: &ImageCommand) -> Result<(), Failure> {
     match command {
@@ -148,7 +148,9 @@ pub(crate) fn make(build: &BuildArguments) -> Result<Built, Failure> {
         // Nothing of Debian's is in it.
         Kind::Client => BTreeMap::new(),
     };
-    stage("packages are there, each with the hash that the lock names", started);
+    if !packages.is_empty() {
+        stage("packages are there, each with the hash that the lock names", started);
+    }
     let started = Instant::now();
     let programs = match build.programs.as_deref() {
         Some(paths) => paths.iter().map(|path| read(path)).collect::<Result<_, _>>()?,
@@ -281,13 +283,8 @@ fn download(package: &Package, archives: &[String]) -> Result<Vec<u8>, Failure> 
 }
 
 fn fetch(url: &str, size: u64) -> Result<Vec<u8>, String> {
-    let agent = openrelay_node::chain::way::patient_agent(url, DOWNLOAD);
-    let mut response = agent.get(url).call().map_err(|error| error.to_string())?;
-    if !response.status().is_success() {
-        return Err(format!("{url}: HTTP status {}", response.status()));
-    }
-    let bytes = response.body_mut().with_config().limit(size + 1).read_to_vec().map_err(|error| error.to_string())?;
-    if bytes.len() as u64 == size { Ok(bytes) } else { Err(format!("it has not {size} bytes")) }
+    let (_, bytes) = openrelay_node::chain::way::get(url, DOWNLOAD, size + 1)?;
+    if bytes.len() as u64 == size { Ok(bytes) } else { Err(format!("{url}: it has not {size} bytes")) }
 }
 
 /// Compiles the programs, without anything of this machine in them.

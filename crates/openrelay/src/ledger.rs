@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use alloy_primitives::{Address, U256, hex};
+use alloy_primitives::{Address, B256, Log, U256, hex};
 use alloy_sol_types::SolCall;
 use axum::Router;
 use axum::http::StatusCode;
@@ -16,7 +16,7 @@ use openrelay_ledger::chain::set::{ChainRecord, Status, record_hash};
 use openrelay_ledger::directory::{Directory, Source};
 use openrelay_ledger::record::Role;
 use openrelay_node::chain::collector::Collector;
-use openrelay_node::chain::mirror::Mirror;
+use openrelay_node::chain::mirror::{Mirror, read_log};
 use openrelay_node::chain::{Endpoint, EndpointError};
 use openrelay_node::chain_file::ChainFile;
 use openrelay_node::client::directory_of;
@@ -37,6 +37,23 @@ pub(crate) fn ask<C: SolCall>(endpoint: &Endpoint, to: Address, call: &C) -> Res
     let answer = endpoint.call(to, &call.abi_encode())?;
     C::abi_decode_returns(&answer)
         .map_err(|error| Failure::plain(format!("{}: {to} does not answer as it should: {error}", endpoint.url())))
+}
+
+/// The events of these kinds in a round of votes on images, by one endpoint's word.
+pub(crate) fn round_logs(
+    endpoint: &Endpoint,
+    chain: &ChainFile,
+    images: Address,
+    kinds: &[B256],
+    round: u64,
+) -> Result<Vec<Log>, Failure> {
+    let kinds: Vec<String> = kinds.iter().map(ToString::to_string).collect();
+    let filter = json!({
+        "address": images.to_string(), "fromBlock": format!("{:#x}", chain.first_block), "toBlock": "latest",
+        "topics": [kinds, B256::from(U256::from(round)).to_string()],
+    });
+    let logs = endpoint.ask("eth_getLogs", &json!([filter]))?;
+    Ok(logs.as_array().into_iter().flatten().filter_map(read_log).collect())
 }
 
 /// Lets a development chain give an account so much of a token, and ether; does nothing on other chains.

@@ -54,7 +54,7 @@ pub(crate) fn hop_json(hop: &AttestedHop) -> Value {
         "image": hex::encode(&binding.image),
         "image_round": hop.round,
         "image_state": state(hop.verdict.image()),
-        "image_rebuilt_by": addresses(&mut hop.rebuilt_by.iter()),
+        "image_rebuilt_by": addresses(&hop.rebuilt_by),
         "handshake_key": hex::encode(&binding.handshake_key),
         "key_epoch": binding.key_epoch,
         "block": binding.block_height,
@@ -148,13 +148,13 @@ pub(crate) const fn state(state: ImageState) -> &'static str {
 }
 
 /// Addresses as they are written.
-pub(crate) fn addresses(all: &mut dyn Iterator<Item = &[u8; 20]>) -> Vec<String> {
-    all.map(|address| Address::from(*address).to_string()).collect()
+pub(crate) fn addresses<'a>(all: impl IntoIterator<Item = &'a [u8; 20]>) -> Vec<String> {
+    all.into_iter().map(|address| Address::from(*address).to_string()).collect()
 }
 
 /// Who has signed that they rebuilt an image, and what the policy asks.
 pub(crate) fn rebuilders(policy: &Policy, image: &Image) -> String {
-    let named = addresses(&mut policy.named_rebuilders(image));
+    let named = addresses(policy.named_rebuilders(image));
     // Anybody can sign: keys that nobody has named stand for nobody.
     let others = image.rebuilt_by.len() - named.len();
     let others = format!("{others} signatures of others, which stand for nobody that is named");

@@ -66,7 +66,7 @@ pub(crate) fn update(
         if as_json {
             let said = json!({
                 "schema": "openrelay.update/1", "version": version, "package": hash, "round": package.round, "done": done,
-                "rebuilt_by": page::addresses(&mut package.image.rebuilt_by.iter()),
+                "rebuilt_by": page::addresses(&package.image.rebuilt_by),
             });
             return say(&said.to_string());
         }
@@ -150,7 +150,7 @@ impl From<PackageError> for Failure {
             | PackageError::Unproven(_)
             | PackageError::NoManifest(_)
             | PackageError::Refused { .. } => 5,
-            PackageError::NoContracts | PackageError::Missing { .. } => 1,
+            PackageError::NoContracts | PackageError::Missing(_) => 1,
         };
         Self::new(code, error.to_string())
     }

@@ -144,7 +144,7 @@ pub fn image_slots(rounds: &[u64]) -> Vec<B256> {
 }
 
 /// The height of the block that new evidence names.
-pub const fn anchor(newest: u64) -> u64 {
+const fn anchor(newest: u64) -> u64 {
     newest.saturating_sub(SETTLED) / ANCHOR_EVERY * ANCHOR_EVERY
 }
 

@@ -65,10 +65,7 @@ pub(super) fn add(
     found.staples.retain(may_hold);
     brought.staples.retain(may_hold);
     brought.keep_newest(NEWEST);
-    // What comes now has places of its own.
-    found.keep_first(KEPT - NEWEST);
-    found.add(brought);
-    found.keep_first(KEPT);
+    put_behind(&mut found, brought);
     reading.states = states(endpoint, &header, &contracts)?;
     // What the chain does not name could crowd out what it does.
     if let Ok(voted) = reading.voted(&file.trust()) {
@@ -94,15 +91,18 @@ pub(super) fn add_kept(file: &ChainFile, reading: &mut Reading, older: &Reading)
     let Some(contracts) = file.trust().contracts else { return };
     let Ok(mut found) = AttestationFile::decode(&older.attestation) else { return };
     let brought = AttestationFile::decode(&reading.attestation).unwrap_or_default();
-    let named = claimed_bundle(&reading.states, &contracts) == Some(sha256(&brought.bundle));
-    if named {
+    if claimed_bundle(&reading.states, &contracts) == Some(sha256(&brought.bundle)) {
         found.bundle.clone_from(&brought.bundle);
     }
-    // What comes now has places of its own.
-    found.keep_first(KEPT - NEWEST);
-    found.add(brought);
-    found.keep_first(KEPT);
+    put_behind(&mut found, brought);
     reading.attestation = fitting(found);
+}
+
+/// Adds what comes now behind what was kept; each has places of its own.
+fn put_behind(kept: &mut AttestationFile, brought: AttestationFile) {
+    kept.keep_first(KEPT - NEWEST);
+    kept.add(brought);
+    kept.keep_first(KEPT);
 }
 
 /// The bytes of a file, without the newest comers where it would be longer than one can be.

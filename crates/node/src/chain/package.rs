@@ -15,8 +15,8 @@ use openrelay_ledger::hex;
 use super::endpoint::{Endpoint, EndpointError};
 use super::evidence;
 use super::read::{ChainError, read};
-use super::way::{Outside, patient_agent};
-use crate::attestation::{Approved, approved, sha256};
+use super::way::{Outside, get};
+use crate::attestation::{Approved, approved, sha256, signed};
 use crate::chain_file::ChainFile;
 
 /// Largest package, in bytes.
@@ -41,14 +41,9 @@ pub enum PackageError {
     /// The file of the chain names no contracts.
     #[error("the chain's file names no images and collateral")]
     NoContracts,
-    /// What the chain names and nobody has.
-    #[error("no mirror has {what}: {}", .faults.join("; "))]
-    Missing {
-        /// What.
-        what: &'static str,
-        /// Who said what.
-        faults: Vec<String>,
-    },
+    /// A package that nobody has; who said what.
+    #[error("no mirror has the package: {}", .0.join("; "))]
+    Missing(Vec<String>),
     /// The policy does not take it.
     #[error("the package is refused: {refusal} [{}]; {}", .refusal.code(), .refusal.next_step())]
     Refused {
@@ -82,7 +77,8 @@ pub fn packages(file: &ChainFile, now: u64) -> Result<Vec<Approved>, PackageErro
                 // Of all, until one has the manifest of the newest: a mirror that leaves it out would have an older one taken.
                 for brought in evidence::downloads(&Outside, file) {
                     found.add(brought);
-                    let packages = approved(&voted, haste, &file.trust(), &found, time);
+                    let signed = signed(&voted, &file.trust(), &found);
+                    let packages = approved(&voted, haste, &signed, &found, time);
                     if newest.is_none_or(|newest| packages.iter().any(|package| package.value == newest.value)) {
                         return Ok(packages);
                     }
@@ -116,20 +112,14 @@ pub fn fetch(file: &ChainFile, package: &Image) -> Result<Vec<u8>, PackageError>
     let mut faults = Vec::new();
     for base in &file.packages {
         let url = format!("{}/{}", base.trim_end_matches('/'), hex::encode(&package.hash));
-        let read = patient_agent(&url, PATIENCE).get(&url).call().and_then(|mut response| {
-            if !response.status().is_success() {
-                return Err(ureq::Error::StatusCode(response.status().as_u16()));
-            }
-            response.body_mut().with_config().limit(MAX_PACKAGE).read_to_vec()
-        });
-        match read {
-            Ok(bytes) if sha256(&bytes) == package.hash => return Ok(bytes),
-            Ok(bytes) => faults.push(format!("{url}: its SHA-256 is {}", sha256(&bytes))),
-            Err(error) => faults.push(format!("{url}: {error}")),
+        match get(&url, PATIENCE, MAX_PACKAGE) {
+            Ok((_, bytes)) if sha256(&bytes) == package.hash => return Ok(bytes),
+            Ok((_, bytes)) => faults.push(format!("{url}: its SHA-256 is {}", sha256(&bytes))),
+            Err(why) => faults.push(why),
         }
     }
     if file.packages.is_empty() {
         faults.push("chain.toml names none under packages".into());
     }
-    Err(PackageError::Missing { what: "the package", faults })
+    Err(PackageError::Missing(faults))
 }

@@ -48,9 +48,18 @@ impl Way for Outside {
     }
 }
 
-/// An HTTP client for large files at this URL, straight from this machine.
-pub fn patient_agent(url: &str, patience: Duration) -> Agent {
-    settings(url, patience).new_agent()
+/// What is at this URL, straight from this machine: headers, and a body of at most `limit` bytes.
+///
+/// # Errors
+/// Why it cannot be had, with the URL.
+pub fn get(url: &str, patience: Duration, limit: u64) -> Result<(ureq::http::HeaderMap, Vec<u8>), String> {
+    let fault = |error: ureq::Error| format!("{url}: {error}");
+    let mut response = settings(url, patience).new_agent().get(url).call().map_err(fault)?;
+    if !response.status().is_success() {
+        return Err(format!("{url}: HTTP status {}", response.status()));
+    }
+    let headers = response.headers().clone();
+    Ok((headers, response.body_mut().with_config().limit(limit).read_to_vec().map_err(fault)?))
 }
 
 /// How this URL is asked, whichever way.

@@ -10,14 +10,13 @@ use openrelay_ledger::chain::voting::images::ReleaseKeys::Release;
 use openrelay_ledger::chain::voting::{Answer, ImageRegistry, ValidatorSet};
 use openrelay_node::attestation::{Approved, Judged};
 use openrelay_node::chain::Endpoint;
-use openrelay_node::chain::mirror::read_log;
 use openrelay_node::chain_file::ChainFile;
 use openrelay_node::config::Origin;
 use serde_json::{Value, json};
 
 use crate::control::folders;
 use crate::failure::Failure;
-use crate::ledger::{ask, directory_shown, origin};
+use crate::ledger::{ask, directory_shown, origin, round_logs};
 use crate::{Program, page, say};
 
 /// What one endpoint says of a round.
@@ -75,15 +74,9 @@ impl Round {
         let endpoint = Endpoint::new(chain.endpoints.first().map_or("", String::as_str));
         let missing = || Failure::plain("the chain's file names no images and validators");
         let (images, validators) = chain.images.zip(chain.validators).ok_or_else(missing)?;
-        let kinds = [ImageRegistry::Proposed::SIGNATURE_HASH, ImageRegistry::Revealed::SIGNATURE_HASH]
-            .map(|kind| kind.to_string());
-        let filter = json!({
-            "address": images.to_string(), "fromBlock": format!("{:#x}", chain.first_block), "toBlock": "latest",
-            "topics": [kinds, B256::from(U256::from(number)).to_string()],
-        });
-        let logs = endpoint.ask("eth_getLogs", &json!([filter]))?;
+        let kinds = [ImageRegistry::Proposed::SIGNATURE_HASH, ImageRegistry::Revealed::SIGNATURE_HASH];
         let mut this = Self { release: None, votes: Vec::new() };
-        for log in logs.as_array().into_iter().flatten().filter_map(read_log) {
+        for log in round_logs(&endpoint, chain, images, &kinds, number)? {
             if let Ok(proposed) = ImageRegistry::Proposed::decode_log(&log) {
                 this.release = Some(proposed.release.clone());
             } else if let Ok(revealed) = ImageRegistry::Revealed::decode_log(&log) {
@@ -141,8 +134,8 @@ fn image_json(judged: &Judged, approved: &Approved, round: Option<&Round>) -> Va
     json!({
         "image": openrelay_image::hex(&image.hash), "version": approved.version, "round": approved.round,
         "value": approved.value.to_string(), "state": page::state(image.state),
-        "rebuilt_by": page::addresses(&mut image.rebuilt_by.iter()),
-        "named": page::addresses(&mut judged.policy().named_rebuilders(image)),
+        "rebuilt_by": page::addresses(&image.rebuilt_by),
+        "named": page::addresses(judged.policy().named_rebuilders(image)),
         "named_needed": judged.policy().rebuilders_needed,
         "endpoint_says": round.map(|round| json!({
             "source_tree": release.map(|release| release.sourceTree.to_string()),

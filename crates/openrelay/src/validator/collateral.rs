@@ -14,7 +14,7 @@ use openrelay_attest::verdict::Staple;
 use openrelay_image::{hex, sha256};
 use openrelay_ledger::chain::voting::collateral::Collateral;
 use openrelay_node::chain::mirrored_evidence;
-use openrelay_node::chain::way::patient_agent;
+use openrelay_node::chain::way::get;
 use openrelay_node::clock::unix_seconds;
 use openrelay_node::directory::replace;
 
@@ -251,20 +251,17 @@ fn forget(known: &Known, folder: &Path) {
 /// What another validator has published; nothing of it is checked.
 fn candidates_of(base: &str, until: Instant) -> Vec<Vec<u8>> {
     let base = base.trim_end_matches('/');
-    let get = |url: String| {
+    let have = |url: String| {
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return None;
         }
-        let mut response = patient_agent(&url, left.min(PATIENCE / 4)).get(&url).call().ok()?;
-        let good = response.status().is_success();
-        let bytes = response.body_mut().with_config().limit(u64::try_from(MAX_BUNDLE).ok()?).read_to_vec().ok()?;
-        good.then_some(bytes)
+        get(&url, left.min(PATIENCE / 4), u64::try_from(MAX_BUNDLE).ok()?).ok().map(|(_, bytes)| bytes)
     };
-    let listed = get(format!("{base}/collateral")).unwrap_or_default();
+    let listed = have(format!("{base}/collateral")).unwrap_or_default();
     let listed = String::from_utf8_lossy(&listed).into_owned();
     let hashes = listed.lines().filter(|line| openrelay_ledger::hex::decode::<32>(line).is_some()).take(CANDIDATES);
-    hashes.filter_map(|hash| get(format!("{base}/{hash}"))).collect()
+    hashes.filter_map(|hash| have(format!("{base}/{hash}"))).collect()
 }
 
 fn publish(folder: &Path, bytes: &[u8]) -> Result<(), Failure> {

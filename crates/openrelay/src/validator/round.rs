@@ -76,15 +76,17 @@ impl Contest {
         }
     }
 
-    /// Where a round stands by an endpoint's word. The contract of collateral does not say so itself: there is no challenge, and nothing happens after it.
-    fn state(self, endpoint: &Endpoint, at: Address, number: u64) -> Result<u8, Failure> {
-        if self == Self::Images {
-            return ask(endpoint, at, &ImageRegistry::stateOfCall { round: number });
-        }
+    /// A round by an endpoint's word, where it stands, and when its reveals end. The contract of collateral does not say itself where one stands: there is no challenge, and nothing happens
+    /// after it.
+    fn read(self, endpoint: &Endpoint, at: Address, number: u64) -> Result<(u8, Rounds::Round, u64), Failure> {
         let round = ask(endpoint, at, &ImageRegistry::roundOfCall { round: number })?;
-        let (commit_end, now): (u64, u64) = (round.commitEnd.to(), block_time(endpoint)?);
         let reveal_end: u64 = ask(endpoint, at, &ImageRegistry::revealEndCall { round: number })?.to();
-        Ok(match round.outcome {
+        if self == Self::Images {
+            let state = ask(endpoint, at, &ImageRegistry::stateOfCall { round: number })?;
+            return Ok((state, round, reveal_end));
+        }
+        let (commit_end, now): (u64, u64) = (round.commitEnd.to(), block_time(endpoint)?);
+        let state = match round.outcome {
             0 if commit_end == 0 => 0,
             0 if now < commit_end => COMMITMENTS,
             0 if now < reveal_end => REVEALS,
@@ -92,7 +94,8 @@ impl Contest {
             1 => APPROVED,
             2 => REJECTED,
             _ => NO_QUORUM,
-        })
+        };
+        Ok((state, round, reveal_end))
     }
 
     fn file(self, number: u64) -> String {
@@ -150,12 +153,9 @@ struct View {
 impl View {
     fn of(folder: &Folder, contest: Contest, number: u64, id: u64) -> Result<Self, Failure> {
         let at = contest.at(folder)?;
-        Ok(Self {
-            state: contest.state(&folder.endpoint(), at, number)?,
-            round: folder.ask(at, &ImageRegistry::roundOfCall { round: number })?,
-            reveal_end: folder.ask(at, &ImageRegistry::revealEndCall { round: number })?.to(),
-            vote: folder.ask(at, &ImageRegistry::voteOfCall { round: number, validatorId: id })?,
-        })
+        let (state, round, reveal_end) = contest.read(&folder.endpoint(), at, number)?;
+        let vote = folder.ask(at, &ImageRegistry::voteOfCall { round: number, validatorId: id })?;
+        Ok(Self { state, round, reveal_end, vote })
     }
 
     fn name(&self) -> &'static str {
@@ -340,7 +340,7 @@ pub(super) fn approved(folder: &Folder, number: u64) -> Result<Option<B256>, Fai
 /// How many endpoints say that the round takes reveals.
 fn reveals_begun(folder: &Folder, contest: Contest, number: u64) -> Result<usize, Failure> {
     let at = contest.at(folder)?;
-    let says = |url: &&String| contest.state(&Endpoint::new(url), at, number).is_ok_and(|state| state == REVEALS);
+    let says = |url: &&String| contest.read(&Endpoint::new(url), at, number).is_ok_and(|(state, ..)| state == REVEALS);
     Ok(folder.chain.endpoints.iter().filter(says).count())
 }
 

@@ -36,7 +36,7 @@ use super::collateral::{self, CollateralArguments, Watch};
 use super::round::{Contest, Due, Found, approved, block_time, decided, due, revealed, step};
 use crate::failure::Failure;
 use crate::image::{BuildArguments, Kind, MANIFEST, make};
-use crate::ledger::ask;
+use crate::ledger::{ask, round_logs};
 use crate::{Program, say, talk};
 
 /// Rounds that are looked at, the newest: older ones are over.
@@ -202,16 +202,9 @@ fn once(
 /// What is proposed in a round: by the first endpoint's word, which so many of them must have the same of.
 fn release(folder: &Folder, number: u64) -> Result<Release, Failure> {
     let endpoint = folder.endpoint();
-    let topics = json!([
-        ImageRegistry::Proposed::SIGNATURE_HASH.to_string(),
-        B256::from(alloy_primitives::U256::from(number)).to_string()
-    ]);
-    let from = format!("{:#x}", folder.chain.first_block);
-    let filter =
-        json!({"address": folder.images.to_string(), "fromBlock": from, "toBlock": "latest", "topics": topics});
-    let logs = endpoint.ask("eth_getLogs", &json!([filter]))?;
-    let log = logs.as_array().and_then(|logs| logs.first()).and_then(openrelay_node::chain::mirror::read_log);
-    let event = log.and_then(|log| ImageRegistry::Proposed::decode_log(&log).ok());
+    let proposed = [ImageRegistry::Proposed::SIGNATURE_HASH];
+    let logs = round_logs(&endpoint, &folder.chain, folder.images, &proposed, number)?;
+    let event = logs.first().and_then(|log| ImageRegistry::Proposed::decode_log(log).ok());
     let release = event.map(|event| event.release.clone());
     let release = release.ok_or_else(|| Failure::plain(format!("round {number} has no proposal")))?;
     let same = |url: &&String| {

@@ -11,7 +11,7 @@ use openrelay_attest::collateral::{AmdCollateral, IntelCollateral, list_issued};
 use openrelay_attest::facts::Crl;
 use openrelay_attest::verdict::Staple;
 use openrelay_attest::{Collateral, Evidence, Roots, examine};
-use openrelay_node::chain::way::patient_agent;
+use openrelay_node::chain::way::get;
 
 use crate::failure::Failure;
 use crate::talk;
@@ -78,7 +78,7 @@ impl Services {
                 passed_over(product, &"no floor is known; name a file with one: --floors");
                 continue;
             };
-            match get(&format!("{}/vcek/v1/{product}/crl", base(&self.amd))) {
+            match ask(&format!("{}/vcek/v1/{product}/crl", base(&self.amd))) {
                 Ok(list) => entry.collateral.crl = Some(list.body),
                 Err(failure) => passed_over(product, &failure),
             }
@@ -113,9 +113,9 @@ impl Services {
     fn of_model(&self, model: &Model) -> Result<IntelCollateral, Failure> {
         let base = base(&self.intel);
         let kind = model.environment.to_lowercase();
-        let info = get(&format!("{base}/{kind}/certification/v4/tcb?fmspc={}", model.fmspc))?;
-        let identity = get(&format!("{base}/{kind}/certification/v4/qe/identity"))?;
-        let crl = get(&format!("{base}/sgx/certification/v4/pckcrl?ca={}&encoding=der", model.authority))?;
+        let info = ask(&format!("{base}/{kind}/certification/v4/tcb?fmspc={}", model.fmspc))?;
+        let identity = ask(&format!("{base}/{kind}/certification/v4/qe/identity"))?;
+        let crl = ask(&format!("{base}/sgx/certification/v4/pckcrl?ca={}&encoding=der", model.authority))?;
         let (tcb_info, tcb_info_signature) = info.signed("tcbInfo")?;
         let (qe_identity, qe_identity_signature) = identity.signed("enclaveIdentity")?;
         Ok(IntelCollateral {
@@ -127,7 +127,7 @@ impl Services {
             qe_identity_issuer_chain: identity.chain("sgx-enclave-identity-issuer-chain")?,
             pck_crl_issuer_chain: crl.chain("sgx-pck-crl-issuer-chain")?,
             pck_crl: crl.body,
-            root_ca_crl: get(&self.intel_root_crl)?.body,
+            root_ca_crl: ask(&self.intel_root_crl)?.body,
         })
     }
 }
@@ -259,19 +259,11 @@ fn base(url: &str) -> &str {
     url.trim_end_matches('/')
 }
 
-fn get(url: &str) -> Result<Answer, Failure> {
-    let fault = |why: String| Failure::plain(format!("{url}: {why}"));
-    let mut response = patient_agent(url, PATIENCE).get(url).call().map_err(|error| fault(error.to_string()))?;
-    if !response.status().is_success() {
-        return Err(fault(format!("HTTP status {}", response.status())));
-    }
-    let headers = response.headers().iter();
-    let headers =
-        headers.filter_map(|(name, value)| Some((name.as_str().to_lowercase(), value.to_str().ok()?.to_owned())));
-    let headers = headers.collect();
-    let body =
-        response.body_mut().with_config().limit(MAX_ANSWER).read_to_vec().map_err(|error| fault(error.to_string()))?;
-    Ok(Answer { url: url.to_owned(), headers, body })
+fn ask(url: &str) -> Result<Answer, Failure> {
+    let (headers, body) = get(url, PATIENCE, MAX_ANSWER).map_err(Failure::plain)?;
+    let headers = headers.iter();
+    let headers = headers.filter_map(|(name, value)| Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned())));
+    Ok(Answer { url: url.to_owned(), headers: headers.collect(), body })
 }
 
 impl Answer {
