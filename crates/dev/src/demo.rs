@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::account::{self, Datagrams};
+use crate::approved::VALIDATORS;
 use crate::boot;
 use crate::chain::{self, Operator};
 use crate::host::{Host, Service, checked};
@@ -39,13 +41,21 @@ pub(crate) struct Options {
     leak: bool,
     /// Run one relay from the image in this folder, in an emulated machine; built with: openrelay image build --simulate
     #[arg(long, value_name = "DIR")]
-    boot: Option<std::path::PathBuf>,
+    boot: Option<PathBuf>,
+    /// Folder of the image that each validator has packed for itself
+    #[arg(long, hide = true)]
+    packed: Option<PathBuf>,
     /// Let the relays have IPv6 addresses only
     #[arg(long)]
     outer_v6: bool,
 }
 
 impl Options {
+    /// Whether relays must show evidence, of another image than is given.
+    pub(crate) fn wants_image(&self) -> bool {
+        !self.leak && self.boot.is_none()
+    }
+
     pub(crate) fn to_arguments(&self) -> Vec<std::ffi::OsString> {
         let mut arguments = vec!["--mib".into(), self.mib.to_string().into()];
         if self.json {
@@ -84,6 +94,8 @@ struct Findings {
     /// What stands behind the hops, in a word, and what was found about each.
     attestation: String,
     evidence: Value,
+    /// How many validators have packed the image, each for itself.
+    packed_by: usize,
     /// Whether the egress ran from its image, in a machine.
     booted: bool,
     /// Relays whose evidence is a lie: about what, and the code that they are refused with.
@@ -128,7 +140,9 @@ fn story(options: &Options, started: Instant, dir: &std::path::Path) -> Result<(
         boot::check_tools()?;
         ensure!(!options.leak && !options.outer_v6, "--boot stands alone");
     }
-    programs.image = options.boot.as_deref().map(std::path::absolute).transpose()?;
+    let image = options.boot.as_deref().or(options.packed.as_deref());
+    programs.image = image.map(std::path::absolute).transpose()?;
+    programs.boot = options.boot.is_some();
     programs.leak = options.leak;
     programs.outer_v6 = options.outer_v6;
     let network = Network::new(dir)?;
@@ -186,6 +200,7 @@ fn story(options: &Options, started: Instant, dir: &std::path::Path) -> Result<(
         proven_at: status["directory_proof"]["block"].as_u64(),
         attestation: status["attestation"].as_str().unwrap_or("?").to_owned(),
         evidence: status["evidence"].clone(),
+        packed_by: if options.packed.is_some() { VALIDATORS.len() } else { 0 },
         booted: options.boot.is_some(),
         refused,
         setup_ms: status["setup_ms"].as_u64().unwrap_or(0),
@@ -515,7 +530,7 @@ impl Findings {
             "attestation": self.attestation,
             "evidence": self.evidence,
             "refused": self.refused.iter().map(|(kind, code)| ((*kind).to_owned(), Value::from(code.as_str()))).collect::<serde_json::Map<_, _>>(),
-            "booted": self.booted,
+            "image_packed_by": self.packed_by, "booted": self.booted,
             "setup_ms": self.setup_ms,
             "bytes": self.bytes,
             "sha256_ok": self.sha256_ok,
@@ -566,6 +581,13 @@ impl Findings {
                 hop["image"].as_str().unwrap_or("?"),
                 hop["image_round"]
             ));
+        }
+        match (self.packed_by, self.booted) {
+            (0, false) => say("  image               none: the relay's program stands for it"),
+            (0, true) => say("  image               built here"),
+            (by, _) => say(&format!(
+                "  image               packed from the relay's program by {by} validators, each for itself, with the same bytes"
+            )),
         }
         let refused: Vec<String> = self.refused.iter().map(|(kind, code)| format!("{kind}: {code}")).collect();
         if !refused.is_empty() {

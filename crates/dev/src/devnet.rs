@@ -6,7 +6,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command as Process, Stdio};
+use std::process::{Command as Process, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -16,6 +16,7 @@ use openrelay_sys::sandbox;
 
 use crate::chain;
 use crate::host::{PATH, check_tools};
+use crate::packed::with_packed;
 use crate::scenario::in_a_folder;
 use crate::simulation::{LIES, Simulation};
 use crate::topology::{Network, Programs, Services};
@@ -33,6 +34,8 @@ pub(crate) enum Command {
     Demo(demo::Options),
     /// Bring it up and run all scenarios on it
     Check(CheckOptions),
+    /// Let three validators rebuild an image from its source tree, each from nothing, and vote for it
+    Approve(ApproveOptions),
     /// Bring it up, open many circuits, and print what the ingress paid
     Load(LoadOptions),
     /// Bring it up, flood an ingress, and print what that cost its clients
@@ -107,6 +110,17 @@ impl CheckOptions {
     }
 }
 
+/// Of which image.
+#[derive(clap::Args)]
+pub(crate) struct ApproveOptions {
+    /// The source tree
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    source: PathBuf,
+    /// Folder of the image that was built of it
+    #[arg(long, value_name = "DIR")]
+    image: PathBuf,
+}
+
 /// How much load.
 #[derive(clap::Args)]
 pub(crate) struct LoadOptions {
@@ -138,9 +152,13 @@ pub(crate) struct FloodOptions {
 /// What runs inside the namespaces.
 #[derive(Subcommand)]
 pub(crate) enum Inside {
-    Keep,
+    Keep {
+        /// Folder of the image
+        packed: Option<PathBuf>,
+    },
     Demo(demo::Options),
     Check(CheckOptions),
+    Approve(ApproveOptions),
     Load(LoadOptions),
     Flood(FloodOptions),
 }
@@ -149,9 +167,14 @@ pub(crate) fn run(command: Command) -> Result<()> {
     match command {
         Command::Up => up(),
         Command::Demo(options) => {
-            let mut arguments = vec!["demo".into()];
-            arguments.extend(options.to_arguments());
-            inside(&arguments)
+            check_tools()?;
+            let run = |image: Option<&Path>| {
+                let mut arguments = vec!["demo".into()];
+                arguments.extend(options.to_arguments());
+                arguments.extend(image.into_iter().flat_map(|image| ["--packed".into(), image.into()]));
+                run_inside(&arguments)
+            };
+            end_as(if options.wants_image() { with_packed(run)? } else { run(None)? })
         }
         Command::Load(options) => inside(&[
             "load".into(),
@@ -176,6 +199,10 @@ pub(crate) fn run(command: Command) -> Result<()> {
             let part = options.part.map(|part| format!("{part:?}").to_lowercase().into());
             inside(&["check".into()].into_iter().chain(part).collect::<Vec<_>>())
         }
+        Command::Approve(options) => {
+            let ApproveOptions { source, image } = options;
+            inside(&["approve".into(), "--source".into(), source.into(), "--image".into(), image.into()])
+        }
         Command::Break { link, mend, lie } => {
             if !["evidence", "collateral", "vote", "image"].contains(&link.as_str()) {
                 Network::link_of(&link)?;
@@ -191,21 +218,30 @@ pub(crate) fn run(command: Command) -> Result<()> {
             say(&ask("down")?);
             Ok(())
         }
-        Command::Inside { command: Inside::Keep } => keep(),
+        Command::Inside { command: Inside::Keep { packed } } => keep(packed),
         Command::Inside { command: Inside::Demo(options) } => demo::run(&options),
         Command::Inside { command: Inside::Load(options) } => load::measure(options.circuits, options.active),
         Command::Inside { command: Inside::Flood(options) } => {
             flood::measure(options.kind, options.seconds, options.rate, options.rounds)
         }
         Command::Inside { command: Inside::Check(options) } => options.run(),
+        Command::Inside { command: Inside::Approve(ApproveOptions { source, image }) } => {
+            in_a_folder(|dir| vote_check::from_source(dir, &source, &image))
+        }
     }
 }
 
 /// Runs `devnet inside …` and ends as it ends.
 fn inside(arguments: &[std::ffi::OsString]) -> Result<()> {
     check_tools()?;
-    let mut command = enter()?;
-    let status = command.args(["devnet", "inside"]).args(arguments).status().context("cannot enter namespaces")?;
+    end_as(run_inside(arguments)?)
+}
+
+fn run_inside(arguments: &[std::ffi::OsString]) -> Result<ExitStatus> {
+    enter()?.args(["devnet", "inside"]).args(arguments).status().context("cannot enter namespaces")
+}
+
+fn end_as(status: ExitStatus) -> Result<()> {
     match status.code() {
         Some(0) => Ok(()),
         Some(code) => std::process::exit(code),
@@ -266,9 +302,14 @@ fn up() -> Result<()> {
     if UnixStream::connect(socket()).is_ok() {
         bail!("a devnet is up already; see: openrelay devnet status");
     }
+    with_packed(up_with)
+}
+
+fn up_with(image: Option<&Path>) -> Result<()> {
     let started = Instant::now();
     let mut command = enter()?;
-    command.args(["devnet", "inside", "keep"]).env("OPENRELAY_DEVNET_SOCKET", socket());
+    command.args(["devnet", "inside", "keep"]).args(image);
+    command.env("OPENRELAY_DEVNET_SOCKET", socket());
     // Nothing of ours stays open in what outlives us: whoever reads our output sees its end.
     let log = socket().with_extension("log");
     let errors = std::fs::File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
@@ -309,9 +350,9 @@ fn status() -> Result<String> {
 const CLIENT: &str = "  client      ";
 
 /// Keeps the network until it is told otherwise.
-fn keep() -> Result<()> {
+fn keep(packed: Option<PathBuf>) -> Result<()> {
     let dir = temporary_dir()?;
-    let programs = Programs::simulating()?;
+    let programs = Programs { image: packed, ..Programs::simulating()? };
     let network = Network::new(&dir)?;
     let mut services = network.serve_by_chain(&programs)?;
     let mut command = network.client.command(&programs.openrelay);

@@ -20,6 +20,7 @@ mod leak;
 mod load;
 mod local_chain;
 mod loss;
+mod packed;
 mod reorganisation_check;
 mod scenario;
 mod services;

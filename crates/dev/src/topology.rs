@@ -207,7 +207,7 @@ impl Network {
         others.extend(chain::start(self, programs)?);
         let registered: Result<Vec<_>> = RELAYS.iter().map(|name| Operator::register(self, programs, name)).collect();
         let registered = registered?;
-        let machine = match &programs.image {
+        let machine = match programs.image.as_ref().filter(|_| programs.boot) {
             Some(image) => {
                 let booted = RELAYS.iter().position(|name| *name == BOOTED).and_then(|place| registered.get(place));
                 // Ingresses speak to it as soon as its key is on the chain, which may be before it listens.
@@ -320,8 +320,10 @@ pub(crate) struct Programs {
     pub(crate) dev: PathBuf,
     pub(crate) openrelay: PathBuf,
     pub(crate) relay: PathBuf,
-    /// Folder of the image that is approved, and that one relay runs from in a machine of its own.
+    /// Folder of the image that is approved; otherwise the relay's program stands for one.
     pub(crate) image: Option<PathBuf>,
+    /// Whether one relay runs from that image, in a machine of its own.
+    pub(crate) boot: bool,
     /// Whether relays are started so that they leak.
     pub(crate) leak: bool,
     /// Whether relays have IPv6 addresses only.
@@ -351,6 +353,7 @@ impl Programs {
             relay: beside("openrelay-relay")?,
             dev,
             image: None,
+            boot: false,
             leak: false,
             outer_v6: false,
         })

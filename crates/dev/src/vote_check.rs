@@ -3,6 +3,7 @@
 //! Owns the proposer, which signs releases with the development chain's key.
 
 mod collateral;
+mod from_source;
 mod hostile;
 mod update;
 
@@ -77,6 +78,11 @@ pub(crate) fn updates(dir: &Path) -> Result<()> {
     scenario("a client updates itself to what validators have approved, never back, and to nothing else", || {
         update::run(&world, &tiny)
     })
+}
+
+/// Lets validators on a chain of their own rebuild the image in the folder `built` from its source tree, and vote.
+pub(crate) fn from_source(dir: &Path, tree: &Path, built: &Path) -> Result<()> {
+    from_source::run(&World::start(dir)?, tree, built)
 }
 
 /// What is proposed.
@@ -203,6 +209,16 @@ impl World {
         Ok(proposed.next().context("nothing was proposed")?.round)
     }
 
+    /// What a release of a source tree names: the hash of the tree and that of its inputs.
+    fn hashes_of(&self, tree: &Path) -> Result<(B256, B256)> {
+        let said = self.local.says(&["validator", "source", &tree.display().to_string()], 0, "source tree")?;
+        let hash = |line: &str| -> Result<B256> {
+            let found = said.lines().find_map(|said| said.strip_prefix(line)).context("no hash")?;
+            Ok(found.trim().parse()?)
+        };
+        Ok((hash("source tree")?, hash("inputs.lock")?))
+    }
+
     fn open(&self, round: u64, what: &What) -> Result<()> {
         let (image, measurements) = (what.image, what.measurements);
         let call = ImageRegistry::openCall { round, image, measurements, salt: SALT };
@@ -263,12 +279,7 @@ impl Rebuilding<'_> {
     fn what(&self, world: &World, programs: &[PathBuf; 2], version: u64) -> Result<What> {
         let text = |path: &Path| path.display().to_string();
         let tree = text(&self.tree);
-        let said = world.local.says(&["validator", "source", &tree], 0, "source tree")?;
-        let hash = |line: &str| -> Result<B256> {
-            let found = said.lines().find_map(|said| said.strip_prefix(line)).context("no hash")?;
-            Ok(found.trim().parse()?)
-        };
-        let (source, inputs) = (hash("source tree")?, hash("inputs.lock")?);
+        let (source, inputs) = world.hashes_of(&self.tree)?;
         let (kept, out) = (text(&self.tiny.inputs), text(&self.tree.with_file_name("built")));
         let version = version.to_string();
         let (kind, word) = if self.client.is_some() { (CLIENT_PACKAGE, "client") } else { (RELAY_IMAGE, "relay") };

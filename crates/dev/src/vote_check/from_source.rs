@@ -1,0 +1,44 @@
+//! The round that `./x image` ends with: three validators rebuild the image from its source tree, each from nothing, and approve it.
+//!
+//! Owns that what they approve is the image that was built before.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+use openrelay_attest::manifest::Manifest;
+use openrelay_image::sha256;
+use openrelay_ledger::chain::voted::RELAY_IMAGE;
+use openrelay_ledger::chain::voting::ImageRegistry;
+
+use super::{What, World, join};
+use crate::say;
+use crate::scenario::scenario;
+
+/// Lets them vote for the image in the folder `built`, of which `tree` is the source.
+pub(super) fn run(world: &World, tree: &Path, built: &Path) -> Result<()> {
+    let path = built.join("manifest.json");
+    let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let manifest = Manifest::decode(&bytes).map_err(|refusal| anyhow::anyhow!("{}: {refusal}", path.display()))?;
+    let (source, inputs) = world.hashes_of(tree)?;
+    let (image, measurements) = (manifest.image.into(), sha256(&bytes).into());
+    let what = What { kind: RELAY_IMAGE, source, inputs, image, measurements };
+    (1..=3).try_for_each(|id| join(world, id))?;
+    let round = world.propose(manifest.version, &what)?;
+    let step = |id: u64, word: &str| -> Result<()> {
+        let publish = world.local.dir.join(format!("published-{id}")).display().to_string();
+        let run = ["run", "--once", "--no-checks", "--publish", &publish, "--source", &tree.display().to_string()];
+        world.says(id, &run, 0, word)
+    };
+    for id in 1..=3 {
+        scenario(&format!("validator {id} has built the image from nothing, and commits"), || step(id, "committed"))?;
+    }
+    world.await_reveals(round)?;
+    world.open(round, &what)?;
+    (1..=3).try_for_each(|id| step(id, "revealed"))?;
+    world.await_end(round)?;
+    (1..=3).try_for_each(|id| step(id, "settled"))?;
+    let state = world.ask(world.images, &ImageRegistry::stateOfCall { round })?;
+    ensure!(state == 7, "what was built here is not what they have built: the round ends as {state}, not approved");
+    say(&format!("ok  they approve what was built here: {image}"));
+    Ok(())
+}
