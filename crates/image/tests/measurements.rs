@@ -3,6 +3,9 @@
 
 use openrelay_image::snp::{Start, launch_digest};
 use openrelay_image::{ImageError, hex};
+use sev::measurement::snp::{SnpMeasurementArgs, snp_calc_launch_digest};
+use sev::measurement::vcpu_types::CpuType;
+use sev::measurement::vmsa::{GuestFeatures, VMMType};
 
 const FIRMWARE: &[u8] = include_bytes!("../testdata/ovmf-amdsev-suffix.bin");
 /// What `EPYC-v4` says of itself.
@@ -45,6 +48,45 @@ fn launch_digests_are_those_of_others() {
         let found = launch_digest(&start(cmdline), processors, EPYC, features).unwrap();
         assert_eq!(hex(&found), wanted, "{cmdline:?} x {processors}, {features:#x}");
     }
+}
+
+/// Crate `sev` reads the same files and computes by itself.
+#[test]
+fn another_calculator_gets_the_same_digests() {
+    let dir = std::env::temp_dir().join(format!("openrelay-measurements-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        std::fs::write(dir.join(name), bytes).unwrap();
+        dir.join(name)
+    };
+    let firmware = file("firmware", FIRMWARE);
+    let types = [
+        (CpuType::EpycV4, EPYC),
+        (CpuType::EpycMilan, 0x00a0_0f11),
+        (CpuType::EpycGenoa, 0x00a1_0f10),
+        (CpuType::EpycTurin, 0x00b0_0f00),
+    ];
+    for (number, (vcpu_type, signature)) in (1..).zip(types) {
+        let (kernel, initrd) = (vec![number; 4_097 * usize::from(number)], vec![!number; 5_000]);
+        let cmdline = "a".repeat(usize::from(number) * 11);
+        for (processors, features) in [(1, 0x1), (2, 0x21), (u32::from(number) * 8, 0x1)] {
+            let own = Start { firmware: FIRMWARE, kernel: &kernel, initrd: &initrd, cmdline: &cmdline };
+            let own = launch_digest(&own, processors, signature, features).unwrap();
+            let other = snp_calc_launch_digest(SnpMeasurementArgs {
+                vcpus: processors,
+                vcpu_type,
+                ovmf_file: firmware.clone(),
+                guest_features: GuestFeatures(features),
+                kernel_file: Some(file("kernel", &kernel)),
+                initrd_file: Some(file("initrd", &initrd)),
+                append: Some(&cmdline),
+                ovmf_hash_str: None,
+                vmm_type: Some(VMMType::QEMU),
+            });
+            assert_eq!(hex(&own), format!("{:x}", other.unwrap()), "{vcpu_type:?} x {processors}");
+        }
+    }
+    std::fs::remove_dir_all(dir).unwrap();
 }
 
 #[test]

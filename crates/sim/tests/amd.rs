@@ -8,6 +8,9 @@ use openrelay_attest::raw::convert;
 use openrelay_attest::roots::AmdRoot;
 use openrelay_attest::{Evidence, Facts, Refusal, Roots, examine};
 use openrelay_sim::amd::{BEGINS, Certificate, Chip, ENDS, MockAmd, Report};
+use sev::certs::snp::{Verifiable as _, ca};
+use sev::firmware::guest::AttestationReport;
+use sev::parser::ByteParser as _;
 
 const NOW: u64 = BEGINS + 86_400;
 const DAY: u64 = 86_400;
@@ -301,6 +304,47 @@ fn every_flipped_bit_is_refused() {
             let judged = Evidence::decode(&copy).and_then(|e| examine(&e, Some(&collateral), &roots, NOW));
             assert!(judged.is_err(), "{product}: bit {} of byte {} is not covered", bit % 8, bit / 8);
         }
+    }
+}
+
+/// What crate `sev` makes of a case: it looks at signatures alone, and at a report that it has encoded anew.
+fn signed_by_sev(world: &World, case: &Case) -> bool {
+    let certificate = |der: &[u8]| sev::certs::snp::Certificate::from_der(der).unwrap();
+    let ca = ca::Chain { ark: certificate(&world.root.ark), ask: certificate(&world.root.ask) };
+    let chain = sev::certs::snp::Chain { ca, vek: certificate(&case.leaf) };
+    AttestationReport::from_bytes(&case.report).is_ok_and(|report| (&chain, &report).verify().is_ok())
+}
+
+/// Two verifiers: what ours believes the other believes, and what the other takes for signed ours does not call unsigned, whatever a report says.
+#[test]
+fn another_verifier_agrees_about_signatures() {
+    for (product, version) in [("Milan", 3), ("Genoa", 2), ("Genoa", 3), ("Turin", 3), ("Turin", 5)] {
+        let world = World::new(product);
+        let good = world.good(version);
+        assert!(world.code(&good) == "genuine" && signed_by_sev(&world, &good), "{product} {version}");
+        let strange = Case { leaf: World::new(product).good(version).leaf, ..world.good(version) };
+        assert!(world.code(&strange) != "genuine" && !signed_by_sev(&world, &strange), "{product} {version}");
+        let (mut believed, mut taken) = (0, 0);
+        for at in (0..0x2a0).step_by(8) {
+            let said = [0x5a, 0, 0, 0, 0, 0, 0, 0xa5];
+            let case = world.signed(&world.report(version).with(at, &said));
+            let (code, signed) = (world.code(&case), signed_by_sev(&world, &case));
+            assert!(signed || code != "genuine", "{product} {version}, {at:#x}: sev does not believe it");
+            assert!(code != "signature", "{product} {version}, {at:#x}: it is signed");
+            believed += u32::from(code == "genuine");
+            taken += u32::from(signed);
+        }
+        // Fields that say nothing of the platform, and all that are no reserved ones.
+        assert!((40..taken).contains(&believed), "{product} {version}: {believed} of {taken}");
+        let mut flipped = 0;
+        for at in (0..0x4a0).step_by(7) {
+            let mut case = world.good(version);
+            case.report[at] ^= 1 << (at % 8);
+            assert_ne!(world.code(&case), "genuine", "{product} {version}, {at:#x}");
+            flipped += u32::from(signed_by_sev(&world, &case));
+        }
+        // It does not see what it does not encode: reserved bytes, and the upper bytes of both numbers.
+        assert!((20..85).contains(&flipped), "{product} {version}: {flipped}");
     }
 }
 
