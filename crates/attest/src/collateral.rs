@@ -10,7 +10,7 @@ use crate::refusal::Refusal;
 
 /// Largest collateral that is read, in bytes.
 pub const MAX_COLLATERAL: usize = 65_536;
-/// Largest certificate, in bytes: AMD's with keys of 4,096 bits have some 1,700.
+/// Most blocks of a PEM file that is read.
 const MAX_CERTIFICATES: usize = 16;
 
 /// Collateral of either vendor.

@@ -163,8 +163,20 @@ fn evidence_has_one_encoding_and_is_known_by_what_was_signed() {
         identities.insert(evidence.identity());
     }
     assert_eq!(identities.len(), 4);
-    assert_eq!(Evidence::decode(&vec![1; 16_385]).unwrap_err().code(), "too-large");
-    assert_eq!(Evidence::decode(&vec![2; 4_097]).unwrap_err().code(), "too-large");
+    // As long as it may be, and one byte longer.
+    for (evidence, limit) in [(intel("sgx_quote").0, 16_384), (milan(), 4_096)] {
+        let longer = |by: usize| {
+            let mut evidence = evidence.clone();
+            match &mut evidence {
+                Evidence::Intel(quote) => quote.certificate.resize(quote.certificate.len() + by, 0),
+                Evidence::Amd(report) => report.certificate.resize(report.certificate.len() + by, 0),
+            }
+            evidence.encode()
+        };
+        let room = limit - evidence.encode().len();
+        assert!(Evidence::decode(&longer(room)).is_ok());
+        assert_eq!(Evidence::decode(&longer(room + 1)).unwrap_err().code(), "too-large");
+    }
     assert_eq!(Evidence::decode(&[3]).unwrap_err().code(), "not-evidence");
 }
 

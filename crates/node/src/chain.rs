@@ -109,7 +109,7 @@ fn note_reading(kept: &Path) {
 /// What all mirrors have about relays, and the collateral that each has: nothing of it is checked.
 pub fn mirrored_evidence(file: &ChainFile) -> (AttestationFile, Vec<Vec<u8>>) {
     let (mut all, mut bundles) = (AttestationFile::default(), Vec::new());
-    for mut brought in evidence::downloads(&Outside, file) {
+    for mut brought in evidence::downloads(file) {
         bundles.push(std::mem::take(&mut brought.bundle));
         all.add(brought);
     }

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
 
 use base64ct::Encoding as _;
-use openrelay_attest::collateral::{AmdBundle, AmdCollateral, Collateral};
+use openrelay_attest::collateral::{AmdBundle, AmdCollateral, Collateral, list_issued};
 use openrelay_attest::facts::{Crl, KeyKind, Tcb};
 use openrelay_attest::raw::convert;
 use openrelay_attest::roots::AmdRoot;
@@ -371,6 +371,14 @@ fn a_bundle_holds_a_leaf_an_authority_and_a_list() {
     let lists = AmdBundle::from_pem([all.as_str(), &pem("X509 CRL", &list)].concat().as_bytes()).unwrap_err();
     assert!(lists.to_string().contains("twice"), "{lists}");
     let other = pem("CERTIFICATE", &World::new("Genoa").good(3).leaf);
-    let two = AmdBundle::from_pem([leaf, other].concat().as_bytes()).unwrap_err();
+    let two = AmdBundle::from_pem([leaf.clone(), other].concat().as_bytes()).unwrap_err();
     assert!(two.to_string().contains("two keys"), "{two}");
+    // As much as is read, and more.
+    assert!(AmdBundle::from_pem(leaf.repeat(16).as_bytes()).is_ok());
+    let many = AmdBundle::from_pem(leaf.repeat(17).as_bytes()).unwrap_err();
+    assert!(many.to_string().contains("17 blocks"), "{many}");
+    let padded = |length: usize| " ".repeat(length - leaf.len()) + &leaf;
+    assert!(AmdBundle::from_pem(padded(65_536).as_bytes()).is_ok());
+    assert_eq!(AmdBundle::from_pem(padded(65_537).as_bytes()).unwrap_err().code(), "too-large");
+    assert_eq!((list_issued(&crl), list_issued(&case.leaf)), (Some(BEGINS), None));
 }

@@ -4,6 +4,8 @@
 //! when they are judged; an endpoint that does not answer is none to read from.
 
 use std::collections::BTreeSet;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use alloy_primitives::{Address, B256, Bytes, KECCAK256_EMPTY, U256};
 use openrelay_attest::file::AttestationFile;
@@ -19,18 +21,25 @@ use openrelay_ledger::chain::voted::{
 use openrelay_ledger::chain::voting::image_value;
 use openrelay_ledger::directory::Directory;
 use openrelay_proto::message::MirrorFile;
+use openrelay_proto::random::array;
 use serde_json::{Value, json};
+use ureq::Agent;
 
 use super::endpoint::{Endpoint, EndpointError};
 use super::read::height;
-use super::way::Way;
+use super::way::{Outside, PATIENCE, Way};
 use crate::attestation::{NEWEST, sha256};
 use crate::chain_file::ChainFile;
+use crate::random::OsRandom;
 
 /// Largest file of a mirror's, in bytes: of some four thousand relays.
 const MAX_FILE: u64 = 12 << 20;
 /// Evidence of a relay that is kept at most. More than two are only of one that is not believed.
 const KEPT: usize = 8;
+/// Whose files are read each time: one alone could hold back the evidence of all relays but those that it would have one use.
+const SOURCES: usize = 2;
+/// How long the others are waited for when one has answered.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// Adds to a reading what relays are judged by, as this endpoint proves it; `extra` is evidence that relays have shown and mirrors may not have yet.
 ///
@@ -47,25 +56,30 @@ pub(super) fn add(
     let Some(contracts) = file.trust().contracts else { return Ok(()) };
     let header = Header::decode(&reading.header).map_err(|error| endpoint.malformed("eth_getBlockByNumber", error))?;
     let mut found = older.and_then(|older| AttestationFile::decode(&older.attestation).ok()).unwrap_or_default();
-    let mut brought = download(way, file).unwrap_or_default();
-    let bundles = [std::mem::take(&mut found.bundle), std::mem::take(&mut brought.bundle)];
+    let mut all_brought = gathered(way, &file.evidence);
+    // What is added below comes with the first, or with none.
+    if all_brought.is_empty() {
+        all_brought.push(AttestationFile::default());
+    }
+    let bundles: Vec<Vec<u8>> =
+        std::iter::once(&mut found).chain(&mut all_brought).map(|file| std::mem::take(&mut file.bundle)).collect();
     let anchors: BTreeSet<u64> = anchors(header.number).collect();
     // What evidence names that mirrors may not have yet. Its header is the block's if the history of blocks says so, whoever has shown it.
     let mut heights: BTreeSet<u64> = anchors.last().copied().into_iter().collect();
     heights.extend(extra.iter().map(|staple| staple.binding.block_height).filter(|height| anchors.contains(height)));
-    for height in heights {
-        brought.headers.extend(header_at(endpoint, height)?);
+    if let Some(brought) = all_brought.first_mut() {
+        for height in heights {
+            brought.headers.extend(header_at(endpoint, height)?);
+        }
+        brought.staples.extend(extra.iter().cloned());
     }
-    brought.staples.extend(extra.iter().cloned());
     let may_hold = |staple: &Staple| {
         let binding = &staple.binding;
         directory.relay(binding.relay_id).is_some() && anchors.contains(&binding.block_height)
     };
-    // Apart: what a mirror brings, true or false, takes no place of what was kept, and comes behind it.
     found.staples.retain(may_hold);
-    brought.staples.retain(may_hold);
-    brought.keep_newest(NEWEST);
-    put_behind(&mut found, brought);
+    all_brought.iter_mut().for_each(|brought| brought.staples.retain(may_hold));
+    put_behind(&mut found, all_brought);
     reading.states = states(endpoint, &header, &contracts)?;
     // What the chain does not name could crowd out what it does.
     if let Ok(voted) = reading.voted(&file.trust()) {
@@ -78,10 +92,9 @@ pub(super) fn add(
         found.manifests.retain(|bytes| Manifest::decode(bytes).is_ok_and(|manifest| named(manifest, bytes)));
         found.statements.retain(|statement| voted.images.iter().any(|image| image.round == statement.round));
     }
-    // Of both the one that the chain names: they are held against it again when relays are judged.
+    // Of all the one that the chain names: it is held against it again when relays are judged.
     let claimed = claimed_bundle(&reading.states, &contracts);
-    let [kept, other] = bundles;
-    found.bundle = if claimed == Some(sha256(&kept)) { kept } else { other };
+    found.bundle = bundles.into_iter().find(|bundle| claimed == Some(sha256(bundle))).unwrap_or_default();
     reading.attestation = if found == AttestationFile::default() { Vec::new() } else { fitting(found) };
     Ok(())
 }
@@ -94,14 +107,17 @@ pub(super) fn add_kept(file: &ChainFile, reading: &mut Reading, older: &Reading)
     if claimed_bundle(&reading.states, &contracts) == Some(sha256(&brought.bundle)) {
         found.bundle.clone_from(&brought.bundle);
     }
-    put_behind(&mut found, brought);
+    put_behind(&mut found, vec![brought]);
     reading.attestation = fitting(found);
 }
 
-/// Adds what comes now behind what was kept; each has places of its own.
-fn put_behind(kept: &mut AttestationFile, brought: AttestationFile) {
-    kept.keep_first(KEPT - NEWEST);
-    kept.add(brought);
+/// Adds what comes now behind what was kept. Each has places of its own: what a mirror brings, true or false, takes none of what was kept or of what another brings.
+fn put_behind(kept: &mut AttestationFile, all_brought: Vec<AttestationFile>) {
+    kept.keep_first(KEPT - SOURCES * NEWEST);
+    for mut brought in all_brought {
+        brought.keep_newest(NEWEST);
+        kept.add(brought);
+    }
     kept.keep_first(KEPT);
 }
 
@@ -123,20 +139,44 @@ fn claimed_bundle(states: &[Proven], contracts: &Contracts) -> Option<B256> {
     state.slots.iter().find(|slot| slot.key == key).map(|slot| slot.value.into())
 }
 
-/// The first file that a relay on the way or a mirror has.
-pub(super) fn download(way: &dyn Way, file: &ChainFile) -> Option<AttestationFile> {
-    downloads(way, file).next()
+/// The files of [`SOURCES`]: of a relay on the way, if one has a file (of a large network it has none), and of mirrors that are drawn by chance; of others only where those have none.
+fn gathered(way: &dyn Way, mirrors: &[String]) -> Vec<AttestationFile> {
+    let decoded = |bytes: Vec<u8>| AttestationFile::decode(&bytes).ok();
+    let mut relays = way.relays().iter().filter_map(|relay| way.fetch(*relay, MirrorFile::Attestation).ok());
+    let mut found: Vec<AttestationFile> = relays.find_map(decoded).into_iter().collect();
+    let mut mirrors = mirrors.to_vec();
+    mirrors.sort_by_cached_key(|_| array::<8>(&mut OsRandom::default()));
+    while found.len() < SOURCES && !mirrors.is_empty() {
+        let (answers, all) = mpsc::channel();
+        for url in mirrors.drain(..mirrors.len().min(SOURCES - found.len())) {
+            let (answers, agent) = (answers.clone(), way.agent(&url));
+            // Nobody may be waiting any more.
+            std::thread::spawn(move || answers.send(download(&agent, &url)).ok());
+        }
+        drop(answers);
+        let later = || Instant::now() + GRACE;
+        let mut until = (!found.is_empty()).then(later);
+        loop {
+            let rest = until.map_or(PATIENCE, |until| until.saturating_duration_since(Instant::now()));
+            let Ok(answer) = all.recv_timeout(rest) else { break };
+            found.extend(answer);
+            if !found.is_empty() {
+                until.get_or_insert_with(later);
+            }
+        }
+    }
+    found
 }
 
-/// The files that relays on the way and mirrors have, one after the other.
-pub(super) fn downloads<'a>(way: &'a dyn Way, file: &'a ChainFile) -> impl Iterator<Item = AttestationFile> + 'a {
-    let relays = way.relays().iter().map(|relay| way.fetch(*relay, MirrorFile::Attestation).ok());
-    let mirrors = file.evidence.iter().map(|url| {
-        let mut response = way.agent(url).get(url).call().ok().filter(|response| response.status().is_success())?;
-        response.body_mut().with_config().limit(MAX_FILE).read_to_vec().ok()
-    });
-    // A relay of the circuit first, so that nobody else hears of the question; of a large network it has none.
-    relays.chain(mirrors).flatten().filter_map(|bytes| AttestationFile::decode(&bytes).ok())
+/// The files that mirrors have, one after the other, straight from this machine.
+pub(super) fn downloads(file: &ChainFile) -> impl Iterator<Item = AttestationFile> + '_ {
+    file.evidence.iter().filter_map(|url| download(&Outside.agent(url), url))
+}
+
+fn download(agent: &Agent, url: &str) -> Option<AttestationFile> {
+    let mut response = agent.get(url).call().ok().filter(|response| response.status().is_success())?;
+    let bytes = response.body_mut().with_config().limit(MAX_FILE).read_to_vec().ok()?;
+    AttestationFile::decode(&bytes).ok()
 }
 
 /// The header at a height by an endpoint's word; `None` when it has none.
@@ -208,4 +248,94 @@ fn number(shown: &Value) -> Option<U256> {
 
 fn nodes(shown: &Value) -> Option<Vec<Bytes>> {
     shown.as_array()?.iter().map(|node| node.as_str()?.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+
+    use openrelay_attest::Evidence;
+    use openrelay_attest::binding::Binding;
+
+    use super::*;
+
+    fn staple(relay_id: u64, block_height: u64, signature: u8) -> Staple {
+        let evidence = [&[2][..], &[0; 672], &[signature; 96], &[0, 0]].concat();
+        let binding = Binding {
+            network: [1; 32],
+            relay_id,
+            handshake_key: [2; 32],
+            key_epoch: 1,
+            roles: 1,
+            image: [3; 32],
+            block_hash: [4; 32],
+            block_height,
+        };
+        Staple { evidence: Evidence::decode(&evidence).unwrap(), binding }
+    }
+
+    fn file(staples: &[Staple]) -> AttestationFile {
+        AttestationFile { staples: staples.to_vec(), ..AttestationFile::default() }
+    }
+
+    /// A mirror with this file; one without takes questions and answers none.
+    fn mirror(file: Option<AttestationFile>) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/attestation", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            let mut silent = Vec::new();
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let Some(file) = &file else {
+                    silent.push(stream);
+                    continue;
+                };
+                let mut asked = Vec::new();
+                while !asked.ends_with(b"\r\n\r\n") {
+                    let mut byte = [0];
+                    stream.read_exact(&mut byte).unwrap();
+                    asked.push(byte[0]);
+                }
+                let bytes = file.encode();
+                let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", bytes.len());
+                stream.write_all(&[head.as_bytes(), &bytes].concat()).unwrap();
+            }
+        });
+        url
+    }
+
+    fn relays(found: &[AttestationFile]) -> Vec<u64> {
+        let mut all: Vec<u64> = found.iter().flat_map(|file| &file.staples).map(|one| one.binding.relay_id).collect();
+        all.sort_unstable();
+        all
+    }
+
+    #[test]
+    fn a_mirror_that_holds_evidence_back_keeps_nobody_from_what_another_has() {
+        let mirrors = [mirror(Some(file(&[staple(1, 256, 1)]))), mirror(Some(file(&[staple(2, 256, 1)])))];
+        assert_eq!(relays(&gathered(&Outside, &mirrors)), [1, 2]);
+    }
+
+    #[test]
+    fn mirrors_that_are_gone_or_silent_keep_nobody_from_one_that_answers() {
+        let gone = format!("http://{}/", TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
+        let good = mirror(Some(file(&[staple(1, 256, 1)])));
+        assert_eq!(relays(&gathered(&Outside, &[gone.clone(), gone.clone(), good.clone()])), [1]);
+        assert_eq!(relays(&gathered(&Outside, &[good, mirror(None)])), [1]);
+        assert_eq!(gathered(&Outside, &[gone]), []);
+    }
+
+    #[test]
+    fn false_evidence_takes_no_place_of_what_was_kept_or_of_what_another_mirror_brings() {
+        let forged = |from: u8| file(&(from..from + 9).map(|byte| staple(1, 512, byte)).collect::<Vec<_>>());
+        for all in [[file(&[staple(1, 256, 1)]), forged(100)], [forged(100), file(&[staple(1, 256, 1)])]] {
+            let mut kept = forged(50);
+            kept.staples.insert(0, staple(1, 256, 2));
+            put_behind(&mut kept, all.to_vec());
+            let (first, all) = (&kept.staples[0], &kept.staples);
+            assert!(*first == staple(1, 256, 2) && all.contains(&staple(1, 256, 1)) && all.len() <= KEPT);
+        }
+    }
 }

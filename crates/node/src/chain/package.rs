@@ -15,7 +15,7 @@ use openrelay_ledger::hex;
 use super::endpoint::{Endpoint, EndpointError};
 use super::evidence;
 use super::read::{ChainError, read};
-use super::way::{Outside, get};
+use super::way::get;
 use crate::attestation::{Approved, approved, sha256, signed};
 use crate::chain_file::ChainFile;
 
@@ -75,7 +75,7 @@ pub fn packages(file: &ChainFile, now: u64) -> Result<Vec<Approved>, PackageErro
                 let newest = voted.iter().rev().find(usable);
                 let mut found = AttestationFile::default();
                 // Of all, until one has the manifest of the newest: a mirror that leaves it out would have an older one taken.
-                for brought in evidence::downloads(&Outside, file) {
+                for brought in evidence::downloads(file) {
                     found.add(brought);
                     let signed = signed(&voted, &file.trust(), &found);
                     let packages = approved(&voted, haste, &signed, &found, time);
