@@ -2,6 +2,7 @@
 //!
 //! Owns files, downloads and the compiler's settings; what an image is, `openrelay-image` says. Never runs anything out of a package.
 
+mod compile;
 mod show;
 
 use std::collections::BTreeMap;
@@ -32,8 +33,6 @@ pub(crate) const MANIFEST: &str = "manifest.json";
 const FIRMWARE: &str = "firmware.fd";
 /// And of the client's package.
 pub(crate) const CLIENT: &str = "openrelay";
-/// The platform that images are for.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// How long a package may take.
 const DOWNLOAD: Duration = Duration::from_secs(600);
 
@@ -154,7 +153,7 @@ pub(crate) fn make(build: &BuildArguments) -> Result<Built, Failure> {
     let started = Instant::now();
     let programs = match build.programs.as_deref() {
         Some(paths) => paths.iter().map(|path| read(path)).collect::<Result<_, _>>()?,
-        None => compile(build, &lock)?,
+        None => compile::compile(build, &lock)?,
     };
     stage("programs are there", started);
     let started = Instant::now();
@@ -285,127 +284,6 @@ fn download(package: &Package, archives: &[String]) -> Result<Vec<u8>, Failure> 
 fn fetch(url: &str, size: u64) -> Result<Vec<u8>, String> {
     let (_, bytes) = openrelay_node::chain::way::get(url, DOWNLOAD, size + 1)?;
     if bytes.len() as u64 == size { Ok(bytes) } else { Err(format!("{url}: it has not {size} bytes")) }
-}
-
-/// Compiles the programs, without anything of this machine in them.
-fn compile(build: &BuildArguments, lock: &Lock) -> Result<Vec<Vec<u8>>, Failure> {
-    for tool in &lock.tools {
-        check_tool(tool)?;
-    }
-    let source = build.source.canonicalize().map_err(Failure::plain)?;
-    let target = build.target.clone().unwrap_or_else(|| source.join("target/image"));
-    std::fs::create_dir_all(&target).map_err(Failure::plain)?;
-    let target = target.canonicalize().map_err(Failure::plain)?;
-    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
-    let home = home.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")));
-    // The folder of the registry has another name on each machine.
-    let registries =
-        home.and_then(|home| std::fs::read_dir(home.join("registry/src")).ok()).into_iter().flatten().flatten();
-    let mut places: Vec<(PathBuf, &str)> = registries.map(|entry| (entry.path(), "/registry")).collect();
-    places.push((target.clone(), "/target"));
-    places.push((source.clone(), "/source"));
-    let mut flags = vec!["-Clink-arg=-Wl,--build-id=none".to_owned()];
-    if build.kind == Kind::Relay {
-        // An image has no libraries. The client's program has the system's, which look up names.
-        flags.push("-Ctarget-feature=+crt-static".to_owned());
-    }
-    // As .cargo/config.toml says, whose flags these replace: C would be tuned for the builder's processor.
-    let mut c_flags = vec!["-mtune=generic".to_owned()];
-    for (place, name) in &places {
-        flags.push(format!("--remap-path-prefix={}={name}", place.display()));
-        c_flags.push(format!("-ffile-prefix-map={}={name}", place.display()));
-    }
-    fetch_crates(&source)?;
-    let names: &[&str] = match (build.kind, build.simulate) {
-        (Kind::Relay, false) => &["openrelay-init", "openrelay-relay"],
-        (Kind::Relay, true) => &["openrelay-init", "openrelay-relay-sim"],
-        (Kind::Client, false) => &[CLIENT],
-        (Kind::Client, true) => return Err(Failure::new(2, "--simulate is for images of relays")),
-    };
-    for name in names {
-        let mut command = Command::new("cargo");
-        command.current_dir(&source).args(["build", "--release", "--locked", "--target", TARGET]);
-        command.args(["--package", name, "--bin", name]);
-        command.env("CARGO_TARGET_DIR", &target).env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
-        command.env("CFLAGS", c_flags.join(" ")).env("CARGO_INCREMENTAL", "0");
-        for (setting, value) in [("STRIP", "symbols"), ("DEBUG", "0"), ("CODEGEN_UNITS", "1"), ("PANIC", "abort")] {
-            command.env(format!("CARGO_PROFILE_RELEASE_{setting}"), value);
-        }
-        let status =
-            command.status().map_err(|error| Failure::new(77, format!("cannot run cargo: {error}; install Rust")))?;
-        if !status.success() {
-            return Err(Failure::plain(format!("the build of {name} failed ({status}); its reason stands above")));
-        }
-    }
-    let built = target.join(TARGET).join("release");
-    names.iter().map(|name| read(&built.join(name))).collect()
-}
-
-/// Has all crates that the source names: where their registry cannot be reached, that is no fault of the source's.
-fn fetch_crates(source: &Path) -> Result<(), Failure> {
-    let mut command = Command::new("cargo");
-    command.current_dir(source).args(["fetch", "--locked", "--target", TARGET]);
-    let output =
-        command.output().map_err(|error| Failure::new(77, format!("cannot run cargo: {error}; install Rust")))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    // By these words cargo says that the lock does not fit the source.
-    let code = if said.contains("--locked") { 1 } else { 77 };
-    Err(Failure::new(code, format!("cannot have the crates that Cargo.lock names: {}", said.trim())))
-}
-
-/// Whether a tool is the one that the lock names.
-fn check_tool(tool: &openrelay_image::lock::Tool) -> Result<(), Failure> {
-    let Some((program, arguments)) = tool.ask.split_first() else {
-        return Err(Failure::plain(format!("the lock does not say how {} is found", tool.name)));
-    };
-    let output = Command::new(program).args(arguments).output().map_err(|error| {
-        Failure::new(77, format!("cannot run {program}, which says where {} is: {error}", tool.name))
-    })?;
-    let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    let mut path = PathBuf::from(&said);
-    if let Some(below) = &tool.below {
-        path.push(below);
-    }
-    let path = std::fs::canonicalize(&path)
-        .or_else(|_| {
-            std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
-                .map(|dir| dir.join(&said))
-                .find(|path| path.exists())
-                .ok_or(std::io::ErrorKind::NotFound.into())
-        })
-        .map_err(|error: std::io::Error| Failure::new(77, format!("cannot find {}: {error}", tool.name)))?;
-    let found = hex(&hash_of(&path)?);
-    if found == tool.sha256 {
-        return Ok(());
-    }
-    Err(Failure::new(
-        77,
-        format!(
-            "{} ({}) has SHA-256 {found}, but the lock names {}: with another one the image would be another",
-            tool.name,
-            path.display(),
-            tool.sha256
-        ),
-    ))
-}
-
-/// Of a file its hash; of a folder the hash of its files' hashes, by name.
-fn hash_of(path: &Path) -> Result<[u8; 32], Failure> {
-    if !path.is_dir() {
-        return Ok(sha256(&read(path)?));
-    }
-    let mut names: Vec<PathBuf> =
-        std::fs::read_dir(path).map_err(Failure::plain)?.flatten().map(|entry| entry.path()).collect();
-    names.sort();
-    let mut all = String::new();
-    for name in names.iter().filter(|name| name.is_file()) {
-        let file = name.file_name().map(|file| file.to_string_lossy().into_owned()).unwrap_or_default();
-        all += &format!("{}  {file}\n", hex(&sha256(&read(name)?)));
-    }
-    Ok(sha256(all.as_bytes()))
 }
 
 /// Prints what firmware and chips will report.
