@@ -23,6 +23,7 @@ use openrelay_node::clock::unix_seconds;
 use openrelay_node::config::Origin;
 use serde_json::{Value, json};
 
+use crate::confined::Confinement;
 use crate::control::folders;
 use crate::failure::Failure;
 use crate::{ImageCommand, Program, say, talk};
@@ -121,6 +122,9 @@ pub(crate) struct BuildArguments {
     /// The version that the image is to have
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     pub(crate) version: u64,
+    /// Whether the compiler must be confined; here, where the tree is the user's own
+    #[arg(skip = Confinement::WherePossible)]
+    pub(crate) confinement: Confinement,
 }
 
 /// A built image.
@@ -349,7 +353,7 @@ fn verify(program: &Program, build: &BuildArguments, config: &Path) -> Result<()
             openrelay_node::chain::package::packages(&chain, unix_seconds())?
         }
     };
-    let built = make(build)?;
+    let built = make(&BuildArguments { confinement: Confinement::Required, ..build.clone() })?;
     let hash = built.image.hash();
     let Some(approved) = all.iter().find(|approved| approved.image.hash == hash) else {
         let known: Vec<String> = all.iter().map(|approved| hex(&approved.image.hash)).collect();

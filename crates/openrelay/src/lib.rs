@@ -3,6 +3,7 @@
 //! Owns arguments, exit codes and what people read. Results go to stdout, talk to stderr.
 
 mod checkpoint;
+mod confined;
 mod control;
 mod daemon;
 mod devnet;
@@ -117,6 +118,9 @@ enum Command {
         #[command(subcommand)]
         command: ImageCommand,
     },
+    /// Become a program that reads and writes little and reaches nobody
+    #[command(hide = true)]
+    Confined(confined::Arguments),
     /// Try everything on this machine, in namespaces (needs openrelay-dev)
     #[command(disable_help_flag = true)]
     Devnet {
@@ -552,6 +556,7 @@ pub fn main(roots: Roots) -> ExitCode {
             update::update(&program, &config.config, into.as_deref(), check, json)
         }
         Command::Image { command } => image::run(&program, &command),
+        Command::Confined(arguments) => confined::run(&arguments),
         Command::Devnet { arguments } => devnet::run("devnet", &arguments),
         Command::Devchain { arguments } => devnet::run("devchain", &arguments),
     };

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::PathBuf;
 
 use caps::{CapSet, Capability, CapsHashSet};
 use seccompiler::{
@@ -96,14 +97,52 @@ pub fn drop_privileges(id: Option<u32>) -> Result<(), SandboxError> {
     forbid_core_dumps()
 }
 
+/// Gives up all capabilities but those over files of other users: with others root reads the memory of processes outside of a confinement. Programs started later have no more.
+///
+/// # Errors
+/// When a step fails.
+pub fn only_file_capabilities() -> Result<(), SandboxError> {
+    let fault = failed("drop capabilities");
+    let files: CapsHashSet = [Capability::CAP_DAC_OVERRIDE, Capability::CAP_FOWNER].into();
+    let own = caps::read(None, CapSet::Permitted).map_err(other).map_err(&fault)?;
+    let keep: CapsHashSet = own.intersection(&files).copied().collect();
+    caps::clear(None, CapSet::Ambient).map_err(other).map_err(&fault)?;
+    caps::set(None, CapSet::Effective, &keep).map_err(other).map_err(&fault)?;
+    caps::set(None, CapSet::Permitted, &keep).map_err(other).map_err(&fault)?;
+    caps::clear(None, CapSet::Inheritable).map_err(other).map_err(&fault)?;
+    // SAFETY: prctl with PR_SET_NO_NEW_PRIVS takes its arguments by value.
+    unsafe { cvt(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)).map_err(failed("forbid new privileges")) }?;
+    Ok(())
+}
+
 /// Gives up the file system and TCP. Threads started later inherit it. Returns whether the kernel enforces it in full.
 ///
 /// # Errors
 /// When a kernel that has landlock refuses.
 pub fn forbid_files() -> Result<bool, SandboxError> {
+    only_files(&[], &[]).map(|enforced| enforced == Enforced::Fully)
+}
+
+/// How much of a confinement a kernel enforces.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Enforced {
+    /// All of it.
+    Fully,
+    /// Files, and not all else: before Linux 6.12.
+    Partly,
+    /// Nothing.
+    Not,
+}
+
+/// Gives up TCP, other processes, and the file system but for what is below these folders and files: those to read and execute, and those to write too; what is not there is left out. Threads and
+/// programs started later inherit it.
+///
+/// # Errors
+/// When a kernel that has landlock refuses.
+pub fn only_files(read: &[PathBuf], write: &[PathBuf]) -> Result<Enforced, SandboxError> {
     use landlock::{
-        ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreated, RulesetStatus,
-        Scope,
+        ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreated,
+        RulesetCreatedAttr, RulesetStatus, Scope, path_beneath_rules,
     };
     let abi = ABI::V6;
     let restricted = Ruleset::default()
@@ -112,10 +151,16 @@ pub fn forbid_files() -> Result<bool, SandboxError> {
         .and_then(|rules| rules.handle_access(AccessNet::from_all(abi)))
         .and_then(|rules| rules.scope(Scope::from_all(abi)))
         .and_then(Ruleset::create)
+        .and_then(|rules| rules.add_rules(path_beneath_rules(read, AccessFs::from_read(abi))))
+        .and_then(|rules| rules.add_rules(path_beneath_rules(write, AccessFs::from_all(abi))))
         .and_then(RulesetCreated::restrict_self)
         .map_err(other)
         .map_err(failed("give up the file system"))?;
-    Ok(restricted.ruleset == RulesetStatus::FullyEnforced)
+    Ok(match restricted.ruleset {
+        RulesetStatus::FullyEnforced => Enforced::Fully,
+        RulesetStatus::PartiallyEnforced => Enforced::Partly,
+        RulesetStatus::NotEnforced => Enforced::Not,
+    })
 }
 
 /// Leaves the process only the system calls that a running relay makes; any other ends it, but for opening a file, which is refused. Call it when all threads run.

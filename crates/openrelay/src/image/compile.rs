@@ -1,6 +1,6 @@
 //! Compiling what goes into an image, so that everybody gets the same bytes.
 //!
-//! Owns the compiler's settings. What is packed of it, `openrelay-image` says.
+//! Owns the compiler's settings. What is packed of it, `openrelay-image` says. Nothing that the source brings runs with more than [`confined`](crate::confined) leaves it.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,6 +9,7 @@ use openrelay_image::lock::{Lock, Tool};
 use openrelay_image::{hex, sha256};
 
 use super::{BuildArguments, CLIENT, Kind, read};
+use crate::confined::{self, Confinement};
 use crate::failure::Failure;
 
 /// The platform that images are for.
@@ -17,11 +18,13 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// Compiles the programs, without anything of this machine in them.
 pub(super) fn compile(build: &BuildArguments, lock: &Lock) -> Result<Vec<Vec<u8>>, Failure> {
     for tool in &lock.tools {
-        check_tool(tool)?;
+        check_tool(tool, build.confinement)?;
     }
     let source = build.source.canonicalize().map_err(Failure::plain)?;
+    // First, for it makes the folders whose names are replaced below.
+    fetch_crates(&source)?;
     let target = build.target.clone().unwrap_or_else(|| source.join("target/image"));
-    std::fs::create_dir_all(&target).map_err(Failure::plain)?;
+    std::fs::create_dir_all(target.join("tmp")).map_err(Failure::plain)?;
     let target = target.canonicalize().map_err(Failure::plain)?;
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")));
@@ -42,7 +45,6 @@ pub(super) fn compile(build: &BuildArguments, lock: &Lock) -> Result<Vec<Vec<u8>
         flags.push(format!("--remap-path-prefix={}={name}", place.display()));
         c_flags.push(format!("-ffile-prefix-map={}={name}", place.display()));
     }
-    fetch_crates(&source)?;
     let names: &[&str] = match (build.kind, build.simulate) {
         (Kind::Relay, false) => &["openrelay-init", "openrelay-relay"],
         (Kind::Relay, true) => &["openrelay-init", "openrelay-relay-sim"],
@@ -50,28 +52,31 @@ pub(super) fn compile(build: &BuildArguments, lock: &Lock) -> Result<Vec<Vec<u8>
         (Kind::Client, true) => return Err(Failure::new(2, "--simulate is for images of relays")),
     };
     for name in names {
-        let mut command = Command::new("cargo");
-        command.current_dir(&source).args(["build", "--release", "--locked", "--target", TARGET]);
-        command.args(["--package", name, "--bin", name]);
+        let mut command = confined::command("cargo", (&[&source], &[&target]), build.confinement);
+        command.current_dir(&source).args(["build", "--release", "--locked", "--offline", "--target", TARGET]);
+        command.env("TMPDIR", target.join("tmp")).args(["--package", name, "--bin", name]);
         command.env("CARGO_TARGET_DIR", &target).env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
         command.env("CFLAGS", c_flags.join(" ")).env("CARGO_INCREMENTAL", "0");
         for (setting, value) in [("STRIP", "symbols"), ("DEBUG", "0"), ("CODEGEN_UNITS", "1"), ("PANIC", "abort")] {
             command.env(format!("CARGO_PROFILE_RELEASE_{setting}"), value);
         }
-        let status =
-            command.status().map_err(|error| Failure::new(77, format!("cannot run cargo: {error}; install Rust")))?;
+        let status = command.status().map_err(|error| Failure::new(77, format!("cannot run cargo: {error}")))?;
         if !status.success() {
-            return Err(Failure::plain(format!("the build of {name} failed ({status}); its reason stands above")));
+            // What this machine lacks is no fault of the source's; cargo has other codes.
+            let code = if status.code() == Some(77) { 77 } else { 1 };
+            let why = format!("the build of {name} failed ({status}); its reason stands above");
+            return Err(Failure::new(code, why));
         }
     }
     let built = target.join(TARGET).join("release");
     names.iter().map(|name| read(&built.join(name))).collect()
 }
 
-/// Has all crates that the source names: where their registry cannot be reached, that is no fault of the source's.
+/// Has all crates that the source names: where their registry cannot be reached, that is no fault of the source's. From another folder, for cargo runs what settings in its own name, and this is not confined.
 fn fetch_crates(source: &Path) -> Result<(), Failure> {
     let mut command = Command::new("cargo");
-    command.current_dir(source).args(["fetch", "--locked", "--target", TARGET]);
+    command.current_dir("/").args(["fetch", "--locked", "--target", TARGET, "--manifest-path"]);
+    command.arg(source.join("Cargo.toml"));
     let output =
         command.output().map_err(|error| Failure::new(77, format!("cannot run cargo: {error}; install Rust")))?;
     if output.status.success() {
@@ -84,13 +89,16 @@ fn fetch_crates(source: &Path) -> Result<(), Failure> {
 }
 
 /// Whether a tool is the one that the lock names.
-fn check_tool(tool: &Tool) -> Result<(), Failure> {
+fn check_tool(tool: &Tool, confinement: Confinement) -> Result<(), Failure> {
     let Some((program, arguments)) = tool.ask.split_first() else {
         return Err(Failure::plain(format!("the lock does not say how {} is found", tool.name)));
     };
-    let output = Command::new(program).args(arguments).output().map_err(|error| {
-        Failure::new(77, format!("cannot run {program}, which says where {} is: {error}", tool.name))
-    })?;
+    let output = confined::command(program, (&[], &[]), confinement).args(arguments).output();
+    let output = output.map_err(|error| Failure::new(77, format!("cannot look for {}: {error}", tool.name)))?;
+    if output.status.code() == Some(77) {
+        let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        return Err(Failure::new(77, format!("cannot look for {}: {why}", tool.name)));
+    }
     let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     let mut path = PathBuf::from(&said);
     if let Some(below) = &tool.below {

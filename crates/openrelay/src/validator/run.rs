@@ -34,6 +34,7 @@ use serde_json::{Value, json};
 use super::Folder;
 use super::collateral::{self, CollateralArguments, Watch};
 use super::round::{Contest, Due, Found, approved, block_time, decided, due, revealed, step};
+use crate::confined::Confinement;
 use crate::failure::Failure;
 use crate::image::{BuildArguments, Kind, MANIFEST, make};
 use crate::ledger::{ask, round_logs};
@@ -292,6 +293,7 @@ fn clean_build(
         },
         simulate: false,
         version,
+        confinement: Confinement::Required,
     };
     let built = make(&build)?;
     let manifest = built.manifest.encode();

@@ -1,0 +1,140 @@
+//! What a source tree brings, and runs when it is built, meets nothing of whoever builds it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test that cannot go on must stop, and says what it left out"
+)]
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+/// A folder with a secret beside it, which is removed at the end.
+struct Place(PathBuf);
+
+impl Place {
+    fn new(name: &str) -> Self {
+        let this = Self(std::env::temp_dir().join(format!("openrelay-{name}-{}", std::process::id())));
+        fs::create_dir_all(this.0.join("tree/src")).unwrap();
+        fs::write(this.0.join("secret"), "a secret").unwrap();
+        this
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.join(name).display().to_string()
+    }
+
+    /// Runs `openrelay` in the folder.
+    fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_openrelay"));
+        command.current_dir(&self.0).args(arguments).env("OPENRELAY_PASSWORD", "a secret").output().unwrap()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Whether this kernel confines anything; says so where it does not.
+fn confines(output: &Output) -> bool {
+    let said = String::from_utf8_lossy(&output.stderr);
+    let without = output.status.code() == Some(77) && said.contains("Landlock");
+    if without {
+        eprintln!("skipped: {said}");
+    }
+    !without
+}
+
+#[test]
+fn what_is_confined_reads_writes_and_reaches_what_it_is_given_alone() {
+    let place = Place::new("confined");
+    let (tree, out) = (place.path("tree"), place.path("out"));
+    fs::create_dir(&out).unwrap();
+    fs::write(format!("{tree}/file"), "of the tree").unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let sh = |line: &str| {
+        let line = format!("{line} 2>&1");
+        place.run(&["confined", "--read", &tree, "--write", &out, "--", "/bin/sh", "-c", &line])
+    };
+    let allowed = sh(&format!("cat {tree}/file && echo >{out}/file && cat {out}/file && echo >/dev/null"));
+    if !confines(&allowed) {
+        return;
+    }
+    assert!(allowed.status.success(), "{allowed:?}");
+    let secret = place.path("secret");
+    for line in [
+        format!("cat {secret}"),
+        format!("ls {}", place.0.display()),
+        format!("echo >{tree}/file"),
+        format!("echo >{tree}/other"),
+        format!("cat /proc/{}/environ", std::process::id()),
+        format!("kill -0 {}", std::process::id()),
+        "cat /etc/passwd".to_owned(),
+    ] {
+        let output = sh(&line);
+        assert!(!output.status.success(), "{line}: {output:?}");
+    }
+    // Before Linux 6.12 that is not confined, which is said.
+    if !String::from_utf8_lossy(&allowed.stderr).contains("network") {
+        let reached = sh(&format!("bash -c 'echo >/dev/tcp/127.0.0.1/{port}'"));
+        assert!(!reached.status.success(), "{reached:?}");
+    }
+    assert_eq!(fs::read(secret).unwrap(), b"a secret");
+}
+
+/// A package whose build reads the secret, and whose lock asks for a tool by a program of its own.
+#[test]
+fn a_source_tree_that_is_built_does_not_read_its_builders_files() {
+    let place = Place::new("hostile-tree");
+    let (tree, secret) = (place.0.join("tree"), place.path("secret"));
+    let write = |name: &str, text: &str| fs::write(tree.join(name), text).unwrap();
+    write("Cargo.toml", "[package]\nname = \"openrelay\"\nversion = \"0.1.0\"\nedition = \"2024\"\n[workspace]\n");
+    write("Cargo.lock", "version = 4\n\n[[package]]\nname = \"openrelay\"\nversion = \"0.1.0\"\n");
+    write("src/main.rs", "fn main() { println!(\"{}\", env!(\"FOUND\")); }");
+    write(
+        "build.rs",
+        &format!(
+            "fn main() {{ println!(\"cargo::rustc-env=FOUND={{:?}}\", (std::fs::read(\"{secret}\").is_ok(), std::env::var(\"OPENRELAY_PASSWORD\").is_ok())); }}"
+        ),
+    );
+    // Packages that the client's program has nothing of.
+    let package = |role: &str| {
+        let hash = "00".repeat(32);
+        format!(
+            "[[package]]\nname = \"{role}\"\nrole = \"{role}\"\npath = \"p\"\nsha256 = \"{hash}\"\nsize = 1\nfile = \"f\"\n"
+        )
+    };
+    let packages = ["kernel", "stub", "firmware"].map(package).concat();
+    let lock =
+        |tools: &str| format!("cmdline = \"\"\nkernel_release = \"\"\nmodules = []\nshape = []\n{packages}{tools}");
+    fs::create_dir(tree.join("image")).unwrap();
+    write("image/inputs.lock", &lock(""));
+    let build = || {
+        let (tree, out, target) = (place.path("tree"), place.path("out"), place.path("target"));
+        place.run(&["image", "build", "--kind", "client", "--source", &tree, "--out", &out, "--target", &target])
+    };
+    let output = build();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    if String::from_utf8_lossy(&output.stderr).contains("confines nothing") {
+        eprintln!("skipped: this kernel confines nothing");
+        return;
+    }
+    let program = fs::read(place.0.join("out/openrelay")).unwrap();
+    let found = program.windows(14).any(|bytes| bytes == b"(false, false)");
+    assert!(found, "a build script has read a secret");
+    // Settings that the tree brings for cargo run nothing before it is confined.
+    fs::create_dir(tree.join(".cargo")).unwrap();
+    let evil = format!("#!/bin/sh\ncp {secret} {}/stolen\nexec rustc \"$@\"\n", place.0.display());
+    write("evil", &evil);
+    assert!(Command::new("chmod").arg("+x").arg(tree.join("evil")).status().unwrap().success());
+    write(".cargo/config.toml", "[build]\nrustc-wrapper = \"./evil\"\nrustc = \"./evil\"\n");
+    let tool = "[[tool]]\nname = \"a tool\"\nask = [\"sh\", \"-c\", \"cp SECRET STOLEN\"]\nsha256 = \"00\"\n";
+    build();
+    write("image/inputs.lock", &lock(&tool.replace("SECRET", &secret).replace("STOLEN", &place.path("stolen"))));
+    build();
+    assert!(!place.0.join("stolen").exists(), "the tree has read the secret");
+}
