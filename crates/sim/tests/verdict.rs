@@ -145,7 +145,7 @@ fn whether_threads_share_a_core_is_told() {
 #[test]
 fn counter_examples() {
     type Change = fn(&mut World);
-    let rows: [(&str, Change, &str); 70] = [
+    let rows: [(&str, Change, &str); 73] = [
         ("nothing", |_| {}, "verdict"),
         ("simulations are not accepted", |w| w.policy.simulation = false, "simulated"),
         ("debug", |w| w.report.put(0x0a, &[0x0b]), "debug"),
@@ -203,6 +203,9 @@ fn counter_examples() {
         ("two of three named rebuilders, and two must", |w| name(w, &[0xa1, 0xa2, 0xa3], 2), "verdict"),
         ("two of three named rebuilders, and all must", |w| name(w, &[0xa1, 0xa2, 0xa3], 3), "rebuilders"),
         ("rebuilders whom nobody named", |w| name(w, &[0xa3], 1), "rebuilders"),
+        ("only what was rebuilt here, and this was", |w| w.policy.rebuilt = Some(vec![image(w).hash]), "verdict"),
+        ("only what was rebuilt here, and nothing was", |w| w.policy.rebuilt = Some(Vec::new()), "not-rebuilt"),
+        ("only what was rebuilt here, and another was", |w| w.policy.rebuilt = Some(vec![[9; 32]]), "not-rebuilt"),
         ("no revocation list", |w| w.with_crl = false, "no-crl"),
         ("VMPL 1", |w| w.report.put(0x30, &[1]), "vmpl"),
         ("memory that may appear twice", |w| w.report.put(0x40, &[1]), "attributes"),

@@ -187,7 +187,7 @@ impl Quote {
             return Err(Refusal::ProvisioningKey);
         }
         // INIT, DEBUG, MODE64BIT, PROVISIONKEY, EINITTOKEN_KEY, CET, KSS, AEXNOTIFY. Source: Intel SDM, table 36-3.
-        let known = [0u32, 1, 2, 4, 5, 6, 7, 10].iter().fold(0, |mask, number| mask | 1u64 << number);
+        let known = [0u32, 1, 2, 4, 5, 6, 7, 10].iter().map(|number| 1u64 << number).sum::<u64>();
         let reserved = [20..32, 96..128, 160..192, 262..304];
         let zero = reserved.into_iter().all(|range| self.body().get(range).is_some_and(is_zero));
         if attributes & !known != 0 || !bit(0) || !zero {
@@ -198,7 +198,7 @@ impl Quote {
 
     fn check_domain(&self) -> Result<(), Refusal> {
         let attributes = u64::from_le_bytes(self.field(120));
-        let bits = |range: std::ops::RangeInclusive<u32>| range.fold(0u64, |mask, number| mask | 1 << number);
+        let bits = |range: std::ops::RangeInclusive<u32>| range.map(|number| 1u64 << number).sum::<u64>();
         if attributes & 1 != 0 {
             return Err(Refusal::Debug);
         }
@@ -222,7 +222,7 @@ impl Quote {
             return Err(Refusal::SeptVe);
         }
         // Source: TDX Module ABI (348551-008), table 3.23: what must be zero.
-        let reserved = bits(1..=3) | bits(7..=15) | bits(23..=26) | bits(32..=61);
+        let reserved = [1..=3, 7..=15, 23..=26, 32..=61].map(bits).iter().sum::<u64>();
         if attributes & reserved != 0 {
             return Err(Refusal::ReservedBits { what: "the trust domain's attributes" });
         }

@@ -237,12 +237,17 @@ pub(super) fn killed(world: &World, rebuilding: &Rebuilding<'_>) -> Result<()> {
     };
     let mark =
         || -> Result<u8> { Ok(world.ask(world.images, &ImageRegistry::voteOfCall { round, validatorId: ID })?.mark) };
-    killed_when(world, rebuilding, ID, &there(folder.join(format!("building-{round}/source"))))?;
-    killed_when(world, rebuilding, ID, &there(folder.join(format!("built-{round}"))))?;
-    killed_when(world, rebuilding, ID, &there(folder.join(format!("round-{round}.toml"))))?;
+    let mut kills = 0;
+    let mut kill_when = |now: &dyn Fn() -> bool| -> Result<()> {
+        kills += u32::from(killed_when(world, rebuilding, ID, now)?);
+        Ok(())
+    };
+    kill_when(&there(folder.join(format!("building-{round}/source"))))?;
+    kill_when(&there(folder.join(format!("built-{round}"))))?;
+    kill_when(&there(folder.join(format!("round-{round}.toml"))))?;
     ensure!(mark()? <= COMMITTED, "it cannot have revealed");
     if mark()? != COMMITTED {
-        killed_when(world, rebuilding, ID, &sending("committed"))?;
+        kill_when(&sending("committed"))?;
     }
     rebuilding.run(world, ID, "")?;
     ensure!(mark()? == COMMITTED, "what it had decided is committed");
@@ -251,7 +256,7 @@ pub(super) fn killed(world: &World, rebuilding: &Rebuilding<'_>) -> Result<()> {
     }
     world.await_reveals(round)?;
     world.open(round, &good)?;
-    killed_when(world, rebuilding, ID, &sending("revealed"))?;
+    kill_when(&sending("revealed"))?;
     rebuilding.run(world, ID, "")?;
     ensure!(mark()? == REVEALED, "what it had committed is revealed");
     let attestation = published.join(format!("attestation-{round}-{ID}.json"));
@@ -260,7 +265,8 @@ pub(super) fn killed(world: &World, rebuilding: &Rebuilding<'_>) -> Result<()> {
         rebuilding.run(world, id, "revealed")?;
     }
     world.await_end(round)?;
-    killed_when(world, rebuilding, ID, &sending("finished"))?;
+    kill_when(&sending("finished"))?;
+    ensure!(kills >= 4, "of six steps only {kills} were not over before it could be killed");
     for id in 1..=3 {
         rebuilding.run(world, id, "")?;
     }
@@ -269,11 +275,10 @@ pub(super) fn killed(world: &World, rebuilding: &Rebuilding<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Starts the validator, kills it when this is so, and leaves what it has written as it is.
-fn killed_when(world: &World, rebuilding: &Rebuilding<'_>, id: u64, now: &dyn Fn() -> bool) -> Result<()> {
-    // The one before was killed later than it should have been: it had come so far within a millisecond.
+/// Starts the validator, kills it when this is so, and leaves what it has written as it is. Not if it is so already: then the one before was killed a millisecond too late.
+fn killed_when(world: &World, rebuilding: &Rebuilding<'_>, id: u64, now: &dyn Fn() -> bool) -> Result<bool> {
     if now() {
-        return Ok(());
+        return Ok(false);
     }
     let mut command = Command::new(&world.local.programs.openrelay);
     command.args(rebuilding.arguments(world, id, false)).stdin(Stdio::null()).stdout(Stdio::null());
@@ -291,7 +296,7 @@ fn killed_when(world: &World, rebuilding: &Rebuilding<'_>, id: u64, now: &dyn Fn
     }
     child.kill()?;
     child.wait()?;
-    Ok(())
+    Ok(true)
 }
 
 /// A validator whose disk fills up in the middle of a build: it says so, and says nothing of the proposal.
