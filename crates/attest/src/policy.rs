@@ -183,7 +183,9 @@ impl Facts {
 
     /// A field of at most eight bytes, as chips write numbers.
     fn number(&self, name: &str) -> Option<u64> {
-        let bytes = self.field(name).filter(|bytes| bytes.len() <= 8)?;
-        Some(bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte)))
+        let bytes = self.field(name)?;
+        let mut number = [0; 8];
+        number.get_mut(..bytes.len())?.copy_from_slice(bytes);
+        Some(u64::from_le_bytes(number))
     }
 }

@@ -456,3 +456,25 @@ impl Refusal {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_what_to_do() {
+        let rows = [
+            (Refusal::NoCrl, "revocation list"),
+            (Refusal::Clock, "clock"),
+            (Refusal::Debug, "operator"),
+            (Refusal::NoTcbLevel, "firmware"),
+            (Refusal::NoView("the time"), "openrelay status"),
+            (Refusal::NotRebuilt, "openrelay image verify"),
+            (Refusal::NoEvidence, "try again soon"),
+            (Refusal::Signature, "choose another relay"),
+        ];
+        for (refusal, words) in rows {
+            assert!(refusal.next_step().contains(words), "{}: {}", refusal.code(), refusal.next_step());
+        }
+    }
+}

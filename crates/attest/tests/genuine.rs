@@ -221,10 +221,46 @@ fn what_follows_a_quote_or_report_is_zeros_or_refused() {
         for end in 0..raw.len() - 1 {
             assert!(convert(&raw[..end]).is_err(), "{name} cut at {end}");
         }
+        let long = |length: usize| convert(&[&raw[..], &vec![0; length - raw.len()]].concat());
+        assert!(long(65_536).is_ok(), "{name}");
+        assert_eq!(long(65_537).unwrap_err().code(), "too-large", "{name}");
     }
-    assert_eq!(convert(&[0; 70_000]).unwrap_err().code(), "too-large");
     for other in [&b""[..], b"MZ", &[0; 2_000], &[3, 0, 2, 0]] {
         assert!(convert(other).is_err());
+    }
+}
+
+/// A quote of version 4 has zeros in three places: behind the certificates, behind what is around them, and behind itself. It can have a certificate as long as evidence can be, and no longer.
+#[test]
+fn zeros_are_counted_wherever_they_stand_and_certificates_have_a_limit() {
+    let raw = read("tdx_quote");
+    let number = |at: usize| u32::from_le_bytes(*raw[at..].first_chunk().unwrap()) as usize;
+    // Header and body; then the length of what follows, signature, key, kind, length and what that holds.
+    let (signed, inner) = (632, 632 + 4 + 64 + 64 + 2 + 4);
+    let held = &raw[inner..inner + number(inner - 4)];
+    let with = |held: &[u8], around: usize, behind: usize| {
+        let length = |length: usize| u32::try_from(length).unwrap().to_le_bytes();
+        let whole = length(134 + held.len() + around);
+        let parts =
+            [&raw[..signed], &whole, &raw[signed + 4..inner - 4], &length(held.len()), held, &vec![0; around + behind]];
+        parts.concat()
+    };
+    let trimmed = |raw: &[u8]| convert(raw).unwrap().trimmed;
+    let none = trimmed(&with(held, 0, 0));
+    assert_eq!(trimmed(&with(held, 3, 0)), none + 3);
+    assert_eq!(trimmed(&with(held, 3, 4)), none + 7);
+    assert_eq!(trimmed(&with(&[held, &[0; 5]].concat(), 3, 4)), none + 12);
+    let dirty = convert(&with(&[held, &[0, 1]].concat(), 0, 0)).unwrap_err();
+    assert_eq!(dirty.code(), "trailing-bytes");
+    let other = convert(&raw).unwrap().evidence;
+    let Evidence::Intel(quote) = &other else { panic!("no quote") };
+    let room = 16_384 - (other.encode().len() - quote.certificate.len());
+    for (length, expected) in [(room, None), (room + 1, Some("too-large"))] {
+        let packed = base64ct::Base64::encode_string(&vec![7; length]);
+        let chain = format!("-----BEGIN CERTIFICATE-----\n{packed}\n-----END CERTIFICATE-----\n");
+        let size = u32::try_from(chain.len()).unwrap().to_le_bytes();
+        let converted = convert(&with(&[&held[..484], &size, chain.as_bytes()].concat(), 0, 0));
+        assert_eq!(converted.err().map(|refusal| refusal.code()), expected, "{length} bytes");
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::sync::OnceLock;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use openrelay_attest::binding::{Binding, LENGTH};
 use openrelay_attest::collateral::{AmdCollateral, Collateral};
 use openrelay_attest::evidence::Measurement;
@@ -129,6 +130,8 @@ fn a_relay_whose_evidence_holds_gets_a_verdict_that_lists_facts() {
     assert_eq!((verdict.binding(), verdict.image()), (&world.binding, ImageState::Active));
     assert!(verdict.facts().simulated && verdict.facts().platform == Platform::SevSnp);
     assert_eq!(verdict.facts().report_data, world.binding.report_data());
+    let signed = world.report.with(0x50, &world.binding.report_data()).0;
+    assert_eq!(verdict.identity(), digest(&SHA256, &signed).as_ref(), "it is known by what the chip has signed");
 }
 
 /// Of the platform's word bit 0 says so, whatever else is set.
