@@ -82,13 +82,18 @@ pub struct Certificate {
 
 /// Parameters of RSA-PSS, as Turin's certificates write them, or with the trailer as others do.
 fn algorithm(with_trailer: bool) -> Vec<u8> {
+    algorithm_called("1.2.840.113549.1.1.10", 48, with_trailer)
+}
+
+/// The same called otherwise, or with another length of salt.
+fn algorithm_called(identifier: &str, salt: u8, with_trailer: bool) -> Vec<u8> {
     let sha384 = sequence(&[oid("2.16.840.1.101.3.4.2.2"), tlv(5, &[])]);
     let mgf1 = sequence(&[oid("1.2.840.113549.1.1.8"), sha384.clone()]);
-    let mut parts = vec![tlv(0xa0, &sha384), tlv(0xa1, &mgf1), tlv(0xa2, &integer(48))];
+    let mut parts = vec![tlv(0xa0, &sha384), tlv(0xa1, &mgf1), tlv(0xa2, &integer(salt))];
     if with_trailer {
         parts.push(tlv(0xa3, &integer(1)));
     }
-    sequence(&[oid("1.2.840.113549.1.1.10"), sequence(&parts)])
+    sequence(&[oid(identifier), sequence(&parts)])
 }
 
 fn name(common: &str) -> Vec<u8> {
@@ -152,13 +157,21 @@ impl MockAmd {
         self.issue(&self.ask, certificate)
     }
 
+    /// The same, said to be signed by another algorithm, or with another length of salt, than it is.
+    pub fn vcek_said_to_be_signed(&self, certificate: &Certificate, identifier: &str, salt: u8) -> Vec<u8> {
+        self.issue_as(&self.ask, certificate, &algorithm_called(identifier, salt, true))
+    }
+
     /// A certificate of a cloud, by the authority for clouds.
     pub fn vlek(&self, certificate: &Certificate) -> Vec<u8> {
         self.issue(&self.asvk, certificate)
     }
 
     fn issue(&self, issuer: &Authority, certificate: &Certificate) -> Vec<u8> {
-        let algorithm = algorithm(self.product != "Turin");
+        self.issue_as(issuer, certificate, &algorithm(self.product != "Turin"))
+    }
+
+    fn issue_as(&self, issuer: &Authority, certificate: &Certificate, algorithm: &[u8]) -> Vec<u8> {
         let extensions: Vec<Vec<u8>> = certificate
             .extensions
             .iter()
@@ -170,7 +183,7 @@ impl MockAmd {
         let mut parts = vec![
             tlv(0xa0, &integer(2)),
             integer(certificate.serial),
-            algorithm.clone(),
+            algorithm.to_vec(),
             name(&issuer.name),
             sequence(&[time(certificate.begins), time(certificate.ends)]),
             name(&certificate.subject),
@@ -181,7 +194,7 @@ impl MockAmd {
         }
         let signed = sequence(&parts);
         let signature = issuer.sign(&signed);
-        sequence(&[signed, algorithm, bits(&signature)])
+        sequence(&[signed, algorithm.to_vec(), bits(&signature)])
     }
 
     /// A list of revoked certificates of the root, by their numbers.
@@ -194,9 +207,24 @@ impl MockAmd {
         self.crl_by(&self.ask, &self.ark.name, BEGINS, Some(ENDS), &[])
     }
 
+    /// A list that names one way of writing its algorithm where it is signed, and another beside its signature.
+    pub fn ambiguous_crl(&self) -> Vec<u8> {
+        self.crl_as((&self.ark, &self.ark.name), (BEGINS, Some(ENDS)), &[], [algorithm(false), algorithm(true)])
+    }
+
     fn crl_by(&self, key: &Authority, issuer: &str, begins: u64, ends: Option<u64>, revoked: &[u8]) -> Vec<u8> {
         let algorithm = algorithm(self.product != "Turin");
-        let mut parts = vec![integer(1), algorithm.clone(), name(issuer), time(begins)];
+        self.crl_as((key, issuer), (begins, ends), revoked, [algorithm.clone(), algorithm])
+    }
+
+    fn crl_as(
+        &self,
+        (key, issuer): (&Authority, &str),
+        (begins, ends): (u64, Option<u64>),
+        revoked: &[u8],
+        [inside, beside]: [Vec<u8>; 2],
+    ) -> Vec<u8> {
+        let mut parts = vec![integer(1), inside, name(issuer), time(begins)];
         parts.extend(ends.map(time));
         let entries: Vec<Vec<u8>> = revoked.iter().map(|serial| sequence(&[integer(*serial), time(BEGINS)])).collect();
         if !entries.is_empty() {
@@ -204,7 +232,7 @@ impl MockAmd {
         }
         let signed = sequence(&parts);
         let signature = key.sign(&signed);
-        sequence(&[signed, algorithm, bits(&signature)])
+        sequence(&[signed, beside, bits(&signature)])
     }
 }
 

@@ -169,6 +169,17 @@ fn counter_examples_of_certificates() {
         let identifier = amd(place);
         world.certified(|certificate| certificate.extensions.retain(|(own, _)| *own != identifier))
     };
+    let said_to_be = |identifier: &str, salt: u8| Case {
+        leaf: world.amd.vcek_said_to_be_signed(&world.certificate(), identifier, salt),
+        ..world.good(3)
+    };
+    // The last bytes of both identifiers: 1.2.840.10045.2.1 and 1.3.132.0.34.
+    let key_with = |[from, to]: [u8; 2]| {
+        world.certified(|certificate| {
+            let head = certificate.key.iter_mut().take(23).rev();
+            *head.into_iter().find(|byte| **byte == from).unwrap() = to;
+        })
+    };
     let rows = [
         ("nothing", world.certified(|_| {}), "genuine"),
         ("from tomorrow on", world.certified(|c| c.begins = NOW + 1), "not-yet-valid"),
@@ -198,11 +209,19 @@ fn counter_examples_of_certificates() {
             { Case { leaf: world.amd.vlek(&world.certificate()), ..world.good(3) } },
             "unknown-issuer",
         ),
+        ("PKCS 1, it says", said_to_be("1.2.840.113549.1.1.12", 48), "certificate-signature"),
+        ("a salt of 32 bytes, it says", said_to_be("1.2.840.113549.1.1.10", 32), "certificate-signature"),
+        ("signed as others are", said_to_be("1.2.840.113549.1.1.10", 48), "genuine"),
+        ("a key on another curve", key_with([0x22, 0x23]), "usage"),
+        ("a key of another kind", key_with([0x01, 0x02]), "usage"),
         ("an authority in its place", Case { leaf: world.root.ask.clone(), ..world.good(3) }, "key-kind"),
     ];
     for (what, case, expected) in rows {
         assert_eq!(world.code(&case), expected, "{what}");
     }
+    let cloud = Case { leaf: world.amd.vlek(&world.certificate()), ..world.good(3) };
+    let refused = world.judge(&cloud).unwrap_err().to_string();
+    assert!(!refused.contains("ASVK"), "it is missing for keys of clouds alone: {refused}");
     // A Turin's certificate also says which FMC its key is for.
     let turin = World::new("Turin");
     assert_eq!(turin.code(&turin.certified(|_| {})), "genuine");
@@ -222,6 +241,9 @@ fn counter_examples_of_revocation_lists() {
         ("the root", good(&[1]), "revoked"),
         ("from tomorrow on", world.amd.crl(NOW + DAY, Some(ENDS), &[]), "stale-crl"),
         ("until yesterday", world.amd.crl(BEGINS, Some(NOW - DAY), &[]), "stale-crl"),
+        ("from now on", world.amd.crl(NOW, Some(ENDS), &[]), "genuine"),
+        ("until now", world.amd.crl(BEGINS, Some(NOW), &[]), "genuine"),
+        ("two algorithms", world.amd.ambiguous_crl(), "bad-crl"),
         ("for ever", world.amd.crl(BEGINS, None, &[]), "bad-crl"),
         ("a wrong signature", damaged, "bad-crl"),
         ("signed by the authority", world.amd.forged_crl(), "bad-crl"),

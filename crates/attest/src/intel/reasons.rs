@@ -91,3 +91,43 @@ pub(super) mod dcap_error {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of the words in a row each alone gives the code; nothing that is quoted after the first words does.
+    #[test]
+    fn each_of_the_librarys_words_has_its_code() {
+        let rows: [(&str, &[&str]); 22] = [
+            ("tcb-info", &["Failed to decode TcbInfo: Fmspc mismatch", "non-TDX TCB info", "non-SGX TCB info"]),
+            ("qe-identity", &["Failed to decode QeIdentity: CertRevoked"]),
+            ("malformed-collateral", &["Failed to parse certs: CRL", "Too many intermediate certificates: CRL"]),
+            ("tcb-revoked", &["TCB status is invalid: Revoked"]),
+            ("other-model", &["Fmspc mismatch"]),
+            ("no-tcb-level", &["No matching TCB level", "SVN 1 below minimum required from TDX module"]),
+            ("tdx-module", &["TDX module"]),
+            ("revoked", &["CertRevoked"]),
+            ("stale-crl", &["CrlExpired", "a CRL that has expired"]),
+            ("bad-crl", &["UnknownRevocationStatus", "a CRL", "InvalidCrl"]),
+            ("not-yet-valid", &["TCBInfo issue date is in the future", "QE Identity issue date is in the future"]),
+            ("expired", &["TCBInfo expired", "QE Identity expired", "CertExpired"]),
+            ("usage", &["CaUsedAsEndEntity", "EndEntityUsedAsCa"]),
+            ("not-yet-valid", &["CertNotValidYet"]),
+            ("other-qe", &["QE report validation", "QE MRSIGNER", "QE ISVPRODID", "QE MISCSELECT"]),
+            ("other-qe", &["QE ATTRIBUTES", "QE ISVSVN"]),
+            ("tcb-info", &["tcb_info", "TCB Info", "a TcbInfo"]),
+            ("qe-identity", &["QE Identity", "qe_identity", "a QeIdentity"]),
+            ("qe-report-signature", &["Signature is invalid for qe_report"]),
+            ("qe-binding", &["QE report hash mismatch", "QE auth data"]),
+            ("malformed-certificate", &["PCK", "BadDer", "certificate"]),
+            ("refused", &["anything else", "that has expired"]),
+        ];
+        for (code, all) in rows {
+            for words in all {
+                assert_eq!(refusal(&dcap_error::Chain((*words).into())).code(), code, "{words}");
+            }
+        }
+        assert_eq!(refusal(&dcap_error::Chain("ISV enclave report signature".into())).code(), "signature");
+    }
+}
