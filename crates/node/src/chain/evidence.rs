@@ -5,7 +5,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
 
 use alloy_primitives::{Address, B256, Bytes, KECCAK256_EMPTY, U256};
 use openrelay_attest::file::AttestationFile;
@@ -27,7 +26,7 @@ use ureq::Agent;
 
 use super::endpoint::{Endpoint, EndpointError};
 use super::read::height;
-use super::way::{Outside, PATIENCE, Way};
+use super::way::{Outside, Way};
 use crate::attestation::{NEWEST, sha256};
 use crate::chain_file::ChainFile;
 use crate::random::OsRandom;
@@ -35,11 +34,11 @@ use crate::random::OsRandom;
 /// Largest file of a mirror's, in bytes: of some four thousand relays.
 const MAX_FILE: u64 = 12 << 20;
 /// Evidence of a relay that is kept at most. More than two are only of one that is not believed.
-const KEPT: usize = 8;
+const KEPT: usize = 10;
 /// Whose files are read each time: one alone could hold back the evidence of all relays but those that it would have one use.
 const SOURCES: usize = 2;
-/// How long the others are waited for when one has answered.
-const GRACE: Duration = Duration::from_secs(2);
+/// Statements of rebuilders that are taken of one file: with what is kept they fit into one.
+const STATEMENTS: usize = 176;
 
 /// Adds to a reading what relays are judged by, as this endpoint proves it; `extra` is evidence that relays have shown and mirrors may not have yet.
 ///
@@ -56,42 +55,38 @@ pub(super) fn add(
     let Some(contracts) = file.trust().contracts else { return Ok(()) };
     let header = Header::decode(&reading.header).map_err(|error| endpoint.malformed("eth_getBlockByNumber", error))?;
     let mut found = older.and_then(|older| AttestationFile::decode(&older.attestation).ok()).unwrap_or_default();
-    let mut all_brought = gathered(way, &file.evidence);
-    // What is added below comes with the first, or with none.
-    if all_brought.is_empty() {
-        all_brought.push(AttestationFile::default());
-    }
-    let bundles: Vec<Vec<u8>> =
-        std::iter::once(&mut found).chain(&mut all_brought).map(|file| std::mem::take(&mut file.bundle)).collect();
     let anchors: BTreeSet<u64> = anchors(header.number).collect();
     // What evidence names that mirrors may not have yet. Its header is the block's if the history of blocks says so, whoever has shown it.
     let mut heights: BTreeSet<u64> = anchors.last().copied().into_iter().collect();
     heights.extend(extra.iter().map(|staple| staple.binding.block_height).filter(|height| anchors.contains(height)));
-    if let Some(brought) = all_brought.first_mut() {
-        for height in heights {
-            brought.headers.extend(header_at(endpoint, height)?);
-        }
-        brought.staples.extend(extra.iter().cloned());
+    let mut shown = AttestationFile { staples: extra.to_vec(), ..AttestationFile::default() };
+    for height in heights {
+        shown.headers.extend(header_at(endpoint, height)?);
     }
-    let may_hold = |staple: &Staple| {
-        let binding = &staple.binding;
-        directory.relay(binding.relay_id).is_some() && anchors.contains(&binding.block_height)
-    };
-    found.staples.retain(may_hold);
-    all_brought.iter_mut().for_each(|brought| brought.staples.retain(may_hold));
-    put_behind(&mut found, all_brought);
+    let mut all_brought = vec![shown];
+    all_brought.extend(gathered(way, &file.evidence));
+    let bundles: Vec<Vec<u8>> =
+        std::iter::once(&mut found).chain(&mut all_brought).map(|file| std::mem::take(&mut file.bundle)).collect();
     reading.states = states(endpoint, &header, &contracts)?;
-    // What the chain does not name could crowd out what it does.
-    if let Ok(voted) = reading.voted(&file.trust()) {
+    let voted = reading.voted(&file.trust()).ok();
+    let only_named = |file: &mut AttestationFile| {
+        file.staples.retain(|staple| {
+            let binding = &staple.binding;
+            directory.relay(binding.relay_id).is_some() && anchors.contains(&binding.block_height)
+        });
+        // What the chain does not name could crowd out what it does.
+        let Some(voted) = &voted else { return };
         let of_chain = |header: Header| voted.blocks.get(&header.number) == Some(&header.hash);
-        found.headers.retain(|rlp| Header::decode(rlp).is_ok_and(of_chain));
+        file.headers.retain(|rlp| Header::decode(rlp).is_ok_and(of_chain));
         let named = |manifest: Manifest, bytes: &[u8]| {
             let value = image_value(manifest.image.into(), sha256(bytes));
             voted.images.iter().any(|image| image.value == value)
         };
-        found.manifests.retain(|bytes| Manifest::decode(bytes).is_ok_and(|manifest| named(manifest, bytes)));
-        found.statements.retain(|statement| voted.images.iter().any(|image| image.round == statement.round));
-    }
+        file.manifests.retain(|bytes| Manifest::decode(bytes).is_ok_and(|manifest| named(manifest, bytes)));
+        file.statements.retain(|statement| voted.images.iter().any(|image| image.round == statement.round));
+    };
+    std::iter::once(&mut found).chain(&mut all_brought).for_each(only_named);
+    put_behind(&mut found, all_brought);
     // Of all the one that the chain names: it is held against it again when relays are judged.
     let claimed = claimed_bundle(&reading.states, &contracts);
     found.bundle = bundles.into_iter().find(|bundle| claimed == Some(sha256(bundle))).unwrap_or_default();
@@ -113,9 +108,11 @@ pub(super) fn add_kept(file: &ChainFile, reading: &mut Reading, older: &Reading)
 
 /// Adds what comes now behind what was kept. Each has places of its own: what a mirror brings, true or false, takes none of what was kept or of what another brings.
 fn put_behind(kept: &mut AttestationFile, all_brought: Vec<AttestationFile>) {
-    kept.keep_first(KEPT - SOURCES * NEWEST);
+    // Of all sources, and what relays have shown.
+    kept.keep_first(KEPT - (SOURCES + 1) * NEWEST);
     for mut brought in all_brought {
         brought.keep_newest(NEWEST);
+        brought.statements.truncate(STATEMENTS);
         kept.add(brought);
     }
     kept.keep_first(KEPT);
@@ -154,16 +151,8 @@ fn gathered(way: &dyn Way, mirrors: &[String]) -> Vec<AttestationFile> {
             std::thread::spawn(move || answers.send(download(&agent, &url)).ok());
         }
         drop(answers);
-        let later = || Instant::now() + GRACE;
-        let mut until = (!found.is_empty()).then(later);
-        loop {
-            let rest = until.map_or(PATIENCE, |until| until.saturating_duration_since(Instant::now()));
-            let Ok(answer) = all.recv_timeout(rest) else { break };
-            found.extend(answer);
-            if !found.is_empty() {
-                until.get_or_insert_with(later);
-            }
-        }
+        // None is cut short by another that is quick: each takes as long as one question may.
+        found.extend(all.iter().flatten());
     }
     found
 }
@@ -258,6 +247,7 @@ mod tests {
 
     use openrelay_attest::Evidence;
     use openrelay_attest::binding::Binding;
+    use openrelay_attest::file::Statement;
 
     use super::*;
 
@@ -280,18 +270,13 @@ mod tests {
         AttestationFile { staples: staples.to_vec(), ..AttestationFile::default() }
     }
 
-    /// A mirror with this file; one without takes questions and answers none.
-    fn mirror(file: Option<AttestationFile>) -> String {
+    /// A mirror with this file.
+    fn mirror(file: AttestationFile) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/attestation", listener.local_addr().unwrap());
         std::thread::spawn(move || {
-            let mut silent = Vec::new();
             for stream in listener.incoming() {
                 let mut stream = stream.unwrap();
-                let Some(file) = &file else {
-                    silent.push(stream);
-                    continue;
-                };
                 let mut asked = Vec::new();
                 while !asked.ends_with(b"\r\n\r\n") {
                     let mut byte = [0];
@@ -314,16 +299,15 @@ mod tests {
 
     #[test]
     fn a_mirror_that_holds_evidence_back_keeps_nobody_from_what_another_has() {
-        let mirrors = [mirror(Some(file(&[staple(1, 256, 1)]))), mirror(Some(file(&[staple(2, 256, 1)])))];
+        let mirrors = [mirror(file(&[staple(1, 256, 1)])), mirror(file(&[staple(2, 256, 1)]))];
         assert_eq!(relays(&gathered(&Outside, &mirrors)), [1, 2]);
     }
 
     #[test]
-    fn mirrors_that_are_gone_or_silent_keep_nobody_from_one_that_answers() {
+    fn mirrors_that_are_gone_keep_nobody_from_one_that_answers() {
         let gone = format!("http://{}/", TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
-        let good = mirror(Some(file(&[staple(1, 256, 1)])));
-        assert_eq!(relays(&gathered(&Outside, &[gone.clone(), gone.clone(), good.clone()])), [1]);
-        assert_eq!(relays(&gathered(&Outside, &[good, mirror(None)])), [1]);
+        let good = mirror(file(&[staple(1, 256, 1)]));
+        assert_eq!(relays(&gathered(&Outside, &[gone.clone(), gone.clone(), good])), [1]);
         assert_eq!(gathered(&Outside, &[gone]), []);
     }
 
@@ -337,5 +321,14 @@ mod tests {
             let (first, all) = (&kept.staples[0], &kept.staples);
             assert!(*first == staple(1, 256, 2) && all.contains(&staple(1, 256, 1)) && all.len() <= KEPT);
         }
+        // Whose statements these are nobody can tell before they are judged.
+        let signed = |byte: u8, count: u64| {
+            let statements = (0..count).map(|round| Statement { round, signature: [byte; 65] }).collect();
+            AttestationFile { statements, ..AttestationFile::default() }
+        };
+        let mut kept = AttestationFile::default();
+        put_behind(&mut kept, vec![signed(1, 512), signed(2, 1)]);
+        let kept = AttestationFile::decode(&kept.encode()).unwrap();
+        assert!(kept.statements.contains(&Statement { round: 0, signature: [2; 65] }));
     }
 }
