@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::approved::VALIDATORS;
 use crate::host::checked;
@@ -19,6 +19,8 @@ use crate::topology::Programs;
 const LOCK: &str = include_str!("../../../image/inputs.lock");
 /// The builder's words for a package that nobody has.
 const NOT_TO_BE_HAD: &str = "cannot have the input";
+/// What is packed: built already, beside this program.
+const PROGRAMS: [&str; 2] = ["openrelay-init", "openrelay-relay"];
 
 /// Runs `act` with the folder of the image, while it is there.
 pub(crate) fn with_packed<T>(act: impl FnOnce(Option<&Path>) -> Result<T>) -> Result<T> {
@@ -30,9 +32,9 @@ fn pack(programs: &Programs, dir: &Path) -> Result<Option<PathBuf>> {
     let started = Instant::now();
     let lock = dir.join("inputs.lock");
     fs::write(&lock, LOCK)?;
-    let stripped =
-        ["openrelay-init", "openrelay-relay"].map(|name| (programs.dev.with_file_name(name), dir.join(name)));
+    let stripped = PROGRAMS.map(|name| (programs.dev.with_file_name(name), dir.join(name)));
     for (built, stripped) in &stripped {
+        ensure!(built.exists(), "{} is not there; run: cargo build --release", built.display());
         let output = Command::new("strip").arg("-o").arg(stripped).arg(built).output();
         checked(&output.context("cannot run strip, of the package binutils")?, "strip")?;
     }

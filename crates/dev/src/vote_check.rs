@@ -82,7 +82,9 @@ pub(crate) fn updates(dir: &Path) -> Result<()> {
 
 /// Lets validators on a chain of their own rebuild the image in the folder `built` from its source tree, and vote.
 pub(crate) fn from_source(dir: &Path, tree: &Path, built: &Path) -> Result<()> {
-    from_source::run(&World::start(dir)?, tree, built)
+    // Commitments are open for more than an hour: three builds take minutes each.
+    let world = World::of(dir, LocalChain::start_with_haste(dir, 60)?)?;
+    from_source::run(&world, tree, built)
 }
 
 /// What is proposed.

@@ -1,14 +1,15 @@
-//! `openrelay confined`: becomes a program that reads what compilers need, writes below given folders, and reaches nobody. What a source tree brings runs so: its build scripts, and the questions by
-//! which its lock finds tools.
+//! `openrelay confined`: becomes a program that reads what compilers need, writes below given folders, and opens no socket. What a source tree brings runs so: its build scripts, its settings for cargo,
+//! and the questions by which its lock finds tools.
 //!
 //! Owns which of this machine's files that is. Keys, and whatever else the user has, are none of them.
 
 use std::ffi::OsString;
+use std::io::{BufRead as _, BufReader, Read};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitStatus, Stdio};
 
-use openrelay_sys::sandbox::{Enforced, only_file_capabilities, only_files};
+use openrelay_sys::sandbox::{Enforced, SandboxError, forbid_sockets, only_file_capabilities, only_files};
 
 use crate::failure::Failure;
 use crate::talk;
@@ -30,11 +31,11 @@ const SYSTEM: [&str; 14] = [
     "/dev/random",
     "/dev/urandom",
 ];
-/// Below cargo's folder: not who may publish what.
+/// Below cargo's folder: settings say where crates come from; `credentials.toml` is left out.
 const CARGO: [&str; 5] = ["bin", "registry", "git", "config", "config.toml"];
 /// What of the environment says where toolchains are and crates come from.
 const ENVIRONMENT: [&str; 5] = ["PATH", "HOME", "CARGO_HOME", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN"];
-const SOURCES: [&str; 2] = ["CARGO_SOURCE_", "CARGO_REGISTRIES_"];
+const SOURCES: [(&str, &str); 2] = [("CARGO_SOURCE_", ""), ("CARGO_REGISTRIES_", "_INDEX")];
 
 /// The hidden command's arguments.
 #[derive(clap::Args, Debug)]
@@ -62,7 +63,7 @@ pub(crate) enum Confinement {
     WherePossible,
 }
 
-/// A command that runs a program so, which may read `read` and write `write`.
+/// A command that runs a program so, which may read `read` and write `write`; what it says is for [`Command::output`] and its like.
 pub(crate) fn command(program: &str, (read, write): (&[&Path], &[&Path]), confinement: Confinement) -> Command {
     // Another file may have taken this program's place.
     let mut command = Command::new("/proc/self/exe");
@@ -74,13 +75,54 @@ pub(crate) fn command(program: &str, (read, write): (&[&Path], &[&Path]), confin
         command.arg("--where-possible");
     }
     command.arg("--").arg(program);
+    // No terminal, into which it could type.
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.env_clear().envs(std::env::vars_os().filter(|(name, _)| {
         name.to_str().is_some_and(|name| {
-            let of_sources = SOURCES.iter().any(|start| name.starts_with(start)) && !name.ends_with("_TOKEN");
+            let of_sources = SOURCES.iter().any(|(start, end)| name.starts_with(start) && name.ends_with(end));
             ENVIRONMENT.contains(&name) || of_sources
         })
     }));
     command
+}
+
+/// Runs a command to its end, and says what it says while it runs, as talk alone.
+pub(crate) fn run_aloud(command: &mut Command) -> std::io::Result<ExitStatus> {
+    let mut child = command.spawn()?;
+    let aloud = |pipe: &mut dyn Read| {
+        for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
+            talk(&String::from_utf8_lossy(&line).replace(|letter: char| letter.is_control(), " "));
+        }
+    };
+    let (mut out, mut err) = (child.stdout.take(), child.stderr.take());
+    std::thread::scope(|scope| {
+        scope.spawn(|| out.as_mut().map(|out| aloud(out)));
+        if let Some(err) = err.as_mut() {
+            aloud(err);
+        }
+    });
+    child.wait()
+}
+
+/// The bytes of a file that a confined program has made, at most `most` of them. It may be a link to whatever its maker cannot read, so it is read with no more than that one had.
+pub(crate) fn read_made(path: &Path, folder: &Path, most: u64, confinement: Confinement) -> Result<Vec<u8>, Failure> {
+    let fault = |why: String| Failure::plain(format!("cannot read {}: {why}", path.display()));
+    let mut child = command("cat", (&[folder], &[]), confinement)
+        .arg("--")
+        .arg(path)
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|error| fault(error.to_string()))?;
+    let mut bytes = Vec::new();
+    if let Some(out) = child.stdout.take() {
+        out.take(most + 1).read_to_end(&mut bytes).map_err(|error| fault(error.to_string()))?;
+    }
+    // With its output closed it ends, if it has not.
+    let status = child.wait().map_err(|error| fault(error.to_string()))?;
+    if bytes.len() as u64 > most {
+        return Err(fault(format!("it has more than {most} bytes")));
+    }
+    if status.success() { Ok(bytes) } else { Err(fault("it is no file of the build's".into())) }
 }
 
 /// Becomes the program.
@@ -96,11 +138,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     read.extend(arguments.read.iter().cloned());
     let mut write = arguments.write.clone();
     write.push("/dev/null".into());
-    only_file_capabilities().map_err(Failure::plain)?;
-    match only_files(&read, &write).map_err(Failure::plain)? {
+    // Of this machine, and no fault of what is to be built.
+    let fault = |error: SandboxError| Failure::new(77, error.to_string());
+    only_file_capabilities().map_err(fault)?;
+    match only_files(&read, &write).map_err(fault)? {
         Enforced::Fully => {}
         Enforced::Partly => {
-            talk("openrelay: warning: this kernel keeps a build from files, not from the network (Linux 6.12 does)");
+            talk("openrelay: warning: this kernel lets a build send signals to your processes (Linux 6.12 does not)");
         }
         Enforced::Not if arguments.where_possible => {
             talk("openrelay: warning: this kernel confines nothing: what is built can read what you can");
@@ -110,6 +154,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
             return Err(Failure::new(77, why));
         }
     }
+    forbid_sockets().map_err(fault)?;
     let (program, rest) = arguments.program.split_first().ok_or_else(|| Failure::plain("no program is named"))?;
     let error = Command::new(program).args(rest).exec();
     Err(Failure::new(77, format!("cannot run {}: {error}", program.display())))

@@ -213,6 +213,16 @@ fn tell(built: &Built, as_json: bool) {
     say(&format!("manifest  {manifest}   {} shapes of machines", built.manifest.shapes.len()));
 }
 
+/// Removes a folder in which something was built, if it is there. What was built can have made it hard to remove.
+pub(crate) fn remove(folder: &Path) -> Result<(), Failure> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Failure::new(77, format!("cannot remove {}: {error}; remove it", folder.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     std::fs::read(path).map_err(|error| Failure::plain(format!("cannot read {}: {error}", path.display())))
 }
@@ -225,8 +235,8 @@ fn read_lock(path: &Path) -> Result<Lock, Failure> {
 /// All packages: those that are kept, and those that are downloaded now.
 fn packages(build: &BuildArguments, lock: &Lock) -> Result<BTreeMap<String, Vec<u8>>, Failure> {
     let kept = build.inputs.clone().unwrap_or_else(|| folders().state.join("inputs"));
-    std::fs::create_dir_all(&kept)
-        .map_err(|error| Failure::plain(format!("cannot make {}: {error}", kept.display())))?;
+    // Where it cannot be made nothing is kept, which is said then.
+    let _ = std::fs::create_dir_all(&kept);
     let mut found = BTreeMap::new();
     let mut archives = None;
     for package in &lock.packages {
@@ -238,8 +248,9 @@ fn packages(build: &BuildArguments, lock: &Lock) -> Result<BTreeMap<String, Vec<
                 let archives = archives
                     .get_or_insert_with(|| build.from.iter().cloned().chain(debian_archives()).collect::<Vec<_>>());
                 let bytes = download(package, archives)?;
-                openrelay_node::directory::replace(&path, &bytes)
-                    .map_err(|error| Failure::plain(format!("cannot keep {}: {error}", path.display())))?;
+                if let Err(error) = openrelay_node::directory::replace(&path, &bytes) {
+                    talk(&format!("openrelay: warning: cannot keep {}: {error}", path.display()));
+                }
                 bytes
             }
         };
@@ -353,7 +364,14 @@ fn verify(program: &Program, build: &BuildArguments, config: &Path) -> Result<()
             openrelay_node::chain::package::packages(&chain, unix_seconds())?
         }
     };
-    let built = make(&BuildArguments { confinement: Confinement::Required, ..build.clone() })?;
+    // Anew, and outside of the tree: what another tree has left behind would be taken for this one's.
+    let place = folders().state.join("rebuilding");
+    let target = build.target.clone().unwrap_or_else(|| place.clone());
+    remove(&place)?;
+    let build = BuildArguments { confinement: Confinement::Required, target: Some(target), ..build.clone() };
+    let built = make(&build);
+    let _ = remove(&place);
+    let built = built?;
     let hash = built.image.hash();
     let Some(approved) = all.iter().find(|approved| approved.image.hash == hash) else {
         let known: Vec<String> = all.iter().map(|approved| hex(&approved.image.hash)).collect();

@@ -72,15 +72,17 @@ fn what_is_confined_reads_writes_and_reaches_what_it_is_given_alone() {
         format!("echo >{tree}/file"),
         format!("echo >{tree}/other"),
         format!("cat /proc/{}/environ", std::process::id()),
-        format!("kill -0 {}", std::process::id()),
+        format!("bash -c 'echo >/dev/tcp/127.0.0.1/{port}'"),
+        format!("bash -c 'echo >/dev/udp/127.0.0.1/{port}'"),
+        format!("touch {out}/mark && chmod 4755 {out}/mark"),
         "cat /etc/passwd".to_owned(),
     ] {
         let output = sh(&line);
         assert!(!output.status.success(), "{line}: {output:?}");
     }
-    // Before Linux 6.12 that is not confined, which is said.
-    if !String::from_utf8_lossy(&allowed.stderr).contains("network") {
-        let reached = sh(&format!("bash -c 'echo >/dev/tcp/127.0.0.1/{port}'"));
+    // Before Linux 6.12 signals are not confined, which is said.
+    if !String::from_utf8_lossy(&allowed.stderr).contains("signals") {
+        let reached = sh(&format!("kill -0 {}", std::process::id()));
         assert!(!reached.status.success(), "{reached:?}");
     }
     assert_eq!(fs::read(secret).unwrap(), b"a secret");
@@ -133,8 +135,32 @@ fn a_source_tree_that_is_built_does_not_read_its_builders_files() {
     assert!(Command::new("chmod").arg("+x").arg(tree.join("evil")).status().unwrap().success());
     write(".cargo/config.toml", "[build]\nrustc-wrapper = \"./evil\"\nrustc = \"./evil\"\n");
     let tool = "[[tool]]\nname = \"a tool\"\nask = [\"sh\", \"-c\", \"cp SECRET STOLEN\"]\nsha256 = \"00\"\n";
-    build();
+    let said = |output: Output| String::from_utf8_lossy(&output.stderr).into_owned();
+    let refused = said(build());
+    assert!(refused.contains("the build of openrelay failed"), "{refused}");
     write("image/inputs.lock", &lock(&tool.replace("SECRET", &secret).replace("STOLEN", &place.path("stolen"))));
-    build();
+    let refused = said(build());
+    assert!(refused.contains("sh does not say where a tool is"), "{refused}");
     assert!(!place.0.join("stolen").exists(), "the tree has read the secret");
+    // A program that is a link to the secret, by a wrapper of the compiler's.
+    write("image/inputs.lock", &lock(""));
+    let linking = format!(
+        "#!/bin/sh\nfor last; do :; done\n\"$@\" || exit\nfor file in ../target/x86_64-unknown-linux-gnu/release/deps/openrelay-*; do case $file in *.d) ;; *) ln -sf {secret} \"$file\" ;; esac; done\n"
+    );
+    write("evil", &linking);
+    write(".cargo/config.toml", "[build]\nrustc-wrapper = \"./evil\"\n");
+    fs::write(tree.join("src/main.rs"), "fn main() {}").unwrap();
+    let refused = said(build());
+    assert!(refused.contains("it is no file of the build's"), "{refused}");
+    // A lock that has cargo read elsewhere.
+    let git = "\n[[package]]\nname = \"evil\"\nversion = \"0.1.0\"\nsource = \"git+file:///evil#00\"\n";
+    fs::write(tree.join("Cargo.lock"), fs::read_to_string(tree.join("Cargo.lock")).unwrap() + git).unwrap();
+    let refused = said(build());
+    assert!(refused.contains("another source of crates"), "{refused}");
+    // A target that leads out of the tree.
+    std::os::unix::fs::symlink(&place.0, tree.join("target")).unwrap();
+    fs::write(tree.join("Cargo.lock"), fs::read_to_string(tree.join("Cargo.lock")).unwrap().replace(git, "")).unwrap();
+    let (tree, out) = (place.path("tree"), place.path("out"));
+    let refused = said(place.run(&["image", "build", "--kind", "client", "--source", &tree, "--out", &out]));
+    assert!(refused.contains("leads out of the source tree"), "{refused}");
 }

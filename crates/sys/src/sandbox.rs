@@ -128,7 +128,7 @@ pub fn forbid_files() -> Result<bool, SandboxError> {
 pub enum Enforced {
     /// All of it.
     Fully,
-    /// Files, and not all else: before Linux 6.12.
+    /// Files, and not all else: before Linux 6.12 signals reach other processes of the same user.
     Partly,
     /// Nothing.
     Not,
@@ -234,6 +234,46 @@ pub fn forbid_system_calls() -> Result<(), SandboxError> {
         .and_then(|()| filter_system_calls(rules, SeccompAction::KillProcess, SeccompAction::Allow))
         .map_err(step)
 }
+
+/// Gives up what landlock leaves: sockets of every kind, the kernel's keys and its queues of system calls, cutting files by their names, and set-user-ID bits; these calls fail with `EPERM`.
+/// Programs started later inherit it. Call it last: new privileges must be forbidden already.
+///
+/// # Errors
+/// When the kernel has no seccomp.
+pub fn forbid_sockets() -> Result<(), SandboxError> {
+    let step = failed("forbid sockets");
+    let calls = [
+        libc::SYS_socket,
+        libc::SYS_io_uring_setup,
+        libc::SYS_add_key,
+        libc::SYS_request_key,
+        libc::SYS_keyctl,
+        // Landlock knows it from Linux 6.2 on.
+        libc::SYS_truncate,
+    ];
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = calls.into_iter().map(|call| (call, vec![])).collect();
+    let marks = |argument: u8| -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
+        let with = |bit: u64| {
+            let set = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(bit), bit)?;
+            SeccompRule::new(vec![set])
+        };
+        Ok(vec![with(libc::S_ISUID.into())?, with(libc::S_ISGID.into())?])
+    };
+    let modes = [
+        #[cfg(target_arch = "x86_64")]
+        (libc::SYS_chmod, 1),
+        (libc::SYS_fchmod, 1),
+        (libc::SYS_fchmodat, 2),
+        (SYS_FCHMODAT2, 2),
+    ];
+    for (call, argument) in modes {
+        rules.insert(call, marks(argument).map_err(other).map_err(&step)?);
+    }
+    filter_system_calls(rules, SeccompAction::Allow, SeccompAction::Errno(libc::EPERM.unsigned_abs())).map_err(step)
+}
+
+/// fchmodat2, on all architectures.
+const SYS_FCHMODAT2: i64 = 452;
 
 /// Applies a filter to all threads: `listed` for calls in `rules`, `otherwise` for the others.
 fn filter_system_calls(

@@ -9,23 +9,39 @@ use openrelay_image::lock::{Lock, Tool};
 use openrelay_image::{hex, sha256};
 
 use super::{BuildArguments, CLIENT, Kind, read};
-use crate::confined::{self, Confinement};
+use crate::confined;
 use crate::failure::Failure;
+use crate::talk;
 
 /// The platform that images are for.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
+/// Largest program, in bytes.
+const MAX_PROGRAM: u64 = 256 << 20;
+/// Largest tool that is looked at, in bytes.
+const MAX_TOOL: u64 = 1 << 30;
+/// Where crates may come from, as lock files write it: of other sources cargo reads files wherever they lead.
+const CRATES: &str = "registry+https://github.com/rust-lang/crates.io-index";
+
 /// Compiles the programs, without anything of this machine in them.
 pub(super) fn compile(build: &BuildArguments, lock: &Lock) -> Result<Vec<Vec<u8>>, Failure> {
-    for tool in &lock.tools {
-        check_tool(tool, build.confinement)?;
-    }
     let source = build.source.canonicalize().map_err(Failure::plain)?;
+    let toolchain = toolchain(&source);
+    let confined = |program: &str, (read, write): (&[&Path], &[&Path])| {
+        let mut command = confined::command(program, (read, write), build.confinement);
+        command.envs(toolchain.iter().map(|name| ("RUSTUP_TOOLCHAIN", name)));
+        command
+    };
+    let probe = confined("true", (&[], &[])).output().map_err(Failure::plain)?;
+    if !probe.status.success() {
+        return Err(Failure::new(77, String::from_utf8_lossy(&probe.stderr).trim().trim_start_matches("openrelay: ")));
+    }
+    for tool in &lock.tools {
+        check_tool(tool, |program| confined(program, (&[], &[])))?;
+    }
     // First, for it makes the folders whose names are replaced below.
-    fetch_crates(&source)?;
-    let target = build.target.clone().unwrap_or_else(|| source.join("target/image"));
-    std::fs::create_dir_all(target.join("tmp")).map_err(Failure::plain)?;
-    let target = target.canonicalize().map_err(Failure::plain)?;
+    fetch_crates(&source, toolchain.as_deref())?;
+    let target = target(build, &source)?;
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")));
     // The folder of the registry has another name on each machine.
@@ -51,8 +67,13 @@ pub(super) fn compile(build: &BuildArguments, lock: &Lock) -> Result<Vec<Vec<u8>
         (Kind::Client, false) => &[CLIENT],
         (Kind::Client, true) => return Err(Failure::new(2, "--simulate is for images of relays")),
     };
+    // Cargo reads these too, and ends if it may not.
+    let settings =
+        source.ancestors().skip(1).flat_map(|dir| ["config", "config.toml"].map(|name| dir.join(".cargo").join(name)));
+    let settings: Vec<PathBuf> = settings.collect();
+    let read: Vec<&Path> = settings.iter().map(PathBuf::as_path).chain([source.as_path()]).collect();
     for name in names {
-        let mut command = confined::command("cargo", (&[&source], &[&target]), build.confinement);
+        let mut command = confined("cargo", (&read, &[&target]));
         command.current_dir(&source).args(["build", "--release", "--locked", "--offline", "--target", TARGET]);
         command.env("TMPDIR", target.join("tmp")).args(["--package", name, "--bin", name]);
         command.env("CARGO_TARGET_DIR", &target).env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
@@ -60,46 +81,78 @@ pub(super) fn compile(build: &BuildArguments, lock: &Lock) -> Result<Vec<Vec<u8>
         for (setting, value) in [("STRIP", "symbols"), ("DEBUG", "0"), ("CODEGEN_UNITS", "1"), ("PANIC", "abort")] {
             command.env(format!("CARGO_PROFILE_RELEASE_{setting}"), value);
         }
-        let status = command.status().map_err(|error| Failure::new(77, format!("cannot run cargo: {error}")))?;
+        let status = confined::run_aloud(&mut command);
+        let status = status.map_err(|error| Failure::new(77, format!("cannot run cargo: {error}")))?;
         if !status.success() {
-            // What this machine lacks is no fault of the source's; cargo has other codes.
-            let code = if status.code() == Some(77) { 77 } else { 1 };
-            let why = format!("the build of {name} failed ({status}); its reason stands above");
-            return Err(Failure::new(code, why));
+            return Err(Failure::plain(format!("the build of {name} failed ({status}); its reason stands above")));
         }
     }
     let built = target.join(TARGET).join("release");
-    names.iter().map(|name| read(&built.join(name))).collect()
+    let read = |name: &&str| confined::read_made(&built.join(name), &target, MAX_PROGRAM, build.confinement);
+    names.iter().map(read).collect()
+}
+
+/// The toolchain that a tree asks rustup for, if it is one of Rust's releases; nothing else that the tree says of toolchains counts.
+fn toolchain(source: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(source.join("rust-toolchain.toml")).ok()?;
+    let file: toml::Table = text.parse().ok()?;
+    let channel = file.get("toolchain")?.get("channel")?.as_str()?;
+    let release = channel.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    (release || channel == "stable").then(|| channel.to_owned())
+}
+
+/// The folder that the compiler writes: below the tree if none is named, and nowhere else, though the tree may have brought links.
+fn target(build: &BuildArguments, source: &Path) -> Result<PathBuf, Failure> {
+    let target = build.target.clone().unwrap_or_else(|| source.join("target/image"));
+    let make = |dir: &Path| std::fs::create_dir_all(dir).and_then(|()| dir.canonicalize()).map_err(Failure::plain);
+    let found = make(&target)?;
+    if build.target.is_none() && !found.starts_with(source) {
+        return Err(Failure::plain(format!(
+            "{} leads out of the source tree; name a folder with --target",
+            target.display()
+        )));
+    }
+    make(&found.join("tmp")).map(|_| found)
 }
 
 /// Has all crates that the source names: where their registry cannot be reached, that is no fault of the source's. From another folder, for cargo runs what settings in its own name, and this is not confined.
-fn fetch_crates(source: &Path) -> Result<(), Failure> {
+fn fetch_crates(source: &Path, toolchain: Option<&str>) -> Result<(), Failure> {
+    let lock = read(&source.join("Cargo.lock"))?;
+    let lock: toml::Table =
+        String::from_utf8_lossy(&lock).parse().map_err(|_| Failure::plain("Cargo.lock does not read"))?;
+    let packages = lock.get("package").and_then(toml::Value::as_array).into_iter().flatten();
+    let mut sources = packages.filter_map(|package| package.get("source"));
+    if sources.any(|source| source.as_str() != Some(CRATES)) {
+        return Err(Failure::plain(format!("Cargo.lock names another source of crates than {CRATES}")));
+    }
     let mut command = Command::new("cargo");
     command.current_dir("/").args(["fetch", "--locked", "--target", TARGET, "--manifest-path"]);
-    command.arg(source.join("Cargo.toml"));
+    command.arg(source.join("Cargo.toml")).envs(toolchain.map(|name| ("RUSTUP_TOOLCHAIN", name)));
     let output =
         command.output().map_err(|error| Failure::new(77, format!("cannot run cargo: {error}; install Rust")))?;
     if output.status.success() {
         return Ok(());
     }
+    // Said here alone: what goes into a transcript is published, and this may quote files of this machine's.
     let said = String::from_utf8_lossy(&output.stderr);
+    talk(said.trim());
     // By these words cargo says that the lock does not fit the source.
     let code = if said.contains("--locked") { 1 } else { 77 };
-    Err(Failure::new(code, format!("cannot have the crates that Cargo.lock names: {}", said.trim())))
+    Err(Failure::new(code, "cannot have the crates that Cargo.lock names"))
 }
 
 /// Whether a tool is the one that the lock names.
-fn check_tool(tool: &Tool, confinement: Confinement) -> Result<(), Failure> {
+fn check_tool(tool: &Tool, confined: impl Fn(&str) -> Command) -> Result<(), Failure> {
     let Some((program, arguments)) = tool.ask.split_first() else {
         return Err(Failure::plain(format!("the lock does not say how {} is found", tool.name)));
     };
-    let output = confined::command(program, (&[], &[]), confinement).args(arguments).output();
+    let output = confined(program).args(arguments).output();
     let output = output.map_err(|error| Failure::new(77, format!("cannot look for {}: {error}", tool.name)))?;
-    if output.status.code() == Some(77) {
-        let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        return Err(Failure::new(77, format!("cannot look for {}: {why}", tool.name)));
-    }
     let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    if !output.status.success() || said.is_empty() {
+        let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        return Err(Failure::new(77, format!("{program} does not say where {} is: {why}", tool.name)));
+    }
     let mut path = PathBuf::from(&said);
     if let Some(below) = &tool.below {
         path.push(below);
@@ -129,7 +182,11 @@ fn check_tool(tool: &Tool, confinement: Confinement) -> Result<(), Failure> {
 
 /// Of a file its hash; of a folder the hash of its files' hashes, by name.
 fn hash_of(path: &Path) -> Result<[u8; 32], Failure> {
-    if !path.is_dir() {
+    let about = std::fs::metadata(path).map_err(Failure::plain)?;
+    if !about.is_dir() {
+        if !about.is_file() || about.len() > MAX_TOOL {
+            return Err(Failure::new(77, format!("{} is no tool", path.display())));
+        }
         return Ok(sha256(&read(path)?));
     }
     let mut names: Vec<PathBuf> =

@@ -36,7 +36,7 @@ use super::collateral::{self, CollateralArguments, Watch};
 use super::round::{Contest, Due, Found, approved, block_time, decided, due, revealed, step};
 use crate::confined::Confinement;
 use crate::failure::Failure;
-use crate::image::{BuildArguments, Kind, MANIFEST, make};
+use crate::image::{BuildArguments, Kind, MANIFEST, make, remove};
 use crate::ledger::{ask, round_logs};
 use crate::{Program, say, talk};
 
@@ -244,7 +244,9 @@ fn rebuild(folder: &Folder, arguments: &RunArguments, number: u64, release: &Rel
     let result = clean_build(arguments, &source, &place, &built(folder, number), (kind, release.version));
     // Looked at before the build is removed: it may be what has filled the disk.
     let room = room(&folder.path);
-    let _ = fs::remove_dir_all(&place);
+    if let Err(failure) = remove(&place) {
+        talk(&format!("openrelay: warning: {failure}"));
+    }
     match result {
         Ok(found) => Rebuilt::Good(found),
         // A tool is missing here, or is another one.
@@ -271,7 +273,7 @@ fn clean_build(
     (kind, version): (Kind, u64),
 ) -> Result<Found, Failure> {
     for folder in [place, out] {
-        let _ = fs::remove_dir_all(folder);
+        remove(folder)?;
         fs::create_dir_all(folder).map_err(Failure::plain)?;
     }
     let tree = place.join("source");
