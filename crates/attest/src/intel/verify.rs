@@ -181,3 +181,17 @@ const DOMAIN: [(&str, usize, usize); 9] = [
     ("mr_owner", 232, 48),
     ("mr_owner_config", 280, 48),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::json::to_hex;
+
+    /// Source: FIPS 180-4's examples, of "abc".
+    #[test]
+    fn hashes_are_those_of_the_standard() {
+        let short = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        let long = "cb00753f45a35e8bb5a03d699ac65007272c32ab0eded1631a8b605a43ff5bed8086072ba1e7cc2358baeca134c825a7";
+        assert_eq!((to_hex(&AwsLc::sha256(b"abc")).as_str(), to_hex(&AwsLc::sha384(b"abc")).as_str()), (short, long));
+    }
+}
