@@ -37,6 +37,9 @@ const CARGO: [&str; 5] = ["bin", "registry", "git", "config", "config.toml"];
 const ENVIRONMENT: [&str; 5] = ["PATH", "HOME", "CARGO_HOME", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN"];
 const SOURCES: [(&str, &str); 2] = [("CARGO_SOURCE_", ""), ("CARGO_REGISTRIES_", "_INDEX")];
 
+/// Longest line that is said of what a program says, in bytes.
+const MAX_LINE: u64 = 4_096;
+
 /// The hidden command's arguments.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Arguments {
@@ -90,8 +93,10 @@ pub(crate) fn command(program: &str, (read, write): (&[&Path], &[&Path]), confin
 pub(crate) fn run_aloud(command: &mut Command) -> std::io::Result<ExitStatus> {
     let mut child = command.spawn()?;
     let aloud = |pipe: &mut dyn Read| {
-        for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
-            talk(&String::from_utf8_lossy(&line).replace(|letter: char| letter.is_control(), " "));
+        let (mut pipe, mut line) = (BufReader::new(pipe), Vec::new());
+        while pipe.by_ref().take(MAX_LINE).read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
+            talk(String::from_utf8_lossy(&line).replace(|letter: char| letter.is_control(), " ").trim_end());
+            line.clear();
         }
     };
     let (mut out, mut err) = (child.stdout.take(), child.stderr.take());
@@ -104,21 +109,21 @@ pub(crate) fn run_aloud(command: &mut Command) -> std::io::Result<ExitStatus> {
     child.wait()
 }
 
+/// Runs a command to its end: how it ends, and the first `most` bytes of what it puts out.
+pub(crate) fn heard(command: &mut Command, most: u64) -> std::io::Result<(ExitStatus, Vec<u8>)> {
+    let (mut child, mut bytes) = (command.stderr(Stdio::null()).spawn()?, Vec::new());
+    if let Some(out) = child.stdout.take() {
+        out.take(most).read_to_end(&mut bytes)?;
+    }
+    // With its output closed it ends, if it has not.
+    Ok((child.wait()?, bytes))
+}
+
 /// The bytes of a file that a confined program has made, at most `most` of them. It may be a link to whatever its maker cannot read, so it is read with no more than that one had.
 pub(crate) fn read_made(path: &Path, folder: &Path, most: u64, confinement: Confinement) -> Result<Vec<u8>, Failure> {
     let fault = |why: String| Failure::plain(format!("cannot read {}: {why}", path.display()));
-    let mut child = command("cat", (&[folder], &[]), confinement)
-        .arg("--")
-        .arg(path)
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(|error| fault(error.to_string()))?;
-    let mut bytes = Vec::new();
-    if let Some(out) = child.stdout.take() {
-        out.take(most + 1).read_to_end(&mut bytes).map_err(|error| fault(error.to_string()))?;
-    }
-    // With its output closed it ends, if it has not.
-    let status = child.wait().map_err(|error| fault(error.to_string()))?;
+    let found = heard(command("cat", (&[folder], &[]), confinement).arg("--").arg(path), most + 1);
+    let (status, bytes) = found.map_err(|error| fault(error.to_string()))?;
     if bytes.len() as u64 > most {
         return Err(fault(format!("it has more than {most} bytes")));
     }

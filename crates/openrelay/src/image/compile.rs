@@ -18,6 +18,8 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Largest program, in bytes.
 const MAX_PROGRAM: u64 = 256 << 20;
+/// Longest answer to the question where a tool is, in bytes.
+const MAX_ANSWER: u64 = 65_536;
 /// Largest tool that is looked at, in bytes.
 const MAX_TOOL: u64 = 1 << 30;
 /// Where crates may come from, as lock files write it: of other sources cargo reads files wherever they lead.
@@ -142,16 +144,17 @@ fn fetch_crates(source: &Path, toolchain: Option<&str>) -> Result<(), Failure> {
 }
 
 /// Whether a tool is the one that the lock names.
-fn check_tool(tool: &Tool, confined: impl Fn(&str) -> Command) -> Result<(), Failure> {
+fn check_tool(tool: &Tool, command: impl Fn(&str) -> Command) -> Result<(), Failure> {
     let Some((program, arguments)) = tool.ask.split_first() else {
         return Err(Failure::plain(format!("the lock does not say how {} is found", tool.name)));
     };
-    let output = confined(program).args(arguments).output();
-    let output = output.map_err(|error| Failure::new(77, format!("cannot look for {}: {error}", tool.name)))?;
-    let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    if !output.status.success() || said.is_empty() {
-        let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        return Err(Failure::new(77, format!("{program} does not say where {} is: {why}", tool.name)));
+    let heard = confined::heard(command(program).args(arguments), MAX_ANSWER);
+    let (status, said) = heard.map_err(|error| Failure::new(77, format!("cannot look for {}: {error}", tool.name)))?;
+    let said = String::from_utf8_lossy(&said).trim().to_owned();
+    if !status.success() || said.is_empty() {
+        let why =
+            format!("{program} does not say where {} is; is it installed where all users' programs are?", tool.name);
+        return Err(Failure::new(77, why));
     }
     let mut path = PathBuf::from(&said);
     if let Some(below) = &tool.below {
