@@ -51,7 +51,7 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// Whether relays must show evidence, of another image than is given.
+    /// Whether validators are to pack the image: relays show evidence, and none is given.
     pub(crate) fn wants_image(&self) -> bool {
         !self.leak && self.boot.is_none()
     }

@@ -441,8 +441,11 @@ pub(crate) fn sha256(bytes: &[u8]) -> B256 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
+    use openrelay_attest::Evidence;
+    use openrelay_attest::binding::Binding;
+
     use super::*;
 
     const NOW: u64 = 1_800_000_000;
@@ -474,23 +477,25 @@ mod tests {
         assert_eq!(twice([NOW - 40 * 86_400, NOW - 20 * 86_400], false, NOW + 1), ImageState::Suspended);
     }
 
+    /// Evidence of AMD's form, with such a signature, bound to this relay and block.
+    pub(crate) fn staple(relay_id: u64, block_height: u64, signature: u8) -> Staple {
+        let evidence = [&[2][..], &[0; 672], &[signature; 96], &[0, 0]].concat();
+        let binding = Binding {
+            network: [1; 32],
+            relay_id,
+            handshake_key: [2; 32],
+            key_epoch: 1,
+            roles: 1,
+            image: [3; 32],
+            block_hash: [4; 32],
+            block_height,
+        };
+        Staple { evidence: Evidence::decode(&evidence).unwrap(), binding }
+    }
+
     /// What was believed stays to the byte, and nothing that only looks like it; of relays that are not believed all stays in its order.
     #[test]
     fn what_is_kept_is_what_was_believed() {
-        let staple = |relay_id: u64, block_height: u64, signature: u8| {
-            let evidence = [&[2][..], &[0; 672], &[signature; 96], &[0, 0]].concat();
-            let binding = openrelay_attest::binding::Binding {
-                network: [1; 32],
-                relay_id,
-                handshake_key: [2; 32],
-                key_epoch: 1,
-                roles: 1,
-                image: [3; 32],
-                block_hash: [4; 32],
-                block_height,
-            };
-            Staple { evidence: openrelay_attest::Evidence::decode(&evidence).unwrap(), binding }
-        };
         let statement = |byte| Statement { round: 1, signature: [byte; 65] };
         let judged = Judged {
             results: [(1, Ok(Vec::new())), (2, Err(Refusal::NoView("the collateral"))), (4, Ok(Vec::new()))].into(),

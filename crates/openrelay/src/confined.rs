@@ -130,15 +130,20 @@ pub(crate) fn read_made(path: &Path, folder: &Path, most: u64, confinement: Conf
     if status.success() { Ok(bytes) } else { Err(fault("it is no file of the build's".into())) }
 }
 
+/// The folder of cargo, by the environment.
+pub(crate) fn cargo_home() -> Option<PathBuf> {
+    home("CARGO_HOME", ".cargo")
+}
+
+fn home(name: &str, below: &str) -> Option<PathBuf> {
+    let named = std::env::var_os(name).map(PathBuf::from);
+    named.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(below)))
+}
+
 /// Becomes the program.
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let home = |name: &str, below: &str| {
-        let named = std::env::var_os(name).map(PathBuf::from);
-        named.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(below)))
-    };
     let mut read: Vec<PathBuf> = SYSTEM.iter().map(PathBuf::from).collect();
-    let cargo = home("CARGO_HOME", ".cargo");
-    read.extend(cargo.iter().flat_map(|cargo| CARGO.map(|name| cargo.join(name))));
+    read.extend(cargo_home().iter().flat_map(|cargo| CARGO.map(|name| cargo.join(name))));
     read.extend(home("RUSTUP_HOME", ".rustup"));
     read.extend(arguments.read.iter().cloned());
     let mut write = arguments.write.clone();

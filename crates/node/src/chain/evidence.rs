@@ -245,26 +245,10 @@ mod tests {
     use std::io::{Read as _, Write as _};
     use std::net::TcpListener;
 
-    use openrelay_attest::Evidence;
-    use openrelay_attest::binding::Binding;
     use openrelay_attest::file::Statement;
 
     use super::*;
-
-    fn staple(relay_id: u64, block_height: u64, signature: u8) -> Staple {
-        let evidence = [&[2][..], &[0; 672], &[signature; 96], &[0, 0]].concat();
-        let binding = Binding {
-            network: [1; 32],
-            relay_id,
-            handshake_key: [2; 32],
-            key_epoch: 1,
-            roles: 1,
-            image: [3; 32],
-            block_hash: [4; 32],
-            block_height,
-        };
-        Staple { evidence: Evidence::decode(&evidence).unwrap(), binding }
-    }
+    use crate::attestation::tests::staple;
 
     fn file(staples: &[Staple]) -> AttestationFile {
         AttestationFile { staples: staples.to_vec(), ..AttestationFile::default() }

@@ -44,11 +44,9 @@ pub(super) fn compile(build: &BuildArguments, lock: &Lock) -> Result<Vec<Vec<u8>
     // First, for it makes the folders whose names are replaced below.
     fetch_crates(&source, toolchain.as_deref())?;
     let target = target(build, &source)?;
-    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
-    let home = home.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")));
     // The folder of the registry has another name on each machine.
-    let registries =
-        home.and_then(|home| std::fs::read_dir(home.join("registry/src")).ok()).into_iter().flatten().flatten();
+    let sources = confined::cargo_home().and_then(|home| std::fs::read_dir(home.join("registry/src")).ok());
+    let registries = sources.into_iter().flatten().flatten();
     let mut places: Vec<(PathBuf, &str)> = registries.map(|entry| (entry.path(), "/registry")).collect();
     places.push((target.clone(), "/target"));
     places.push((source.clone(), "/source"));
@@ -99,7 +97,7 @@ fn toolchain(source: &Path) -> Option<String> {
     let text = std::fs::read_to_string(source.join("rust-toolchain.toml")).ok()?;
     let file: toml::Table = text.parse().ok()?;
     let channel = file.get("toolchain")?.get("channel")?.as_str()?;
-    let release = channel.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let release = !channel.is_empty() && channel.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     (release || channel == "stable").then(|| channel.to_owned())
 }
 
