@@ -78,7 +78,6 @@ impl Bundle {
                     "fmc": floor.fmc, "boot_loader": floor.boot_loader, "tee": floor.tee, "snp": floor.snp,
                     "microcode": floor.microcode,
                 },
-                "asvk": entry.collateral.asvk.as_deref().map(to_hex),
                 "crl": entry.collateral.crl.as_deref().map(to_hex),
             })
         });
@@ -112,9 +111,9 @@ impl Bundle {
 fn amd_product(object: &Value) -> Result<AmdProduct, Refusal> {
     let floor = object.get("floor").ok_or_else(|| malformed("floor is missing"))?;
     let fmc = floor.get("fmc").is_some_and(|fmc| !fmc.is_null());
-    let optional = |name: &str| match object.get(name).filter(|value| !value.is_null()) {
-        None => Ok(None),
-        Some(_) => binary(text(object, name)?).map(Some).ok_or_else(|| malformed(format!("{name} does not read"))),
+    let crl = match object.get("crl").filter(|value| !value.is_null()) {
+        None => None,
+        Some(_) => Some(binary(text(object, "crl")?).ok_or_else(|| malformed("crl does not read"))?),
     };
     Ok(AmdProduct {
         product: text(object, "product")?.to_owned(),
@@ -125,6 +124,6 @@ fn amd_product(object: &Value) -> Result<AmdProduct, Refusal> {
             snp: number(floor, "snp")?,
             microcode: number(floor, "microcode")?,
         },
-        collateral: AmdCollateral { asvk: optional("asvk")?, crl: optional("crl")? },
+        collateral: AmdCollateral { crl },
     })
 }

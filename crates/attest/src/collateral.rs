@@ -48,8 +48,6 @@ pub struct IntelCollateral {
 /// AMD's: what comes beside a report.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct AmdCollateral {
-    /// The authority for VLEKs (ASVK), DER; the one for VCEKs is pinned.
-    pub asvk: Option<Vec<u8>>,
     /// Revoked authorities, DER.
     pub crl: Option<Vec<u8>>,
 }
@@ -159,19 +157,16 @@ impl AmdBundle {
         }
         let mut bundle = Self::default();
         for (label, content) in blocks {
-            let once = |place: &mut Option<Vec<u8>>, what: &str| match place.replace(content.clone()) {
-                Some(before) if before != content => Err(malformed(format!("it holds {what} twice"))),
-                _ => Ok(()),
-            };
             match label.as_str() {
-                "CERTIFICATE" => match crate::amd::role(&content)? {
-                    crate::amd::CertificateRole::Leaf if bundle.leaf.is_empty() => bundle.leaf = content,
-                    crate::amd::CertificateRole::Leaf if bundle.leaf == content => {}
-                    crate::amd::CertificateRole::Leaf => return Err(malformed("it holds two keys of chips")),
-                    crate::amd::CertificateRole::VlekAuthority => once(&mut bundle.collateral.asvk, "an ASVK")?,
-                    crate::amd::CertificateRole::Pinned => {}
+                "CERTIFICATE" if !crate::amd::is_leaf(&content)? || bundle.leaf == content => {}
+                "CERTIFICATE" if bundle.leaf.is_empty() => bundle.leaf = content,
+                "CERTIFICATE" => return Err(malformed("it holds two keys of chips")),
+                "X509 CRL" => match bundle.collateral.crl.replace(content.clone()) {
+                    Some(before) if before != content => {
+                        return Err(malformed("it holds two lists of revoked certificates"));
+                    }
+                    _ => {}
                 },
-                "X509 CRL" => once(&mut bundle.collateral.crl, "a list of revoked certificates")?,
                 other => return Err(malformed(format!("it holds a block called {other:?}"))),
             }
         }

@@ -11,6 +11,8 @@ pub struct AmdRoot {
     pub ark: Vec<u8>,
     /// What signs keys of chips (ASK), DER.
     pub ask: Vec<u8>,
+    /// What signs keys of clouds (ASVK), DER.
+    pub asvk: Vec<u8>,
 }
 
 /// The roots that evidence is held against.
@@ -35,14 +37,14 @@ macro_rules! pinned {
 impl Roots {
     /// Those of Intel and AMD. Where they come from stands in `pinned/README.md`.
     pub fn genuine() -> Self {
-        let amd = |product, ark, ask| AmdRoot { product, ark, ask };
+        let amd = |product, ark, ask, asvk| AmdRoot { product, ark, ask, asvk };
         Self {
             intel: pinned!("intel-root"),
             intel_pck: vec![pinned!("intel-pck-platform"), pinned!("intel-pck-processor")],
             amd: vec![
-                amd("Milan", pinned!("amd-milan-ark"), pinned!("amd-milan-ask")),
-                amd("Genoa", pinned!("amd-genoa-ark"), pinned!("amd-genoa-ask")),
-                amd("Turin", pinned!("amd-turin-ark"), pinned!("amd-turin-ask")),
+                amd("Milan", pinned!("amd-milan-ark"), pinned!("amd-milan-ask"), pinned!("amd-milan-asvk")),
+                amd("Genoa", pinned!("amd-genoa-ark"), pinned!("amd-genoa-ask"), pinned!("amd-genoa-asvk")),
+                amd("Turin", pinned!("amd-turin-ark"), pinned!("amd-turin-ask"), pinned!("amd-turin-asvk")),
             ],
             simulated: false,
         }

@@ -119,25 +119,14 @@ impl MockAmd {
         Some(Self { product, begins, ark, ask, asvk })
     }
 
-    /// Its root and the authority for chips.
+    /// Its root and its authorities for chips and for clouds.
     pub fn root(&self) -> AmdRoot {
         AmdRoot {
             product: self.product,
             ark: self.issue(&self.ark, &self.of_authority(1, &self.ark)),
             ask: self.issue(&self.ark, &self.of_authority(2, &self.ask)),
+            asvk: self.issue(&self.ark, &self.of_authority(3, &self.asvk)),
         }
-    }
-
-    /// The certificate of the authority for keys of clouds.
-    pub fn asvk(&self) -> Vec<u8> {
-        self.asvk_as(|_| {})
-    }
-
-    /// The same, saying something else.
-    pub fn asvk_as(&self, change: impl FnOnce(&mut Certificate)) -> Vec<u8> {
-        let mut certificate = self.of_authority(3, &self.asvk);
-        change(&mut certificate);
-        self.issue(&self.ark, &certificate)
     }
 
     /// What the certificate of an authority says.

@@ -70,7 +70,7 @@ impl Vendors {
             amd: vec![AmdProduct {
                 product: PRODUCT.into(),
                 floor: TcbVersion { fmc: None, boot_loader: 10, tee: 1, snp: 23, microcode: 84 },
-                collateral: AmdCollateral { asvk: None, crl: Some(crl) },
+                collateral: AmdCollateral { crl: Some(crl) },
             }],
         }
     }
@@ -175,6 +175,7 @@ pub fn encode_roots(roots: &Roots) -> Vec<u8> {
     for root in roots.amd.iter().take(1) {
         put(&mut out, &root.ark);
         put(&mut out, &root.ask);
+        put(&mut out, &root.asvk);
     }
     out
 }
@@ -183,8 +184,8 @@ pub fn encode_roots(roots: &Roots) -> Vec<u8> {
 pub fn decode_roots(bytes: &[u8]) -> Option<Roots> {
     let mut rest = bytes;
     let mut next = || take(&mut rest).map(<[u8]>::to_vec);
-    let (intel, pck, ark, ask) = (next()?, next()?, next()?, next()?);
-    let amd = vec![AmdRoot { product: PRODUCT, ark, ask }];
+    let (intel, pck, ark, ask, asvk) = (next()?, next()?, next()?, next()?, next()?);
+    let amd = vec![AmdRoot { product: PRODUCT, ark, ask, asvk }];
     rest.is_empty().then_some(Roots { intel, intel_pck: vec![pck], amd, simulated: true })
 }
 

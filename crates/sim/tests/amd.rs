@@ -27,7 +27,6 @@ struct Case {
     report: Vec<u8>,
     leaf: Vec<u8>,
     crl: Option<Vec<u8>>,
-    asvk: Option<Vec<u8>>,
     now: u64,
 }
 
@@ -50,7 +49,6 @@ impl World {
             report: self.chip.sign(&self.report(version)),
             leaf: self.amd.vcek(&self.certificate()),
             crl: Some(self.amd.crl(BEGINS, Some(ENDS), &[])),
-            asvk: None,
             now: NOW,
         }
     }
@@ -79,7 +77,7 @@ fn judge_by(roots: &Roots, case: &Case) -> Result<Facts, Refusal> {
     let Evidence::Amd(mut report) = convert(&case.report)?.evidence else { panic!("no report") };
     report.certificate.clone_from(&case.leaf);
     let evidence = Evidence::decode(&Evidence::Amd(report).encode())?;
-    let collateral = AmdCollateral { asvk: case.asvk.clone(), crl: case.crl.clone() };
+    let collateral = AmdCollateral { crl: case.crl.clone() };
     examine(&evidence, Some(&Collateral::Amd(collateral)), roots, case.now)
 }
 
@@ -268,44 +266,23 @@ fn counter_examples_of_revocation_lists() {
 }
 
 #[test]
-fn keys_of_clouds_want_their_authority_and_name_no_chip() {
-    let world = World::new("Genoa");
-    let report = world.report(3).with(0x48, &[1 << 2]);
-    let mut certificate = world.certificate();
-    certificate.subject = "SEV-VLEK".into();
-    certificate.extensions.retain(|(identifier, _)| !identifier.ends_with(".1.4"));
-    let case = Case {
-        report: world.chip.sign(&report),
-        leaf: world.amd.vlek(&certificate),
-        asvk: Some(world.amd.asvk()),
-        ..world.good(3)
-    };
-    let facts = world.judge(&case).unwrap();
-    assert_eq!((facts.key, facts.chip), (KeyKind::Vlek, None));
-    let missing = world.judge(&Case { asvk: None, ..case }).unwrap_err();
-    assert!(missing.code() == "unknown-issuer" && missing.to_string().contains("ASVK"), "{missing}");
-    let case = Case {
-        report: world.chip.sign(&report),
-        leaf: world.amd.vlek(&certificate),
-        asvk: Some(World::new("Genoa").amd.asvk()),
-        ..world.good(3)
-    };
-    assert_eq!(world.code(&case), "certificate-signature", "an authority that the root has not signed");
-    let revoked = Case { asvk: Some(world.amd.asvk()), crl: Some(world.amd.crl(BEGINS, Some(ENDS), &[3])), ..case };
-    assert_eq!(world.code(&revoked), "revoked");
-    type Change = fn(&mut Certificate);
-    let rows: [(&str, Change, &str); 6] = [
-        ("nothing", |_| {}, "genuine"),
-        ("that has expired", |c| c.ends = NOW - 1, "expired"),
-        ("that says nothing of being one", |c| c.extensions.clear(), "malformed-certificate"),
-        ("that says to be none", |c| c.extensions[0].1 = vec![0x30, 0], "usage"),
-        ("for chips by its name", |c| c.subject = "SEV-Genoa".into(), "unknown-issuer"),
-        ("for another product", |c| c.subject = "SEV-VLEK-Milan".into(), "unknown-issuer"),
-    ];
-    let mut case = Case { crl: Some(world.amd.crl(BEGINS, Some(ENDS), &[])), ..revoked };
-    for (what, change, expected) in rows {
-        case.asvk = Some(world.amd.asvk_as(change));
-        assert_eq!(world.code(&case), expected, "an authority {what}");
+fn keys_of_clouds_are_signed_by_their_own_authority_and_name_no_chip() {
+    for product in ["Milan", "Genoa", "Turin"] {
+        let mut world = World::new(product);
+        let mut certificate = world.certificate();
+        certificate.subject = "SEV-VLEK".into();
+        certificate.extensions.retain(|(identifier, _)| !identifier.ends_with(".1.4"));
+        let report = world.chip.sign(&world.report(3).with(0x48, &[1 << 2]));
+        let mut case = Case { report, leaf: world.amd.vlek(&certificate), ..world.good(3) };
+        let facts = world.judge(&case).unwrap();
+        assert_eq!((facts.key, facts.chip, facts.crl), (KeyKind::Vlek, None, Crl::Checked));
+        case.leaf = world.amd.vcek(&certificate);
+        assert_eq!(world.code(&case), "unknown-issuer", "signed by the authority for chips");
+        case.leaf = world.amd.vlek(&certificate);
+        case.crl = Some(world.amd.crl(BEGINS, Some(ENDS), &[3]));
+        assert_eq!(world.code(&case), "revoked");
+        world.root.asvk = World::new(product).root.asvk;
+        assert_eq!(world.code(&case), "certificate-signature", "an authority that the root has not signed");
     }
 }
 
@@ -319,7 +296,7 @@ fn every_flipped_bit_is_refused() {
         let Evidence::Amd(mut report) = convert(&case.report).unwrap().evidence else { panic!("no report") };
         report.certificate.clone_from(&case.leaf);
         let bytes = Evidence::Amd(report).encode();
-        let collateral = Collateral::Amd(AmdCollateral { asvk: None, crl: case.crl });
+        let collateral = Collateral::Amd(AmdCollateral { crl: case.crl });
         for bit in 0..bytes.len() * 8 {
             let mut copy = bytes.clone();
             copy[bit / 8] ^= 1 << (bit % 8);
@@ -379,19 +356,19 @@ fn a_bundle_holds_a_leaf_an_authority_and_a_list() {
         format!("-----BEGIN {label}-----\n{packed}\n-----END {label}-----\n")
     };
     let crl = case.crl.unwrap();
-    let (leaf, asvk) = (pem("CERTIFICATE", &case.leaf), world.amd.asvk());
-    let all = [pem("CERTIFICATE", &asvk), pem("X509 CRL", &crl), leaf.clone(), leaf.clone()].concat();
+    let leaf = pem("CERTIFICATE", &case.leaf);
+    let AmdRoot { ark, ask, asvk, .. } = &world.root;
+    let authorities = [ark, ask, asvk].map(|authority| pem("CERTIFICATE", authority)).concat();
+    let all = [authorities, pem("X509 CRL", &crl), leaf.clone(), leaf.clone()].concat();
     let bundle = AmdBundle::from_pem(all.as_bytes()).unwrap();
     assert_eq!((&bundle.leaf, bundle.collateral.crl.as_ref()), (&case.leaf, Some(&crl)));
-    assert_eq!(bundle.collateral.asvk, Some(asvk));
-    // The same twice is no contradiction; another list or authority is.
-    let same =
-        [all.as_str(), &pem("CERTIFICATE", bundle.collateral.asvk.as_ref().unwrap()), &pem("X509 CRL", &crl)].concat();
+    // The same twice is no contradiction; another list is.
+    let same = [all.as_str(), &pem("X509 CRL", &crl)].concat();
     assert_eq!(AmdBundle::from_pem(same.as_bytes()).unwrap(), bundle);
     let mut list = crl.clone();
     *list.last_mut().unwrap() ^= 1;
     let lists = AmdBundle::from_pem([all.as_str(), &pem("X509 CRL", &list)].concat().as_bytes()).unwrap_err();
-    assert!(lists.to_string().contains("twice"), "{lists}");
+    assert!(lists.to_string().contains("two lists"), "{lists}");
     let other = pem("CERTIFICATE", &World::new("Genoa").good(3).leaf);
     let two = AmdBundle::from_pem([leaf.clone(), other].concat().as_bytes()).unwrap_err();
     assert!(two.to_string().contains("two keys"), "{two}");

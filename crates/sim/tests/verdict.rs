@@ -111,10 +111,9 @@ impl World {
         } else {
             self.amd.vcek(&certificate)
         };
-        let asvk = (self.key == KeyKind::Vlek).then(|| self.amd.asvk());
         let crl = self.with_crl.then(|| self.amd.crl(BEGINS, Some(ENDS), &[]));
         let staple = Staple { evidence: Evidence::Amd(report), binding: self.binding };
-        let collateral = Collateral::Amd(AmdCollateral { asvk, crl });
+        let collateral = Collateral::Amd(AmdCollateral { crl });
         verify(&staple, self.role, &collateral, (&self.roots, &self.policy), &self.view, self.now)
     }
 

@@ -7,7 +7,6 @@ use der::asn1::ObjectIdentifier;
 use der::{Decode as _, Encode as _};
 use x509_cert::Certificate;
 use x509_cert::crl::CertificateList;
-use x509_cert::ext::pkix::BasicConstraints;
 use x509_cert::time::Validity;
 
 use crate::facts::{KeyKind, TcbVersion};
@@ -42,28 +41,16 @@ const MICROCODE: &str = "1.3.6.1.4.1.3704.1.3.8";
 const FMC: &str = "1.3.6.1.4.1.3704.1.3.9";
 const HARDWARE_ID: &str = "1.3.6.1.4.1.3704.1.4";
 
-/// What a certificate in a bundle is for.
-pub(crate) enum CertificateRole {
-    /// Of the key of a chip or a cloud.
-    Leaf,
-    /// Of the authority for keys of clouds.
-    VlekAuthority,
-    /// Of an authority that is pinned: ARK or ASK.
-    Pinned,
-}
-
-/// Tells the certificates of a bundle apart, by their subjects.
-pub(crate) fn role(bytes: &[u8]) -> Result<CertificateRole, Refusal> {
+/// Whether a certificate in a bundle is of the key of a chip or a cloud, and not of an authority, by its subject.
+pub(crate) fn is_leaf(bytes: &[u8]) -> Result<bool, Refusal> {
     const WHAT: &str = "a certificate of the bundle";
-    let name = Read::new(bytes, WHAT)?.common_name().unwrap_or_default();
-    if name == "SEV-VCEK" || name == "SEV-VLEK" {
-        Ok(CertificateRole::Leaf)
-    } else if name.starts_with("SEV-VLEK-") {
-        Ok(CertificateRole::VlekAuthority)
-    } else if name.starts_with("SEV-") || name.starts_with("ARK-") {
-        Ok(CertificateRole::Pinned)
-    } else {
-        Err(malformed(WHAT, format!("its subject {name:?} is none of AMD's")))
+    let certificate = Read::new(bytes, WHAT)?;
+    let name = certificate.common_name().unwrap_or_default();
+    let of_authority = name.starts_with("SEV-") || name.starts_with("ARK-");
+    match certificate.key_kind() {
+        Some(_) => Ok(true),
+        None if of_authority => Ok(false),
+        None => Err(malformed(WHAT, format!("its subject {name:?} is none of AMD's"))),
     }
 }
 
@@ -139,13 +126,6 @@ impl Read {
             return false;
         };
         UnparsedPublicKey::new(&RSA_PSS_2048_8192_SHA384, key).verify(message, signature).is_ok()
-    }
-
-    /// Whether it is an authority's: it must say so itself.
-    pub(super) fn may_certify(&self) -> Result<(), Refusal> {
-        let constraints = self.required(BASIC_CONSTRAINTS)?;
-        let constraints = BasicConstraints::from_der(constraints).map_err(|error| malformed(self.what, error))?;
-        if constraints.ca { Ok(()) } else { Err(Refusal::Usage { what: self.what }) }
     }
 
     /// When it ends, in seconds since the Unix epoch.
@@ -264,4 +244,26 @@ pub(super) fn check_crl(bytes: &[u8], issuer: &Read, certificates: &[&Read], now
         }
     }
     Ok(ends)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
+    use super::*;
+    use crate::roots::Roots;
+
+    #[test]
+    fn pinned_authorities_are_signed_by_the_pinned_root_of_their_product() {
+        const NOW: u64 = 1_796_000_000;
+        for root in Roots::genuine().amd {
+            let read = |bytes: &[u8]| Read::new(bytes, "a pinned certificate").unwrap();
+            let ark = read(&root.ark);
+            for (bytes, prefix) in [(&root.ark, "ARK"), (&root.ask, "SEV"), (&root.asvk, "SEV-VLEK")] {
+                let authority = read(bytes);
+                assert_eq!(authority.check(&ark, NOW), Ok(()), "{prefix}-{}", root.product);
+                assert_eq!(authority.common_name(), Some(format!("{prefix}-{}", root.product)));
+                assert!(!is_leaf(bytes).unwrap());
+            }
+        }
+    }
 }

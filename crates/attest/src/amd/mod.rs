@@ -9,7 +9,7 @@ mod verify;
 use crate::facts::{KeyKind, TcbVersion};
 use crate::refusal::Refusal;
 
-pub(crate) use certificate::{CertificateRole, role};
+pub(crate) use certificate::is_leaf;
 pub(crate) use verify::examine;
 
 /// Bytes of a report that are signed.

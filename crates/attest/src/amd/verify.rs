@@ -12,7 +12,6 @@ use crate::refusal::Refusal;
 use crate::roots::{AmdRoot, Roots};
 
 const LEAF: &str = "the certificate of the chip's key";
-const VLEK_AUTHORITY: &str = "the certificate of the authority for VLEKs (ASVK)";
 /// What chip tags are made with, so that they are of no use elsewhere.
 const CHIP: &[u8] = b"openrelay chip of AMD\0";
 
@@ -40,7 +39,7 @@ pub(crate) fn examine(
     if leaf.key_kind() != Some(kind) {
         return Err(Refusal::KeyKind);
     }
-    let chain = Chain::above(&leaf, kind, collateral, roots)?;
+    let chain = Chain::above(&leaf, kind, roots)?;
     if let Some(product) = report.product()?
         && product != chain.product
     {
@@ -48,7 +47,6 @@ pub(crate) fn examine(
     }
     chain.ark.check(&chain.ark, now)?;
     chain.authority.check(&chain.ark, now)?;
-    chain.authority.may_certify()?;
     leaf.check(&chain.authority, now)?;
     let mut expires = leaf.expires().min(chain.authority.expires()).min(chain.ark.expires());
     let crl = match collateral.and_then(|collateral| collateral.crl.as_deref()) {
@@ -68,28 +66,21 @@ pub(crate) fn examine(
 }
 
 impl<'a> Chain<'a> {
-    /// The pinned chain above a leaf, by its issuer's name. The authority for VLEKs comes with the collateral and is signed by the pinned root like the other.
-    fn above(
-        leaf: &Read,
-        kind: KeyKind,
-        collateral: Option<&AmdCollateral>,
-        roots: &'a Roots,
-    ) -> Result<Self, Refusal> {
+    /// The pinned chain above a leaf, by its issuer's name.
+    fn above(leaf: &Read, kind: KeyKind, roots: &'a Roots) -> Result<Self, Refusal> {
         for root in &roots.amd {
             let Some(product) = Product::called(root.product) else { continue };
-            let ark = Read::new(&root.ark, "AMD's root certificate")?;
-            let authority = match (kind, collateral.and_then(|collateral| collateral.asvk.as_deref())) {
-                (KeyKind::Vlek, Some(asvk)) => Read::new(asvk, VLEK_AUTHORITY)?,
-                _ => Read::new(&root.ask, "the certificate of AMD's authority (ASK)")?,
+            let authority = if kind == KeyKind::Vlek {
+                Read::new(&root.asvk, "the certificate of AMD's authority for clouds (ASVK)")?
+            } else {
+                Read::new(&root.ask, "the certificate of AMD's authority for chips (ASK)")?
             };
-            let prefix = if kind == KeyKind::Vlek { "SEV-VLEK" } else { "SEV" };
-            let named = authority.common_name() == Some(format!("{prefix}-{}", root.product));
-            if named && leaf.is_issued_by(&authority) && authority.is_issued_by(&ark) {
+            if leaf.is_issued_by(&authority) {
+                let ark = Read::new(&root.ark, "AMD's root certificate")?;
                 return Ok(Self { product, ark, authority, root });
             }
         }
-        let missing = kind == KeyKind::Vlek && collateral.is_none_or(|collateral| collateral.asvk.is_none());
-        Err(Refusal::UnknownIssuer { what: if missing { VLEK_AUTHORITY } else { LEAF } })
+        Err(Refusal::UnknownIssuer { what: LEAF })
     }
 }
 

@@ -184,9 +184,6 @@ pub(super) fn check(
     }
     for entry in &bundle.amd {
         let own = held.amd.iter().find(|own| own.product == entry.product);
-        if entry.collateral.asvk != own.and_then(|own| own.collateral.asvk.clone()) {
-            return strange("it has another authority for VLEKs");
-        }
         if own.is_some_and(|own| own.collateral.crl.is_some() && amd_date(own) > amd_date(entry)) {
             return strange("a list of AMD's is older than that which holds");
         }
