@@ -3,7 +3,6 @@
 //! Owns [`RegisteredRelay`], which only a verified directory makes: no circuit opens without one.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -30,12 +29,12 @@ pub struct VerifiedDirectory {
 #[derive(Debug)]
 pub struct RegisteredRelay {
     responder: Responder,
-    endpoints: Vec<SocketAddr>,
+    endpoints: Vec<std::net::SocketAddr>,
 }
 
 #[cfg(feature = "chain")]
 impl RegisteredRelay {
-    pub(crate) fn into_parts(self) -> (Responder, Vec<SocketAddr>) {
+    pub(crate) fn into_parts(self) -> (Responder, Vec<std::net::SocketAddr>) {
         (self.responder, self.endpoints)
     }
 }
