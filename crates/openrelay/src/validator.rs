@@ -5,6 +5,7 @@
 mod collateral;
 mod round;
 mod run;
+mod tree;
 mod vendors;
 
 pub(crate) use collateral::ENDING as COLLATERAL_ENDING;

@@ -164,3 +164,36 @@ fn a_source_tree_that_is_built_does_not_read_its_builders_files() {
     let refused = said(place.run(&["image", "build", "--kind", "client", "--source", &tree, "--out", &out]));
     assert!(refused.contains("leads out of the source tree"), "{refused}");
 }
+
+#[test]
+fn the_settings_of_a_tree_run_nothing_where_git_lists_its_files() {
+    let place = Place::new("listed");
+    let (tree, trace) = (place.path("tree"), place.path("trace"));
+    fs::create_dir_all(format!("{tree}/image")).unwrap();
+    fs::write(format!("{tree}/image/inputs.lock"), "lock").unwrap();
+    fs::write(format!("{tree}/left-out"), "not added").unwrap();
+    let git = |arguments: &[&str]| {
+        assert!(Command::new("git").arg("-C").arg(&tree).args(arguments).status().unwrap().success());
+    };
+    git(&["init", "-q"]);
+    git(&["add", "image/inputs.lock"]);
+    let hook = place.path("tree/hook");
+    fs::write(&hook, format!("#!/bin/sh\necho ran >{trace}\n")).unwrap();
+    fs::set_permissions(&hook, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    git(&["config", "core.fsmonitor", &hook]);
+    git(&["update-index", "--fsmonitor"]);
+    git(&["ls-files"]);
+    assert!(fs::exists(&trace).unwrap(), "git runs it");
+    fs::remove_file(&trace).unwrap();
+    let output = place.run(&["validator", "source", &tree]);
+    if !confines(&output) {
+        return;
+    }
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(!fs::exists(&trace).unwrap(), "the tree's program ran as who looked at the tree");
+    // Of the one file that git knows, as sha256sum has it.
+    let line = "0c030586945fe504b604ecc2e875c38ede400cd5cd73da9730302162e6b02c6f  image/inputs.lock\n";
+    let expected = openrelay_image::hex(&openrelay_image::sha256(line.as_bytes()));
+    assert!(said.contains(&format!("source tree   0x{expected}")), "{said}");
+}

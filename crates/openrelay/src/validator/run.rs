@@ -34,6 +34,7 @@ use serde_json::{Value, json};
 use super::Folder;
 use super::collateral::{self, CollateralArguments, Watch};
 use super::round::{Contest, Due, Found, approved, block_time, decided, due, revealed, step};
+use super::tree::{copy, tree_hash, tree_of};
 use crate::confined::Confinement;
 use crate::failure::Failure;
 use crate::image::{BuildArguments, Kind, MANIFEST, make, remove};
@@ -228,8 +229,12 @@ fn release(folder: &Folder, number: u64) -> Result<Release, Failure> {
 
 /// Rebuilds what is proposed, from a copy that knows nothing of what was built before.
 fn rebuild(folder: &Folder, arguments: &RunArguments, number: u64, release: &Release) -> Rebuilt {
-    let Some(source) = tree_of(&arguments.source, release.sourceTree) else {
-        return Rebuilt::Failed(format!("no source tree with the hash {} is to be had here\n", release.sourceTree));
+    let source = match tree_of(&arguments.source, release.sourceTree) {
+        Ok(Some(source)) => source,
+        Ok(None) => {
+            return Rebuilt::Failed(format!("no source tree with the hash {} is to be had here\n", release.sourceTree));
+        }
+        Err(failure) => return Rebuilt::Local(failure.to_string()),
     };
     let lock = source.join("image/inputs.lock");
     match fs::read(&lock) {
@@ -241,7 +246,8 @@ fn rebuild(folder: &Folder, arguments: &RunArguments, number: u64, release: &Rel
         return Rebuilt::Local(format!("this version of openrelay builds nothing of kind {}", release.kind));
     };
     let place = folder.path.join(format!("building-{number}"));
-    let result = clean_build(arguments, &source, &place, &built(folder, number), (kind, release.version));
+    let of = (release.sourceTree, kind, release.version);
+    let result = clean_build(arguments, &source, &place, &built(folder, number), of);
     // Looked at before the build is removed: it may be what has filled the disk.
     let room = room(&folder.path);
     if let Err(failure) = remove(&place) {
@@ -270,18 +276,14 @@ fn clean_build(
     source: &Path,
     place: &Path,
     out: &Path,
-    (kind, version): (Kind, u64),
+    (wanted, kind, version): (B256, Kind, u64),
 ) -> Result<Found, Failure> {
     for folder in [place, out] {
         remove(folder)?;
         fs::create_dir_all(folder).map_err(Failure::plain)?;
     }
     let tree = place.join("source");
-    for (path, _) in listed(source)? {
-        let to = tree.join(&path);
-        fs::create_dir_all(to.parent().unwrap_or(&tree)).map_err(Failure::plain)?;
-        fs::copy(source.join(&path), &to).map_err(|error| Failure::plain(format!("cannot copy {path}: {error}")))?;
-    }
+    copy(source, &tree, wanted)?;
     let build = BuildArguments {
         source: tree,
         lock: None,
@@ -310,60 +312,6 @@ fn clean_build(
 fn room(dir: &Path) -> Option<u64> {
     let output = Command::new("df").args(["--output=avail", "-B1"]).arg(dir).output().ok()?;
     String::from_utf8_lossy(&output.stdout).lines().nth(1)?.trim().parse().ok()
-}
-
-/// The tree with this hash among those that are known.
-fn tree_of(sources: &[PathBuf], wanted: B256) -> Option<PathBuf> {
-    let below = |source: &PathBuf| {
-        let inner = fs::read_dir(source).into_iter().flatten().flatten().map(|entry| entry.path());
-        std::iter::once(source.clone()).chain(inner.filter(|path| path.is_dir())).collect::<Vec<_>>()
-    };
-    sources.iter().flat_map(below).find(|tree| tree_hash(tree).is_ok_and(|hash| hash == wanted))
-}
-
-/// The hash of a source tree: of the lines "SHA-256, two spaces, path" of its files, ascending by path. Files are those that git knows, where it does; otherwise all of them.
-pub(crate) fn tree_hash(tree: &Path) -> Result<B256, Failure> {
-    let lines: Vec<String> = listed(tree)?.iter().map(|(path, hash)| format!("{}  {path}\n", hex(hash))).collect();
-    Ok(B256::new(sha256(lines.concat().as_bytes())))
-}
-
-/// The files of a tree with their hashes, ascending by path.
-fn listed(tree: &Path) -> Result<Vec<(String, [u8; 32])>, Failure> {
-    let mut paths = Vec::new();
-    if tree.join(".git").exists() {
-        let output =
-            Command::new("git").arg("-C").arg(tree).args(["ls-files", "-z"]).output().map_err(Failure::plain)?;
-        if !output.status.success() {
-            return Err(Failure::plain(format!("git does not list the files of {}", tree.display())));
-        }
-        paths.extend(String::from_utf8_lossy(&output.stdout).split_terminator('\0').map(str::to_owned));
-    } else {
-        if !tree.join("image/inputs.lock").exists() {
-            return Err(Failure::plain(format!("{} is no source tree", tree.display())));
-        }
-        walk(tree, "", &mut paths)?;
-    }
-    paths.sort_unstable();
-    let hashed = |path: String| {
-        let bytes =
-            fs::read(tree.join(&path)).map_err(|error| Failure::plain(format!("cannot read {path}: {error}")))?;
-        Ok((path, sha256(&bytes)))
-    };
-    paths.into_iter().map(hashed).collect()
-}
-
-fn walk(tree: &Path, below: &str, paths: &mut Vec<String>) -> Result<(), Failure> {
-    for entry in fs::read_dir(tree.join(below)).map_err(Failure::plain)? {
-        let entry = entry.map_err(Failure::plain)?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let path = if below.is_empty() { name } else { format!("{below}/{name}") };
-        if entry.file_type().map_err(Failure::plain)?.is_dir() {
-            walk(tree, &path, paths)?;
-        } else {
-            paths.push(path);
-        }
-    }
-    Ok(())
 }
 
 /// Publishes what was built for a round, once the validator has revealed what it voted for.
@@ -534,8 +482,9 @@ pub(super) fn report(folder: &Folder, files: [&Path; 2], password_file: Option<&
 
 /// What a release names, for who proposes: the hash of the tree and that of its inputs.
 pub(super) fn source(tree: &Path) -> Result<(), Failure> {
+    let hash = tree_hash(tree)?;
     let lock = fs::read(tree.join("image/inputs.lock")).map_err(Failure::plain)?;
-    say(&format!("source tree   {}", tree_hash(tree)?));
+    say(&format!("source tree   {hash}"));
     say(&format!("inputs.lock   {}", B256::new(sha256(&lock))));
     Ok(())
 }
