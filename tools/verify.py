@@ -8,7 +8,7 @@ Standard library alone. Reads what a client keeps or a mirror serves, and believ
   verify.py image IMAGE --lock LOCK --firmware FILE [--manifest FILE]
 
 Evidence of single relays that does not hold is listed; signatures of chips are not looked at. Exit code 0 when the rest holds and some evidence does, 5 when not,
-2 for wrong use.
+1 when a file cannot be had, 2 for wrong use.
 """
 
 import argparse
@@ -118,18 +118,63 @@ def rlp_item(data):
 
 
 def rlp_bytes(content):
-    if len(content) == 1 and content[0] < 0x80:
-        return content
-    return bytes([0x80 + len(content)]) + content
+    return content if len(content) == 1 and content[0] < 0x80 else rlp_headed(0x80, content)
+
+
+def rlp_list(items):
+    """A list of what is encoded already."""
+    return rlp_headed(0xC0, b"".join(items))
+
+
+def rlp_headed(kind, content):
+    if len(content) < 56:
+        return bytes([kind + len(content)]) + content
+    size = len(content).to_bytes((len(content).bit_length() + 7) // 8, "big")
+    return bytes([kind + 55 + len(size)]) + size + content
 
 
 def rlp_number(number):
     return rlp_bytes(number.to_bytes((number.bit_length() + 7) // 8, "big"))
 
 
+def nibbles_of(data):
+    return [nibble for byte in data for nibble in (byte >> 4, byte & 15)]
+
+
+def trie_root(leaves):
+    """The root of a trie with these values, by the hashes of their keys."""
+    leaves = sorted((nibbles_of(key), value) for key, value in leaves)
+    return keccak(trie_node(leaves) if leaves else b"\x80")
+
+
+def trie_node(leaves):
+    paths = [path for path, _ in leaves]
+    if len(leaves) == 1:
+        return rlp_list([rlp_bytes(packed(paths[0], 2)), rlp_bytes(leaves[0][1])])
+    # They are sorted: what the first and the last share, all do.
+    shared = next(at for at, pair in enumerate(zip(paths[0], paths[-1])) if pair[0] != pair[1])
+    if shared:
+        below = trie_node([(path[shared:], value) for path, value in leaves])
+        return rlp_list([rlp_bytes(packed(paths[0][:shared], 0)), named(below)])
+    children = [[(path[1:], value) for path, value in leaves if path[0] == nibble] for nibble in range(16)]
+    return rlp_list([named(trie_node(child)) if child else b"\x80" for child in children] + [b"\x80"])
+
+
+def packed(path, kind):
+    """A path as nodes write it; kind 2 for leaves, 0 for what leads on."""
+    odd = len(path) & 1
+    path = ([kind + 1] if odd else [kind, 0]) + path
+    return bytes(16 * high + low for high, low in zip(path[::2], path[1::2]))
+
+
+def named(node):
+    """How another node names it."""
+    return node if len(node) < 32 else rlp_bytes(keccak(node))
+
+
 def trie_value(root, key, nodes):
     """What stands under a key; None when the proof shows that nothing does."""
-    path = [nibble for byte in keccak(key) for nibble in (byte >> 4, byte & 15)]
+    path = nibbles_of(keccak(key))
     if not nodes:
         need(root == keccak(b"\x80"), "an empty proof of a trie that is not empty")
         return None
@@ -152,8 +197,7 @@ def trie_value(root, key, nodes):
             wanted = value
             continue
         head, leaf = node[0], node[0][0] >> 4
-        nibbles = [nibble for byte in head[1:] for nibble in (byte >> 4, byte & 15)]
-        nibbles = ([head[0] & 15] if leaf & 1 else []) + nibbles
+        nibbles = ([head[0] & 15] if leaf & 1 else []) + nibbles_of(head[1:])
         same = path[: len(nibbles)] == nibbles
         if leaf & 2:
             need(used == len(nodes), "a proof goes on after its end")
@@ -188,8 +232,7 @@ class Cursor:
 
 def account_rlp(account):
     nonce, balance, root, code = account
-    content = rlp_number(nonce) + rlp_number(balance) + rlp_bytes(root) + rlp_bytes(code)
-    return bytes([0xF7 + 1, len(content)]) + content
+    return rlp_list([rlp_number(nonce), rlp_number(balance), rlp_bytes(root), rlp_bytes(code)])
 
 
 def proven_slots(cursor, state_root):
@@ -380,8 +423,38 @@ def read_attestation(data):
     return bundle, manifests, statements, headers, staples
 
 
-def check_staple(evidence, binding, blocks, images, floors):
-    """Whether evidence is bound to what it says, names a block of the chain, an image that can be used and gives its measurement, and new enough firmware."""
+def records_of(data, root):
+    """The descriptors of all relays, by relay id; None for what the mirror withheld. Together they give the directory's root, so none is missing and none was added."""
+    cursor = Cursor(data)
+    head = b"openrelay-records/1\n"
+    need(cursor.take(len(head)) == head, "it has no records")
+    descriptors, leaves = {}, []
+    for _ in range(cursor.number(4)):
+        relay, whole = cursor.number(8), cursor.number(1)
+        need(relay not in descriptors and whole in (0, 1), "the records do not read")
+        descriptor, record = None, cursor.take(32) if not whole else None
+        if whole:
+            operator, advertised, bond_class, status = (cursor.take(count) for count in (20, 4, 1, 1))
+            descriptor = cursor.take(cursor.number(2))
+            words = (word(relay), operator, keccak(descriptor), advertised, bond_class, status)
+            record = keccak(b"".join(one.rjust(32, b"\0") for one in words))
+        descriptors[relay] = descriptor
+        leaves.append((keccak(word(relay)), rlp_number(int.from_bytes(record, "big"))))
+    need(not cursor.rest, "bytes after the records")
+    need(trie_root(leaves) == root, "the records are not those of the chain")
+    return descriptors
+
+
+def check_staple(evidence, binding, network, descriptors, blocks, images, floors):
+    """Whether evidence is bound to what it says, to a relay of the chain and its present key, names a block of the chain, an image that can be used and gives its measurement, and new enough
+    firmware."""
+    relay = int.from_bytes(binding[32:40], "big")
+    need(binding[:32] == network, "evidence is for another network")
+    descriptor = descriptors.get(relay)
+    need(descriptor is not None, "evidence is of a relay that is not on the chain, or whose descriptor was withheld")
+    # Version 1, roles 1, key epoch 4, handshake key 32.
+    need(binding[40:72] == descriptor[6:38], "evidence is for another key of the relay")
+    need(binding[72:76] == descriptor[2:6] and binding[76] == descriptor[1], "evidence is for another epoch or role")
     data = hashlib.sha512(b"openrelay-attest-v1\0" + struct.pack(">H", len(binding)) + binding).digest()
     if evidence[0] == 2:
         report, measured = evidence[0x50 + 1 : 0x90 + 1], evidence[0x90 + 1 : 0xC0 + 1].hex()
@@ -411,17 +484,17 @@ def reading(arguments):
     header_rlp = cursor.take(cursor.number(4))
     header, block = rlp(header_rlp), keccak(header_rlp)
     number, state_root = int.from_bytes(header[8], "big"), header[3]
-    if arguments.block:
-        need(block == bytes.fromhex(arguments.block.removeprefix("0x")), "the reading is of another block")
+    need(arguments.block in (None, block), "the reading is of another block")
     account, proof = cursor.account(), cursor.proof()
-    directory = bytes.fromhex(arguments.directory.removeprefix("0x"))
-    need(trie_value(state_root, directory, proof) == account_rlp(account), "the directory's account is another one")
+    need(trie_value(state_root, arguments.directory, proof) == account_rlp(account), "the directory's account is another one")
     states = dict(proven_slots(cursor, state_root) for _ in range(cursor.number(1)))
     attestation = cursor.take(cursor.number(4))
+    descriptors = records_of(cursor.rest, account[2])
     bundle, manifests, statements, headers, staples = read_attestation(attestation)
-    address = lambda text: bytes.fromhex(text.removeprefix("0x"))
-    voted = approved_images(states[address(arguments.images)])
-    entry_slots = states[address(arguments.collateral)]
+    for name in ("images", "collateral"):
+        need(getattr(arguments, name) in states, f"the reading has no proof of --{name}")
+    voted, entry_slots = approved_images(states[arguments.images]), states[arguments.collateral]
+    network = keccak(b"openrelay chain\n" + arguments.chain.to_bytes(8, "big") + arguments.directory)
     current = word(slot(entry_slots, CURRENT, "the collateral"))
     need(hashlib.sha256(bundle).digest() == current, "the collateral is not the one that validators have voted for")
     blocks = {number: block}
@@ -441,7 +514,7 @@ def reading(arguments):
                 # One that was approved in two versions can be used as long as either can, unless either was stopped.
                 states = [images.get(manifest["image"], {}).get("state"), state_of(image, voted, time, arguments.haste)]
                 state = next(state for state in BY_WEIGHT if state in states)
-                digest = statement_hash(arguments.chain, address(arguments.images), image["round"], image["value"])
+                digest = statement_hash(arguments.chain, arguments.images, image["round"], image["value"])
                 signers = {signer(digest, signature) for number, signature in statements if number == image["round"]}
                 rebuilt_by = sorted(one for one in signers if one)
                 images[manifest["image"]] = dict(manifest, state=state, rebuilt_by=rebuilt_by, **image)
@@ -449,7 +522,7 @@ def reading(arguments):
     for evidence, binding in staples:
         relay = int.from_bytes(binding[32:40], "big")
         try:
-            check_staple(evidence, binding, blocks, images, floors)
+            check_staple(evidence, binding, network, descriptors, blocks, images, floors)
         except Refused as why:
             refused.append({"relay": relay, "why": str(why)})
     found = {
@@ -460,8 +533,10 @@ def reading(arguments):
         "images": [
             {"image": name} | {key: one[key] for key in ("round", "state", "rebuilt_by")} for name, one in images.items()
         ],
+        "relays": len(descriptors),
         "evidence": len(staples),
         "refused": refused,
+        "holds": bool(images) and len(refused) < len(staples),
     }
     print(json.dumps(found))
     need(images, "there is no image whose manifest is what was voted for")
@@ -490,7 +565,8 @@ def sections(image):
     optional, = struct.unpack_from("<H", image, signature + 20)
     table, found = signature + 24 + optional, {}
     for number in range(count):
-        name, size, _, _, begin = struct.unpack_from("<8sIIII", image, table + 40 * number)
+        name, size, _, held, begin = struct.unpack_from("<8sIIII", image, table + 40 * number)
+        need(begin + held <= len(image), "the image is cut short")
         found[name.rstrip(b"\0").decode()] = image[begin : begin + size]
     return found
 
@@ -592,6 +668,25 @@ def image(arguments):
         need(said == digests, "the manifest says other launch digests")
 
 
+def hexadecimal(length):
+    def parse(text):
+        data = bytes.fromhex(text.removeprefix("0x"))
+        if len(data) != length:
+            raise argparse.ArgumentTypeError(f"must be {length} bytes in hexadecimal digits")
+        return data
+
+    return parse
+
+
+def between(least, most):
+    def parse(text):
+        if not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"must be {least} to {most}")
+        return int(text)
+
+    return parse
+
+
 def main():
     need(keccak(b"").hex() == "c5d2460186f7233c927e7db2dcc703c0e500b653ca82273b7bfad8045d85a470", "Keccak is wrong")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -599,10 +694,10 @@ def main():
     one = commands.add_parser("reading")
     one.add_argument("file")
     for name in ("--directory", "--images", "--collateral"):
-        one.add_argument(name, required=True)
-    one.add_argument("--block")
-    one.add_argument("--chain", type=int, required=True, help="the chain's number")
-    one.add_argument("--haste", type=int, default=1, help="what a development network divides times by")
+        one.add_argument(name, required=True, type=hexadecimal(20))
+    one.add_argument("--block", type=hexadecimal(32))
+    one.add_argument("--chain", type=between(0, (1 << 64) - 1), required=True, help="the chain's number")
+    one.add_argument("--haste", type=between(1, 1 << 16), default=1, help="what a development network divides times by")
     one.set_defaults(run=reading)
     one = commands.add_parser("inputs")
     one.add_argument("lock")
@@ -617,8 +712,14 @@ def main():
     arguments = parser.parse_args()
     try:
         arguments.run(arguments)
-    except (Refused, KeyError, IndexError, TypeError, ValueError, struct.error, OSError) as why:
-        print(f"verify.py: refused: {why!r}" if not isinstance(why, Refused) else f"verify.py: refused: {why}", file=sys.stderr)
+    except Refused as why:
+        print(f"verify.py: refused: {why}", file=sys.stderr)
+        sys.exit(5)
+    except OSError as why:
+        print(f"verify.py: {why}", file=sys.stderr)
+        sys.exit(1)
+    except (LookupError, TypeError, ValueError, OverflowError, RecursionError, struct.error) as why:
+        print(f"verify.py: refused: what is in it does not read ({type(why).__name__}: {why})", file=sys.stderr)
         sys.exit(5)
 
 

@@ -231,7 +231,7 @@ pub enum Refusal {
     #[error("the evidence is not bound to what the relay says of itself")]
     Binding,
     /// A part of what the chain says is missing.
-    #[error("{0} could not be read from the chain, and nothing is believed without it")]
+    #[error("{0} could not be had, and nothing is believed without it")]
     NoView(&'static str),
     /// Of another network.
     #[error("the evidence is for another network")]
@@ -380,11 +380,19 @@ impl Refusal {
     /// What to do next.
     pub const fn next_step(&self) -> &'static str {
         match self {
-            Self::NoCollateral | Self::OtherCollateral | Self::MalformedCollateral(_) | Self::OtherModel => {
-                "give the collateral of this vendor and processor model"
+            Self::NoCollateral
+            | Self::OtherCollateral
+            | Self::MalformedCollateral(_)
+            | Self::OtherModel
+            | Self::BadCrl(_)
+            | Self::TcbInfo(_)
+            | Self::QeIdentity(_) => {
+                "give the collateral of this vendor and processor model, as the vendor has signed it"
             }
-            Self::NoCertificate | Self::NoCrl => {
-                "give the bundle with the certificate of the chip and the revocation list"
+            Self::NoCertificate => "give the certificate of the chip's key (VCEK or VLEK) with the report",
+            Self::NoCrl => "give the vendor's lists of revoked certificates with the rest of the collateral",
+            Self::UnknownImage | Self::ImageState(_) | Self::Measurement => {
+                "choose another relay; its operator has to start an image that validators approve: openrelay image show"
             }
             Self::StaleCrl | Self::Expired { .. } | Self::NotYetValid { .. } | Self::Clock => {
                 "check this machine's clock, or give newer collateral"
@@ -405,7 +413,7 @@ impl Refusal {
             | Self::Advisory(_)
             | Self::Floor { .. } => "choose another relay; its operator has to bring the machine's firmware up to date",
             Self::NoView(_) | Self::NoFloor => {
-                "look whether the chain can be reached: openrelay status says by what it is read"
+                "look whether the chain and its mirrors can be reached: openrelay status says by what they are read"
             }
             Self::Simulated | Self::Platform(_) | Self::Product(_) => {
                 "choose another relay, or accept this kind in the client's policy"
@@ -433,9 +441,6 @@ impl Refusal {
             | Self::UnknownIssuer { .. }
             | Self::CertificateSignature { .. }
             | Self::Usage { .. }
-            | Self::BadCrl(_)
-            | Self::TcbInfo(_)
-            | Self::QeIdentity(_)
             | Self::QeReportSignature
             | Self::QeBinding
             | Self::OtherQe(_)
@@ -449,9 +454,6 @@ impl Refusal {
             | Self::OtherNetwork
             | Self::OtherRelay
             | Self::OtherRole
-            | Self::UnknownImage
-            | Self::ImageState(_)
-            | Self::Measurement
             | Self::Other(_) => "choose another relay; this evidence proves nothing",
         }
     }
@@ -464,7 +466,10 @@ mod tests {
     #[test]
     fn a_refusal_says_what_to_do() {
         let rows = [
-            (Refusal::NoCrl, "revocation list"),
+            (Refusal::NoCrl, "lists of revoked certificates"),
+            (Refusal::NoCertificate, "VCEK or VLEK"),
+            (Refusal::OtherCollateral, "as the vendor has signed it"),
+            (Refusal::UnknownImage, "openrelay image show"),
             (Refusal::Clock, "clock"),
             (Refusal::Debug, "operator"),
             (Refusal::NoTcbLevel, "firmware"),

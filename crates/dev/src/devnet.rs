@@ -343,7 +343,7 @@ fn status() -> Result<String> {
         std::fs::read_dir("/proc")?.flatten().find(is_client).context("the devnet's client is not to be found")?;
     let user = if sandbox::user() == 0 { "" } else { " --user --preserve-credentials" };
     let pid = client.file_name();
-    Ok(format!("{text}{CLIENT}nsenter --target {}{user} --net --mount -- PROGRAM", pid.display()))
+    Ok(format!("{text}{CLIENT}nsenter --target {}{user} --net --mount --pid -- PROGRAM", pid.display()))
 }
 
 /// Begins the line about the client in the devnet's answer; its network namespace follows.

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::chain_check::{Bench, Scenario};
 use crate::scenario::scenario;
+use crate::simulation::Simulation;
 
 /// Runs all scenarios on one network; an error names the first that fails.
 pub(crate) fn run(dir: &Path) -> Result<()> {
@@ -92,8 +93,9 @@ fn second_verifier(bench: &mut Bench) -> Result<()> {
     let block = found["block_hash"].as_str().context("no block")?.to_owned();
     let bytes = fs::read(&kept)?;
     let text = |word: &[u8]| bytes.windows(word.len()).position(|found| found == word).context("it is there");
-    // The header, the directory's account, a manifest, the collateral.
-    let places = [40, 800, text(b"\"shapes\"")? + 40, text(b"openrelay.collateral/1")? + 60];
+    let records = text(b"openrelay-records/1")?;
+    // The header, the directory's account, a manifest, the collateral, a record.
+    let places = [40, 800, text(b"\"shapes\"")? + 40, text(b"openrelay.collateral/1")? + 60, records + 60];
     for at in places {
         let mut changed = bytes.clone();
         changed[at] ^= 1;
@@ -102,6 +104,15 @@ fn second_verifier(bench: &mut Bench) -> Result<()> {
         let (code, said) = second_verifier_on(bench, &path, Some(&block))?;
         ensure!(code == Some(5), "byte {at}: exit code {code:?}: {said}");
     }
+    let path = bench.network.dir.join("changed.reading");
+    for changed in [&bytes[..bytes.len() - 1], &[&bytes[..], &[0]].concat()] {
+        fs::write(&path, changed)?;
+        let (code, said) = second_verifier_on(bench, &path, Some(&block))?;
+        ensure!(code == Some(5), "{} of {} bytes: exit code {code:?}: {said}", changed.len(), bytes.len());
+    }
+    fs::remove_file(&path)?;
+    let (code, said) = second_verifier_on(bench, &path, None)?;
+    ensure!(code == Some(1) && said.contains("changed.reading"), "no file: exit code {code:?}: {said}");
     Ok(())
 }
 
@@ -163,21 +174,35 @@ fn named_rebuilders(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-fn starts_anew(bench: &mut Bench) -> Result<()> {
-    let folder = bench.network.dir.join("config/egress-1/relay.toml");
-    fs::write(&folder, format!("one_hop = true\n{}", fs::read_to_string(&folder)?))?;
+/// Starts an egress anew, with this lie in its evidence.
+fn start_again(bench: &mut Bench, lie: Option<&str>) -> Result<()> {
+    let folder = bench.network.dir.join("config/egress-1");
+    Simulation::of(&bench.network.dir)?.tell(&folder, "SEV-SNP", lie.map(Value::from).as_ref())?;
     let place = bench.services.relays.iter().position(|(name, _)| *name == "egress-1").context("no egress")?;
     bench.services.relays.remove(place);
     let host = bench.network.host("egress-1")?;
     let started = bench.services.operator("egress-1")?.start(host, &bench.programs, &[])?;
     bench.services.relays.insert(place, ("egress-1", started));
+    Ok(())
+}
+
+fn starts_anew(bench: &mut Bench) -> Result<()> {
+    let folder = bench.network.dir.join("config/egress-1/relay.toml");
+    fs::write(&folder, format!("one_hop = true\n{}", fs::read_to_string(&folder)?))?;
+    // What was believed before is kept, and is not the reason why the new evidence is not.
+    start_again(bench, Some("debug"))?;
+    bench.within("the reason of a relay that is false since it started anew", || {
+        let (code, said, _) = bench.openrelay(&["verify", "3", "--config", &bench.config()])?;
+        Ok(code == Some(5) && said.contains("REFUSED [debug]"))
+    })?;
+    start_again(bench, None)?;
     let config = bench.through(1, 3)?;
     bench.within("a circuit through the relay that started anew", || {
         Ok(bench.openrelay(&["up", "--wait", "--config", &config])?.0 == Some(0))
     })?;
     let status = bench.status()?;
     ensure!(status["attestation"] == "sim" && status["evidence"][1]["relay"] == 3, "{status}");
-    ensure!(status["evidence"][1]["key_epoch"] == 2 && bench.fetches()?, "{status}");
+    ensure!(status["evidence"][1]["key_epoch"] == 3 && bench.fetches()?, "{status}");
     bench.down()?;
     let one = with(bench, "one-hop", "egress = 3\n")?;
     let (code, _, said) = bench.openrelay(&["up", "--wait", "--one-hop", "--config", &one])?;
@@ -199,7 +224,9 @@ fn other_collateral(bench: &mut Bench) -> Result<()> {
         fs::remove_dir_all(&state)?;
         Ok(bench.openrelay(&["exits", "--json", "--config", &bench.config()])?.1.contains("no-view"))
     })?;
-    refuses(bench, &bench.config(), "the collateral that it names")?;
+    refuses(bench, &bench.config(), "the collateral that the chain names")?;
+    let (code, said, _) = bench.openrelay(&["verify", "--config", &bench.config()])?;
+    ensure!(code == Some(5) && said.contains("the collateral that the chain names"), "exit code {code:?}: {said}");
     fs::write(&path, own)?;
     bench.within("the collateral", || {
         Ok(bench.openrelay(&["up", "--wait", "--config", &bench.config()])?.0 == Some(0))

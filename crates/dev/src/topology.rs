@@ -177,7 +177,12 @@ impl Network {
     pub(crate) fn link_of(name: &str) -> Result<&'static str> {
         match SITES.iter().find(|site| site.name == name) {
             Some(site) => Ok(site.link),
-            None => bail!("there is no link {name}; there are: {}", Self::links().join(", ")),
+            None => {
+                bail!(
+                    "there is no link {name}; there are: {}; and evidence, collateral, vote, image",
+                    Self::links().join(", ")
+                )
+            }
         }
     }
 

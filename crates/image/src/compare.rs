@@ -21,7 +21,8 @@ pub fn first_difference(one: &[u8], two: &[u8]) -> Option<String> {
     {
         return Some(in_initrd(left, right));
     }
-    first_byte(one, two).map(|at| format!("byte {at} outside of all sections"))
+    let sizes = format!("{} and {} bytes", one.len(), two.len());
+    first_byte(one, two).map(|at| format!("byte {at}, in none of the sections that both have ({sizes})"))
 }
 
 fn first_byte(one: &[u8], two: &[u8]) -> Option<usize> {

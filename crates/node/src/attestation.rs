@@ -29,6 +29,17 @@ use crate::directory::{RegisteredRelay, VerifiedDirectory};
 
 /// Evidence of a relay that is kept: one that was announced just now, and the one before it.
 pub(crate) const NEWEST: usize = 2;
+/// What AMD calls the products that evidence can be of.
+const AMD_PRODUCTS: [&str; 3] = ["Milan", "Genoa", "Turin"];
+/// What Intel says of firmware that a policy can accept: not `Revoked`.
+const INTEL_STATUSES: [&str; 6] = [
+    "UpToDate",
+    "SWHardeningNeeded",
+    "ConfigurationNeeded",
+    "ConfigurationAndSWHardeningNeeded",
+    "OutOfDate",
+    "OutOfDateConfigurationNeeded",
+];
 /// Statements that are kept of those whom nobody has named: nobody knows whose they are, and they could be many.
 const OTHERS: usize = 128;
 
@@ -63,11 +74,22 @@ impl Standard {
                 })
             };
             policy.platforms = names.iter().map(called).collect::<Result<_, _>>()?;
+            if names.is_empty() {
+                return Err(key_fault(path, "platforms", "names none: no relay could be accepted"));
+            }
         }
+        // What is spelt otherwise than vendors do would fit nothing, and say so of each relay only.
+        let known =
+            |key: &str, names: &[String], all: &[&str]| match names.iter().find(|name| !all.contains(&name.as_str())) {
+                Some(name) => Err(key_fault(path, key, format!("there is no {name:?}; there are {}", all.join(", ")))),
+                None => Ok(()),
+            };
         if let Some(products) = file.amd_products {
+            known("amd_products", &products, &AMD_PRODUCTS)?;
             policy.amd_products = products;
         }
         if let Some(statuses) = file.intel_statuses {
+            known("intel_statuses", &statuses, &INTEL_STATUSES)?;
             policy.intel_statuses = statuses;
         }
         if let Some(seconds) = file.max_age_s {
@@ -84,6 +106,9 @@ impl Standard {
             return Err(key_fault(path, "rebuilders", "names somebody twice"));
         }
         let needed = file.rebuilders_needed.unwrap_or(named.len());
+        if named.is_empty() && file.rebuilders_needed.is_some() {
+            return Err(key_fault(path, "rebuilders_needed", "asks for some of `rebuilders`, which names nobody"));
+        }
         if needed > named.len() || (needed == 0 && file.rebuilders_needed.is_some()) {
             return Err(key_fault(
                 path,
@@ -142,7 +167,7 @@ pub struct Judged {
     believed: Vec<Staple>,
     /// What those have signed whom the policy names.
     named: Vec<Statement>,
-    /// Why nothing could be judged.
+    /// Why no relay could be judged.
     fault: Option<String>,
 }
 
@@ -180,15 +205,23 @@ impl Judged {
         let Some(reading) = directory.reading() else {
             return none(None, &Refusal::NoView("the chain"));
         };
+        let voted = match reading.voted(trust) {
+            Ok(voted) => voted,
+            Err(error) => return none(Some(error.to_string()), &Refusal::NoView("what the chain says of images")),
+        };
         let file = match AttestationFile::decode(&reading.attestation) {
             Ok(file) => file,
-            Err(_) if reading.attestation.is_empty() => return none(None, &Refusal::NoEvidence),
+            Err(_) if reading.attestation.is_empty() => {
+                let why = "no mirror has brought evidence; `evidence` in the chain's file says who is asked";
+                return none(Some(why.into()), &Refusal::NoEvidence);
+            }
             Err(refusal) => return none(Some(refusal.to_string()), &Refusal::NoEvidence),
         };
-        let view = match reading.voted(trust) {
-            Ok(voted) => View::new(reading, trust, &voted, &file),
-            Err(error) => return none(Some(error.to_string()), &Refusal::NoView("what it says of images")),
-        };
+        let view = View::new(reading, trust, &voted, &file);
+        let fault = view.bundle.is_none().then(|| {
+            "no mirror has brought the collateral that the chain names; `evidence` in the chain's file says who is asked"
+                .into()
+        });
         let (mut results, mut believed) = (BTreeMap::new(), Vec::new());
         for record in &directory.directory().body().relays {
             let found = view.judge(record, &file.staples, standard, now).map(|found| {
@@ -202,7 +235,7 @@ impl Judged {
         let policy = standard.policy.clone();
         let named = view.signed.iter().filter(|(_, signer)| policy.rebuilders.contains(signer));
         let named = named.map(|(statement, _)| *statement).collect();
-        Self { results, images: view.images, policy, believed, named, fault: None }
+        Self { results, images: view.images, policy, believed, named, fault }
     }
 
     /// The relay with this record as a circuit takes it.
@@ -263,7 +296,7 @@ impl Judged {
         &self.policy
     }
 
-    /// Why nothing could be judged.
+    /// Why no relay could be judged.
     pub fn fault(&self) -> Option<&str> {
         self.fault.as_deref()
     }
@@ -315,7 +348,12 @@ impl View {
     ) -> Result<Vec<(Verdict, &'a Staple)>, Refusal> {
         let mut own: Vec<&Staple> =
             staples.iter().filter(|staple| staple.binding.relay_id == record.relay_id).collect();
-        own.sort_by_key(|staple| std::cmp::Reverse(staple.binding.block_height));
+        // Those of the relay's present key first: of a relay that is refused, theirs is the reason.
+        let present = |staple: &Staple| {
+            let binding = &staple.binding;
+            binding.key_epoch == record.key_epoch && record.key() == Some(binding.handshake_key)
+        };
+        own.sort_by_key(|staple| std::cmp::Reverse((present(staple), staple.binding.block_height)));
         let role = match record.role {
             Role::Ingress => 1,
             Role::Egress => 2,
@@ -328,7 +366,7 @@ impl View {
             roles: role,
         });
         let Some(bundle) = &self.bundle else {
-            return Err(Refusal::NoView("the collateral that it names"));
+            return Err(Refusal::NoView("the vendors' collateral"));
         };
         let (mut verdicts, mut first) = (Vec::new(), None);
         for staple in own {
@@ -466,6 +504,31 @@ pub(crate) mod tests {
         let found = approved(&voted, 1, &[], &file, NOW);
         assert_eq!((found.len(), found.first().map(|approved| approved.version)), (1, Some(2)));
         found[0].image.state
+    }
+
+    #[test]
+    fn a_policy_that_nothing_could_fit_is_refused_by_its_key() {
+        let path = std::env::temp_dir().join(format!("openrelay-policy-{}", std::process::id()));
+        let read = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            Standard::of(Roots::genuine()).with_file(&path, Vec::new())
+        };
+        for (text, words) in [
+            ("platforms = []", "platforms: names none"),
+            ("platforms = [\"TPM\"]", "platforms: there is no \"TPM\""),
+            ("amd_products = [\"genoa\"]", "amd_products: there is no \"genoa\"; there are Milan, Genoa, Turin"),
+            ("intel_statuses = [\"Revoked\"]", "intel_statuses: there is no \"Revoked\""),
+            ("rebuilders_needed = 3", "rebuilders_needed: asks for some of `rebuilders`, which names nobody"),
+        ] {
+            let said = read(text).unwrap_err().to_string();
+            assert!(said.contains(words), "{text}: {said}");
+        }
+        let taken = read("amd_products = [\"Turin\"]\nintel_statuses = [\"OutOfDate\"]\n").unwrap().policy;
+        assert_eq!(
+            (taken.amd_products, taken.intel_statuses),
+            (vec!["Turin".to_owned()], vec!["OutOfDate".to_owned()])
+        );
+        std::fs::remove_file(path).unwrap();
     }
 
     #[test]

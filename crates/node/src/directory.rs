@@ -139,10 +139,16 @@ pub fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     use std::io::Write as _;
     // Of each process by itself, so that two who write at once do not mix.
     let draft = path.with_extension(format!("{}.new", std::process::id()));
-    let mut file = std::fs::File::create(&draft)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&draft, path)
+    let write = || {
+        let mut file = std::fs::File::create(&draft)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&draft, path)
+    };
+    write().inspect_err(|_| {
+        // On a disk that is full it would be in the way; where it could not be made there is none.
+        let _ = std::fs::remove_file(&draft);
+    })
 }
 
 #[cfg(test)]
@@ -150,6 +156,17 @@ mod tests {
     use super::*;
     use openrelay_ledger::directory::{Body, DirectoryKey};
     use openrelay_ledger::hex;
+
+    #[test]
+    fn what_cannot_be_written_leaves_no_draft() {
+        let folder = std::env::temp_dir().join(format!("openrelay-draft-{}", std::process::id()));
+        // A folder is in the file's place.
+        std::fs::create_dir_all(folder.join("file/inner")).unwrap();
+        replace(&folder.join("file"), b"content").unwrap_err();
+        let names: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(names, ["file"]);
+    }
 
     #[test]
     fn a_directory_older_than_one_seen_is_refused_after_a_restart_too() {

@@ -103,7 +103,7 @@ fn judge(bytes: &[u8], collateral: Option<&[u8]>, now: u64, shown: &mut Map<Stri
 /// Vendors' tools also write quotes in hexadecimal digits, which no quote begins with.
 fn from_hex(bytes: &[u8]) -> Option<Vec<u8>> {
     let text = std::str::from_utf8(bytes).ok()?.trim();
-    alloy_primitives::hex::decode(text).ok()
+    alloy_primitives::hex::decode(text).ok().filter(|unpacked| !unpacked.is_empty())
 }
 
 fn hex(bytes: &[u8]) -> String {

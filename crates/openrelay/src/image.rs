@@ -34,6 +34,8 @@ pub(crate) const MANIFEST: &str = "manifest.json";
 const FIRMWARE: &str = "firmware.fd";
 /// And of the client's package.
 pub(crate) const CLIENT: &str = "openrelay";
+/// Largest file that is read, in bytes: compilers are the largest.
+const MAX_READ: u64 = 512 << 20;
 /// How long a package may take.
 const DOWNLOAD: Duration = Duration::from_secs(600);
 
@@ -71,6 +73,9 @@ impl Kind {
 pub(crate) fn run(program: &Program, command: &ImageCommand) -> Result<(), Failure> {
     match command {
         ImageCommand::Build { build, out, json } => {
+            // Before the minutes that a build takes.
+            std::fs::create_dir_all(out)
+                .map_err(|error| Failure::plain(format!("cannot make {}: {error}", out.display())))?;
             let built = make(build)?;
             write(out, &built, build.kind)?;
             tell(&built, *json);
@@ -184,13 +189,15 @@ pub(crate) fn make(build: &BuildArguments) -> Result<Built, Failure> {
     Ok(Built { image, manifest, stages })
 }
 
+/// Writes what was built, each file whole or not at all, and last the manifest, which stands for all.
 fn write(out: &Path, built: &Built, kind: Kind) -> Result<(), Failure> {
     let put = |name: &str, bytes: &[u8]| {
         let path = out.join(name);
-        std::fs::write(&path, bytes)
+        openrelay_node::directory::replace(&path, bytes)
             .map_err(|error| Failure::plain(format!("cannot write {}: {error}", path.display())))
     };
-    std::fs::create_dir_all(out).map_err(|error| Failure::plain(format!("cannot make {}: {error}", out.display())))?;
+    // One of an image of before would stand beside another.
+    let _ = std::fs::remove_file(out.join(MANIFEST));
     put(kind.file(), &built.image.file)?;
     if kind == Kind::Relay {
         put(FIRMWARE, &built.image.firmware)?;
@@ -223,8 +230,17 @@ pub(crate) fn remove(folder: &Path) -> Result<(), Failure> {
     }
 }
 
+/// The bytes of a file, which is one, of a size that images, programs and tools have.
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
-    std::fs::read(path).map_err(|error| Failure::plain(format!("cannot read {}: {error}", path.display())))
+    let fault = |why: &dyn std::fmt::Display| Failure::plain(format!("cannot read {}: {why}", path.display()));
+    let about = std::fs::metadata(path).map_err(|error| fault(&error))?;
+    if !about.is_file() {
+        return Err(fault(&"it is no regular file"));
+    }
+    if about.len() > MAX_READ {
+        return Err(fault(&format!("it has {} bytes; at most {MAX_READ} are read", about.len())));
+    }
+    std::fs::read(path).map_err(|error| fault(&error))
 }
 
 fn read_lock(path: &Path) -> Result<Lock, Failure> {
@@ -304,14 +320,16 @@ fn fetch(url: &str, size: u64) -> Result<Vec<u8>, String> {
 /// Prints what firmware and chips will report.
 fn measure(image: &Path, lock: &Path, firmware: Option<&Path>, as_json: bool) -> Result<(), Failure> {
     let (lock, file) = (read_lock(lock)?, read(image)?);
-    let register = |found: Result<pcr::Register, openrelay_image::ImageError>| found.map(|found| hex(&found.0));
-    let (eleven, four, nine) = (
-        register(pcr::register_11(&file)).map_err(Failure::plain)?,
-        register(pcr::register_4(&file)).map_err(Failure::plain)?,
-        register(pcr::register_9(&file)).map_err(Failure::plain)?,
-    );
+    let register = |found: Result<pcr::Register, openrelay_image::ImageError>| {
+        let no_image = |error| Failure::plain(format!("{} is no image that starts: {error}", image.display()));
+        found.map(|found| hex(&found.0)).map_err(no_image)
+    };
+    let (eleven, four, nine) =
+        (register(pcr::register_11(&file))?, register(pcr::register_4(&file))?, register(pcr::register_9(&file))?);
     let firmware = firmware.map_or_else(|| image.with_file_name(FIRMWARE), Path::to_path_buf);
-    let image = Image { file, firmware: read(&firmware)? };
+    let firmware = read(&firmware)
+        .map_err(|failure| Failure::plain(format!("{failure}; --firmware names what starts the image")))?;
+    let image = Image { file, firmware };
     let manifest = image.manifest(&lock, Kind::Relay.number(), 0).map_err(Failure::plain)?;
     let mrtd = tdx::mrtd(&image.firmware).map(|mrtd| hex(&mrtd)).ok();
     let launch = |measurement: &Measurement| match measurement {

@@ -216,6 +216,25 @@ pub(crate) fn verify(config: &Path, directory: &VerifiedDirectory, relay_id: u64
     Ok(())
 }
 
+/// Why a relay is not in a directory.
+pub(crate) fn no_such_relay(config: &Path, directory: &VerifiedDirectory, relay_id: u64) -> Failure {
+    let set = match (origin(config), directory.reading()) {
+        (Ok(Origin::Chain(chain)), Some(reading)) => {
+            reading.record_set(&chain.trust(), unix_seconds(), chain.max_age_s, 0).ok().map(|(set, _)| set)
+        }
+        _ => None,
+    };
+    let known = |set: &openrelay_ledger::chain::set::RecordSet| {
+        set.records.iter().any(|record| record.registration.relay_id == relay_id)
+    };
+    let why = match set {
+        Some(set) if !known(&set) => missing(relay_id, &set.withheld, &set.malformed),
+        Some(_) => format!("relay {relay_id} takes no circuits"),
+        None => format!("relay {relay_id} is not in the directory"),
+    };
+    Failure::new(5, why)
+}
+
 fn missing(relay_id: u64, withheld: &[u64], malformed: &[u64]) -> String {
     if withheld.contains(&relay_id) {
         format!("relay {relay_id} is on the chain, but no mirror has its descriptor: it cannot be used")

@@ -249,7 +249,7 @@ enum EvidenceCommand {
         #[arg(long, value_name = "FILE")]
         collateral: Option<PathBuf>,
         /// Judge as at this time, RFC 3339; without it now
-        #[arg(long, value_name = "TIME", value_parser = chrono::DateTime::parse_from_rfc3339)]
+        #[arg(long, value_name = "TIME", value_parser = time)]
         at: Option<chrono::DateTime<chrono::FixedOffset>>,
         /// One JSON object instead of text
         #[arg(long)]
@@ -566,11 +566,22 @@ pub fn main(roots: Roots) -> ExitCode {
     }
 }
 
-/// Prints a line of result; a reader that has gone away ends the program quietly.
+/// A time as RFC 3339 writes it.
+fn time(text: &str) -> Result<chrono::DateTime<chrono::FixedOffset>, String> {
+    chrono::DateTime::parse_from_rfc3339(text)
+        .map_err(|error| format!("{error}; a time is written so, with its zone: 2026-11-28T00:00:00Z"))
+}
+
+/// Prints a line of result. One that cannot be written ends the program, never with success, for what was still to be said may have been a refusal: quietly, and as the signal would, where the
+/// reader has gone away.
 pub(crate) fn say(line: &str) {
     use std::io::Write as _;
-    if writeln!(std::io::stdout(), "{line}").is_err() {
-        std::process::exit(0);
+    if let Err(error) = writeln!(std::io::stdout(), "{line}") {
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            std::process::exit(141);
+        }
+        talk(&format!("openrelay: cannot write what was found: {error}"));
+        std::process::exit(1);
     }
 }
 

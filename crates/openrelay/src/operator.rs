@@ -92,7 +92,9 @@ fn init(dir: &Path, chain: &Path, plan: Plan, password_file: Option<&Path>) -> R
         replace(&dir.join(name), bytes).map_err(|error| Failure::plain(format!("cannot write {name}: {error}")))
     };
     std::fs::create_dir_all(dir).map_err(|error| Failure::plain(format!("cannot make {}: {error}", dir.display())))?;
-    write(CHAIN, &std::fs::read(chain).map_err(Failure::plain)?)?;
+    let chain =
+        std::fs::read(chain).map_err(|error| Failure::plain(format!("cannot read {}: {error}", chain.display())))?;
+    write(CHAIN, &chain)?;
     write(OPERATOR, to_toml(&folder.plan).as_bytes())?;
     let key = keystore::create(&dir.join(KEY), &password)?;
     let address = Address::from_public_key(key.verifying_key());
@@ -146,7 +148,7 @@ fn check(program: &Program, dir: &Path) -> Result<(), Failure> {
     let what = format!("{operator} has ether for gas: {wei} wei");
     point(wei >= U256::from(GAS_FUNDS) || faucet, what, format!("send it at least {GAS_FUNDS} wei"));
     let image = folder.plan.image;
-    let how = format!("write image = \"…\" into {OPERATOR}: openrelay verify says which images are approved");
+    let how = format!("write image = \"…\" into {OPERATOR}: openrelay image show says which are approved");
     point(!image.is_zero(), format!("the image that it runs is named: {image}"), how);
     let relay = relay_program(program);
     let how = format!("install {}", program.relay());
@@ -170,6 +172,11 @@ fn bond(dir: &Path, password_file: Option<&Path>) -> Result<(), Failure> {
         talk(&format!(
             "openrelay: relay {relay_id} is not this key's on the chain: it has left, or the chain took the registration back"
         ));
+    }
+    if folder.plan.image.is_zero() {
+        return Err(Failure::plain(format!(
+            "{OPERATOR} names no image, and a relay that runs none serves nobody: openrelay relay check says what is missing"
+        )));
     }
     let sender = folder.sender(password_file)?;
     // One that was sent before this was killed, or that is in a block though nobody wrote it down, is this relay.

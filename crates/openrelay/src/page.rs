@@ -67,24 +67,31 @@ pub(crate) fn hop_json(hop: &AttestedHop) -> Value {
     })
 }
 
-/// Prints the page of a relay, or of all in short; exit code 5 when the relay is refused.
+/// Prints the page of a relay, or of all in short; exit code 5 when the relay, or each of all, is refused.
 pub(crate) fn verify(program: &Program, config: &Path, relay: Option<u64>, as_json: bool) -> Result<(), Failure> {
     let directory = directory_shown(config)?;
     let judged = judge(program, config, &directory)?;
     let Some(relay_id) = relay else {
         list(&directory, judged.as_ref(), as_json);
-        return Ok(());
+        let relays = &directory.directory().body().relays;
+        return match judged {
+            Some(judged) if relays.iter().all(|record| judged.verdict(record.relay_id).is_err()) => {
+                Err(Failure::new(5, "no relay is believed"))
+            }
+            _ => Ok(()),
+        };
     };
     if as_json {
         let record = directory.directory().relay(relay_id);
-        let record = record.ok_or_else(|| Failure::new(5, format!("relay {relay_id} takes no circuits")))?;
-        say(&json!({"schema": "openrelay.verify/1", "relays": [relay_json(record, judged.as_ref())]}).to_string());
+        let record = record.ok_or_else(|| crate::ledger::no_such_relay(config, &directory, relay_id))?;
+        say(&whole_json(vec![relay_json(record, judged.as_ref())], judged.as_ref()));
     } else {
         crate::ledger::verify(config, &directory, relay_id)?;
         match &judged {
             None => say("evidence       none: the relays of this directory are your own, and prove nothing"),
             Some(judged) => tell(&directory, judged, relay_id),
         }
+        say_fault(judged.as_ref());
     }
     match judged.map(|judged| judged.verdict(relay_id).err()) {
         Some(Some(refusal)) => Err(Failure::new(5, format!("relay {relay_id} is refused [{}]", refusal.code()))),
@@ -96,7 +103,7 @@ fn list(directory: &VerifiedDirectory, judged: Option<&Judged>, as_json: bool) {
     let relays = &directory.directory().body().relays;
     if as_json {
         let relays: Vec<Value> = relays.iter().map(|record| relay_json(record, judged)).collect();
-        say(&json!({"schema": "openrelay.verify/1", "relays": relays}).to_string());
+        say(&whole_json(relays, judged));
         return;
     }
     for record in relays {
@@ -111,6 +118,14 @@ fn list(directory: &VerifiedDirectory, judged: Option<&Judged>, as_json: bool) {
         };
         say(&format!("{:>6}  {:<8} {said}", record.relay_id, record.role.to_string()));
     }
+    say_fault(judged);
+}
+
+fn whole_json(relays: Vec<Value>, judged: Option<&Judged>) -> String {
+    json!({"schema": "openrelay.verify/1", "relays": relays, "fault": judged.and_then(Judged::fault)}).to_string()
+}
+
+fn say_fault(judged: Option<&Judged>) {
     if let Some(fault) = judged.and_then(Judged::fault) {
         say(&format!("no relay can be judged: {fault}"));
     }

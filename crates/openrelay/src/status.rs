@@ -47,6 +47,9 @@ fn lines(status: &Value) -> Vec<String> {
     };
     let mut lines = vec![match state.as_str() {
         "connected" => format!("Connected   {path}     {} s", number("connected_s")),
+        _ if !status["refused"].is_null() => {
+            "Blocked     a relay is believed no more; traffic stays blocked. Run: openrelay down".to_owned()
+        }
         _ => "Blocked     the circuit was lost; traffic stays blocked. Run: openrelay down".to_owned(),
     }];
     let operator = if status["single_operator"] == true { "   one operator runs all relays" } else { "" };
@@ -64,7 +67,17 @@ fn lines(status: &Value) -> Vec<String> {
     if status["hops_listed"] == false {
         lines.push("  relays      one has left the directory; for others: openrelay down, openrelay up".into());
     }
+    if let Some(refused) = status["refused"].as_str() {
+        lines.push(shortened(&format!("  refused     {refused}")));
+    }
     lines.push(format!("  relays      attestation {}   admission {}", text("attestation"), text("admission")));
+    for hop in status["evidence"].as_array().into_iter().flatten() {
+        let text = |key: &str| hop[key].as_str().unwrap_or("?");
+        let (simulated, relay) = (if hop["simulated"] == true { "SIMULATED " } else { "" }, hop["relay"].to_string());
+        let image: String = text("image").chars().take(8).collect();
+        let of = format!("{simulated}{} {}", text("platform"), text("product"));
+        lines.push(shortened(&format!("              {relay}: {of}   image {image}…   openrelay verify {relay}")));
+    }
     let traffic = &status["traffic"];
     let bytes = |key: &str| traffic[key].as_u64().unwrap_or(0);
     lines.push(format!(
@@ -125,8 +138,19 @@ mod tests {
         let mut stale = one_hop;
         stale["directory_warning"] = "no endpoint answered; ".repeat(20).into();
         stale["hops_listed"] = false.into();
+        stale["state"] = "blocked".into();
+        stale["refused"] = "relay 3 is refused: validators have revoked its image".into();
+        stale["evidence"] = json!([{"relay": 3, "simulated": true, "platform": "SEV-SNP", "product": "Genoa", "image": "00112233445566"}]);
         let shown = lines(&stale).join("\n");
-        assert!(shown.contains("no endpoint answered") && shown.contains("has left the directory"), "{shown}");
+        assert!(shown.starts_with("Blocked     a relay is believed no more"), "{shown}");
+        for words in [
+            "no endpoint answered",
+            "has left the directory",
+            "have revoked its image",
+            "3: SIMULATED SEV-SNP Genoa   image 00112233…",
+        ] {
+            assert!(shown.contains(words), "{shown}");
+        }
         assert!(shown.lines().all(|line| line.chars().count() <= 100), "{shown}");
     }
 }

@@ -147,7 +147,9 @@ fn init(dir: &Path, chain: &Path, plan: &Plan, password_file: Option<&Path>) -> 
         replace(&dir.join(name), bytes).map_err(|error| Failure::plain(format!("cannot write {name}: {error}")))
     };
     std::fs::create_dir_all(dir).map_err(|error| Failure::plain(format!("cannot make {}: {error}", dir.display())))?;
-    write(CHAIN, &std::fs::read(chain).map_err(Failure::plain)?)?;
+    let chain =
+        std::fs::read(chain).map_err(|error| Failure::plain(format!("cannot read {}: {error}", chain.display())))?;
+    write(CHAIN, &chain)?;
     write(PLAN, to_toml(plan).as_bytes())?;
     let key = keystore::create(&dir.join(KEY), &password)?;
     let address = Address::from_public_key(key.verifying_key());

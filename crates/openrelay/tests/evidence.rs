@@ -95,3 +95,22 @@ fn what_is_refused_ends_with_5_a_reason_and_the_next_step() {
     let (code, _, said) = inspect(&["/no/such/file"]);
     assert!(code == 1 && said.contains("cannot read /no/such/file"), "{said}");
 }
+
+#[test]
+fn what_cannot_be_said_is_no_success() {
+    let (report, full) = (fixture("milan_report"), std::fs::File::create("/dev/full").unwrap());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_openrelay"));
+    let output = command.args(["evidence", "inspect", &report]).stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("cannot write what was found"));
+    // As a program that a signal has ended, for whoever reads no more.
+    let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(141));
+}
+
+#[test]
+fn a_time_without_its_zone_is_refused_with_one_that_would_do() {
+    let (code, _, said) = inspect(&[&fixture("milan_report"), "--at", "2026-11-28T00:00:00"]);
+    assert!(code == 2 && said.contains("2026-11-28T00:00:00Z"), "{said}");
+}

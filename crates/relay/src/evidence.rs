@@ -16,7 +16,7 @@ use openrelay_proto::message::{Announced, Evidence, EvidenceDigest};
 use crate::quoter::{QuoteError, Quoting};
 
 /// How long an environment may take for the first evidence: those of TDX ask another machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// How old the block in evidence may get before it is made anew, in seconds. Clients take six hours; a chain with a block every two seconds can tell of four and a half.
 const RENEW: u64 = 7_200;
 /// How old it may be shown, in seconds.

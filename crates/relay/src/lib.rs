@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use evidence::{Attesting, Own};
+use evidence::{Attesting, Own, PATIENCE};
 use feed::{Fed, Feed};
 use openrelay_node::config::{Origin, RelayFile, key_fault, public_key};
 use openrelay_node::directory::VerifiedDirectory;
@@ -149,7 +149,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
             let trust = chain.trust();
             let mut feed = Feed::new(*chain).map_err(host("read standard input"))?;
             let secret = RelaySecret::generate(&mut OsRandom::default());
-            let quoting = Quoting::start().map_err(host("start the process that asks for evidence"))?;
+            let mut quoting = Quoting::start().map_err(host("start the process that asks for evidence"))?;
             let image = file.image.as_deref().ok_or_else(|| {
                 StartError::from(key_fault(
                     path,
@@ -158,6 +158,8 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
                 ))
             })?;
             let image = public_key(path, "image", image).map_err(StartError::from)?;
+            // Before the operator pays for a key that nothing stands behind.
+            quoting.try_out(PATIENCE).map_err(Failure::NoEvidence)?;
             let directory = introduce(&mut feed, &secret, file.relay_id)?;
             let own = Own { relay_id: file.relay_id, handshake_key: *secret.public().as_bytes(), image, trust };
             let attesting = Attesting::start(quoting, own, &directory).map_err(Failure::NoEvidence)?;

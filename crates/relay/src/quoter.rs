@@ -25,7 +25,7 @@ pub(crate) const QUOTE: &str = "quote";
 pub enum QuoteError {
     /// There is no such environment.
     #[error(
-        "this machine has no trusted execution environment that Linux knows of (no /sys/kernel/config/tsm/report); a relay of a chain must prove what it runs"
+        "this machine has no trusted execution environment that Linux knows of (no /sys/kernel/config/tsm/report); a relay of a chain must prove what it runs: start its published image in a confidential virtual machine (SEV-SNP, TDX)"
     )]
     NoEnvironment,
     /// The chain does not say what to bind it to.
@@ -128,6 +128,21 @@ impl Quoting {
             2 => Err(QuoteError::NoEnvironment),
             _ => Err(QuoteError::Environment(String::from_utf8_lossy(&bytes).into_owned())),
         })
+    }
+
+    /// Whether there is an environment that answers; what it has signed, for nobody, is thrown away.
+    pub(crate) fn try_out(&mut self, patience: Duration) -> Result<(), QuoteError> {
+        let nobody = Binding {
+            network: [0; 32],
+            relay_id: 0,
+            handshake_key: [0; 32],
+            key_epoch: 0,
+            roles: 1,
+            image: [0; 32],
+            block_hash: [0; 32],
+            block_height: 0,
+        };
+        self.ask_and_wait(&nobody, patience).map(drop)
     }
 
     /// Asks, and waits for the answer.

@@ -38,8 +38,8 @@ pub(super) fn show(program: &Program, config: &Path, as_json: bool) -> Result<()
     let directory = directory_shown(config)?;
     let judged = page::judge(program, config, &directory)?;
     let judged = judged.ok_or_else(|| Failure::plain("relays of a signed directory run no approved images"))?;
-    if let Some(fault) = judged.fault() {
-        return Err(Failure::new(5, format!("what the chain says of images cannot be used: {fault}")));
+    if let Some(fault) = judged.fault().filter(|_| judged.images().next().is_none()) {
+        return Err(Failure::new(5, format!("no image can be shown: {fault}")));
     }
     // A client that is up asks through circuits of its own alone: the user's would tell its egress.
     let asked = match origin(config)? {

@@ -107,7 +107,11 @@ enum Rebuilt {
 /// Runs until it is ended.
 pub(super) fn run(program: &Program, arguments: &RunArguments) -> Result<(), Failure> {
     let folder = Folder::open(&arguments.dir)?;
-    fs::create_dir_all(&arguments.publish).map_err(Failure::plain)?;
+    fs::create_dir_all(&arguments.publish)
+        .map_err(|error| Failure::plain(format!("cannot make {}: {error}", arguments.publish.display())))?;
+    if let Some(missing) = arguments.source.iter().find(|source| !source.is_dir()) {
+        return Err(Failure::plain(format!("--source {} is no folder", missing.display())));
+    }
     let key = folder.key(arguments.password_file.as_deref())?;
     let mut looked = Instant::now();
     let mut warned = String::new();
@@ -444,7 +448,8 @@ pub(super) fn report(folder: &Folder, files: [&Path; 2], password_file: Option<&
     let read = |path: &Path| -> Result<Value, Failure> {
         let bytes =
             fs::read(path).map_err(|error| Failure::plain(format!("cannot read {}: {error}", path.display())))?;
-        let whole: Value = serde_json::from_slice(&bytes).map_err(Failure::plain)?;
+        let whole: Value = serde_json::from_slice(&bytes)
+            .map_err(|error| Failure::plain(format!("{} is no attestation: {error}", path.display())))?;
         Ok(whole["vote"].clone())
     };
     let votes = [read(files[0])?, read(files[1])?];

@@ -170,13 +170,18 @@ mod tests {
         let place = Place::new("copied");
         fs::create_dir_all(place.tree().join("src/deep")).unwrap();
         fs::write(place.tree().join("src/deep/a file"), "content").unwrap();
-        let lines = format!("{}  image/inputs.lock\n{}  src/deep/a file\n", hex(&sha256(b"lock")), hex(&sha256(b"content")));
+        let lines =
+            format!("{}  image/inputs.lock\n{}  src/deep/a file\n", hex(&sha256(b"lock")), hex(&sha256(b"content")));
         let hash = tree_hash(&place.tree()).unwrap();
         assert_eq!(hash, B256::new(sha256(lines.as_bytes())), "as sha256sum writes it");
         let copied = place.0.join("copy");
         copy(&place.tree(), &copied, hash).unwrap();
         assert_eq!(fs::read(copied.join("src/deep/a file")).unwrap(), b"content");
-        assert!(tree_of(&[place.0.clone()], hash).unwrap().is_some_and(|found| [&place.tree(), &copied].contains(&&found)));
+        assert!(
+            tree_of(std::slice::from_ref(&place.0), hash)
+                .unwrap()
+                .is_some_and(|found| [&place.tree(), &copied].contains(&&found))
+        );
         assert_eq!(tree_of(&[place.tree()], B256::ZERO).unwrap(), None);
         let changed = copy(&place.tree(), &place.0.join("other"), B256::ZERO).unwrap_err();
         assert!(changed.to_string().contains("was changed"), "{changed}");
