@@ -145,13 +145,17 @@ impl IntelCollateral {
 }
 
 impl AmdBundle {
-    /// Reads a PEM file with VCEK or VLEK, in whatever order with the authorities above it and a list of revoked certificates. Pinned authorities may be in it and say nothing.
+    /// Reads a PEM file, or a certificate in DER, with VCEK or VLEK, in whatever order with the authorities above it and a list of revoked certificates. Pinned authorities may be in it and say nothing.
     ///
     /// # Errors
     /// [`Refusal::TooLarge`], [`Refusal::MalformedCollateral`], [`Refusal::NoCertificate`].
     pub fn from_pem(bytes: &[u8]) -> Result<Self, Refusal> {
         too_large(bytes)?;
-        let blocks = pem_blocks(bytes).ok_or_else(|| malformed("it is not PEM"))?;
+        // AMD's service gives a certificate in DER, which begins with a sequence.
+        let blocks = match bytes {
+            [0x30, ..] => vec![("CERTIFICATE".to_owned(), bytes.to_vec())],
+            _ => pem_blocks(bytes).ok_or_else(|| malformed("it is not PEM"))?,
+        };
         if blocks.len() > MAX_CERTIFICATES {
             return Err(malformed(format!("it holds {} blocks; at most {MAX_CERTIFICATES} are read", blocks.len())));
         }
@@ -189,40 +193,39 @@ pub fn list_issued(der: &[u8]) -> Option<u64> {
 
 /// Bytes in hexadecimal digits, base64 or PEM.
 pub(crate) fn binary(text: &str) -> Option<Vec<u8>> {
-    let text = text.trim();
+    let text = text.trim_end_matches('\0').trim();
     if text.starts_with("-----BEGIN") {
         let mut blocks = pem_blocks(text.as_bytes())?;
         return if blocks.len() == 1 { blocks.pop().map(|(_, content)| content) } else { None };
     }
     // Hexadecimal digits are base64 too: a list in DER begins with 30, "MA…" to "MP…" in base64.
-    if text.starts_with("30") { from_hex(text) } else { from_base64(text) }
+    let digits: String = text.strip_prefix("0x").unwrap_or(text).split_whitespace().collect();
+    if digits.starts_with("30") { from_hex(&digits) } else { from_base64(text) }
 }
 
-fn from_base64(text: &str) -> Option<Vec<u8>> {
+/// Bytes in base64, with or without white space in it and padding after it.
+pub fn from_base64(text: &str) -> Option<Vec<u8>> {
     let packed: String = text.split_whitespace().collect();
-    base64ct::Base64::decode_vec(&packed).ok()
+    base64ct::Base64Unpadded::decode_vec(packed.trim_end_matches('=')).ok()
 }
 
-/// The blocks of a PEM text, by label. Between them stands nothing but white space and comments that begin no block.
+/// The blocks of a PEM text, by label. By its marks, not by lines: some quotes have chains without line breaks between certificates. What stands between blocks says nothing.
 pub(crate) fn pem_blocks(bytes: &[u8]) -> Option<Vec<(String, Vec<u8>)>> {
-    let text = std::str::from_utf8(bytes).ok()?;
-    let mut blocks = Vec::new();
-    let mut lines = text.lines().map(str::trim);
-    while let Some(line) = lines.next() {
-        let Some(label) = line.strip_prefix("-----BEGIN ").and_then(|rest| rest.strip_suffix("-----")) else {
-            continue;
-        };
-        let (mut content, end) = (String::new(), format!("-----END {label}-----"));
-        loop {
-            let line = lines.next()?;
-            if line == end {
-                break;
-            }
-            content.push_str(line);
-        }
-        blocks.push((label.to_owned(), base64ct::Base64::decode_vec(&content).ok()?));
+    let (mut blocks, mut rest) = (Vec::new(), bytes);
+    while let Some((_, begun)) = split(rest, b"-----BEGIN ") {
+        let (label, after) = split(begun, b"-----")?;
+        let label = std::str::from_utf8(label).ok().filter(|label| !label.contains('\n'))?;
+        let (content, after) = split(after, format!("-----END {label}-----").as_bytes())?;
+        blocks.push((label.to_owned(), from_base64(std::str::from_utf8(content).ok()?)?));
+        rest = after;
     }
     if blocks.is_empty() { None } else { Some(blocks) }
+}
+
+/// What stands before and after these words, the first time that they do.
+fn split<'a>(bytes: &'a [u8], words: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
+    let at = bytes.windows(words.len()).position(|window| window == words)?;
+    Some((bytes.get(..at)?, bytes.get(at + words.len()..)?))
 }
 
 /// A block of PEM. Source: RFC 7468.

@@ -275,6 +275,21 @@ fn a_report_has_no_room_for_what_is_not_signed() {
     }
 }
 
+/// As some machines of 2021 have written it.
+#[test]
+fn a_chain_without_line_breaks_between_its_certificates_is_one() {
+    let (good, glued) = (read("sgx_quote"), "-----END CERTIFICATE----------BEGIN CERTIFICATE-----");
+    let begin = good.windows(20).position(|bytes| bytes == b"-----BEGIN CERTIFICA").unwrap();
+    let chain = std::str::from_utf8(&good[begin..]).unwrap().trim_end_matches('\0');
+    let chain = chain.replace("-----END CERTIFICATE-----\n-----BEGIN CERTIFICATE-----", glued);
+    assert_eq!(chain.matches(glued).count(), 2);
+    let length = |number: usize| u32::try_from(number).unwrap().to_le_bytes();
+    // Header and body, the length of what follows, and that of the chain in it.
+    let inside = [&good[436..begin - 4], &length(chain.len()), chain.as_bytes()].concat();
+    let quote = [&good[..432], &length(inside.len()), &inside].concat();
+    assert_eq!(convert(&quote).unwrap().evidence, convert(&good).unwrap().evidence);
+}
+
 #[test]
 fn collateral_says_what_is_missing() {
     let whole: serde_json::Value = serde_json::from_slice(&read("tdx_quote_collateral.json")).unwrap();
@@ -291,7 +306,16 @@ fn collateral_says_what_is_missing() {
     // Lists in base64 and in PEM are the same lists.
     let plain = IntelCollateral::from_json(whole.to_string().as_bytes()).unwrap();
     let packed = base64ct::Base64::encode_string(&plain.pck_crl);
-    for form in [packed.clone(), format!("-----BEGIN X509 CRL-----\n{packed}\n-----END X509 CRL-----\n")] {
+    let digits: String = plain.pck_crl.iter().map(|byte| format!("{byte:02x}")).collect();
+    let forms = [
+        packed.clone(),
+        packed.trim_end_matches('=').to_owned(),
+        format!("-----BEGIN X509 CRL-----\n{packed}\n-----END X509 CRL-----\n"),
+        format!("-----BEGIN X509 CRL-----{packed}-----END X509 CRL-----"),
+        format!("0x{digits}\0"),
+        digits.replace("30", "3\n0"),
+    ];
+    for form in forms {
         let mut other = whole.clone();
         other["pck_crl"] = form.into();
         assert_eq!(IntelCollateral::from_json(other.to_string().as_bytes()), Ok(plain.clone()));
@@ -309,6 +333,10 @@ fn a_bundle_of_amd_is_read_in_any_order_and_holds_one_leaf() {
     let mut blocks: Vec<&str> = pem.split_inclusive("-----END CERTIFICATE-----\n").collect();
     blocks.reverse();
     assert_eq!(AmdBundle::from_pem(blocks.concat().as_bytes()).unwrap().leaf, bundle.leaf);
+    // Without line breaks, with a note in another encoding, and one certificate as AMD's service gives it.
+    let glued = [b"\xef\xbb\xbf caf\xe9 ".to_vec(), blocks.concat().replace('\n', "").into_bytes()].concat();
+    assert_eq!(AmdBundle::from_pem(&glued).unwrap().leaf, bundle.leaf);
+    assert_eq!(AmdBundle::from_pem(&bundle.leaf).unwrap(), bundle);
     let authorities: String = blocks[..blocks.len() - 1].concat();
     assert_eq!(AmdBundle::from_pem(authorities.as_bytes()).unwrap_err().code(), "no-certificate");
     for wrong in ["", "nothing", "-----BEGIN CERTIFICATE-----\nAAAA", "-----BEGIN KEY-----\nAAAA\n-----END KEY-----\n"]

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
-use openrelay_attest::collateral::{AmdBundle, Collateral, IntelCollateral};
+use openrelay_attest::collateral::{AmdBundle, Collateral, IntelCollateral, from_base64};
 use openrelay_attest::evidence::Measurement;
 use openrelay_attest::facts::{Crl, Facts, Tcb, TcbVersion};
 use openrelay_attest::raw::{Converted, MAX_RAW, convert};
@@ -75,11 +75,11 @@ fn read(path: &Path) -> Result<Vec<u8>, Failure> {
 
 /// What is shown is filled in as it becomes known: of what is refused only what had to be done to read it.
 fn judge(bytes: &[u8], collateral: Option<&[u8]>, now: u64, shown: &mut Map<String, Value>) -> Result<(), Refusal> {
-    let unpacked = from_hex(bytes);
-    if unpacked.is_some() {
-        shown.insert("unpacked".into(), "from hexadecimal digits".into());
+    let unpacked = unpack(bytes);
+    if let Some((from, _)) = &unpacked {
+        shown.insert("unpacked".into(), format!("from {from}").into());
     }
-    let Converted { mut evidence, trimmed } = convert(unpacked.as_deref().unwrap_or(bytes))?;
+    let Converted { mut evidence, trimmed } = convert(unpacked.as_ref().map_or(bytes, |(_, unpacked)| unpacked))?;
     if trimmed > 0 {
         shown.insert("trimmed_zero_bytes".into(), trimmed.into());
     }
@@ -100,10 +100,12 @@ fn judge(bytes: &[u8], collateral: Option<&[u8]>, now: u64, shown: &mut Map<Stri
     Ok(())
 }
 
-/// Vendors' tools also write quotes in hexadecimal digits, which no quote begins with.
-fn from_hex(bytes: &[u8]) -> Option<Vec<u8>> {
-    let text = std::str::from_utf8(bytes).ok()?.trim();
-    alloy_primitives::hex::decode(text).ok().filter(|unpacked| !unpacked.is_empty())
+/// Vendors' tools also write quotes as text, which no quote is.
+fn unpack(bytes: &[u8]) -> Option<(&'static str, Vec<u8>)> {
+    let text: String = std::str::from_utf8(bytes).ok()?.split_whitespace().collect();
+    let digits = alloy_primitives::hex::decode(&text).ok().map(|unpacked| ("hexadecimal digits", unpacked));
+    let unpacked = digits.or_else(|| from_base64(&text).map(|unpacked| ("base64", unpacked)));
+    unpacked.filter(|(_, unpacked)| !unpacked.is_empty())
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -52,6 +52,10 @@ fn a_genuine_quote_is_listed_and_ends_with_0() {
     let path = write("quote.hex", digits.as_bytes());
     let (code, other) = as_json(&[&path, "--collateral", &collateral, "--at", "2025-06-25T00:00:00Z"]);
     assert_eq!((code, &other["facts"]["identity"]), (0, &facts["identity"]));
+    let packed = base64ct::Base64::encode_string(&std::fs::read(&quote).unwrap());
+    std::fs::write(&path, packed.as_bytes().chunks(76).collect::<Vec<_>>().join(&b'\n')).unwrap();
+    let (code, other) = as_json(&[&path, "--collateral", &collateral, "--at", "2025-06-25T00:00:00Z"]);
+    assert_eq!((code, &other["facts"]["unpacked"]), (0, &"from base64".into()));
     std::fs::remove_file(path).unwrap();
 }
 

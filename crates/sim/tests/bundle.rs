@@ -21,7 +21,7 @@ fn bundle(vendors: &Vendors) -> Bundle {
     let mut turin: AmdProduct = bundle.amd[0].clone();
     turin.product = "Turin".into();
     turin.floor.fmc = Some(7);
-    turin.collateral.crl = Some(vec![7; 3]);
+    turin.collateral.crl = Some(vec![0x30, 7]);
     bundle.amd.push(turin);
     (bundle.intel_floor, bundle.amd_floor) = (18, 1 << 40);
     bundle

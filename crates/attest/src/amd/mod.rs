@@ -1,4 +1,4 @@
-//! Reports of AMD SEV-SNP: versions 2, 3 and 5.
+//! Reports of AMD SEV-SNP: versions 2 to 5, of which 4 is laid out as 3.
 //!
 //! Owns their layout, what must be true of any that is believed, and the whole verification: signature over the bytes received, certificate of the chip or cloud down to pinned
 //! roots, its numbers against the report's, revocation. Source: SEV Secure Nested Paging Firmware ABI (56860) 1.58; VCEK certificate (57230); VLEK certificate (58369).
@@ -142,7 +142,7 @@ impl Report {
     /// [`Refusal`].
     pub(crate) fn check(&self) -> Result<(), Refusal> {
         let version = self.version();
-        if ![2, 3, 5].contains(&version) {
+        if !(2..=5).contains(&version) {
             return Err(Refusal::UnsupportedVersion { what: "reports", found: version });
         }
         if self.number(0x34) != ECDSA_P384_SHA384 {

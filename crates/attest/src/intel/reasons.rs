@@ -14,7 +14,7 @@ pub(super) fn refusal(error: &dcap_error::Chain) -> Refusal {
     let begins = |words: &str| text.starts_with(words);
     // What was not signed is quoted in these: nothing after their first words may choose the code.
     if begins("Failed to decode TcbInfo") {
-        return Refusal::TcbInfo("it does not read".into());
+        return Refusal::TcbInfo("it does not read as Intel's version 3, which is the one that is read".into());
     } else if begins("Failed to decode QeIdentity") {
         return Refusal::QeIdentity("it does not read".into());
     } else if begins("Failed to parse certs") || begins("Too many intermediate certificates") {
