@@ -32,7 +32,8 @@ fn reorganised(dir: &Path) -> Result<()> {
         let arguments = ["relay", "init", "--dir", &path(folder), "--chain", &chain, "--role", "egress"];
         let more =
             ["--endpoint", endpoint, "--advertised", "10", "--withdrawal", withdrawal, "--password-file", &password];
-        world.says(&[&arguments[..], &more].concat(), 0, "operator ")?;
+        let image = ["--image", &"11".repeat(32)];
+        world.says(&[&arguments[..], &more, &image].concat(), 0, "operator ")?;
     }
     relay("bond", "first", 0, "relay_id 1")?;
     status("first", 5, "no mirror")?;

@@ -13,13 +13,14 @@ use openrelay_ledger::chain::reading::MAX_LAG;
 use openrelay_ledger::chain::registry::{RelayRegistry, Token};
 use openrelay_ledger::chain::set::{RecordSet, Status};
 use openrelay_ledger::record::Role;
+use openrelay_node::attestation::Judged;
 use openrelay_node::chain::Endpoint;
 use openrelay_node::chain::journal::{Receipt, Sender};
 use openrelay_node::chain::mirror::Mirror;
 use openrelay_node::chain_file::ChainFile;
 use openrelay_node::clock::unix_seconds;
 use openrelay_node::config::{RelayFile, read};
-use openrelay_node::directory::replace;
+use openrelay_node::directory::{VerifiedDirectory, replace};
 use serde_json::json;
 
 use crate::failure::Failure;
@@ -53,7 +54,7 @@ pub(crate) fn run(program: &Program, command: &RelayCommand) -> Result<(), Failu
             let place = machine.clone().map_or_else(here, Place::Machine);
             serve(program, dir, password_file.as_deref(), &place)
         }
-        RelayCommand::Status { dir } => status(dir),
+        RelayCommand::Status { dir } => status(program, dir),
         RelayCommand::Drain { dir, undo, password_file } => {
             let folder = Folder::open(dir)?;
             let sender = folder.sender(password_file.as_deref())?;
@@ -301,7 +302,7 @@ fn retire(dir: &Path, password_file: Option<&Path>) -> Result<(), Failure> {
 }
 
 /// Where the relay stands; exit code 3 and the reason when it earns nothing.
-fn status(dir: &Path) -> Result<(), Failure> {
+fn status(program: &Program, dir: &Path) -> Result<(), Failure> {
     let folder = Folder::open(dir)?;
     let operator = keystore::address(&folder.path.join(KEY))?;
     let wei = folder.endpoint().ask_number("eth_getBalance", &json!([operator.to_string(), "latest"]))?;
@@ -321,8 +322,27 @@ fn status(dir: &Path) -> Result<(), Failure> {
     let (reading, directory) = openrelay_node::chain::read(&folder.chain, now, 0)?;
     let (set, header) = reading.record_set(&folder.chain.trust(), now, MAX_LAG, 0).map_err(Failure::plain)?;
     say(&format!("directory      block {}, {} relays take circuits", header.number, directory.body().relays.len()));
-    if let Some(own) = directory.relay(relay_id) {
+    let directory = VerifiedDirectory::of_proven(directory, reading);
+    if let Some(own) = directory.directory().relay(relay_id) {
         say(&format!("in it          handshake key {} epoch {}", own.handshake_key, own.key_epoch));
+        // As clients judge it by the policy that they are released with.
+        let judged = Judged::of(&directory, &folder.chain.trust(), &program.standard, now);
+        match (judged.verdict(relay_id), judged.fault()) {
+            (Ok(verdict), _) => say(&format!(
+                "believed       {}{} with the image {}, {}",
+                if verdict.facts().simulated { "SIMULATED " } else { "" },
+                verdict.facts().platform.name(),
+                openrelay_image::hex(&verdict.binding().image),
+                crate::page::state(verdict.image())
+            )),
+            (Err(_), Some(fault)) => {
+                return Err(Failure::new(3, format!("no client can believe any relay of this chain: {fault}")));
+            }
+            (Err(refusal), None) => {
+                let why = format!("clients do not believe the relay [{}]: {refusal}", refusal.code());
+                return Err(Failure::new(3, format!("{why}; what they are told: {}", refusal.next_step())));
+            }
+        }
         if wei < U256::from(GAS_FUNDS) {
             talk(&format!(
                 "openrelay: warning: send {operator} some ether; the next start may not be able to publish its key"
