@@ -370,6 +370,9 @@ fn a_bundle_holds_a_leaf_an_authority_and_a_list() {
     let lists = AmdBundle::from_pem([all.as_str(), &pem("X509 CRL", &list)].concat().as_bytes()).unwrap_err();
     assert!(lists.to_string().contains("two lists"), "{lists}");
     let other = pem("CERTIFICATE", &World::new("Genoa").good(3).leaf);
+    let foreign = pem("CERTIFICATE", &world.certified(|certificate| certificate.subject = "Somebody".into()).leaf);
+    let foreign = AmdBundle::from_pem([leaf.clone(), foreign].concat().as_bytes()).unwrap_err();
+    assert!(foreign.to_string().contains("none of AMD's"), "{foreign}");
     let two = AmdBundle::from_pem([leaf.clone(), other].concat().as_bytes()).unwrap_err();
     assert!(two.to_string().contains("two keys"), "{two}");
     // As much as is read, and more.
