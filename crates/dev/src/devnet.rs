@@ -402,18 +402,28 @@ fn keep(packed: Option<PathBuf>) -> Result<()> {
 
 /// Starts egress-2 anew, with evidence that is a lie, or true again.
 fn tell_lie(network: &Network, programs: &Programs, services: &mut Services, lie: Option<&str>) -> Result<String> {
-    const NAME: &str = "egress-2";
-    let simulation = Simulation::of(&network.dir)?;
     if let Some(unknown) = lie.filter(|lie| LIES.iter().all(|(kind, _)| kind != lie)) {
         bail!("there is no lie about {unknown}; there are: {}", LIES.map(|(kind, _)| kind).join(", "));
     }
-    let told = lie.map(|lie| simulation.lie(lie)).transpose()?;
-    simulation.tell(&network.dir.join("config").join(NAME), "SEV-SNP", told.as_ref())?;
-    let place = services.relays.iter().position(|(name, _)| *name == NAME).context("there is no such relay")?;
-    services.relays.remove(place);
-    let started = services.operator(NAME)?.start(network.host(NAME)?, programs, &[])?;
-    services.relays.insert(place, (NAME, started));
+    start_again((network, programs), services, "egress-2", lie)?;
     refusals(network, programs)
+}
+
+/// Starts an egress anew, with this lie in its evidence or none.
+pub(crate) fn start_again(
+    (network, programs): (&Network, &Programs),
+    services: &mut Services,
+    name: &'static str,
+    lie: Option<&str>,
+) -> Result<()> {
+    let simulation = Simulation::of(&network.dir)?;
+    let told = lie.map(|lie| simulation.lie(lie)).transpose()?;
+    simulation.tell(&network.dir.join("config").join(name), "SEV-SNP", told.as_ref())?;
+    let place = services.relays.iter().position(|(own, _)| *own == name).context("there is no such relay")?;
+    services.relays.remove(place);
+    let started = services.operator(name)?.start(network.host(name)?, programs, &[])?;
+    services.relays.insert(place, (name, started));
+    Ok(())
 }
 
 /// Lets mirrors serve other collateral than the chain names, or the right one again.

@@ -10,8 +10,8 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use crate::chain_check::{Bench, Scenario};
+use crate::devnet::start_again;
 use crate::scenario::scenario;
-use crate::simulation::Simulation;
 
 /// Runs all scenarios on one network; an error names the first that fails.
 pub(crate) fn run(dir: &Path) -> Result<()> {
@@ -174,28 +174,18 @@ fn named_rebuilders(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-/// Starts an egress anew, with this lie in its evidence.
-fn start_again(bench: &mut Bench, lie: Option<&str>) -> Result<()> {
-    let folder = bench.network.dir.join("config/egress-1");
-    Simulation::of(&bench.network.dir)?.tell(&folder, "SEV-SNP", lie.map(Value::from).as_ref())?;
-    let place = bench.services.relays.iter().position(|(name, _)| *name == "egress-1").context("no egress")?;
-    bench.services.relays.remove(place);
-    let host = bench.network.host("egress-1")?;
-    let started = bench.services.operator("egress-1")?.start(host, &bench.programs, &[])?;
-    bench.services.relays.insert(place, ("egress-1", started));
-    Ok(())
-}
-
 fn starts_anew(bench: &mut Bench) -> Result<()> {
     let folder = bench.network.dir.join("config/egress-1/relay.toml");
     fs::write(&folder, format!("one_hop = true\n{}", fs::read_to_string(&folder)?))?;
     // What was believed before is kept, and is not the reason why the new evidence is not.
-    start_again(bench, Some("debug"))?;
+    let again =
+        |bench: &mut Bench, lie| start_again((&bench.network, &bench.programs), &mut bench.services, "egress-1", lie);
+    again(bench, Some("debug"))?;
     bench.within("the reason of a relay that is false since it started anew", || {
         let (code, said, _) = bench.openrelay(&["verify", "3", "--config", &bench.config()])?;
         Ok(code == Some(5) && said.contains("REFUSED [debug]"))
     })?;
-    start_again(bench, None)?;
+    again(bench, None)?;
     let config = bench.through(1, 3)?;
     bench.within("a circuit through the relay that started anew", || {
         Ok(bench.openrelay(&["up", "--wait", "--config", &config])?.0 == Some(0))

@@ -1,5 +1,5 @@
-//! `openrelay confined`: becomes a program that reads what compilers need, writes below given folders, and opens no socket. What a source tree brings runs so: its build scripts, its settings for cargo,
-//! and the questions by which its lock finds tools.
+//! `openrelay confined`: becomes a program that reads what compilers need, writes below given folders, and opens no socket. What a source tree brings runs so: its build scripts, its settings for cargo
+//! and git, and the questions by which its lock finds tools.
 //!
 //! Owns which of this machine's files that is. Keys, and whatever else the user has, are none of them.
 

@@ -231,7 +231,7 @@ pub(crate) fn remove(folder: &Path) -> Result<(), Failure> {
 }
 
 /// The bytes of a file, which is one, of a size that images, programs and tools have.
-fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     let fault = |why: &dyn std::fmt::Display| Failure::plain(format!("cannot read {}: {why}", path.display()));
     let about = std::fs::metadata(path).map_err(|error| fault(&error))?;
     if !about.is_file() {

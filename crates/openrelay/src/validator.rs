@@ -24,7 +24,7 @@ use openrelay_node::chain::Endpoint;
 use openrelay_node::chain::journal::Sender;
 use openrelay_node::chain_file::ChainFile;
 use openrelay_node::clock::unix_seconds;
-use openrelay_node::config::read;
+use openrelay_node::config::{read, read_bytes};
 use openrelay_node::directory::replace;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -147,9 +147,7 @@ fn init(dir: &Path, chain: &Path, plan: &Plan, password_file: Option<&Path>) -> 
         replace(&dir.join(name), bytes).map_err(|error| Failure::plain(format!("cannot write {name}: {error}")))
     };
     std::fs::create_dir_all(dir).map_err(|error| Failure::plain(format!("cannot make {}: {error}", dir.display())))?;
-    let chain =
-        std::fs::read(chain).map_err(|error| Failure::plain(format!("cannot read {}: {error}", chain.display())))?;
-    write(CHAIN, &chain)?;
+    write(CHAIN, &read_bytes(chain).map_err(Failure::plain)?)?;
     write(PLAN, to_toml(plan).as_bytes())?;
     let key = keystore::create(&dir.join(KEY), &password)?;
     let address = Address::from_public_key(key.verifying_key());

@@ -10,9 +10,8 @@ use openrelay_image::{hex, sha256};
 
 use crate::confined::{self, Confinement};
 use crate::failure::Failure;
+use crate::image;
 
-/// Largest file of a tree, in bytes.
-const MAX_FILE: u64 = 256 << 20;
 /// Longest list of a tree's files, in bytes.
 const MAX_LIST: u64 = 16 << 20;
 
@@ -129,14 +128,7 @@ fn read(tree: &Path, path: &str) -> Result<Vec<u8>, Failure> {
     if whole.canonicalize().map_err(|error| fault(&error))? != whole {
         return Err(fault(&"it is a link, or behind one"));
     }
-    let about = fs::symlink_metadata(&whole).map_err(|error| fault(&error))?;
-    if !about.is_file() {
-        return Err(fault(&"it is no regular file"));
-    }
-    if about.len() > MAX_FILE {
-        return Err(fault(&format!("it has more than {MAX_FILE} bytes")));
-    }
-    fs::read(&whole).map_err(|error| fault(&error))
+    image::read(&whole)
 }
 
 #[cfg(test)]
