@@ -20,6 +20,8 @@ import sys
 import tomllib
 
 RELAY_IMAGE = 1
+# The oldest firmware that a relay image may start with, whatever validators approved.
+MIN_FIRMWARE_GENERATION = 1
 NEWEST = 16
 # Places in the contracts' storage: contracts/artifacts/*.json, storageLayout.
 ROUNDS, IMAGES, APPROVED, CURRENT = 8, 15, 16, 11
@@ -445,7 +447,14 @@ def records_of(data, root):
     return descriptors
 
 
-def check_staple(evidence, binding, network, descriptors, blocks, images, floors):
+def check_generation(found, least):
+    """The manifests of old images name no generation."""
+    said = f"firmware of generation {found}" if type(found) is int else "firmware of no known generation"
+    new_enough = type(found) is int and found >= least
+    need(new_enough, f"the image starts with {said}; generation {least} and newer are accepted")
+
+
+def check_staple(evidence, binding, network, descriptors, blocks, images, floors, least):
     """Whether evidence is bound to what it says, to a relay of the chain and its present key, names a block of the chain, an image that can be used and gives its measurement, and new enough
     firmware."""
     relay = int.from_bytes(binding[32:40], "big")
@@ -467,6 +476,7 @@ def check_staple(evidence, binding, network, descriptors, blocks, images, floors
     need(image.hex() in images, "evidence names an image that was not approved")
     state = images[image.hex()]["state"]
     need(state in ("active", "deprecated"), f"evidence names an image that is {state}")
+    check_generation(images[image.hex()].get("firmware_generation"), least)
     shapes = images[image.hex()]["shapes"]
     known = [shape.get("launch") or [shape["mrtd"]] + shape["rtmrs"] for shape in shapes]
     need(measured in known, "what was started is not the image that it names")
@@ -522,7 +532,8 @@ def reading(arguments):
     for evidence, binding in staples:
         relay = int.from_bytes(binding[32:40], "big")
         try:
-            check_staple(evidence, binding, network, descriptors, blocks, images, floors)
+            least = arguments.min_firmware_generation
+            check_staple(evidence, binding, network, descriptors, blocks, images, floors, least)
         except Refused as why:
             refused.append({"relay": relay, "why": str(why)})
     found = {
@@ -648,6 +659,9 @@ def image(arguments):
     data, firmware = open(arguments.image, "rb").read(), open(arguments.firmware, "rb").read()
     lock, parts = tomllib.load(open(arguments.lock, "rb")), sections(data)
     need(parts[".cmdline"].decode() == lock["cmdline"], "the image has another command line than the lock")
+    generations = [package.get("generation") for package in lock["package"] if package["role"] == "firmware"]
+    need(len(generations) == 1, "the lock names no firmware, or several")
+    check_generation(generations[0], arguments.min_firmware_generation)
     register = bytes(32)
     for name in (".linux", ".cmdline", ".initrd", ".uname", ".sbat"):
         for content in (name.encode() + b"\0", parts[name]):
@@ -664,6 +678,8 @@ def image(arguments):
     if arguments.manifest:
         manifest = json.load(open(arguments.manifest, "rb"))
         need(manifest["image"] == found["image"], "the manifest is of another image")
+        named = manifest.get("firmware_generation")
+        need(named == generations[0], "the manifest names another generation of firmware than the lock")
         said = {shape["name"]: shape["launch"] for shape in manifest["shapes"] if "launch" in shape}
         need(said == digests, "the manifest says other launch digests")
 
@@ -709,6 +725,9 @@ def main():
     one.add_argument("--firmware", required=True)
     one.add_argument("--manifest")
     one.set_defaults(run=image)
+    for name in ("reading", "image"):
+        least = commands.choices[name].add_argument("--min-firmware-generation", type=between(0, (1 << 32) - 1))
+        least.default, least.help = MIN_FIRMWARE_GENERATION, "the oldest firmware that images may start with"
     arguments = parser.parse_args()
     try:
         arguments.run(arguments)

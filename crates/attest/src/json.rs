@@ -13,11 +13,16 @@ pub(crate) fn malformed(why: impl Into<String>) -> Refusal {
 
 /// The object in these bytes, which must say that it is of this schema.
 pub(crate) fn object(bytes: &[u8], schema: &str) -> Result<Value, Refusal> {
+    object_of(bytes, &[schema]).map(|(object, _)| object)
+}
+
+/// The object in these bytes, and which of the schemas it says that it is of.
+pub(crate) fn object_of<'a>(bytes: &[u8], schemas: &[&'a str]) -> Result<(Value, &'a str), Refusal> {
     let object: Value = serde_json::from_slice(bytes).map_err(|error| malformed(error.to_string()))?;
-    if object.get("schema").and_then(Value::as_str) != Some(schema) {
-        return Err(malformed(format!("it is not of the schema {schema}")));
-    }
-    Ok(object)
+    let named = object.get("schema").and_then(Value::as_str);
+    let schema = schemas.iter().find(|schema| named == Some(**schema)).copied();
+    let schema = schema.ok_or_else(|| malformed(format!("it is not of the schema {}", schemas.join(" or "))))?;
+    Ok((object, schema))
 }
 
 /// A text.

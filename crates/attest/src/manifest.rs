@@ -1,16 +1,22 @@
 //! What an image is known by: its hash, and what chips report when they start it.
 //!
 //! Owns the file that validators vote for the hash of, beside the image's. One text for each manifest: whatever would not be written back the same is refused.
+//!
+//! Schema `openrelay.image/2` is `openrelay.image/1` with the generation of the firmware. Client packages have no firmware
+//! and keep `/1`. A relay image in `/1` is parsed, so that a refusal can name the reason, and is refused by every judge.
 
 use serde_json::Value;
 
 use crate::evidence::Measurement;
-use crate::json::{bytes, list, malformed, number, object, text, to_hex};
+use crate::json::{bytes, list, malformed, number, object_of, text, to_hex};
 use crate::refusal::Refusal;
 
 /// Largest manifest, in bytes.
 pub const MAX_MANIFEST: usize = 65_536;
-const SCHEMA: &str = "openrelay.image/1";
+/// The schema of a manifest without firmware, and of one with it.
+const SCHEMAS: [&str; 2] = ["openrelay.image/1", "openrelay.image/2"];
+/// The kind of an image that relays run.
+pub const RELAY: u8 = 1;
 
 /// What an image is known by.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -19,6 +25,9 @@ pub struct Manifest {
     pub kind: u8,
     /// Its version.
     pub version: u64,
+    /// The generation of the firmware that the shapes are measured with; none in a client package, and in manifests older
+    /// than generations.
+    pub firmware_generation: Option<u32>,
     /// SHA-256 of the image.
     pub image: [u8; 32],
     /// What chips report, by the shape of the machine.
@@ -55,8 +64,12 @@ impl Manifest {
         let shapes: Vec<String> = self.shapes.iter().map(shape).collect();
         let advisories: Vec<String> =
             self.advisories.iter().map(|name| Value::from(name.clone()).to_string()).collect();
+        let (schema, firmware) = match self.firmware_generation {
+            Some(generation) => (SCHEMAS[1], format!("\n  \"firmware_generation\": {generation},")),
+            None => (SCHEMAS[0], String::new()),
+        };
         let text = format!(
-            "{{\n  \"schema\": \"{SCHEMA}\",\n  \"kind\": {},\n  \"version\": {},\n  \"image\": \"{}\",\n  \"shapes\": [{}\n  ],\n  \"advisories\": [{}]\n}}\n",
+            "{{\n  \"schema\": \"{schema}\",\n  \"kind\": {},\n  \"version\": {},{firmware}\n  \"image\": \"{}\",\n  \"shapes\": [{}\n  ],\n  \"advisories\": [{}]\n}}\n",
             self.kind,
             self.version,
             to_hex(&self.image),
@@ -74,17 +87,34 @@ impl Manifest {
         if bytes.len() > MAX_MANIFEST {
             return Err(Refusal::TooLarge { what: "an image's manifest", limit: MAX_MANIFEST });
         }
-        let object = object(bytes, SCHEMA)?;
+        let (object, schema) = object_of(bytes, &SCHEMAS)?;
+        let firmware_generation =
+            if schema == SCHEMAS[1] { Some(number(&object, "firmware_generation")?) } else { None };
         let advisory =
             |name: &Value| name.as_str().map(str::to_owned).ok_or_else(|| malformed("an advisory is no text"));
         let this = Self {
             kind: number(&object, "kind")?,
             version: number(&object, "version")?,
+            firmware_generation,
             image: self::bytes(object.get("image").and_then(Value::as_str), "image")?,
             shapes: list(&object, "shapes")?.iter().map(shape).collect::<Result<_, _>>()?,
             advisories: list(&object, "advisories")?.iter().map(advisory).collect::<Result<_, _>>()?,
         };
+        if this.kind != RELAY && this.firmware_generation.is_some() {
+            return Err(malformed("only a relay image has firmware"));
+        }
         if this.encode() == bytes { Ok(this) } else { Err(Refusal::NotCanonical { what: "an image's manifest" }) }
+    }
+}
+
+/// Checks the generation of a relay image's firmware against the oldest that is accepted.
+///
+/// # Errors
+/// [`Refusal::FirmwareGeneration`]: it is older, or the manifest does not say.
+pub const fn check_generation(found: Option<u32>, least: u32) -> Result<(), Refusal> {
+    match found {
+        Some(generation) if generation >= least => Ok(()),
+        Some(_) | None => Err(Refusal::FirmwareGeneration { found, least }),
     }
 }
 
@@ -124,7 +154,8 @@ mod tests {
         ];
         let shapes = shapes.map(|measurement| Shape { name: "a \"machine\"".into(), measurement }).into();
         let advisories = vec!["INTEL-SA-00615".into(), "INTEL-SA-00614".into()];
-        let manifest = Manifest { kind: 1, version: 7, image: [9; 32], shapes, advisories };
+        let firmware_generation = Some(1);
+        let manifest = Manifest { kind: 1, version: 7, firmware_generation, image: [9; 32], shapes, advisories };
         let bytes = manifest.encode();
         assert_eq!(Manifest::decode(&bytes), Ok(manifest));
         for at in 0..bytes.len() {
@@ -135,6 +166,40 @@ mod tests {
         assert_eq!(Manifest::decode(&vec![b' '; MAX_MANIFEST + 1]).unwrap_err().code(), "too-large");
         let upper = String::from_utf8(bytes).unwrap().replace("0909", "0A09");
         assert_eq!(Manifest::decode(upper.as_bytes()).unwrap_err().code(), "malformed-collateral");
+    }
+
+    fn manifest(kind: u8, firmware_generation: Option<u32>) -> Manifest {
+        let (shapes, advisories) = (Vec::new(), Vec::new());
+        Manifest { kind, version: 1, firmware_generation, image: [9; 32], shapes, advisories }
+    }
+
+    #[test]
+    fn manifest_without_generation_is_parsed_and_its_firmware_refused() {
+        let old = manifest(RELAY, None);
+        let bytes = old.encode();
+        assert!(String::from_utf8(bytes.clone()).unwrap().contains("\"openrelay.image/1\""));
+        assert_eq!(Manifest::decode(&bytes), Ok(old));
+        for (found, refused) in [(None, true), (Some(0), true), (Some(1), true), (Some(2), false), (Some(3), false)] {
+            let refusal = Refusal::FirmwareGeneration { found, least: 2 };
+            assert_eq!(check_generation(found, 2), if refused { Err(refusal) } else { Ok(()) }, "{found:?}");
+        }
+        // Nothing is new enough by default.
+        assert!(check_generation(None, 0).is_err());
+    }
+
+    #[test]
+    fn generation_stands_where_the_schema_has_it_and_nowhere_else() {
+        let text = |manifest: &Manifest| String::from_utf8(manifest.encode()).unwrap();
+        let code = |text: &str| Manifest::decode(text.as_bytes()).unwrap_err().code();
+        let (old, new) = (text(&manifest(RELAY, None)), text(&manifest(RELAY, Some(1))));
+        assert_eq!(code(&old.replace("image/1", "image/2")), "malformed-collateral");
+        assert_eq!(code(&new.replace("image/2", "image/1")), "not-canonical");
+        assert_eq!(code(&new.replace("image/2", "image/3")), "malformed-collateral");
+        assert_eq!(code(&new.replace("generation\": 1", "generation\": -1")), "malformed-collateral");
+        assert_eq!(code(&new.replace("generation\": 1", "generation\": 4294967296")), "malformed-collateral");
+        assert_eq!(code(&new.replace("generation\": 1", "generation\": 01")), "malformed-collateral");
+        assert_eq!(code(&text(&manifest(2, Some(1)))), "malformed-collateral", "a client package with firmware");
+        assert_eq!(Manifest::decode(&manifest(2, None).encode()), Ok(manifest(2, None)));
     }
 
     #[test]

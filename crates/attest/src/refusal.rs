@@ -265,6 +265,17 @@ pub enum Refusal {
     /// An image that must not be used.
     #[error("the image {0}")]
     ImageState(&'static str),
+    /// Firmware of an image that is too old, or of no known generation.
+    #[error(
+        "the image starts with firmware of {}; this release accepts generation {least} and newer",
+        generation(*.found)
+    )]
+    FirmwareGeneration {
+        /// The generation that the image's manifest names.
+        found: Option<u32>,
+        /// The oldest that is accepted.
+        least: u32,
+    },
     /// Something else than the image runs.
     #[error("what was started is not the image that it names")]
     Measurement,
@@ -366,6 +377,7 @@ impl Refusal {
             Self::TooOld { .. } => "too-old",
             Self::UnknownImage => "unknown-image",
             Self::ImageState(_) => "image-state",
+            Self::FirmwareGeneration { .. } => "firmware-generation",
             Self::Measurement => "measurement",
             Self::NotRebuilt => "not-rebuilt",
             Self::Rebuilders { .. } => "rebuilders",
@@ -393,6 +405,9 @@ impl Refusal {
             Self::NoCrl => "give the vendor's lists of revoked certificates with the rest of the collateral",
             Self::UnknownImage | Self::ImageState(_) | Self::Measurement => {
                 "choose another relay; its operator has to start an image that validators approve: openrelay image show"
+            }
+            Self::FirmwareGeneration { .. } => {
+                "choose another relay; its operator has to start an image with newer firmware: openrelay image show"
             }
             Self::StaleCrl | Self::Expired { .. } | Self::NotYetValid { .. } | Self::Clock => {
                 "check this machine's clock, or give newer collateral"
@@ -459,6 +474,10 @@ impl Refusal {
     }
 }
 
+fn generation(found: Option<u32>) -> String {
+    found.map_or_else(|| "no known generation".into(), |found| format!("generation {found}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -470,6 +489,7 @@ mod tests {
             (Refusal::NoCertificate, "VCEK or VLEK"),
             (Refusal::OtherCollateral, "as the vendor has signed it"),
             (Refusal::UnknownImage, "openrelay image show"),
+            (Refusal::FirmwareGeneration { found: None, least: 1 }, "an image with newer firmware"),
             (Refusal::Clock, "clock"),
             (Refusal::Debug, "operator"),
             (Refusal::NoTcbLevel, "firmware"),

@@ -2,6 +2,12 @@
 //!
 //! Owns the pinned certificates of the vendors. Others can be handed in, and then everything that follows says `simulated`: no cargo feature selects trust.
 
+/// The oldest generation of firmware that relay images may start with, in this release.
+///
+/// Generation 1 is the first firmware of the project's own. Firmware before it starts code that the launch digest does
+/// not name, so an image that starts with it proves nothing, whatever validators approved.
+pub const MIN_FIRMWARE_GENERATION: u32 = 1;
+
 /// Root and intermediate certificates of a vendor's product.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct AmdRoot {
@@ -24,6 +30,8 @@ pub struct Roots {
     pub intel_pck: Vec<Vec<u8>>,
     /// AMD's.
     pub amd: Vec<AmdRoot>,
+    /// The oldest generation of firmware that relay images may start with.
+    pub min_firmware_generation: u32,
     /// Whether these are of a simulation.
     pub simulated: bool,
 }
@@ -46,6 +54,7 @@ impl Roots {
                 amd("Genoa", pinned!("amd-genoa-ark"), pinned!("amd-genoa-ask"), pinned!("amd-genoa-asvk")),
                 amd("Turin", pinned!("amd-turin-ark"), pinned!("amd-turin-ask"), pinned!("amd-turin-asvk")),
             ],
+            min_firmware_generation: MIN_FIRMWARE_GENERATION,
             simulated: false,
         }
     }

@@ -11,6 +11,7 @@ use crate::binding::Binding;
 use crate::collateral::Collateral;
 use crate::evidence::{Evidence, Measurement};
 use crate::facts::Facts;
+use crate::manifest::check_generation;
 use crate::policy::{Floors, Policy};
 use crate::refusal::Refusal;
 use crate::roots::Roots;
@@ -34,6 +35,8 @@ pub struct Image {
     pub hash: [u8; 32],
     /// Where it stands.
     pub state: ImageState,
+    /// The generation of the firmware that it starts with, as its manifest names it.
+    pub firmware_generation: Option<u32>,
     /// What chips report when they start it, one for each shape of machine.
     pub measurements: Vec<Measurement>,
     /// Published weaknesses of Intel's that it does what is advised against. Those of another name refuse.
@@ -182,7 +185,7 @@ pub fn verify(
     let time = view.time.ok_or(Refusal::NoView("the chain's time"))?;
     check_relay(binding, role, view)?;
     check_block(binding, view, time, policy)?;
-    let image = find_image(binding, evidence, view)?;
+    let image = find_image(binding, evidence, view, roots)?;
     let floors = view.floors.as_ref().ok_or(Refusal::NoView("the floors of firmware"))?;
     let facts = crate::examine(evidence, Some(collateral), roots, now)?;
     policy.check(&facts, floors, image)?;
@@ -221,10 +224,16 @@ fn check_block(binding: &Binding, view: &LedgerView, time: u64, policy: &Policy)
     if age > policy.max_age_s { Err(Refusal::TooOld { age, limit: policy.max_age_s }) } else { Ok(()) }
 }
 
-fn find_image<'a>(binding: &Binding, evidence: &Evidence, view: &'a LedgerView) -> Result<&'a Image, Refusal> {
+fn find_image<'a>(
+    binding: &Binding,
+    evidence: &Evidence,
+    view: &'a LedgerView,
+    roots: &Roots,
+) -> Result<&'a Image, Refusal> {
     let images = view.images.as_ref().ok_or(Refusal::NoView("the images"))?;
     let image = images.iter().find(|image| image.hash == binding.image).ok_or(Refusal::UnknownImage)?;
     image.state.usable()?;
+    check_generation(image.firmware_generation, roots.min_firmware_generation)?;
     if !image.measurements.contains(&evidence.measurement()) {
         return Err(Refusal::Measurement);
     }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
+use openrelay_sim::vendors::{decode_roots, encode_roots};
 use serde_json::Value;
 
 use crate::chain_check::{Bench, Scenario};
@@ -16,7 +17,7 @@ use crate::scenario::scenario;
 /// Runs all scenarios on one network; an error names the first that fails.
 pub(crate) fn run(dir: &Path) -> Result<()> {
     let mut bench = Bench::start(dir)?;
-    let scenarios: [(&str, Scenario); 6] = [
+    let scenarios: [(&str, Scenario); 7] = [
         (
             "a second verifier finds the same in what a client keeps, and refuses it with a byte changed",
             second_verifier,
@@ -24,6 +25,7 @@ pub(crate) fn run(dir: &Path) -> Result<()> {
         ("a policy of one's own: one vendor, images rebuilt here", policies),
         ("rebuilders whom the policy names must have signed: exit code 5, and who has is shown", named_rebuilders),
         ("a relay that starts anew is judged by its new evidence; one hop is judged too", starts_anew),
+        ("an approved image with firmware below the client's floor is refused: exit code 5", old_firmware),
         ("collateral that the chain does not name is none: exit code 5", other_collateral),
         ("an image that is revoked ends a circuit that runs, and none opens: exit code 5", revoked_image),
     ];
@@ -59,7 +61,7 @@ fn reading(bench: &Bench) -> Result<PathBuf> {
 }
 
 /// `tools/verify.py reading` on a file: its exit code and what it says.
-fn second_verifier_on(bench: &Bench, file: &Path, block: Option<&str>) -> Result<(Option<i32>, String)> {
+fn second_verifier_on(bench: &Bench, file: &Path, more: &[&str]) -> Result<(Option<i32>, String)> {
     let tool = bench.programs.dev.ancestors().map(|dir| dir.join("tools/verify.py")).find(|path| path.exists());
     let tool = tool.context("tools/verify.py is not beside the build")?;
     let chain: toml::Table = fs::read_to_string(bench.network.dir.join("config/chain.toml"))?.parse()?;
@@ -71,7 +73,7 @@ fn second_verifier_on(bench: &Bench, file: &Path, block: Option<&str>) -> Result
         let address = chain.get(name).and_then(|value| value.as_str()).context("the chain's file names it")?;
         command.arg(format!("--{name}")).arg(address);
     }
-    command.args(block.into_iter().flat_map(|block| ["--block", block]));
+    command.args(more);
     let output = command.output().context("cannot run python3")?;
     let said = [output.stdout, output.stderr].concat();
     Ok((output.status.code(), String::from_utf8_lossy(&said).into_owned()))
@@ -81,7 +83,7 @@ fn second_verifier(bench: &mut Bench) -> Result<()> {
     let (code, _, said) = bench.openrelay(&["exits", "--config", &bench.config()])?;
     ensure!(code == Some(0), "{said}");
     let kept = reading(bench)?;
-    let (code, said) = second_verifier_on(bench, &kept, None)?;
+    let (code, said) = second_verifier_on(bench, &kept, &[])?;
     ensure!(code == Some(0), "exit code {code:?}: {said}");
     let found: Value = serde_json::from_str(&said)?;
     let image = found["images"][0]["image"].as_str().context("no image")?;
@@ -101,17 +103,17 @@ fn second_verifier(bench: &mut Bench) -> Result<()> {
         changed[at] ^= 1;
         let path = bench.network.dir.join("changed.reading");
         fs::write(&path, changed)?;
-        let (code, said) = second_verifier_on(bench, &path, Some(&block))?;
+        let (code, said) = second_verifier_on(bench, &path, &["--block", &block])?;
         ensure!(code == Some(5), "byte {at}: exit code {code:?}: {said}");
     }
     let path = bench.network.dir.join("changed.reading");
     for changed in [&bytes[..bytes.len() - 1], &[&bytes[..], &[0]].concat()] {
         fs::write(&path, changed)?;
-        let (code, said) = second_verifier_on(bench, &path, Some(&block))?;
+        let (code, said) = second_verifier_on(bench, &path, &["--block", &block])?;
         ensure!(code == Some(5), "{} of {} bytes: exit code {code:?}: {said}", changed.len(), bytes.len());
     }
     fs::remove_file(&path)?;
-    let (code, said) = second_verifier_on(bench, &path, None)?;
+    let (code, said) = second_verifier_on(bench, &path, &[])?;
     ensure!(code == Some(1) && said.contains("changed.reading"), "no file: exit code {code:?}: {said}");
     Ok(())
 }
@@ -203,6 +205,24 @@ fn starts_anew(bench: &mut Bench) -> Result<()> {
     bench.down()
 }
 
+/// The relays' manifest is approved and its image can be used; only this client accepts nothing that old.
+fn old_firmware(bench: &mut Bench) -> Result<()> {
+    let path = bench.network.dir.join("config/sim/roots");
+    let own = fs::read(&path)?;
+    let mut roots = decode_roots(&own).context("the roots are malformed")?;
+    roots.min_firmware_generation += 1;
+    fs::write(&path, encode_roots(&roots))?;
+    refuses(bench, &bench.config(), "[firmware-generation]")?;
+    let (code, said, _) = bench.openrelay(&["verify", "3", "--config", &bench.config()])?;
+    ensure!(code == Some(5) && said.contains("REFUSED [firmware-generation]"), "exit code {code:?}: {said}");
+    let floor = roots.min_firmware_generation.to_string();
+    let (code, said) = second_verifier_on(bench, &reading(bench)?, &["--min-firmware-generation", &floor])?;
+    ensure!(code == Some(5) && said.contains("firmware of generation"), "exit code {code:?}: {said}");
+    fs::write(&path, own)?;
+    ensure!(bench.openrelay(&["up", "--wait", "--config", &bench.config()])?.0 == Some(0), "nothing opens again");
+    bench.down()
+}
+
 fn other_collateral(bench: &mut Bench) -> Result<()> {
     let path = bench.network.dir.join("config/sim/published/collateral.json");
     let own = fs::read(&path)?;
@@ -235,7 +255,7 @@ fn revoked_image(bench: &mut Bench) -> Result<()> {
     ensure!(!bench.fetches()?, "traffic goes on past a circuit that has ended");
     bench.down()?;
     refuses(bench, &bench.config(), "[image-state]")?;
-    let (code, said) = second_verifier_on(bench, &reading(bench)?, None)?;
+    let (code, said) = second_verifier_on(bench, &reading(bench)?, &[])?;
     ensure!(code == Some(5) && said.contains("an image that is revoked"), "exit code {code:?}: {said}");
     Ok(())
 }

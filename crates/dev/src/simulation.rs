@@ -11,6 +11,7 @@ use aws_lc_rs::digest::{SHA256, SHA384, digest};
 use k256::ecdsa::SigningKey;
 use openrelay_attest::evidence::Measurement;
 use openrelay_attest::manifest::{Manifest, Shape};
+use openrelay_attest::roots::MIN_FIRMWARE_GENERATION;
 use openrelay_devchain::KNOWN;
 use openrelay_ledger::chain::voting::{Answer, image_value, statement_hash};
 use openrelay_node::chain::journal::sign;
@@ -132,7 +133,9 @@ impl Simulation {
 fn manifest(image: B256, binary: &[u8]) -> Manifest {
     let launch = Measurement::Snp(stands_for(b"launch", binary));
     let shapes = vec![Shape { name: "simulated SEV-SNP".into(), measurement: launch }];
-    with_domain(Manifest { kind: 1, version: 1, image: image.0, shapes, advisories: Vec::new() }, binary)
+    let firmware_generation = Some(MIN_FIRMWARE_GENERATION);
+    let (image, advisories) = (image.0, Vec::new());
+    with_domain(Manifest { kind: 1, version: 1, firmware_generation, image, shapes, advisories }, binary)
 }
 
 /// A manifest with a trust domain besides: its registers depend on a host's tables, and no host is there.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
+use openrelay_attest::roots::MIN_FIRMWARE_GENERATION;
 use openrelay_image::{hex, sha256};
 
 use crate::host::checked;
@@ -53,8 +54,12 @@ impl Tiny {
         for (name, role, files) in packages {
             let bytes = package(&dir.join(name), files)?;
             let hash = hex(&sha256(&bytes));
+            let generation = match role {
+                "firmware" => format!("generation = {MIN_FIRMWARE_GENERATION}\n"),
+                _ => String::new(),
+            };
             lock += &format!(
-                "\n[[package]]\nname = \"{name}\"\nrole = \"{role}\"\npath = \"pool/{name}.deb\"\nsha256 = \"{hash}\"\nsize = {}\nfile = \"boot/vmlinuz\"\n",
+                "\n[[package]]\nname = \"{name}\"\nrole = \"{role}\"\npath = \"pool/{name}.deb\"\nsha256 = \"{hash}\"\nsize = {}\nfile = \"boot/vmlinuz\"\n{generation}",
                 bytes.len()
             );
             fs::write(this.inputs.join(hash), bytes)?;

@@ -44,6 +44,9 @@ pub struct Package {
     /// The file in it, for a kernel, a stub or a firmware.
     #[serde(default)]
     pub file: Option<String>,
+    /// The generation of a firmware; only a firmware has one. 0 stands for firmware that is not the project's own.
+    #[serde(default)]
+    pub generation: Option<u32>,
     /// Files of the first file system: from the package's path to the path there.
     #[serde(default)]
     pub files: Vec<(String, String)>,
@@ -104,12 +107,30 @@ impl Lock {
                 package.name
             )));
         }
+        if let Some(package) =
+            lock.packages.iter().find(|package| package.generation.is_some() != (package.role == Role::Firmware))
+        {
+            return Err(ImageError::Lock(format!(
+                "package {}: a firmware names its generation (generation = NUMBER), and nothing else does",
+                package.name
+            )));
+        }
         for role in [Role::Kernel, Role::Stub, Role::Firmware] {
             if lock.packages.iter().filter(|package| package.role == role).count() != 1 {
                 return Err(ImageError::Lock(format!("there must be just one package with the role {role:?}")));
             }
         }
         Ok(lock)
+    }
+
+    /// The generation of the firmware.
+    ///
+    /// # Errors
+    /// [`ImageError::Lock`] where the lock names no firmware with a generation.
+    pub fn firmware_generation(&self) -> Result<u32, ImageError> {
+        let firmware = self.packages.iter().find(|package| package.role == Role::Firmware);
+        let generation = firmware.and_then(|package| package.generation);
+        generation.ok_or_else(|| ImageError::Lock("no firmware names its generation".into()))
     }
 }
 

@@ -106,7 +106,7 @@ impl Image {
         sha256(&self.file)
     }
 
-    /// What it will be known by: launch digests for all machines of the lock.
+    /// What a relay image will be known by: launch digests for all machines of the lock, and the generation of the firmware.
     ///
     /// # Errors
     /// [`ImageError`] when the firmware is not made for it.
@@ -125,6 +125,7 @@ impl Image {
                 shapes.push(Shape { name, measurement: Measurement::Snp(digest) });
             }
         }
-        Ok(Manifest { kind, version, image: self.hash(), shapes, advisories: Vec::new() })
+        let firmware_generation = Some(lock.firmware_generation()?);
+        Ok(Manifest { kind, version, firmware_generation, image: self.hash(), shapes, advisories: Vec::new() })
     }
 }

@@ -417,11 +417,13 @@ pub(crate) fn approved(
         };
         let measurements = manifest.shapes.iter().map(|shape| shape.measurement.clone()).collect();
         let (hash, advisories) = (manifest.image, manifest.advisories.clone());
+        let firmware_generation = manifest.firmware_generation;
         let of_round = signed.iter().filter(|(statement, _)| statement.round == image.round);
         let rebuilt_by: BTreeSet<[u8; 20]> = of_round.map(|(_, signer)| *signer).collect();
         let rebuilt_by = rebuilt_by.into_iter().collect();
         let (round, version, value) = (image.round, image.version, image.value);
-        Some(Approved { image: Image { hash, state, measurements, advisories, rebuilt_by }, round, version, value })
+        let image = Image { hash, state, firmware_generation, measurements, advisories, rebuilt_by };
+        Some(Approved { image, round, version, value })
     };
     let mut found: Vec<Approved> = Vec::new();
     // By ascending version.
@@ -492,7 +494,7 @@ pub(crate) mod tests {
     fn twice(usable_from: [u64; 2], revoked: bool, suspended_until: u64) -> ImageState {
         let manifests = [1, 2].map(|version| {
             let (image, shapes, advisories) = ([7; 32], Vec::new(), Vec::new());
-            Manifest { kind: 1, version, image, shapes, advisories }.encode()
+            Manifest { kind: 1, version, firmware_generation: Some(1), image, shapes, advisories }.encode()
         });
         let mut voted = Vec::new();
         for ((bytes, usable_from), version) in manifests.iter().zip(usable_from).zip(1..) {
@@ -538,6 +540,19 @@ pub(crate) mod tests {
         assert_eq!(twice([NOW + 1, NOW + 2], false, 0), ImageState::Pending);
         assert_eq!(twice([NOW - 40 * 86_400, NOW - 20 * 86_400], true, 0), ImageState::Revoked);
         assert_eq!(twice([NOW - 40 * 86_400, NOW - 20 * 86_400], false, NOW + 1), ImageState::Suspended);
+    }
+
+    #[test]
+    fn image_approved_with_a_manifest_of_no_generation_is_known_and_has_none() {
+        let generation = |firmware_generation| {
+            let (image, shapes, advisories) = ([7; 32], Vec::new(), Vec::new());
+            let manifest = Manifest { kind: 1, version: 1, firmware_generation, image, shapes, advisories }.encode();
+            let value = image_value([7; 32].into(), sha256(&manifest));
+            let voted = VotedImage { round: 1, version: 1, usable_from: 0, suspended_until: 0, revoked: false, value };
+            let file = AttestationFile { manifests: vec![manifest], ..AttestationFile::default() };
+            approved(&[voted], 1, &[], &file, NOW)[0].image.firmware_generation
+        };
+        assert_eq!([generation(None), generation(Some(0)), generation(Some(5))], [None, Some(0), Some(5)]);
     }
 
     /// Evidence of AMD's form, with such a signature, bound to this relay and block.

@@ -180,7 +180,8 @@ pub(crate) fn make(build: &BuildArguments) -> Result<Built, Failure> {
             // The program alone, which no chip starts.
             let image = Image { file: programs.remove(0), firmware: Vec::new() };
             let (kind, image_hash) = (build.kind.number(), image.hash());
-            let manifest = Manifest { kind, version, image: image_hash, shapes: Vec::new(), advisories: Vec::new() };
+            let (shapes, advisories) = (Vec::new(), Vec::new());
+            let manifest = Manifest { kind, version, firmware_generation: None, image: image_hash, shapes, advisories };
             (image, manifest)
         }
         (Kind::Relay, _) => return Err(Failure::new(2, "--programs takes two files for a relay's image")),

@@ -285,6 +285,7 @@ const COLLECT_EVERY: Duration = Duration::from_millis(500);
 
 /// Follows the chain and serves its records, and what relays are judged by, until it is ended.
 pub(crate) fn mirror(
+    program: &Program,
     chain: &Path,
     listen: SocketAddr,
     checkpoint: Option<PathBuf>,
@@ -317,13 +318,15 @@ pub(crate) fn mirror(
         }
     };
     let (collected, by_hash) = (attestation.clone(), Arc::new(Files::of(files.clone())));
+    let min_firmware_generation = program.standard.roots.min_firmware_generation;
     let collect = move || {
-        let mut collector = Collector::new(file);
+        let mut collector = Collector::new(file, min_firmware_generation);
         loop {
             let known = lock(&directory).clone();
             if let Some(known) = known {
                 collector.collect(&known);
                 *lock(&collected) = collector.attestation(files.as_deref());
+                collector.refused().iter().for_each(|why| talk(&format!("openrelay: warning: {why}")));
             }
             std::thread::sleep(COLLECT_EVERY);
         }

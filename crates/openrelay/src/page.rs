@@ -43,6 +43,11 @@ pub(crate) fn attestation(hops: &[AttestedHop]) -> &'static str {
     }
 }
 
+/// The generation of an image's firmware, in words.
+pub(crate) fn generation(image: &Image) -> String {
+    image.firmware_generation.map_or_else(|| "no generation named".into(), |number| format!("generation {number}"))
+}
+
 /// What was found about a hop.
 pub(crate) fn hop_json(hop: &AttestedHop) -> Value {
     let (facts, binding) = (hop.verdict.facts(), hop.verdict.binding());

@@ -106,8 +106,9 @@ fn a_source_tree_that_is_built_does_not_read_its_builders_files() {
     // Packages that the client's program has nothing of.
     let package = |role: &str| {
         let hash = "00".repeat(32);
+        let generation = if role == "firmware" { "generation = 1\n" } else { "" };
         format!(
-            "[[package]]\nname = \"{role}\"\nrole = \"{role}\"\npath = \"p\"\nsha256 = \"{hash}\"\nsize = 1\nfile = \"f\"\n"
+            "[[package]]\nname = \"{role}\"\nrole = \"{role}\"\npath = \"p\"\nsha256 = \"{hash}\"\nsize = 1\nfile = \"f\"\n{generation}"
         )
     };
     let packages = ["kernel", "stub", "firmware"].map(package).concat();

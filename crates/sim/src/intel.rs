@@ -8,6 +8,7 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPai
 use base64ct::Encoding as _;
 use openrelay_attest::Roots;
 use openrelay_attest::collateral::IntelCollateral;
+use openrelay_attest::roots::MIN_FIRMWARE_GENERATION;
 
 use crate::der::{bits, boolean, integer, magnitude, octets, oid, rfc3339, sequence, set, time, tlv};
 
@@ -199,6 +200,7 @@ impl MockIntel {
             intel: self.root_certificate(),
             intel_pck: vec![self.platform_certificate()],
             amd: Vec::new(),
+            min_firmware_generation: MIN_FIRMWARE_GENERATION,
             simulated: true,
         }
     }

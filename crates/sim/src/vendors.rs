@@ -167,9 +167,9 @@ impl Hardware {
     }
 }
 
-/// The roots in a file.
+/// The roots in a file, and the oldest generation of firmware that is accepted.
 pub fn encode_roots(roots: &Roots) -> Vec<u8> {
-    let mut out = Vec::new();
+    let mut out = roots.min_firmware_generation.to_be_bytes().to_vec();
     put(&mut out, &roots.intel);
     put(&mut out, roots.intel_pck.first().map_or(&[][..], Vec::as_slice));
     for root in roots.amd.iter().take(1) {
@@ -182,11 +182,13 @@ pub fn encode_roots(roots: &Roots) -> Vec<u8> {
 
 /// Reads roots of a simulation: whatever they sign is called `simulated`.
 pub fn decode_roots(bytes: &[u8]) -> Option<Roots> {
-    let mut rest = bytes;
+    let (floor, mut rest) = bytes.split_first_chunk::<4>()?;
+    let min_firmware_generation = u32::from_be_bytes(*floor);
     let mut next = || take(&mut rest).map(<[u8]>::to_vec);
     let (intel, pck, ark, ask, asvk) = (next()?, next()?, next()?, next()?, next()?);
     let amd = vec![AmdRoot { product: PRODUCT, ark, ask, asvk }];
-    rest.is_empty().then_some(Roots { intel, intel_pck: vec![pck], amd, simulated: true })
+    let intel_pck = vec![pck];
+    rest.is_empty().then_some(Roots { intel, intel_pck, amd, min_firmware_generation, simulated: true })
 }
 
 fn put(out: &mut Vec<u8>, bytes: &[u8]) {

@@ -63,7 +63,8 @@ impl World {
             block_hash: [4; 32],
             block_height: 5,
         };
-        let roots = Roots { intel: Vec::new(), intel_pck: Vec::new(), amd: vec![amd.root()], simulated: true };
+        let (intel, intel_pck, amd_roots) = (Vec::new(), Vec::new(), vec![amd.root()]);
+        let roots = Roots { intel, intel_pck, amd: amd_roots, min_firmware_generation: 2, simulated: true };
         let floor = TcbVersion { fmc: None, boot_loader: 10, tee: 1, snp: 23, microcode: 84 };
         let view = LedgerView {
             network: Some(binding.network),
@@ -78,6 +79,7 @@ impl World {
             images: Some(vec![Image {
                 hash: IMAGE,
                 state: ImageState::Active,
+                firmware_generation: Some(2),
                 measurements: vec![Measurement::Snp([0; 48]), Measurement::Snp(MEASUREMENT)],
                 advisories: Vec::new(),
                 rebuilt_by: vec![[0xa1; 20], [0xa2; 20]],
@@ -147,7 +149,7 @@ fn whether_threads_share_a_core_is_told() {
 #[test]
 fn counter_examples() {
     type Change = fn(&mut World);
-    let rows: [(&str, Change, &str); 73] = [
+    let rows: [(&str, Change, &str); 76] = [
         ("nothing", |_| {}, "verdict"),
         ("simulations are not accepted", |w| w.policy.simulation = false, "simulated"),
         ("debug", |w| w.report.put(0x0a, &[0x0b]), "debug"),
@@ -185,6 +187,9 @@ fn counter_examples() {
         ("another image", |w| w.binding.image[0] ^= 1, "unknown-image"),
         ("no images at all", |w| w.view.images = Some(Vec::new()), "unknown-image"),
         ("an image that another was started for", |w| w.report.put(0x90, &[0x4e]), "measurement"),
+        ("firmware of the generation before", |w| image(w).firmware_generation = Some(1), "firmware-generation"),
+        ("firmware of no generation", |w| image(w).firmware_generation = None, "firmware-generation"),
+        ("firmware of a later generation", |w| image(w).firmware_generation = Some(3), "verdict"),
         ("an image of no measurements", |w| image(w).measurements.clear(), "measurement"),
         ("an image of trust domains", |w| image(w).measurements = vec![domain(MEASUREMENT, 0)], "measurement"),
         ("the network is missing", |w| w.view.network = None, "no-view"),

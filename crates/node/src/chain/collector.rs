@@ -11,7 +11,7 @@ use alloy_primitives::{B256, Bytes};
 use alloy_sol_types::SolCall;
 use openrelay_attest::bundle::MAX_BUNDLE;
 use openrelay_attest::file::{AttestationFile, Statement};
-use openrelay_attest::manifest::Manifest;
+use openrelay_attest::manifest::{Manifest, check_generation};
 use openrelay_attest::verdict::Staple;
 use openrelay_ledger::chain::voted::{ANCHOR_EVERY, CLIENT_PACKAGE, NEWEST, RELAY_IMAGE};
 use openrelay_ledger::chain::voting::{Answer, Collateral, ImageRegistry, image_value};
@@ -39,6 +39,10 @@ pub struct Collector {
     headers: BTreeMap<u64, Vec<u8>>,
     /// The values of approved rounds, which never change.
     values: BTreeMap<u64, B256>,
+    /// The oldest generation of firmware that relay images may start with.
+    min_firmware_generation: u32,
+    /// Approved manifests that are not served, by their hash, and whether that was told.
+    refused: BTreeMap<B256, (String, bool)>,
 }
 
 /// What a relay has shown.
@@ -51,10 +55,22 @@ struct Shown {
 }
 
 impl Collector {
-    /// One that has collected nothing yet, and asks the first endpoint.
-    pub fn new(file: ChainFile) -> Self {
+    /// One that has collected nothing yet, and asks the first endpoint. It serves no manifest whose firmware is older than
+    /// this generation, whatever validators approved.
+    pub fn new(file: ChainFile, min_firmware_generation: u32) -> Self {
         let endpoint = Endpoint::new(file.endpoints.first().map_or("", String::as_str));
-        Self { file, endpoint, shown: BTreeMap::new(), headers: BTreeMap::new(), values: BTreeMap::new() }
+        let (shown, headers, values) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { file, endpoint, shown, headers, values, min_firmware_generation, refused: BTreeMap::new() }
+    }
+
+    /// The approved manifests that this mirror does not serve, and why: each once.
+    pub fn refused(&mut self) -> Vec<String> {
+        let untold = self.refused.values_mut().filter(|(_, told)| !*told);
+        let tell = |(why, told): &mut (String, bool)| {
+            *told = true;
+            why.clone()
+        };
+        untold.map(tell).collect()
     }
 
     /// Asks relays for their evidence: those that have another key than before or have shown nothing, and all of them from time to time.
@@ -99,8 +115,8 @@ impl Collector {
         file.encode()
     }
 
-    /// The values of the newest approved images and packages, by round: what readers look at.
-    fn approved(&mut self) -> BTreeMap<u64, B256> {
+    /// Kinds and values of the newest approved images and packages, by round: what readers look at.
+    fn approved(&mut self) -> BTreeMap<u64, (u8, B256)> {
         let Some(images) = self.file.images else { return BTreeMap::new() };
         let (mut found, newest) = (BTreeMap::new(), usize::try_from(NEWEST).unwrap_or(usize::MAX));
         for kind in [RELAY_IMAGE, CLIENT_PACKAGE] {
@@ -113,7 +129,7 @@ impl Collector {
                         asked.ok().and_then(|answer| ImageRegistry::roundOfCall::abi_decode_returns(&answer).ok());
                     self.values.extend(shown.map(|shown| (round, shown.value)));
                 }
-                found.extend(self.values.get(&round).map(|value| (round, *value)));
+                found.extend(self.values.get(&round).map(|value| (round, (kind, *value))));
             }
         }
         found
@@ -134,8 +150,18 @@ impl Collector {
             let small = std::fs::metadata(&path).is_ok_and(|file| file.len() <= MAX_BUNDLE as u64);
             let Ok(bytes) = (if small { std::fs::read(&path) } else { continue }) else { continue };
             if let Ok(manifest) = Manifest::decode(&bytes) {
-                let value = image_value(manifest.image.into(), sha256(&bytes));
-                found.manifests.extend(approved.values().any(|own| *own == value).then_some(bytes));
+                let hash = sha256(&bytes);
+                let value = image_value(manifest.image.into(), hash);
+                let of_kind = |kind| approved.values().any(|own| *own == (kind, value));
+                let new_enough = check_generation(manifest.firmware_generation, self.min_firmware_generation);
+                match new_enough {
+                    Err(refusal) if of_kind(RELAY_IMAGE) => {
+                        let why = format!("{} is not served: {refusal} [{}]", path.display(), refusal.code());
+                        self.refused.entry(hash).or_insert((why, false));
+                    }
+                    _ if of_kind(RELAY_IMAGE) || of_kind(CLIENT_PACKAGE) => found.manifests.push(bytes),
+                    _ => {}
+                }
             } else if let Some(statement) = statement(&bytes) {
                 found.statements.extend(approved.contains_key(&statement.round).then_some(statement));
             } else if entry.as_ref().is_some_and(|entry| sha256(&bytes) == entry.bundle) {

@@ -18,6 +18,8 @@ use alloy_primitives::{Address, B256, Bytes, keccak256};
 use alloy_sol_types::{SolCall as _, SolEvent as _};
 use base64ct::Encoding as _;
 use k256::ecdsa::SigningKey;
+use openrelay_attest::manifest::check_generation;
+use openrelay_image::lock::Lock;
 use openrelay_image::{hex, sha256};
 use openrelay_ledger::chain::voting::images::ReleaseKeys::Release;
 use openrelay_ledger::chain::voting::{ImageRegistry, image_value, release_hash, statement_hash};
@@ -119,7 +121,8 @@ pub(super) fn run(program: &Program, arguments: &RunArguments) -> Result<(), Fai
     loop {
         // Its reveals take two hours, and a build before them could take longer.
         let collateral = collateral::once(program, &folder, arguments, &mut watch);
-        if let Err(failure) = once(&folder, arguments, &key, &mut tried).and(collateral) {
+        let least = program.standard.roots.min_firmware_generation;
+        if let Err(failure) = once(&folder, arguments, &key, (&mut tried, least)).and(collateral) {
             let said = failure.to_string();
             // The same again and again is said once.
             if said != warned {
@@ -148,7 +151,7 @@ fn once(
     folder: &Folder,
     arguments: &RunArguments,
     key: &SigningKey,
-    tried: &mut BTreeMap<u64, Instant>,
+    (tried, least): (&mut BTreeMap<u64, Instant>, u32),
 ) -> Result<(), Failure> {
     let id = folder.bonded()?.id;
     let count = folder.ask(folder.images, &ImageRegistry::roundCountCall {})?;
@@ -173,7 +176,7 @@ fn once(
                 let release = release(folder, number)?;
                 let late = until.saturating_sub(block_time(&folder.endpoint())?)
                     <= LATE / u64::from(folder.chain.haste.max(1));
-                let found = match rebuild(folder, arguments, number, &release) {
+                let found = match rebuild(folder, arguments, (number, &release), least) {
                     Rebuilt::Good(found) => found,
                     Rebuilt::Failed(log) if late => {
                         let built = built(folder, number);
@@ -231,8 +234,9 @@ fn release(folder: &Folder, number: u64) -> Result<Release, Failure> {
     Ok(release)
 }
 
-/// Rebuilds what is proposed, from a copy that knows nothing of what was built before.
-fn rebuild(folder: &Folder, arguments: &RunArguments, number: u64, release: &Release) -> Rebuilt {
+/// Rebuilds what is proposed, from a copy that knows nothing of what was built before. `least` is the oldest generation of
+/// firmware that a relay image may start with.
+fn rebuild(folder: &Folder, arguments: &RunArguments, (number, release): (u64, &Release), least: u32) -> Rebuilt {
     let source = match tree_of(&arguments.source, release.sourceTree) {
         Ok(Some(source)) => source,
         Ok(None) => {
@@ -241,14 +245,17 @@ fn rebuild(folder: &Folder, arguments: &RunArguments, number: u64, release: &Rel
         Err(failure) => return Rebuilt::Local(failure.to_string()),
     };
     let lock = source.join("image/inputs.lock");
-    match fs::read(&lock) {
-        Ok(bytes) if B256::new(sha256(&bytes)) == release.inputsLock => {}
+    let firmware = match fs::read(&lock) {
+        Ok(bytes) if B256::new(sha256(&bytes)) == release.inputsLock => check_firmware(&bytes, least),
         Ok(_) => return Rebuilt::Failed("the tree has another image/inputs.lock than was signed\n".into()),
         Err(error) => return Rebuilt::Failed(format!("the tree has no image/inputs.lock: {error}\n")),
-    }
+    };
     let Some(kind) = Kind::of(release.kind) else {
         return Rebuilt::Local(format!("this version of openrelay builds nothing of kind {}", release.kind));
     };
+    if let (Kind::Relay, Err(why)) = (kind, firmware) {
+        return Rebuilt::Failed(format!("{why}\n"));
+    }
     let place = folder.path.join(format!("building-{number}"));
     let of = (release.sourceTree, kind, release.version);
     let result = clean_build(arguments, &source, &place, &built(folder, number), of);
@@ -267,6 +274,13 @@ fn rebuild(folder: &Folder, arguments: &RunArguments, number: u64, release: &Rel
             None => Rebuilt::Local(format!("{failure}; and it is not known how much room there is")),
         },
     }
+}
+
+/// Checks the firmware that a lock names against the oldest generation that a relay image may start with.
+fn check_firmware(lock: &[u8], least: u32) -> Result<(), String> {
+    let lock = Lock::parse(&String::from_utf8_lossy(lock)).map_err(|error| error.to_string())?;
+    let generation = lock.firmware_generation().map_err(|error| error.to_string())?;
+    check_generation(Some(generation), least).map_err(|refusal| format!("{refusal} [{}]", refusal.code()))
 }
 
 /// Where what was built for a round is kept until it is published: in the validator's own folder, which nobody else sees.
@@ -492,4 +506,31 @@ pub(super) fn source(tree: &Path) -> Result<(), Failure> {
     say(&format!("source tree   {hash}"));
     say(&format!("inputs.lock   {}", B256::new(sha256(&lock))));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A lock with this line in its firmware.
+    fn lock(line: &str) -> Vec<u8> {
+        let package = |role: &str, line: &str| {
+            let hash = "00".repeat(32);
+            format!(
+                "[[package]]\nname = \"a\"\nrole = \"{role}\"\npath = \"p\"\nsha256 = \"{hash}\"\nsize = 1\n{line}\n"
+            )
+        };
+        let packages = [package("kernel", ""), package("stub", ""), package("firmware", line)].concat();
+        format!("cmdline = \"\"\nkernel_release = \"\"\nmodules = []\nshape = []\n{packages}").into_bytes()
+    }
+
+    #[test]
+    fn tree_whose_firmware_is_too_old_or_of_no_generation_is_not_built() {
+        assert_eq!(check_firmware(&lock("generation = 2"), 2), Ok(()));
+        assert_eq!(check_firmware(&lock("generation = 3"), 2), Ok(()));
+        let old = check_firmware(&lock("generation = 1"), 2).unwrap_err();
+        assert!(old.contains("generation 1") && old.ends_with("[firmware-generation]"), "{old}");
+        let none = check_firmware(&lock(""), 2).unwrap_err();
+        assert!(none.contains("a firmware names its generation"), "{none}");
+    }
 }
