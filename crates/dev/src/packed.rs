@@ -17,6 +17,8 @@ use crate::topology::Programs;
 
 /// What an image is packed of beside the programs, by hash.
 const LOCK: &str = include_str!("../../../image/inputs.lock");
+/// What starts an image, built by `./x firmware`, beside this program.
+const FIRMWARE: &str = "firmware.fd";
 /// The builder's words for a package that nobody has.
 const NOT_TO_BE_HAD: &str = "cannot have the input";
 /// What is packed: built already, beside this program.
@@ -38,10 +40,16 @@ fn pack(programs: &Programs, dir: &Path) -> Result<Option<PathBuf>> {
         let output = Command::new("strip").arg("-o").arg(stripped).arg(built).output();
         checked(&output.context("cannot run strip, of the package binutils")?, "strip")?;
     }
+    let firmware = programs.dev.with_file_name(FIRMWARE);
+    if !firmware.exists() {
+        talk("no image is packed; the relay's program stands for one: no firmware is built; build it with ./x firmware");
+        return Ok(None);
+    }
     let place = |validator: usize| dir.join(format!("validator-{validator}"));
     let start = |validator: usize| -> Result<Child> {
         let mut command = Command::new(&programs.openrelay);
         command.args(["image", "build", "--lock"]).arg(&lock).arg("--out").arg(place(validator));
+        command.arg("--firmware").arg(&firmware);
         command.arg("--programs").args(stripped.iter().map(|(_, stripped)| stripped));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.spawn().context("cannot run openrelay image build")

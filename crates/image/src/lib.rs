@@ -10,6 +10,7 @@
 
 pub mod compare;
 pub mod deb;
+pub mod firmware;
 pub mod lock;
 pub mod newc;
 pub mod pack;

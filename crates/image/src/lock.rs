@@ -41,7 +41,7 @@ pub struct Package {
     pub size: u64,
     /// What it is for: `kernel`, `stub`, `firmware`, or files of the first file system.
     pub role: Role,
-    /// The file in it, for a kernel, a stub or a firmware.
+    /// The file in it, for a kernel or a stub.
     #[serde(default)]
     pub file: Option<String>,
     /// The generation of a firmware; only a firmware has one. 0 stands for firmware that is not the project's own.
@@ -60,7 +60,7 @@ pub enum Role {
     Kernel,
     /// What the firmware starts, and which measures the rest.
     Stub,
-    /// Firmware of SEV-SNP, which has hashes of kernel, initrd and command line in what is measured.
+    /// Source of the firmware: edk2, an archive as tar.xz. The source tree's `image/firmware` makes firmware of it.
     Firmware,
     /// Files of the first file system.
     Files,

@@ -8,20 +8,22 @@ use openrelay_attest::manifest::{Manifest, Shape};
 use crate::lock::{Lock, Package, Role};
 use crate::newc::Tree;
 use crate::snp::{FEATURES, Start, launch_digest};
-use crate::{ImageError, deb, pe, sha256};
+use crate::{ImageError, deb, firmware, pe, sha256};
 
 /// How hard the first file system is packed: the library's highest level but one that needs no more memory. One thread, so that the bytes are the same everywhere.
 const LEVEL: i32 = 19;
 /// Folders that are mounted over, or that programs write to.
 const FOLDERS: [&str; 6] = ["dev", "proc", "sys", "run", "tmp", "root"];
 
-/// The programs that are the project's own.
+/// What is compiled from the project's source tree.
 #[derive(Clone, Debug)]
 pub struct Programs {
     /// The first process.
     pub init: Vec<u8>,
     /// The relay.
     pub relay: Vec<u8>,
+    /// The firmware that starts the image under SEV-SNP.
+    pub firmware: Vec<u8>,
 }
 
 /// An image.
@@ -36,22 +38,25 @@ pub struct Image {
 /// Packs an image of packages, by their names, and programs.
 ///
 /// # Errors
-/// [`ImageError`]: a package that is another one than the lock names is refused, whatever is in it.
+/// [`ImageError`]: a package that is another one than the lock names is refused, whatever is in it, and so is firmware
+/// that can load anything but the measured parts.
 pub fn pack(lock: &Lock, packages: &BTreeMap<String, Vec<u8>>, programs: Programs) -> Result<Image, ImageError> {
+    firmware::check(&programs.firmware)?;
     let mut tree = Tree::default();
     FOLDERS.iter().for_each(|folder| tree.folder(folder));
     // Without it the first process would have no output before it has mounted anything.
     tree.device("dev/console", 5, 1);
     tree.file("init", true, programs.init);
     tree.file("relay", true, programs.relay);
-    let (mut kernel, mut stub, mut firmware) = (None, None, None);
-    for package in &lock.packages {
+    let (mut kernel, mut stub) = (None, None);
+    for package in lock.packages.iter().filter(|package| package.role != Role::Firmware) {
         let bytes = packages.get(&package.name).ok_or_else(|| missing(package))?;
         package.check(bytes)?;
         match package.role {
             Role::Kernel => kernel = Some(unpack_kernel(lock, package, bytes, &mut tree)?),
             Role::Stub => stub = Some(one_file(package, bytes)?),
-            Role::Firmware => firmware = Some(one_file(package, bytes)?),
+            // Built already.
+            Role::Firmware => {}
             Role::Files => {
                 let wanted: Vec<&str> = package.files.iter().map(|(from, _)| from.as_str()).collect();
                 let mut found = deb::files(&package.name, bytes, &wanted)?;
@@ -62,7 +67,7 @@ pub fn pack(lock: &Lock, packages: &BTreeMap<String, Vec<u8>>, programs: Program
         }
     }
     // A lock without one of them is refused when it is read.
-    let none = || ImageError::Lock("kernel, stub and firmware must be there".into());
+    let none = || ImageError::Lock("kernel and stub must be there".into());
     let (kernel, stub) = (kernel.ok_or_else(none)?, stub.ok_or_else(none)?);
     let initrd = zstd::bulk::compress(&tree.encode(), LEVEL).map_err(|error| ImageError::Packing(error.to_string()))?;
     let sections = [
@@ -71,7 +76,7 @@ pub fn pack(lock: &Lock, packages: &BTreeMap<String, Vec<u8>>, programs: Program
         (".initrd", &initrd),
         (".linux", &kernel),
     ];
-    Ok(Image { file: pe::unify(&stub, &sections)?, firmware: firmware.ok_or_else(none)? })
+    Ok(Image { file: pe::unify(&stub, &sections)?, firmware: programs.firmware })
 }
 
 fn missing(package: &Package) -> ImageError {

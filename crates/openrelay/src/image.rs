@@ -3,17 +3,18 @@
 //! Owns files, downloads and the compiler's settings; what an image is, `openrelay-image` says. Never runs anything out of a package.
 
 mod compile;
+mod firmware;
 mod show;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use openrelay_attest::evidence::Measurement;
 use openrelay_attest::manifest::Manifest;
 use openrelay_image::compare::first_difference;
-use openrelay_image::lock::{Lock, Package};
+use openrelay_image::lock::{Lock, Package, Role};
 use openrelay_image::pack::{Image, Programs, pack};
 use openrelay_image::{hex, pcr, sha256, tdx};
 use openrelay_ledger::chain::voted::{CLIENT_PACKAGE, RELAY_IMAGE};
@@ -81,6 +82,17 @@ pub(crate) fn run(program: &Program, command: &ImageCommand) -> Result<(), Failu
             tell(&built, *json);
             Ok(())
         }
+        ImageCommand::Firmware { build, out, patches } => {
+            let lock = read_lock(&build.lock())?;
+            let built = firmware::build(build, &packages_of(build, &lock, |role| role == Role::Firmware)?, patches)?;
+            openrelay_node::directory::replace(out, &built)
+                .map_err(|error| Failure::plain(format!("cannot write {}: {error}", out.display())))?;
+            let modules = openrelay_image::firmware::modules(&built).map_err(Failure::plain)?;
+            say(&format!("firmware  {}   {} bytes", hex(&sha256(&built)), built.len()));
+            say(&format!("modules   {}: {}", modules.len(), modules.join(" ")));
+            Ok(())
+        }
+        ImageCommand::Lock { update, lock } => lock_tools(lock, *update),
         ImageCommand::Measure { image, lock, firmware, json } => measure(image, lock, firmware.as_deref(), *json),
         ImageCommand::Verify { build, config } => verify(program, build, &config.config),
         ImageCommand::Show { json, config } => show::show(program, &config.config, *json),
@@ -121,6 +133,9 @@ pub(crate) struct BuildArguments {
     /// Pack these programs instead of compiling them from the source: init, then relay; or the client's
     #[arg(long, num_args = 1..=2, value_name = "PROGRAM")]
     pub(crate) programs: Option<Vec<PathBuf>>,
+    /// Pack this firmware instead of building it from the source
+    #[arg(long, value_name = "FILE")]
+    pub(crate) firmware: Option<PathBuf>,
     /// Compile the relay that simulates, for development networks
     #[arg(long)]
     pub(crate) simulate: bool,
@@ -142,8 +157,7 @@ pub(crate) struct Built {
 
 /// Builds an image.
 pub(crate) fn make(build: &BuildArguments) -> Result<Built, Failure> {
-    let path = build.lock.clone().unwrap_or_else(|| build.source.join("image/inputs.lock"));
-    let lock = read_lock(&path)?;
+    let lock = read_lock(&build.lock())?;
     let mut stages = Vec::new();
     let mut stage = |name, started: Instant| {
         let seconds = started.elapsed().as_secs_f64();
@@ -152,7 +166,8 @@ pub(crate) fn make(build: &BuildArguments) -> Result<Built, Failure> {
     };
     let started = Instant::now();
     let packages = match build.kind {
-        Kind::Relay => packages(build, &lock)?,
+        // Packing needs all, but for the source of firmware that is there already.
+        Kind::Relay => packages_of(build, &lock, |role| role != Role::Firmware || build.firmware.is_none())?,
         // Nothing of Debian's is in it.
         Kind::Client => BTreeMap::new(),
     };
@@ -166,10 +181,20 @@ pub(crate) fn make(build: &BuildArguments) -> Result<Built, Failure> {
     };
     stage("programs are there", started);
     let started = Instant::now();
+    let firmware = match (build.kind, build.firmware.as_deref()) {
+        (Kind::Client, _) => Vec::new(),
+        (Kind::Relay, Some(path)) => read(path)?,
+        (Kind::Relay, None) => {
+            let firmware = firmware::build(build, &packages, &[])?;
+            stage("firmware is there", started);
+            firmware
+        }
+    };
+    let started = Instant::now();
     let version = build.version;
     let (image, manifest) = match (build.kind, <[Vec<u8>; 2]>::try_from(programs)) {
         (Kind::Relay, Ok([init, relay])) => {
-            let image = pack(&lock, &packages, Programs { init, relay }).map_err(Failure::plain)?;
+            let image = pack(&lock, &packages, Programs { init, relay, firmware }).map_err(Failure::plain)?;
             stage("packed", started);
             let started = Instant::now();
             let manifest = image.manifest(&lock, build.kind.number(), version).map_err(Failure::plain)?;
@@ -249,14 +274,25 @@ fn read_lock(path: &Path) -> Result<Lock, Failure> {
     Lock::parse(&text).map_err(|error| Failure::plain(format!("{}: {error}", path.display())))
 }
 
-/// All packages: those that are kept, and those that are downloaded now.
-fn packages(build: &BuildArguments, lock: &Lock) -> Result<BTreeMap<String, Vec<u8>>, Failure> {
+impl BuildArguments {
+    /// The lock's path: in the source tree if none is named.
+    fn lock(&self) -> PathBuf {
+        self.lock.clone().unwrap_or_else(|| self.source.join("image/inputs.lock"))
+    }
+}
+
+/// The packages with wanted roles: those that are kept, and those that are downloaded now.
+fn packages_of(
+    build: &BuildArguments,
+    lock: &Lock,
+    wanted: impl Fn(Role) -> bool,
+) -> Result<BTreeMap<String, Vec<u8>>, Failure> {
     let kept = build.inputs.clone().unwrap_or_else(|| folders().state.join("inputs"));
     // Where it cannot be made nothing is kept, which is said then.
     let _ = std::fs::create_dir_all(&kept);
     let mut found = BTreeMap::new();
     let mut archives = None;
-    for package in &lock.packages {
+    for package in lock.packages.iter().filter(|package| wanted(package.role)) {
         let path = kept.join(&package.sha256);
         // What is kept is held against its hash like everything else: a disk forgets.
         let bytes = match std::fs::read(&path).ok().filter(|bytes| package.check(bytes).is_ok()) {
@@ -415,4 +451,38 @@ fn verify(program: &Program, build: &BuildArguments, config: &Path) -> Result<()
     ));
     talk("openrelay: with paranoid = true in the policy only images that were rebuilt here are accepted");
     Ok(())
+}
+
+/// Compares this machine's tools with the lock's, or writes them into it.
+fn lock_tools(path: &Path, update: bool) -> Result<(), Failure> {
+    let lock = read_lock(path)?;
+    let mut text = String::from_utf8_lossy(&read(path)?).into_owned();
+    let mut others = 0;
+    for tool in &lock.tools {
+        let (place, found) = compile::find_tool(tool, |program| {
+            let mut command = Command::new(program);
+            command.stdin(Stdio::null()).stdout(Stdio::piped());
+            command
+        })?;
+        if found == tool.sha256 {
+            continue;
+        }
+        others += 1;
+        say(&format!("{}   {found}   {}   the lock names {}", tool.name, place.display(), tool.sha256));
+        // A name and the hash after it: two tools can have been the same file.
+        let name = format!("name = \"{}\"\n", tool.name);
+        let at = text.find(&name).ok_or_else(|| Failure::plain(format!("the lock has no line {}", name.trim())))?;
+        let (before, after) = text.split_at(at);
+        text = format!("{before}{}", after.replacen(&tool.sha256, &found, 1));
+    }
+    if others == 0 {
+        say("all tools are those that the lock names");
+        return Ok(());
+    }
+    if !update {
+        let why = format!("{others} tools are not those that the lock names; --update writes these into it");
+        return Err(Failure::new(1, why));
+    }
+    openrelay_node::directory::replace(path, text.as_bytes())
+        .map_err(|error| Failure::plain(format!("cannot write {}: {error}", path.display())))
 }

@@ -201,6 +201,26 @@ pub(crate) enum ImageCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Build the firmware that starts images, from the source that the lock names
+    Firmware {
+        #[command(flatten)]
+        build: image::BuildArguments,
+        /// File to write the firmware to
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// Apply further patches, for tests: the firmware is not the approved one
+        #[arg(long = "patch", value_name = "FILE")]
+        patches: Vec<PathBuf>,
+    },
+    /// Compare this machine's tools with those that the lock names
+    Lock {
+        /// Write this machine's tools into the lock
+        #[arg(long)]
+        update: bool,
+        /// The lock
+        #[arg(long, value_name = "FILE", default_value = "image/inputs.lock")]
+        lock: PathBuf,
+    },
     /// Say what firmware and chips will report of an image
     Measure {
         /// The image

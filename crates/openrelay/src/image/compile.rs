@@ -100,7 +100,7 @@ fn toolchain(source: &Path) -> Option<String> {
 }
 
 /// The folder that the compiler writes: below the tree if none is named, and nowhere else, though the tree may have brought links.
-fn target(build: &BuildArguments, source: &Path) -> Result<PathBuf, Failure> {
+pub(super) fn target(build: &BuildArguments, source: &Path) -> Result<PathBuf, Failure> {
     let target = build.target.clone().unwrap_or_else(|| source.join("target/image"));
     let make = |dir: &Path| std::fs::create_dir_all(dir).and_then(|()| dir.canonicalize()).map_err(Failure::plain);
     let found = make(&target)?;
@@ -141,6 +141,23 @@ fn fetch_crates(source: &Path, toolchain: Option<&str>) -> Result<(), Failure> {
 
 /// Whether a tool is the one that the lock names.
 fn check_tool(tool: &Tool, command: impl Fn(&str) -> Command) -> Result<(), Failure> {
+    let (path, found) = find_tool(tool, command)?;
+    if found == tool.sha256 {
+        return Ok(());
+    }
+    Err(Failure::new(
+        77,
+        format!(
+            "{} ({}) has SHA-256 {found}, but the lock names {}: with another one the image would be another",
+            tool.name,
+            path.display(),
+            tool.sha256
+        ),
+    ))
+}
+
+/// Where a tool is on this machine, and its SHA-256.
+pub(super) fn find_tool(tool: &Tool, command: impl Fn(&str) -> Command) -> Result<(PathBuf, String), Failure> {
     let Some((program, arguments)) = tool.ask.split_first() else {
         return Err(Failure::plain(format!("the lock does not say how {} is found", tool.name)));
     };
@@ -165,18 +182,7 @@ fn check_tool(tool: &Tool, command: impl Fn(&str) -> Command) -> Result<(), Fail
         })
         .map_err(|error: std::io::Error| Failure::new(77, format!("cannot find {}: {error}", tool.name)))?;
     let found = hex(&hash_of(&path)?);
-    if found == tool.sha256 {
-        return Ok(());
-    }
-    Err(Failure::new(
-        77,
-        format!(
-            "{} ({}) has SHA-256 {found}, but the lock names {}: with another one the image would be another",
-            tool.name,
-            path.display(),
-            tool.sha256
-        ),
-    ))
+    Ok((path, found))
 }
 
 /// Of a file its hash; of a folder the hash of its files' hashes, by name.

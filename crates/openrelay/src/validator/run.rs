@@ -313,6 +313,7 @@ fn clean_build(
             Kind::Relay => arguments.inputs.programs.clone(),
             Kind::Client => arguments.inputs.client_program.clone().map(|program| vec![program]),
         },
+        firmware: None,
         simulate: false,
         version,
         confinement: Confinement::Required,

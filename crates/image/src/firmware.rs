@@ -1,0 +1,223 @@
+//! What is inside firmware: its modules by name, and whether it has a way to load what was not measured.
+//!
+//! Owns the list of marks that known loaders leave in firmware, and the walk through firmware volumes. Never says that
+//! firmware is good: a firmware without these marks is as good as its source.
+//!
+//! Source: UEFI Platform Initialization Specification 1.8, volume 3, sections 3.2 (firmware volumes) and 2.2 (files and
+//! their sections).
+
+use std::io::Read as _;
+
+use lzma_rust2::LzmaReader;
+
+use crate::{ImageError, index};
+
+/// Largest firmware, in bytes.
+pub const MAX_FIRMWARE: usize = 4 << 20;
+/// Largest unpacked section, in bytes, and what unpacking it may take, in KiB.
+const MAX_UNPACKED: u64 = 64 << 20;
+const MAX_MEMORY: u32 = 64 << 10;
+
+/// The section that LZMA packs: EE4E5898-3914-4259-9D6E-DC7BD79403CF.
+const LZMA: [u8; 16] =
+    [0x98, 0x58, 0x4e, 0xee, 0x14, 0x39, 0x59, 0x42, 0x9d, 0x6e, 0xdc, 0x7b, 0xd7, 0x94, 0x03, 0xcf];
+const VOLUME: &[u8] = b"_FVH";
+/// Where the mark stands in a volume's header.
+const VOLUME_MARK: usize = 40;
+const FILE_HEADER: usize = 24;
+const SECTION_HEADER: usize = 4;
+/// Kinds of files that are code: from the security core to an application.
+const CODE: std::ops::RangeInclusive<u8> = 0x03..=0x09;
+/// The section with a file's name, in UCS-2.
+const NAME: u8 = 0x15;
+
+/// Names of files, of the host's or of a disk's, that firmware with a loader asks for; each in ASCII or UCS-2.
+const LOADERS: [(&str, &str); 9] = [
+    ("etc/boot/shim", "it starts a program of the host's instead of the measured kernel"),
+    ("etc/acpi/tables", "it takes ACPI tables of the host's"),
+    ("etc/table-loader", "it takes ACPI tables of the host's"),
+    ("etc/smbios/", "it takes SMBIOS tables of the host's"),
+    ("bootorder", "it takes the host's boot order"),
+    ("\\EFI\\BOOT\\", "it starts programs from disks"),
+    ("BootOrder", "it starts programs from disks"),
+    ("etc/system-states", "it resumes from what the host says is a suspended machine"),
+    ("opt/org.tianocore/", "it takes settings of the host's"),
+];
+/// What a loader of named blobs looks for: allowed are the three parts alone.
+const NAMED: &str = "etc/boot/";
+const PARTS: [&str; 3] = ["kernel", "initrd", "cmdline"];
+
+/// Refuses firmware that holds marks of a loader, packed or not.
+///
+/// # Errors
+/// [`ImageError::Firmware`] says which way to load it has; also for firmware that is too large or cannot be unpacked.
+pub fn check(firmware: &[u8]) -> Result<(), ImageError> {
+    if firmware.len() > MAX_FIRMWARE {
+        return Err(ImageError::Firmware("it is larger than 4 MiB"));
+    }
+    let unpacked = unpacked(firmware)?;
+    for content in std::iter::once(firmware).chain(unpacked.iter().map(Vec::as_slice)) {
+        for (name, why) in LOADERS {
+            if places(content, name.as_bytes()).next().is_some() || places(content, &wide(name)).next().is_some() {
+                return Err(ImageError::Firmware(why));
+            }
+        }
+        let is_part = |at: usize| {
+            let rest = content.get(at + NAMED.len()..).unwrap_or_default();
+            PARTS.iter().any(|part| rest.strip_prefix(part.as_bytes()).is_some_and(|rest| rest.first() == Some(&0)))
+        };
+        if !places(content, NAMED.as_bytes()).all(is_part) || places(content, &wide(NAMED)).next().is_some() {
+            return Err(ImageError::Firmware("it loads named blobs of the host's besides the three measured parts"));
+        }
+    }
+    Ok(())
+}
+
+/// The names of all modules that are code, sorted, in the volumes of the firmware and of what it packs.
+///
+/// # Errors
+/// [`ImageError::Firmware`] where a volume is malformed or a module has no name.
+pub fn modules(firmware: &[u8]) -> Result<Vec<String>, ImageError> {
+    let unpacked = unpacked(firmware)?;
+    let mut found = Vec::new();
+    for content in std::iter::once(firmware).chain(unpacked.iter().map(Vec::as_slice)) {
+        for mark in places(content, VOLUME) {
+            let Some(begin) = mark.checked_sub(VOLUME_MARK) else { continue };
+            found.extend(files(&content[begin..]).ok_or(ImageError::Firmware("a volume in it is malformed"))?);
+        }
+    }
+    found.sort();
+    found.dedup();
+    if found.is_empty() { Err(ImageError::Firmware("it has no modules")) } else { Ok(found) }
+}
+
+/// What the LZMA sections of firmware hold.
+fn unpacked(firmware: &[u8]) -> Result<Vec<Vec<u8>>, ImageError> {
+    const FAULT: ImageError = ImageError::Firmware("a packed section in it cannot be unpacked");
+    let mut all = Vec::new();
+    for at in places(firmware, &LZMA) {
+        // Its header: size and kind, this name, where the content begins, attributes.
+        let Some(begin) = at.checked_sub(SECTION_HEADER) else { continue };
+        if firmware.get(begin + 3) != Some(&0x02) {
+            continue;
+        }
+        let size = index::<3>(firmware, begin).ok_or(FAULT)?;
+        let offset = index::<2>(firmware, at + LZMA.len()).ok_or(FAULT)?;
+        let packed = firmware.get(begin..).and_then(|rest| rest.get(..size)?.get(offset..)).ok_or(FAULT)?;
+        let reader = LzmaReader::new_mem_limit(packed, MAX_MEMORY, None).map_err(|_| FAULT)?;
+        let mut content = Vec::new();
+        reader.take(MAX_UNPACKED + 1).read_to_end(&mut content).map_err(|_| FAULT)?;
+        if content.len() as u64 > MAX_UNPACKED {
+            return Err(FAULT);
+        }
+        all.push(content);
+    }
+    Ok(all)
+}
+
+/// The names of a volume's files that are code; `None` where the volume is malformed or one has no name.
+fn files(volume: &[u8]) -> Option<Vec<String>> {
+    let volume = volume.get(..index::<8>(volume, 32)?)?;
+    let (mut at, extension) = (index::<2>(volume, 48)?, index::<2>(volume, 52)?);
+    if extension != 0 {
+        at = (extension + index::<4>(volume, extension + 16)?).next_multiple_of(8);
+    }
+    let mut found = Vec::new();
+    while let Some(header) = volume.get(at..at + FILE_HEADER) {
+        // Erased flash follows the last file.
+        if header.iter().all(|byte| *byte == 0xff) {
+            break;
+        }
+        let size = index::<3>(header, 20)?;
+        let content = volume.get(at..at.checked_add(size)?)?.get(FILE_HEADER..)?;
+        if CODE.contains(&header[18]) {
+            found.push(name(content)?);
+        }
+        at = (at + size).next_multiple_of(8);
+    }
+    Some(found)
+}
+
+/// The name in a file's sections.
+fn name(mut sections: &[u8]) -> Option<String> {
+    loop {
+        let size = index::<3>(sections, 0).filter(|size| *size >= SECTION_HEADER)?;
+        let section = sections.get(..size)?;
+        if section[3] == NAME {
+            let letters = section[SECTION_HEADER..].chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
+            return char::decode_utf16(letters.take_while(|letter| *letter != 0)).collect::<Result<_, _>>().ok();
+        }
+        sections = sections.get(size.next_multiple_of(4)..)?;
+    }
+}
+
+fn places<'a>(content: &'a [u8], wanted: &'a [u8]) -> impl Iterator<Item = usize> + 'a {
+    content.windows(wanted.len()).enumerate().filter(move |(_, window)| *window == wanted).map(|(at, _)| at)
+}
+
+fn wide(text: &str) -> Vec<u8> {
+    text.encode_utf16().flat_map(u16::to_le_bytes).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A volume with one file of code, which has a name.
+    fn volume(name: &str) -> Vec<u8> {
+        let name = [wide(name), vec![0, 0]].concat();
+        let section = [&u32::try_from(4 + name.len()).unwrap().to_le_bytes()[..3], &[NAME], &name].concat();
+        let mut file = vec![0; FILE_HEADER];
+        file[18] = 0x07;
+        file[20..23].copy_from_slice(&u32::try_from(FILE_HEADER + section.len()).unwrap().to_le_bytes()[..3]);
+        let mut volume = vec![0; 72];
+        volume[40..44].copy_from_slice(VOLUME);
+        volume[48] = 72;
+        volume.extend(file.into_iter().chain(section));
+        volume.resize(256, 0xff);
+        volume[32..40].copy_from_slice(&256u64.to_le_bytes());
+        volume
+    }
+
+    #[test]
+    fn modules_are_listed_by_name() {
+        assert_eq!(modules(&[vec![0; 100], volume("Fat"), volume("Boot")].concat()).unwrap(), ["Boot", "Fat"]);
+        assert!(modules(&[0; 500]).is_err());
+    }
+
+    #[test]
+    fn each_known_way_to_load_is_refused_in_both_encodings() {
+        for (name, why) in LOADERS {
+            for mark in [name.as_bytes().to_vec(), wide(name)] {
+                let firmware = [&[0xff; 64][..], &mark, &[0; 64]].concat();
+                assert_eq!(check(&firmware), Err(ImageError::Firmware(why)), "{name}");
+            }
+        }
+        assert_eq!(check(&[0xff; 4096]), Ok(()));
+    }
+
+    #[test]
+    fn named_blobs_are_refused_unless_they_are_the_three_parts() {
+        let with = |name: &str| check(&[&[0; 8][..], name.as_bytes(), &[0; 8]].concat());
+        for part in PARTS {
+            assert_eq!(with(&format!("etc/boot/{part}")), Ok(()));
+            assert!(with(&format!("etc/boot/{part}2")).is_err());
+        }
+        assert!(with("etc/boot/").is_err());
+        assert!(with("etc/boot/anything").is_err());
+    }
+
+    #[test]
+    fn cut_and_changed_firmware_never_panics() {
+        let whole = [volume("Boot"), [&[0, 1, 0, 2][..], &LZMA, &[24, 0, 1, 0], &[0x5d; 200]].concat()].concat();
+        for length in 0..whole.len() {
+            let _ = (check(&whole[..length]), modules(&whole[..length]));
+        }
+        for at in 0..whole.len() {
+            let mut changed = whole.clone();
+            changed[at] ^= 0xff;
+            let _ = (check(&changed), modules(&changed));
+        }
+        assert_eq!(check(&vec![0; MAX_FIRMWARE + 1]), Err(ImageError::Firmware("it is larger than 4 MiB")));
+    }
+}

@@ -1,0 +1,66 @@
+//! Building the firmware that starts images: edk2's source, with a platform and patches of the source tree.
+//!
+//! Owns the steps around `image/firmware/build.sh`, which runs confined: edk2's build is made of scripts of others. What
+//! firmware must not contain, `openrelay-image` says. Never fetches anything.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use openrelay_image::firmware::{MAX_FIRMWARE, check, modules};
+
+use super::{BuildArguments, compile, read, remove};
+use crate::confined;
+use crate::failure::Failure;
+
+/// Where the source tree has the platform.
+const FOLDER: &str = "image/firmware";
+/// The modules that the firmware has, one a line.
+const MODULES: &str = "OpenRelayPkg/Modules.txt";
+/// The script in it, and what it leaves.
+const SCRIPT: &str = "build.sh";
+const BUILT: &str = "firmware.fd";
+
+/// Builds the firmware from `packages`, which hold edk2's source alone of what this needs; further `patches` are for tests.
+///
+/// # Errors
+/// [`Failure`] where the build fails or what it made has a way to load what was not measured; the second is not asked
+/// of firmware with further patches, whose purpose that may be.
+pub(super) fn build(
+    build: &BuildArguments,
+    packages: &BTreeMap<String, Vec<u8>>,
+    patches: &[PathBuf],
+) -> Result<Vec<u8>, Failure> {
+    let source = build.source.canonicalize().map_err(Failure::plain)?;
+    let archive =
+        packages.get("edk2").ok_or_else(|| Failure::plain("the lock names no package edk2, the firmware's source"))?;
+    let dir = compile::target(build, &source)?.join("firmware");
+    remove(&dir)?;
+    let work = dir.join("edk2");
+    std::fs::create_dir_all(&work).map_err(Failure::plain)?;
+    let packed = dir.join("edk2.tar.xz");
+    std::fs::write(&packed, archive).map_err(Failure::plain)?;
+    let ours = source.join(FOLDER);
+    let patches: Vec<PathBuf> =
+        patches.iter().map(|patch| patch.canonicalize().map_err(Failure::plain)).collect::<Result<_, _>>()?;
+    let readable: Vec<&Path> = [&ours, &packed].into_iter().chain(&patches).map(PathBuf::as_path).collect();
+    let mut command = confined::command("sh", (&readable, &[&work]), build.confinement);
+    command.arg(ours.join(SCRIPT)).arg(&ours).arg(&packed).args(&patches).current_dir(&work).env("TMPDIR", &work);
+    let status = confined::run_aloud(&mut command);
+    let status = status.map_err(|error| Failure::new(77, format!("cannot run sh: {error}")))?;
+    if !status.success() {
+        return Err(Failure::plain(format!("the build of the firmware failed ({status}); its reason stands above")));
+    }
+    let built = confined::read_made(&work.join(BUILT), &work, MAX_FIRMWARE as u64, build.confinement)?;
+    remove(&dir)?;
+    if patches.is_empty() {
+        check(&built).map_err(Failure::plain)?;
+        let listed = String::from_utf8_lossy(&read(&ours.join(MODULES))?).into_owned();
+        let found = modules(&built).map_err(Failure::plain)?;
+        if !found.iter().map(String::as_str).eq(listed.lines()) {
+            let found = found.join(" ");
+            let why = format!("the firmware has other modules than {FOLDER}/{MODULES} lists: {found}; list them there");
+            return Err(Failure::plain(why));
+        }
+    }
+    Ok(built)
+}
