@@ -4,6 +4,7 @@
 
 mod compile;
 mod show;
+mod vendor;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -106,10 +107,10 @@ pub(crate) struct BuildArguments {
     /// What else goes into it, by hash; in the source tree if not given
     #[arg(long, value_name = "FILE")]
     pub(crate) lock: Option<PathBuf>,
-    /// Where packages are kept, by hash
+    /// Folder for packages and crates, by hash
     #[arg(long, value_name = "DIR", env = "OPENRELAY_INPUTS")]
     pub(crate) inputs: Option<PathBuf>,
-    /// Where packages are had from, before Debian's archives as apt knows them: an archive, or a mirror that names them by hash; repeatable
+    /// Archive to ask for packages before Debian's archives as apt knows them, or a mirror that names packages and crates by hash; repeatable
     #[arg(long, value_name = "URL")]
     pub(crate) from: Vec<String>,
     /// Where the compiler keeps what it makes
@@ -130,6 +131,12 @@ pub(crate) struct BuildArguments {
     /// Whether the compiler must be confined; here, where the tree is the user's own
     #[arg(skip = Confinement::WherePossible)]
     pub(crate) confinement: Confinement,
+    /// Time limit of compiling, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 7_200)]
+    pub(crate) time: u64,
+    /// When compiling must have ended, where that is not its start and its time limit
+    #[arg(skip)]
+    pub(crate) deadline: Option<Instant>,
 }
 
 /// A built image.
@@ -248,9 +255,14 @@ fn read_lock(path: &Path) -> Result<Lock, Failure> {
     Lock::parse(&text).map_err(|error| Failure::plain(format!("{}: {error}", path.display())))
 }
 
+/// The folder in which inputs are kept, by hash.
+fn kept(build: &BuildArguments) -> PathBuf {
+    build.inputs.clone().unwrap_or_else(|| folders().state.join("inputs"))
+}
+
 /// All packages: those that are kept, and those that are downloaded now.
 fn packages(build: &BuildArguments, lock: &Lock) -> Result<BTreeMap<String, Vec<u8>>, Failure> {
-    let kept = build.inputs.clone().unwrap_or_else(|| folders().state.join("inputs"));
+    let kept = kept(build);
     // Where it cannot be made nothing is kept, which is said then.
     let _ = std::fs::create_dir_all(&kept);
     let mut found = BTreeMap::new();

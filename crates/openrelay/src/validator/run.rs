@@ -302,6 +302,8 @@ fn clean_build(
         simulate: false,
         version,
         confinement: Confinement::Required,
+        time: 7_200,
+        deadline: None,
     };
     let built = make(&build)?;
     let manifest = built.manifest.encode();
