@@ -42,7 +42,9 @@ fn pack(programs: &Programs, dir: &Path) -> Result<Option<PathBuf>> {
     }
     let firmware = programs.dev.with_file_name(FIRMWARE);
     if !firmware.exists() {
-        talk("no image is packed; the relay's program stands for one: no firmware is built; build it with ./x firmware");
+        talk(
+            "no image is packed; the relay's program stands for one: no firmware is built; build it with ./x firmware",
+        );
         return Ok(None);
     }
     let place = |validator: usize| dir.join(format!("validator-{validator}"));

@@ -9,6 +9,7 @@
 //! ```
 
 pub mod compare;
+pub mod crates;
 pub mod deb;
 pub mod firmware;
 pub mod lock;

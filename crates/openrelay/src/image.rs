@@ -5,10 +5,11 @@
 mod compile;
 mod firmware;
 mod show;
+mod vendor;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use openrelay_attest::evidence::Measurement;
@@ -24,7 +25,7 @@ use openrelay_node::clock::unix_seconds;
 use openrelay_node::config::Origin;
 use serde_json::{Value, json};
 
-use crate::confined::Confinement;
+use crate::confined::{Confined, Confinement};
 use crate::control::folders;
 use crate::failure::Failure;
 use crate::{ImageCommand, Program, say, talk};
@@ -118,10 +119,10 @@ pub(crate) struct BuildArguments {
     /// What else goes into it, by hash; in the source tree if not given
     #[arg(long, value_name = "FILE")]
     pub(crate) lock: Option<PathBuf>,
-    /// Where packages are kept, by hash
+    /// Folder for packages and crates, by hash
     #[arg(long, value_name = "DIR", env = "OPENRELAY_INPUTS")]
     pub(crate) inputs: Option<PathBuf>,
-    /// Where packages are had from, before Debian's archives as apt knows them: an archive, or a mirror that names them by hash; repeatable
+    /// Archive to ask for packages before Debian's archives as apt knows them, or a mirror that names packages and crates by hash; repeatable
     #[arg(long, value_name = "URL")]
     pub(crate) from: Vec<String>,
     /// Where the compiler keeps what it makes
@@ -145,6 +146,12 @@ pub(crate) struct BuildArguments {
     /// Whether the compiler must be confined; here, where the tree is the user's own
     #[arg(skip = Confinement::WherePossible)]
     pub(crate) confinement: Confinement,
+    /// Time limit of compiling, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 7_200)]
+    pub(crate) time: u64,
+    /// When compiling must have ended, where that is not its start and its time limit
+    #[arg(skip)]
+    pub(crate) deadline: Option<Instant>,
 }
 
 /// A built image.
@@ -157,6 +164,7 @@ pub(crate) struct Built {
 
 /// Builds an image.
 pub(crate) fn make(build: &BuildArguments) -> Result<Built, Failure> {
+    let build = &BuildArguments { deadline: Some(build.until()), ..build.clone() };
     let lock = read_lock(&build.lock())?;
     let mut stages = Vec::new();
     let mut stage = |name, started: Instant| {
@@ -274,7 +282,17 @@ fn read_lock(path: &Path) -> Result<Lock, Failure> {
     Lock::parse(&text).map_err(|error| Failure::plain(format!("{}: {error}", path.display())))
 }
 
+/// The folder in which inputs are kept, by hash.
+fn kept(build: &BuildArguments) -> PathBuf {
+    build.inputs.clone().unwrap_or_else(|| folders().state.join("inputs"))
+}
+
 impl BuildArguments {
+    /// When a build that begins now ends at the latest.
+    fn until(&self) -> Instant {
+        self.deadline.unwrap_or_else(|| Instant::now() + Duration::from_secs(self.time))
+    }
+
     /// The lock's path: in the source tree if none is named.
     fn lock(&self) -> PathBuf {
         self.lock.clone().unwrap_or_else(|| self.source.join("image/inputs.lock"))
@@ -287,7 +305,7 @@ fn packages_of(
     lock: &Lock,
     wanted: impl Fn(Role) -> bool,
 ) -> Result<BTreeMap<String, Vec<u8>>, Failure> {
-    let kept = build.inputs.clone().unwrap_or_else(|| folders().state.join("inputs"));
+    let kept = kept(build);
     // Where it cannot be made nothing is kept, which is said then.
     let _ = std::fs::create_dir_all(&kept);
     let mut found = BTreeMap::new();
@@ -459,11 +477,7 @@ fn lock_tools(path: &Path, update: bool) -> Result<(), Failure> {
     let mut text = String::from_utf8_lossy(&read(path)?).into_owned();
     let mut others = 0;
     for tool in &lock.tools {
-        let (place, found) = compile::find_tool(tool, |program| {
-            let mut command = Command::new(program);
-            command.stdin(Stdio::null()).stdout(Stdio::piped());
-            command
-        })?;
+        let (place, found) = compile::find_tool(tool, |program| Confined::new(program, Confinement::WherePossible))?;
         if found == tool.sha256 {
             continue;
         }

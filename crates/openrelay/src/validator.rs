@@ -2,6 +2,7 @@
 //!
 //! Owns a validator's folder and the commands. What was found in a round is an argument of `vote`; `run` finds it itself.
 
+mod builds;
 mod collateral;
 mod round;
 mod run;

@@ -6,6 +6,7 @@
 pub mod boot;
 mod bpf;
 pub mod capture;
+pub mod confine;
 pub mod conntrack;
 mod cvt;
 pub mod event;

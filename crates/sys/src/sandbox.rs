@@ -97,24 +97,6 @@ pub fn drop_privileges(id: Option<u32>) -> Result<(), SandboxError> {
     forbid_core_dumps()
 }
 
-/// Gives up all capabilities but those over files of other users: with others root reads the memory of processes outside of a confinement. Programs started later have no more.
-///
-/// # Errors
-/// When a step fails.
-pub fn only_file_capabilities() -> Result<(), SandboxError> {
-    let fault = failed("drop capabilities");
-    let files: CapsHashSet = [Capability::CAP_DAC_OVERRIDE, Capability::CAP_FOWNER].into();
-    let own = caps::read(None, CapSet::Permitted).map_err(other).map_err(&fault)?;
-    let keep: CapsHashSet = own.intersection(&files).copied().collect();
-    caps::clear(None, CapSet::Ambient).map_err(other).map_err(&fault)?;
-    caps::set(None, CapSet::Effective, &keep).map_err(other).map_err(&fault)?;
-    caps::set(None, CapSet::Permitted, &keep).map_err(other).map_err(&fault)?;
-    caps::clear(None, CapSet::Inheritable).map_err(other).map_err(&fault)?;
-    // SAFETY: prctl with PR_SET_NO_NEW_PRIVS takes its arguments by value.
-    unsafe { cvt(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)).map_err(failed("forbid new privileges")) }?;
-    Ok(())
-}
-
 /// Gives up the file system and TCP. Threads started later inherit it. Returns whether the kernel enforces it in full.
 ///
 /// # Errors
@@ -234,46 +216,6 @@ pub fn forbid_system_calls() -> Result<(), SandboxError> {
         .and_then(|()| filter_system_calls(rules, SeccompAction::KillProcess, SeccompAction::Allow))
         .map_err(step)
 }
-
-/// Gives up what landlock leaves: sockets of every kind, the kernel's keys and its queues of system calls, cutting files by their names, and set-user-ID bits; these calls fail with `EPERM`.
-/// Programs started later inherit it. Call it last: new privileges must be forbidden already.
-///
-/// # Errors
-/// When the kernel has no seccomp.
-pub fn forbid_sockets() -> Result<(), SandboxError> {
-    let step = failed("forbid sockets");
-    let calls = [
-        libc::SYS_socket,
-        libc::SYS_io_uring_setup,
-        libc::SYS_add_key,
-        libc::SYS_request_key,
-        libc::SYS_keyctl,
-        // Landlock knows it from Linux 6.2 on.
-        libc::SYS_truncate,
-    ];
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = calls.into_iter().map(|call| (call, vec![])).collect();
-    let marks = |argument: u8| -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
-        let with = |bit: u64| {
-            let set = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(bit), bit)?;
-            SeccompRule::new(vec![set])
-        };
-        Ok(vec![with(libc::S_ISUID.into())?, with(libc::S_ISGID.into())?])
-    };
-    let modes = [
-        #[cfg(target_arch = "x86_64")]
-        (libc::SYS_chmod, 1),
-        (libc::SYS_fchmod, 1),
-        (libc::SYS_fchmodat, 2),
-        (SYS_FCHMODAT2, 2),
-    ];
-    for (call, argument) in modes {
-        rules.insert(call, marks(argument).map_err(other).map_err(&step)?);
-    }
-    filter_system_calls(rules, SeccompAction::Allow, SeccompAction::Errno(libc::EPERM.unsigned_abs())).map_err(step)
-}
-
-/// fchmodat2, on all architectures.
-const SYS_FCHMODAT2: i64 = 452;
 
 /// Applies a filter to all threads: `listed` for calls in `rules`, `otherwise` for the others.
 fn filter_system_calls(

@@ -3,15 +3,14 @@
 //! Owns the compiler's settings. What is packed of it, `openrelay-image` says. Nothing that the source brings runs with more than [`confined`](crate::confined) leaves it.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use openrelay_image::lock::{Lock, Tool};
 use openrelay_image::{hex, sha256};
 
+use super::vendor::vendor;
 use super::{BuildArguments, CLIENT, Kind, read};
-use crate::confined;
+use crate::confined::{self, Confined, Ended};
 use crate::failure::Failure;
-use crate::talk;
 
 /// The platform that images are for.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -20,34 +19,33 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 const MAX_PROGRAM: u64 = 256 << 20;
 /// Longest answer to the question where a tool is, in bytes.
 const MAX_ANSWER: u64 = 65_536;
-/// Where crates may come from, as lock files write it: of other sources cargo reads files wherever they lead.
-const CRATES: &str = "registry+https://github.com/rust-lang/crates.io-index";
+/// The name of the folder of crates, for cargo.
+const VENDORED: &str = "crates-of-the-lock";
 
 /// Compiles the programs, without anything of this machine in them.
 pub(super) fn compile(build: &BuildArguments, lock: &Lock) -> Result<Vec<Vec<u8>>, Failure> {
+    let deadline = build.until();
     let source = build.source.canonicalize().map_err(Failure::plain)?;
     let toolchain = toolchain(&source);
-    let confined = |program: &str, (read, write): (&[&Path], &[&Path])| {
-        let mut command = confined::command(program, (read, write), build.confinement);
-        command.envs(toolchain.iter().map(|name| ("RUSTUP_TOOLCHAIN", name)));
-        command
+    let confined = |program: &str| {
+        let program = Confined::new(program, build.confinement).until(deadline);
+        match &toolchain {
+            Some(name) => program.env("RUSTUP_TOOLCHAIN", name),
+            None => program,
+        }
     };
-    let probe = confined("true", (&[], &[])).output().map_err(Failure::plain)?;
-    if !probe.status.success() {
-        return Err(Failure::new(77, String::from_utf8_lossy(&probe.stderr).trim().trim_start_matches("openrelay: ")));
-    }
+    Confined::check(build.confinement)?;
     for tool in &lock.tools {
-        check_tool(tool, |program| confined(program, (&[], &[])))?;
+        check_tool(tool, confined)?;
     }
-    // First, for it makes the folders whose names are replaced below.
-    fetch_crates(&source, toolchain.as_deref())?;
     let target = target(build, &source)?;
-    // The folder of the registry has another name on each machine.
-    let sources = confined::cargo_home().and_then(|home| std::fs::read_dir(home.join("registry/src")).ok());
-    let registries = sources.into_iter().flatten().flatten();
-    let mut places: Vec<(PathBuf, &str)> = registries.map(|entry| (entry.path(), "/registry")).collect();
-    places.push((target.clone(), "/target"));
-    places.push((source.clone(), "/source"));
+    let (crates, home) = (target.join("vendor"), target.join("cargo"));
+    vendor(build, &source, &crates, toolchain.as_deref(), deadline)?;
+    super::remove(&home)?;
+    std::fs::create_dir(&home).map_err(|error| Failure::new(77, format!("cannot make {}: {error}", home.display())))?;
+    let mut places: Vec<(&Path, &str)> = vec![(&crates, "/registry"), (&target, "/target"), (&source, "/source")];
+    // Of several that fit the compilers take the last: a folder in another one comes after it.
+    places.sort_by_key(|(place, _)| place.as_os_str().len());
     let mut flags = vec!["-Clink-arg=-Wl,--build-id=none".to_owned()];
     if build.kind == Kind::Relay {
         // An image has no libraries. The client's program has the system's, which look up names.
@@ -65,28 +63,32 @@ pub(super) fn compile(build: &BuildArguments, lock: &Lock) -> Result<Vec<Vec<u8>
         (Kind::Client, false) => &[CLIENT],
         (Kind::Client, true) => return Err(Failure::new(2, "--simulate is for images of relays")),
     };
-    // Cargo reads these too, and ends if it may not.
-    let settings =
-        source.ancestors().skip(1).flat_map(|dir| ["config", "config.toml"].map(|name| dir.join(".cargo").join(name)));
-    let settings: Vec<PathBuf> = settings.collect();
-    let read: Vec<&Path> = settings.iter().map(PathBuf::as_path).chain([source.as_path()]).collect();
     for name in names {
-        let mut command = confined("cargo", (&read, &[&target]));
-        command.current_dir(&source).args(["build", "--release", "--locked", "--offline", "--target", TARGET]);
-        command.env("TMPDIR", target.join("tmp")).args(["--package", name, "--bin", name]);
-        command.env("CARGO_TARGET_DIR", &target).env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
-        command.env("CFLAGS", c_flags.join(" ")).env("CARGO_INCREMENTAL", "0");
+        let mut cargo = confined("cargo").read(&source).read(&crates).write(&target);
+        cargo = cargo.limits(confined::BUILD).until(deadline);
+        cargo = cargo.current_dir(&source).env("CARGO_HOME", &home);
+        // Cargo reads these too, and ends where they are there and it may not.
+        for folder in source.ancestors().skip(1) {
+            for name in ["config", "config.toml"] {
+                cargo = cargo.read_without_view(folder.join(".cargo").join(name));
+            }
+        }
+        // What stands here counts more than any file: crates come from the folder, whatever the tree says.
+        // A string of JSON is one of TOML.
+        let folder = serde_json::Value::from(crates.display().to_string());
+        cargo = cargo.args(["--config", &format!("source.crates-io.replace-with=\"{VENDORED}\"")]);
+        cargo = cargo.args(["--config", &format!("source.{VENDORED}.directory={folder}")]);
+        cargo = cargo.args(["build", "--release", "--locked", "--offline", "--target", TARGET]);
+        cargo = cargo.args(["--package", name, "--bin", name]).env("TMPDIR", target.join("tmp"));
+        cargo = cargo.env("CARGO_TARGET_DIR", &target).env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
+        cargo = cargo.env("CFLAGS", c_flags.join(" ")).env("CARGO_INCREMENTAL", "0");
         for (setting, value) in [("STRIP", "symbols"), ("DEBUG", "0"), ("CODEGEN_UNITS", "1"), ("PANIC", "abort")] {
-            command.env(format!("CARGO_PROFILE_RELEASE_{setting}"), value);
+            cargo = cargo.env(format!("CARGO_PROFILE_RELEASE_{setting}"), value);
         }
-        let status = confined::run_aloud(&mut command);
-        let status = status.map_err(|error| Failure::new(77, format!("cannot run cargo: {error}")))?;
-        if !status.success() {
-            return Err(Failure::plain(format!("the build of {name} failed ({status}); its reason stands above")));
-        }
+        confined::succeeded(cargo.run_aloud()?, &format!("the build of {name}"))?;
     }
     let built = target.join(TARGET).join("release");
-    let read = |name: &&str| confined::read_made(&built.join(name), &target, MAX_PROGRAM, build.confinement);
+    let read = |name: &&str| confined::read_made(confined("cat"), &built.join(name), &target, MAX_PROGRAM);
     names.iter().map(read).collect()
 }
 
@@ -113,35 +115,9 @@ pub(super) fn target(build: &BuildArguments, source: &Path) -> Result<PathBuf, F
     make(&found.join("tmp")).map(|_| found)
 }
 
-/// Has all crates that the source names: where their registry cannot be reached, that is no fault of the source's. From another folder, for cargo runs what settings in its own name, and this is not confined.
-fn fetch_crates(source: &Path, toolchain: Option<&str>) -> Result<(), Failure> {
-    let lock = read(&source.join("Cargo.lock"))?;
-    let lock: toml::Table =
-        String::from_utf8_lossy(&lock).parse().map_err(|_| Failure::plain("Cargo.lock does not read"))?;
-    let packages = lock.get("package").and_then(toml::Value::as_array).into_iter().flatten();
-    let mut sources = packages.filter_map(|package| package.get("source"));
-    if sources.any(|source| source.as_str() != Some(CRATES)) {
-        return Err(Failure::plain(format!("Cargo.lock names another source of crates than {CRATES}")));
-    }
-    let mut command = Command::new("cargo");
-    command.current_dir("/").args(["fetch", "--locked", "--target", TARGET, "--manifest-path"]);
-    command.arg(source.join("Cargo.toml")).envs(toolchain.map(|name| ("RUSTUP_TOOLCHAIN", name)));
-    let output =
-        command.output().map_err(|error| Failure::new(77, format!("cannot run cargo: {error}; install Rust")))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    // Said here alone: what goes into a transcript is published, and this may quote files of this machine's.
-    let said = String::from_utf8_lossy(&output.stderr);
-    talk(said.trim());
-    // By these words cargo says that the lock does not fit the source.
-    let code = if said.contains("--locked") { 1 } else { 77 };
-    Err(Failure::new(code, "cannot have the crates that Cargo.lock names"))
-}
-
 /// Whether a tool is the one that the lock names.
-fn check_tool(tool: &Tool, command: impl Fn(&str) -> Command) -> Result<(), Failure> {
-    let (path, found) = find_tool(tool, command)?;
+fn check_tool(tool: &Tool, confined: impl Fn(&str) -> Confined) -> Result<(), Failure> {
+    let (path, found) = find_tool(tool, confined)?;
     if found == tool.sha256 {
         return Ok(());
     }
@@ -157,14 +133,16 @@ fn check_tool(tool: &Tool, command: impl Fn(&str) -> Command) -> Result<(), Fail
 }
 
 /// Where a tool is on this machine, and its SHA-256.
-pub(super) fn find_tool(tool: &Tool, command: impl Fn(&str) -> Command) -> Result<(PathBuf, String), Failure> {
+pub(super) fn find_tool(tool: &Tool, confined: impl Fn(&str) -> Confined) -> Result<(PathBuf, String), Failure> {
     let Some((program, arguments)) = tool.ask.split_first() else {
         return Err(Failure::plain(format!("the lock does not say how {} is found", tool.name)));
     };
-    let heard = confined::heard(command(program).args(arguments), MAX_ANSWER);
-    let (status, said) = heard.map_err(|error| Failure::new(77, format!("cannot look for {}: {error}", tool.name)))?;
+    let (ended, said) = confined(program).args(arguments).heard(MAX_ANSWER)?;
+    if let Ended::Limit(_) = ended {
+        confined::succeeded(ended, &format!("the question where {} is", tool.name))?;
+    }
     let said = String::from_utf8_lossy(&said).trim().to_owned();
-    if !status.success() || said.is_empty() {
+    if ended != Ended::Exit(0) || said.is_empty() {
         let why =
             format!("{program} does not say where {} is; is it installed where all users' programs are?", tool.name);
         return Err(Failure::new(77, why));
@@ -181,6 +159,12 @@ pub(super) fn find_tool(tool: &Tool, command: impl Fn(&str) -> Command) -> Resul
                 .ok_or(std::io::ErrorKind::NotFound.into())
         })
         .map_err(|error: std::io::Error| Failure::new(77, format!("cannot find {}: {error}", tool.name)))?;
+    // Its hash is shown, and the tree chooses the question.
+    let readable = confined::readable();
+    let mut readable = readable.iter().filter_map(|folder| folder.canonicalize().ok());
+    if !readable.any(|folder| path.starts_with(folder)) {
+        return Err(Failure::new(77, format!("{} is not where programs are: {}", tool.name, path.display())));
+    }
     let found = hex(&hash_of(&path)?);
     Ok((path, found))
 }

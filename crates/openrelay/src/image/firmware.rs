@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use openrelay_image::firmware::{MAX_FIRMWARE, check, modules};
 
 use super::{BuildArguments, compile, read, remove};
-use crate::confined;
+use crate::confined::{self, Confined};
 use crate::failure::Failure;
 
 /// Where the source tree has the platform.
@@ -43,14 +43,15 @@ pub(super) fn build(
     let patches: Vec<PathBuf> =
         patches.iter().map(|patch| patch.canonicalize().map_err(Failure::plain)).collect::<Result<_, _>>()?;
     let readable: Vec<&Path> = [&ours, &packed].into_iter().chain(&patches).map(PathBuf::as_path).collect();
-    let mut command = confined::command("sh", (&readable, &[&work]), build.confinement);
-    command.arg(ours.join(SCRIPT)).arg(&ours).arg(&packed).args(&patches).current_dir(&work).env("TMPDIR", &work);
-    let status = confined::run_aloud(&mut command);
-    let status = status.map_err(|error| Failure::new(77, format!("cannot run sh: {error}")))?;
-    if !status.success() {
-        return Err(Failure::plain(format!("the build of the firmware failed ({status}); its reason stands above")));
+    let confined = |program: &str| Confined::new(program, build.confinement).until(build.until());
+    let mut shell = confined("sh").limits(confined::BUILD).until(build.until());
+    for path in readable {
+        shell = shell.read(path);
     }
-    let built = confined::read_made(&work.join(BUILT), &work, MAX_FIRMWARE as u64, build.confinement)?;
+    shell = shell.write(&work).current_dir(&work).env("TMPDIR", &work);
+    let ended = shell.arg(ours.join(SCRIPT)).arg(&ours).arg(&packed).args(&patches).run_aloud()?;
+    confined::succeeded(ended, "the build of the firmware")?;
+    let built = confined::read_made(confined("cat"), &work.join(BUILT), &work, MAX_FIRMWARE as u64)?;
     remove(&dir)?;
     if patches.is_empty() {
         check(&built).map_err(Failure::plain)?;

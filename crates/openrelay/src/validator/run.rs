@@ -1,17 +1,15 @@
 //! `openrelay validator run`: a validator that does by itself what it owes: rebuilds what is proposed, votes for what it got, publishes how, and looks at relays' evidence.
 //!
-//! Owns the order. Nothing is held in memory that a restart would miss: answers stand in the folder before they are committed, salts are derived. What is decided stays decided, and nothing
+//! Owns the order. Builds run beside it (`builds.rs`), so that it commits, reveals and renews collateral whatever they do. Nothing is held in memory that a restart would miss: answers stand in the folder before they are committed, salts are derived. What is decided stays decided, and nothing
 //! of it is shown before it is revealed: others could vote by it, and of two answers that are signed in one round the whole bond is lost.
 //!
 //! ```text
 //! proposal ─▶ a source tree with this hash ─▶ a copy of it, built from nothing ─▶ image, manifest ─▶ commit ─▶ reveal ─▶ publish ─▶ finish, settle
-//!        inputs not to be had, or a build that fails: BUILD_FAILED, late; a fault of this machine: no answer, and a warning
+//!        a build that fails twice alike: BUILD_FAILED, late; a limit, a missing input, this machine: ABSTAIN, late
 //! ```
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use alloy_primitives::{Address, B256, Bytes, keccak256};
@@ -31,13 +29,15 @@ use openrelay_node::directory::{VerifiedDirectory, replace};
 use openrelay_node::inquirer::Inquirer;
 use openrelay_node::random::OsRandom;
 use openrelay_proto::random::array;
+use openrelay_sys::confine::free;
 use serde_json::{Value, json};
 
 use super::Folder;
+use super::builds::{Builds, Decision, Rebuilt, Schedule};
 use super::collateral::{self, CollateralArguments, Watch};
 use super::round::{Contest, Due, Found, approved, block_time, decided, due, revealed, step};
 use super::tree::{copy, tree_hash, tree_of};
-use crate::confined::Confinement;
+use crate::confined::{Confinement, TIMED_OUT};
 use crate::failure::Failure;
 use crate::image::{BuildArguments, Kind, MANIFEST, make, remove};
 use crate::ledger::{ask, round_logs};
@@ -45,10 +45,14 @@ use crate::{Program, say, talk};
 
 /// Rounds that are looked at, the newest: older ones are over.
 const ROUNDS: u64 = 16;
-/// An input that cannot be had, and a build that fails, are answered with this much of the time left, in seconds: by then others have put things right, or have not.
-const LATE: u64 = 6 * 3_600;
+/// A build without a result is answered with this much of the time left: until then others may put things right.
+const LATE: Duration = Duration::from_secs(6 * 3_600);
+/// What is left for committing when every build must have ended.
+const LAST: Duration = Duration::from_secs(900);
 /// How long after a build that gave nothing it is tried again, where there is time.
 const AGAIN: Duration = Duration::from_secs(3_600);
+/// Longest build: all rounds that are open at once can be built within their three days, were each to last so long.
+const WHOLE: Duration = Duration::from_secs(3_600);
 /// How much room a build needs, in bytes.
 const ROOM: u64 = 4 << 30;
 /// How often a relay is asked for its evidence.
@@ -96,16 +100,6 @@ pub(crate) struct InputArguments {
     pub(crate) client_program: Option<PathBuf>,
 }
 
-/// What came of a rebuild.
-enum Rebuilt {
-    /// Image and manifest, by hash.
-    Good(Found),
-    /// It is the proposal's fault; the log.
-    Failed(String),
-    /// It is this machine's fault.
-    Local(String),
-}
-
 /// Runs until it is ended.
 pub(super) fn run(program: &Program, arguments: &RunArguments) -> Result<(), Failure> {
     let folder = Folder::open(&arguments.dir)?;
@@ -117,12 +111,11 @@ pub(super) fn run(program: &Program, arguments: &RunArguments) -> Result<(), Fai
     let key = folder.key(arguments.password_file.as_deref())?;
     let mut looked = Instant::now();
     let mut warned = String::new();
-    let (mut tried, mut watch) = (BTreeMap::new(), Watch::default());
+    let (mut builds, mut watch) = (Builds::default(), Watch::default());
     loop {
-        // Its reveals take two hours, and a build before them could take longer.
         let collateral = collateral::once(program, &folder, arguments, &mut watch);
         let least = program.standard.roots.min_firmware_generation;
-        if let Err(failure) = once(&folder, arguments, &key, (&mut tried, least)).and(collateral) {
+        if let Err(failure) = once(&folder, arguments, &key, (&mut builds, least)).and(collateral) {
             let said = failure.to_string();
             // The same again and again is said once.
             if said != warned {
@@ -140,6 +133,9 @@ pub(super) fn run(program: &Program, arguments: &RunArguments) -> Result<(), Fai
             }
         }
         if arguments.once {
+            if builds.wait(WHOLE) {
+                continue;
+            }
             return Ok(());
         }
         std::thread::sleep(Duration::from_secs(folder.chain.refresh_s.clamp(1, 60)));
@@ -151,12 +147,14 @@ fn once(
     folder: &Folder,
     arguments: &RunArguments,
     key: &SigningKey,
-    (tried, least): (&mut BTreeMap<u64, Instant>, u32),
+    (builds, least): (&mut Builds, u32),
 ) -> Result<(), Failure> {
     let id = folder.bonded()?.id;
     let count = folder.ask(folder.images, &ImageRegistry::roundCountCall {})?;
     let password = arguments.password_file.as_deref();
-    for number in count.saturating_sub(ROUNDS) + 1..=count {
+    let first = count.saturating_sub(ROUNDS) + 1;
+    builds.forget_before(first);
+    for number in first..=count {
         match due(folder, Contest::Images, number, id)? {
             Due::Nothing => {}
             Due::Step => {
@@ -169,41 +167,35 @@ fn once(
                 step(folder, Contest::Images, number, None, password)?
             }
             Due::Answer { until } => {
-                if tried.get(&number).is_some_and(|at| at.elapsed() < AGAIN / folder.chain.haste.max(1)) {
-                    continue;
-                }
-                tried.insert(number, Instant::now());
-                let release = release(folder, number)?;
-                let late = until.saturating_sub(block_time(&folder.endpoint())?)
-                    <= LATE / u64::from(folder.chain.haste.max(1));
-                let found = match rebuild(folder, arguments, (number, &release), least) {
-                    Rebuilt::Good(found) => found,
-                    Rebuilt::Failed(log) if late => {
-                        let built = built(folder, number);
+                let haste = folder.chain.haste.max(1);
+                // A chain in haste has rounds that are this much shorter, but builds last as long as elsewhere.
+                let left =
+                    Duration::from_secs(until.saturating_sub(block_time(&folder.endpoint())?)).saturating_mul(haste);
+                let schedule = Schedule { left, late: LATE, last: LAST, again: AGAIN / haste, whole: WHOLE };
+                let (path, arguments, release) = (folder.path.clone(), arguments.clone(), release(folder, number)?);
+                let build = move |deadline| rebuild(&path, &arguments, (number, &release), least, deadline);
+                let found = match builds.decide(number, schedule, Instant::now(), build) {
+                    Decision::Wait => continue,
+                    Decision::Image(found) => found,
+                    Decision::Failed(log) => {
+                        let built = built(&folder.path, number);
                         fs::create_dir_all(&built).map_err(Failure::plain)?;
                         replace(&built.join(format!("round-{number}.log")), log.as_bytes()).map_err(Failure::plain)?;
                         Found::Failed { log: B256::new(sha256(log.as_bytes())) }
                     }
-                    Rebuilt::Failed(log) => {
-                        talk(&format!("openrelay: round {number}: not built yet, and tried again: {log}"));
-                        continue;
-                    }
                     // To say that the proposal is at fault would be a lie, and to say nothing costs something.
-                    Rebuilt::Local(why) if late => {
-                        talk(&format!(
-                            "openrelay: warning: round {number}: this machine could not build: {why}; it abstains"
-                        ));
+                    Decision::Abstain(why) => {
+                        talk(&format!("openrelay: warning: round {number}: it abstains: {why}"));
                         Found::Abstain {}
-                    }
-                    Rebuilt::Local(why) => {
-                        talk(&format!("openrelay: warning: round {number}: this machine cannot build: {why}"));
-                        continue;
                     }
                 };
                 step(folder, Contest::Images, number, Some(found), password)?;
             }
         }
-        publish(folder, arguments, key, (number, id))?;
+        // What is being built is not published yet.
+        if !builds.is_running(number) {
+            publish(folder, arguments, key, (number, id))?;
+        }
     }
     Ok(())
 }
@@ -236,19 +228,24 @@ fn release(folder: &Folder, number: u64) -> Result<Release, Failure> {
 
 /// Rebuilds what is proposed, from a copy that knows nothing of what was built before. `least` is the oldest generation of
 /// firmware that a relay image may start with.
-fn rebuild(folder: &Folder, arguments: &RunArguments, (number, release): (u64, &Release), least: u32) -> Rebuilt {
+fn rebuild(
+    folder: &Path,
+    arguments: &RunArguments,
+    (number, release): (u64, &Release),
+    least: u32,
+    deadline: Instant,
+) -> Rebuilt {
     let source = match tree_of(&arguments.source, release.sourceTree) {
         Ok(Some(source)) => source,
-        Ok(None) => {
-            return Rebuilt::Failed(format!("no source tree with the hash {} is to be had here\n", release.sourceTree));
-        }
+        // Others may have it: that this machine has not proves nothing.
+        Ok(None) => return Rebuilt::Local(format!("no source tree here has the hash {}", release.sourceTree)),
         Err(failure) => return Rebuilt::Local(failure.to_string()),
     };
     let lock = source.join("image/inputs.lock");
     let firmware = match fs::read(&lock) {
         Ok(bytes) if B256::new(sha256(&bytes)) == release.inputsLock => check_firmware(&bytes, least),
         Ok(_) => return Rebuilt::Failed("the tree has another image/inputs.lock than was signed\n".into()),
-        Err(error) => return Rebuilt::Failed(format!("the tree has no image/inputs.lock: {error}\n")),
+        Err(error) => return Rebuilt::Local(format!("cannot read {}: {error}", lock.display())),
     };
     let Some(kind) = Kind::of(release.kind) else {
         return Rebuilt::Local(format!("this version of openrelay builds nothing of kind {}", release.kind));
@@ -256,22 +253,22 @@ fn rebuild(folder: &Folder, arguments: &RunArguments, (number, release): (u64, &
     if let (Kind::Relay, Err(why)) = (kind, firmware) {
         return Rebuilt::Failed(format!("{why}\n"));
     }
-    let place = folder.path.join(format!("building-{number}"));
+    let place = folder.join(format!("building-{number}"));
     let of = (release.sourceTree, kind, release.version);
-    let result = clean_build(arguments, &source, &place, &built(folder, number), of);
+    let result = clean_build(arguments, &source, (&place, &built(folder, number)), of, deadline);
     // Looked at before the build is removed: it may be what has filled the disk.
-    let room = room(&folder.path);
+    let room = free(folder);
     if let Err(failure) = remove(&place) {
         talk(&format!("openrelay: warning: {failure}"));
     }
     match result {
         Ok(found) => Rebuilt::Good(found),
-        // A tool is missing here, or is another one.
-        Err(failure) if failure.code() == 77 => Rebuilt::Local(failure.to_string()),
+        // A tool is missing here or is another one, or one of our limits has ended it.
+        Err(failure) if matches!(failure.code(), 77 | TIMED_OUT) => Rebuilt::Local(failure.to_string()),
         Err(failure) => match room {
-            Some(room) if room < ROOM => Rebuilt::Local(format!("{failure}; {} MiB are left on its disk", room >> 20)),
-            Some(_) => Rebuilt::Failed(format!("{failure}\n")),
-            None => Rebuilt::Local(format!("{failure}; and it is not known how much room there is")),
+            Ok(room) if room < ROOM => Rebuilt::Local(format!("{failure}; {} MiB are left on its disk", room >> 20)),
+            Ok(_) => Rebuilt::Failed(format!("{failure}\n")),
+            Err(_) => Rebuilt::Local(format!("{failure}; and it is not known how much room there is")),
         },
     }
 }
@@ -284,17 +281,17 @@ fn check_firmware(lock: &[u8], least: u32) -> Result<(), String> {
 }
 
 /// Where what was built for a round is kept until it is published: in the validator's own folder, which nobody else sees.
-fn built(folder: &Folder, number: u64) -> PathBuf {
-    folder.path.join(format!("built-{number}"))
+fn built(folder: &Path, number: u64) -> PathBuf {
+    folder.join(format!("built-{number}"))
 }
 
 /// Builds in `place`, and puts image and manifest into `out`.
 fn clean_build(
     arguments: &RunArguments,
     source: &Path,
-    place: &Path,
-    out: &Path,
+    (place, out): (&Path, &Path),
     (wanted, kind, version): (B256, Kind, u64),
+    deadline: Instant,
 ) -> Result<Found, Failure> {
     for folder in [place, out] {
         remove(folder)?;
@@ -317,6 +314,8 @@ fn clean_build(
         simulate: false,
         version,
         confinement: Confinement::Required,
+        time: WHOLE.as_secs(),
+        deadline: Some(deadline),
     };
     let built = make(&build)?;
     let manifest = built.manifest.encode();
@@ -327,12 +326,6 @@ fn clean_build(
     Ok(Found::Image { image: B256::new(image), measurements: B256::new(sha256(&manifest)) })
 }
 
-/// Bytes that are left where something is built.
-fn room(dir: &Path) -> Option<u64> {
-    let output = Command::new("df").args(["--output=avail", "-B1"]).arg(dir).output().ok()?;
-    String::from_utf8_lossy(&output.stdout).lines().nth(1)?.trim().parse().ok()
-}
-
 /// Publishes what was built for a round, once the validator has revealed what it voted for.
 fn publish(
     folder: &Folder,
@@ -340,7 +333,7 @@ fn publish(
     key: &SigningKey,
     (number, id): (u64, u64),
 ) -> Result<(), Failure> {
-    let built = built(folder, number);
+    let built = built(&folder.path, number);
     if !built.exists() {
         return Ok(());
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use alloy_primitives::B256;
 use openrelay_image::{hex, sha256};
 
-use crate::confined::{self, Confinement};
+use crate::confined::{self, Confined, Confinement};
 use crate::failure::Failure;
 use crate::image;
 
@@ -73,18 +73,24 @@ fn listed(tree: &Path) -> Result<Vec<String>, Failure> {
     let mut paths = Vec::new();
     if tree.join(".git").exists() {
         let tree = tree.canonicalize().map_err(Failure::plain)?;
-        let mut git = confined::command("git", (&[&tree], &[]), Confinement::Required);
-        // Of whoever the files are: it can do nothing here but list them.
-        git.args(["-c", "safe.directory=*", "-C"]).arg(&tree).args(["ls-files", "-z"]);
-        git.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_OPTIONAL_LOCKS", "0");
+        // Whoever owns the files: it can do nothing here but list them.
+        let git = Confined::new("git", Confinement::Required)
+            .read(&tree)
+            .args(["-c", "safe.directory=*", "-C"])
+            .arg(&tree)
+            .args(["ls-files", "-z"])
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .env("GIT_OPTIONAL_LOCKS", "0");
         let fault = |why: &dyn std::fmt::Display| {
             Failure::new(77, format!("git does not list the files of {}: {why}", tree.display()))
         };
-        let output = git.output().map_err(|error| fault(&error))?;
-        if !output.status.success() || output.stdout.len() as u64 > MAX_LIST {
-            return Err(fault(&String::from_utf8_lossy(&output.stderr).trim()));
+        let (ended, list) = git.heard(MAX_LIST + 1)?;
+        confined::succeeded(ended, "git").map_err(|failure| fault(&failure))?;
+        if list.len() as u64 > MAX_LIST {
+            return Err(fault(&format!("the list has more than {MAX_LIST} bytes")));
         }
-        for path in output.stdout.split(|byte| *byte == 0).filter(|path| !path.is_empty()) {
+        for path in list.split(|byte| *byte == 0).filter(|path| !path.is_empty()) {
             paths.push(spelt(std::str::from_utf8(path).ok(), &String::from_utf8_lossy(path))?);
         }
     } else {

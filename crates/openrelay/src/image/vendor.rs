@@ -1,0 +1,232 @@
+//! The crates that a source tree's lock names: fetched by hash, unpacked into a folder, so that cargo builds offline.
+//!
+//! Cargo never sees the tree's own manifests or settings while it has a network. Archives come from the folder of inputs,
+//! cargo's own cache, mirrors that name files by hash, and last from cargo, which is given a manifest of ours that names the
+//! missing ones and asks whomever this machine's settings name. Each archive is checked against the lock's SHA-256, whoever
+//! it came from.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use openrelay_image::crates::{Crate, MAX_ARCHIVE, locked, manifest};
+use openrelay_node::chain::way;
+use openrelay_node::directory::replace;
+
+use super::{BuildArguments, DOWNLOAD, kept};
+use crate::confined::cargo_home;
+use crate::failure::Failure;
+use crate::talk;
+
+/// Largest lock that is read, in bytes.
+const MAX_LOCK: u64 = 4 << 20;
+/// Most that all crates of a lock hold, in bytes.
+const MAX_CRATES: u64 = 6 << 30;
+/// How often a running cargo is looked at.
+const TICK: Duration = Duration::from_millis(100);
+/// Most that is shown of what cargo says, in bytes.
+const MAX_SAID: u64 = 65_536;
+
+/// Fetches the crates that the lock of `source` names, and unpacks them into `folder`, which is made anew.
+///
+/// # Errors
+/// [`Failure`] with code 1 for a lock or crate that is malformed, and with code 77 where a crate cannot be had.
+pub(super) fn vendor(
+    build: &BuildArguments,
+    source: &Path,
+    folder: &Path,
+    toolchain: Option<&str>,
+    deadline: Instant,
+) -> Result<(), Failure> {
+    let path = source.join("Cargo.lock");
+    let fault = |error: std::io::Error| Failure::plain(format!("cannot read {}: {error}", path.display()));
+    let file = fs::File::open(&path).map_err(fault)?;
+    if !file.metadata().map_err(fault)?.is_file() {
+        return Err(Failure::plain(format!("{} is not a regular file", path.display())));
+    }
+    let mut text = String::new();
+    file.take(MAX_LOCK + 1).read_to_string(&mut text).map_err(fault)?;
+    if text.len() as u64 > MAX_LOCK {
+        return Err(Failure::plain(format!("{} has more than {MAX_LOCK} bytes", path.display())));
+    }
+    let crates = locked(&text).map_err(Failure::plain)?;
+    let archives = archives(build, &folder.with_file_name("inputs"), &crates, toolchain, deadline)?;
+    let machine =
+        |path: &Path, error: std::io::Error| Failure::new(77, format!("cannot write {}: {error}", path.display()));
+    // What an earlier build has left there is not looked at.
+    super::remove(folder)?;
+    fs::create_dir(folder).map_err(|error| machine(folder, error))?;
+    let mut left = MAX_CRATES;
+    for one in &crates {
+        let archive = archives.get(&one.sha256).ok_or_else(|| missing(&[one]))?;
+        let bytes = fs::read(archive).map_err(|error| machine(archive, error))?;
+        let files = one.unpack(&bytes).map_err(Failure::plain)?;
+        let place = folder.join(one.folder());
+        for file in files {
+            left = left
+                .checked_sub(file.content.len() as u64)
+                .ok_or_else(|| Failure::plain(format!("the crates of the lock hold more than {MAX_CRATES} bytes")))?;
+            let path = place.join(&file.path);
+            let made =
+                fs::create_dir_all(path.parent().unwrap_or(&place)).and_then(|()| fs::write(&path, &file.content));
+            // A file and a folder of one name, in an archive that is the lock's.
+            made.map_err(|error| machine(&path, error))?;
+            if file.executable {
+                let mode = fs::Permissions::from_mode(0o755);
+                fs::set_permissions(&path, mode).map_err(|error| machine(&path, error))?;
+            }
+        }
+        // Cargo compares this with the lock, and the files with nothing: they have just been checked.
+        let sum = format!("{{\"files\":{{}},\"package\":\"{}\"}}", one.sha256);
+        let path = place.join(".cargo-checksum.json");
+        fs::write(&path, sum).map_err(|error| machine(&path, error))?;
+    }
+    Ok(())
+}
+
+fn missing(crates: &[&Crate]) -> Failure {
+    let (first, more) = (crates.first(), crates.len().saturating_sub(1));
+    let first = first.map(|one| format!("{} (SHA-256 {})", one.folder(), one.sha256)).unwrap_or_default();
+    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+    Failure::new(
+        77,
+        format!(
+            "cannot fetch the crate {first}{more}; put the file with this SHA-256 into --inputs, or name a mirror that \
+             has it with --from"
+        ),
+    )
+}
+
+/// Where the archive of each crate is, by hash. Where the folder of inputs cannot be made, they are kept in `spare`.
+fn archives(
+    build: &BuildArguments,
+    spare: &Path,
+    crates: &[Crate],
+    toolchain: Option<&str>,
+    deadline: Instant,
+) -> Result<BTreeMap<String, PathBuf>, Failure> {
+    let mut kept = kept(build);
+    if fs::create_dir_all(&kept).is_err() {
+        kept = spare.to_owned();
+        fs::create_dir_all(&kept)
+            .map_err(|error| Failure::new(77, format!("cannot make {}: {error}", kept.display())))?;
+    }
+    let mut found = BTreeMap::new();
+    let mut look = |crates: &[Crate], from: &mut dyn FnMut(&Crate) -> Option<Vec<u8>>| -> Result<Vec<Crate>, Failure> {
+        let mut missing = Vec::new();
+        for one in crates {
+            let path = kept.join(&one.sha256);
+            // What is kept is checked like everything else: a disk forgets.
+            if !file(&path).is_some_and(|bytes| one.check(&bytes).is_ok()) {
+                let Some(bytes) = from(one).filter(|bytes| one.check(bytes).is_ok()) else {
+                    missing.push(one.clone());
+                    continue;
+                };
+                replace(&path, &bytes)
+                    .map_err(|error| Failure::new(77, format!("cannot keep {}: {error}", path.display())))?;
+            }
+            found.insert(one.sha256.clone(), path);
+        }
+        Ok(missing)
+    };
+    let mut left = look(crates, &mut |one| cached(&caches(), one))?;
+    if !left.is_empty() {
+        let mut mirrored = |one: &Crate| {
+            let urls = build.from.iter().map(|base| format!("{}/{}", base.trim_end_matches('/'), one.sha256));
+            let mut answers = urls.filter_map(|url| way::get(&url, DOWNLOAD, MAX_ARCHIVE).ok().map(|(_, bytes)| bytes));
+            answers.find(|bytes| one.check(bytes).is_ok())
+        };
+        left = look(&left, &mut mirrored)?;
+    }
+    if !left.is_empty() {
+        download(&kept, &left, crates, toolchain, deadline)?;
+        left = look(&left, &mut |one| cached(&caches(), one))?;
+    }
+    if left.is_empty() { Ok(found) } else { Err(missing(&left.iter().collect::<Vec<_>>())) }
+}
+
+/// The content of a file that is one, and not larger than an archive.
+fn file(path: &Path) -> Option<Vec<u8>> {
+    let about = fs::metadata(path).ok()?;
+    (about.is_file() && about.len() <= MAX_ARCHIVE).then(|| fs::read(path).ok())?
+}
+
+/// The archive of a crate, where cargo has downloaded it before.
+fn cached(caches: &[PathBuf], one: &Crate) -> Option<Vec<u8>> {
+    let name = format!("{}.crate", one.folder());
+    caches.iter().find_map(|cache| file(&cache.join(&name)).filter(|bytes| one.check(bytes).is_ok()))
+}
+
+/// The folders in which cargo keeps archives.
+fn caches() -> Vec<PathBuf> {
+    let folder = cargo_home().map(|home| home.join("registry/cache"));
+    let entries = folder.and_then(|folder| fs::read_dir(folder).ok()).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
+}
+
+/// Lets cargo download crates as this machine's settings say, by a manifest of ours.
+fn download(
+    kept: &Path,
+    wanted: &[Crate],
+    all: &[Crate],
+    toolchain: Option<&str>,
+    deadline: Instant,
+) -> Result<(), Failure> {
+    let place = kept.join(format!("fetching-{}", std::process::id()));
+    let result = download_in(&place, wanted, all, toolchain, deadline);
+    super::remove(&place)?;
+    result
+}
+
+fn download_in(
+    place: &Path,
+    wanted: &[Crate],
+    all: &[Crate],
+    toolchain: Option<&str>,
+    deadline: Instant,
+) -> Result<(), Failure> {
+    super::remove(place)?;
+    let (manifest, lock) = manifest(wanted, all);
+    let fault = |error: std::io::Error| Failure::new(77, format!("cannot write {}: {error}", place.display()));
+    fs::create_dir(place).map_err(fault)?;
+    for (name, text) in [("Cargo.toml", manifest.as_str()), ("Cargo.lock", &lock), ("lib.rs", "")] {
+        fs::write(place.join(name), text).map_err(fault)?;
+    }
+    let mut cargo = Command::new("cargo");
+    // Settings are looked for from the folder on, so that those of no tree count.
+    cargo.current_dir("/").arg("fetch").arg("--manifest-path").arg(place.join("Cargo.toml"));
+    cargo.envs(toolchain.map(|name| ("RUSTUP_TOOLCHAIN", name)));
+    cargo.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let fault = |error: std::io::Error| Failure::new(77, format!("cannot run cargo: {error}; install Rust"));
+    let mut child = cargo.spawn().map_err(fault)?;
+    let errors = child.stderr.take();
+    let reader = std::thread::spawn(move || {
+        let mut said = Vec::new();
+        if let Some(mut errors) = errors {
+            let _ = errors.by_ref().take(MAX_SAID).read_to_end(&mut said);
+            let _ = std::io::copy(&mut errors, &mut std::io::sink());
+        }
+        said
+    });
+    let status = loop {
+        if let Some(status) = child.try_wait().map_err(fault)? {
+            break status;
+        }
+        if Instant::now() >= deadline {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(Failure::new(77, "cargo did not fetch the crates in time"));
+        }
+        std::thread::sleep(TICK);
+    };
+    if status.success() {
+        return Ok(());
+    }
+    // Shown here alone: what goes into a transcript is published, and this may quote this machine's settings.
+    talk(String::from_utf8_lossy(&reader.join().unwrap_or_default()).trim());
+    Err(missing(&wanted.iter().collect::<Vec<_>>()))
+}
