@@ -122,6 +122,13 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_getresuid,
     libc::SYS_getresgid,
     libc::SYS_getgroups,
+    // Without capabilities they change nothing; the C library makes sure of it when it starts a program.
+    libc::SYS_setuid,
+    libc::SYS_setgid,
+    libc::SYS_setreuid,
+    libc::SYS_setregid,
+    libc::SYS_setresuid,
+    libc::SYS_setresgid,
     libc::SYS_capget,
     libc::SYS_getpriority,
     libc::SYS_setpriority,
