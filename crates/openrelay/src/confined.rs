@@ -105,7 +105,9 @@ impl Confined {
         environment.extend(std::env::var_os("RUSTUP_TOOLCHAIN").map(|name| ("RUSTUP_TOOLCHAIN".into(), name)));
         environment.extend(toolchains().map(|path| ("RUSTUP_HOME".into(), path.into())));
         let program = vec![program.as_ref().to_owned()];
-        Self { confinement, limits: QUESTION, folder: None, environment, paths: Vec::new(), program }
+        // Looked up here: the supervisor has another environment.
+        let paths = tools().into_iter().map(|path| ("--read", path)).collect();
+        Self { confinement, limits: QUESTION, folder: None, environment, paths, program }
     }
 
     /// Adds an argument.
@@ -308,12 +310,14 @@ fn home(name: &str, below: &str) -> Option<PathBuf> {
 
 /// The folders that every confined program may read.
 pub(crate) fn readable() -> Vec<PathBuf> {
-    let mut read: Vec<PathBuf> = SYSTEM.iter().map(PathBuf::from).collect();
-    // Where rustup puts `cargo` and `rustc`.
-    read.extend(cargo_home().map(|cargo| cargo.join("bin")));
-    read.extend(toolchains().map(|toolchains| toolchains.join("toolchains")));
-    read.extend(toolchains().map(|toolchains| toolchains.join("settings.toml")));
-    read
+    SYSTEM.iter().map(PathBuf::from).chain(tools()).collect()
+}
+
+/// Rust's tools, where rustup puts them for this user.
+fn tools() -> Vec<PathBuf> {
+    let of_rustup = ["toolchains", "settings.toml"];
+    let rustup = toolchains().into_iter().flat_map(|home| of_rustup.map(|name| home.join(name)));
+    cargo_home().map(|home| home.join("bin")).into_iter().chain(rustup).collect()
 }
 
 /// Runs the program, and ends as it did.
@@ -321,11 +325,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let report = arguments.tied.then(|| std::io::stdin().as_fd().try_clone_to_owned()).transpose();
     let mut report = report.map_err(Failure::plain)?.map(File::from);
     let time = Duration::try_from_secs_f64(arguments.time).map_err(|error| Failure::new(2, error.to_string()))?;
+    // A caller that is tied to it has named them.
+    let tools = if arguments.tied { Vec::new() } else { tools() };
     let (program, rest) = arguments.program.split_first().ok_or_else(|| Failure::new(2, "no program is named"))?;
     let spec = Spec {
         program: program.clone(),
         arguments: rest.to_vec(),
-        read: readable().into_iter().chain(arguments.read.iter().cloned()).collect(),
+        read: SYSTEM.iter().map(PathBuf::from).chain(tools).chain(arguments.read.iter().cloned()).collect(),
         read_without_view: arguments.read_without_view.clone(),
         write: arguments.write.clone(),
         limits: Limits { time, memory: arguments.memory, disk: arguments.disk, processes: arguments.processes },

@@ -33,7 +33,7 @@ use watch::{Scope, TICK, Watch};
 /// How long the first process may be late: it may be busy with a large folder.
 const GRACE: Duration = Duration::from_secs(2);
 /// Open files of one process.
-const FILES: u64 = 4_096;
+const FILES: u64 = 1_024;
 /// More than a disk writes between two looks, in bytes.
 const FAST: u64 = 1 << 30;
 /// A kernel's own limits are this many times the ones that are looked at, so that exceeding one is told from a failure.
