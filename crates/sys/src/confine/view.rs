@@ -109,6 +109,8 @@ pub(super) fn enter(spec: &Spec) -> io::Result<()> {
     }
     let standard = [("fd", "fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")];
     links.extend(standard.map(|(name, to)| (Path::new("/dev").join(name), Path::new("/proc/self").join(to))));
+    // Python's pool of processes has semaphores there, of its own alone.
+    links.push(("/dev/shm".into(), "/tmp".into()));
     for (link, to) in links {
         // Below a folder that is shown, the link is there already.
         if fs::symlink_metadata(&link).is_err() {
