@@ -98,6 +98,7 @@ impl Standard {
             }
             policy.max_age_s = seconds;
         }
+        policy.smt = file.smt;
         if file.paranoid {
             policy.rebuilt = Some(rebuilt);
         }
@@ -133,6 +134,9 @@ struct PolicyFile {
     intel_statuses: Option<Vec<String>>,
     /// How old the block in evidence may be, in seconds.
     max_age_s: Option<u64>,
+    /// Machines on which two threads share a core, too.
+    #[serde(default = "yes")]
+    smt: bool,
     /// Only images that were rebuilt on this machine.
     #[serde(default)]
     paranoid: bool,
@@ -141,6 +145,10 @@ struct PolicyFile {
     rebuilders: Vec<Address>,
     /// How many of them must have; all if not given.
     rebuilders_needed: Option<usize>,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 /// A relay that a verdict stands behind. Not `Clone`: it is used up by one circuit.
