@@ -59,7 +59,8 @@ impl Default for Policy {
             intel_statuses: vec!["UpToDate".into(), "SWHardeningNeeded".into()],
             // LASS, SEPT_VE_DISABLE, PKS. Not the counters of performance, which show what it does, nor keys that the host shares (KL).
             td_attributes: 1 << 27 | 1 << 28 | 1 << 30,
-            // Trust domains and enclaves: x87 to AVX-512, PKRU, CET, AMX. Not what traces execution (PT, LBR). Source: Intel SDM, volume 1, section 13.1.
+            // Trust domains and enclaves: x87 to AVX-512, PKRU, CET, AMX. Not what traces execution (PT, LBR). Source:
+            // Intel SDM, volume 1, section 13.1.
             xfam: 0x0006_1ae7,
             alias_check: true,
             // SMT, always one, one socket, AES-256-XTS, no power readings, hidden ciphertext, no page swaps. Not memory
@@ -99,8 +100,8 @@ impl Policy {
         check_floors(facts, floors)
     }
 
-    /// Checks what evidence alone says of a machine: kind, product, the vendor's word for its firmware, attributes. `withstands`
-    /// are the published weaknesses that the image that runs does what is advised against.
+    /// Checks what evidence alone says of a machine: kind, product, the vendor's word for its firmware, attributes.
+    /// `withstands` are the published weaknesses that the image that runs does what is advised against.
     ///
     /// # Errors
     /// [`Refusal`].

@@ -7,7 +7,8 @@
 //! end
 //! ```
 //!
-//! Owns the form. Faults name the line by its number and quote nothing. Nothing in it is believed: what it names wrongly is not what the relay's evidence is bound to. Nothing in it changes what is logged, for nothing is.
+//! Owns the form. Faults name the line by its number and quote nothing. Nothing in it is believed: what it names
+//! wrongly is not what the relay's evidence is bound to. Nothing in it changes what is logged, for nothing is.
 
 use std::net::IpAddr;
 

@@ -451,8 +451,8 @@ const fn image_state(state: State) -> ImageState {
     }
 }
 
-/// Where the client's program with this hash stands among these packages; `None` when it is none of them. The manifest of a
-/// package follows from hash and version, so no mirror is asked for it.
+/// Where the client's program with this hash stands among these packages; `None` when it is none of them. The manifest
+/// of a package follows from hash and version, so no mirror is asked for it.
 pub(crate) fn program_state(program: [u8; 32], voted: &[VotedImage], haste: u64, time: u64) -> Option<ImageState> {
     let is_it = |package: &&VotedImage| {
         let (kind, version, image) = (CLIENT_PACKAGE, package.version, program);

@@ -1,7 +1,7 @@
 //! `openrelay evidence`: looks at evidence of any machine, by files alone.
 //!
-//! Owns how facts and refusals are shown. Makes no verdict, which needs what the chain says: it adds what the released policy
-//! says of the machine, and which checks that leaves out.
+//! Owns how facts and refusals are shown. Makes no verdict, which needs what the chain says: it adds what the released
+//! policy says of the machine, and which checks that leaves out.
 
 use std::fs::File;
 use std::io::Read as _;

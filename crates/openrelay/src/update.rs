@@ -121,8 +121,8 @@ fn note(version: u64, hash: &str) -> Result<(), Failure> {
     replace(&notes(), text.as_bytes()).map_err(cannot)
 }
 
-/// Puts a program in its place, whole or not at all, with mode and owner of the one that was there; returns where that is
-/// now. `sync` writes the folder's new entries to the disk.
+/// Puts a program in its place, whole or not at all, with mode and owner of the one that was there; returns where that
+/// is now. `sync` writes the folder's new entries to the disk.
 fn install(place: &Path, bytes: &[u8], sync: impl FnOnce(&Path) -> io::Result<()>) -> Result<Option<PathBuf>, Failure> {
     let beside = |end: &str| {
         let mut name = place.file_name().unwrap_or_default().to_owned();

@@ -1,8 +1,8 @@
 //! A relay's life, for the programs that are one: where evidence comes from is their only difference.
 //!
 //! Owns its order: open, give up privileges, start, say ready, serve, stop. Says nothing about anybody: its output is the ready
-//! line and, when asked by SIGUSR1 and at the end, the declared statistics. In a guest (`--guest`), whose host reads the console
-//! and wrote the configuration, it reads two files of fixed names, and its faults quote nothing of them.
+//! line and, when asked by SIGUSR1 and at the end, the declared statistics. In a guest (`--guest`), whose host reads
+//! the console and wrote the configuration, it reads two files of fixed names, and its faults quote nothing of them.
 
 mod evidence;
 mod feed;
@@ -51,8 +51,8 @@ struct Arguments {
     unconfined: bool,
 }
 
-/// Runs as the program of this name; `detail` is how exactly it tells its statistics where it proves what it runs, and `quoter`
-/// makes what gives evidence, in a process of its own.
+/// Runs as the program of this name; `detail` is how exactly it tells its statistics where it proves what it runs, and
+/// `quoter` makes what gives evidence, in a process of its own.
 pub fn main(program: &'static str, detail: Detail, quoter: impl FnOnce() -> Box<dyn Quoter>) -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|argument| argument == QUOTE) {
         quoter::answer(quoter().as_mut());

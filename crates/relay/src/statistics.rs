@@ -1,7 +1,7 @@
 //! The declared statistics: how exactly they are told, and how often.
 //!
-//! Owns the rule of docs/statistics.md. Whoever runs a relay's host sees its datagrams. Exact numbers, asked for around one
-//! datagram, would tell what that datagram was: a chip hides that, so the relay must not say it.
+//! Owns the rule of docs/statistics.md. Whoever runs a relay's host sees its datagrams. Exact numbers, asked for
+//! around one datagram, would tell what that datagram was: a chip hides that, so the relay must not say it.
 
 use std::time::{Duration, Instant};
 
@@ -33,13 +33,14 @@ pub(crate) struct Statistics {
 }
 
 impl Statistics {
-    /// `attesting` is whether the relay proves what it runs. One that does not is its user's own, and has nothing to hide
-    /// from its host that the host could not read anyway.
+    /// `attesting` is whether the relay proves what it runs. One that does not is its user's own, and has nothing to
+    /// hide from its host that the host could not read anyway.
     pub(crate) fn new(detail: Detail, attesting: bool) -> Self {
         Self { detail: if attesting { detail } else { Detail::Exact }, answered: None }
     }
 
-    /// The line for a question at `now`; `None` when the last answer is less than a minute old. `report` is only then taken.
+    /// The line for a question at `now`; `None` when the last answer is less than a minute old. `report` is only then
+    /// taken.
     pub(crate) fn answer(&mut self, now: Instant, report: impl FnOnce() -> Report) -> Option<String> {
         let recent = self.answered.is_some_and(|at| now.saturating_duration_since(at) < PAUSE);
         if self.detail == Detail::Rounded && recent {
@@ -59,8 +60,8 @@ impl Statistics {
     }
 }
 
-/// Rounds to a multiple of `step`, up with the probability that the remainder has, by these random bits. Rounding that always
-/// went down would show exactly when a number reaches a multiple, to which its host can bring it.
+/// Rounds to a multiple of `step`, up with the probability that the remainder has, by these random bits. Rounding that
+/// always went down would show exactly when a number reaches a multiple, to which its host can bring it.
 const fn round(number: u64, step: u64, random: u64) -> u64 {
     let down = number - number % step;
     if random % step < number % step { down.saturating_add(step) } else { down }
@@ -140,7 +141,8 @@ mod tests {
         assert!(statistics.answer(start + PAUSE, || report(5)).is_some());
     }
 
-    /// One datagram more changes what is told in one of 1,024 draws, wherever the number stands: no host can make it count.
+    /// One datagram more changes what is told in one of 1,024 draws, wherever the number stands: no host can make it
+    /// count.
     #[test]
     fn one_datagram_moves_no_number_by_more_than_its_share_of_the_draws() {
         for number in [0, 1, 511, 1_022, 1_023, 1_024, 2_047] {

@@ -301,8 +301,8 @@ impl Report {
             _ => (0x1a, 0x02, [7, 10, 1, 23, 0, 0, 0, 84]),
         };
         this.put(0x00, &version.to_le_bytes());
-        // Version 1.51 at least; SMT allowed; the bit that is always one; pages are not swapped, and on Turin ciphertext
-        // is hidden.
+        // Version 1.51 at least; SMT allowed; the bit that is always one; pages are not swapped, and on Turin
+        // ciphertext is hidden.
         let hiding = product == "Turin";
         let policy = 0x0203_0133 | u64::from(hiding) << 24;
         this.put(0x08, &policy.to_le_bytes());

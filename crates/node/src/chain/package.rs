@@ -93,8 +93,8 @@ pub fn packages(file: &ChainFile, now: u64) -> Result<Vec<Approved>, PackageErro
     Err(PackageError::Unproven(faults))
 }
 
-/// Where the client's program with this hash stands, under the header of a reading; `None` when it is no approved package, or
-/// no endpoint proves it.
+/// Where the client's program with this hash stands, under the header of a reading; `None` when it is no approved
+/// package, or no endpoint proves it.
 pub(crate) fn standing(way: &dyn Way, file: &ChainFile, reading: &Reading, program: [u8; 32]) -> Option<ImageState> {
     let contracts = file.trust().contracts?;
     let header = Header::decode(&reading.header).ok()?;

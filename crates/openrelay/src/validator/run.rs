@@ -234,8 +234,8 @@ fn release(folder: &Folder, number: u64) -> Result<Release, Failure> {
     Ok(release)
 }
 
-/// Rebuilds what is proposed, from a copy that knows nothing of what was built before. `least` is the oldest generation of
-/// firmware that a relay image may start with.
+/// Rebuilds what is proposed, from a copy that knows nothing of what was built before. `least` is the oldest
+/// generation of firmware that a relay image may start with.
 fn rebuild(folder: &Folder, arguments: &RunArguments, (number, release): (u64, &Release), least: u32) -> Rebuilt {
     let source = match tree_of(&arguments.source, release.sourceTree) {
         Ok(Some(source)) => source,
