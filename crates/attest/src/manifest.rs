@@ -2,8 +2,9 @@
 //!
 //! Owns the file that validators vote for the hash of, beside the image's. One text for each manifest: whatever would not be written back the same is refused.
 //!
-//! Schema `openrelay.image/2` is `openrelay.image/1` with the generation of the firmware. Client packages have no firmware
-//! and keep `/1`. A relay image in `/1` is parsed, so that a refusal can name the reason, and is refused by every judge.
+//! Schema `openrelay.image/2` is `openrelay.image/1` with the generation of the firmware. Client packages have no
+//! firmware and keep `/1`. A relay image in `/1` is parsed, so that a refusal can name the reason, and is refused by
+//! every judge.
 
 use serde_json::Value;
 
@@ -25,8 +26,8 @@ pub struct Manifest {
     pub kind: u8,
     /// Its version.
     pub version: u64,
-    /// The generation of the firmware that the shapes are measured with; none in a client package, and in manifests older
-    /// than generations.
+    /// The generation of the firmware that the shapes are measured with; none in a client package, and in manifests
+    /// older than generations.
     pub firmware_generation: Option<u32>,
     /// SHA-256 of the image.
     pub image: [u8; 32],

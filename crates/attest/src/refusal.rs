@@ -218,6 +218,9 @@ pub enum Refusal {
     /// The chain does not say what would be new enough.
     #[error("the network says nothing about the firmware of this product")]
     NoFloor,
+    /// Two threads share a core, or may.
+    #[error("two threads may share a core of this machine, which the policy does not accept")]
+    Smt,
     /// Not from the most privileged level of the guest.
     #[error("the report was not asked for at VMPL 0: something more privileged runs in the same guest")]
     Vmpl,
@@ -363,6 +366,7 @@ impl Refusal {
             Self::Advisory(_) => "advisory",
             Self::Floor { .. } => "floor",
             Self::NoFloor => "no-floor",
+            Self::Smt => "smt",
             Self::Vmpl => "vmpl",
             Self::Attributes(_) => "attributes",
             Self::Owner(_) => "owner",
@@ -430,7 +434,7 @@ impl Refusal {
             Self::NoView(_) | Self::NoFloor => {
                 "look whether the chain and its mirrors can be reached: openrelay status says by what they are read"
             }
-            Self::Simulated | Self::Platform(_) | Self::Product(_) => {
+            Self::Simulated | Self::Platform(_) | Self::Product(_) | Self::Smt => {
                 "choose another relay, or accept this kind in the client's policy"
             }
             Self::NotRebuilt => "rebuild it: openrelay image verify, or take paranoid out of the policy",

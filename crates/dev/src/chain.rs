@@ -4,7 +4,8 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -123,7 +124,7 @@ pub(crate) fn verified(network: &Network, programs: &Programs) -> Result<Vec<Val
     let mut command = network.host("chain")?.command(&programs.openrelay);
     command.args(["verify", "--json", "--config"]).arg(network.dir.join("config/client/client.toml"));
     let output = command.output()?;
-    // Exit code 5: not one is believed.
+    // Exit code 5: some are refused.
     ensure!(
         matches!(output.status.code(), Some(0 | 5)),
         "openrelay verify: {}",
@@ -131,6 +132,13 @@ pub(crate) fn verified(network: &Network, programs: &Programs) -> Result<Vec<Val
     );
     let said: Value = serde_json::from_slice(&output.stdout).context("openrelay verify does not read")?;
     Ok(said["relays"].as_array().cloned().unwrap_or_default())
+}
+
+/// Writes a file that only this user can read.
+pub(crate) fn write_secret(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, "")?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    Ok(fs::write(path, text)?)
 }
 
 /// Waits until clients believe so many relays: mirrors must have their evidence.
@@ -175,7 +183,7 @@ impl Operator {
         let password = host.dir().join(format!("password-{folder}"));
         let folder = network.dir.join("config").join(folder);
         let mut this = Self { folder, password, account: String::new() };
-        fs::write(&this.password, format!("password of {name}\n"))?;
+        write_secret(&this.password, &format!("password of {name}\n"))?;
         let role = if name.starts_with("ingress") { "ingress" } else { "egress" };
         let mut command = host.command(&programs.openrelay);
         command.args(["relay", "init", "--role", role, "--withdrawal", WITHDRAWAL]);

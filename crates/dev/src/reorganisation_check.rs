@@ -1,6 +1,5 @@
 //! A part of `openrelay-dev devnet check`: a chain that takes a registration back after its operator was told of it.
 
-use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
@@ -20,7 +19,7 @@ fn reorganised(dir: &Path) -> Result<()> {
     let world = LocalChain::start(dir)?;
     let path = |name: &str| dir.join(name).display().to_string();
     let (chain, password) = (path("chain.toml"), path("password"));
-    fs::write(&password, "a password\n")?;
+    crate::chain::write_secret(Path::new(&password), "a password\n")?;
     let url = ChainFile::load(Path::new(&chain))?.endpoints.first().context("no endpoint")?.clone();
     let relay = |what: &str, folder: &str, code: i32, word: &str| {
         world.says(&["relay", what, "--dir", &path(folder), "--password-file", &password], code, word)

@@ -120,7 +120,7 @@ impl World {
         let chain = ChainFile::load(&dir.join("chain.toml"))?;
         let images = chain.images.context("the chain's file names no image registry")?;
         let proposer = Sender::new(&chain, SigningKey::from_slice(KNOWN[3].1.as_slice())?, dir);
-        std::fs::write(dir.join("password"), "a password\n")?;
+        crate::chain::write_secret(&dir.join("password"), "a password\n")?;
         Ok(Self { local, images, proposer })
     }
 

@@ -111,7 +111,8 @@ impl Image {
         sha256(&self.file)
     }
 
-    /// What a relay image will be known by: launch digests for all machines of the lock, and the generation of the firmware.
+    /// What a relay image will be known by: launch digests for all machines of the lock, and the generation of the
+    /// firmware.
     ///
     /// # Errors
     /// [`ImageError`] when the firmware is not made for it.

@@ -62,7 +62,7 @@ fn run() -> Result<(), String> {
     let input = OpenOptions::new().read(true).write(true).open(&feed).map_err(|error| format!("the feed: {error}"))?;
     let output = input.try_clone().map_err(|error| format!("the feed: {error}"))?;
     let status = Command::new("/relay")
-        .args(["run", "--config", "/run/relay.toml"])
+        .args(["run", "--guest", "--config", "/run/relay.toml"])
         .env_clear()
         .env("PATH", "/usr/sbin")
         .envs(config.simulation.then_some(("OPENRELAY_SIM", "/run/sim.json")))

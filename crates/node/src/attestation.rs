@@ -16,7 +16,7 @@ use openrelay_attest::verdict::{Block, Image, ImageState, LedgerView, Relay, Sta
 use openrelay_attest::{Refusal, Roots};
 use openrelay_ledger::chain::header::Header;
 use openrelay_ledger::chain::reading::{Reading, Trust};
-use openrelay_ledger::chain::voted::{Voted, VotedImage};
+use openrelay_ledger::chain::voted::{CLIENT_PACKAGE, Voted, VotedImage};
 use openrelay_ledger::chain::voting::{Answer, image_value, statement_hash};
 use openrelay_ledger::directory::Directory;
 use openrelay_ledger::record::{Record, Role};
@@ -98,6 +98,7 @@ impl Standard {
             }
             policy.max_age_s = seconds;
         }
+        policy.smt = file.smt;
         if file.paranoid {
             policy.rebuilt = Some(rebuilt);
         }
@@ -133,6 +134,9 @@ struct PolicyFile {
     intel_statuses: Option<Vec<String>>,
     /// How old the block in evidence may be, in seconds.
     max_age_s: Option<u64>,
+    /// Machines on which two threads share a core, too.
+    #[serde(default = "yes")]
+    smt: bool,
     /// Only images that were rebuilt on this machine.
     #[serde(default)]
     paranoid: bool,
@@ -141,6 +145,10 @@ struct PolicyFile {
     rebuilders: Vec<Address>,
     /// How many of them must have; all if not given.
     rebuilders_needed: Option<usize>,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 /// A relay that a verdict stands behind. Not `Clone`: it is used up by one circuit.
@@ -401,20 +409,7 @@ pub(crate) fn approved(
     let of_vote = |image: &VotedImage| {
         let found = manifests.iter().find(|(manifest, hash)| image_value(manifest.image.into(), *hash) == image.value);
         let (manifest, _) = found?;
-        let state = match image.state(voted, time, haste) {
-            State::ApprovedPending => ImageState::Pending,
-            State::Active => ImageState::Active,
-            State::Deprecated => ImageState::Deprecated,
-            State::Suspended => ImageState::Suspended,
-            State::Revoked => ImageState::Revoked,
-            State::Retired
-            | State::Proposed
-            | State::Reveal
-            | State::Challenge
-            | State::Ended
-            | State::Rejected
-            | State::NoQuorum => ImageState::Retired,
-        };
+        let state = image_state(image.state(voted, time, haste));
         let measurements = manifest.shapes.iter().map(|shape| shape.measurement.clone()).collect();
         let (hash, advisories) = (manifest.image, manifest.advisories.clone());
         let firmware_generation = manifest.firmware_generation;
@@ -436,6 +431,38 @@ pub(crate) fn approved(
         found.push(approved);
     }
     found
+}
+
+/// What a state on the chain means for who runs the image.
+const fn image_state(state: State) -> ImageState {
+    match state {
+        State::ApprovedPending => ImageState::Pending,
+        State::Active => ImageState::Active,
+        State::Deprecated => ImageState::Deprecated,
+        State::Suspended => ImageState::Suspended,
+        State::Revoked => ImageState::Revoked,
+        State::Retired
+        | State::Proposed
+        | State::Reveal
+        | State::Challenge
+        | State::Ended
+        | State::Rejected
+        | State::NoQuorum => ImageState::Retired,
+    }
+}
+
+/// Where the client's program with this hash stands among these packages; `None` when it is none of them. The manifest
+/// of a package follows from hash and version, so no mirror is asked for it.
+pub(crate) fn program_state(program: [u8; 32], voted: &[VotedImage], haste: u64, time: u64) -> Option<ImageState> {
+    let is_it = |package: &&VotedImage| {
+        let (kind, version, image) = (CLIENT_PACKAGE, package.version, program);
+        let (firmware_generation, shapes, advisories) = (None, Vec::new(), Vec::new());
+        let manifest = Manifest { kind, version, firmware_generation, image, shapes, advisories };
+        image_value(image.into(), sha256(&manifest.encode())) == package.value
+    };
+    let states = voted.iter().filter(is_it).map(|package| image_state(package.state(voted, time, haste)));
+    let states: Vec<ImageState> = states.collect();
+    BY_WEIGHT.into_iter().find(|state| states.contains(state))
 }
 
 /// States of one image in two versions: what stands before another outweighs it.
@@ -540,6 +567,22 @@ pub(crate) mod tests {
         assert_eq!(twice([NOW + 1, NOW + 2], false, 0), ImageState::Pending);
         assert_eq!(twice([NOW - 40 * 86_400, NOW - 20 * 86_400], true, 0), ImageState::Revoked);
         assert_eq!(twice([NOW - 40 * 86_400, NOW - 20 * 86_400], false, NOW + 1), ImageState::Suspended);
+    }
+
+    #[test]
+    fn state_of_the_running_program_follows_from_its_hash_and_the_votes_alone() {
+        let package = |version, image: [u8; 32], revoked| {
+            let (kind, shapes, advisories) = (CLIENT_PACKAGE, Vec::new(), Vec::new());
+            let manifest = Manifest { kind, version, firmware_generation: None, image, shapes, advisories };
+            let value = image_value(image.into(), sha256(&manifest.encode()));
+            VotedImage { round: version, version, usable_from: 0, suspended_until: 0, revoked, value }
+        };
+        let voted = [package(1, [1; 32], true), package(2, [2; 32], false), package(3, [3; 32], false)];
+        let state = |program| program_state(program, &voted, 1, NOW);
+        assert_eq!(state([1; 32]), Some(ImageState::Revoked));
+        assert_eq!(state([2; 32]), Some(ImageState::Retired));
+        assert_eq!(state([3; 32]), Some(ImageState::Active));
+        assert_eq!(state([4; 32]), None, "a program that nobody approved");
     }
 
     #[test]

@@ -34,7 +34,27 @@ pub enum ConfigError {
         path: PathBuf,
         /// What is wrong, with line and key, and what would be right.
         fault: String,
+        /// The line, from 1 on, and the key, as far as they are known.
+        at: (Option<usize>, Option<String>),
     },
+}
+
+impl ConfigError {
+    /// The file, line and key alone. What is wrong may quote the file, which a guest's host must not read.
+    pub fn without_content(&self) -> String {
+        match self {
+            Self::Read { path, source } => format!("cannot read {}: {}", path.display(), source.kind()),
+            Self::Fault { path, at, .. } => {
+                let place = match at {
+                    (Some(line), Some(key)) => format!("line {line}, key {key} is refused"),
+                    (Some(line), None) => format!("line {line} is refused"),
+                    (None, Some(key)) => format!("key {key} is refused"),
+                    (None, None) => "it is refused".into(),
+                };
+                format!("{}: {place}", path.display())
+            }
+        }
+    }
 }
 
 /// How new users are admitted.
@@ -227,24 +247,38 @@ fn default_keepalive() -> u32 {
 /// [`ConfigError`] with file, line and key.
 pub fn read<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T, ConfigError> {
     let bytes = read_bytes(path)?;
-    let fault = |fault: String| ConfigError::Fault { path: path.to_owned(), fault };
-    let text = String::from_utf8(bytes).map_err(|_| fault("is not UTF-8 text".into()))?;
-    toml::from_str(&text).map_err(|error| fault(error.to_string().trim().to_owned()))
+    let text = String::from_utf8(bytes).map_err(|_| fault(path, "is not UTF-8 text"))?;
+    toml::from_str(&text).map_err(|error: toml::de::Error| {
+        let before = error.span().and_then(|span| text.get(..span.start));
+        let line = before.map(|before| before.matches('\n').count() + 1);
+        // A name that one of our types has, not whatever stands there.
+        let known = |key: &&str| error.message().starts_with("invalid ") && is_key(key);
+        let named = line.and_then(|line| text.lines().nth(line - 1)).and_then(|line| line.split_once('='));
+        let key = named.map(|(key, _)| key.trim()).filter(known).map(str::to_owned);
+        ConfigError::Fault { path: path.to_owned(), fault: error.to_string().trim().to_owned(), at: (line, key) }
+    })
+}
+
+/// Whether this could be a key of ours.
+fn is_key(key: &str) -> bool {
+    !key.is_empty() && key.len() <= 24 && key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
 }
 
 /// A fault of `path` in words.
 pub fn fault(path: &Path, fault: impl Into<String>) -> ConfigError {
-    ConfigError::Fault { path: path.to_owned(), fault: fault.into() }
+    ConfigError::Fault { path: path.to_owned(), fault: fault.into(), at: (None, None) }
 }
 
 /// A fault in the value of `key` in the configuration `path`: what it must be.
 pub fn key_fault(path: &Path, key: &str, must: impl std::fmt::Display) -> ConfigError {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let is_key = |line: &str| line.split_once('=').is_some_and(|(name, _)| name.trim() == key);
-    match text.lines().position(is_key) {
-        Some(line) => fault(path, format!("line {}, key {key}: {must}", line + 1)),
-        None => fault(path, format!("key {key}: {must}")),
-    }
+    let line = text.lines().position(is_key).map(|line| line + 1);
+    let fault = match line {
+        Some(line) => format!("line {line}, key {key}: {must}"),
+        None => format!("key {key}: {must}"),
+    };
+    ConfigError::Fault { path: path.to_owned(), fault, at: (line, Some(key.to_owned())) }
 }
 
 /// `file` as it stands in the configuration `config`.

@@ -151,6 +151,7 @@ async fn status(State(daemon): State<Arc<Daemon>>) -> Json<Value> {
         "attestation": crate::page::attestation(&facts.attested),
         "evidence": facts.attested.iter().map(crate::page::hop_json).collect::<Vec<_>>(),
         "refused": refreshed.as_ref().and_then(|known| known.refused.clone()),
+        "program": refreshed.as_ref().and_then(|known| known.program).map(crate::page::state),
         "device": facts.device,
         "mtu": connection.mtu(),
         "setup_ms": facts.setup_ms,

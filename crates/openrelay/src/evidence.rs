@@ -1,6 +1,7 @@
 //! `openrelay evidence`: looks at evidence of any machine, by files alone.
 //!
-//! Owns how facts and refusals are shown. Makes no verdict: whether a relay is good enough is the client's policy, and needs what the chain says.
+//! Owns how facts and refusals are shown. Makes no verdict, which needs what the chain says: it adds what the released
+//! policy says of the machine, and which checks that leaves out.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -9,6 +10,7 @@ use std::path::Path;
 use openrelay_attest::collateral::{AmdBundle, Collateral, IntelCollateral, from_base64};
 use openrelay_attest::evidence::Measurement;
 use openrelay_attest::facts::{Crl, Facts, Tcb, TcbVersion};
+use openrelay_attest::policy::Policy;
 use openrelay_attest::raw::{Converted, MAX_RAW, convert};
 use openrelay_attest::{Evidence, Refusal, Roots, examine};
 use openrelay_node::clock::unix_seconds;
@@ -16,6 +18,11 @@ use serde_json::{Map, Value, json};
 
 use crate::failure::Failure;
 use crate::say;
+
+/// What the released policy is applied to, and what only a chain could add.
+const COVERED: &str =
+    "platform, product, revocation, Intel's status and advisories, attributes, VMPL, guest policy, owner";
+const LEFT_OUT: &str = "floors of firmware, image and its firmware, relay, key, role, block and age";
 
 /// The largest evidence in hexadecimal digits, and two bytes more.
 const MAX_FILE: u64 = 2 * MAX_RAW as u64 + 2;
@@ -36,11 +43,21 @@ pub(crate) fn inspect(
     let mut shown = Map::new();
     let outcome = judge(&bytes, collateral.as_deref(), now, &mut shown);
     let (platform, code) = match &outcome {
-        Ok(()) => ("genuine", Value::Null),
+        Ok(_) => ("genuine", Value::Null),
         Err(refusal) => ("refused", refusal.code().into()),
     };
+    // As for an image that withstands no published weakness: which one runs is not known here.
+    let policy = outcome.as_ref().map_err(Clone::clone).and_then(|facts| Policy::default().check_machine(facts, &[]));
+    let said = policy.as_ref().map_or_else(Refusal::code, |()| "accepted");
     if as_json {
         let mut object = json!({"schema": "openrelay.evidence/1", "platform": platform, "code": code, "facts": shown});
+        object["policy"] = said.into();
+        object["policy_covers"] = COVERED.split(", ").collect();
+        object["policy_leaves_out"] = LEFT_OUT.split(", ").collect();
+        if let Err(refusal) = &policy {
+            object["policy_reason"] = refusal.to_string().into();
+            object["policy_next"] = refusal.next_step().into();
+        }
         if let Err(refusal) = &outcome {
             object["reason"] = refusal.to_string().into();
             object["next"] = refusal.next_step().into();
@@ -48,13 +65,19 @@ pub(crate) fn inspect(
         say(&object.to_string());
     } else {
         say(&format!("platform             {platform}"));
+        match &policy {
+            Ok(()) => say("policy               accepted"),
+            Err(refusal) => say(&format!("policy               refused ({said}): {refusal}")),
+        }
+        say(&format!("policy covers        {COVERED}"));
+        say(&format!("policy leaves out    {LEFT_OUT}: only a chain says those"));
         for (name, value) in &shown {
             let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             say(&format!("{name:<20} {text}"));
         }
     }
     match outcome {
-        Ok(()) => Ok(()),
+        Ok(_) => Ok(()),
         Err(refusal) => {
             Err(Failure::new(5, format!("refused ({}): {refusal}; {}", refusal.code(), refusal.next_step())))
         }
@@ -74,7 +97,7 @@ fn read(path: &Path) -> Result<Vec<u8>, Failure> {
 }
 
 /// What is shown is filled in as it becomes known: of what is refused only what had to be done to read it.
-fn judge(bytes: &[u8], collateral: Option<&[u8]>, now: u64, shown: &mut Map<String, Value>) -> Result<(), Refusal> {
+fn judge(bytes: &[u8], collateral: Option<&[u8]>, now: u64, shown: &mut Map<String, Value>) -> Result<Facts, Refusal> {
     let unpacked = unpack(bytes);
     if let Some((from, _)) = &unpacked {
         shown.insert("unpacked".into(), format!("from {from}").into());
@@ -97,7 +120,7 @@ fn judge(bytes: &[u8], collateral: Option<&[u8]>, now: u64, shown: &mut Map<Stri
     let facts = examine(&evidence, collateral.as_ref(), &Roots::genuine(), now)?;
     shown.insert("identity".into(), hex(&evidence.identity()).into());
     list(&facts, shown);
-    Ok(())
+    Ok(facts)
 }
 
 /// Vendors' tools also write quotes as text, which no quote is.

@@ -2,8 +2,8 @@
 //!
 //! Owns the file's form, and where the password comes from. Source: ethereum.org, "Web3 Secret Storage Definition".
 
-use std::io::{BufRead as _, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::io::{BufRead as _, Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use alloy_primitives::{Address, hex, keccak256};
@@ -80,13 +80,35 @@ pub(crate) fn address(path: &Path) -> Result<Address, Failure> {
 /// Reads the key in the file `path`, which only its owner may read.
 pub(crate) fn open(path: &Path, password: &[u8]) -> Result<SigningKey, Failure> {
     let refuse = |error: &dyn std::fmt::Display| Failure::plain(format!("{}: {error}", path.display()));
-    let mode = std::fs::metadata(path).map_err(|error| refuse(&error))?.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
-        let why = format!("others may read this key (mode {mode:o}); run: chmod 600 {}", path.display());
-        return Err(refuse(&why));
-    }
-    let text = std::fs::read_to_string(path).map_err(|error| refuse(&error))?;
+    let text = read_private(path)?;
     decrypt(&text, password).map_err(|why| refuse(&why))
+}
+
+/// Reads a file that only this user, or root, can read or change. A pipe that a shell made has such modes too.
+fn read_private(path: &Path) -> Result<Zeroizing<String>, Failure> {
+    let refuse = |why: &dyn std::fmt::Display| Failure::plain(format!("{}: {why}", path.display()));
+    let mut file = std::fs::File::open(path).map_err(|error| refuse(&error))?;
+    // Of the file that is read, not of whatever has its name a moment before.
+    let metadata = file.metadata().map_err(|error| refuse(&error))?;
+    private(path, metadata.mode() & 0o777, metadata.uid(), openrelay_sys::sandbox::user())
+        .map_err(|why| refuse(&why))?;
+    let mut text = Zeroizing::new(String::new());
+    file.read_to_string(&mut text).map_err(|error| refuse(&error))?;
+    Ok(text)
+}
+
+/// Checks mode and owner of a file that holds a secret of the user `own`.
+fn private(path: &Path, mode: u32, owner: u32, own: u32) -> Result<(), String> {
+    if mode & 0o077 != 0 {
+        return Err(format!(
+            "other users may read or change this file (mode {mode:o}); run: chmod 600 {}",
+            path.display()
+        ));
+    }
+    if owner != own && owner != 0 {
+        return Err(format!("this file belongs to user {owner}; run: chown {own} {}", path.display()));
+    }
+    Ok(())
 }
 
 fn decrypt(text: &str, password: &[u8]) -> Result<SigningKey, String> {
@@ -173,24 +195,18 @@ fn uuid() -> Result<String, Failure> {
 
 /// The password: the first line of a file, of standard input (`-`), or what is typed.
 pub(crate) fn password(file: Option<&Path>, twice: bool) -> Result<Zeroizing<Vec<u8>>, Failure> {
-    let first_line = |text: String| {
-        let text = Zeroizing::new(text);
-        Zeroizing::new(text.lines().next().unwrap_or("").as_bytes().to_vec())
-    };
+    let first_line = |text: Zeroizing<String>| Zeroizing::new(text.lines().next().unwrap_or("").as_bytes().to_vec());
     let password = match file {
         Some(path) if path == Path::new("-") => {
-            let mut line = String::new();
+            let mut line = Zeroizing::new(String::new());
             std::io::stdin().lock().read_line(&mut line).map_err(Failure::plain)?;
             first_line(line)
         }
-        Some(path) => {
-            let text = std::fs::read_to_string(path)
-                .map_err(|error| Failure::plain(format!("cannot read {}: {error}", path.display())))?;
-            first_line(text)
-        }
+        Some(path) => first_line(read_private(path)?),
         None => {
             let ask = |what: &str| {
                 rpassword::prompt_password(what)
+                    .map(Zeroizing::new)
                     .map_err(|error| Failure::new(2, format!("no password: {error}; name a file with --password-file")))
             };
             let typed = first_line(ask("Password of the operator's key: ")?);
@@ -208,7 +224,30 @@ pub(crate) fn password(file: Option<&Path>, twice: bool) -> Result<Zeroizing<Vec
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
+
+    #[test]
+    fn password_file_that_others_can_read_or_own_is_refused() {
+        let path = std::env::temp_dir().join(format!("openrelay-password-{}", std::process::id()));
+        std::fs::write(&path, "secret\nmore\n").unwrap();
+        let with_mode = |mode| {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            password(Some(&path), false)
+        };
+        assert_eq!(**with_mode(0o600).unwrap(), *b"secret");
+        assert_eq!(**with_mode(0o400).unwrap(), *b"secret");
+        for mode in [0o640, 0o604, 0o620, 0o602, 0o610, 0o644] {
+            let said = with_mode(mode).unwrap_err().to_string();
+            assert!(said.contains(&format!("(mode {mode:o}); run: chmod 600 ")), "{said}");
+        }
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(private(&path, 0o600, 1_000, 1_000), Ok(()));
+        assert_eq!(private(&path, 0o600, 0, 1_000), Ok(()), "root reads everything anyway");
+        assert!(private(&path, 0o600, 1_001, 1_000).unwrap_err().contains("belongs to user 1001; run: chown 1000 "));
+        assert!(private(&path, 0o600, 1_001, 0).is_err(), "root's secret that another user can change");
+    }
 
     /// Source: go-ethereum, accounts/keystore/testdata/v3_test_vector.json.
     #[test]

@@ -72,18 +72,16 @@ pub(crate) fn hop_json(hop: &AttestedHop) -> Value {
     })
 }
 
-/// Prints the page of a relay, or of all in short; exit code 5 when the relay, or each of all, is refused.
+/// Prints the page of a relay, or of all in short; exit code 5 when a relay of the answer is refused.
 pub(crate) fn verify(program: &Program, config: &Path, relay: Option<u64>, as_json: bool) -> Result<(), Failure> {
     let directory = directory_shown(config)?;
     let judged = judge(program, config, &directory)?;
     let Some(relay_id) = relay else {
         list(&directory, judged.as_ref(), as_json);
-        let relays = &directory.directory().body().relays;
-        return match judged {
-            Some(judged) if relays.iter().all(|record| judged.verdict(record.relay_id).is_err()) => {
-                Err(Failure::new(5, "no relay is believed"))
-            }
-            _ => Ok(()),
+        let all = directory.directory().body().relays.len();
+        return match judged.map_or(0, |judged| judged.refused().count()) {
+            0 => Ok(()),
+            refused => Err(Failure::new(5, format!("{refused} of {all} relays are refused"))),
         };
     };
     if as_json {

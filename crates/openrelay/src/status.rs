@@ -67,6 +67,9 @@ fn lines(status: &Value) -> Vec<String> {
     if status["hops_listed"] == false {
         lines.push("  relays      one has left the directory; for others: openrelay down, openrelay up".into());
     }
+    if let Some(state @ ("revoked" | "suspended" | "retired")) = status["program"].as_str() {
+        lines.push(format!("  program     validators have {state} the version that runs; run: openrelay update"));
+    }
     if let Some(refused) = status["refused"].as_str() {
         lines.push(shortened(&format!("  refused     {refused}")));
     }
@@ -139,6 +142,7 @@ mod tests {
         stale["directory_warning"] = "no endpoint answered; ".repeat(20).into();
         stale["hops_listed"] = false.into();
         stale["state"] = "blocked".into();
+        stale["program"] = "revoked".into();
         stale["refused"] = "relay 3 is refused: validators have revoked its image".into();
         stale["evidence"] = json!([{"relay": 3, "simulated": true, "platform": "SEV-SNP", "product": "Genoa", "image": "00112233445566"}]);
         let shown = lines(&stale).join("\n");
@@ -147,6 +151,7 @@ mod tests {
             "no endpoint answered",
             "has left the directory",
             "have revoked its image",
+            "program     validators have revoked the version that runs; run: openrelay update",
             "3: SIMULATED SEV-SNP Genoa   image 00112233…",
         ] {
             assert!(shown.contains(words), "{shown}");

@@ -3,7 +3,8 @@
 //! Owns the file of the program, and what was installed last: no older version follows a newer one. The program of before is kept beside it.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
 use openrelay_node::attestation::Approved;
@@ -84,7 +85,7 @@ pub(crate) fn update(
         return Ok(());
     }
     let bytes = fetch(&chain, &package.image)?;
-    let before = install(&place, &bytes)?;
+    let before = install(&place, &bytes, |folder| fs::File::open(folder)?.sync_all())?;
     note(version, &hash)?;
     told(&match before {
         Some(before) => format!("installed as {}; the one of before is {}", place.display(), before.display()),
@@ -100,7 +101,7 @@ fn installed(own: Option<&str>, all: &[Approved]) -> Result<u64, Failure> {
     let path = notes();
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(known),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(known),
         Err(error) => return Err(Failure::plain(format!("cannot read {}: {error}", path.display()))),
     };
     let installed: Installed = serde_json::from_str(&text).map_err(|error| {
@@ -114,33 +115,48 @@ fn notes() -> PathBuf {
 }
 
 fn note(version: u64, hash: &str) -> Result<(), Failure> {
-    let cannot = |error: std::io::Error| Failure::plain(format!("cannot write {}: {error}", notes().display()));
+    let cannot = |error: io::Error| Failure::plain(format!("cannot write {}: {error}", notes().display()));
     fs::create_dir_all(folders().state).map_err(cannot)?;
     let text = serde_json::to_string(&Installed { version, hash: hash.to_owned() }).map_err(Failure::plain)?;
     replace(&notes(), text.as_bytes()).map_err(cannot)
 }
 
-/// Puts a program in its place, whole or not at all; where the one of before is now.
-fn install(place: &Path, bytes: &[u8]) -> Result<Option<PathBuf>, Failure> {
+/// Puts a program in its place, whole or not at all, with mode and owner of the one that was there; returns where that
+/// is now. `sync` writes the folder's new entries to the disk.
+fn install(place: &Path, bytes: &[u8], sync: impl FnOnce(&Path) -> io::Result<()>) -> Result<Option<PathBuf>, Failure> {
     let beside = |end: &str| {
         let mut name = place.file_name().unwrap_or_default().to_owned();
         name.push(end);
         place.with_file_name(name)
     };
-    let cannot = |what: &str, error: std::io::Error| {
+    let cannot = |what: &str, error: io::Error| {
         Failure::plain(format!("cannot {what} {}: {error}; nothing was changed", place.display()))
     };
     let (new, before) = (beside(".new"), beside(".previous"));
     replace(&new, bytes).map_err(|error| cannot("write beside", error))?;
-    fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).map_err(|error| cannot("make a program of", error))?;
-    let had = place.exists();
-    if had {
+    let old = match fs::metadata(place) {
+        Ok(old) => Some(old),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(cannot("look at", error)),
+    };
+    if let Some(old) = &old {
+        chown(&new, Some(old.uid()), Some(old.gid())).map_err(|error| cannot("keep the owner of", error))?;
+    }
+    // After the owner, which takes bits away. A bit that lends the owner's rights is not carried over to other code.
+    let mode = old.as_ref().map_or(0o755, |old| old.mode() & 0o777);
+    fs::set_permissions(&new, fs::Permissions::from_mode(mode)).map_err(|error| cannot("keep the mode of", error))?;
+    if old.is_some() {
         // A second name for the old one, so that there is a program at every moment.
         let _ = fs::remove_file(&before);
         fs::hard_link(place, &before).map_err(|error| cannot("keep", error))?;
     }
     fs::rename(&new, place).map_err(|error| cannot("replace", error))?;
-    Ok(had.then_some(before))
+    let folder = place.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    sync(folder).map_err(|error| {
+        let why = "the new program is in place, and a power failure could bring the old one back";
+        Failure::plain(format!("cannot write {} to the disk: {error}; {why}", folder.display()))
+    })?;
+    Ok(old.map(|_| before))
 }
 
 impl From<PackageError> for Failure {
@@ -153,5 +169,49 @@ impl From<PackageError> for Failure {
             PackageError::NoContracts | PackageError::Missing(_) => 1,
         };
         Self::new(code, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn program_is_replaced_with_mode_and_owner_kept_and_its_folder_synced_last() {
+        let folder = std::env::temp_dir().join(format!("openrelay-install-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let place = folder.join("openrelay");
+        let mut synced = false;
+        let before = install(&place, b"one", |_| Ok(synced = true)).unwrap();
+        assert_eq!((before, fs::metadata(&place).unwrap().mode() & 0o7777, synced), (None, 0o755, true));
+        fs::set_permissions(&place, fs::Permissions::from_mode(0o4750)).unwrap();
+        let old = fs::metadata(&place).unwrap();
+        let mut seen = None;
+        let before = install(&place, b"two", |synced| {
+            seen = Some((synced.to_owned(), fs::read(&place)?));
+            Ok(())
+        });
+        assert_eq!(seen, Some((folder.clone(), b"two".to_vec())), "the new name is there when the folder is synced");
+        let new = fs::metadata(&place).unwrap();
+        assert_eq!((new.mode() & 0o7777, new.uid(), new.gid()), (0o750, old.uid(), old.gid()));
+        assert_eq!(fs::read(before.unwrap().unwrap()).unwrap(), b"one");
+        // What is not known to be on the disk is no success.
+        let failed = install(&place, b"three", |_| Err(io::ErrorKind::StorageFull.into())).unwrap_err();
+        assert!(failed.to_string().contains("a power failure could bring the old one back"), "{failed}");
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    /// Only root can give a file to another user.
+    #[test]
+    fn owner_of_the_old_program_is_kept() {
+        let place = std::env::temp_dir().join(format!("openrelay-owner-{}", std::process::id()));
+        fs::write(&place, b"one").unwrap();
+        let given = chown(&place, Some(65_534), Some(65_534)).is_ok();
+        install(&place, b"two", |_| Ok(())).unwrap();
+        let new = fs::metadata(&place).unwrap();
+        assert!(!given || (new.uid(), new.gid()) == (65_534, 65_534), "{new:?}");
+        for end in ["", ".previous"] {
+            fs::remove_file(format!("{}{end}", place.display())).unwrap();
+        }
     }
 }

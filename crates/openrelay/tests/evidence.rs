@@ -38,13 +38,17 @@ fn a_genuine_quote_is_listed_and_ends_with_0() {
     let (code, shown) = as_json(&arguments);
     assert_eq!((code, &shown["schema"], &shown["platform"]), (0, &"openrelay.evidence/1".into(), &"genuine".into()));
     assert!(shown["code"].is_null());
+    assert_eq!((&shown["policy"], &shown["policy_reason"]), (&"accepted".into(), &Value::Null));
+    assert!(shown["policy_leaves_out"].as_array().unwrap().contains(&"image and its firmware".into()), "{shown}");
     let facts = &shown["facts"];
     assert_eq!((&facts["environment"], &facts["tcb_status"]), (&"TDX".into(), &"UpToDate".into()));
     assert_eq!((&facts["trimmed_zero_bytes"], &facts["crl"]), (&70.into(), &"checked".into()));
     assert_eq!(facts["measurement"].as_str().unwrap().len(), 96);
     let (code, text, _) = inspect(&arguments);
     assert!(
-        code == 0 && text.starts_with("platform             genuine\n") && text.contains("\ntcb_status "),
+        code == 0
+            && text.starts_with("platform             genuine\npolicy               accepted\n")
+            && text.contains("\ntcb_status "),
         "{text}"
     );
     // The same in hexadecimal digits, as some tools write it.
@@ -69,7 +73,20 @@ fn a_report_of_amd_wants_its_certificate_and_says_that_it_had_no_revocation_list
     let pem = write("vcek.pem", format!("-----BEGIN CERTIFICATE-----\n{leaf}\n-----END CERTIFICATE-----\n").as_bytes());
     let (code, shown) = as_json(&[&[report.as_str(), "--collateral", &pem], &at[..]].concat());
     assert_eq!((code, &shown["facts"]["crl"], &shown["facts"]["product"]), (0, &"not given".into(), &"Milan".into()));
+    // Genuine, and no client would take it.
+    assert_eq!((&shown["platform"], &shown["policy"]), (&"genuine".into(), &"no-crl".into()));
+    assert!(shown["policy_next"].as_str().unwrap().contains("lists of revoked certificates"), "{shown}");
     std::fs::remove_file(pem).unwrap();
+}
+
+#[test]
+fn genuine_evidence_that_no_client_takes_is_marked_by_the_policy() {
+    let (quote, collateral) = (fixture("sgx_quote"), fixture("sgx_quote_collateral.json"));
+    let arguments = [quote.as_str(), "--collateral", &collateral, "--at", "2025-06-25T00:00:00Z"];
+    let (code, shown) = as_json(&arguments);
+    assert_eq!((code, &shown["platform"], &shown["policy"]), (0, &"genuine".into(), &"platform".into()), "{shown}");
+    let (code, text, _) = inspect(&arguments);
+    assert!(code == 0 && text.contains("\npolicy               refused (platform): "), "{text}");
 }
 
 #[test]
@@ -78,6 +95,7 @@ fn what_is_refused_ends_with_5_a_reason_and_the_next_step() {
     let refused = |arguments: &[&str], expected: &str| {
         let (code, shown) = as_json(arguments);
         assert_eq!((code, &shown["platform"], &shown["code"]), (5, &"refused".into(), &expected.into()), "{shown}");
+        assert_eq!(shown["policy"], expected, "{shown}");
         assert!(shown["reason"].is_string() && shown["next"].is_string());
         assert!(shown["facts"].as_object().unwrap().keys().all(|name| name == "trimmed_zero_bytes"), "{shown}");
         let (code, _, said) = inspect(arguments);

@@ -10,12 +10,13 @@ use openrelay_attest::evidence::Measurement;
 use openrelay_attest::manifest::Manifest;
 use openrelay_attest::verdict::Staple;
 use openrelay_node::clock::unix_seconds;
+use openrelay_relay::Detail;
 use openrelay_relay::quoter::{QuoteError, Quoter};
 use openrelay_sim::vendors::{Hardware, Lie, Vendors};
 use serde::Deserialize;
 
 fn main() -> ExitCode {
-    openrelay_relay::main("openrelay-relay-sim", || Box::new(Simulation { loaded: None }))
+    openrelay_relay::main("openrelay-relay-sim", Detail::Exact, || Box::new(Simulation { loaded: None }))
 }
 
 /// What the simulation is told.

@@ -1,52 +1,64 @@
 //! A relay's life, for the programs that are one: where evidence comes from is their only difference.
 //!
 //! Owns its order: open, give up privileges, start, say ready, serve, stop. Says nothing about anybody: its output is the ready
-//! line and, when asked by SIGUSR1 and at the end, the declared statistics.
+//! line and, when asked by SIGUSR1 and at the end, the declared statistics. In a guest (`--guest`), whose host reads
+//! the console and wrote the configuration, it reads two files of fixed names, and its faults quote nothing of them.
 
 mod evidence;
 mod feed;
 pub mod quoter;
+mod statistics;
 pub mod tsm;
+
+pub use statistics::Detail;
 
 use std::io::Write as _;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use evidence::{Attesting, Own, PATIENCE};
 use feed::{Fed, Feed};
-use openrelay_node::config::{Origin, RelayFile, key_fault, public_key};
+use openrelay_node::config::{ConfigError, Origin, RelayFile, key_fault, public_key};
 use openrelay_node::directory::VerifiedDirectory;
 use openrelay_node::random::OsRandom;
-use openrelay_node::relay::{Identity, Relay, Report, StartError};
+use openrelay_node::relay::{Identity, Relay, StartError};
 use openrelay_proto::keys::RelaySecret;
 use openrelay_sys::event::wait;
 use openrelay_sys::sandbox::{self, SandboxError};
 use openrelay_sys::signal::{Signal, Signals};
 use quoter::{QUOTE, QuoteError, Quoter, Quoting};
+use statistics::Statistics;
 
-const USAGE: &str = "usage: PROGRAM run --config FILE [--unconfined]\n\
+/// What the configuration's chain must be called in a guest: the other file that `/init` writes.
+const GUEST_CHAIN: &str = "chain.toml";
+
+const USAGE: &str = "usage: PROGRAM run --config FILE [--guest] [--unconfined]\n\
 \n\
 Runs one ingress or egress as FILE says. Prints one line when it serves. SIGTERM stops it;\n\
 SIGUSR1 and the end print its statistics.\n\
 \n\
+  --guest        read chain.toml beside FILE and no other file, and quote no file in faults\n\
   --unconfined   keep all privileges, for tests that look into the process\n";
 
 struct Arguments {
     program: &'static str,
+    detail: Detail,
     config: PathBuf,
+    guest: bool,
     unconfined: bool,
 }
 
-/// Runs as the program of this name; `quoter` makes what gives evidence, in a process of its own.
-pub fn main(program: &'static str, quoter: impl FnOnce() -> Box<dyn Quoter>) -> ExitCode {
+/// Runs as the program of this name; `detail` is how exactly it tells its statistics where it proves what it runs, and
+/// `quoter` makes what gives evidence, in a process of its own.
+pub fn main(program: &'static str, detail: Detail, quoter: impl FnOnce() -> Box<dyn Quoter>) -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|argument| argument == QUOTE) {
         quoter::answer(quoter().as_mut());
         return ExitCode::SUCCESS;
     }
-    let arguments = match parse(program, std::env::args_os().skip(1)) {
+    let arguments = match parse((program, detail), std::env::args_os().skip(1)) {
         Ok(Some(arguments)) => arguments,
         Ok(None) => {
             say(USAGE.replace("PROGRAM", program).trim_end());
@@ -59,6 +71,10 @@ pub fn main(program: &'static str, quoter: impl FnOnce() -> Box<dyn Quoter>) -> 
     };
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Start(StartError::Config(error))) if arguments.guest => {
+            complain(&format!("openrelay-relay: {}", error.without_content()));
+            ExitCode::from(1)
+        }
         Err(Failure::Start(error)) => {
             complain(&format!("openrelay-relay: {error}"));
             if error.is_privilege() {
@@ -106,7 +122,7 @@ impl From<SandboxError> for Failure {
 }
 
 fn parse(
-    program: &'static str,
+    (program, detail): (&'static str, Detail),
     mut arguments: impl Iterator<Item = std::ffi::OsString>,
 ) -> Result<Option<Arguments>, String> {
     match arguments.next() {
@@ -115,10 +131,12 @@ fn parse(
         Some(first) => return Err(format!("unknown command {}", first.display())),
         None => return Err("a command is missing".into()),
     }
-    let (mut config, mut unconfined) = (None, false);
+    let (mut config, mut guest, mut unconfined) = (None, false, false);
     while let Some(argument) = arguments.next() {
         if argument == "--config" {
             config = Some(arguments.next().ok_or("--config wants a file")?.into());
+        } else if argument == "--guest" {
+            guest = true;
         } else if argument == "--unconfined" {
             unconfined = true;
         } else if argument == "--help" || argument == "-h" {
@@ -128,7 +146,25 @@ fn parse(
         }
     }
     let config = config.ok_or("--config FILE is missing")?;
-    Ok(Some(Arguments { program, config, unconfined }))
+    Ok(Some(Arguments { program, detail, config, guest, unconfined }))
+}
+
+/// The configuration, and where the directory comes from.
+fn load(path: &Path, guest: bool) -> Result<(RelayFile, Origin), ConfigError> {
+    let file: RelayFile = openrelay_node::config::read(path)?;
+    if guest {
+        // Whatever else the host names here would be read as a file of the guest.
+        if file.chain.as_deref() != Some(Path::new(GUEST_CHAIN)) {
+            return Err(key_fault(path, "chain", format!("must be {GUEST_CHAIN} in a guest")));
+        }
+        for (key, named) in [("directory", &file.directory), ("handshake_key", &file.handshake_key)] {
+            if named.is_some() {
+                return Err(key_fault(path, key, "must not be there in a guest: it reads no other file"));
+            }
+        }
+    }
+    let origin = file.origin(path)?;
+    Ok((file, origin))
 }
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
@@ -139,8 +175,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let signals = Signals::block().map_err(host("take signals"))?;
     let manager = service_manager();
     let path = &arguments.config;
-    let file: RelayFile = openrelay_node::config::read(path).map_err(StartError::from)?;
-    let origin = file.origin(path).map_err(StartError::from)?;
+    let (file, origin) = load(path, arguments.guest).map_err(StartError::from)?;
     let (identity, mut feed, mut attesting) = match origin {
         Origin::Signed { path: directory, trusted } => {
             (Identity::of_files(path, &directory, trusted).map_err(StartError::from)?, None, None)
@@ -194,9 +229,10 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         attestation(arguments.program, attesting.is_some())
     ));
     notify(manager.as_ref(), "READY=1");
-    let result = serve(&signals, &mut relay, feed.as_mut(), attesting.as_mut());
+    let mut statistics = Statistics::new(arguments.detail, attesting.is_some());
+    let result = serve(&signals, &mut relay, (feed.as_mut(), attesting.as_mut()), &mut statistics);
     notify(manager.as_ref(), "STOPPING=1");
-    say(&statistics(&relay.stop()));
+    say(&statistics.line(&relay.stop()));
     result
 }
 
@@ -237,9 +273,14 @@ fn attestation(program: &str, attesting: bool) -> &'static str {
 fn serve(
     signals: &Signals,
     relay: &mut Relay,
-    mut feed: Option<&mut Feed>,
-    mut attesting: Option<&mut Attesting>,
+    (mut feed, mut attesting): (Option<&mut Feed>, Option<&mut Attesting>),
+    statistics: &mut Statistics,
 ) -> Result<(), Failure> {
+    let report = |statistics: &mut Statistics, relay: &mut Relay| {
+        if let Some(line) = statistics.answer(Instant::now(), || relay.report()) {
+            say(&line);
+        }
+    };
     loop {
         let fed = feed.as_ref().and_then(|feed| feed.readable());
         let evidence = attesting.as_ref().and_then(|attesting| attesting.readable());
@@ -257,7 +298,7 @@ fn serve(
         if let Some(feed) = feed.as_mut().filter(|_| readable) {
             match feed.take() {
                 Fed::Checkpoint(file) => relay.mirror_checkpoint(file),
-                Fed::Report => say(&statistics(&relay.report())),
+                Fed::Report => report(statistics, relay),
                 Fed::Directory(directory) => {
                     if let Some(attesting) = attesting.as_mut() {
                         attesting.follow(&directory);
@@ -275,7 +316,7 @@ fn serve(
         while let Some(signal) = signals.next() {
             match signal {
                 Signal::Stop => return Ok(()),
-                Signal::Report => say(&statistics(&relay.report())),
+                Signal::Report => report(statistics, relay),
             }
         }
         if ready[1] {
@@ -311,32 +352,6 @@ fn renew(relay: &mut Relay, attesting: &mut Attesting, readable: bool) {
     }
 }
 
-/// The declared statistics, one JSON object on a line.
-fn statistics(report: &Report) -> String {
-    let counts = &report.counts;
-    let drops: serde_json::Map<String, serde_json::Value> =
-        counts.drops.iter().map(|(reason, count)| (reason.name().to_owned(), count.into())).collect();
-    serde_json::json!({
-        "schema": "openrelay.relay-statistics/1",
-        "received": counts.received,
-        "forwarded": counts.forwarded,
-        "delivered": counts.delivered,
-        "control": counts.control,
-        "handshakes": counts.handshakes,
-        "passed": counts.passed,
-        "drops": drops,
-        "sent": report.sent,
-        "originated": report.originated,
-        "device_read": report.device_read,
-        "device_written": report.device_written,
-        "receive_overflows": report.overflows,
-        "sessions": report.sessions,
-        "circuits": report.circuits,
-        "peers": report.peers,
-    })
-    .to_string()
-}
-
 /// A socket to the service manager, connected before the sandbox forbids it. Source: sd_notify(3).
 fn service_manager() -> Option<UnixDatagram> {
     use std::os::linux::net::SocketAddrExt;
@@ -366,4 +381,61 @@ fn say(line: &str) {
 
 fn complain(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
+    use super::*;
+
+    /// A folder with a relay's configuration that names this chain, and more lines.
+    fn folder(name: &str, chain: &str, more: &str) -> PathBuf {
+        let folder = std::env::temp_dir().join(format!("openrelay-guest-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let text = format!(
+            "role = \"egress\"\nrelay_id = 1\nlisten = [\"0.0.0.0:1\"]\nadmission = \"open\"\nchain = \"{chain}\"\n{more}"
+        );
+        std::fs::write(folder.join("relay.toml"), text).unwrap();
+        folder
+    }
+
+    fn refused(folder: &Path) -> String {
+        let error = load(&folder.join("relay.toml"), true).unwrap_err();
+        std::fs::remove_dir_all(folder).unwrap();
+        error.without_content()
+    }
+
+    #[test]
+    fn guest_reads_no_file_that_its_host_names() {
+        for (name, chain) in [("maps", "/proc/self/maps"), ("up", "../chain.toml"), ("other", "secret.toml")] {
+            let said = refused(&folder(name, chain, ""));
+            assert!(said.ends_with("relay.toml: line 5, key chain is refused"), "{said}");
+            assert!(!said.contains(chain), "{said}");
+        }
+        // The control: without --guest the file that is named is read, and quoted.
+        let folder = folder("control", "/proc/self/maps", "");
+        let said = load(&folder.join("relay.toml"), false).unwrap_err().to_string();
+        std::fs::remove_dir_all(folder).unwrap();
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let first: String = maps.chars().take(8).collect();
+        assert!(said.contains("/proc/self/maps") && said.contains(&first), "{said}");
+        for key in ["directory", "handshake_key"] {
+            let said = refused(&self::folder(key, "chain.toml", &format!("{key} = \"/proc/version\"\n")));
+            assert!(said.ends_with(&format!("relay.toml: line 6, key {key} is refused")), "{said}");
+        }
+    }
+
+    #[test]
+    fn faults_in_a_guest_quote_nothing_of_a_file() {
+        for text in
+            ["chain_id = \"secret\"\n", "secret words\n", "chain_id = 1\nsecret = 2\n", "secret", "\u{1}secret = 1\n"]
+        {
+            let folder = folder("quiet", "chain.toml", "");
+            std::fs::write(folder.join("chain.toml"), text).unwrap();
+            let said = refused(&folder);
+            assert!(said.contains("chain.toml") && !said.contains("secret"), "{text:?}: {said}");
+        }
+        let said = refused(&folder("relay", "chain.toml", "shards = \"secret\"\n"));
+        assert!(said.ends_with("relay.toml: line 6, key shards is refused"), "{said}");
+    }
 }

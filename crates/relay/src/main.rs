@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
+use openrelay_relay::Detail;
 use openrelay_relay::tsm::Tsm;
 
 fn main() -> ExitCode {
-    openrelay_relay::main("openrelay-relay", || Box::new(Tsm))
+    openrelay_relay::main("openrelay-relay", Detail::Rounded, || Box::new(Tsm))
 }

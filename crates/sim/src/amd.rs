@@ -301,14 +301,17 @@ impl Report {
             _ => (0x1a, 0x02, [7, 10, 1, 23, 0, 0, 0, 84]),
         };
         this.put(0x00, &version.to_le_bytes());
-        // Version 1.51 at least; SMT allowed; the bit that is always one.
-        this.put(0x08, &(0x3_0000u64 | 0x0133).to_le_bytes());
+        // Version 1.51 at least; SMT allowed; the bit that is always one; pages are not swapped, and on Turin
+        // ciphertext is hidden.
+        let hiding = product == "Turin";
+        let policy = 0x0203_0133 | u64::from(hiding) << 24;
+        this.put(0x08, &policy.to_le_bytes());
         this.put(0x34, &1u32.to_le_bytes());
         for at in [0x38, 0x180, 0x1e0, 0x1f0] {
             this.put(at, &tcb);
         }
         // SMT is on; memory aliases were looked for.
-        this.put(0x40, &0x21u64.to_le_bytes());
+        this.put(0x40, &(0x21 | u64::from(hiding) << 4).to_le_bytes());
         this.put(0x90, &[0x4d; 48]);
         if version >= 3 {
             this.put(0x188, &[family, model, 1]);

@@ -149,7 +149,7 @@ fn whether_threads_share_a_core_is_told() {
 #[test]
 fn counter_examples() {
     type Change = fn(&mut World);
-    let rows: [(&str, Change, &str); 76] = [
+    let rows: [(&str, Change, &str); 81] = [
         ("nothing", |_| {}, "verdict"),
         ("simulations are not accepted", |w| w.policy.simulation = false, "simulated"),
         ("debug", |w| w.report.put(0x0a, &[0x0b]), "debug"),
@@ -225,6 +225,18 @@ fn counter_examples() {
             },
             "verdict",
         ),
+        ("the host may move pages", |w| guest_policy(w, 0x0003_0133), "attributes"),
+        ("memory on a CXL link", |w| guest_policy(w, 0x0223_0133), "attributes"),
+        ("everything that is allowed", |w| guest_policy(w, 0x03d3_0133), "verdict"),
+        ("no SMT asked for, and there is", |w| w.policy.smt = false, "smt"),
+        (
+            "no SMT asked for, and there is none",
+            |w| {
+                w.policy.smt = false;
+                w.report.put(0x40, &[0x20]);
+            },
+            "verdict",
+        ),
         ("signed by an owner", |w| w.report.put(0xe0, &[1]), "owner"),
         ("signed by an author", |w| w.report.put(0x13f, &[1]), "owner"),
         ("host data, which the host may choose", |w| w.report.put(0xc0, &[1; 32]), "verdict"),
@@ -268,6 +280,61 @@ fn counter_examples() {
 fn keep(world: &mut World, change: fn(&mut Binding)) {
     world.report_data = Some(world.binding.report_data());
     change(&mut world.binding);
+}
+
+fn guest_policy(world: &mut World, policy: u64) {
+    world.report.put(0x08, &policy.to_le_bytes());
+}
+
+/// Turin can hide ciphertext, so it must: the guest must ask for it, and the machine must do it.
+#[test]
+fn ciphertext_is_hidden_where_the_product_can() {
+    let code = |policy, info| {
+        let mut world = World::of("Turin", Chip::default());
+        guest_policy(&mut world, policy);
+        world.report.put(0x40, &[info]);
+        world.code()
+    };
+    assert_eq!(code(0x0303_0133, 0x31), "verdict");
+    assert_eq!(code(0x0203_0133, 0x31), "attributes");
+    assert_eq!(code(0x0303_0133, 0x21), "attributes");
+}
+
+/// An enclave's signer chooses these, and whose signature it is nobody asks.
+#[test]
+fn enclaves_are_held_to_every_field_that_their_measurement_leaves_open() {
+    let (intel, machine, mut world) = (MockIntel::default(), Machine::default(), World::new());
+    world.roots = intel.roots();
+    world.policy.platforms = vec![Platform::Sgx];
+    image(&mut world).measurements = vec![Measurement::Sgx([0xe7; 32])];
+    image(&mut world).firmware_generation = Some(world.roots.min_firmware_generation);
+    let binding = world.binding;
+    let code = |at: usize, bytes: &[u8]| {
+        let mut quote = Quote::of_enclave();
+        quote.put(320, &binding.report_data());
+        // x87 and SSE.
+        quote.put(56, &[3]);
+        quote.put(at, bytes);
+        let staple = Staple { evidence: convert(&machine.sign(&intel, quote)).unwrap().evidence, binding };
+        let collateral = Collateral::Intel(Box::new(intel.sign(&Published::for_enclaves())));
+        let judged = verify(&staple, EGRESS, &collateral, (&world.roots, &world.policy), &world.view, NOW);
+        judged.map_or_else(|refusal| refusal.code(), |_| "verdict")
+    };
+    let rows: [(&str, usize, &[u8], &str); 10] = [
+        ("nothing", 56, &[3], "verdict"),
+        ("AVX-512 and AMX", 56, &0x6_00e7u64.to_le_bytes(), "verdict"),
+        ("traces of the processor", 56, &0x103u64.to_le_bytes(), "attributes"),
+        ("addresses of faults", 16, &[1], "attributes"),
+        ("a configuration", 255, &[1], "owner"),
+        ("the version of a configuration", 261, &[1], "owner"),
+        ("another product of its signer", 257, &[1], "owner"),
+        ("another version of its signer's", 258, &[1], "owner"),
+        ("another measurement", 64, &[0], "measurement"),
+        ("debug", 48, &[7], "debug"),
+    ];
+    for (what, at, bytes, expected) in rows {
+        assert_eq!(code(at, bytes), expected, "{what}");
+    }
 }
 
 fn set_age(world: &mut World, age: u64) {

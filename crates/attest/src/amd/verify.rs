@@ -148,7 +148,10 @@ fn facts(
         ("current_version", 0x1e8, 3),
         ("committed_version", 0x1ec, 3),
     ];
-    for (name, at, length) in whole {
+    // Bits of mitigations that a bulletin lists, from version 5 on.
+    let mitigations = [("launch_mit_vector", 0x1f8, 8), ("current_mit_vector", 0x200, 8)];
+    let mitigations = mitigations.into_iter().filter(|_| report.version() >= 5);
+    for (name, at, length) in whole.into_iter().chain(mitigations) {
         fields.push((name, report.signed.get(at..at + length).unwrap_or(&[]).to_vec()));
     }
     Facts {

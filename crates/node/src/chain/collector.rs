@@ -55,8 +55,8 @@ struct Shown {
 }
 
 impl Collector {
-    /// One that has collected nothing yet, and asks the first endpoint. It serves no manifest whose firmware is older than
-    /// this generation, whatever validators approved.
+    /// One that has collected nothing yet, and asks the first endpoint. It serves no manifest whose firmware is older
+    /// than this generation, whatever validators approved.
     pub fn new(file: ChainFile, min_firmware_generation: u32) -> Self {
         let endpoint = Endpoint::new(file.endpoints.first().map_or("", String::as_str));
         let (shown, headers, values) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());

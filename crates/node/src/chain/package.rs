@@ -7,16 +7,17 @@ use std::time::Duration;
 use openrelay_attest::Refusal;
 use openrelay_attest::file::AttestationFile;
 use openrelay_attest::policy::Policy;
-use openrelay_attest::verdict::Image;
+use openrelay_attest::verdict::{Image, ImageState};
 use openrelay_ledger::chain::header::Header;
+use openrelay_ledger::chain::reading::Reading;
 use openrelay_ledger::chain::voted::{CLIENT_PACKAGE, VotedError, VotedImage, images};
 use openrelay_ledger::hex;
 
 use super::endpoint::{Endpoint, EndpointError};
 use super::evidence;
 use super::read::{ChainError, read};
-use super::way::get;
-use crate::attestation::{Approved, approved, sha256, signed};
+use super::way::{Way, get};
+use crate::attestation::{Approved, approved, program_state, sha256, signed};
 use crate::chain_file::ChainFile;
 
 /// Largest package, in bytes.
@@ -90,6 +91,18 @@ pub fn packages(file: &ChainFile, now: u64) -> Result<Vec<Approved>, PackageErro
         }
     }
     Err(PackageError::Unproven(faults))
+}
+
+/// Where the client's program with this hash stands, under the header of a reading; `None` when it is no approved
+/// package, or no endpoint proves it.
+pub(crate) fn standing(way: &dyn Way, file: &ChainFile, reading: &Reading, program: [u8; 32]) -> Option<ImageState> {
+    let contracts = file.trust().contracts?;
+    let header = Header::decode(&reading.header).ok()?;
+    let voted = file.endpoints.iter().find_map(|url| {
+        let proven = evidence::images(&Endpoint::by(way, url), &header, contracts.images, CLIENT_PACKAGE).ok()?;
+        images(CLIENT_PACKAGE, &proven, &header).ok()
+    })?;
+    program_state(program, &voted, contracts.haste.into(), header.timestamp)
 }
 
 /// The newest of these that can be used, if the policy takes it.

@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use openrelay_attest::Refusal;
+use openrelay_attest::verdict::ImageState;
 use openrelay_ledger::directory::Source;
 use openrelay_ledger::record::Record;
 use openrelay_ledger::selection;
@@ -22,7 +23,7 @@ use super::host::HostError;
 use super::pump::Command;
 use super::query::QueryCircuit;
 use super::{Counts, below};
-use crate::attestation::{Judged, Standard};
+use crate::attestation::{Judged, Standard, sha256};
 use crate::chain_file::ChainFile;
 use crate::circuit::{self, Hop, Hops, OpenConsent};
 use crate::clock::{Clock, unix_seconds};
@@ -75,6 +76,8 @@ pub struct Refreshed {
     pub hops_listed: bool,
     /// Why a relay of the running circuit is not believed any more, if it is not.
     pub refused: Option<String>,
+    /// Where the running program stands among the approved packages, as far as an endpoint proved it.
+    pub program: Option<ImageState>,
     /// When it was read, since the connection came up; `None` when that was before.
     pub read_at: Option<Instant>,
     /// Why the last try gave no newer one.
@@ -110,6 +113,7 @@ impl Refresher {
             source: directory.source(),
             hops_listed: true,
             refused: None,
+            program: None,
             read_at: None,
             warning: None,
         };
@@ -156,6 +160,8 @@ impl Refresher {
 
 fn run(mut reader: Reader, shared: &Shared) {
     let mut random = OsRandom::default();
+    // The file that runs, whatever has its name by now.
+    let program = std::fs::read("/proc/self/exe").ok().map(|bytes| sha256(&bytes).0);
     loop {
         // Not all clients at once, and none at times that can be foretold: three quarters to five quarters of the time.
         let millis = reader.chain.refresh_s.saturating_mul(1_000);
@@ -165,10 +171,11 @@ fn run(mut reader: Reader, shared: &Shared) {
         if rung[0] {
             return;
         }
-        let outcome = once(&mut reader, shared);
+        let outcome = once(&mut reader, shared, program);
         let mut known = shared.known.lock().unwrap_or_else(PoisonError::into_inner);
         match outcome {
-            Ok((directory, warning)) => {
+            Ok((directory, warning, standing)) => {
+                known.program = standing.or(known.program);
                 let newer = directory.directory().body().sequence > reader.directory.directory().body().sequence;
                 if newer || warning.is_none() {
                     known.read_at = Some(Instant::now());
@@ -195,8 +202,11 @@ fn run(mut reader: Reader, shared: &Shared) {
     }
 }
 
+/// A directory, why it is not newer, and where the running program stands.
+type Read = (VerifiedDirectory, Option<String>, Option<ImageState>);
+
 /// Reads the directory once, through a circuit that is opened for it and closed after it.
-fn once(reader: &mut Reader, shared: &Shared) -> Result<(VerifiedDirectory, Option<String>), String> {
+fn once(reader: &mut Reader, shared: &Shared, program: Option<[u8; 32]>) -> Result<Read, String> {
     let (circuit, egress) = reader.open(shared)?;
     let circuit = Arc::new(circuit);
     {
@@ -214,7 +224,13 @@ fn once(reader: &mut Reader, shared: &Shared) -> Result<(VerifiedDirectory, Opti
     }
     let read = up.and_then(|()| {
         let floor = reader.directory.directory().body().sequence;
-        crate::chain::directory(&*circuit, &reader.chain, &reader.kept, floor).map_err(|error| error.to_string())
+        let (directory, warning) = crate::chain::directory(&*circuit, &reader.chain, &reader.kept, floor)
+            .map_err(|error| error.to_string())?;
+        let standing = directory
+            .reading()
+            .zip(program)
+            .and_then(|(reading, program)| crate::chain::package::standing(&*circuit, &reader.chain, reading, program));
+        Ok((directory, warning, standing))
     });
     shared.current.lock().unwrap_or_else(PoisonError::into_inner).circuit = None;
     // An endpoint that is slow may keep it for a while: it ends now.

@@ -1,0 +1,170 @@
+//! The declared statistics: how exactly they are told, and how often.
+//!
+//! Owns the rule of docs/statistics.md. Whoever runs a relay's host sees its datagrams. Exact numbers, asked for
+//! around one datagram, would tell what that datagram was: a chip hides that, so the relay must not say it.
+
+use std::time::{Duration, Instant};
+
+use openrelay_node::random::OsRandom;
+use openrelay_node::relay::Report;
+use openrelay_proto::random::array;
+use serde_json::{Map, Value, json};
+
+/// Sums of datagrams and packets are told in steps of so many.
+pub(crate) const STEP: u64 = 1_024;
+/// Numbers of what is held now are told in steps of so many.
+pub(crate) const HELD_STEP: u64 = 16;
+/// The least time between two answers.
+const PAUSE: Duration = Duration::from_secs(60);
+
+/// How exactly a relay that proves what it runs tells its statistics. `main` hands it in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Detail {
+    /// Rounded at random, at most once a minute.
+    Rounded,
+    /// Exactly and at once: for programs that are never released, whose tests balance every datagram.
+    Exact,
+}
+
+/// Answers questions for statistics.
+pub(crate) struct Statistics {
+    detail: Detail,
+    answered: Option<Instant>,
+}
+
+impl Statistics {
+    /// `attesting` is whether the relay proves what it runs. One that does not is its user's own, and has nothing to
+    /// hide from its host that the host could not read anyway.
+    pub(crate) fn new(detail: Detail, attesting: bool) -> Self {
+        Self { detail: if attesting { detail } else { Detail::Exact }, answered: None }
+    }
+
+    /// The line for a question at `now`; `None` when the last answer is less than a minute old. `report` is only then
+    /// taken.
+    pub(crate) fn answer(&mut self, now: Instant, report: impl FnOnce() -> Report) -> Option<String> {
+        let recent = self.answered.is_some_and(|at| now.saturating_duration_since(at) < PAUSE);
+        if self.detail == Detail::Rounded && recent {
+            return None;
+        }
+        self.answered = Some(now);
+        Some(self.line(&report()))
+    }
+
+    /// The line for the end, after which there is nothing to ask.
+    pub(crate) fn line(&self, report: &Report) -> String {
+        let mut random = OsRandom::default();
+        match self.detail {
+            Detail::Exact => line(report, |number, _| number),
+            Detail::Rounded => line(report, |number, step| round(number, step, u64::from_be_bytes(array(&mut random)))),
+        }
+    }
+}
+
+/// Rounds to a multiple of `step`, up with the probability that the remainder has, by these random bits. Rounding that
+/// always went down would show exactly when a number reaches a multiple, to which its host can bring it.
+const fn round(number: u64, step: u64, random: u64) -> u64 {
+    let down = number - number % step;
+    if random % step < number % step { down.saturating_add(step) } else { down }
+}
+
+/// One JSON object on a line. A reason that stands for nothing is left out.
+fn line(report: &Report, mut told: impl FnMut(u64, u64) -> u64) -> String {
+    let counts = &report.counts;
+    let drops = counts.drops.iter().map(|(reason, count)| (reason.name().to_owned(), told(count, STEP)));
+    let drops: Map<String, Value> =
+        drops.filter(|(_, count)| *count != 0).map(|(reason, count)| (reason, count.into())).collect();
+    let mut sum = |number| told(number, STEP);
+    let mut line = json!({
+        "schema": "openrelay.relay-statistics/1",
+        "received": sum(counts.received),
+        "forwarded": sum(counts.forwarded),
+        "delivered": sum(counts.delivered),
+        "control": sum(counts.control),
+        "handshakes": sum(counts.handshakes),
+        "passed": sum(counts.passed),
+        "sent": sum(report.sent),
+        "originated": sum(report.originated),
+        "device_read": sum(report.device_read),
+        "device_written": sum(report.device_written),
+        "receive_overflows": sum(report.overflows),
+        // The directory, which everybody has, says how many.
+        "peers": report.peers,
+    });
+    line["drops"] = drops.into();
+    line["sessions"] = told(report.sessions, HELD_STEP).into();
+    line["circuits"] = told(report.circuits, HELD_STEP).into();
+    line.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
+    use super::*;
+
+    fn report(number: u64) -> Report {
+        let mut report = Report { sent: number, sessions: number, peers: 3, ..Report::default() };
+        report.counts.received = number;
+        report
+    }
+
+    fn read(line: &str) -> Value {
+        serde_json::from_str(line).unwrap()
+    }
+
+    /// The rule in docs/statistics.md: the steps that stand there are those of the code.
+    #[test]
+    fn documentation_names_the_steps_and_the_pause() {
+        let text = include_str!("../../../docs/statistics.md");
+        for words in ["multiple of 1,024", "multiple of 16", "at most once a minute"] {
+            assert!(text.contains(words), "{words}");
+        }
+        assert_eq!((STEP, HELD_STEP, PAUSE.as_secs()), (1_024, 16, 60));
+    }
+
+    #[test]
+    fn attested_relay_answers_once_a_minute_and_only_multiples() {
+        let mut statistics = Statistics::new(Detail::Rounded, true);
+        let start = Instant::now();
+        for number in [0, 1, 15, 16, 1_023, 1_024, 1_025, 123_456_789] {
+            let said = read(&Statistics::new(Detail::Rounded, true).answer(start, || report(number)).unwrap());
+            for (key, step) in [("received", STEP), ("sent", STEP), ("sessions", HELD_STEP)] {
+                let told = said[key].as_u64().unwrap();
+                assert!(told % step == 0 && told.abs_diff(number) < step, "{key}: {told} for {number}");
+            }
+            assert_eq!(said["peers"], 3);
+        }
+        assert!(statistics.answer(start, || report(5)).is_some());
+        for millis in [0, 1, 59_999] {
+            let asked = start + Duration::from_millis(millis);
+            assert_eq!(statistics.answer(asked, || unreachable!("nothing is counted for no answer")), None);
+        }
+        assert!(statistics.answer(start + PAUSE, || report(5)).is_some());
+    }
+
+    /// One datagram more changes what is told in one of 1,024 draws, wherever the number stands: no host can make it
+    /// count.
+    #[test]
+    fn one_datagram_moves_no_number_by_more_than_its_share_of_the_draws() {
+        for number in [0, 1, 511, 1_022, 1_023, 1_024, 2_047] {
+            let moved = (0..STEP).filter(|draw| round(number, STEP, *draw) != round(number + 1, STEP, *draw)).count();
+            assert_eq!(moved, 1, "{number}");
+            let sum: u64 = (0..STEP).map(|draw| round(number, STEP, draw)).sum();
+            assert_eq!(sum, number * STEP, "the mean is the number");
+        }
+        // The control: rounding down shows the datagram that reaches a multiple.
+        let down = |number: u64| number / STEP * STEP;
+        assert_ne!(down(1_023), down(1_024));
+        assert_eq!(round(u64::MAX, STEP, 0), u64::MAX, "no number overflows");
+    }
+
+    #[test]
+    fn own_relays_and_programs_for_development_answer_exactly_and_at_once() {
+        for (detail, attesting) in [(Detail::Exact, true), (Detail::Rounded, false), (Detail::Exact, false)] {
+            let mut statistics = Statistics::new(detail, attesting);
+            for number in [7, 8] {
+                let said = read(&statistics.answer(Instant::now(), || report(number)).unwrap());
+                assert_eq!((&said["received"], &said["sessions"]), (&number.into(), &number.into()));
+            }
+        }
+    }
+}
