@@ -21,7 +21,7 @@ const ITEMS: [(&str, &[u8]); 14] = [
     ("bootorder", b"/pci@i0cf8/scsi@3/disk@0,0\nHALT\n\0"),
     ("etc/boot/other", b"other"),
     ("etc/boot-menu-wait", &[0xff; 2]),
-    ("etc/boot-fail-wait", &[0xff; 4]),
+    ("etc/boot/ucode", &[0xff; 4]),
     ("etc/extra-pci-roots", &[0xff; 8]),
     ("etc/reserved-memory-end", &[0xff; 8]),
     ("etc/igd-opregion", &[0xff; 64]),
