@@ -119,7 +119,7 @@ impl Host {
             ("host.efi", application.clone()),
             ("host-image.efi", programs::unified(&read(image)?)?),
             ("host-initrd", other.clone()),
-            ("host-cmdline", format!("console=ttyS0 loglevel=7 panic=-1 {MARKER}\0").into_bytes()),
+            ("host-cmdline", (programs::cmdline() + "\0").into_bytes()),
             ("print.aml", aml::printing()),
             ("rewrite.aml", aml::rewriting(begin, &other)),
             ("harmless.aml", aml::harmless()),
@@ -327,7 +327,7 @@ pub(super) static ATTACKS: &[Attack] = &[
         setup
             .with(["-kernel".into(), host.parts.kernel.clone()])
             .with(["-initrd".into(), host.file("host-initrd")])
-            .with(["-append", &format!("console=ttyS0 loglevel=7 {MARKER}")])
+            .with(["-append", &programs::cmdline()])
     }),
     attack("processors", "two hundred and fifty-five processors", Host::approved, |_, setup| {
         setup.with(["-smp", "255"])

@@ -127,16 +127,22 @@ fn elf() -> Vec<u8> {
     out
 }
 
-/// An image of the same stub that starts the application as its kernel, without a first file system.
+/// A command line with which a kernel prints the marker.
+pub(super) fn cmdline() -> String {
+    format!("console=ttyS0 loglevel=7 {MARKER}")
+}
+
+/// An image of the same stub and kernel with the host's command line, and without a first file system.
 pub(super) fn unified(image: &[u8]) -> Result<Vec<u8>> {
-    let kernel = pe::section(image, ".linux")?;
-    let begin = kernel.as_ptr().addr().checked_sub(image.as_ptr().addr()).context("the section is in the image")?;
+    let approved = pe::section(image, ".cmdline")?;
+    let begin = approved.as_ptr().addr().checked_sub(image.as_ptr().addr()).context("the section is in the image")?;
     let header = image.windows(8).position(|name| name == b".initrd\0").context("the image has no .initrd")?;
+    let own = cmdline().into_bytes();
+    ensure!(own.len() <= approved.len(), "the image's command line is shorter than the host's");
     let mut out = image.to_vec();
-    for (at, length, content) in [(begin, kernel.len(), application()), (header, 8, b".other".to_vec())] {
-        ensure!(content.len() <= length, "the image has no room for a program");
+    for (at, length, content, rest) in [(begin, approved.len(), own, b' '), (header, 8, b".other".to_vec(), 0)] {
         let place = out.get_mut(at..at + length).context("the section is in the image")?;
-        place.fill(0);
+        place.fill(rest);
         place.iter_mut().zip(content).for_each(|(byte, new)| *byte = new);
     }
     Ok(out)
