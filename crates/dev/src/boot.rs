@@ -1,37 +1,52 @@
-//! Starting images in virtual machines, emulated: to see what firmware measures, and to let a relay in one carry circuits.
+//! Starting images in emulated machines: to see what firmware measures, and to let a relay in one carry circuits.
 //!
-//! Owns QEMU's arguments and its processes. There is no chip here that would measure or encrypt anything: what is shown is the builder and the boot.
+//! Owns QEMU's arguments and processes. No chip measures or encrypts anything here: what is shown is the builder, the
+//! firmware and the boot.
 
+pub(crate) mod machine;
+pub(crate) mod monitor;
+
+use std::ffi::OsString;
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
-use std::sync::mpsc::{self, Receiver};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
-use openrelay_image::{hex, pcr, pe};
+use anyhow::{Context as _, Result, ensure};
+use openrelay_image::{hex, pcr, pe, snp};
 use serde_json::{Value, json};
 
 use crate::host::Missing;
 use crate::say;
+pub(crate) use machine::Machine;
 
 /// Memory of a machine, in MiB.
 const MEMORY: &str = "256";
-/// What a boot may take: by the kernel directly, and through firmware with a TPM.
-const DIRECT: Duration = Duration::from_secs(10);
-const FIRMWARE: Duration = Duration::from_secs(30);
+/// How long a socket of a machine may take to appear.
+const SOCKET: Duration = Duration::from_secs(10);
+/// How long a boot may take, through the image's own firmware and through firmware with a TPM.
+pub(crate) const BOOT: Duration = Duration::from_secs(30);
+/// The line of an image's first process.
+pub(crate) const READY: &str = "ready kernel=";
+/// The image's firmware, in the folder of the image.
+const FIRMWARE: &str = "firmware.fd";
 /// Firmware that measures into a TPM, of Debian's package `ovmf`.
 const CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 const VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
-const TOOLS: [(&str, &str); 2] = [("qemu-system-x86_64", "qemu-system-x86"), ("swtpm", "swtpm")];
+const EMULATOR: &str = "qemu-system-x86_64";
+/// Runs a program that the kernel ends together with the thread that started it; of Debian's package `util-linux`.
+pub(crate) const TIE: &str = "setpriv";
+const TOOLS: [(&str, &str); 2] = [(EMULATOR, "qemu-system-x86"), (TIE, "util-linux")];
 
-/// Checks that everything that machines are made with is there.
-pub(crate) fn check_tools() -> Result<()> {
+/// Checks that everything that machines need is installed; with a TPM for a measured boot.
+pub(crate) fn check_tools(measured: bool) -> Result<()> {
+    let tpm = [("swtpm", "swtpm")];
+    let tools = TOOLS.iter().chain(if measured { &tpm[..] } else { &[] });
     let mut missing: Vec<&str> =
-        TOOLS.iter().filter(|(tool, _)| crate::host::find(tool).is_none()).map(|(_, package)| *package).collect();
-    if !Path::new(CODE).exists() {
+        tools.filter(|(tool, _)| crate::host::find(tool).is_none()).map(|(_, package)| *package).collect();
+    if measured && !Path::new(CODE).exists() {
         missing.push("ovmf");
     }
     if !missing.is_empty() {
@@ -41,97 +56,88 @@ pub(crate) fn check_tools() -> Result<()> {
     Ok(())
 }
 
-/// QEMU's arguments that all machines have in common: no disk, no display, nothing by default. A processor with all that can be emulated, so that random numbers are there at once,
-/// but for VAES: QEMU 7.2 gets it wrong, and packets of AEGIS do not open.
-fn qemu(command: &mut Command) {
+/// Makes `command`, which runs [`TIE`], run QEMU with the arguments that all machines have in common.
+///
+/// No disk, no display, no default device. The processor has everything that can be emulated, random numbers among it,
+/// but VAES: QEMU 7.2 computes it wrongly, and packets of AEGIS do not open.
+pub(crate) fn qemu(command: &mut Command) {
+    command.args(["--pdeathsig", "KILL", "--", EMULATOR]);
     command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-machine", "q35,accel=tcg", "-cpu", "max,-vaes"]);
-    command.args(["-m", MEMORY, "-smp", "1", "-display", "none", "-serial", "stdio", "-monitor", "none"]);
+    command.args(["-m", MEMORY, "-display", "none", "-serial", "stdio", "-monitor", "none"]);
 }
 
-/// A process that ends with its owner.
-pub(crate) struct Machine {
-    child: Child,
-    lines: Receiver<String>,
+/// A path as part of an option's value, in which a comma is written twice.
+pub(crate) fn in_option(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
 }
 
-impl Drop for Machine {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// The argument pair that gives firmware a named item.
+pub(crate) fn item(name: &str, file: &Path) -> [OsString; 2] {
+    ["-fw_cfg".into(), format!("name={name},file={}", in_option(file)).into()]
 }
 
-impl Machine {
-    fn start(mut command: Command) -> Result<Self> {
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot start QEMU")?;
-        let console = child.stdout.take().context("no console")?;
-        let (sender, lines) = mpsc::channel();
-        std::thread::spawn(move || read_console(console, &sender));
-        Ok(Self { child, lines })
-    }
-
-    /// The line of the console in which `word` stands, once it comes.
-    pub(crate) fn await_line(&self, word: &str, patience: Duration) -> Result<String> {
-        let until = Instant::now() + patience;
-        let mut said = Vec::new();
-        loop {
-            match self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok(line) if line.contains(word) => return Ok(line),
-                Ok(line) => said.push(line),
-                Err(_) => bail!("the machine does not say {word} within {patience:?}; it said: {}", said.join(" | ")),
-            }
-        }
-    }
-
-    /// Ends it at once, as when somebody pulls the plug.
-    pub(crate) fn kill(self) {
-        drop(self);
-    }
+/// The argument pair that puts a file into a guest's memory before the machine starts.
+pub(crate) fn in_memory(file: &Path, at: u64) -> [OsString; 2] {
+    ["-device".into(), format!("loader,file={},addr={at:#x},force-raw=on", in_option(file)).into()]
 }
 
-fn read_console(console: ChildStdout, lines: &mpsc::Sender<String>) {
-    let mut reader = BufReader::new(console);
-    let mut line = Vec::new();
-    // Firmware writes what is no text, too.
-    while reader.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
-        if lines.send(String::from_utf8_lossy(&line).trim().to_owned()).is_err() {
-            return;
-        }
-        line.clear();
-    }
-}
-
-/// Starts the kernel of an image directly, with a card if there is one to connect it to, and two ports.
+/// An image taken apart, as a host starts it: firmware, what the firmware loads, and the table of hashes of that.
+///
+/// Without SEV a host's numbered items hold a kernel whose header QEMU has changed, so the parts have names.
 pub(crate) struct Parts {
-    kernel: PathBuf,
-    initrd: PathBuf,
-    cmdline: String,
+    pub(crate) firmware: PathBuf,
+    pub(crate) kernel: PathBuf,
+    pub(crate) initrd: PathBuf,
+    /// With the zero byte at its end.
+    pub(crate) cmdline: PathBuf,
+    pub(crate) hashes: PathBuf,
+    /// Address of the table of hashes.
+    pub(crate) hashes_at: u64,
 }
 
 impl Parts {
-    /// Takes an image apart, into files of this folder.
-    pub(crate) fn of(image: &[u8], dir: &Path) -> Result<Self> {
-        let part = |name: &str| pe::section(image, name).with_context(|| format!("the image has no {name}"));
+    /// Takes an image apart, into files of the folder `dir`. Its firmware is beside it.
+    pub(crate) fn of(image: &Path, dir: &Path) -> Result<Self> {
+        Self::with_firmware(image, &image.with_file_name(FIRMWARE), dir)
+    }
+
+    /// Takes an image apart, into files of the folder `dir`, to start it with this firmware.
+    pub(crate) fn with_firmware(image: &Path, firmware: &Path, dir: &Path) -> Result<Self> {
+        let read = |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+        let (image, firmware_bytes) = (read(image)?, read(firmware)?);
+        let part = |name: &str| pe::section(&image, name).with_context(|| format!("the image has no {name}"));
+        let (kernel, initrd) = (part(".linux")?, part(".initrd")?);
+        let cmdline = std::str::from_utf8(part(".cmdline")?).context("the image's command line is not UTF-8")?;
         let this = Self {
+            firmware: std::path::absolute(firmware)?,
             kernel: dir.join("linux"),
             initrd: dir.join("initrd"),
-            cmdline: String::from_utf8_lossy(part(".cmdline")?).into_owned(),
+            cmdline: dir.join("cmdline"),
+            hashes: dir.join("hashes"),
+            hashes_at: snp::hash_table_address(&firmware_bytes)?,
         };
-        fs::write(&this.kernel, part(".linux")?)?;
-        fs::write(&this.initrd, part(".initrd")?)?;
+        fs::write(&this.kernel, kernel)?;
+        fs::write(&this.initrd, initrd)?;
+        fs::write(&this.cmdline, [cmdline.as_bytes(), &[0]].concat())?;
+        fs::write(&this.hashes, snp::hash_table(kernel, initrd, cmdline))?;
         Ok(this)
     }
 
-    /// A machine of these parts; `command` runs QEMU where its network is, `ports` is the folder for the sockets of its ports.
+    /// Starts a machine of these parts. `command` runs [`TIE`] where the machine's network is; `ports` is the folder
+    /// for the sockets of its ports.
     pub(crate) fn start(&self, mut command: Command, network: &[&str], ports: Option<&Path>) -> Result<Machine> {
         qemu(&mut command);
-        command.arg("-kernel").arg(&self.kernel).arg("-initrd").arg(&self.initrd).args(["-append", &self.cmdline]);
+        command.arg("-bios").arg(&self.firmware);
+        command.args(item("etc/boot/kernel", &self.kernel));
+        command.args(item("etc/boot/initrd", &self.initrd));
+        command.args(item("etc/boot/cmdline", &self.cmdline));
+        command.args(in_memory(&self.hashes, self.hashes_at));
         command.args(network);
         if let Some(ports) = ports {
             command.args(["-device", "virtio-serial-pci"]);
             for name in ["config", "feed"] {
-                let socket = ports.join(name);
-                command.args(["-chardev", &format!("socket,id={name},path={},server=on,wait=off", socket.display())]);
+                let socket = in_option(&ports.join(name));
+                command.args(["-chardev", &format!("socket,id={name},path={socket},server=on,wait=off")]);
                 command.args(["-device", &format!("virtserialport,chardev={name},name=org.openrelay.{name}")]);
             }
         }
@@ -141,7 +147,7 @@ impl Parts {
 
 /// Tells a machine its configuration.
 pub(crate) fn configure(ports: &Path, config: &[u8]) -> Result<()> {
-    let until = Instant::now() + DIRECT;
+    let until = Instant::now() + SOCKET;
     let mut stream = loop {
         match UnixStream::connect(ports.join("config")) {
             Ok(stream) => break stream,
@@ -168,13 +174,13 @@ fn measured_boot(image: &Path, dir: &Path) -> Result<(String, f64)> {
     tpm.args(["socket", "--tpm2", "--terminate", "--tpmstate"]).arg(format!("dir={}", state.display()));
     tpm.arg("--ctrl").arg(format!("type=unixio,path={}", socket.display()));
     let tpm = tpm.stdin(Stdio::null()).stdout(Stdio::null()).spawn().context("cannot start swtpm")?;
-    let tpm = Machine { child: tpm, lines: mpsc::channel().1 };
-    let until = Instant::now() + DIRECT;
+    let tpm = Machine::silent(tpm);
+    let until = Instant::now() + SOCKET;
     while !socket.exists() {
         ensure!(Instant::now() < until, "swtpm does not start");
         std::thread::sleep(Duration::from_millis(10));
     }
-    let mut command = Command::new("qemu-system-x86_64");
+    let mut command = Command::new(TIE);
     qemu(&mut command);
     command.arg("-drive").arg(format!("if=pflash,format=raw,unit=0,readonly=on,file={CODE}"));
     command.arg("-drive").arg(format!("if=pflash,format=raw,unit=1,file={}", variables.display()));
@@ -183,7 +189,7 @@ fn measured_boot(image: &Path, dir: &Path) -> Result<(String, f64)> {
     command.arg("-kernel").arg(image);
     let started = Instant::now();
     let machine = Machine::start(command)?;
-    let line = machine.await_line("ready kernel=", FIRMWARE)?;
+    let line = machine.await_line(READY, BOOT)?;
     let seconds = started.elapsed().as_secs_f64();
     machine.kill();
     drop(tpm);
@@ -212,7 +218,7 @@ fn with_another_cmdline(image: &[u8]) -> Result<Vec<u8>> {
 
 /// `openrelay-dev boot IMAGE`: what was predicted of an image, against what a machine measures.
 pub(crate) fn check(image: &Path, as_json: bool) -> Result<()> {
-    check_tools()?;
+    check_tools(true)?;
     let (found, ok) = crate::scenario::in_a_folder(|dir| boots(image, dir))?;
     if as_json {
         say(&found.to_string());
@@ -228,12 +234,11 @@ pub(crate) fn check(image: &Path, as_json: bool) -> Result<()> {
 fn boots(path: &Path, dir: &Path) -> Result<(Value, bool)> {
     let image = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     let started = Instant::now();
-    let command = Command::new("qemu-system-x86_64");
-    let machine = Parts::of(&image, dir)?.start(command, &[], None)?;
-    machine.await_line("ready kernel=", DIRECT)?;
-    let direct = started.elapsed().as_secs_f64();
+    let machine = Parts::of(path, dir)?.start(Command::new(TIE), &[], None)?;
+    machine.await_line(READY, BOOT)?;
+    let seconds = started.elapsed().as_secs_f64();
     machine.kill();
-    let (line, firmware) = measured_boot(path, dir)?;
+    let (line, measured) = measured_boot(path, dir)?;
     let other = with_another_cmdline(&image)?;
     let changed = dir.join("changed.efi");
     fs::write(&changed, &other)?;
@@ -252,8 +257,8 @@ fn boots(path: &Path, dir: &Path) -> Result<(Value, bool)> {
     let said = json!({
         "schema": "openrelay.image-boot/1",
         "ok": ok,
-        "direct_boot_s": direct,
-        "firmware_boot_s": firmware,
+        "boot_s": seconds,
+        "measured_boot_s": measured,
         "pcr11_predicted": own[0], "pcr11_booted": found[0],
         "pcr4_predicted": own[1], "pcr4_booted": found[1],
         "pcr9_predicted": own[2], "pcr9_booted": found[2],

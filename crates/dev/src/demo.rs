@@ -137,7 +137,7 @@ struct Names {
 fn story(options: &Options, started: Instant, dir: &std::path::Path) -> Result<(Findings, Names)> {
     let mut programs = if options.leak { Programs::find()? } else { Programs::simulating()? };
     if options.boot.is_some() {
-        boot::check_tools()?;
+        boot::check_tools(false)?;
         ensure!(!options.leak && !options.outer_v6, "--boot stands alone");
     }
     let image = options.boot.as_deref().or(options.packed.as_deref());

@@ -4,6 +4,7 @@
 
 mod account;
 mod approved;
+mod attacks;
 mod boot;
 mod chain;
 mod chain_check;
@@ -63,6 +64,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Attack the boot of an image as a hostile host
+    Attacks(attacks::Options),
     /// Puts the contracts on a development chain of others, and writes the file that says where they are
     #[command(hide = true)]
     ChainDeploy { url: String, file: PathBuf, mirror: String, simulate: PathBuf, relay: PathBuf },
@@ -154,6 +157,7 @@ fn main() -> ExitCode {
         Command::Devnet { command } => devnet::run(command),
         Command::Devchain { command } => devchain::run(command),
         Command::Boot { image, json } => boot::check(&image, json),
+        Command::Attacks(options) => attacks::run(&options),
         Command::ChainDeploy { url, file, mirror, simulate, relay } => {
             devchain::deploy(&url, &file, &mirror, &simulate, &relay)
         }

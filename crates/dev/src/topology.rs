@@ -154,17 +154,16 @@ impl Network {
     fn boot(&self, name: &str, operator: &Operator, image: &Path) -> Result<(Machine, PathBuf)> {
         self.bridge(name)?;
         let host = self.host(name)?;
-        let image = std::fs::read(image.join("image.efi")).context("cannot read the image")?;
-        let parts = Parts::of(&image, host.dir())?;
+        let parts = Parts::of(&image.join("image.efi"), host.dir())?;
         let network = [
             "-netdev",
             "tap,id=net,ifname=tap0,script=no,downscript=no",
             "-device",
             "virtio-net-pci,netdev=net,romfile=",
         ];
-        let machine = parts.start(host.command("qemu-system-x86_64"), &network, Some(host.dir()))?;
+        let machine = parts.start(host.command(boot::TIE), &network, Some(host.dir()))?;
         boot::configure(host.dir(), &operator.machine_config(self, name)?)?;
-        machine.await_line("ready kernel=", PATIENCE)?;
+        machine.await_line(boot::READY, boot::BOOT)?;
         Ok((machine, host.dir().join("feed")))
     }
 

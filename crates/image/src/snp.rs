@@ -180,22 +180,36 @@ impl<'a> Footer<'a> {
 
 /// The page in which the firmware finds the hashes of what it may start.
 fn hash_page(start: &Start<'_>, at: u64) -> Vec<u8> {
-    let entry = |name: [u8; 16], hash: [u8; 32]| [&name[..], &50u16.to_le_bytes(), &hash].concat();
-    let cmdline = sha256(&[start.cmdline.as_bytes(), &[0]].concat());
-    let table = [
-        &HASHES[..],
-        &168u16.to_le_bytes(),
-        &entry(CMDLINE, cmdline),
-        &entry(INITRD, sha256(start.initrd)),
-        &entry(KERNEL, sha256(start.kernel)),
-    ]
-    .concat();
     let begin = usize::try_from(at).unwrap_or(0) % PAGE;
     let mut page = vec![0; PAGE];
-    for (place, byte) in page.iter_mut().skip(begin).zip(table) {
+    for (place, byte) in page.iter_mut().skip(begin).zip(hash_table(start.kernel, start.initrd, start.cmdline)) {
         *place = byte;
     }
     page
+}
+
+/// The table of hashes that QEMU puts into a guest's memory: 168 bytes.
+///
+/// Source: QEMU, target/i386/sev.c, `SevHashTable`.
+pub fn hash_table(kernel: &[u8], initrd: &[u8], cmdline: &str) -> Vec<u8> {
+    let entry = |name: [u8; 16], hash: [u8; 32]| [&name[..], &50u16.to_le_bytes(), &hash].concat();
+    let cmdline = sha256(&[cmdline.as_bytes(), &[0]].concat());
+    [
+        &HASHES[..],
+        &168u16.to_le_bytes(),
+        &entry(CMDLINE, cmdline),
+        &entry(INITRD, sha256(initrd)),
+        &entry(KERNEL, sha256(kernel)),
+    ]
+    .concat()
+}
+
+/// The address in a guest's memory at which this firmware reads the table of hashes.
+///
+/// # Errors
+/// [`ImageError::Firmware`] when the firmware's own table has no such address.
+pub fn hash_table_address(firmware: &[u8]) -> Result<u64, ImageError> {
+    Footer::of(firmware)?.hash_table()
 }
 
 /// The state in which a processor begins.

@@ -1,0 +1,178 @@
+//! One boot of a machine, and what becomes of it.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+
+use super::list::{Clock, Host, Setup};
+use super::programs::MARKER;
+use crate::boot::machine::Console;
+use crate::boot::monitor::{Monitor, halted};
+use crate::boot::{Machine, READY, TIE, in_memory, in_option, item, qemu};
+
+/// Time between two looks at the processors.
+const LOOK: Duration = Duration::from_millis(250);
+/// Time between two changes of the clock.
+const TICK: Duration = Duration::from_millis(10);
+/// How long a machine whose image has booted is still watched.
+const AFTERWARDS: Duration = Duration::from_secs(1);
+/// How much of a console is kept, in bytes.
+const KEPT: usize = 2_000;
+
+/// What became of a boot.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Outcome {
+    /// All processors wait with interrupts disabled.
+    Halted,
+    /// The approved image has booted.
+    Unharmed,
+    /// A program of the host's has run.
+    HostCode,
+    /// The machine was reset or switched itself off; with its console.
+    Ended(String),
+    /// None of these within the time for a boot; with its console.
+    Undecided(String),
+}
+
+impl Outcome {
+    /// Its name in tables and JSON.
+    pub(super) const fn word(&self) -> &'static str {
+        match self {
+            Self::Halted => "halted",
+            Self::Unharmed => "unharmed",
+            Self::HostCode => "host-code",
+            Self::Ended(_) => "ended",
+            Self::Undecided(_) => "undecided",
+        }
+    }
+
+    /// What the machine wrote, if that is all that is known.
+    pub(super) fn console(&self) -> &str {
+        match self {
+            Self::Ended(console) | Self::Undecided(console) => console,
+            Self::Halted | Self::Unharmed | Self::HostCode => "",
+        }
+    }
+}
+
+/// Boots a machine and watches it until its outcome is known.
+///
+/// # Errors
+/// When the emulator does not start or its monitor does not answer.
+pub(super) fn boot(host: &Host, setup: &Setup, patience: Duration) -> Result<Outcome> {
+    let socket = host.dir.join("monitor");
+    let _ = std::fs::remove_file(&socket);
+    let mut command = command(host, setup, &socket);
+    let complaints = host.dir.join("complaints");
+    command.stderr(std::fs::File::create(&complaints)?);
+    let machine = Machine::start(command)?;
+    let watched = Monitor::connect(&socket).and_then(|mut monitor| {
+        prepare(&mut monitor, setup)?;
+        monitor.execute("cont", &serde_json::json!({}))?;
+        Ok(monitor)
+    });
+    let mut monitor = watched.with_context(|| {
+        let complaints = std::fs::read_to_string(&complaints).unwrap_or_default();
+        format!("the machine does not start; the emulator says: {complaints}")
+    })?;
+    watch(&machine, &mut monitor, setup, patience)
+}
+
+fn command(host: &Host, setup: &Setup, socket: &Path) -> Command {
+    let mut command = Command::new(TIE);
+    qemu(&mut command);
+    command.args(["-S", "-qmp", &format!("unix:{},server=on,wait=off", in_option(socket))]);
+    match &setup.variables {
+        None => {
+            command.arg("-bios").arg(&host.parts.firmware);
+        }
+        Some(variables) => {
+            let firmware = in_option(&host.parts.firmware);
+            command.args(["-drive", &format!("if=pflash,unit=0,format=raw,readonly=on,file={firmware}")]);
+            command.args(["-drive", &format!("if=pflash,unit=1,format=raw,file={}", in_option(variables))]);
+        }
+    }
+    let parts = [("kernel", &setup.kernel), ("initrd", &setup.initrd), ("cmdline", &setup.cmdline)];
+    for (name, file) in parts {
+        if let Some(file) = file {
+            command.args(item(&format!("etc/boot/{name}"), file));
+        }
+    }
+    if let Some(hashes) = &setup.hashes {
+        command.args(in_memory(hashes, host.parts.hashes_at));
+    }
+    command.args(&setup.more);
+    command
+}
+
+/// What a host does before the first instruction.
+fn prepare(monitor: &mut Monitor, setup: &Setup) -> Result<()> {
+    if setup.resumes {
+        // What firmware reads to know that the machine wakes up.
+        set_register(monitor, 0x0f, 0xfe)?;
+    }
+    spoil(monitor, setup)
+}
+
+/// Sets the clock to a month that there is not, and keeps it from running on.
+fn spoil(monitor: &mut Monitor, setup: &Setup) -> Result<()> {
+    if setup.clock == Clock::Nonsense {
+        set_register(monitor, 0x0b, 0x82)?;
+        set_register(monitor, 0x08, 0xff)?;
+    }
+    Ok(())
+}
+
+/// Sets a register of the clock's chip.
+fn set_register(monitor: &mut Monitor, register: u8, value: u8) -> Result<()> {
+    monitor.human(&format!("o /b 0x70 {register:#x}"))?;
+    monitor.human(&format!("o /b 0x71 {value:#x}")).map(drop)
+}
+
+fn watch(machine: &Machine, monitor: &mut Monitor, setup: &Setup, patience: Duration) -> Result<Outcome> {
+    let until = Instant::now() + patience;
+    let tick = if setup.clock == Clock::Nonsense { TICK } else { LOOK };
+    let (mut said, mut looked, mut before) = (String::new(), Instant::now(), Vec::new());
+    while Instant::now() < until {
+        match machine.next(tick) {
+            Console::Line(line) if line.contains(MARKER) => return Ok(Outcome::HostCode),
+            Console::Line(line) if line.contains(READY) => return Ok(afterwards(machine)),
+            Console::Line(line) => {
+                if said.len() + line.len() < KEPT {
+                    said += &line;
+                    said.push('\n');
+                }
+                continue;
+            }
+            Console::Ended => return Ok(Outcome::Ended(said)),
+            Console::Silent => {}
+        }
+        // An emulator that has just ended closes its console too, which is read next.
+        if spoil(monitor, setup).is_err() {
+            continue;
+        }
+        if looked.elapsed() >= LOOK {
+            looked = Instant::now();
+            let Ok(now) = monitor.processors() else { continue };
+            if halted(&now) && now == before {
+                return Ok(Outcome::Halted);
+            }
+            before = now;
+        }
+    }
+    Ok(Outcome::Undecided(said))
+}
+
+/// What a machine does after its image has booted.
+fn afterwards(machine: &Machine) -> Outcome {
+    let until = Instant::now() + AFTERWARDS;
+    loop {
+        match machine.next(until.saturating_duration_since(Instant::now())) {
+            Console::Line(line) if line.contains(MARKER) => return Outcome::HostCode,
+            Console::Line(_) => {}
+            Console::Silent | Console::Ended => return Outcome::Unharmed,
+        }
+    }
+}
