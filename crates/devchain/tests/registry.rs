@@ -358,9 +358,9 @@ fn restarting_relay_never_waits_and_a_flood_of_descriptions_does() {
     let from: u64 = RelayRegistry::TooManyChanges::abi_decode(&why).unwrap().from.to();
     assert!(from > world.chain.timestamp() && from <= world.chain.timestamp() + REFILL, "{from}");
     // One in ten minutes, and not two.
-    world.chain.set_now(from - 2);
+    world.chain.set_next_timestamp(from - 1);
     world.describe(person(1), 1, 1).unwrap_err();
-    world.chain.set_now(from);
+    world.chain.set_next_timestamp(from);
     world.describe(person(1), 1, 2).unwrap();
     world.describe(person(1), 1, 3).unwrap_err();
     // The budget is the relay's: another one is not slowed down, and a day later all of it is back.
@@ -637,16 +637,16 @@ proptest! {
                     world.tell(caller, &RelayRegistry::describeCall { relayId: relay, advertisedMbit: mbit, descriptor })
                 }
                 Step::TopUp { relay, amount } => {
-                    let (amount, descriptorHash) = (amount.try_into().unwrap(), hash(relay));
-                    world.tell(caller, &RelayRegistry::topUpCall { relayId: relay, amount, descriptorHash })
+                    let (amount, hash) = (amount.try_into().unwrap(), hash(relay));
+                    world.tell(caller, &RelayRegistry::topUpCall { relayId: relay, amount, descriptorHash: hash })
                 }
                 Step::Drain { relay, draining } => {
                     let call = RelayRegistry::drainCall { relayId: relay, draining, descriptorHash: hash(relay) };
                     world.tell(caller, &call)
                 }
                 Step::SetOperator { relay, operator } => {
-                    let (operator, descriptorHash) = (person(operator), hash(relay));
-                    let call = RelayRegistry::setOperatorCall { relayId: relay, operator, descriptorHash };
+                    let (operator, hash) = (person(operator), hash(relay));
+                    let call = RelayRegistry::setOperatorCall { relayId: relay, operator, descriptorHash: hash };
                     world.tell(cold(caller), &call)
                 }
                 Step::Unbond { relay } => {
