@@ -24,7 +24,7 @@ RELAY_IMAGE = 1
 MIN_FIRMWARE_GENERATION = 1
 NEWEST = 16
 # Places in the contracts' storage: contracts/artifacts/*.json, storageLayout.
-ROUNDS, IMAGES, APPROVED, CURRENT = 8, 15, 16, 11
+ROUNDS, IMAGES, APPROVED, CURRENT = 8, 16, 17, 12
 # How long an image stays good after a newer one can be used, in seconds: ImageRegistry.GRACE.
 GRACE = 14 * 86_400
 HISTORY = bytes.fromhex("0000f90827f1c53a10cb7a02335b175320002935")

@@ -18,6 +18,10 @@ contract Collateral is Rounds {
 
     /// @notice Rounds begin at multiples of so much.
     uint48 public constant PERIOD = 6 hours;
+    /// @notice How long collateral holds before more than half of the weight can renew it: about half of the time after which Intel's expires.
+    uint48 public constant RENEWABLE_AFTER = 14 days;
+    /// @notice How long after its reveals a round can renew collateral, so that nobody renews it by an old one.
+    uint48 public constant RENEWS_FOR = 24 hours;
 
     /// @notice Families that must name the value.
     uint8 public immutable minFamilies;
@@ -30,6 +34,8 @@ contract Collateral is Rounds {
     Entry public current;
     /// @notice Of which round it is; an older one never follows a newer one.
     uint64 public currentRound;
+    /// @notice Since when it holds.
+    uint48 public currentSince;
 
     /// @notice Other collateral holds.
     event Posted(uint64 indexed round, Entry entry);
@@ -64,16 +70,30 @@ contract Collateral is Rounds {
         roundOfPeriod[period] = round;
     }
 
-    /// @notice Puts in force what a round approved; anybody may.
+    /// @notice Puts in force what a round approved; anybody may. What has more than half of the weight, and less than two thirds, renews
+    /// collateral that is {RENEWABLE_AFTER} old, and leaves the floors as they are: a silent third cannot let collateral expire, and what a
+    /// majority could do wrong by it ends with the next entry, for vendors sign collateral and only floors are for ever.
     /// @param round The round.
     /// @param entry What was voted for.
     function post(uint64 round, Entry calldata entry) external {
         Round storage r = _rounds[round];
         bool named = r.right == answerKey(Answer.Value, valueOf(entry));
-        if (r.outcome != Outcome.Approved || !named || round <= currentRound) revert NotApproved();
+        if (r.outcome == Outcome.Open || !named || round <= currentRound) revert NotApproved();
+        Entry memory next = entry;
+        if (r.outcome != Outcome.Approved) {
+            bool late = block.timestamp >= _revealEnd(r) + RENEWS_FOR / haste;
+            if (r.outcome != Outcome.NoQuorum || late || block.timestamp < renewableFrom()) revert NotApproved();
+            (next.intelFloor, next.amdFloor) = (current.intelFloor, current.amdFloor);
+        }
         if (entry.intelFloor < current.intelFloor || entry.amdFloor < current.amdFloor) revert FloorFalls();
-        (current, currentRound) = (entry, round);
-        emit Posted(round, entry);
+        (current, currentRound, currentSince) = (next, round, uint48(block.timestamp));
+        emit Posted(round, next);
+    }
+
+    /// @notice From when more than half of the weight can renew what holds; far in the future while nothing does.
+    /// @return Seconds since 1970.
+    function renewableFrom() public view returns (uint48) {
+        return currentRound == 0 ? type(uint48).max : currentSince + RENEWABLE_AFTER / haste;
     }
 
     /// @notice What validators vote for.
@@ -83,8 +103,8 @@ contract Collateral is Rounds {
         return keccak256(abi.encode(entry));
     }
 
-    function _finished(uint64, Outcome counted) internal pure override returns (Outcome) {
-        return counted;
+    function _finished(uint64, Outcome counted) internal pure override returns (Outcome outcome, bool stands) {
+        return (counted, true);
     }
 
     /// @dev About a hundredth of the pot a day.
@@ -96,7 +116,7 @@ contract Collateral is Rounds {
         return false;
     }
 
-    function _revokedAt(uint64) internal pure override returns (uint48) {
+    function _overturnedAt(uint64) internal pure override returns (uint48) {
         return 0;
     }
 }

@@ -131,7 +131,7 @@ contract ImageRegistry is Governed, Rounds {
     }
 
     /// @notice Proposes a signed release; the caller has approved the deposit to the validators' contract.
-    /// @param roundKind Normal, or an emergency: hours instead of days, and four fifths instead of two thirds.
+    /// @param roundKind Normal, or an emergency: hours instead of days, and no time for proofs of equivocation after the reveals.
     /// @param release What was signed.
     /// @param signatures By the release keys, ascending by signer.
     /// @param blind From {blindOf}.
@@ -277,12 +277,12 @@ contract ImageRegistry is Governed, Rounds {
         return keccak256(abi.encode(block.chainid, address(this), proposer, release, image, measurements, salt));
     }
 
-    function _finished(uint64 round, Outcome counted) internal override returns (Outcome) {
+    function _finished(uint64 round, Outcome counted) internal override returns (Outcome outcome, bool stands) {
         Image storage image = _images[round];
         (uint8 kind, uint64 version) = (image.kind, image.version);
         bool second = imageOf[kind][version] != 0;
-        bool good = !second && !releaseKeys.conflicted(kind, version);
-        Outcome outcome = counted == Outcome.Approved && !good ? Outcome.NoQuorum : counted;
+        stands = !second && !releaseKeys.conflicted(kind, version);
+        outcome = counted == Outcome.Approved && !stands ? Outcome.NoQuorum : counted;
         bool opened = _rounds[round].opened;
         if (outcome == Outcome.Approved) {
             image.usableFrom = uint48(block.timestamp) + PENDING / haste;
@@ -295,7 +295,6 @@ contract ImageRegistry is Governed, Rounds {
         uint256 back = !opened || outcome == Outcome.Rejected ? 0 : second ? deposit / 2 : deposit;
         if (back != 0) validators.giveBack(image.proposer, back);
         validators.burnHeld(deposit - back);
-        return outcome;
     }
 
     /// @dev A rejected round earns no more than its proposer has lost, or proposers would earn by it.
@@ -307,13 +306,17 @@ contract ImageRegistry is Governed, Rounds {
         return true;
     }
 
-    function _revokedAt(uint64 round) internal view override returns (uint48) {
-        return _images[round].revokedAt;
+    /// @dev The image of the round's version was revoked, or has another value.
+    function _overturnedAt(uint64 round) internal view override returns (uint48) {
+        uint64 approvedRound = imageOf[_images[round].kind][_images[round].version];
+        Round storage r = _rounds[approvedRound];
+        return r.right == _rounds[round].right ? _images[approvedRound].revokedAt : r.finishedAt;
     }
 
     function _terms(RoundKind kind) private view returns (Terms memory) {
         if (kind == RoundKind.Emergency) {
-            return Terms(6 hours / haste, 6 hours / haste, 0, 0, 4, 5, minFamilies);
+            // Two thirds, or a fifth could stop what is urgent; the time that is saved is that of commitments and of proofs.
+            return Terms(6 hours / haste, 6 hours / haste, 6 hours / haste, 0, 2, 3, minFamilies);
         }
         return Terms(3 days / haste, 1 days / haste, 1 days / haste, 3 days / haste, 2, 3, minFamilies);
     }

@@ -24,13 +24,14 @@ contract RelayRegistry is Governed, ReentrancyGuardTransient {
         Unbonding
     }
 
-    /// @dev First slot: 160 + 32 + 8 + 8 + 48 bits; second: 160 + 96.
+    /// @dev First slot: 160 + 32 + 8 + 8 + 48 bits; second: 160 + 96. While the relay serves, `timer` is the time at which its budget of changes is
+    /// full again; while it unbonds, the time at which its bond is free. It never needs both.
     struct Relay {
         address operator;
         uint32 advertisedMbit;
         uint8 bondClass;
         Status status;
-        uint48 unbondedAt;
+        uint48 timer;
         address withdrawal;
         uint96 bond;
     }
@@ -43,6 +44,13 @@ contract RelayRegistry is Governed, ReentrancyGuardTransient {
     uint256 public constant MAX_DESCRIPTOR = 256;
     /// @notice Largest bond class: 2^7 times what is needed.
     uint8 public constant MAX_CLASS = 8;
+    /// @notice Changes that a relay's operator can make at once; the withdrawal address can make as many more, so that a stolen hot key
+    /// cannot keep it from acting.
+    uint256 public constant BURST = 16;
+    /// @notice How long one change of the budget takes to come back.
+    uint256 public constant REFILL = 10 minutes;
+    /// @notice The largest {minBond}: what this many Mbit/s cost at {maxRate}.
+    uint256 public constant MIN_BOND_MBIT = 10_000;
 
     /// @notice The token that bonds are in; one that takes a fee on transfers is refused.
     IERC20 public immutable token;
@@ -52,6 +60,12 @@ contract RelayRegistry is Governed, ReentrancyGuardTransient {
     uint96 public immutable minRate;
     /// @notice Largest stake for each Mbit/s that can be set.
     uint96 public immutable maxRate;
+    /// @notice Smallest bond of a relay, whatever it advertises.
+    uint96 public immutable minBond;
+    /// @notice A contract that may slash bonds; zero for none.
+    address public immutable firstJudge;
+    /// @notice Another contract that may slash bonds; zero for none.
+    address public immutable secondJudge;
 
     /// @notice Stake for each advertised Mbit/s.
     uint96 public rate;
@@ -61,6 +75,10 @@ contract RelayRegistry is Governed, ReentrancyGuardTransient {
     uint48 public nextRateAt;
     /// @notice Relays that were ever registered.
     uint64 public count;
+    /// @notice Slashed tokens that belong to nobody.
+    uint256 public burned;
+    /// @notice What an address may claim.
+    mapping(address owner => uint256 amount) public creditOf;
 
     mapping(uint64 relayId => Relay) private _relays;
 
@@ -74,6 +92,10 @@ contract RelayRegistry is Governed, ReentrancyGuardTransient {
     event Changed(uint64 indexed relayId, address operator, uint8 bondClass, Status status);
     /// @notice A bond went back.
     event Withdrawn(uint64 indexed relayId, address withdrawal, uint256 amount);
+    /// @notice A judge took a part of a bond; the reporter's bounty is part of the amount.
+    event Slashed(uint64 indexed relayId, uint256 amount, address indexed reporter, uint256 bounty);
+    /// @notice An address has claimed.
+    event Claimed(address indexed owner, uint256 amount);
     /// @notice A rate was announced.
     event RateAnnounced(uint96 rate, uint48 validFrom);
     /// @notice A rate is in force.
@@ -81,12 +103,16 @@ contract RelayRegistry is Governed, ReentrancyGuardTransient {
 
     /// @notice The relay is not there, or not in a state for this.
     error WrongStatus();
-    /// @notice The bond is smaller than the rate times the advertised bandwidth.
+    /// @notice The bond is smaller than the rate times the advertised bandwidth, or than {minBond}.
     error BondTooSmall(uint256 bond, uint256 needed);
     /// @notice A descriptor of this length is none.
     error BadDescriptor();
     /// @notice The hash is not that of the present descriptor: it has changed meanwhile.
     error StaleDescriptor();
+    /// @notice The relay has changed too often; its next change is taken from this time on.
+    error TooManyChanges(uint48 from);
+    /// @notice The call would change nothing.
+    error NothingChanges();
     /// @notice The token took a part of the transfer.
     error FeeOnTransfer();
 
@@ -96,13 +122,24 @@ contract RelayRegistry is Governed, ReentrancyGuardTransient {
     /// @param rate_ Stake for each Mbit/s at first.
     /// @param minRate_ Lower bound of the rate.
     /// @param maxRate_ Upper bound of the rate.
-    constructor(IERC20 token_, address governor_, address guardian_, uint96 rate_, uint96 minRate_, uint96 maxRate_)
-        Governed(governor_, guardian_)
-    {
+    /// @param minBond_ Smallest bond of a relay: at least the lowest rate, at most the highest rate for {MIN_BOND_MBIT}.
+    /// @param judges The contracts that may slash bonds; zero for none. They can never be changed.
+    constructor(
+        IERC20 token_,
+        address governor_,
+        address guardian_,
+        uint96 rate_,
+        uint96 minRate_,
+        uint96 maxRate_,
+        uint96 minBond_,
+        address[2] memory judges
+    ) Governed(governor_, guardian_) {
         if (address(token_) == address(0)) revert BadValue();
         if (minRate_ == 0 || rate_ < minRate_ || rate_ > maxRate_) revert BadValue();
+        if (minBond_ < minRate_ || minBond_ > maxRate_ * MIN_BOND_MBIT) revert BadValue();
         token = token_;
-        (rate, minRate, maxRate) = (rate_, minRate_, maxRate_);
+        (rate, minRate, maxRate, minBond) = (rate_, minRate_, maxRate_, minBond_);
+        (firstJudge, secondJudge) = (judges[0], judges[1]);
         directory = new Directory();
     }
 
@@ -125,7 +162,7 @@ contract RelayRegistry is Governed, ReentrancyGuardTransient {
             advertisedMbit: advertisedMbit,
             bondClass: _enough(amount, advertisedMbit),
             status: Status.Active,
-            unbondedAt: 0,
+            timer: 0,
             withdrawal: withdrawal,
             bond: amount
         });
@@ -135,7 +172,7 @@ contract RelayRegistry is Governed, ReentrancyGuardTransient {
         _take(amount);
     }
 
-    /// @notice Changes what a relay says of itself; a new handshake key is such a change.
+    /// @notice Changes what a relay says of itself; a new handshake key is such a change. Takes one of its budget of changes.
     /// @param relayId The relay.
     /// @param advertisedMbit What it says that it carries now.
     /// @param descriptor What it says of itself now.
@@ -145,6 +182,7 @@ contract RelayRegistry is Governed, ReentrancyGuardTransient {
         if (relay.status != Status.Active && relay.status != Status.Draining) revert WrongStatus();
         relay.bondClass = _enough(relay.bond, advertisedMbit);
         relay.advertisedMbit = advertisedMbit;
+        _spend(relay);
         _relays[relayId] = relay;
         _record(relayId, relay, _hash(descriptor));
         emit Described(relayId, advertisedMbit, descriptor);
@@ -152,18 +190,25 @@ contract RelayRegistry is Governed, ReentrancyGuardTransient {
 
     /// @notice Adds to a relay's bond; anybody may.
     /// @param relayId The relay.
-    /// @param amount How much.
+    /// @param amount How much; not zero.
     /// @param descriptorHash Keccak-256 of its present descriptor.
     function topUp(uint64 relayId, uint96 amount, bytes32 descriptorHash) external nonReentrant {
         Relay memory relay = _current(relayId, descriptorHash);
         if (relay.status != Status.Active && relay.status != Status.Draining) revert WrongStatus();
+        if (amount == 0) revert NothingChanges();
         relay.bond += amount;
-        relay.bondClass = _class(relay.bond, relay.advertisedMbit);
-        _change(relayId, relay, descriptorHash);
+        uint8 class = _class(relay.bond, relay.advertisedMbit);
+        if (class == relay.bondClass) {
+            // The record stays as it is, so mirrors have nothing to read: small amounts of strangers are no events.
+            _relays[relayId] = relay;
+        } else {
+            relay.bondClass = class;
+            _change(relayId, relay, descriptorHash);
+        }
         _take(amount);
     }
 
-    /// @notice Takes no new circuits, or takes them again.
+    /// @notice Takes no new circuits, or takes them again. Takes one of the relay's budget of changes.
     /// @param relayId The relay.
     /// @param draining Which of the two.
     /// @param descriptorHash Keccak-256 of its present descriptor.
@@ -172,17 +217,22 @@ contract RelayRegistry is Governed, ReentrancyGuardTransient {
         if (msg.sender != relay.operator && msg.sender != relay.withdrawal) revert NotAllowed();
         if (relay.status != (draining ? Status.Active : Status.Draining)) revert WrongStatus();
         relay.status = draining ? Status.Draining : Status.Active;
+        _spend(relay);
         _change(relayId, relay, descriptorHash);
     }
 
-    /// @notice Replaces the hot key; the withdrawal address alone may, so who steals the hot key does not keep the relay.
+    /// @notice Replaces the hot key of a relay that serves; the withdrawal address alone may, so a thief of the hot key does not keep the
+    /// relay. Takes one of the relay's budget of changes, of which the hot key can use up only half.
     /// @param relayId The relay.
     /// @param operator The new hot key.
     /// @param descriptorHash Keccak-256 of its present descriptor.
     function setOperator(uint64 relayId, address operator, bytes32 descriptorHash) external {
         Relay memory relay = _current(relayId, descriptorHash);
         if (msg.sender != relay.withdrawal) revert NotAllowed();
+        if (relay.status != Status.Active && relay.status != Status.Draining) revert WrongStatus();
         if (operator == address(0)) revert BadValue();
+        if (operator == relay.operator) revert NothingChanges();
+        _spend(relay);
         relay.operator = operator;
         _change(relayId, relay, descriptorHash);
     }
@@ -195,20 +245,51 @@ contract RelayRegistry is Governed, ReentrancyGuardTransient {
         if (msg.sender != relay.operator && msg.sender != relay.withdrawal) revert NotAllowed();
         if (relay.status != Status.Active && relay.status != Status.Draining) revert WrongStatus();
         relay.status = Status.Unbonding;
-        relay.unbondedAt = uint48(block.timestamp) + UNBONDING;
+        relay.timer = uint48(block.timestamp) + UNBONDING;
         _change(relayId, relay, descriptorHash);
     }
 
-    /// @notice Pays a free bond to its withdrawal address and forgets the relay; anybody may call it.
+    /// @notice Pays a free bond to its withdrawal address, and keeps of the relay that address alone; anybody may call it.
     /// @param relayId The relay.
     function withdraw(uint64 relayId) external nonReentrant {
         Relay memory relay = _relays[relayId];
         if (relay.status != Status.Unbonding) revert WrongStatus();
-        if (block.timestamp < relay.unbondedAt) revert TooEarly();
+        if (block.timestamp < relay.timer) revert TooEarly();
         delete _relays[relayId];
+        _relays[relayId].withdrawal = relay.withdrawal;
         directory.write(relayId, 0);
         emit Withdrawn(relayId, relay.withdrawal, relay.bond);
         token.safeTransfer(relay.withdrawal, relay.bond);
+    }
+
+    /// @notice Takes a part of a bond; judges only. It needs no descriptor: the record keeps the bond class of before until anybody calls
+    /// {reclass}. What the reporter does not get belongs to nobody.
+    /// @param relayId A relay that has a bond, also one that unbonds.
+    /// @param basisPoints Ten-thousandths of the bond.
+    /// @param reporter Gets the bounty; zero for nobody.
+    /// @param reporterBasisPoints Ten-thousandths of what is taken.
+    function slash(uint64 relayId, uint256 basisPoints, address reporter, uint256 reporterBasisPoints) external {
+        bool judges = msg.sender == firstJudge || msg.sender == secondJudge;
+        // A judge that is left out is nobody, also in a call that is only tried.
+        if (!judges || msg.sender == address(0)) revert NotAllowed();
+        if (basisPoints > 10_000 || reporterBasisPoints > 10_000) revert BadValue();
+        Relay storage relay = _relays[relayId];
+        if (relay.status == Status.None) revert WrongStatus();
+        uint256 amount = uint256(relay.bond) * basisPoints / 10_000;
+        uint256 bounty = reporter == address(0) ? 0 : amount * reporterBasisPoints / 10_000;
+        relay.bond -= uint96(amount);
+        burned += amount - bounty;
+        if (bounty != 0) creditOf[reporter] += bounty;
+        emit Slashed(relayId, amount, reporter, bounty);
+    }
+
+    /// @notice Pays an address what it may claim; anybody may call it.
+    /// @param owner The address.
+    function claim(address owner) external nonReentrant {
+        uint256 amount = creditOf[owner];
+        creditOf[owner] = 0;
+        emit Claimed(owner, amount);
+        token.safeTransfer(owner, amount);
     }
 
     /// @notice Announces a rate, which {applyRate} puts in force after {RATE_LOCK}; bonds that are there stay as they are until they change.
@@ -227,27 +308,39 @@ contract RelayRegistry is Governed, ReentrancyGuardTransient {
         emit RateChanged(rate);
     }
 
-    /// @notice Writes a relay's record anew under the rate in force; anybody may.
+    /// @notice Writes a relay's record again where its class has changed with the rate or with its bond; anybody may.
     /// @param relayId The relay.
     /// @param descriptorHash Keccak-256 of its present descriptor.
     function reclass(uint64 relayId, bytes32 descriptorHash) external {
         Relay memory relay = _current(relayId, descriptorHash);
-        relay.bondClass = _class(relay.bond, relay.advertisedMbit);
+        uint8 class = _class(relay.bond, relay.advertisedMbit);
+        if (class == relay.bondClass) revert NothingChanges();
+        relay.bondClass = class;
         _change(relayId, relay, descriptorHash);
     }
 
-    /// @notice A relay's two slots.
+    /// @notice A relay's two slots; of one that has left, its withdrawal address alone.
     /// @param relayId The relay.
     /// @return What the registry holds of it.
     function relayOf(uint64 relayId) external view returns (Relay memory) {
         return _relays[relayId];
     }
 
-    /// @notice The bond that a bandwidth needs at the rate in force.
+    /// @notice The bond that a bandwidth needs at the rate in force, and at least {minBond}.
     /// @param advertisedMbit The bandwidth.
     /// @return In the token's smallest unit.
     function neededBond(uint32 advertisedMbit) public view returns (uint256) {
-        return uint256(rate) * advertisedMbit;
+        uint256 needed = uint256(rate) * advertisedMbit;
+        return needed < minBond ? minBond : needed;
+    }
+
+    /// @dev Takes one change of the relay's budget, which comes back at one for each {REFILL}. Mirrors read every change, so a flood of them
+    /// must cost a bond for each few.
+    function _spend(Relay memory relay) private view {
+        uint256 most = REFILL * (msg.sender == relay.withdrawal ? 2 * BURST : BURST);
+        uint256 full = relay.timer < block.timestamp ? block.timestamp : relay.timer;
+        if (full + REFILL > block.timestamp + most) revert TooManyChanges(uint48(full + REFILL - most));
+        relay.timer = uint48(full + REFILL);
     }
 
     function _enough(uint96 bond, uint32 advertisedMbit) private view returns (uint8 class) {

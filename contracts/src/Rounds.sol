@@ -38,6 +38,16 @@ abstract contract Rounds is EIP712 {
         NoQuorum
     }
 
+    /// @notice What another answer than the right one costs in a round.
+    enum Price {
+        /// Nothing: no answer was right, or the round's sort costs nothing.
+        None,
+        /// As much as giving no answer.
+        Idle,
+        /// As much as a wrong value.
+        Wrong
+    }
+
     /// @notice How long each part of a round takes, and what is asked of it.
     struct Terms {
         uint32 commitTime;
@@ -68,6 +78,7 @@ abstract contract Rounds is EIP712 {
         uint8 families;
         bool costs;
         bool urgent;
+        Price price;
         uint48 finishedAt;
         uint96 earned;
         uint96 earnedBy;
@@ -93,19 +104,24 @@ abstract contract Rounds is EIP712 {
     uint256 public constant EQUIVOCATION = 10_000;
     /// @notice The reporter's ten-thousandths of what equivocation costs.
     uint256 public constant REPORTER = 500;
-    /// @notice Ten-thousandths of a bond that a wrong value costs in an approved round, when few gave it.
+    /// @notice Ten-thousandths of a bond that a wrong value costs, when few gave it.
     uint256 public constant WRONG = 100;
     /// @notice As many more, in proportion, when a third of the weight gave the same wrong value.
     uint256 public constant WRONG_TOGETHER = 200;
     /// @notice Ten-thousandths of a bond that a commitment without a reveal costs, or a salt that was shown too early.
     uint256 public constant UNREVEALED = 50;
-    /// @notice Ten-thousandths of a bond that a missed round costs.
+    /// @notice Ten-thousandths of a bond that a missed round costs; as much again for each one in a row, up to {MOST_IN_A_ROW}.
     uint256 public constant MISSED = 5;
+    /// @notice From this many rounds without an answer in a row on, each costs the same.
+    uint256 public constant MOST_IN_A_ROW = 10;
     /// @notice How long what a wrong value cost can come back.
     uint48 public constant HOLD = 30 days;
     /// @notice Open rounds at most, of those that are urgent and of the others, so that a validator can commit in all of them.
     uint256 public constant MAX_OPEN = 8;
 
+    /// @dev {answerKey} of a failure and of an abstention.
+    bytes31 private constant FAILED = 0xabbb5caa7dda850e60932de0934eb1f9d0f59695050f761dc64e443e5030a5;
+    bytes31 private constant ABSTAIN = 0x101e368776582e57ab3d116ffe2517c0a585cd5b23174b01e275c2d8329c3d;
     bytes32 private constant STATEMENT = keccak256("Statement(uint64 round,uint8 answer,bytes32 value)");
 
     /// @notice The validators, and all money.
@@ -123,6 +139,8 @@ abstract contract Rounds is EIP712 {
     mapping(uint64 round => mapping(bytes31 answer => Tally)) private _tallies;
     mapping(uint64 round => BitMaps.BitMap) private _settled;
     mapping(uint64 round => BitMaps.BitMap) private _caught;
+    /// @notice Rounds in a row in which a validator gave no answer, where others did, as they were settled.
+    mapping(uint64 validatorId => uint256 rounds) public idleOf;
 
     /// @notice A validator has committed.
     event Committed(uint64 indexed round, uint64 indexed validatorId, bytes31 commitment);
@@ -250,10 +268,12 @@ abstract contract Rounds is EIP712 {
         if (block.timestamp < _revealEnd(r) + r.challengeTime) revert WrongPhase();
         bytes31 opening = r.opened ? answerKey(Answer.Value, r.value) : bytes31(0);
         (Outcome outcome, bytes31 right) = _count(round, r, opening);
-        outcome = _finished(round, outcome);
-        if (outcome == Outcome.NoQuorum) right = 0;
+        bool stands;
+        (outcome, stands) = _finished(round, outcome);
+        if (outcome == Outcome.NoQuorum && !stands) right = 0;
         (r.outcome, r.right, r.finishedAt) = (outcome, right, uint48(block.timestamp));
-        if (right != 0) {
+        if (right != 0 && r.costs) r.price = _priceOf(round, r, outcome, right);
+        if (right != 0 && outcome != Outcome.NoQuorum) {
             (uint256 part, uint256 most) = _earns(outcome);
             (r.earned, r.earnedBy) = (uint96(validators.reserve(part, most)), uint96(_tallies[round][right].weight));
         }
@@ -275,15 +295,15 @@ abstract contract Rounds is EIP712 {
         }
     }
 
-    /// @notice Decides over what a wrong value has cost: back if the image was revoked within {HOLD}, otherwise nobody's; anybody may.
+    /// @notice Decides over what a wrong value has cost: back if the right one was overturned within {HOLD}, otherwise nobody's; anybody may.
     /// @param round The round.
     /// @param validatorId Whose.
     function decide(uint64 round, uint64 validatorId) external {
         uint256 amount = heldOf[round][validatorId];
         if (amount == 0) revert WrongMark();
         uint48 end = _rounds[round].finishedAt + HOLD;
-        uint48 revokedAt = _revokedAt(round);
-        bool back = revokedAt != 0 && revokedAt < end;
+        uint48 overturnedAt = _overturnedAt(round);
+        bool back = overturnedAt != 0 && overturnedAt < end;
         if (!back && block.timestamp < end) revert WrongPhase();
         delete heldOf[round][validatorId];
         if (back) validators.giveBack(validators.get(validatorId).withdrawal, amount);
@@ -373,8 +393,8 @@ abstract contract Rounds is EIP712 {
         (r.part, r.whole, r.families, r.costs, r.urgent) = (terms.part, terms.whole, terms.families, costs, urgent);
     }
 
-    /// @dev What follows of a counted round; may turn an approval into no quorum.
-    function _finished(uint64 round, Outcome counted) internal virtual returns (Outcome);
+    /// @dev What follows of a counted round; may turn an approval into no quorum. Without quorum a right answer stands only where this says so.
+    function _finished(uint64 round, Outcome counted) internal virtual returns (Outcome outcome, bool stands);
 
     /// @dev What a round with this outcome earns: one part in so many of the pot, and no more than so much.
     function _earns(Outcome outcome) internal view virtual returns (uint256 part, uint256 most);
@@ -382,15 +402,16 @@ abstract contract Rounds is EIP712 {
     /// @dev Whether a value must have been opened by a proposer to be approved.
     function _needsOpening() internal pure virtual returns (bool);
 
-    /// @dev When what the round approved was revoked; zero if it was not.
-    function _revokedAt(uint64 round) internal view virtual returns (uint48);
+    /// @dev When the round's right answer turned out not to be; zero while it has not.
+    function _overturnedAt(uint64 round) internal view virtual returns (uint48);
 
     function _revealEnd(Round storage r) internal view returns (uint48) {
         bool longer = r.extended || 3 * uint256(r.revealed) < 2 * uint256(r.total);
         return longer ? r.revealEnd + r.extraTime : r.revealEnd;
     }
 
-    /// @dev The outcome, and the answer that was right where one was given by enough to be paid for.
+    /// @dev The outcome, and the answer that was right. Without quorum that is a value that could have been approved and has more than half of
+    /// all weight: then no other answer rejects the round, so a little more than a third cannot take a proposer's deposit by lying.
     function _count(uint64 round, Round storage r, bytes31 opening) private view returns (Outcome, bytes31) {
         Outcome outcome = Outcome.NoQuorum;
         bytes31 right;
@@ -399,11 +420,11 @@ abstract contract Rounds is EIP712 {
             if (key == 0) continue;
             Tally storage tally = _tallies[round][key];
             uint256 weight = tally.weight;
-            bool may = _needsOpening() ? key == opening : key != answerKey(Answer.Failed, 0);
+            bool may = _needsOpening() ? key == opening : key != FAILED;
             if (may) {
-                if (weight * r.whole >= uint256(r.total) * r.part && _ones(tally.families & ~r.equivocal) >= r.families) {
-                    return (Outcome.Approved, key);
-                }
+                if (_ones(tally.families & ~r.equivocal) < r.families) continue;
+                if (weight * r.whole >= uint256(r.total) * r.part) return (Outcome.Approved, key);
+                if (2 * weight > r.total) return (Outcome.NoQuorum, key);
             } else if (3 * weight > r.total) {
                 outcome = Outcome.Rejected;
                 if (3 * weight >= 2 * uint256(r.total)) right = key;
@@ -412,32 +433,49 @@ abstract contract Rounds is EIP712 {
         return (outcome, right);
     }
 
+    /// @dev What other answers than the right one cost. Without quorum a wrong value's price is due only when two thirds of the weight that named
+    /// values named this one: "failed" names nothing, so it cannot hold that up, while two values of similar weight leave open which is a lie.
+    function _priceOf(uint64 round, Round storage r, Outcome outcome, bytes31 right) private view returns (Price) {
+        if (outcome == Outcome.Rejected) return Price.None;
+        if (outcome == Outcome.Approved) return Price.Wrong;
+        uint256 named = uint256(r.revealed) - _tallies[round][FAILED].weight - _tallies[round][ABSTAIN].weight;
+        return 3 * uint256(_tallies[round][right].weight) >= 2 * named ? Price.Wrong : Price.Idle;
+    }
+
     function _settle(uint64 round, Round storage r, uint64 validatorId) private {
         Vote memory vote = _votes[round][validatorId];
+        (uint96 weight,) = validators.weightAt(validatorId, r.snapshotBlock, r.cap);
+        bool idle;
+        uint256 cost;
         if (vote.mark == Mark.None) {
-            (uint96 missed,) = validators.weightAt(validatorId, r.snapshotBlock, r.cap);
             // Who has left since could not commit.
-            bool could = validators.get(validatorId).status == ValidatorSet.Status.Active;
-            if (missed != 0 && could && r.costs) validators.slash(validatorId, MISSED, address(0), 0);
-            return;
-        }
-        delete _votes[round][validatorId];
-        validators.unlock(validatorId);
-        if (vote.mark == Mark.Committed) {
-            validators.slash(validatorId, UNREVEALED, address(0), 0);
-        } else if (vote.mark == Mark.Revealed && vote.hash == r.right) {
-            (uint96 weight,) = validators.weightAt(validatorId, r.snapshotBlock, r.cap);
-            if (!_caught[round].get(validatorId)) {
-                validators.share(validatorId, uint256(r.earned) * weight / r.earnedBy);
+            idle = weight != 0 && r.costs && validators.get(validatorId).status == ValidatorSet.Status.Active;
+        } else {
+            delete _votes[round][validatorId];
+            validators.unlock(validatorId);
+            if (vote.mark == Mark.Committed) {
+                cost = UNREVEALED;
+            } else if (vote.mark == Mark.Revealed && vote.hash == r.right) {
+                if (r.costs && idleOf[validatorId] != 0) delete idleOf[validatorId];
+                if (r.earned != 0 && !_caught[round].get(validatorId)) {
+                    validators.share(validatorId, uint256(r.earned) * weight / r.earnedBy);
+                }
+            } else if (vote.mark == Mark.Revealed && r.price != Price.None) {
+                idle = vote.hash == ABSTAIN || r.price == Price.Idle;
+                if (!idle) {
+                    uint256 together = 3 * WRONG_TOGETHER * _tallies[round][vote.hash].weight / r.total;
+                    uint256 more = together < WRONG_TOGETHER ? together : WRONG_TOGETHER;
+                    heldOf[round][validatorId] = validators.hold(validatorId, WRONG + more);
+                }
             }
-        } else if (
-            vote.mark == Mark.Revealed && r.outcome == Outcome.Approved && r.costs
-                && vote.hash != answerKey(Answer.Abstain, 0)
-        ) {
-            uint256 together = 3 * WRONG_TOGETHER * _tallies[round][vote.hash].weight / r.total;
-            uint256 more = together < WRONG_TOGETHER ? together : WRONG_TOGETHER;
-            heldOf[round][validatorId] = validators.hold(validatorId, WRONG + more);
         }
+        if (idle) {
+            uint256 times = ++idleOf[validatorId];
+            // The first abstention in a row is free: a builder may be out of order for a day.
+            if (vote.hash == ABSTAIN) --times;
+            cost = MISSED * (times < MOST_IN_A_ROW ? times : MOST_IN_A_ROW);
+        }
+        if (cost != 0) validators.slash(validatorId, cost, address(0), 0);
     }
 
     /// @dev Takes a vote out of the count, and its whole family out of those that are asked for.

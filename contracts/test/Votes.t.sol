@@ -238,6 +238,18 @@ contract VotesTest {
         }
     }
 
+    function invariant_others_pay_only_where_more_than_half_named_what_was_opened() public view {
+        ImageRegistry images = _handler.images();
+        for (uint64 round = 1; round <= images.roundCount(); ++round) {
+            Rounds.Round memory r = images.roundOf(round);
+            if (r.price == Rounds.Price.None) continue;
+            bytes31 opened = images.answerKey(Rounds.Answer.Value, r.value);
+            require(r.opened && r.right == opened, "another answer is right");
+            require(2 * uint256(images.tallyOf(round, opened).weight) > r.total, "too few");
+            require(r.outcome != Rounds.Outcome.Rejected, "a rejected round makes nobody pay");
+        }
+    }
+
     function invariant_revoked_is_for_ever() public view {
         ImageRegistry images = _handler.images();
         for (uint64 round = 1; round <= images.roundCount(); ++round) {

@@ -58,6 +58,10 @@ pub struct Contracts {
 pub struct Rules {
     /// Stake for each Mbit/s, and the bounds that it can be set to, in the token's smallest unit.
     pub rate: [u64; 3],
+    /// Smallest bond of a relay, in the token's smallest unit.
+    pub relay_bond: u64,
+    /// The contracts that may slash relays' bonds; zero for none.
+    pub relay_judges: [Address; 2],
     /// Smallest bond of a validator.
     pub min_bond: u64,
     /// What a proposal deposits.
@@ -77,6 +81,8 @@ impl Default for Rules {
     fn default() -> Self {
         Self {
             rate: [TOKEN, 1, 10 * TOKEN],
+            relay_bond: TOKEN,
+            relay_judges: [Address::ZERO; 2],
             min_bond: TOKEN,
             deposit: TOKEN,
             families: 3,
@@ -113,7 +119,11 @@ impl Contracts {
         let make = |name: &str, arguments: Vec<u8>| [&code(name)[..], &arguments].concat().into();
         let creations = vec![
             make("TestToken", Vec::new()),
-            make("RelayRegistry", (this.token, governor, guardian, rate, min, max).abi_encode_params()),
+            make(
+                "RelayRegistry",
+                (this.token, governor, guardian, rate, min, max, number(rules.relay_bond), rules.relay_judges)
+                    .abi_encode_params(),
+            ),
             make(
                 "ReleaseKeys",
                 (number(rules.release_keys.0.into()), rules.release_keys.1.clone()).abi_encode_params(),

@@ -20,6 +20,13 @@ sol!(TestToken, "../../contracts/artifacts/TestToken.json");
 
 const DAY: u64 = 86_400;
 const RATE: u64 = 10;
+const HIGHEST_RATE: u64 = 1_000;
+const MIN_BOND: u64 = 50;
+/// Changes of a relay at once, and the seconds after which one more can be made.
+const BURST: u64 = 16;
+const REFILL: u64 = 600;
+/// The contract that may slash.
+const JUDGE: Address = Address::repeat_byte(0xa2);
 const GOVERNOR: Address = Address::repeat_byte(0xa0);
 const GUARDIAN: Address = Address::repeat_byte(0xa1);
 const RICH: u64 = 1_000_000_000;
@@ -40,10 +47,8 @@ impl World {
     fn new() -> Self {
         let mut chain = Chain::new(1_800_000_000);
         let token = chain.deploy(GOVERNOR, TestToken::BYTECODE.clone()).unwrap().created.unwrap();
-        let arguments =
-            (token, GOVERNOR, GUARDIAN, U256::from(RATE), U256::from(1), U256::from(1_000)).abi_encode_params();
-        let code = [&RelayRegistry::BYTECODE[..], &arguments].concat();
-        let registry = chain.deploy(GOVERNOR, code.into()).unwrap().created.unwrap();
+        let registry = chain.deploy(GOVERNOR, creation(token, MIN_BOND, [JUDGE, Address::ZERO])).unwrap();
+        let registry = registry.created.unwrap();
         let mut this = Self { chain, token, registry, directory: Address::ZERO };
         this.directory = this.ask(&RelayRegistry::directoryCall {});
         for number in 1..=3 {
@@ -62,6 +67,26 @@ impl World {
     fn ask<C: SolCall>(&self, call: &C) -> C::Return {
         let output = self.chain.call(GOVERNOR, self.registry, call.abi_encode().into()).unwrap();
         C::abi_decode_returns(&output).unwrap()
+    }
+
+    fn describe(&mut self, from: Address, relay: u64, number: u8) -> Result<Receipt, Failure> {
+        let call =
+            RelayRegistry::describeCall { relayId: relay, advertisedMbit: 100, descriptor: descriptor(number).into() };
+        self.tell(from, &call)
+    }
+
+    fn slash(&mut self, from: Address, relay: u64, part: u64, reporter: Address) -> Result<Receipt, Failure> {
+        let call = RelayRegistry::slashCall {
+            relayId: relay,
+            basisPoints: U256::from(part),
+            reporter,
+            reporterBasisPoints: U256::from(500),
+        };
+        self.tell(from, &call)
+    }
+
+    fn bond(&self, relay: u64) -> u64 {
+        self.ask(&RelayRegistry::relayOfCall { relayId: relay }).bond.to()
     }
 
     fn balance(&self, of: Address) -> U256 {
@@ -87,6 +112,22 @@ impl World {
         let slots = self.chain.storage(self.directory);
         directory_root(slots.into_iter().map(|(slot, hash)| (slot.to(), B256::from(hash))))
     }
+}
+
+/// What makes the registry.
+fn creation(token: Address, min_bond: u64, judges: [Address; 2]) -> Bytes {
+    let [rate, least, most, min_bond] = [RATE, 1, HIGHEST_RATE, min_bond].map(U256::from);
+    let arguments = (token, GOVERNOR, GUARDIAN, rate, least, most, min_bond, judges).abi_encode_params();
+    [&code("RelayRegistry")[..], &arguments].concat().into()
+}
+
+/// The creation code of a contract, as it is in the folder that `OPENRELAY_ARTIFACTS` names, so that mutants can be tested.
+fn code(name: &str) -> Bytes {
+    let committed = || std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../contracts/artifacts");
+    let folder = std::env::var_os("OPENRELAY_ARTIFACTS").map_or_else(committed, std::path::PathBuf::from);
+    let text = std::fs::read_to_string(folder.join(format!("{name}.json"))).unwrap();
+    let artifact: serde_json::Value = serde_json::from_str(&text).unwrap();
+    artifact["bytecode"].as_str().unwrap().parse().unwrap()
 }
 
 /// The withdrawal address of a person's relays.
@@ -204,6 +245,8 @@ fn a_relay_leaves_with_its_bond_after_two_weeks_and_not_before() {
     assert_eq!((world.balance(cold(person(1))), world.balance(world.registry)), (U256::from(1_500), U256::ZERO));
     assert_eq!(world.root(), directory_root([]), "nothing is left in the directory");
     refusal(world.tell(person(1), &withdraw), &RelayRegistry::WrongStatus {});
+    let left = world.ask(&RelayRegistry::relayOfCall { relayId: 1 });
+    assert_eq!((left.withdrawal, left.operator, left.status), (cold(person(1)), Address::ZERO, 0));
     // Its number is never given to another.
     world.register(person(2), 100, 1_000, &descriptor(2)).unwrap();
     assert_eq!(world.ask(&RelayRegistry::countCall {}), 2);
@@ -266,6 +309,7 @@ fn powers_are_bounded_in_time_and_size() {
     world.tell(person(3), &RelayRegistry::applyRateCall {}).unwrap();
     let reclass = RelayRegistry::reclassCall { relayId: 1, descriptorHash: keccak256(descriptor(1)) };
     world.tell(person(3), &reclass).unwrap();
+    refusal(world.tell(person(3), &reclass), &RelayRegistry::NothingChanges {});
     assert_eq!(world.ask(&RelayRegistry::relayOfCall { relayId: 1 }).bondClass, 0, "too little under the new rate");
 
     refusal(world.tell(GOVERNOR, &RelayRegistry::pauseCall {}), &RelayRegistry::NotAllowed {});
@@ -286,16 +330,156 @@ fn powers_are_bounded_in_time_and_size() {
     refusal(world.tell(GOVERNOR, &next), &RelayRegistry::BadValue {});
 }
 
+#[test]
+fn relay_below_the_minimum_bond_is_refused_at_any_bandwidth() {
+    let mut world = World::new();
+    refusal(
+        world.register(person(1), 1, MIN_BOND - 1, &descriptor(1)),
+        &RelayRegistry::BondTooSmall { bond: U256::from(MIN_BOND - 1), needed: U256::from(MIN_BOND) },
+    );
+    world.register(person(1), 1, MIN_BOND, &descriptor(1)).unwrap();
+    assert_eq!(world.ask(&RelayRegistry::relayOfCall { relayId: 1 }).bondClass, 1);
+    let (token, most) = (world.token, HIGHEST_RATE * 10_000);
+    for (min_bond, good) in [(0, false), (1, true), (most, true), (most + 1, false)] {
+        let made = world.chain.deploy(GOVERNOR, creation(token, min_bond, [Address::ZERO; 2]));
+        assert_eq!(made.is_ok(), good, "{min_bond}");
+    }
+}
+
+#[test]
+fn restarting_relay_never_waits_and_a_flood_of_descriptions_does() {
+    let mut world = World::new();
+    world.register(person(1), 100, 1_000, &descriptor(1)).unwrap();
+    for number in 0..16 {
+        world.describe(person(1), 1, number).unwrap();
+    }
+    let refused = world.describe(person(1), 1, 1).unwrap_err();
+    let Failure::Reverted(why) = refused else { panic!("{refused:?}") };
+    let from: u64 = RelayRegistry::TooManyChanges::abi_decode(&why).unwrap().from.to();
+    assert!(from > world.chain.timestamp() && from <= world.chain.timestamp() + REFILL, "{from}");
+    // One in ten minutes, and not two.
+    world.chain.set_next_timestamp(from - 1);
+    world.describe(person(1), 1, 1).unwrap_err();
+    world.chain.set_next_timestamp(from);
+    world.describe(person(1), 1, 2).unwrap();
+    world.describe(person(1), 1, 3).unwrap_err();
+    // The budget is the relay's: another one is not slowed down, and a day later all of it is back.
+    world.register(person(2), 100, 1_000, &descriptor(2)).unwrap();
+    world.describe(person(2), 2, 4).unwrap();
+    world.chain.advance(DAY);
+    for number in 0..16 {
+        world.describe(person(1), 1, number).unwrap();
+    }
+    world.describe(person(1), 1, 1).unwrap_err();
+}
+
+#[test]
+fn events_of_a_relay_that_nobody_pays_for_are_bounded() {
+    let mut world = World::new();
+    world.register(person(1), 100, 1_000, &descriptor(1)).unwrap();
+    let hash = keccak256(descriptor(1));
+    let drain = |draining| RelayRegistry::drainCall { relayId: 1, draining, descriptorHash: hash };
+    for turn in 0..16 {
+        world.tell(person(1), &drain(turn % 2 == 0)).unwrap();
+    }
+    world.tell(person(1), &drain(true)).unwrap_err();
+    let top_up =
+        |amount: u64| RelayRegistry::topUpCall { relayId: 1, amount: amount.try_into().unwrap(), descriptorHash: hash };
+    refusal(world.tell(person(3), &top_up(0)), &RelayRegistry::NothingChanges {});
+    let registry = world.registry;
+    let changed = |receipt: Receipt| receipt.logs.iter().filter(|log| log.address == registry).count();
+    let little = world.tell(person(3), &top_up(1)).unwrap();
+    assert_eq!(changed(little), 0, "the record stays, so mirrors have nothing to read");
+    let doubled = world.tell(person(3), &top_up(1_000)).unwrap();
+    assert_eq!(changed(doubled), 1);
+    let reclass = RelayRegistry::reclassCall { relayId: 1, descriptorHash: hash };
+    refusal(world.tell(person(3), &reclass), &RelayRegistry::NothingChanges {});
+}
+
+/// A thief of the hot key uses up the budget at every chance, and the withdrawal address still replaces him.
+#[test]
+fn stolen_hot_key_cannot_keep_the_withdrawal_address_from_acting() {
+    let mut world = World::new();
+    world.register(person(1), 100, 1_000, &descriptor(1)).unwrap();
+    for _ in 0..3 {
+        world.chain.advance(REFILL);
+        while world.describe(person(1), 1, 1).is_ok() {}
+    }
+    let hash = keccak256(descriptor(1));
+    let take = |operator| RelayRegistry::setOperatorCall { relayId: 1, operator, descriptorHash: hash };
+    let owner = cold(person(1));
+    refusal(world.tell(owner, &take(person(1))), &RelayRegistry::NothingChanges {});
+    world.tell(owner, &take(person(2))).unwrap();
+    world.describe(person(1), 1, 1).unwrap_err();
+    // Of the withdrawal address' own calls there is an end too.
+    let mut calls = 1;
+    while world.tell(owner, &take(person(2 - calls % 2))).is_ok() {
+        calls += 1;
+    }
+    assert!((15..=16).contains(&calls), "{calls}");
+    world.tell(owner, &RelayRegistry::unbondCall { relayId: 1, descriptorHash: hash }).unwrap();
+}
+
+#[test]
+fn judge_slashes_a_bond_also_while_it_unbonds_and_nobody_else_does() {
+    let mut world = World::new();
+    world.register(person(1), 100, 2_000, &descriptor(1)).unwrap();
+    for stranger in [person(1), person(2), GOVERNOR, GUARDIAN, Address::ZERO] {
+        refusal(world.slash(stranger, 1, 100, person(3)), &RelayRegistry::NotAllowed {});
+    }
+    refusal(world.slash(JUDGE, 2, 100, person(3)), &RelayRegistry::WrongStatus {});
+    refusal(world.slash(JUDGE, 1, 10_001, person(3)), &RelayRegistry::BadValue {});
+    // No descriptor is named, and the record stands until anybody writes it again.
+    world.slash(JUDGE, 1, 1_000, person(3)).unwrap();
+    assert_eq!((world.bond(1), world.ask(&RelayRegistry::burnedCall {})), (1_800, U256::from(190)));
+    let before = entry(1, person(1), 100, 2, Status::Active, descriptor(1));
+    assert!(RecordSet::verify(&write(vec![before]).unwrap(), world.root()).is_ok());
+    let hash = keccak256(descriptor(1));
+    world.tell(person(2), &RelayRegistry::reclassCall { relayId: 1, descriptorHash: hash }).unwrap();
+    let after = entry(1, person(1), 100, 1, Status::Active, descriptor(1));
+    assert!(RecordSet::verify(&write(vec![after]).unwrap(), world.root()).is_ok());
+    // With half of what it needs it cannot describe itself; the bond can be filled up.
+    world.slash(JUDGE, 1, 5_000, Address::ZERO).unwrap();
+    assert!(world.describe(person(1), 1, 2).is_err());
+    world.tell(person(1), &RelayRegistry::unbondCall { relayId: 1, descriptorHash: hash }).unwrap();
+    world.chain.advance(14 * DAY - 60);
+    world.slash(JUDGE, 1, 10_000, person(3)).unwrap();
+    world.chain.advance(60);
+    world.tell(person(1), &RelayRegistry::withdrawCall { relayId: 1 }).unwrap();
+    assert_eq!(world.balance(cold(person(1))), U256::ZERO, "all of it was taken");
+    refusal(world.slash(JUDGE, 1, 100, person(3)), &RelayRegistry::WrongStatus {});
+    let bounty = 10 + 45;
+    let rich = world.balance(person(3));
+    world.tell(person(2), &RelayRegistry::claimCall { owner: person(3) }).unwrap();
+    world.tell(person(2), &RelayRegistry::claimCall { owner: person(3) }).unwrap();
+    assert_eq!(world.balance(person(3)) - rich, U256::from(bounty), "once");
+    assert_eq!(world.balance(world.registry), U256::from(2_000 - bounty), "the rest is nobody's");
+}
+
+/// A judge that a deployment leaves out is nobody, not the zero address' holder.
+#[test]
+fn deployment_without_judges_slashes_nothing() {
+    let mut world = World::new();
+    let registry = world.chain.deploy(GOVERNOR, creation(world.token, MIN_BOND, [Address::ZERO; 2])).unwrap();
+    world.registry = registry.created.unwrap();
+    for caller in [JUDGE, GOVERNOR, person(1), Address::ZERO] {
+        refusal(world.slash(caller, 1, 100, person(3)), &RelayRegistry::NotAllowed {});
+    }
+}
+
 /// What anybody may try.
 #[derive(Clone, Debug)]
 enum Step {
+    Slash { relay: u64, part: u64 },
+    Reclass { relay: u64 },
+    SetOperator { relay: u64, operator: u8 },
     Register { mbit: u32, bond: u64 },
     Describe { relay: u64, mbit: u32 },
     TopUp { relay: u64, amount: u64 },
     Drain { relay: u64, draining: bool },
     Unbond { relay: u64 },
     Withdraw { relay: u64 },
-    Wait { days: u64 },
+    Wait { minutes: u64 },
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
@@ -307,24 +491,126 @@ fn any_step() -> impl Strategy<Value = Step> {
         2 => (relay(), any::<bool>()).prop_map(|(relay, draining)| Step::Drain { relay, draining }),
         2 => relay().prop_map(|relay| Step::Unbond { relay }),
         2 => relay().prop_map(|relay| Step::Withdraw { relay }),
-        2 => (0u64..20).prop_map(|days| Step::Wait { days }),
+        2 => (0u64..20).prop_map(|days| Step::Wait { minutes: days * 1_440 }),
+        2 => (0u64..40).prop_map(|minutes| Step::Wait { minutes }),
+        1 => (relay(), 0u64..11_000).prop_map(|(relay, part)| Step::Slash { relay, part }),
+        1 => relay().prop_map(|relay| Step::Reclass { relay }),
+        1 => (relay(), 1u8..=3).prop_map(|(relay, operator)| Step::SetOperator { relay, operator }),
     ]
 }
 
-/// A relay as the model has it.
+/// A relay as the model has it: of whom it is, who operates it, and what it has left of its budget.
 #[derive(Clone)]
 struct Modelled {
     owner: u8,
+    operator: u8,
     mbit: u32,
     bond: u64,
+    class: u8,
     status: Status,
     free_at: u64,
+    /// The times of its last changes, the newest last.
+    changes: Vec<u64>,
     bytes: Vec<u8>,
 }
 
+impl Modelled {
+    fn serves(&self) -> bool {
+        self.status != Status::Unbonding
+    }
+
+    /// Whether one more change can be made: a bucket that loses one in [`REFILL`], counted in seconds from all changes.
+    fn may_change(&self, now: u64, most: u64) -> bool {
+        let (mut level, mut last) = (0u64, 0);
+        for at in &self.changes {
+            level = level.saturating_sub(at - last) + REFILL;
+            last = *at;
+        }
+        level.saturating_sub(now - last) + REFILL <= most * REFILL
+    }
+}
+
 fn class(bond: u64, mbit: u32) -> u8 {
-    let needed = RATE * u64::from(mbit);
+    let needed = (RATE * u64::from(mbit)).max(MIN_BOND);
     (0u8..8).take_while(|doublings| bond >= needed << doublings).count().try_into().unwrap()
+}
+
+/// The registry as it is meant: what each call does, or that it is refused.
+#[derive(Default)]
+struct Registry {
+    relays: std::collections::BTreeMap<u64, Modelled>,
+    count: u64,
+    burned: u64,
+    bounties: u64,
+    paid_in: u64,
+}
+
+impl Registry {
+    /// `now`: the time of the block that the call is in.
+    fn play(&mut self, who: u8, step: &Step, bytes: Vec<u8>, now: u64) -> Option<()> {
+        match *step {
+            Step::Register { mbit, bond } => {
+                let class = class(bond, mbit);
+                (mbit > 0 && class > 0).then_some(())?;
+                self.count += 1;
+                self.paid_in += bond;
+                let (status, changes) = (Status::Active, Vec::new());
+                let (owner, operator) = (who, who);
+                let relay = Modelled { owner, operator, mbit, bond, class, status, free_at: 0, changes, bytes };
+                self.relays.insert(self.count, relay);
+            }
+            Step::Describe { relay, mbit } => {
+                let held = self.relays.get_mut(&relay).filter(|held| held.operator == who && held.serves())?;
+                let class = class(held.bond, mbit);
+                (mbit > 0 && class > 0 && held.may_change(now, BURST)).then_some(())?;
+                held.changes.push(now);
+                (held.mbit, held.class, held.bytes) = (mbit, class, bytes);
+            }
+            Step::TopUp { relay, amount } => {
+                let held = self.relays.get_mut(&relay).filter(|held| held.serves() && amount > 0)?;
+                held.bond += amount;
+                held.class = class(held.bond, held.mbit);
+                self.paid_in += amount;
+            }
+            Step::Drain { relay, draining } => {
+                let (from, to) = (Status::Active, Status::Draining);
+                let (from, to) = if draining { (from, to) } else { (to, from) };
+                let held = self.relays.get_mut(&relay).filter(|held| held.operator == who && held.status == from)?;
+                held.may_change(now, BURST).then_some(())?;
+                held.changes.push(now);
+                held.status = to;
+            }
+            Step::SetOperator { relay, operator } => {
+                let held = self.relays.get_mut(&relay).filter(|held| held.owner == who && held.serves())?;
+                (held.operator != operator && held.may_change(now, 2 * BURST)).then_some(())?;
+                held.changes.push(now);
+                held.operator = operator;
+            }
+            Step::Unbond { relay } => {
+                let held = self.relays.get_mut(&relay).filter(|held| held.operator == who && held.serves())?;
+                (held.status, held.free_at) = (Status::Unbonding, now + 14 * DAY);
+            }
+            Step::Withdraw { relay } => {
+                self.relays.get(&relay).filter(|held| !held.serves() && now >= held.free_at)?;
+                self.relays.remove(&relay);
+            }
+            Step::Slash { relay, part } => {
+                let held = self.relays.get_mut(&relay).filter(|_| part <= 10_000)?;
+                let amount = held.bond * part / 10_000;
+                held.bond -= amount;
+                self.bounties += amount * 500 / 10_000;
+                self.burned += amount - amount * 500 / 10_000;
+            }
+            Step::Reclass { relay } => {
+                let held = self.relays.get_mut(&relay)?;
+                let class = class(held.bond, held.mbit);
+                (class != held.class).then_some(())?;
+                held.class = class;
+            }
+            Step::Wait { .. } => {}
+        }
+        Some(())
+    }
 }
 
 /// How many random sequences: a few by hand, as many as `./x test` says there.
@@ -339,84 +625,57 @@ proptest! {
     #[test]
     fn the_registry_does_what_its_model_does(steps in prop::collection::vec((1u8..=3, any_step()), 1..40)) {
         let mut world = World::new();
-        let mut model: std::collections::BTreeMap<u64, Modelled> = std::collections::BTreeMap::new();
-        let mut count = 0;
-        let mut paid = std::collections::BTreeMap::<u8, u64>::new();
+        let mut model = Registry::default();
         for (turn, (who, step)) in steps.into_iter().enumerate() {
-            let turn = u8::try_from(turn).unwrap();
+            let bytes = descriptor(u8::try_from(turn).unwrap());
+            let hash = |relay: u64| model.relays.get(&relay).map_or(B256::ZERO, |relay| keccak256(&relay.bytes));
             let caller = person(who);
-            let serves = |relay: Option<&Modelled>| relay.is_some_and(|relay| relay.status != Status::Unbonding);
-            let hash = |relay: u64, model: &std::collections::BTreeMap<u64, Modelled>| {
-                model.get(&relay).map_or(B256::ZERO, |relay| keccak256(&relay.bytes))
-            };
-            match step {
-                Step::Register { mbit, bond } => {
-                    let done = world.register(caller, mbit, bond, &descriptor(turn)).is_ok();
-                    prop_assert_eq!(done, mbit > 0 && class(bond, mbit) > 0);
-                    if done {
-                        count += 1;
-                        *paid.entry(who).or_default() += bond;
-                        let relay = Modelled { owner: who, mbit, bond, status: Status::Active, free_at: 0, bytes: descriptor(turn) };
-                        model.insert(count, relay);
-                    }
-                }
+            let told = match step {
+                Step::Register { mbit, bond } => world.register(caller, mbit, bond, &bytes),
                 Step::Describe { relay, mbit } => {
-                    let bytes = descriptor(turn);
-                    let call = RelayRegistry::describeCall { relayId: relay, advertisedMbit: mbit, descriptor: bytes.clone().into() };
-                    let done = world.tell(caller, &call).is_ok();
-                    let held = model.get(&relay);
-                    let may = serves(held) && held.is_some_and(|r| r.owner == who && mbit > 0 && class(r.bond, mbit) > 0);
-                    prop_assert_eq!(done, may);
-                    if let (true, Some(held)) = (done, model.get_mut(&relay)) {
-                        (held.mbit, held.bytes) = (mbit, bytes);
-                    }
+                    let descriptor = bytes.clone().into();
+                    world.tell(caller, &RelayRegistry::describeCall { relayId: relay, advertisedMbit: mbit, descriptor })
                 }
                 Step::TopUp { relay, amount } => {
-                    let call = RelayRegistry::topUpCall { relayId: relay, amount: amount.try_into().unwrap(), descriptorHash: hash(relay, &model) };
-                    let done = world.tell(caller, &call).is_ok();
-                    prop_assert_eq!(done, serves(model.get(&relay)));
-                    if let (true, Some(held)) = (done, model.get_mut(&relay)) {
-                        held.bond += amount;
-                        *paid.entry(who).or_default() += amount;
-                    }
+                    let (amount, hash) = (amount.try_into().unwrap(), hash(relay));
+                    world.tell(caller, &RelayRegistry::topUpCall { relayId: relay, amount, descriptorHash: hash })
                 }
                 Step::Drain { relay, draining } => {
-                    let call = RelayRegistry::drainCall { relayId: relay, draining, descriptorHash: hash(relay, &model) };
-                    let done = world.tell(caller, &call).is_ok();
-                    let from = if draining { Status::Active } else { Status::Draining };
-                    prop_assert_eq!(done, model.get(&relay).is_some_and(|r| r.owner == who && r.status == from));
-                    if let (true, Some(held)) = (done, model.get_mut(&relay)) {
-                        held.status = if draining { Status::Draining } else { Status::Active };
-                    }
+                    let call = RelayRegistry::drainCall { relayId: relay, draining, descriptorHash: hash(relay) };
+                    world.tell(caller, &call)
+                }
+                Step::SetOperator { relay, operator } => {
+                    let (operator, hash) = (person(operator), hash(relay));
+                    let call = RelayRegistry::setOperatorCall { relayId: relay, operator, descriptorHash: hash };
+                    world.tell(cold(caller), &call)
                 }
                 Step::Unbond { relay } => {
-                    let call = RelayRegistry::unbondCall { relayId: relay, descriptorHash: hash(relay, &model) };
-                    let done = world.tell(caller, &call).is_ok();
-                    let held = model.get(&relay);
-                    prop_assert_eq!(done, serves(held) && held.is_some_and(|r| r.owner == who));
-                    if let (true, Some(held)) = (done, model.get_mut(&relay)) {
-                        (held.status, held.free_at) = (Status::Unbonding, world.chain.timestamp() + 14 * DAY);
-                    }
+                    world.tell(caller, &RelayRegistry::unbondCall { relayId: relay, descriptorHash: hash(relay) })
                 }
-                Step::Withdraw { relay } => {
-                    let done = world.tell(caller, &RelayRegistry::withdrawCall { relayId: relay }).is_ok();
-                    let now = world.chain.timestamp();
-                    prop_assert_eq!(done, model.get(&relay).is_some_and(|r| r.status == Status::Unbonding && now >= r.free_at));
-                    if done {
-                        model.remove(&relay);
-                    }
+                Step::Withdraw { relay } => world.tell(caller, &RelayRegistry::withdrawCall { relayId: relay }),
+                Step::Slash { relay, part } => world.slash(JUDGE, relay, part, person(9)),
+                Step::Reclass { relay } => {
+                    world.tell(caller, &RelayRegistry::reclassCall { relayId: relay, descriptorHash: hash(relay) })
                 }
-                Step::Wait { days } => world.chain.advance(days * DAY),
-            }
+                Step::Wait { minutes } => {
+                    world.chain.advance(60 * minutes);
+                    continue;
+                }
+            };
+            let modelled = model.play(who, &step, bytes, world.chain.timestamp());
+            prop_assert_eq!(told.is_ok(), modelled.is_some(), "{:?}: {:?}", step, told.err());
         }
-        let entries = model.iter().map(|(id, relay)| {
-            entry(*id, person(relay.owner), relay.mbit, class(relay.bond, relay.mbit), relay.status, relay.bytes.clone())
+        let entries = model.relays.iter().map(|(id, relay)| {
+            entry(*id, person(relay.operator), relay.mbit, relay.class, relay.status, relay.bytes.clone())
         });
         prop_assert!(RecordSet::verify(&write(entries.collect()).unwrap(), world.root()).is_ok());
-        let held: u64 = model.values().map(|relay| relay.bond).sum();
-        prop_assert_eq!(world.balance(world.registry), U256::from(held), "bonds are all there");
+        let held: u64 = model.relays.values().map(|relay| relay.bond).sum();
+        let burned = world.ask(&RelayRegistry::burnedCall {});
+        let bounties = world.ask(&RelayRegistry::creditOfCall { owner: person(9) });
+        prop_assert_eq!((burned, bounties), (U256::from(model.burned), U256::from(model.bounties)));
+        prop_assert_eq!(world.balance(world.registry), U256::from(held) + burned + bounties, "bonds are all there");
         let cold_sum: U256 = (1..=3).map(|who| world.balance(cold(person(who)))).sum();
-        let spent: u64 = paid.values().sum();
-        prop_assert_eq!(cold_sum + U256::from(held), U256::from(spent), "what was paid in is held or was paid back");
+        let inside = U256::from(held) + burned + bounties;
+        prop_assert_eq!(cold_sum + inside, U256::from(model.paid_in), "what was paid in is held or was paid back");
     }
 }

@@ -1,5 +1,5 @@
-//! Every state that a small network of validators can get into, with a third of the stake against it: what must never happen does not, and what must be
-//! possible is. The model is the one that the contracts are held against by random sequences.
+//! Every state that a small network of validators can get into, with a third of the stake or a little more against it: what must never happen does not,
+//! and what must be possible is. The model is the one that the contracts are held against by random sequences.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -25,10 +25,12 @@ const RIVAL: Party = 51;
 /// Who reports.
 const ANYBODY: Party = 60;
 
-/// Honest validators, and a rival with a third of the stake, whose number is the last one.
+/// Honest validators, and a rival with a third of the stake or a little more, whose number is the last one.
 #[derive(Clone, Copy)]
 struct Network {
     honest: u64,
+    /// The rival has a little more than a third.
+    more: bool,
     /// The rival also proposes: the same version with a bad value, or another one with either.
     proposes: bool,
     /// How often the rival moves against each image.
@@ -46,6 +48,8 @@ struct World {
     /// Tokens that were put in and not paid out.
     inside: u128,
     topped: bool,
+    /// Something that was held is decided.
+    decided: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -199,7 +203,11 @@ impl Network {
             }
             Action::Finish(round) => images.finish(round, now).map(drop),
             Action::Settle(round) => images.settle(round, &self.everybody()),
-            Action::Decide(round) => images.decide(round, rival, now),
+            Action::Decide(round) => {
+                images.decide(round, rival, now)?;
+                world.decided = true;
+                Ok(())
+            }
             Action::SettleMotion(round, motion) => images.settle_motion(round, motion, &self.everybody(), now),
             Action::Propose(version, value) => {
                 images.propose(Proposal { proposer: RIVAL, version, value, emergency: false }, now)?;
@@ -267,12 +275,13 @@ impl Model for Network {
             images.set.join(id, id, 100 + id, BOND).unwrap();
         }
         let third = u128::from(self.honest) * BOND / 2;
-        images.set.join(self.rival(), self.rival(), 100 + self.rival(), third).unwrap();
+        let bond = if self.more { third * 104 / 100 } else { third };
+        images.set.join(self.rival(), self.rival(), 100 + self.rival(), bond).unwrap();
         images.set.fund(1_000);
         let now = 1_000_000;
         images.propose(Proposal { proposer: PROPOSER, version: 1, value: GOOD, emergency: false }, now).unwrap();
         let inside = images.set.money();
-        vec![World { images, now, inside, topped: false }]
+        vec![World { images, now, inside, topped: false, decided: false }]
     }
 
     fn actions(&self, world: &World, actions: &mut Vec<Action>) {
@@ -320,11 +329,35 @@ impl Model for Network {
                 hidden.into_iter().all(|reveal| network.apply(&mut world.clone(), reveal).is_ok())
             }),
             Property::always(
-                "where all honest reveal alike the round ends in approval: a third cannot stop it",
-                |_: &Self, world: &World| {
+                "where all honest reveal alike the round ends in approval: a third cannot stop it, and a little more has it held again",
+                |network: &Self, world: &World| {
                     all_images(world, |image| {
                         let ended = image.proposal.proposer == PROPOSER && image.round.outcome != Outcome::Open;
-                        !ended || image.round.outcome == Outcome::Approved
+                        let held_again = network.more && image.round.outcome == Outcome::NoQuorum;
+                        !ended || image.round.outcome == Outcome::Approved || held_again
+                    })
+                },
+            ),
+            Property::always("an honest proposer keeps the deposit", |_: &Self, world: &World| {
+                let ended =
+                    |image: &&Image| image.proposal.proposer == PROPOSER && image.round.outcome != Outcome::Open;
+                let rounds = world.images.images.values().filter(ended).count() as u128;
+                world.images.set.credits.get(&PROPOSER).copied().unwrap_or(0) == rounds * DEPOSIT
+            }),
+            Property::always(
+                "whoever stops a round by lying pays when it is settled",
+                |network: &Self, world: &World| {
+                    let rival = network.rival();
+                    all_images(world, |image| {
+                        let round = &image.round;
+                        let stopped = round.outcome == Outcome::NoQuorum && round.right == Some(Answer::Value(GOOD));
+                        let lies = match round.votes.get(&rival) {
+                            Some(Mark::Revealed(answer)) => *answer != Answer::Abstain && Some(*answer) != round.right,
+                            Some(Mark::Committed(_) | Mark::Voided) | None => false,
+                        };
+                        let (held, idle) =
+                            (round.held.contains_key(&rival), world.images.set.idle.contains_key(&rival));
+                        !(stopped && lies && round.settled.contains(&rival)) || held || idle || world.decided
                     })
                 },
             ),
@@ -385,6 +418,14 @@ const APPROVED: Possible = ("an image is approved", |_, world| any_image(world, 
 const PAYS: Possible = ("the rival pays for a wrong value", |network, world| {
     any_image(world, |image| image.round.held.contains_key(&network.rival()))
 });
+const PAYS_UNDECIDED: Possible = ("the rival pays for a false failure that stopped a round", |network, world| {
+    any_image(world, |image| {
+        image.round.outcome == Outcome::NoQuorum && image.round.held.contains_key(&network.rival())
+    })
+});
+const IDLE: Possible = ("the rival pays for silence or for a common wrong value", |network, world| {
+    world.images.set.idle.contains_key(&network.rival())
+});
 const COPIES: Possible = ("the rival holds a copy", |network, world| {
     let copy = |mark: &Mark| matches!(mark, Mark::Committed(what) if what.author.1 != network.rival());
     any_image(world, |image| image.round.votes.get(&network.rival()).is_some_and(copy))
@@ -410,6 +451,7 @@ fn explore(network: Network) {
 fn three_validators_and_a_rival_with_tricks_and_more_stake_later() {
     explore(Network {
         honest: 2,
+        more: false,
         proposes: false,
         accuses: 0,
         tricks: true,
@@ -418,9 +460,22 @@ fn three_validators_and_a_rival_with_tricks_and_more_stake_later() {
 }
 
 #[test]
+fn three_validators_and_a_rival_with_a_little_more_than_a_third() {
+    explore(Network {
+        honest: 2,
+        more: true,
+        proposes: false,
+        accuses: 0,
+        tricks: true,
+        possible: &[APPROVED, PAYS, PAYS_UNDECIDED, IDLE, COPIES, CAUGHT],
+    });
+}
+
+#[test]
 fn four_validators_and_a_rival_with_tricks_who_moves_against_the_image() {
     explore(Network {
         honest: 3,
+        more: false,
         proposes: false,
         accuses: 2,
         tricks: true,
@@ -432,6 +487,7 @@ fn four_validators_and_a_rival_with_tricks_who_moves_against_the_image() {
 fn three_validators_and_a_rival_who_proposes_and_moves_against_images() {
     explore(Network {
         honest: 2,
+        more: false,
         proposes: true,
         accuses: 1,
         tricks: false,

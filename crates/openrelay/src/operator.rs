@@ -280,7 +280,7 @@ fn retire(dir: &Path, password_file: Option<&Path>) -> Result<(), Failure> {
             say("the relay serves no more; stop it. The bond is free after 14 days: run this again then");
         }
         Status::Unbonding => {
-            let free: u64 = shown.unbondedAt.to();
+            let free: u64 = shown.timer.to();
             let left = free.saturating_sub(unix_seconds());
             if left > 0 {
                 return Err(Failure::new(
@@ -313,7 +313,7 @@ fn status(program: &Program, dir: &Path) -> Result<(), Failure> {
     say(&format!("relay          {relay_id} {} {:?}", folder.plan.role, standing.status));
     say(&format!("bond           {}, class {}, goes back to {}", shown.bond, standing.bond_class, shown.withdrawal));
     if standing.status == Status::Unbonding {
-        let free: u64 = shown.unbondedAt.to();
+        let free: u64 = shown.timer.to();
         say(&format!("               free in {} s", free.saturating_sub(unix_seconds())));
     }
     let now = unix_seconds();

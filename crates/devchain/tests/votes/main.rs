@@ -6,7 +6,9 @@
     reason = "a test that cannot go on must stop, and its numbers are small"
 )]
 
+mod collateral;
 mod contracts;
+mod shares;
 mod world;
 
 use openrelay_ledger::votes::Refusal;
@@ -229,7 +231,7 @@ fn play(world: &mut World, step: Step) {
 }
 
 /// How many random sequences: a few by hand, as many as `./x test` says there.
-fn sequences() -> u32 {
+pub(crate) fn sequences() -> u32 {
     std::env::var("OPENRELAY_SEQUENCES").ok().and_then(|count| count.parse().ok()).unwrap_or(200)
 }
 
@@ -289,14 +291,14 @@ fn exactly_two_thirds_approve_and_one_unit_less_does_not() {
 fn exactly_a_third_does_not_stop_what_two_thirds_approve_and_more_rejects() {
     let (yes, no, failed) = (Some(Answer::Value(1)), Some(Answer::Value(2)), Some(Answer::Failed));
     let mut world = World::crowd(&[1_000; 9]);
-    let round = world.round(1, 1, &[yes, yes, yes, yes, yes, None, no, no, no]);
+    let round = world.round(1, 1, &[yes, yes, yes, yes, None, None, no, no, no]);
     assert_eq!(world.state(round), State::NoQuorum, "a third is not more than a third");
     let round = world.round(1, 2, &[yes, yes, yes, yes, yes, yes, no, no, no]);
     assert_eq!(world.state(round), State::ApprovedPending, "a third cannot stop it");
     let mut world = World::crowd(&[1_000, 1_000, 1_000, 1_000, 1_000, 1_000, 1_000, 1_000, 1_001]);
-    let round = world.round(1, 1, &[yes, yes, yes, yes, yes, None, no, no, no]);
+    let round = world.round(1, 1, &[yes, yes, yes, yes, None, None, no, no, no]);
     assert_eq!(world.state(round), State::Rejected);
-    let round = world.round(1, 2, &[yes, yes, yes, yes, yes, None, failed, failed, failed]);
+    let round = world.round(1, 2, &[yes, yes, yes, yes, None, None, failed, failed, failed]);
     assert_eq!(world.state(round), State::Rejected, "failures are one answer");
 }
 
@@ -549,26 +551,6 @@ fn a_third_can_suspend_but_neither_the_last_image_nor_for_nothing() {
     world.settle_motion(new, 0, &everybody()).unwrap();
     assert_eq!(world.model.set.validators[&1].bond, 990);
     world.compare();
-}
-
-#[test]
-fn an_emergency_takes_hours_and_four_fifths() {
-    let yes = Answer::Value(1);
-    for (voters, outcome) in [(8, Outcome::Approved), (7, Outcome::NoQuorum)] {
-        let mut world = World::crowd(&[1_000; 10]);
-        world.propose(1, 1, 1, true).unwrap();
-        for id in 1..=voters {
-            world.commit(None, 1, id, yes).unwrap();
-        }
-        world.wait(6 * HOUR);
-        world.open(1, 1, 1).unwrap();
-        for id in 1..=voters {
-            world.reveal(None, 1, id, true).unwrap();
-        }
-        world.wait(6 * HOUR);
-        world.finish(1).unwrap();
-        assert_eq!(world.model.images[&1].round.outcome, outcome);
-    }
 }
 
 #[test]

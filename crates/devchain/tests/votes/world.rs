@@ -17,7 +17,7 @@ use openrelay_ledger::chain::voting::release::ReleaseKeys;
 use openrelay_ledger::chain::voting::validators::ValidatorSet as V;
 use openrelay_ledger::chain::voting::{self, commitment, image_value, release_hash, statement_hash};
 use openrelay_ledger::votes::images::{Images, Proposal, State};
-use openrelay_ledger::votes::rounds::{Answer, Commitment, Mark, Outcome};
+use openrelay_ledger::votes::rounds::{Answer, Commitment, Mark, Outcome, Price};
 use openrelay_ledger::votes::set::Status;
 use openrelay_ledger::votes::{Party, Refusal};
 
@@ -592,6 +592,8 @@ impl World {
                 (operator, validator.bond, validator.locks, status),
                 "validator {id}"
             );
+            let idle = self.ask(self.at.images, &I::idleOfCall { validatorId: *id });
+            assert_eq!(idle, word(set.idle.get(id).copied().unwrap_or(0)), "idle rounds of {id}");
         }
         for (round, image) in &self.model.images {
             self.state(*round);
@@ -603,11 +605,21 @@ impl World {
                 Outcome::NoQuorum => 3,
             };
             let end = self.ask(self.at.images, &I::revealEndCall { round: *round });
+            let price = match image.round.price {
+                Price::None => 0,
+                Price::Idle => 1,
+                Price::Wrong => 2,
+            };
             assert_eq!(
-                (r.total.to::<u128>(), r.revealed.to::<u128>(), r.outcome, end.to::<u64>()),
-                (image.round.snapshot.total, image.round.revealed, outcome, image.round.reveal_end()),
+                (r.total.to::<u128>(), r.revealed.to::<u128>(), r.outcome, r.price, end.to::<u64>()),
+                (image.round.snapshot.total, image.round.revealed, outcome, price, image.round.reveal_end()),
                 "round {round}"
             );
+            assert_eq!(r.right, image.round.right.map_or(FixedBytes::ZERO, answer_key), "round {round}");
+            for id in set.validators.keys() {
+                let held = self.ask(self.at.images, &I::heldOfCall { round: *round, validatorId: *id });
+                assert_eq!(held, word(image.round.held.get(id).copied().unwrap_or(0)), "held of {id} in {round}");
+            }
             let all = [Answer::Value(1), Answer::Value(2), Answer::Failed, Answer::Abstain];
             for answer in all {
                 assert_eq!(self.tally(*round, answer), image.round.weight(answer), "round {round}, {answer:?}");

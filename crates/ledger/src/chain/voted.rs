@@ -30,9 +30,9 @@ pub const ANCHOR_EVERY: u64 = 256;
 const SETTLED: u64 = 64;
 /// Places in the contracts' storage, which a test holds against the committed layouts.
 const ROUNDS: u64 = 8;
-const IMAGES: u64 = 15;
-const APPROVED: u64 = 16;
-const CURRENT: u64 = 11;
+const IMAGES: u64 = 16;
+const APPROVED: u64 = 17;
+const CURRENT: u64 = 12;
 /// Of a round: the slot with the value that was approved. Of an image: the slots with version and times.
 const ROUND_VALUE: u64 = 4;
 const IMAGE_VERSION: u64 = 0;

@@ -64,7 +64,7 @@ pub struct Proposal {
     pub version: u64,
     /// What the proposer says that it gives.
     pub value: u64,
-    /// Hours instead of days, four fifths instead of two thirds.
+    /// Hours instead of days, and no time for proofs of equivocation.
     pub emergency: bool,
 }
 
@@ -142,16 +142,9 @@ impl Images {
             return Err(Refusal::NoValidators);
         }
         let terms = if proposal.emergency {
-            Terms { commit: 6 * HOUR, reveal: 6 * HOUR, extra: 0, challenge: 0, part: (4, 5), families: self.families }
+            terms([6 * HOUR, 6 * HOUR, 6 * HOUR, 0], self.families)
         } else {
-            Terms {
-                commit: 3 * DAY,
-                reveal: DAY,
-                extra: DAY,
-                challenge: 3 * DAY,
-                part: (2, 3),
-                families: self.families,
-            }
+            terms([3 * DAY, DAY, DAY, 3 * DAY], self.families)
         };
         let image = Image {
             proposal,
@@ -252,7 +245,9 @@ impl Images {
         };
         set.give_back(image.proposal.proposer, back);
         set.burn_held(deposit - back);
-        image.round.close(set, outcome, right, deposit, now);
+        // A rejected round earns no more than its proposer has lost.
+        let most = if outcome == Outcome::Approved { u128::MAX } else { deposit };
+        image.round.close(set, (outcome, right), !second, (10, most), now);
         if outcome == Outcome::Approved {
             image.usable_from = Some(now + PENDING);
         } else if outcome == Outcome::NoQuorum && opened {
@@ -275,8 +270,9 @@ impl Images {
     /// # Errors
     /// A [`Refusal`].
     pub fn decide(&mut self, round: u64, id: u64, now: u64) -> Result<(), Refusal> {
+        let overturned_at = self.overturned_at(round);
         let (set, image) = self.both(round).map_err(|_| Refusal::WrongMark)?;
-        image.round.decide(set, id, image.revoked_at, now)
+        image.round.decide(set, id, overturned_at, now)
     }
 
     /// Votes against an image.
@@ -375,6 +371,13 @@ impl Images {
         self.images.iter().find(|(_, image)| of(image)).map(|(number, _)| *number)
     }
 
+    /// When the image of a round's version was revoked, or approved with another value.
+    fn overturned_at(&self, round: u64) -> Option<u64> {
+        let winner = self.images.get(&self.approved(self.images.get(&round)?.proposal.version)?)?;
+        let same = winner.round.right == self.images.get(&round)?.round.right;
+        if same { winner.revoked_at } else { Some(winner.round.finished_at) }
+    }
+
     fn superseded_at(&self, version: u64) -> Option<u64> {
         let newer = |image: &&Image| image.proposal.version > version && image.revoked_at.is_none();
         self.images.values().filter(newer).filter_map(|image| image.usable_from).min()
@@ -392,4 +395,9 @@ impl Images {
     fn both(&mut self, round: u64) -> Result<(&mut Set, &mut Image), Refusal> {
         Ok((&mut self.set, self.images.get_mut(&round).ok_or(Refusal::WrongPhase)?))
     }
+}
+
+/// The terms of a round on an image, with the seconds for commitments, reveals, late reveals and proofs of equivocation.
+const fn terms([commit, reveal, extra, challenge]: [u64; 4], families: usize) -> Terms {
+    Terms { commit, reveal, extra, challenge, part: (2, 3), families, opening: true, costs: true }
 }

@@ -15,8 +15,10 @@ const WRONG: u128 = 100;
 const WRONG_TOGETHER: u128 = 200;
 /// What no reveal costs, or a salt shown too early.
 const UNREVEALED: u128 = 50;
-/// What a missed round costs.
+/// What a round without an answer costs; as much again for each one in a row.
 const MISSED: u128 = 5;
+/// From this many in a row on, each costs the same.
+const MOST_IN_A_ROW: u128 = 10;
 /// Seconds for which a wrong value's cost can come back.
 pub const HOLD: u64 = 30 * 86_400;
 /// Open rounds at most, of emergencies and of others.
@@ -68,6 +70,17 @@ pub enum Outcome {
     NoQuorum,
 }
 
+/// What another answer than the right one costs in a round.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Price {
+    /// Nothing.
+    None,
+    /// As much as giving no answer.
+    Idle,
+    /// As much as a wrong value.
+    Wrong,
+}
+
 /// How long a round takes, in seconds, and what is asked of it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Terms {
@@ -83,6 +96,10 @@ pub struct Terms {
     pub part: (u128, u128),
     /// Families that must name the value.
     pub families: usize,
+    /// Whether a proposer must have opened the value.
+    pub opening: bool,
+    /// Whether missed rounds and wrong answers cost something.
+    pub costs: bool,
 }
 
 /// One round.
@@ -110,8 +127,10 @@ pub struct Round {
     pub settled: BTreeSet<u64>,
     /// How it ended.
     pub outcome: Outcome,
-    /// The answer that was right, where one is paid for.
+    /// The answer that was right, where one was: also without quorum.
     pub right: Option<Answer>,
+    /// What the others cost.
+    pub price: Price,
     /// When it was finished.
     pub finished_at: u64,
     /// What it has earned.
@@ -135,6 +154,7 @@ impl Round {
             settled: BTreeSet::new(),
             outcome: Outcome::Open,
             right: None,
+            price: Price::None,
             finished_at: 0,
             earned: 0,
             held: BTreeMap::new(),
@@ -265,27 +285,50 @@ impl Round {
     pub(super) fn count(&self) -> (Outcome, Option<Answer>) {
         let (total, (part, whole)) = (self.snapshot.total, self.terms.part);
         let opening = self.opened.map(Answer::Value);
-        if let Some(value) = opening
-            && self.weight(value) * whole >= total * part
-            && self.families(value) >= self.terms.families
-        {
-            return (Outcome::Approved, opening);
+        let may = |answer: &Answer| match answer {
+            Answer::Value(_) => !self.terms.opening || Some(*answer) == opening,
+            Answer::Failed | Answer::Abstain => false,
+        };
+        let answers = self.answers();
+        let good = answers.iter().copied().filter(may).filter(|one| self.families(*one) >= self.terms.families);
+        // At most one answer has more than half.
+        if let Some(value) = good.into_iter().find(|value| 2 * self.weight(*value) > total) {
+            let approved = self.weight(value) * whole >= total * part;
+            return (if approved { Outcome::Approved } else { Outcome::NoQuorum }, Some(value));
         }
-        let against: Vec<Answer> = self
-            .answers()
-            .into_iter()
-            .filter(|answer| *answer != Answer::Abstain && Some(*answer) != opening && 3 * self.weight(*answer) > total)
-            .collect();
+        let against = |answer: &Answer| *answer != Answer::Abstain && !may(answer) && 3 * self.weight(*answer) > total;
+        let against: Vec<Answer> = answers.iter().copied().filter(against).collect();
         let right = against.iter().copied().find(|answer| 3 * self.weight(*answer) >= 2 * total);
         (if against.is_empty() { Outcome::NoQuorum } else { Outcome::Rejected }, right)
     }
 
-    /// `deposit`: a rejected round earns no more than its proposer has lost.
-    pub(super) fn close(&mut self, set: &mut Set, outcome: Outcome, right: Option<Answer>, deposit: u128, now: u64) {
+    /// `stands`: whether the right answer holds without quorum. `earns`: one part in this many of the pot, and at most this much.
+    pub(super) fn close(
+        &mut self,
+        set: &mut Set,
+        counted: (Outcome, Option<Answer>),
+        stands: bool,
+        earns: (u128, u128),
+        now: u64,
+    ) {
+        let (outcome, right) = counted;
         (self.outcome, self.finished_at) = (outcome, now);
-        self.right = right.filter(|_| outcome != Outcome::NoQuorum);
-        if self.right.is_some() {
-            self.earned = set.reserve(if outcome == Outcome::Approved { u128::MAX } else { deposit });
+        self.right = right.filter(|_| outcome != Outcome::NoQuorum || stands);
+        self.price = self.price();
+        if self.right.is_some() && outcome != Outcome::NoQuorum {
+            self.earned = set.reserve(earns.0, earns.1);
+        }
+    }
+
+    fn price(&self) -> Price {
+        let Some(right) = self.right.filter(|_| self.terms.costs) else { return Price::None };
+        match self.outcome {
+            Outcome::Open | Outcome::Rejected => Price::None,
+            Outcome::Approved => Price::Wrong,
+            Outcome::NoQuorum => {
+                let named = self.revealed - self.weight(Answer::Failed) - self.weight(Answer::Abstain);
+                if 3 * self.weight(right) >= 2 * named { Price::Wrong } else { Price::Idle }
+            }
         }
     }
 
@@ -303,14 +346,19 @@ impl Round {
             }
             match mark {
                 // Who has left since could not commit.
-                None if self.snapshot.weight(*id) > 0 && set.votes(*id) => set.slash(*id, MISSED, None),
+                None if self.snapshot.weight(*id) > 0 && self.terms.costs && set.votes(*id) => charge_idle(set, *id, 0),
                 Some(Mark::Committed(_)) => set.slash(*id, UNREVEALED, None),
                 Some(Mark::Revealed(answer)) if Some(answer) == self.right => {
-                    if !self.caught.contains(id) {
+                    if self.terms.costs {
+                        set.idle.remove(id);
+                    }
+                    if self.earned > 0 && !self.caught.contains(id) {
                         set.share(*id, self.earned * self.snapshot.weight(*id) / self.weight(answer));
                     }
                 }
-                Some(Mark::Revealed(answer)) if self.outcome == Outcome::Approved && answer != Answer::Abstain => {
+                Some(Mark::Revealed(Answer::Abstain)) if self.price != Price::None => charge_idle(set, *id, 1),
+                Some(Mark::Revealed(_)) if self.price == Price::Idle => charge_idle(set, *id, 0),
+                Some(Mark::Revealed(answer)) if self.price == Price::Wrong => {
                     let together = 3 * WRONG_TOGETHER * self.weight(answer) / self.snapshot.total;
                     let amount = set.hold(*id, WRONG + together.min(WRONG_TOGETHER));
                     self.held.insert(*id, amount);
@@ -321,10 +369,17 @@ impl Round {
         Ok(())
     }
 
-    pub(super) fn decide(&mut self, set: &mut Set, id: u64, revoked_at: Option<u64>, now: u64) -> Result<(), Refusal> {
+    /// `overturned_at`: when the right answer turned out not to be.
+    pub(super) fn decide(
+        &mut self,
+        set: &mut Set,
+        id: u64,
+        overturned_at: Option<u64>,
+        now: u64,
+    ) -> Result<(), Refusal> {
         let amount = self.held.get(&id).copied().filter(|amount| *amount > 0).ok_or(Refusal::WrongMark)?;
         let end = self.finished_at + HOLD;
-        let back = revoked_at.is_some_and(|at| at < end);
+        let back = overturned_at.is_some_and(|at| at < end);
         if !back && now < end {
             return Err(Refusal::WrongPhase);
         }
@@ -343,4 +398,12 @@ impl Round {
             Some(Mark::Revealed(_) | Mark::Voided) | None => Err(Refusal::WrongMark),
         }
     }
+}
+
+/// One more round in a row without an answer, of which the first ones may be free.
+fn charge_idle(set: &mut Set, id: u64, free: u128) {
+    let idle = set.idle.entry(id).or_default();
+    *idle += 1;
+    let times = (*idle - free).min(MOST_IN_A_ROW);
+    set.slash(id, MISSED * times, None);
 }

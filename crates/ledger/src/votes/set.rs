@@ -60,6 +60,8 @@ pub struct Set {
     pub reserved: u128,
     /// What belongs to nobody.
     pub burned: u128,
+    /// Rounds in a row in which a validator gave no answer; where there were none, it has no entry.
+    pub idle: BTreeMap<u64, u128>,
 }
 
 /// What everybody weighs at one moment.
@@ -93,6 +95,7 @@ impl Set {
             pot: 0,
             reserved: 0,
             burned: 0,
+            idle: BTreeMap::new(),
         }
     }
 
@@ -305,8 +308,8 @@ impl Set {
         self.burned += amount;
     }
 
-    pub(super) fn reserve(&mut self, most: u128) -> u128 {
-        let amount = (self.pot / 10).min(most);
+    pub(super) fn reserve(&mut self, part: u128, most: u128) -> u128 {
+        let amount = (self.pot / part).min(most);
         self.pot -= amount;
         self.reserved += amount;
         amount

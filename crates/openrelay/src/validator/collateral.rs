@@ -39,6 +39,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const CANDIDATES: usize = 16;
 /// How the file of a bundle is called after its hash.
 pub(crate) const ENDING: &str = ".collateral.json";
+/// Outcomes of a round, by the contract's numbers.
+const APPROVED: u8 = 1;
+const NO_QUORUM: u8 = 3;
+/// Seconds after its reveals for which a round can renew collateral. The contract: `Collateral.RENEWS_FOR`.
+const RENEWS_FOR: u64 = 24 * 3_600;
 /// A round's period, in seconds. The contract: `Collateral.PERIOD`.
 const PERIOD: u64 = 6 * 3_600;
 
@@ -272,19 +277,34 @@ fn publish(folder: &Path, bytes: &[u8]) -> Result<(), Failure> {
     replace(&path, bytes).map_err(|error| Failure::plain(format!("cannot write {}: {error}", path.display())))
 }
 
-/// Puts what a round has approved in force, if it is what was voted for here and nobody else has.
+/// Puts what a round has approved, or renews, in force, if it is what was voted for here and nobody else has.
 fn post(folder: &Folder, number: u64, password: Option<&Path>) -> Result<(), Failure> {
     let at = Contest::Collateral.at(folder)?;
-    let Some(Found::Entry { bundle, intel_floor, amd_floor }) = decided(folder, Contest::Collateral, number)? else {
+    let Some(found @ Found::Entry { bundle, intel_floor, amd_floor }) = decided(folder, Contest::Collateral, number)?
+    else {
         return Ok(());
     };
     let round = folder.ask(at, &Collateral::roundOfCall { round: number })?;
     let posted = folder.ask(at, &Collateral::currentRoundCall {})?;
-    // Approved, by the contract's number.
-    if round.outcome != 1 || posted >= number {
+    if posted >= number {
         return Ok(());
     }
     let entry = Collateral::Entry { bundle, intelFloor: intel_floor, amdFloor: amd_floor };
+    match round.outcome {
+        APPROVED => {}
+        NO_QUORUM => {
+            // What more than half of the weight has named renews what is old, within a day of its reveals.
+            let (answer, value) = found.answer().parts();
+            let named = folder.ask(at, &Collateral::answerKeyCall { answer, value })? == round.right;
+            let from: u64 = folder.ask(at, &Collateral::renewableFromCall {})?.to();
+            let until = round.revealEnd.to::<u64>() + RENEWS_FOR / u64::from(folder.chain.haste.max(1));
+            let now = block_time(&folder.endpoint())?;
+            if !named || now < from || now >= until {
+                return Ok(());
+            }
+        }
+        _ => return Ok(()),
+    }
     let sender = folder.sender(folder.key(password)?);
     let receipt =
         sender.send(&format!("post {number}"), at, &Collateral::postCall { round: number, entry }.abi_encode())?;

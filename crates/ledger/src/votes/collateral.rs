@@ -1,0 +1,172 @@
+//! The vendors' collateral, by the rounds of votes on it. The contract: `Collateral`.
+
+use std::collections::BTreeMap;
+
+use super::rounds::{Answer, Commitment, MAX_OPEN, Outcome, Round, Terms};
+use super::set::Set;
+use super::{Party, Refusal};
+
+const HOUR: u64 = 3_600;
+/// Seconds between the beginnings of rounds.
+pub const PERIOD: u64 = 6 * HOUR;
+/// Seconds for which collateral holds before more than half of the weight can renew it.
+pub const RENEWABLE_AFTER: u64 = 14 * 24 * HOUR;
+/// Seconds after its reveals for which a round can renew.
+pub const RENEWS_FOR: u64 = 24 * HOUR;
+
+/// What is voted for: a bundle by its number, and the floors.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Entry {
+    /// The bundle.
+    pub bundle: u16,
+    /// The smallest evaluation number of Intel's.
+    pub intel_floor: u16,
+    /// The smallest TCB of AMD's.
+    pub amd_floor: u16,
+}
+
+impl Entry {
+    /// The value that stands for it.
+    pub fn value(self) -> Answer {
+        Answer::Value((u64::from(self.bundle) << 32) | (u64::from(self.intel_floor) << 16) | u64::from(self.amd_floor))
+    }
+}
+
+/// What holds now.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Current {
+    /// The entry.
+    pub entry: Entry,
+    /// The round that it is of.
+    pub round: u64,
+    /// Since when it holds.
+    pub since: u64,
+}
+
+/// Validators and their rounds on collateral.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Collateral {
+    /// The validators.
+    pub set: Set,
+    /// By number, from 1.
+    pub rounds: BTreeMap<u64, Round>,
+    /// By period.
+    pub periods: BTreeMap<u64, u64>,
+    /// What holds, once something does.
+    pub current: Option<Current>,
+    /// Families that must name a value.
+    pub families: usize,
+}
+
+impl Collateral {
+    /// Nothing holds yet.
+    pub const fn new(set: Set, families: usize) -> Self {
+        Self { set, rounds: BTreeMap::new(), periods: BTreeMap::new(), current: None, families }
+    }
+
+    /// Opens this period's round.
+    ///
+    /// # Errors
+    /// A [`Refusal`], as with all that follow.
+    pub fn open(&mut self, now: u64) -> Result<u64, Refusal> {
+        if self.periods.contains_key(&(now / PERIOD)) {
+            return Err(Refusal::AlreadyOpen);
+        }
+        if self.rounds.values().filter(|round| round.outcome == Outcome::Open).count() == MAX_OPEN {
+            return Err(Refusal::TooManyRounds);
+        }
+        let snapshot = self.set.snapshot();
+        if snapshot.total == 0 {
+            return Err(Refusal::NoValidators);
+        }
+        let terms = Terms {
+            commit: 3 * HOUR,
+            reveal: 2 * HOUR,
+            extra: 0,
+            challenge: 0,
+            part: (2, 3),
+            families: self.families,
+            opening: false,
+            costs: false,
+        };
+        let number = self.rounds.len() as u64 + 1;
+        self.rounds.insert(number, Round::new(snapshot, terms, now));
+        self.periods.insert(now / PERIOD, number);
+        Ok(number)
+    }
+
+    /// Commits to an answer.
+    ///
+    /// # Errors
+    /// A [`Refusal`].
+    pub fn commit(&mut self, caller: Party, round: u64, id: u64, what: Commitment, now: u64) -> Result<(), Refusal> {
+        let round = self.rounds.get_mut(&round).ok_or(Refusal::WrongPhase)?;
+        round.commit(&mut self.set, caller, id, what, now)
+    }
+
+    /// Shows an answer.
+    ///
+    /// # Errors
+    /// A [`Refusal`].
+    pub fn reveal(&mut self, caller: Party, opening: Commitment, now: u64) -> Result<(), Refusal> {
+        let round = self.rounds.get_mut(&opening.author.0).ok_or(Refusal::WrongPhase)?;
+        round.reveal(&self.set, caller, opening, now)
+    }
+
+    /// Ends a round.
+    ///
+    /// # Errors
+    /// A [`Refusal`].
+    pub fn finish(&mut self, round: u64, now: u64) -> Result<Outcome, Refusal> {
+        let round = self.rounds.get_mut(&round).ok_or(Refusal::WrongPhase)?;
+        if round.outcome != Outcome::Open || now < round.end() {
+            return Err(Refusal::WrongPhase);
+        }
+        let counted = round.count();
+        round.close(&mut self.set, counted, true, (400, u128::MAX), now);
+        Ok(round.outcome)
+    }
+
+    /// Settles what validators earned or lost in a round.
+    ///
+    /// # Errors
+    /// A [`Refusal`].
+    pub fn settle(&mut self, round: u64, ids: &[u64]) -> Result<(), Refusal> {
+        let round = self.rounds.get_mut(&round).ok_or(Refusal::WrongPhase)?;
+        round.settle(&mut self.set, ids)
+    }
+
+    /// Puts in force what a round has approved, or renews what holds by what more than half have named.
+    ///
+    /// # Errors
+    /// A [`Refusal`].
+    pub fn post(&mut self, number: u64, entry: Entry, now: u64) -> Result<(), Refusal> {
+        let round = self.rounds.get(&number).ok_or(Refusal::NotApproved)?;
+        let older = self.current.is_some_and(|current| number <= current.round);
+        if round.right != Some(entry.value()) || older {
+            return Err(Refusal::NotApproved);
+        }
+        let floors = self.current.map_or((0, 0), |current| (current.entry.intel_floor, current.entry.amd_floor));
+        let next = match round.outcome {
+            Outcome::Approved => entry,
+            Outcome::NoQuorum => {
+                let in_time = now < round.reveal_end() + RENEWS_FOR;
+                if !in_time || self.renewable_from().is_none_or(|from| now < from) {
+                    return Err(Refusal::NotApproved);
+                }
+                Entry { intel_floor: floors.0, amd_floor: floors.1, ..entry }
+            }
+            Outcome::Open | Outcome::Rejected => return Err(Refusal::NotApproved),
+        };
+        if entry.intel_floor < floors.0 || entry.amd_floor < floors.1 {
+            return Err(Refusal::FloorFalls);
+        }
+        self.current = Some(Current { entry: next, round: number, since: now });
+        Ok(())
+    }
+
+    /// From when more than half of the weight can renew what holds; `None` while nothing does.
+    pub fn renewable_from(&self) -> Option<u64> {
+        self.current.map(|current| current.since + RENEWABLE_AFTER)
+    }
+}
