@@ -27,6 +27,13 @@ pub struct Registration {
     pub status: Status,
 }
 
+impl Registration {
+    /// Whether it serves and has the bond that it must have.
+    pub fn is_active(&self) -> bool {
+        self.status == Status::Active && self.bond_class > 0
+    }
+}
+
 /// Where a relay stands with the registry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Status {
