@@ -12,9 +12,11 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use openrelay_ledger::chain::reading::MAX_MISSING;
 use openrelay_ledger::chain::set::{ChainRecord, RecordSet, Status, record_hash};
 use openrelay_ledger::directory::{Directory, Source};
 use openrelay_ledger::record::Role;
+use openrelay_ledger::selection::percent;
 use openrelay_node::chain::collector::Collector;
 use openrelay_node::chain::mirror::{Mirror, read_log};
 use openrelay_node::chain::{Endpoint, EndpointError};
@@ -84,6 +86,7 @@ pub(crate) fn facts_json(source: Source) -> Value {
         Source::Chain(facts) => json!({
             "block": facts.block, "block_hash": facts.block_hash.to_string(), "timestamp": facts.timestamp,
             "withheld": facts.withheld, "malformed": facts.malformed, "inactive": facts.inactive,
+            "missing_permille": facts.missing,
         }),
     }
 }
@@ -168,9 +171,25 @@ fn believed(directory: &Directory) -> String {
     match directory.source() {
         Source::Signed => format!("{}, directory number {}, signed by who runs it", body.network, body.sequence),
         Source::Chain(facts) => format!(
-            "{}, proven at block {} ({}); not usable: {} without descriptor, {} that do not read, {} that take no circuits",
-            body.network, facts.block, facts.block_hash, facts.withheld, facts.malformed, facts.inactive
+            "{}, proven at block {} ({}); not usable: {} without descriptor{}, {} malformed, {} that take no circuits",
+            body.network,
+            facts.block,
+            facts.block_hash,
+            facts.withheld,
+            missing_share(facts.missing),
+            facts.malformed,
+            facts.inactive
         ),
+    }
+}
+
+/// The share of weight that is missing, in words; empty where none is.
+fn missing_share(missing: u16) -> String {
+    let (share, most) = (percent(missing), percent(MAX_MISSING));
+    match missing {
+        0 => String::new(),
+        1..=MAX_MISSING => format!(" (up to {share} of the weight of a role)"),
+        _ => format!(" (up to {share} of the weight of a role; no circuit opens while that is more than {most})"),
     }
 }
 
