@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! "openrelay-records/2\n" | root 32 | relays 4 | per relay, by rising id: relay id 8 | record hash 32
-//! per page: length 4 of what follows | root 32 | page number 4 | entries of the next 64 relays of the index, fewer in the last page
+//! per page: length 4 of what follows | root 32 | page number 4 | entries of the next 64 relays of the index
 //! entry: operator 20 | advertised Mbit/s 4 | bond class 1 | status 1 | kind 1 │ 1: length 2 | descriptor
 //!                                                                             │ 0: hash of the descriptor 32
 //! ```
@@ -117,8 +117,8 @@ impl Entry {
     }
 }
 
-/// A file of records; `None` when a relay is there twice or there are more than [`MAX_RELAYS`]. A descriptor longer than
-/// the registry takes is written as withheld.
+/// A file of records; `None` when a relay is there twice or there are more than [`MAX_RELAYS`]. A descriptor longer
+/// than the registry takes is written as withheld.
 pub fn write(mut entries: Vec<Entry>) -> Option<Vec<u8>> {
     entries.sort_by_key(|entry| entry.registration().relay_id);
     let index: Vec<(u64, B256)> = entries.iter().map(|entry| (entry.registration().relay_id, entry.hash())).collect();
