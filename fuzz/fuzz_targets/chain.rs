@@ -6,7 +6,9 @@ use libfuzzer_sys::fuzz_target;
 use openrelay_ledger::chain::checkpoint::{Checkpoint, CheckpointFile, Signed, Signers};
 use openrelay_ledger::chain::descriptor::Descriptor;
 use openrelay_ledger::chain::header::Header;
-use openrelay_ledger::chain::set::{Entry, RecordSet, Registration, Status, directory_root, record_hash, write};
+use openrelay_ledger::chain::set::{
+    Assembly, ChainRecord, Entry, RecordSet, Registration, Status, directory_root, record_hash, write,
+};
 use openrelay_ledger::directory::DirectoryKey;
 
 /// A genuine file with three records, and its root.
@@ -29,6 +31,17 @@ static GENUINE: LazyLock<(Vec<u8>, [u8; 32])> = LazyLock::new(|| {
     let root = directory_root(entries.iter().map(|(r, bytes)| (r.relay_id, record_hash(r, Descriptor::hash(bytes)))));
     let file = write(entries.into_iter().map(|(r, bytes)| Entry::Whole(r, bytes)).collect()).expect("a good file");
     (file, root.0)
+});
+
+/// The same records without their descriptors.
+static WITHHELD: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let (file, root) = &*GENUINE;
+    let set = RecordSet::verify(file, (*root).into()).expect("a good file");
+    let entry = |record: &ChainRecord| {
+        let bytes = record.descriptor.encode().expect("a good descriptor");
+        Entry::Withheld(record.registration, Descriptor::hash(&bytes))
+    };
+    write(set.records.iter().map(entry).collect()).expect("a good file")
 });
 
 /// A genuine checkpoint, and whose it must be.
@@ -74,4 +87,13 @@ fuzz_target!(|data: &[u8]| {
     // The structured twin: a genuine file with some bytes changed.
     let twin = changed(file, data);
     assert_eq!(RecordSet::verify(&twin, (*root).into()).is_ok(), twin == *file);
+    // Whatever other sources serve, what is put together is the chain's.
+    let mut assembly = Assembly::new((*root).into());
+    assembly.add(WITHHELD.as_slice()).expect("a good index");
+    for other in [data, &twin] {
+        let _ = assembly.add(other);
+        assembly.fill_from(other);
+    }
+    let together = assembly.write().expect("every registration is known");
+    assert!(RecordSet::verify(&together, (*root).into()).is_ok());
 });

@@ -2,6 +2,7 @@
 //!
 //! Owns the list; `rpc` and `server` play them.
 
+use alloy_primitives::{Address, U256};
 use serde::Deserialize;
 
 /// One fault. Names in JSON are in camel case, like `{"kind":"staleHead","blocks":10}`.
@@ -24,6 +25,18 @@ pub enum Fault {
     ForgedProof,
     /// Proofs without nodes.
     NoProof,
+    /// Lies about one account, and about no other.
+    LiesAbout {
+        /// The account.
+        account: Address,
+        /// How.
+        lie: Lie,
+    },
+    /// Shows one block with another state root, and all others as they are.
+    ForgedBlock {
+        /// Its height.
+        number: u64,
+    },
     /// No state but the newest block's is there to be proven, and not even that one.
     ProofWindow0,
     /// `null` instead of every error.
@@ -46,4 +59,34 @@ pub enum Fault {
     DropTransactions,
     /// Every request fails.
     Down,
+}
+
+/// What is wrong in the proof of one account. A slot is meant by its key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(tag = "about", rename_all = "camelCase")]
+pub enum Lie {
+    /// The slot holds something else.
+    Value {
+        /// Which slot.
+        slot: U256,
+    },
+    /// The slot is empty.
+    Empty {
+        /// Which slot.
+        slot: U256,
+    },
+    /// Its proof has a byte changed.
+    Proof {
+        /// Which slot.
+        slot: U256,
+    },
+    /// It is left out of the answer.
+    Omitted {
+        /// Which slot.
+        slot: U256,
+    },
+    /// The account has another balance.
+    Balance,
+    /// There is no such account.
+    Absent,
 }

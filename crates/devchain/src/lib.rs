@@ -17,7 +17,7 @@ mod store;
 pub use chain::{Block, Chain, Done, ImportError, Receipt};
 pub use contracts::{Contracts, Network, Rules, committed, mint_call};
 pub use execute::Call;
-pub use faults::Fault;
+pub use faults::{Fault, Lie};
 pub use genesis::{GenesisError, KNOWN, development, read_chain, read_genesis};
 pub use rpc::Node;
 pub use server::{Server, serve};

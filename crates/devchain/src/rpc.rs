@@ -7,15 +7,15 @@ mod params;
 
 use alloy_consensus::{Transaction, TxEnvelope};
 use alloy_eips::eip2718::{Decodable2718, Encodable2718};
-use alloy_primitives::{B256, Bytes, U256};
+use alloy_primitives::{Address, B256, Bytes, U256};
 use revm::context::result::ExecutionResult;
 use revm::context_interface::block::BlobExcessGasAndPrice;
 use serde_json::{Value, json};
 
 use crate::Failure;
 use crate::chain::{Block, Chain};
-use crate::faults::Fault;
-use crate::state::{Account, State};
+use crate::faults::{Fault, Lie};
+use crate::state::{Account, Proof, State};
 use crate::store::Store;
 use json::{data, quantity};
 use params::Filter;
@@ -321,7 +321,7 @@ impl Node {
     fn show_block(&self, block: Option<&Block>, params: &Value) -> Value {
         let Some(block) = block else { return Value::Null };
         let mut shown = json::block(block, params[1].as_bool().unwrap_or(false));
-        if self.has(&Fault::ForgedHeader) {
+        if self.has(&Fault::ForgedHeader) || self.has(&Fault::ForgedBlock { number: block.header.number }) {
             let mut root = block.header.state_root;
             root[31] ^= 1;
             shown["stateRoot"] = json!(root);
@@ -377,28 +377,37 @@ impl Node {
         if self.has(&Fault::NoProof) {
             account_proof.clear();
         }
-        if self.has(&Fault::ForgedProof)
-            && let Some(last) = account_proof.last_mut()
-        {
-            let mut forged = last.to_vec();
-            if let Some(byte) = forged.last_mut() {
-                *byte ^= 1;
-            }
-            *last = forged.into();
+        if self.has(&Fault::ForgedProof) {
+            change(&mut account_proof);
         }
         let none = Account::default();
-        let account = state.account(address).unwrap_or(&none);
-        let storage = keys.iter().zip(slots).zip(proofs).map(|((key, slot), proof)| {
+        let lies: Vec<Lie> = self.faults.iter().filter_map(|fault| lie_about(fault, address)).collect();
+        let account = state.account(address).filter(|_| !lies.contains(&Lie::Absent)).unwrap_or(&none);
+        let storage = keys.iter().zip(slots).zip(proofs).filter_map(|((key, slot), mut proof)| {
             // As it was asked for: padded or not.
             let key = if key.len() == 66 { data(&slot.to_be_bytes::<32>()) } else { quantity(slot) };
-            let value = account.storage.get(&slot).copied().unwrap_or_default();
-            json!({"key": key, "value": quantity(value), "proof": proof})
+            let mut value = account.storage.get(&slot).copied().unwrap_or_default();
+            for lie in &lies {
+                match lie {
+                    Lie::Value { slot: about } if *about == slot => value = value.wrapping_add(U256::ONE),
+                    Lie::Empty { slot: about } if *about == slot => value = U256::ZERO,
+                    Lie::Proof { slot: about } if *about == slot => change(&mut proof),
+                    Lie::Omitted { slot: about } if *about == slot => return None,
+                    Lie::Value { .. }
+                    | Lie::Empty { .. }
+                    | Lie::Proof { .. }
+                    | Lie::Omitted { .. }
+                    | Lie::Balance
+                    | Lie::Absent => {}
+                }
+            }
+            Some(json!({"key": key, "value": quantity(value), "proof": proof}))
         });
         let storage: Vec<Value> = storage.collect();
         Ok(json!({
             "address": data(address.as_slice()),
             "accountProof": account_proof,
-            "balance": quantity(account.balance),
+            "balance": quantity(account.balance.wrapping_add(U256::from(u8::from(lies.contains(&Lie::Balance))))),
             "codeHash": account.code_hash(),
             "nonce": quantity(U256::from(account.nonce)),
             "storageHash": account.storage_root(),
@@ -545,4 +554,25 @@ fn rewards(block: &Block, percentiles: &[f64]) -> Vec<Value> {
         quantity(U256::from(reached.or(tips.last()).map_or(0, |(tip, _)| *tip)))
     };
     percentiles.iter().map(at).collect()
+}
+
+/// What a fault makes of the proof of this account.
+fn lie_about(fault: &Fault, address: Address) -> Option<Lie> {
+    if let Fault::LiesAbout { account, lie } = fault
+        && *account == address
+    {
+        Some(*lie)
+    } else {
+        None
+    }
+}
+
+/// Changes a byte of a proof's last node.
+fn change(proof: &mut Proof) {
+    let Some(last) = proof.last_mut() else { return };
+    let mut changed = last.to_vec();
+    if let Some(byte) = changed.last_mut() {
+        *byte ^= 1;
+    }
+    *last = changed.into();
 }

@@ -155,6 +155,8 @@ async fn answer(State((node, faults)): State<(Arc<Mutex<Node>>, Faults)>, reques
             Fault::StaleHead { .. }
             | Fault::OtherChain { .. }
             | Fault::ForgedHeader
+            | Fault::ForgedBlock { .. }
+            | Fault::LiesAbout { .. }
             | Fault::ForgedProof
             | Fault::NoProof
             | Fault::ProofWindow0

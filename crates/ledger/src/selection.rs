@@ -3,7 +3,8 @@
 //! Owns the rules: never two hops of one operator, one /16 or /32, or one declared family, unless one person runs everything and the directory
 //! says so; never two that cannot reach each other; the egress at random by stake and tested bandwidth; the ingress kept once chosen. Randomness is an argument.
 
-use crate::directory::Directory;
+use crate::chain::reading::MAX_MISSING;
+use crate::directory::{Directory, Source};
 use crate::record::{Record, Role};
 
 /// What the user asks for.
@@ -49,6 +50,23 @@ pub enum SelectionError {
          one reaches the other; name other relays, or sign a directory that says single_operator"
     )]
     Conflict,
+    /// So much is missing that whoever leaves it out would have a say in the choice.
+    #[error(
+        "the descriptors of {relays} relays are missing, up to {} of the weight of a role, and at most {} may be: every source that was \
+         asked withholds them; name further mirrors in chain.toml",
+        percent(*.missing), percent(MAX_MISSING)
+    )]
+    Missing {
+        /// How many.
+        relays: usize,
+        /// Their share of weight, in thousandths.
+        missing: u16,
+    },
+}
+
+/// Thousandths as a percentage.
+pub fn percent(thousandths: u16) -> String {
+    format!("{}.{} %", thousandths / 10, thousandths % 10)
 }
 
 /// Chooses an ingress and an egress that `together` allows to be hops of one circuit, whoever runs them; `random` gives numbers below its argument.
@@ -61,6 +79,7 @@ pub fn circuit<'a>(
     together: impl Fn(&Record, &Record) -> bool,
     mut random: impl FnMut(u64) -> u64,
 ) -> Result<(&'a Record, &'a Record), SelectionError> {
+    complete(directory)?;
     let apart =
         |ingress: &Record, egress: &Record| may_be_hops(directory, ingress, egress) && together(ingress, egress);
     let ingresses = candidates(directory, Role::Ingress, wish.ingress, Some(wish.families))?;
@@ -87,6 +106,7 @@ pub fn egress<'a>(
     avoid: &[u64],
     mut random: impl FnMut(u64) -> u64,
 ) -> Result<&'a Record, SelectionError> {
+    complete(directory)?;
     let egresses = candidates(directory, Role::Egress, None, None)?;
     let usable: Vec<&Record> = egresses.into_iter().filter(|egress| may_be_hops(directory, ingress, egress)).collect();
     let others: Vec<&Record> = usable.iter().copied().filter(|egress| !avoid.contains(&egress.relay_id)).collect();
@@ -109,8 +129,22 @@ pub fn one_hop<'a>(
     wish: &Wish,
     mut random: impl FnMut(u64) -> u64,
 ) -> Result<&'a Record, SelectionError> {
+    complete(directory)?;
     let egresses = candidates(directory, Role::Egress, wish.egress, Some(wish.families))?;
     weighted(&egresses, &mut random).ok_or(SelectionError::None(Role::Egress))
+}
+
+/// Whether hops may be chosen from this directory: at most [`MAX_MISSING`] of the weight is missing.
+///
+/// # Errors
+/// [`SelectionError::Missing`].
+pub fn complete(directory: &Directory) -> Result<(), SelectionError> {
+    match directory.source() {
+        Source::Chain(facts) if facts.missing > MAX_MISSING => {
+            Err(SelectionError::Missing { relays: facts.withheld, missing: facts.missing })
+        }
+        Source::Chain(_) | Source::Signed => Ok(()),
+    }
 }
 
 fn candidates(

@@ -10,6 +10,7 @@ pub mod journal;
 pub mod mirror;
 pub mod package;
 pub mod read;
+mod records;
 pub mod way;
 
 pub use endpoint::{Endpoint, EndpointError};
@@ -20,11 +21,13 @@ use std::path::{Path, PathBuf};
 
 use openrelay_attest::file::AttestationFile;
 use openrelay_ledger::chain::reading::{MAX_AGE, MAX_READING, Reading};
+use openrelay_ledger::directory::Source;
 
 use crate::attestation::Judged;
 use crate::chain_file::ChainFile;
 use crate::clock::unix_seconds;
 use crate::directory::{VerifiedDirectory, replace};
+use crate::random::OsRandom;
 
 /// The directory as the chain proves it now; or, when its endpoints or mirrors give none, at a block that the keys of checkpoints have signed; or the last one that was kept in
 /// the file `kept`. Either only while it is young enough, and with a warning. What is read is kept there. Nothing older than the block `floor` is taken.
@@ -69,20 +72,53 @@ pub fn directory(
         }
         let age = unix_seconds().saturating_sub(signed.checkpoint.timestamp);
         let warning = format!("the directory is one of a signed checkpoint, {age} s old: {error}");
-        let unkept = keep(kept, &signed.reading).map(|why| format!("; {why}")).unwrap_or_default();
-        return Ok((VerifiedDirectory::of_proven(signed.directory, signed.reading), Some(warning + &unkept)));
+        let found = VerifiedDirectory::of_proven(signed.directory, signed.reading);
+        let found = completed(way, file, found, last.as_ref());
+        let unkept = found.reading().and_then(|reading| keep(kept, reading));
+        let unkept = unkept.map(|why| format!("; {why}")).unwrap_or_default();
+        return Ok((found, Some(warning + &unkept)));
     }
     let Some(old) = old else { return Err(error) };
+    let old = completed(way, file, old, None);
     let age = unix_seconds().saturating_sub(old.directory().body().issued);
     Ok((old, Some(format!("the directory is one that was kept, {age} s old: {error}"))))
 }
 
-/// The directory in the file `kept`, if endpoints have shown it within the last `refresh_s` seconds: who is up reads it that often, so a new circuit right after one needs not ask
-/// anybody from its own address.
+/// The directory with the descriptors that it lacks, as far as sources or an older reading have them.
+fn completed(
+    way: &dyn Way,
+    file: &ChainFile,
+    directory: VerifiedDirectory,
+    older: Option<&Reading>,
+) -> VerifiedDirectory {
+    let Some(reading) = directory.reading().filter(|_| withheld(&directory) > 0) else { return directory };
+    let earlier: Vec<&[u8]> =
+        [Some(reading), older].into_iter().flatten().map(|reading| &reading.records[..]).collect();
+    let root = reading.account.storage_root;
+    let gathered = records::gather(way, file, root, &earlier, &mut OsRandom::default());
+    let filled = gathered.ok().map(|records| Reading { records, ..reading.clone() });
+    let filled = filled.and_then(|reading| {
+        // It was verified just now, but for the descriptors.
+        VerifiedDirectory::of_reading(reading, &file.trust(), MAX_AGE, 0).ok()
+    });
+    filled.unwrap_or(directory)
+}
+
+/// Relays of which it has no descriptor.
+fn withheld(directory: &VerifiedDirectory) -> usize {
+    match directory.directory().source() {
+        Source::Chain(facts) => facts.withheld,
+        Source::Signed => 0,
+    }
+}
+
+/// The directory in the file `kept`, if endpoints have shown it within the last `refresh_s` seconds and no descriptor is
+/// missing from it. A client that is up reads it that often, so a new circuit right after one asks nobody from the user's
+/// own address.
 pub fn read_lately(file: &ChainFile, kept: &Path) -> Option<VerifiedDirectory> {
     let at: u64 = std::fs::read_to_string(note(kept)).ok()?.trim().parse().ok()?;
     let age = unix_seconds().checked_sub(at)?;
-    if age > file.refresh_s { None } else { kept_directory(file, kept) }
+    if age > file.refresh_s { None } else { kept_directory(file, kept).filter(|directory| withheld(directory) == 0) }
 }
 
 /// The directory in the file `kept`, however it came there, if it is young enough.

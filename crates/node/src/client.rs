@@ -435,7 +435,10 @@ fn choose(path: &Path, options: &Options) -> Result<Plan, ConnectError> {
                 let key = if role == Role::Egress { "egress" } else { "ingress" };
                 key_fault(path, key, format!("relay {id} is not in the directory as {role}")).into()
             }
-            SelectionError::NotThere(..) | SelectionError::None(_) | SelectionError::Conflict => error.into(),
+            SelectionError::NotThere(..)
+            | SelectionError::None(_)
+            | SelectionError::Conflict
+            | SelectionError::Missing { .. } => error.into(),
         }
     };
     let (ingress, egress) = if options.one_hop {
@@ -526,6 +529,9 @@ impl Judge {
     /// Why there is nothing to choose from, if that is for want of evidence.
     fn refused(&self, directory: &VerifiedDirectory, error: &SelectionError) -> Option<String> {
         let Self::Evidence(trusted) = self else { return None };
+        if let SelectionError::Missing { .. } = error {
+            return None;
+        }
         let judged = &trusted.0;
         let why = |id: u64, refusal: &Refusal| {
             format!("relay {id} is refused: {refusal} [{}]; {}", refusal.code(), refusal.next_step())

@@ -4,6 +4,7 @@
 
 use std::process::ExitCode;
 
+use openrelay_ledger::selection::SelectionError;
 use openrelay_node::chain::journal::SendError;
 use openrelay_node::chain::{ChainError, EndpointError};
 use openrelay_node::client::ConnectError;
@@ -71,7 +72,9 @@ impl From<ConnectError> for Failure {
             ConnectError::TimedOut(_) => 7,
             ConnectError::Host(host) => return host_failure(host),
             ConnectError::Chain(error) => return error.clone().into(),
-            ConnectError::Untrusted(_) | ConnectError::OtherEvidence(..) => 5,
+            ConnectError::Untrusted(_)
+            | ConnectError::OtherEvidence(..)
+            | ConnectError::Selection(SelectionError::Missing { .. }) => 5,
             ConnectError::Failed(_) => 3,
             ConnectError::Config(_) | ConnectError::Selection(_) | ConnectError::Open(_) => 1,
         };

@@ -12,9 +12,11 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use openrelay_ledger::chain::set::{ChainRecord, Status, record_hash};
+use openrelay_ledger::chain::reading::MAX_MISSING;
+use openrelay_ledger::chain::set::{ChainRecord, RecordSet, Status, record_hash};
 use openrelay_ledger::directory::{Directory, Source};
 use openrelay_ledger::record::Role;
+use openrelay_ledger::selection::percent;
 use openrelay_node::chain::collector::Collector;
 use openrelay_node::chain::mirror::{Mirror, read_log};
 use openrelay_node::chain::{Endpoint, EndpointError};
@@ -84,6 +86,7 @@ pub(crate) fn facts_json(source: Source) -> Value {
         Source::Chain(facts) => json!({
             "block": facts.block, "block_hash": facts.block_hash.to_string(), "timestamp": facts.timestamp,
             "withheld": facts.withheld, "malformed": facts.malformed, "inactive": facts.inactive,
+            "missing_permille": facts.missing,
         }),
     }
 }
@@ -168,9 +171,25 @@ fn believed(directory: &Directory) -> String {
     match directory.source() {
         Source::Signed => format!("{}, directory number {}, signed by who runs it", body.network, body.sequence),
         Source::Chain(facts) => format!(
-            "{}, proven at block {} ({}); not usable: {} without descriptor, {} that do not read, {} that take no circuits",
-            body.network, facts.block, facts.block_hash, facts.withheld, facts.malformed, facts.inactive
+            "{}, proven at block {} ({}); not usable: {} without descriptor{}, {} malformed, {} that take no circuits",
+            body.network,
+            facts.block,
+            facts.block_hash,
+            facts.withheld,
+            missing_share(facts.missing),
+            facts.malformed,
+            facts.inactive
         ),
+    }
+}
+
+/// The share of weight that is missing, in words; empty where none is.
+fn missing_share(missing: u16) -> String {
+    let (share, most) = (percent(missing), percent(MAX_MISSING));
+    match missing {
+        0 => String::new(),
+        1..=MAX_MISSING => format!(" (up to {share} of the weight of a role)"),
+        _ => format!(" (up to {share} of the weight of a role; no circuit opens while that is more than {most})"),
     }
 }
 
@@ -210,7 +229,7 @@ pub(crate) fn verify(config: &Path, directory: &VerifiedDirectory, relay_id: u64
     let total = set.records.len() + set.withheld.len() + set.malformed.len();
     say(&format!("records        {total}; together they give this storage root: none is missing, none was added"));
     let Some(record) = set.records.iter().find(|record| record.registration.relay_id == relay_id) else {
-        return Err(Failure::new(5, missing(relay_id, &set.withheld, &set.malformed)));
+        return Err(Failure::new(5, missing(relay_id, &set)));
     };
     print_record(record);
     Ok(())
@@ -224,22 +243,20 @@ pub(crate) fn no_such_relay(config: &Path, directory: &VerifiedDirectory, relay_
         }
         _ => None,
     };
-    let known = |set: &openrelay_ledger::chain::set::RecordSet| {
-        set.records.iter().any(|record| record.registration.relay_id == relay_id)
-    };
+    let known = |set: &RecordSet| set.records.iter().any(|record| record.registration.relay_id == relay_id);
     let why = match set {
-        Some(set) if !known(&set) => missing(relay_id, &set.withheld, &set.malformed),
+        Some(set) if !known(&set) => missing(relay_id, &set),
         Some(_) => format!("relay {relay_id} takes no circuits"),
         None => format!("relay {relay_id} is not in the directory"),
     };
     Failure::new(5, why)
 }
 
-fn missing(relay_id: u64, withheld: &[u64], malformed: &[u64]) -> String {
-    if withheld.contains(&relay_id) {
-        format!("relay {relay_id} is on the chain, but no mirror has its descriptor: it cannot be used")
-    } else if malformed.contains(&relay_id) {
-        format!("relay {relay_id} is on the chain, but its descriptor does not read: it cannot be used")
+fn missing(relay_id: u64, set: &RecordSet) -> String {
+    if set.withheld.iter().any(|registration| registration.relay_id == relay_id) {
+        format!("relay {relay_id} is on the chain, but no source has its descriptor: it cannot be used")
+    } else if set.malformed.contains(&relay_id) {
+        format!("relay {relay_id} is on the chain, but its descriptor is malformed: it cannot be used")
     } else {
         format!("relay {relay_id} is not on the chain")
     }

@@ -1,5 +1,6 @@
 //! `openrelay status`.
 
+use openrelay_ledger::selection::percent;
 use openrelay_node::client::Counts;
 use serde_json::{Value, json};
 
@@ -61,6 +62,11 @@ fn lines(status: &Value) -> Vec<String> {
         None => format!("directory {} number {}", text("directory"), number("directory_sequence")),
     };
     lines.push(format!("  network     {} ({by}){operator}", text("network")));
+    let proof = &status["directory_proof"];
+    if let Some(missing @ 1..) = proof["missing_permille"].as_u64().and_then(|missing| u16::try_from(missing).ok()) {
+        let (relays, share) = (&proof["withheld"], percent(missing));
+        lines.push(format!("  missing     descriptors of {relays} relays, up to {share} of the weight of a role"));
+    }
     if let Some(warning) = status["directory_warning"].as_str() {
         lines.push(shortened(&format!("  directory   {warning}")));
     }
@@ -141,6 +147,7 @@ mod tests {
         let mut stale = one_hop;
         stale["directory_warning"] = "no endpoint answered; ".repeat(20).into();
         stale["hops_listed"] = false.into();
+        stale["directory_proof"] = json!({"block": 7, "withheld": 12, "missing_permille": 31});
         stale["state"] = "blocked".into();
         stale["program"] = "revoked".into();
         stale["refused"] = "relay 3 is refused: validators have revoked its image".into();
@@ -150,6 +157,7 @@ mod tests {
         for words in [
             "no endpoint answered",
             "has left the directory",
+            "descriptors of 12 relays, up to 3.1 % of the weight of a role",
             "have revoked its image",
             "program     validators have revoked the version that runs; run: openrelay update",
             "3: SIMULATED SEV-SNP Genoa   image 00112233…",

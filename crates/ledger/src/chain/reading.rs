@@ -3,7 +3,7 @@
 //! Owns what a client or relay trusts of a chain, and the order of the checks. That the header is of the chain is not among them: a quorum of endpoints says so before.
 //!
 //! ```text
-//! "openrelay-reading/2\n" | length 4, header | account 104 | proof | states 1 | per state: address 20 | 1 and account 104, or 0 | proof | slots 2 | per slot: key 32 | value 32 | proof
+//! "openrelay-reading/3\n" | length 4, header | account 104 | proof | states 1 | per state: address 20 | 1 and account 104, or 0 | proof | slots 2 | per slot: key 32 | value 32 | proof
 //!                         | length 4, attestation | records to the end
 //! account: nonce 8 | balance 32 | storage root 32 | code hash 32          proof: nodes 1 | per node: length 2, node
 //! ```
@@ -12,13 +12,13 @@ use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 
 use super::header::{Header, MAX_HEADER, MalformedHeader};
 use super::proof::{Account, MAX_NODE, MAX_NODES, ProofError, verify_account};
-use super::set::{MAX_FILE, RecordSet, SetError, Status};
+use super::set::{ChainRecord, MAX_FILE, RecordSet, Registration, SetError};
 use super::voted::{Contracts, Proven, Slot, Voted, VotedError};
 use crate::directory::{Body, Directory, Source};
 use crate::hex;
-use crate::record::Record;
+use crate::record::{Record, Role};
 
-const HEAD: &[u8] = b"openrelay-reading/2\n";
+const HEAD: &[u8] = b"openrelay-reading/3\n";
 /// How old a block that endpoints call the newest may be, in seconds: a day.
 pub const MAX_LAG: u64 = 86_400;
 /// How old a directory may be when no endpoint answers, in seconds: a week. Nothing sets it higher.
@@ -76,13 +76,19 @@ pub struct Facts {
     pub state_root: B256,
     /// The root of the Directory contract's storage.
     pub storage_root: B256,
-    /// Relays whose descriptor the mirror did not have.
+    /// Relays whose descriptor no source gave.
     pub withheld: usize,
-    /// Relays whose descriptor does not read.
+    /// Relays whose descriptor is malformed.
     pub malformed: usize,
     /// Relays that drain, leave, have too small a bond or were never started.
     pub inactive: usize,
+    /// The weight that relays without descriptor may have in one role, in thousandths, rounded up: see [`MAX_MISSING`].
+    pub missing: u16,
 }
+
+/// The greatest share of weight that may be missing from a directory that hops are chosen from, in thousandths. An
+/// honest mirror withholds nothing; who leaves more than this out would have a say in the choice.
+pub const MAX_MISSING: u16 = 20;
 
 /// Why a reading is refused whole.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -139,12 +145,12 @@ impl Reading {
     pub fn verify(&self, trust: &Trust, now: u64, max_age: u64, seen: u64) -> Result<Directory, ReadingError> {
         let (set, header) = self.record_set(trust, now, max_age, seen)?;
         let all = set.records.len();
-        let active = |record: &&super::set::ChainRecord| {
+        let active = |record: &&ChainRecord| {
             // A relay that was registered and never started has no key yet.
-            let started = record.descriptor.handshake_key != [0; 32];
-            record.registration.status == Status::Active && record.registration.bond_class > 0 && started
+            record.registration.is_active() && record.descriptor.handshake_key != [0; 32]
         };
         let relays: Vec<Record> = set.records.iter().filter(active).map(to_record).collect();
+        let missing = missing_share(&relays, &set.withheld);
         let facts = Facts {
             block: header.number,
             block_hash: header.hash,
@@ -154,6 +160,7 @@ impl Reading {
             withheld: set.withheld.len(),
             malformed: set.malformed.len(),
             inactive: all - relays.len(),
+            missing,
         };
         let body = Body {
             network: format!("chain {}", trust.chain_id),
@@ -337,8 +344,21 @@ const MAX_PROOFS: usize = 4 << 20;
 const MAX_STATES: usize = 4;
 const MAX_SLOTS: usize = 256;
 
+/// The share of weight that is missing, in thousandths, rounded up. A descriptor that is withheld does not say which
+/// role the relay has, so all of them count against the role that has the smaller weight.
+fn missing_share(relays: &[Record], withheld: &[Registration]) -> u16 {
+    let weight = |mbit: u32| u64::from(mbit.max(1));
+    let missing: u64 =
+        withheld.iter().filter(|relay| relay.is_active()).map(|relay| weight(relay.advertised_mbit)).sum();
+    let of = |role| relays.iter().filter(|relay| relay.role == role).map(|relay| weight(relay.bandwidth_mbit)).sum();
+    let present: u64 = u64::min(of(Role::Ingress), of(Role::Egress));
+    // At most 100,000 relays of 32 bits each.
+    let share = (missing * 1_000).div_ceil((missing + present).max(1));
+    u16::try_from(share).unwrap_or(1_000)
+}
+
 /// A relay as clients choose it. Its weight is what it advertises, which its bond covers; nothing has tested that yet.
-fn to_record(record: &super::set::ChainRecord) -> Record {
+fn to_record(record: &ChainRecord) -> Record {
     let (registration, descriptor) = (&record.registration, &record.descriptor);
     Record {
         relay_id: registration.relay_id,

@@ -59,23 +59,24 @@ pub(super) fn add(
     // What evidence names that mirrors may not have yet. Its header is the block's if the history of blocks says so, whoever has shown it.
     let mut heights: BTreeSet<u64> = anchors.last().copied().into_iter().collect();
     heights.extend(extra.iter().map(|staple| staple.binding.block_height).filter(|height| anchors.contains(height)));
+    reading.states = states(endpoint, &header, &contracts)?;
+    let voted = reading.voted(&file.trust()).map_err(|error| endpoint.malformed("eth_getProof", error))?;
     let mut shown = AttestationFile { staples: extra.to_vec(), ..AttestationFile::default() };
     for height in heights {
-        shown.headers.extend(header_at(endpoint, height)?);
+        // A chain without a history of blocks proves none.
+        let Some(proven) = voted.blocks.get(&height) else { continue };
+        shown.headers.push(header_with(endpoint, height, *proven)?);
     }
     let mut all_brought = vec![shown];
     all_brought.extend(gathered(way, &file.evidence));
     let bundles: Vec<Vec<u8>> =
         std::iter::once(&mut found).chain(&mut all_brought).map(|file| std::mem::take(&mut file.bundle)).collect();
-    reading.states = states(endpoint, &header, &contracts)?;
-    let voted = reading.voted(&file.trust()).ok();
     let only_named = |file: &mut AttestationFile| {
         file.staples.retain(|staple| {
             let binding = &staple.binding;
             directory.relay(binding.relay_id).is_some() && anchors.contains(&binding.block_height)
         });
         // What the chain does not name could crowd out what it does.
-        let Some(voted) = &voted else { return };
         let of_chain = |header: Header| voted.blocks.get(&header.number) == Some(&header.hash);
         file.headers.retain(|rlp| Header::decode(rlp).is_ok_and(of_chain));
         let named = |manifest: Manifest, bytes: &[u8]| {
@@ -87,19 +88,18 @@ pub(super) fn add(
     };
     std::iter::once(&mut found).chain(&mut all_brought).for_each(only_named);
     put_behind(&mut found, all_brought);
-    // Of all the one that the chain names: it is held against it again when relays are judged.
-    let claimed = claimed_bundle(&reading.states, &contracts);
-    found.bundle = bundles.into_iter().find(|bundle| claimed == Some(sha256(bundle))).unwrap_or_default();
+    // The kept one comes first, and stays unless the chain names another.
+    found.bundle = bundles.into_iter().find(|bundle| voted.bundle == sha256(bundle)).unwrap_or_default();
     reading.attestation = if found == AttestationFile::default() { Vec::new() } else { fitting(found) };
     Ok(())
 }
 
-/// Adds to a reading what was kept before, which comes first.
+/// Adds to a reading what was kept before, which comes first. Kept collateral stays unless the reading proves another.
 pub(super) fn add_kept(file: &ChainFile, reading: &mut Reading, older: &Reading) {
-    let Some(contracts) = file.trust().contracts else { return };
+    let Ok(voted) = reading.voted(&file.trust()) else { return };
     let Ok(mut found) = AttestationFile::decode(&older.attestation) else { return };
     let brought = AttestationFile::decode(&reading.attestation).unwrap_or_default();
-    if claimed_bundle(&reading.states, &contracts) == Some(sha256(&brought.bundle)) {
+    if voted.bundle == sha256(&brought.bundle) {
         found.bundle.clone_from(&brought.bundle);
     }
     put_behind(&mut found, vec![brought]);
@@ -127,13 +127,6 @@ fn fitting(mut file: AttestationFile) -> Vec<u8> {
         }
         file.staples.truncate(file.staples.len() / 2);
     }
-}
-
-/// The collateral that an endpoint says the chain names.
-fn claimed_bundle(states: &[Proven], contracts: &Contracts) -> Option<B256> {
-    let state = states.iter().find(|state| state.address == contracts.collateral)?;
-    let key = *collateral_slots().first()?;
-    state.slots.iter().find(|slot| slot.key == key).map(|slot| slot.value.into())
 }
 
 /// The files of [`SOURCES`]: of a relay on the way, if one has a file (of a large network it has none), and of mirrors that are drawn by chance; of others only where those have none.
@@ -172,6 +165,15 @@ fn download(agent: &Agent, url: &str) -> Option<AttestationFile> {
 pub(super) fn header_at(endpoint: &Endpoint, number: u64) -> Result<Option<Vec<u8>>, EndpointError> {
     let shown = endpoint.ask("eth_getBlockByNumber", &json!([height(number), false]))?;
     Ok(from_json(&shown).ok())
+}
+
+/// The header at a height, whose hash the chain has proven.
+fn header_with(endpoint: &Endpoint, number: u64, proven: B256) -> Result<Vec<u8>, EndpointError> {
+    let shown =
+        header_at(endpoint, number)?.filter(|rlp| Header::decode(rlp).is_ok_and(|header| header.hash == proven));
+    shown.ok_or_else(|| {
+        endpoint.malformed("eth_getBlockByNumber", format!("its block {number} is not the one that the chain proves"))
+    })
 }
 
 fn states(endpoint: &Endpoint, header: &Header, contracts: &Contracts) -> Result<Vec<Proven>, EndpointError> {

@@ -1,4 +1,5 @@
-//! Reading the directory: a header that a quorum of endpoints shows, a proof from one of them, records from any mirror.
+//! Reading the directory: a header that a quorum of endpoints shows, a proof from one of them, records from several
+//! sources.
 //!
 //! Owns who is asked what, and in which order. All clients ask the same questions.
 
@@ -10,20 +11,18 @@ use openrelay_attest::verdict::Staple;
 use openrelay_ledger::chain::header::{Header, from_json};
 use openrelay_ledger::chain::proof::Account;
 use openrelay_ledger::chain::reading::{MAX_LAG, Reading, ReadingError};
-use openrelay_ledger::chain::set::{MAX_FILE, RecordSet, SetError};
 use openrelay_ledger::directory::Directory;
-use openrelay_proto::handshake::Role;
-use openrelay_proto::message::MirrorFile;
 use serde_json::{Value, json};
 
 use super::endpoint::{Endpoint, EndpointError};
-use super::evidence;
 use super::way::{Outside, Way};
+use super::{evidence, records};
 use crate::chain_file::ChainFile;
+use crate::random::OsRandom;
 
 /// How often an endpoint that does not have a block yet is asked again, and how long apart: endpoints are not at the same block.
-const AGAIN: u32 = 4;
-const PAUSE: Duration = Duration::from_millis(500);
+pub(super) const AGAIN: u32 = 4;
+pub(super) const PAUSE: Duration = Duration::from_millis(500);
 const SLOW: Duration = Duration::from_secs(3);
 
 /// Why the directory cannot be read from the chain.
@@ -52,7 +51,7 @@ pub enum ChainError {
     /// A first start without a checkpoint.
     #[error("this is a first start, and no mirror has a checkpoint that can be used: {}", list(.0))]
     Checkpoints(Vec<String>),
-    /// No mirror has the chain's records.
+    /// No source has the chain's records.
     #[error("no mirror has the records of the chain: {}", list(.0))]
     Mirrors(Vec<String>),
 }
@@ -69,7 +68,8 @@ pub fn read(file: &ChainFile, now: u64, seen: u64) -> Result<(Reading, Directory
     read_by(&Outside, file, (now, seen), None, &[])
 }
 
-/// The same by another way, with the records of an older reading, which are not asked for again where their root is the same, and with evidence that relays have shown.
+/// The same by another way, with an older reading and with evidence that relays have shown. Of the older reading every
+/// descriptor is used that the chain still names, and nobody is asked for records where that leaves none to be found.
 /// Endpoints are asked for the headers of the blocks that `extra` names: it is for who does not hide which relays those are, which clients do.
 ///
 /// # Errors
@@ -85,6 +85,8 @@ pub fn read_by(
     let mut faults = Vec::new();
     let mut failed = vec![false; endpoints.len()];
     let (mut last, mut without_records) = (None, None);
+    // So that a leader that fails later does not make mirrors send all records again.
+    let mut gathered: Option<Vec<u8>> = None;
     // Each leads when it has answered, so that one that lies or is behind is only one, and one that is slow or gone keeps nobody waiting.
     for (at, shown) in ask_all(way, file) {
         let leader = &endpoints[at];
@@ -107,8 +109,10 @@ pub fn read_by(
         if without_records == Some(root) {
             continue;
         }
-        match proven(way, shown, file, (now, seen), older) {
+        let earlier: Vec<&[u8]> = gathered.iter().chain(older.map(|older| &older.records)).map(Vec::as_slice).collect();
+        match proven(way, shown, file, (now, seen), &earlier) {
             Ok((mut reading, directory)) => {
+                gathered = Some(reading.records.clone());
                 match evidence::add(way, file, leader, (&mut reading, &directory), older, extra) {
                     Ok(()) => return Ok((reading, directory)),
                     Err(error) => faults.push(error.to_string()),
@@ -227,7 +231,7 @@ fn proven(
     shown: Shown,
     file: &ChainFile,
     (now, seen): (u64, u64),
-    older: Option<&Reading>,
+    earlier: &[&[u8]],
 ) -> Result<(Reading, Directory), ChainError> {
     let mut reading = Reading {
         header: shown.rlp,
@@ -242,56 +246,9 @@ fn proven(
         Ok(_) | Err(ReadingError::Records(_)) => {}
         Err(error) => return Err(error.into()),
     }
-    let root = shown.account.storage_root;
-    reading.records = match older.filter(|older| older.account.storage_root == root) {
-        // Checked against the root below, like any.
-        Some(older) if RecordSet::verify(&older.records, root).is_ok() => older.records.clone(),
-        _ => records(way, file, root)?,
-    };
+    reading.records = records::gather(way, file, shown.account.storage_root, earlier, &mut OsRandom::default())?;
     let directory = reading.verify(&file.trust(), now, MAX_LAG, seen)?;
     Ok((reading, directory))
-}
-
-/// The records with this root, from the first relay on the way, or the first mirror, that has them.
-fn records(way: &dyn Way, file: &ChainFile, root: B256) -> Result<Vec<u8>, ChainError> {
-    let mut faults = Vec::new();
-    for again in 0..AGAIN {
-        if again > 0 {
-            std::thread::sleep(PAUSE);
-        }
-        faults.clear();
-        let mut behind = false;
-        let relays = way.relays().iter().map(|relay| {
-            let name = format!("the {}", if *relay == Role::Ingress { "ingress" } else { "egress" });
-            (name, way.fetch(*relay, MirrorFile::Records))
-        });
-        let mirrors = file.mirrors.iter().map(|url| (url.clone(), download(way, url)));
-        for (source, read) in relays.chain(mirrors) {
-            match read.map(|bytes| (RecordSet::verify(&bytes, root).map(drop), bytes)) {
-                Ok((Ok(()), bytes)) => return Ok(bytes),
-                Ok((Err(error), _)) => {
-                    // One that lies, or one that follows the chain a second later.
-                    behind |= error == SetError::Different;
-                    faults.push(format!("{source}: {error}"));
-                }
-                Err(error) => faults.push(format!("{source}: {error}")),
-            }
-        }
-        if !behind {
-            break;
-        }
-    }
-    if file.mirrors.is_empty() {
-        faults.push("none is configured".into());
-    }
-    Err(ChainError::Mirrors(faults))
-}
-
-fn download(way: &dyn Way, url: &str) -> Result<Vec<u8>, String> {
-    let limit = u64::try_from(MAX_FILE).unwrap_or(u64::MAX) + 1;
-    let read = way.agent(url).get(url).call();
-    let read = read.and_then(|mut response| response.body_mut().with_config().limit(limit).read_to_vec());
-    read.map_err(|error| error.to_string())
 }
 
 /// A height as RPC takes it.

@@ -257,16 +257,21 @@ impl Reader {
             return Ok((Hops::One(self.first_hop(first)?), vec![Role::Egress], self.egress));
         }
         let avoid = [&[self.egress], &self.silent[..]].concat();
-        let usable = self.judged.attested(self.directory.directory());
+        // A directory that lacks too much is no reason to stop asking: the one that the circuit was opened with serves.
+        let (directory, judged) = match selection::complete(self.directory.directory()) {
+            Ok(()) => (&self.directory, &self.judged),
+            Err(_) => (&self.opened_with, &self.opened_judged),
+        };
+        let usable = judged.attested(directory.directory());
         // Two hops on two chips, as for the user's own circuit.
         let one = self.judged.verdict(first.relay_id).or_else(|_| self.opened_judged.verdict(first.relay_id));
         let one = one.map_err(|refusal| refusal.to_string())?;
         let usable = usable.only(|record| {
-            let two = self.judged.verdict(record.relay_id);
+            let two = judged.verdict(record.relay_id);
             record.relay_id == first.relay_id || two.is_ok_and(|two| one.may_share_a_circuit_with(two).is_ok())
         });
         let egress = selection::egress(&usable, first, &avoid, below(random)).map_err(|error| error.to_string())?;
-        let second = self.judged.attest(&self.directory, egress).map_err(|refusal| refusal.to_string())?;
+        let second = judged.attest(directory, egress).map_err(|refusal| refusal.to_string())?;
         Ok((
             Hops::Two(self.first_hop(first)?, Hop::Attested(second)),
             vec![Role::Ingress, Role::Egress],

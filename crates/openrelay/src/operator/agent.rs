@@ -16,8 +16,8 @@ use openrelay_ledger::chain::header::Header;
 use openrelay_ledger::chain::reading::Reading;
 use openrelay_ledger::chain::registry::RelayRegistry;
 use openrelay_ledger::chain::set::Status;
-use openrelay_node::chain::Outside;
 use openrelay_node::chain::journal::Sender;
+use openrelay_node::chain::{Outside, read_by};
 use openrelay_node::chain_file::ChainFile;
 use openrelay_node::clock::unix_seconds;
 use openrelay_node::config::{RelayFile, read};
@@ -223,11 +223,14 @@ fn attend(
         if ready[1] {
             return running.ended()?.map_or(Ok(()), Err);
         }
-        match openrelay_node::chain::read(&folder.chain, unix_seconds(), seen) {
+        // Descriptors that are known stay known; evidence is read each time.
+        let known = Reading { attestation: Vec::new(), ..last.clone() };
+        match read_by(&Outside, &folder.chain, (unix_seconds(), seen), Some(&known), &[]) {
             Ok((reading, directory)) => {
                 warned = false;
                 seen = directory.body().sequence;
-                let changed = reading.account.storage_root != last.account.storage_root;
+                // Of another root, or with descriptors that were missing before.
+                let changed = reading.records != last.records;
                 if (changed || handed.is_behind(&reading, refresh)) && hand_over_reading(&mut input, &reading).is_ok() {
                     handed = Handed::of(&reading);
                     last = reading;

@@ -1,0 +1,6 @@
+//! Clients that read the directory while sources of records withhold and endpoints lie about single slots.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
+
+mod slots;
+mod withholding;
+mod world;
