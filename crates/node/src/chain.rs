@@ -7,6 +7,7 @@ pub mod collector;
 pub mod endpoint;
 mod evidence;
 pub mod journal;
+pub mod logs;
 pub mod mirror;
 pub mod package;
 pub mod read;
