@@ -2,6 +2,7 @@
 //!
 //! Owns what leaves the machine for it. Checks are `ledger`'s; nothing here makes a directory but by them.
 
+mod asking;
 pub mod checkpoint;
 pub mod collector;
 pub mod endpoint;

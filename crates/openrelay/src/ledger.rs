@@ -312,6 +312,7 @@ const COLLECT_EVERY: Duration = Duration::from_millis(500);
 
 /// Follows the chain and serves its records, and what relays are judged by, until it is ended.
 pub(crate) fn mirror(
+    program: &Program,
     chain: &Path,
     listen: SocketAddr,
     checkpoint: Option<PathBuf>,
@@ -350,8 +351,9 @@ pub(crate) fn mirror(
         }
     };
     let (collected, by_hash) = (attestation.clone(), Arc::new(Files::of(files.clone())));
+    let roots = program.standard.roots.clone();
     let collect = move || {
-        let mut collector = Collector::new(file);
+        let mut collector = Collector::new(file, roots);
         loop {
             let known = lock(&directory).clone();
             if let Some(known) = known {

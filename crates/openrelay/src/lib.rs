@@ -543,7 +543,7 @@ pub fn main(roots: Roots) -> ExitCode {
         Command::Relay { command } => operator::run(&program, &command),
         Command::Validator { command } => validator::run(&program, &command),
         Command::Mirror { command: MirrorCommand::Run { chain, listen, checkpoint, files } } => {
-            ledger::mirror(&chain, listen, checkpoint, files)
+            ledger::mirror(&program, &chain, listen, checkpoint, files)
         }
         Command::Checkpoint { command: CheckpointCommand::Key { out } } => checkpoint::make_key(&out),
         Command::Checkpoint { command: CheckpointCommand::Sign { chain, key, file, anew } } => {
