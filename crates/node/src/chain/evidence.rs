@@ -174,7 +174,11 @@ pub(super) fn header_at(endpoint: &Endpoint, number: u64) -> Result<Option<Vec<u
     Ok(from_json(&shown).ok())
 }
 
-fn states(endpoint: &Endpoint, header: &Header, contracts: &Contracts) -> Result<Vec<Proven>, EndpointError> {
+pub(super) fn states(
+    endpoint: &Endpoint,
+    header: &Header,
+    contracts: &Contracts,
+) -> Result<Vec<Proven>, EndpointError> {
     let images = images(endpoint, header, contracts.images, RELAY_IMAGE)?;
     let collateral = prove(endpoint, header, contracts.collateral, &collateral_slots())?;
     Ok(vec![images, collateral, prove(endpoint, header, HISTORY, &block_slots(header.number))?])
