@@ -26,6 +26,7 @@ ROUNDS, IMAGES, APPROVED, CURRENT = 8, 15, 16, 11
 # How long an image stays good after a newer one can be used, in seconds: ImageRegistry.GRACE.
 GRACE = 14 * 86_400
 HISTORY = bytes.fromhex("0000f90827f1c53a10cb7a02335b175320002935")
+RECORDS_IN_PAGE = 64
 SERVED = 8191
 
 
@@ -424,24 +425,30 @@ def read_attestation(data):
 
 
 def records_of(data, root):
-    """The descriptors of all relays, by relay id; None for what the mirror withheld. Together they give the directory's root, so none is missing and none was added."""
+    """The descriptors of all relays, by relay id; None for one that no source gave. The index gives the directory's root, so no relay is missing and none was added."""
     cursor = Cursor(data)
-    head = b"openrelay-records/1\n"
+    head = b"openrelay-records/2\n"
     need(cursor.take(len(head)) == head, "it has no records")
-    descriptors, leaves = {}, []
-    for _ in range(cursor.number(4)):
-        relay, whole = cursor.number(8), cursor.number(1)
-        need(relay not in descriptors and whole in (0, 1), "the records do not read")
-        descriptor, record = None, cursor.take(32) if not whole else None
-        if whole:
-            operator, advertised, bond_class, status = (cursor.take(count) for count in (20, 4, 1, 1))
-            descriptor = cursor.take(cursor.number(2))
-            words = (word(relay), operator, keccak(descriptor), advertised, bond_class, status)
-            record = keccak(b"".join(one.rjust(32, b"\0") for one in words))
-        descriptors[relay] = descriptor
-        leaves.append((keccak(word(relay)), rlp_number(int.from_bytes(record, "big"))))
-    need(not cursor.rest, "bytes after the records")
+    need(cursor.take(32) == root, "the records are those of another block")
+    index = [(cursor.number(8), cursor.take(32)) for _ in range(cursor.number(4))]
+    need(all(one < other for (one, _), (other, _) in zip(index, index[1:])), "the index of the records is not in order")
+    leaves = [(keccak(word(relay)), rlp_number(int.from_bytes(record, "big"))) for relay, record in index]
     need(trie_root(leaves) == root, "the records are not those of the chain")
+    descriptors = {}
+    for first in range(0, len(index), RECORDS_IN_PAGE):
+        page = Cursor(cursor.take(cursor.number(4)))
+        need(page.take(32) == root, "a page of the records is of another block")
+        need(page.number(4) == first // RECORDS_IN_PAGE, "a page of the records is out of place")
+        for relay, record in index[first : first + RECORDS_IN_PAGE]:
+            operator, advertised, bond_class, status, whole = (page.take(count) for count in (20, 4, 1, 1, 1))
+            need(whole in (b"\0", b"\1"), "the records are malformed")
+            descriptor = page.take(page.number(2)) if whole == b"\1" else None
+            digest = page.take(32) if descriptor is None else keccak(descriptor)
+            words = (word(relay), operator, digest, advertised, bond_class, status)
+            need(keccak(b"".join(one.rjust(32, b"\0") for one in words)) == record, f"the record of relay {relay} is not the chain's")
+            descriptors[relay] = descriptor
+        need(not page.rest, "bytes after the records of a page")
+    need(not cursor.rest, "bytes after the records")
     return descriptors
 
 
@@ -479,7 +486,7 @@ def check_staple(evidence, binding, network, descriptors, blocks, images, floors
 
 def reading(arguments):
     cursor = Cursor(open(arguments.file, "rb").read())
-    head = b"openrelay-reading/2\n"
+    head = b"openrelay-reading/3\n"
     need(cursor.take(len(head)) == head, "it is no reading")
     header_rlp = cursor.take(cursor.number(4))
     header, block = rlp(header_rlp), keccak(header_rlp)

@@ -93,7 +93,7 @@ fn second_verifier(bench: &mut Bench) -> Result<()> {
     let block = found["block_hash"].as_str().context("no block")?.to_owned();
     let bytes = fs::read(&kept)?;
     let text = |word: &[u8]| bytes.windows(word.len()).position(|found| found == word).context("it is there");
-    let records = text(b"openrelay-records/1")?;
+    let records = text(b"openrelay-records/2")?;
     // The header, the directory's account, a manifest, the collateral, a record.
     let places = [40, 800, text(b"\"shapes\"")? + 40, text(b"openrelay.collateral/1")? + 60, records + 60];
     for at in places {

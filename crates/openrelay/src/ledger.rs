@@ -12,7 +12,7 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use openrelay_ledger::chain::set::{ChainRecord, Status, record_hash};
+use openrelay_ledger::chain::set::{ChainRecord, RecordSet, Status, record_hash};
 use openrelay_ledger::chain::voting::ImageRegistry;
 use openrelay_ledger::directory::{Directory, Source};
 use openrelay_ledger::record::Role;
@@ -237,7 +237,7 @@ pub(crate) fn verify(config: &Path, directory: &VerifiedDirectory, relay_id: u64
     let total = set.records.len() + set.withheld.len() + set.malformed.len();
     say(&format!("records        {total}; together they give this storage root: none is missing, none was added"));
     let Some(record) = set.records.iter().find(|record| record.registration.relay_id == relay_id) else {
-        return Err(Failure::new(5, missing(relay_id, &set.withheld, &set.malformed)));
+        return Err(Failure::new(5, missing(relay_id, &set)));
     };
     print_record(record);
     Ok(())
@@ -251,22 +251,20 @@ pub(crate) fn no_such_relay(config: &Path, directory: &VerifiedDirectory, relay_
         }
         _ => None,
     };
-    let known = |set: &openrelay_ledger::chain::set::RecordSet| {
-        set.records.iter().any(|record| record.registration.relay_id == relay_id)
-    };
+    let known = |set: &RecordSet| set.records.iter().any(|record| record.registration.relay_id == relay_id);
     let why = match set {
-        Some(set) if !known(&set) => missing(relay_id, &set.withheld, &set.malformed),
+        Some(set) if !known(&set) => missing(relay_id, &set),
         Some(_) => format!("relay {relay_id} takes no circuits"),
         None => format!("relay {relay_id} is not in the directory"),
     };
     Failure::new(5, why)
 }
 
-fn missing(relay_id: u64, withheld: &[u64], malformed: &[u64]) -> String {
-    if withheld.contains(&relay_id) {
-        format!("relay {relay_id} is on the chain, but no mirror has its descriptor: it cannot be used")
-    } else if malformed.contains(&relay_id) {
-        format!("relay {relay_id} is on the chain, but its descriptor does not read: it cannot be used")
+fn missing(relay_id: u64, set: &RecordSet) -> String {
+    if set.withheld.iter().any(|registration| registration.relay_id == relay_id) {
+        format!("relay {relay_id} is on the chain, but no source has its descriptor: it cannot be used")
+    } else if set.malformed.contains(&relay_id) {
+        format!("relay {relay_id} is on the chain, but its descriptor is malformed: it cannot be used")
     } else {
         format!("relay {relay_id} is not on the chain")
     }

@@ -73,8 +73,10 @@ pub enum Message {
 /// trip. A relay holds one for each session that asked and has not acknowledged it.
 pub const MIRROR_PIECE: usize = 16_384 - 23;
 
-/// Largest file that is mirrored, in bytes: more than a directory of 3,000 relays with its proof and its signatures.
-pub const MAX_MIRRORED: usize = 2 << 20;
+/// Largest file that is mirrored, in bytes: the records of 20,000 relays with the longest descriptors that the registry
+/// takes have 6.3 MiB. Each piece costs a round trip, so a larger file would take a client most of a minute. This is
+/// also what a hostile relay can make a client hold.
+pub const MAX_MIRRORED: usize = 8 << 20;
 
 /// A file that relays mirror for clients. What is in it is not this crate's business: who asked holds it against the chain.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -3,7 +3,7 @@
 //! Owns what a client or relay trusts of a chain, and the order of the checks. That the header is of the chain is not among them: a quorum of endpoints says so before.
 //!
 //! ```text
-//! "openrelay-reading/2\n" | length 4, header | account 104 | proof | states 1 | per state: address 20 | 1 and account 104, or 0 | proof | slots 2 | per slot: key 32 | value 32 | proof
+//! "openrelay-reading/3\n" | length 4, header | account 104 | proof | states 1 | per state: address 20 | 1 and account 104, or 0 | proof | slots 2 | per slot: key 32 | value 32 | proof
 //!                         | length 4, attestation | records to the end
 //! account: nonce 8 | balance 32 | storage root 32 | code hash 32          proof: nodes 1 | per node: length 2, node
 //! ```
@@ -18,7 +18,7 @@ use crate::directory::{Body, Directory, Source};
 use crate::hex;
 use crate::record::Record;
 
-const HEAD: &[u8] = b"openrelay-reading/2\n";
+const HEAD: &[u8] = b"openrelay-reading/3\n";
 /// How old a block that endpoints call the newest may be, in seconds: a day.
 pub const MAX_LAG: u64 = 86_400;
 /// How old a directory may be when no endpoint answers, in seconds: 72 hours, as long as its relays' evidence is accepted. Nothing sets it
@@ -77,9 +77,9 @@ pub struct Facts {
     pub state_root: B256,
     /// The root of the Directory contract's storage.
     pub storage_root: B256,
-    /// Relays whose descriptor the mirror did not have.
+    /// Relays whose descriptor no source gave.
     pub withheld: usize,
-    /// Relays whose descriptor does not read.
+    /// Relays whose descriptor is malformed.
     pub malformed: usize,
     /// Relays that drain, leave, have too small a bond or were never started.
     pub inactive: usize,

@@ -299,7 +299,7 @@ fn records(way: &dyn Way, file: &ChainFile, root: B256) -> Result<Vec<u8>, Chain
                 Ok((Ok(()), bytes)) => return Ok(bytes),
                 Ok((Err(error), _)) => {
                     // One that lies, or one that follows the chain a second later.
-                    behind |= error == SetError::Different;
+                    behind |= error == SetError::OtherRoot;
                     faults.push(format!("{source}: {error}"));
                 }
                 Err(error) => faults.push(format!("{source}: {error}")),
