@@ -41,6 +41,8 @@ pub struct Mirror {
     collected: Collected,
     /// The state to go back to when the chain was reorganised.
     kept: Option<Kept>,
+    /// Whether nothing has been proven since that state was gone back to.
+    doubted: bool,
     /// A newer state that is kept once it is settled.
     waiting: Option<Kept>,
     /// Where it is kept across restarts.
@@ -69,6 +71,7 @@ impl Mirror {
             logs: Logs::new(endpoint.clone(), wanted),
             collected: Collected { next: file.first_block, ..Collected::default() },
             kept: None,
+            doubted: false,
             waiting: None,
             path: None,
             warning: None,
@@ -122,6 +125,7 @@ impl Mirror {
     pub fn follow(&mut self) -> Result<(), EndpointError> {
         self.endpoint.check_chain(self.file.chain_id)?;
         if self.collected.next == self.file.first_block && self.kept.is_some() {
+            self.doubted = true;
             self.step_back()?;
         }
         let head = self.catch_up()?;
@@ -133,9 +137,13 @@ impl Mirror {
         if let Err(error) = RecordSet::verify(&file, account.storage_root) {
             // A reorganisation, or an endpoint that withholds events.
             let error = self.endpoint.malformed("eth_getLogs", error);
+            if std::mem::replace(&mut self.doubted, true) {
+                self.kept = None;
+            }
             self.step_back()?;
             return Err(error);
         }
+        self.doubted = false;
         let header = evidence::header_at(&self.endpoint, head)?.unwrap_or_default();
         self.settle(head, &header);
         let (states, attestation) = (Vec::new(), Vec::new());
@@ -238,9 +246,9 @@ impl Mirror {
             }
             None => false,
         };
-        // Taken out: when it gives a wrong root too, nothing is left but the first block.
-        self.collected = match self.kept.take().filter(|_| known) {
-            Some(kept) => kept.into_collected(),
+        self.kept.take_if(|_| !known);
+        self.collected = match &self.kept {
+            Some(kept) => kept.collected().clone(),
             None => Collected { next: self.file.first_block, ..Collected::default() },
         };
         Ok(())

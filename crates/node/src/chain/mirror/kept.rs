@@ -65,8 +65,8 @@ impl Kept {
         (header.number.saturating_add(1), header.hash) == (self.collected.next, self.hash)
     }
 
-    pub(super) fn into_collected(self) -> Collected {
-        self.collected
+    pub(super) fn collected(&self) -> &Collected {
+        &self.collected
     }
 
     /// Reads the file at `path`; `None` when there is none.
