@@ -26,7 +26,7 @@ pub enum EndpointError {
         why: String,
     },
     /// Its answer is larger than the limit, in bytes.
-    #[error("{url}: {method}: the answer is larger than {limit} bytes")]
+    #[error("{url}: {method}: the answer is larger than the limit of {limit} bytes")]
     TooLarge {
         /// Which.
         url: String,

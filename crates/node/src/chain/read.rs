@@ -42,9 +42,9 @@ pub enum ChainError {
     },
     /// What was kept or signed is too old, and nothing newer can be read.
     #[error(
-        "the directory is {} hours old, and at most {} hours are accepted while no newer one can be read: {why}",
-        .age.div_ceil(3_600),
-        .limit / 3_600
+        "the directory is {} old, and at most {} are accepted while no newer one can be read: {why}",
+        span(*.age),
+        span(*.limit)
     )]
     Outdated {
         /// Its age, in seconds.
@@ -77,6 +77,11 @@ pub enum ChainError {
     /// No mirror has the chain's records.
     #[error("no mirror has the records of the chain: {}", list(.0))]
     Mirrors(Vec<String>),
+}
+
+/// A time for people, given in seconds.
+fn span(seconds: u64) -> String {
+    if seconds < 7_200 { format!("{seconds} s") } else { format!("{} hours", seconds.div_ceil(3_600)) }
 }
 
 fn list(faults: &[String]) -> String {
