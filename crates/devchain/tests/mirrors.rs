@@ -1,5 +1,6 @@
 //! Mirrors against floods of events, endpoints that limit what they answer, and restarts.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
+#![allow(clippy::print_stdout, reason = "figures are printed")]
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
@@ -7,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
+use alloy_primitives::aliases::{U48, U96};
 use alloy_primitives::{Address, B256, Log, LogData, U256, hex};
 use alloy_sol_types::{SolCall as _, SolEvent as _, SolValue as _};
 use openrelay_devchain::{Fault, Network, Node, Rules, Server, development, serve};
@@ -392,7 +394,8 @@ impl Flood {
                     bondClass: own.bond_class,
                     status: own.status.byte(),
                     withdrawal: own.operator,
-                    ..Default::default()
+                    unbondedAt: U48::ZERO,
+                    bond: U96::ZERO,
                 };
                 json!(hex::encode_prefixed(relay.abi_encode()))
             }

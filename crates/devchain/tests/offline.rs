@@ -88,9 +88,10 @@ impl World {
 
     /// These endpoints have a block more than the others.
     fn mine(&self, endpoints: &[usize]) {
+        let time = now();
         for endpoint in endpoints {
             let mut node = self.servers[*endpoint].node.lock().unwrap();
-            node.tell_time(now());
+            node.tell_time(time);
             node.mine();
         }
     }

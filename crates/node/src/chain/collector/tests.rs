@@ -130,7 +130,7 @@ fn a_silent_relay_is_asked_after_pauses_that_grow_to_ten_minutes() {
     let mut collector = Collector::new(chain(), world.vendors.roots().clone());
     let (mut relays, start) = (vec![relay(1, Role::Ingress)], Instant::now());
     let ask = Scripted::new(None);
-    let mut hour = |collector: &mut Collector, relays: &[Record], from: u64| {
+    let hour = |collector: &mut Collector, relays: &[Record], from: u64| {
         for second in from..from + 3_600 {
             collector.pass(&ask, NETWORK, relays, start + Duration::from_secs(second));
         }
@@ -146,7 +146,7 @@ fn a_silent_relay_is_asked_after_pauses_that_grow_to_ten_minutes() {
     assert_eq!(ask.take_asked(), 1);
     // One that answers is asked once a minute, and what it has shown stays when it is silent.
     *ask.staple.lock().unwrap() = Some(world.staple(&SNP, 1));
-    let mut later = |collector: &mut Collector, from: u64| {
+    let later = |collector: &mut Collector, from: u64| {
         for second in from..from + 3_600 {
             collector.pass(&ask, NETWORK, &relays, start + Duration::from_secs(second));
         }
