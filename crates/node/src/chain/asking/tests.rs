@@ -134,7 +134,7 @@ fn an_ingress_that_does_not_forward_keeps_no_egress_out_and_is_avoided() {
 #[test]
 fn an_egress_is_not_asked_through_an_ingress_of_its_own_operator() {
     let mut all = network(1, 1);
-    all[1].operator.clone_from(&all[0].operator);
+    all[1].operator = all[0].operator.clone();
     let due: Vec<&Record> = all.iter().collect();
     let found = pass(&Scripted::new(|_, _| false), &due, Ways::default());
     assert_eq!((found[0].1.is_ok(), &found[1].1), (true, &Err(InquiryError::NoIngress)));
