@@ -55,3 +55,27 @@ pub fn examine(
         }
     }
 }
+
+/// Checks what can be checked of a staple without a chain and without collateral: that a chip of the vendor has signed it, and that it
+/// is bound to what it says it is bound to. Properties, revocation, firmware and policy are not looked at.
+///
+/// # Errors
+/// [`Refusal`].
+pub fn check_staple(staple: &verdict::Staple, roots: &Roots, now: u64) -> Result<(), Refusal> {
+    if staple.evidence.report_data() != staple.binding.report_data() {
+        return Err(Refusal::Binding);
+    }
+    check_signatures(&staple.evidence, roots, now)
+}
+
+/// Checks the signatures of evidence as far as they can be checked without collateral: for AMD's the whole chain to a pinned root, for
+/// Intel's the chain from a pinned authority.
+///
+/// # Errors
+/// [`Refusal`]: no chip of the vendor has signed this.
+pub fn check_signatures(evidence: &Evidence, roots: &Roots, now: u64) -> Result<(), Refusal> {
+    match evidence {
+        Evidence::Intel(quote) => intel::check_signatures(quote, roots),
+        Evidence::Amd(report) => amd::examine(report, None, roots, now).map(drop),
+    }
+}

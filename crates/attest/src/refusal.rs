@@ -297,8 +297,20 @@ pub enum Refusal {
     #[error("no mirror has evidence of this relay")]
     NoEvidence,
     /// The clock.
-    #[error("this machine's clock and the chain's are more than six hours apart")]
+    #[error("this machine's clock is more than six hours behind the chain's")]
     Clock,
+    /// The newest block is too old.
+    #[error(
+        "the directory's block is {} hours old by this machine's clock, and at most {} are accepted",
+        .age.div_ceil(3_600),
+        .limit / 3_600
+    )]
+    Outdated {
+        /// Its age, in seconds.
+        age: u64,
+        /// What is accepted: 72 hours while no newer block is known, otherwise six.
+        limit: u64,
+    },
     /// Both hops on one chip.
     #[error("both relays run on the same chip")]
     SameChip,
@@ -387,6 +399,7 @@ impl Refusal {
             Self::Rebuilders { .. } => "rebuilders",
             Self::NoEvidence => "no-evidence",
             Self::Clock => "clock",
+            Self::Outdated { .. } => "outdated",
             Self::SameChip => "same-chip",
             Self::UnknownChips => "unknown-chips",
             Self::Other(_) => "refused",
@@ -415,6 +428,9 @@ impl Refusal {
             }
             Self::StaleCrl | Self::Expired { .. } | Self::NotYetValid { .. } | Self::Clock => {
                 "check this machine's clock, or give newer collateral"
+            }
+            Self::Outdated { .. } => {
+                "check this machine's clock; if it is right, wait until an endpoint of the chain can be reached"
             }
             Self::Debug
             | Self::Profiled
@@ -495,6 +511,7 @@ mod tests {
             (Refusal::UnknownImage, "openrelay image show"),
             (Refusal::FirmwareGeneration { found: None, least: 1 }, "an image with newer firmware"),
             (Refusal::Clock, "clock"),
+            (Refusal::Outdated { age: 7, limit: 6 }, "endpoint"),
             (Refusal::Debug, "operator"),
             (Refusal::NoTcbLevel, "firmware"),
             (Refusal::NoView("the time"), "openrelay status"),

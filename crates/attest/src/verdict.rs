@@ -18,6 +18,8 @@ use crate::roots::Roots;
 
 /// How far this machine's clock may be from the chain's, in seconds.
 const CLOCK_SKEW: u64 = 6 * 3_600;
+/// How far it may be ahead while nobody shows a newer block, in seconds: the chain may stand still, or its endpoints be blocked.
+pub const OFFLINE: u64 = 72 * 3_600;
 
 /// What a relay shows.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -109,6 +111,8 @@ pub struct LedgerView {
     pub network: Option<[u8; 32]>,
     /// Time of the newest block, in seconds since the Unix epoch.
     pub time: Option<u64>,
+    /// Whether no newer block is known than that one: then the clock may be [`OFFLINE`] ahead of it.
+    pub newest_known: bool,
     /// The block that the binding names, if the chain has it.
     pub block: Option<Block>,
     /// The relay.
@@ -189,10 +193,18 @@ pub fn verify(
     let floors = view.floors.as_ref().ok_or(Refusal::NoView("the floors of firmware"))?;
     let facts = crate::examine(evidence, Some(collateral), roots, now)?;
     policy.check(&facts, floors, image)?;
-    if now.abs_diff(time) > CLOCK_SKEW {
-        return Err(Refusal::Clock);
-    }
+    check_clock(now, time, view.newest_known)?;
     Ok(Verdict { facts, binding: *binding, image: image.state, identity: evidence.identity() })
+}
+
+/// A clock that is ahead may be right: then the block is old. That is accepted only while it is the newest that is known.
+fn check_clock(now: u64, time: u64, newest_known: bool) -> Result<(), Refusal> {
+    let limit = if newest_known { OFFLINE } else { CLOCK_SKEW };
+    match now.checked_sub(time) {
+        Some(age) if age > limit => Err(Refusal::Outdated { age, limit }),
+        None if time - now > CLOCK_SKEW => Err(Refusal::Clock),
+        Some(_) | None => Ok(()),
+    }
 }
 
 fn check_relay(binding: &Binding, role: u8, view: &LedgerView) -> Result<(), Refusal> {

@@ -20,6 +20,7 @@ fn checkpoints(dir: &Path) -> Result<()> {
     let (chain, file) = (path("chain.toml"), path("checkpoint"));
     let mut mirror = Command::new(&world.programs.openrelay);
     mirror.args(["mirror", "run", "--chain", &chain, "--checkpoint", &file]);
+    mirror.env("OPENRELAY_STATE_DIR", dir.join("mirror"));
     let (_mirror, records) = Process::start(&mut mirror)?;
 
     let mut keys = Vec::new();

@@ -137,7 +137,7 @@ fn network_file(network: &Network, rules: &Rules, urls: &[String], mirrors: &[St
     let list = |all: &[String]| all.iter().map(|url| format!("\"{url}\"")).collect::<Vec<_>>().join(", ");
     format!(
         "# A development chain: it proves nothing to anybody.\nchain_id = {}\ndirectory = \"{}\"\ncode_hash = \"{}\"\nregistry = \"{}\"\nimages = \"{}\"\nvalidators = \"{}\"\ncollateral = \"{}\"\nhaste = {}\n\
-         endpoints = [{}]\nquorum = {}\nmirrors = [{}]\nevidence = [{}]\nrefresh_s = 1\n",
+         endpoints = [{}]\nquorum = {}\ninsecure = true\nmirrors = [{}]\nevidence = [{}]\nrefresh_s = 1\n",
         network.chain_id,
         network.directory,
         network.code_hash,

@@ -57,6 +57,18 @@ pub enum Fault {
     },
     /// Transactions are taken and forgotten.
     DropTransactions,
+    /// Logs of more than so many blocks at once are refused.
+    RangeLimit {
+        /// How many.
+        blocks: u64,
+    },
+    /// Logs of more than so many events at once are refused.
+    EventLimit {
+        /// How many.
+        events: usize,
+    },
+    /// Logs are said to be of another contract.
+    ForeignEvents,
     /// Every request fails.
     Down,
 }

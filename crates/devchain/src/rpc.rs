@@ -427,6 +427,15 @@ impl Node {
                 if to > self.head() {
                     return Err(RpcError::params("block range extends beyond current head block"));
                 }
+                let limit = |fault: &Fault| if let Fault::RangeLimit { blocks } = fault { Some(*blocks) } else { None };
+                let most = self.faults.iter().find_map(limit);
+                if most.is_some_and(|most| to - from >= most) {
+                    return Err(RpcError {
+                        code: -32_005,
+                        message: "query exceeds the range limit".into(),
+                        data: None,
+                    });
+                }
                 (from..=to).filter_map(|number| self.chain.block(number)).collect()
             }
         };
@@ -437,6 +446,15 @@ impl Node {
                 let taken = done.receipt.logs().iter().zip(shown).filter(|(log, _)| filter.takes(log));
                 found.extend(taken.map(|(_, shown)| shown));
             }
+        }
+        let limit = |fault: &Fault| if let Fault::EventLimit { events } = fault { Some(*events) } else { None };
+        let most = self.faults.iter().find_map(limit);
+        if most.is_some_and(|most| found.len() > most) {
+            return Err(RpcError { code: -32_005, message: "query returned too many results".into(), data: None });
+        }
+        if self.has(&Fault::ForeignEvents) {
+            let foreign = json!(Address::repeat_byte(0xee));
+            found.iter_mut().for_each(|log: &mut Value| log["address"] = foreign.clone());
         }
         Ok(found.into())
     }

@@ -162,6 +162,9 @@ async fn answer(State((node, faults)): State<(Arc<Mutex<Node>>, Faults)>, reques
             | Fault::ProofWindow0
             | Fault::NullForError
             | Fault::StuckBaseFee { .. }
+            | Fault::RangeLimit { .. }
+            | Fault::EventLimit { .. }
+            | Fault::ForeignEvents
             | Fault::DropTransactions => {}
         }
     }

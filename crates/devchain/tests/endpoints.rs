@@ -178,6 +178,7 @@ impl World {
             first_block: 0,
             endpoints: servers.iter().map(Server::url).collect(),
             quorum: 2,
+            insecure: false,
             mirrors: Vec::new(),
             evidence: Vec::new(),
             packages: Vec::new(),

@@ -31,7 +31,7 @@ const CODE: std::ops::RangeInclusive<u8> = 0x03..=0x09;
 const NAME: u8 = 0x15;
 
 /// Names of files, of the host's or of a disk's, that firmware with a loader asks for; each in ASCII or UCS-2.
-const LOADERS: [(&str, &str); 9] = [
+const LOADERS: [(&str, &str); 8] = [
     ("etc/boot/shim", "it starts a program of the host's instead of the measured kernel"),
     ("etc/acpi/tables", "it takes ACPI tables of the host's"),
     ("etc/table-loader", "it takes ACPI tables of the host's"),
@@ -40,7 +40,6 @@ const LOADERS: [(&str, &str); 9] = [
     ("\\EFI\\BOOT\\", "it starts programs from disks"),
     ("BootOrder", "it starts programs from disks"),
     ("etc/system-states", "it resumes from what the host says is a suspended machine"),
-    ("opt/org.tianocore/", "it takes settings of the host's"),
 ];
 /// What a loader of named blobs looks for: allowed are the three parts alone.
 const NAMED: &str = "etc/boot/";

@@ -225,7 +225,8 @@ impl Judged {
             }
             Err(refusal) => return none(Some(refusal.to_string()), &Refusal::NoEvidence),
         };
-        let view = View::new(reading, trust, &voted, &file);
+        let mut view = View::new(reading, trust, &voted, &file);
+        view.ledger.newest_known = directory.is_newest_known();
         let fault = view.bundle.is_none().then(|| {
             "no mirror has brought the collateral that the chain names; `evidence` in the chain's file says who is asked"
                 .into()
@@ -337,6 +338,7 @@ impl View {
         let ledger = LedgerView {
             network: Some(trust.network_id()),
             time,
+            newest_known: false,
             block: None,
             relay: None,
             images: Some(images.iter().map(|approved| approved.image.clone()).collect()),

@@ -2,25 +2,30 @@
 //!
 //! Owns what leaves the machine for it. Checks are `ledger`'s; nothing here makes a directory but by them.
 
+mod asking;
 pub mod checkpoint;
 pub mod collector;
 pub mod endpoint;
 mod evidence;
 pub mod journal;
+pub mod logs;
 pub mod mirror;
+mod newest;
 pub mod package;
 pub mod read;
 mod records;
+mod voted;
 pub mod way;
 
 pub use endpoint::{Endpoint, EndpointError};
 pub use read::{ChainError, hashes_at, read, read_by};
+pub use voted::voted;
 pub use way::{Outside, Way};
 
 use std::path::{Path, PathBuf};
 
 use openrelay_attest::file::AttestationFile;
-use openrelay_ledger::chain::reading::{MAX_AGE, MAX_READING, Reading};
+use openrelay_ledger::chain::reading::{MAX_AGE, MAX_READING, Reading, ReadingError};
 use openrelay_ledger::directory::Source;
 
 use crate::attestation::Judged;
@@ -32,7 +37,7 @@ use crate::random::OsRandom;
 /// The directory as the chain proves it now; or, when its endpoints or mirrors give none, at a block that the keys of checkpoints have signed; or the last one that was kept in
 /// the file `kept`. Either only while it is young enough, and with a warning. What is read is kept there. Nothing older than the block `floor` is taken.
 ///
-/// Who has kept nothing yet and has no floor, and knows keys of checkpoints, takes nothing that is older than a checkpoint, and nothing at all without one.
+/// A client that has kept nothing yet and has no floor, and knows keys of checkpoints, takes nothing that is older than a checkpoint, and nothing at all without one.
 ///
 /// # Errors
 /// [`ChainError`] of reading it now, when nothing that was kept will do.
@@ -44,13 +49,13 @@ pub fn directory(
 ) -> Result<(VerifiedDirectory, Option<String>), ChainError> {
     let last = read_kept(kept);
     let old = last.clone();
-    let old = old.and_then(|last| VerifiedDirectory::of_reading(last, &file.trust(), file.max_age_s, floor).ok());
+    let old = old.map(|last| VerifiedDirectory::of_reading(last, &file.trust(), file.max_age_s, floor));
     // What is too old to be used is still young enough to tell that something is older.
     let seen = last.as_ref().and_then(|last| last.verify(&file.trust(), unix_seconds(), MAX_AGE, 0).ok());
     let mut seen = seen.map_or(0, |seen| seen.body().sequence).max(floor);
     let mut signed = None;
     if last.is_none() && floor == 0 && !file.checkpoints.is_empty() {
-        let first = checkpoint::fetch(way, file, unix_seconds(), 0).map_err(ChainError::Checkpoints)?;
+        let first = checkpoint::fetch(way, file, unix_seconds(), 0)?;
         seen = first.checkpoint.number;
         signed = Some(first);
     }
@@ -58,10 +63,13 @@ pub fn directory(
         Ok((reading, directory)) => {
             let warning = keep(kept, &reading);
             note_reading(kept);
+            newest::forget(kept);
             return Ok((VerifiedDirectory::of_proven(directory, reading), warning));
         }
         Err(error) => error,
     };
+    // Endpoints may show a newer block and not prove it: then what is older is not taken for long.
+    let newest = newest::learn(way, file, kept, &error);
     if signed.is_none() && file.checkpoint_quorum > 0 {
         signed = checkpoint::fetch(way, file, unix_seconds(), seen).ok();
     }
@@ -76,12 +84,18 @@ pub fn directory(
         let found = completed(way, file, found, last.as_ref());
         let unkept = found.reading().and_then(|reading| keep(kept, reading));
         let unkept = unkept.map(|why| format!("; {why}")).unwrap_or_default();
-        return Ok((found, Some(warning + &unkept)));
+        return Ok((found.as_newest_of(newest), Some(warning + &unkept)));
     }
-    let Some(old) = old else { return Err(error) };
-    let old = completed(way, file, old, None);
-    let age = unix_seconds().saturating_sub(old.directory().body().issued);
-    Ok((old, Some(format!("the directory is one that was kept, {age} s old: {error}"))))
+    match old {
+        Some(Ok(old)) => {
+            let old = completed(way, file, old, None);
+            let age = unix_seconds().saturating_sub(old.directory().body().issued);
+            let warning = format!("the directory is one that was kept, {age} s old: {error}");
+            Ok((old.as_newest_of(newest), Some(warning)))
+        }
+        Some(Err(ReadingError::Stale { age, limit })) => Err(ChainError::Outdated { age, limit, why: Box::new(error) }),
+        Some(Err(_)) | None => Err(error),
+    }
 }
 
 /// The directory with the descriptors that it lacks, as far as sources or an older reading have them.
@@ -123,7 +137,8 @@ pub fn read_lately(file: &ChainFile, kept: &Path) -> Option<VerifiedDirectory> {
 
 /// The directory in the file `kept`, however it came there, if it is young enough.
 pub fn kept_directory(file: &ChainFile, kept: &Path) -> Option<VerifiedDirectory> {
-    VerifiedDirectory::of_reading(read_kept(kept)?, &file.trust(), file.max_age_s, 0).ok()
+    let directory = VerifiedDirectory::of_reading(read_kept(kept)?, &file.trust(), file.max_age_s, 0).ok()?;
+    Some(directory.as_newest_of(newest::known(kept)))
 }
 
 /// From now on [`read_lately`] gives nothing until endpoints are asked again: a relay in it does not answer, so it may have another key by now.

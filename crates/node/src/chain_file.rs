@@ -1,5 +1,7 @@
 //! The file that says which chain, which contracts and which endpoints.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::Path;
 
 use alloy_primitives::{Address, B256};
@@ -42,6 +44,10 @@ pub struct ChainFile {
     pub endpoints: Vec<String>,
     /// How many of them must show the same header.
     pub quorum: usize,
+    /// Whether plain HTTP to other machines, and a quorum of one endpoint, are accepted: then whoever is on the way, or runs that
+    /// endpoint, decides which block is the newest.
+    #[serde(default)]
+    pub insecure: bool,
     /// Mirrors of the records.
     #[serde(default)]
     pub mirrors: Vec<String>,
@@ -60,7 +66,7 @@ pub struct ChainFile {
     /// How many of them must have signed one.
     #[serde(default)]
     pub checkpoint_quorum: usize,
-    /// How old a directory may be when no endpoint answers, in seconds; at most a week.
+    /// How old a directory may be when no endpoint answers, in seconds; at most 72 hours.
     #[serde(default = "default_max_age")]
     pub max_age_s: u64,
     /// How often relays read the directory anew, in seconds.
@@ -121,17 +127,33 @@ impl ChainFile {
             let must = format!("must be 1 to {}, the number of endpoints", file.endpoints.len());
             return Err(key_fault(path, "quorum", must));
         }
-        let mut unlike = file.endpoints.clone();
-        unlike.sort();
-        unlike.dedup();
-        if unlike.len() < file.endpoints.len() {
-            return Err(key_fault(path, "endpoints", "names an endpoint twice, which is no second opinion"));
+        let mut known = BTreeSet::new();
+        for url in &file.endpoints {
+            let Some(place) = Place::of(url) else {
+                return Err(key_fault(path, "endpoints", format!("{url:?} is not a URL with a host")));
+            };
+            if place.is_exposed() && !file.insecure {
+                let why = "anyone on the way can answer for it; use https://, or write insecure = true";
+                return Err(key_fault(path, "endpoints", format!("{url:?} is plain http to another machine: {why}")));
+            }
+            if !known.insert(place) {
+                let why = format!("{url:?} names an endpoint a second time, which is no second opinion");
+                return Err(key_fault(path, "endpoints", why));
+            }
+        }
+        if file.quorum == 1 && !file.insecure {
+            let why = "must be at least 2, so that no single endpoint decides; or write insecure = true";
+            return Err(key_fault(path, "quorum", why));
+        }
+        let keys: BTreeSet<[u8; 32]> = file.checkpoint_keys.iter().filter_map(|key| hex::decode(key)).collect();
+        if keys.len() < file.checkpoint_keys.len() {
+            return Err(key_fault(path, "checkpoint_keys", "names a key twice, whose signature would count twice"));
         }
         if file.max_age_s > MAX_AGE {
-            return Err(key_fault(path, "max_age_s", format!("must be at most {MAX_AGE}, a week")));
+            return Err(key_fault(path, "max_age_s", format!("must be at most {MAX_AGE}, 72 hours")));
         }
         if file.refresh_s == 0 || file.refresh_s > MAX_AGE {
-            return Err(key_fault(path, "refresh_s", format!("must be 1 to {MAX_AGE}, a week")));
+            return Err(key_fault(path, "refresh_s", format!("must be 1 to {MAX_AGE}, 72 hours")));
         }
         Ok(file)
     }
@@ -150,3 +172,45 @@ impl ChainFile {
         Trust { chain_id: self.chain_id, directory: self.directory, code_hash: self.code_hash, contracts }
     }
 }
+
+/// Where an endpoint is, in one spelling: scheme and host in lower case, the port always named, no final slash or dot.
+#[derive(PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Place {
+    secure: bool,
+    host: String,
+    port: u16,
+    /// Path and query; of users and passwords one endpoint can have several.
+    rest: String,
+}
+
+impl Place {
+    /// Source: RFC 3986, section 3. `None` for what names no host, or one with unusual characters.
+    fn of(url: &str) -> Option<Self> {
+        let (scheme, rest) = url.split_once("://")?;
+        let (authority, rest) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        let place = authority.rsplit('@').next()?;
+        let (host, port) = match place.strip_prefix('[') {
+            Some(address) => address.split_once(']').map(|(host, port)| (host, port.strip_prefix(':')))?,
+            None => place.split_once(':').map_or((place, None), |(host, port)| (host, Some(port))),
+        };
+        let secure = scheme.eq_ignore_ascii_case("https");
+        let port = port.map_or(Some(if secure { 443 } else { 80 }), |port| port.parse().ok())?;
+        let host = host.trim_end_matches('.').to_ascii_lowercase();
+        if host.is_empty() || !host.chars().all(|one| one.is_ascii_alphanumeric() || ".-_:".contains(one)) {
+            return None;
+        }
+        // An address has many spellings, like ::1 and 0:0:0:0:0:0:0:1.
+        let host = host.parse::<IpAddr>().map_or(host, |address| address.to_canonical().to_string());
+        let rest = rest.split('#').next().unwrap_or("").trim_end_matches('/').to_owned();
+        Some(Self { secure, host, port, rest })
+    }
+
+    /// Whether others can be on the way.
+    fn is_exposed(&self) -> bool {
+        let loopback = self.host.parse::<IpAddr>().map_or(self.host == "localhost", |address| address.is_loopback());
+        !self.secure && !loopback
+    }
+}
+
+#[cfg(test)]
+mod tests;

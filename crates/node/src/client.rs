@@ -118,6 +118,8 @@ pub struct Facts {
     pub sequence: u64,
     /// What the directory was checked by.
     pub source: Source,
+    /// Whether the chain's file accepts plain HTTP or a quorum of one.
+    pub insecure: bool,
     /// The tunnel device.
     pub device: String,
     /// How the client is admitted.
@@ -257,6 +259,7 @@ impl Connection {
                 network: plan.directory.directory().body().network.clone(),
                 sequence: plan.directory.directory().body().sequence,
                 source: plan.directory.directory().source(),
+                insecure: plan.chain.as_ref().is_some_and(|chain| chain.insecure),
                 device,
                 admission: "open",
                 attested: plan.attested,

@@ -22,6 +22,8 @@ pub struct VerifiedDirectory {
     directory: Directory,
     /// What it was proven by, where a chain proves it.
     reading: Option<Arc<Reading>>,
+    /// Whether whoever read it knows of no newer block.
+    newest_known: bool,
 }
 
 /// A relay that a verified directory names. Not `Clone`: it stands for one check and is used up by one circuit.
@@ -48,16 +50,17 @@ impl VerifiedDirectory {
         let bytes = read_bytes(path)?;
         let directory = Directory::verify(&bytes, &trusted, unix_seconds(), seen)
             .map_err(|error| fault(path, format!("directory refused: {error}")))?;
-        Ok(Self { directory, reading: None })
+        Ok(Self { directory, reading: None, newest_known: false })
     }
 
-    /// The directory that a reading of a chain proves, which is at most `max_age` seconds old, given the highest block `seen`.
+    /// The directory that a reading of a chain proves, which is at most `max_age` seconds old, given the highest block `seen`. Newer blocks may be
+    /// known; [`VerifiedDirectory::as_newest_of`] says otherwise.
     ///
     /// # Errors
     /// [`ReadingError`] says why it is refused.
     pub fn of_reading(reading: Reading, trust: &Trust, max_age: u64, seen: u64) -> Result<Self, ReadingError> {
         let directory = reading.verify(trust, unix_seconds(), max_age, seen)?;
-        Ok(Self { directory, reading: Some(Arc::new(reading)) })
+        Ok(Self { directory, reading: Some(Arc::new(reading)), newest_known: false })
     }
 
     /// The same, with the highest sequence seen kept in the file `memory`; also returns a warning when it cannot be kept, so that an older
@@ -83,9 +86,21 @@ impl VerifiedDirectory {
         Ok((this, written.err().map(warning)))
     }
 
-    /// A directory that was verified just now, with what proves it: nothing but a check makes one.
+    /// A directory that was verified just now, with what proves it: nothing but a check makes one. No newer block is known.
     pub fn of_proven(directory: Directory, reading: Reading) -> Self {
-        Self { directory, reading: Some(Arc::new(reading)) }
+        Self { directory, reading: Some(Arc::new(reading)), newest_known: true }
+    }
+
+    /// The same directory for a reader who knows of no block above `newest`.
+    #[must_use]
+    pub fn as_newest_of(mut self, newest: u64) -> Self {
+        self.newest_known = self.directory.body().sequence >= newest;
+        self
+    }
+
+    /// Whether whoever read it knows of no newer block: evidence of its relays may then be judged longer by it.
+    pub const fn is_newest_known(&self) -> bool {
+        self.newest_known
     }
 
     /// What it was proven by; `None` where a signature stands for it.

@@ -1,6 +1,7 @@
 //! Asking relays for their evidence, as ordinary clients do: what mirrors collect, and validators look at.
 //!
-//! Owns one question at a time on a socket of its own. An egress is asked through an ingress, which is asked first. Nothing that is answered is believed here.
+//! Owns a question on a socket of its own. An egress is asked through an ingress, which is asked first. Nothing that is answered
+//! is trusted here.
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
@@ -18,7 +19,7 @@ use crate::directory::VerifiedDirectory;
 use crate::random::OsRandom;
 
 /// How long a relay may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why a relay has shown nothing.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -40,69 +41,22 @@ pub enum InquiryError {
     NoIngress,
 }
 
-/// Asks relays of a directory.
-pub struct Inquirer<'a> {
-    directory: &'a VerifiedDirectory,
-    /// What ingresses have shown, by which they can be gone through.
-    ingresses: BTreeMap<u64, EvidenceDigest>,
-}
-
-impl<'a> Inquirer<'a> {
-    /// One who knows nothing yet.
-    pub fn new(directory: &'a VerifiedDirectory) -> Self {
-        Self { directory, ingresses: BTreeMap::new() }
-    }
-
-    /// What a relay shows.
+/// Asks one relay one question.
+pub(crate) trait Ask: Sync {
+    /// What a relay shows, an egress through an ingress that has shown evidence with this digest.
     ///
     /// # Errors
     /// [`InquiryError`].
-    pub fn ask(&mut self, record: &Record) -> Result<Staple, InquiryError> {
-        let through = match record.role {
-            Role::Ingress => None,
-            Role::Egress => Some(self.an_ingress(record)?),
-        };
-        let shown = self.question(record, through)?;
-        let staple = match shown {
-            Evidence::Staple(bytes) => Staple::decode(&bytes).map_err(InquiryError::Malformed)?,
-            Evidence::Open => return Err(InquiryError::None),
-        };
-        if record.role == Role::Ingress {
-            self.ingresses.insert(record.relay_id, staple.evidence.identity());
-        }
-        Ok(staple)
-    }
+    fn ask(&self, relay: &Record, through: Option<(&Record, EvidenceDigest)>) -> Result<Evidence, InquiryError>;
+}
 
-    /// An ingress that answers, drawn anew each time, and that may be a hop before this egress.
-    fn an_ingress(&mut self, egress: &Record) -> Result<(&'a Record, EvidenceDigest), InquiryError> {
-        let all = self.directory.directory().body().relays.iter();
-        let mut all: Vec<&Record> =
-            all.filter(|record| record.role == Role::Ingress && !record.conflicts_with(egress)).collect();
-        let mut random = OsRandom::default();
-        while !all.is_empty() {
-            let drawn = u64::from_le_bytes(array(&mut random)) % u64::try_from(all.len()).unwrap_or(1);
-            let ingress = all.swap_remove(usize::try_from(drawn).unwrap_or(0));
-            if let Some(digest) = self.ingresses.get(&ingress.relay_id) {
-                return Ok((ingress, *digest));
-            }
-            match self.question(ingress, None) {
-                Ok(Evidence::Staple(bytes)) => {
-                    if let Ok(staple) = Staple::decode(&bytes) {
-                        let digest = staple.evidence.identity();
-                        self.ingresses.insert(ingress.relay_id, digest);
-                        return Ok((ingress, digest));
-                    }
-                }
-                Ok(Evidence::Open) => return Ok((ingress, Announced::open().digest)),
-                Err(_) => {}
-            }
-        }
-        Err(InquiryError::NoIngress)
-    }
+/// The relays of a directory, over the network.
+pub(crate) struct Network<'a>(pub(crate) &'a VerifiedDirectory);
 
-    fn question(&self, record: &Record, through: Option<(&Record, EvidenceDigest)>) -> Result<Evidence, InquiryError> {
+impl Ask for Network<'_> {
+    fn ask(&self, record: &Record, through: Option<(&Record, EvidenceDigest)>) -> Result<Evidence, InquiryError> {
         let (clock, mut random) = (Clock::start(), OsRandom::default());
-        let register = |record: &Record| self.directory.register(record).ok_or(InquiryError::Unreachable);
+        let register = |record: &Record| self.0.register(record).ok_or(InquiryError::Unreachable);
         let through = through.map(|(record, digest)| Ok((register(record)?, digest))).transpose()?;
         let pick = |endpoints: &[SocketAddr]| endpoints.iter().copied().find(|endpoint| socket_to(*endpoint).is_some());
         let client = circuit::ask_for_evidence(register(record)?, through, pick, clock.now(), &mut random);
@@ -134,6 +88,74 @@ impl<'a> Inquirer<'a> {
             }
         }
         Err(InquiryError::Silent)
+    }
+}
+
+/// Asks relays of a directory one after the other, and remembers which ingresses answer.
+pub struct Inquirer<'a> {
+    directory: &'a VerifiedDirectory,
+    /// What ingresses have shown, by which egresses can be asked through them; `None` for those that were silent.
+    ingresses: BTreeMap<u64, Option<EvidenceDigest>>,
+}
+
+impl<'a> Inquirer<'a> {
+    /// One that has asked nobody yet.
+    pub fn new(directory: &'a VerifiedDirectory) -> Self {
+        Self { directory, ingresses: BTreeMap::new() }
+    }
+
+    /// What a relay shows.
+    ///
+    /// # Errors
+    /// [`InquiryError`].
+    pub fn ask(&mut self, record: &Record) -> Result<Staple, InquiryError> {
+        let through = match record.role {
+            Role::Ingress => None,
+            Role::Egress => Some(self.an_ingress(record)?),
+        };
+        let shown = Network(self.directory).ask(record, through);
+        if record.role == Role::Ingress {
+            self.ingresses.insert(record.relay_id, digest_of(&shown));
+        }
+        staple_of(shown)
+    }
+
+    /// An ingress that answers, drawn at random each time, and that may be a hop before this egress.
+    fn an_ingress(&mut self, egress: &Record) -> Result<(&'a Record, EvidenceDigest), InquiryError> {
+        let all = self.directory.directory().body().relays.iter();
+        let mut all: Vec<&Record> =
+            all.filter(|record| record.role == Role::Ingress && !record.conflicts_with(egress)).collect();
+        while let Some(ingress) = draw(&mut all) {
+            let network = Network(self.directory);
+            let ask = || digest_of(&network.ask(ingress, None));
+            if let Some(digest) = *self.ingresses.entry(ingress.relay_id).or_insert_with(ask) {
+                return Ok((ingress, digest));
+            }
+        }
+        Err(InquiryError::NoIngress)
+    }
+}
+
+/// Takes one out at random.
+pub(crate) fn draw<T>(all: &mut Vec<T>) -> Option<T> {
+    let drawn = u64::from_le_bytes(array(&mut OsRandom::default())).checked_rem(u64::try_from(all.len()).ok()?)?;
+    Some(all.swap_remove(usize::try_from(drawn).ok()?))
+}
+
+/// The digest by which an egress can be asked through an ingress that has shown this.
+pub(crate) fn digest_of(shown: &Result<Evidence, InquiryError>) -> Option<EvidenceDigest> {
+    match shown {
+        Ok(Evidence::Staple(bytes)) => Staple::decode(bytes).ok().map(|staple| staple.evidence.identity()),
+        Ok(Evidence::Open) => Some(Announced::open().digest),
+        Err(_) => None,
+    }
+}
+
+/// The evidence in what a relay has shown.
+pub(crate) fn staple_of(shown: Result<Evidence, InquiryError>) -> Result<Staple, InquiryError> {
+    match shown? {
+        Evidence::Staple(bytes) => Staple::decode(&bytes).map_err(InquiryError::Malformed),
+        Evidence::Open => Err(InquiryError::None),
     }
 }
 

@@ -145,6 +145,7 @@ async fn status(State(daemon): State<Arc<Daemon>>) -> Json<Value> {
         "directory_proof": crate::ledger::facts_json(source),
         "directory_read_s": refreshed.as_ref().and_then(|known| known.read_at).map(|at| at.elapsed().as_secs()),
         "directory_warning": refreshed.as_ref().and_then(|known| known.warning.clone()),
+        "insecure": facts.insecure,
         "hops_listed": refreshed.as_ref().map(|known| known.hops_listed),
         "single_operator": facts.single_operator,
         "admission": facts.admission,

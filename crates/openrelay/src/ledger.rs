@@ -14,11 +14,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use openrelay_ledger::chain::reading::MAX_MISSING;
 use openrelay_ledger::chain::set::{ChainRecord, RecordSet, Status, record_hash};
+use openrelay_ledger::chain::voting::ImageRegistry;
 use openrelay_ledger::directory::{Directory, Source};
 use openrelay_ledger::record::Role;
 use openrelay_ledger::selection::percent;
 use openrelay_node::chain::collector::Collector;
-use openrelay_node::chain::mirror::{Mirror, read_log};
+use openrelay_node::chain::logs::{Logs, Wanted};
+use openrelay_node::chain::mirror::Mirror;
 use openrelay_node::chain::{Endpoint, EndpointError};
 use openrelay_node::chain_file::ChainFile;
 use openrelay_node::client::directory_of;
@@ -41,7 +43,8 @@ pub(crate) fn ask<C: SolCall>(endpoint: &Endpoint, to: Address, call: &C) -> Res
         .map_err(|error| Failure::plain(format!("{}: {to} does not answer as it should: {error}", endpoint.url())))
 }
 
-/// The events of these kinds in a round of votes on images, by one endpoint's word.
+/// The events of these kinds in a round of votes on images, by one endpoint's word: of the blocks from its proposal to the
+/// end of its reveals.
 pub(crate) fn round_logs(
     endpoint: &Endpoint,
     chain: &ChainFile,
@@ -49,13 +52,37 @@ pub(crate) fn round_logs(
     kinds: &[B256],
     round: u64,
 ) -> Result<Vec<Log>, Failure> {
-    let kinds: Vec<String> = kinds.iter().map(ToString::to_string).collect();
-    let filter = json!({
-        "address": images.to_string(), "fromBlock": format!("{:#x}", chain.first_block), "toBlock": "latest",
-        "topics": [kinds, B256::from(U256::from(round)).to_string()],
-    });
-    let logs = endpoint.ask("eth_getLogs", &json!([filter]))?;
-    Ok(logs.as_array().into_iter().flatten().filter_map(read_log).collect())
+    let held = ask(endpoint, images, &ImageRegistry::roundOfCall { round })?;
+    let first = held.snapshotBlock.to::<u64>().max(chain.first_block);
+    let until = ask(endpoint, images, &ImageRegistry::revealEndCall { round })?;
+    let last = last_block_by(endpoint, until.to(), first)?;
+    let topics = vec![kinds.to_vec(), vec![U256::from(round).into()]];
+    Ok(Logs::new(endpoint.clone(), Wanted { address: images, topics }).all(first, last)?)
+}
+
+/// The number of the newest block, by one endpoint's word.
+pub(crate) fn newest_block(endpoint: &Endpoint) -> Result<u64, Failure> {
+    Ok(endpoint.ask_number("eth_blockNumber", &json!([]))?.saturating_to())
+}
+
+/// The last block from `first` on that is not younger than `time`, in seconds since the Unix epoch; `first` where all are.
+fn last_block_by(endpoint: &Endpoint, time: u64, first: u64) -> Result<u64, Failure> {
+    let is_by = |number: u64| -> Result<bool, Failure> {
+        let block = endpoint.ask("eth_getBlockByNumber", &json!([format!("{number:#x}"), false]))?;
+        let shown = block["timestamp"].as_str().and_then(|text| text.parse::<U256>().ok());
+        let missing = || Failure::plain(format!("{}: it does not show block {number}", endpoint.url()));
+        Ok(shown.ok_or_else(missing)? <= U256::from(time))
+    };
+    let (mut good, mut beyond) = (first, newest_block(endpoint)?.max(first).saturating_add(1));
+    while beyond - good > 1 {
+        let middle = good + (beyond - good) / 2;
+        if is_by(middle)? {
+            good = middle;
+        } else {
+            beyond = middle;
+        }
+    }
+    Ok(good)
 }
 
 /// Lets a development chain give an account so much of a token, and ether; does nothing on other chains.
@@ -309,8 +336,12 @@ pub(crate) fn mirror(
     files: Option<PathBuf>,
 ) -> Result<(), Failure> {
     let file = ChainFile::load(chain).map_err(Failure::plain)?;
-    let mut mirror = Mirror::new(file.clone());
-    mirror.follow()?;
+    // The directory's address tells networks of one chain apart.
+    let collection = folders().state.join(format!("mirror-{}-{:#x}.json", file.chain_id, file.directory));
+    let mut mirror = Mirror::keeping(file.clone(), collection);
+    let begun = mirror.follow();
+    warn(&mut mirror);
+    begun?;
     let records = Arc::new(Mutex::new(mirror.records().to_vec()));
     let directory = Arc::new(Mutex::new(mirror.directory().cloned()));
     let attestation = Arc::new(Mutex::new(Vec::new()));
@@ -319,7 +350,9 @@ pub(crate) fn mirror(
         let mut silent = true;
         loop {
             std::thread::sleep(FOLLOW_EVERY);
-            match mirror.follow() {
+            let followed = mirror.follow();
+            warn(&mut mirror);
+            match followed {
                 Ok(()) => {
                     mirror.records().clone_into(&mut lock(&shared));
                     *lock(&known) = mirror.directory().cloned();
@@ -335,9 +368,9 @@ pub(crate) fn mirror(
         }
     };
     let (collected, by_hash) = (attestation.clone(), Arc::new(Files::of(files.clone())));
-    let min_firmware_generation = program.standard.roots.min_firmware_generation;
+    let roots = program.standard.roots.clone();
     let collect = move || {
-        let mut collector = Collector::new(file, min_firmware_generation);
+        let mut collector = Collector::new(file, roots);
         loop {
             let known = lock(&directory).clone();
             if let Some(known) = known {
@@ -365,6 +398,12 @@ pub(crate) fn mirror(
             .route("/checkpoint", get(move || serve_checkpoint(checkpoint.clone())));
         axum::serve(listener, routes).await.map_err(Failure::plain)
     })
+}
+
+fn warn(mirror: &mut Mirror) {
+    if let Some(warning) = mirror.take_warning() {
+        talk(&format!("openrelay: warning: {warning}"));
+    }
 }
 
 fn lock<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

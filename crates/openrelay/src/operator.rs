@@ -16,7 +16,6 @@ use openrelay_ledger::record::Role;
 use openrelay_node::attestation::Judged;
 use openrelay_node::chain::Endpoint;
 use openrelay_node::chain::journal::{Receipt, Sender};
-use openrelay_node::chain::mirror::Mirror;
 use openrelay_node::chain_file::ChainFile;
 use openrelay_node::clock::unix_seconds;
 use openrelay_node::config::{RelayFile, read, read_bytes};
@@ -182,9 +181,7 @@ fn bond(dir: &Path, password_file: Option<&Path>) -> Result<(), Failure> {
     if let Some(receipt) = sender.resume(REGISTER)? {
         return write_down(&folder, &sender, &receipt);
     }
-    let mut mirror = Mirror::new(folder.chain.clone());
-    mirror.follow()?;
-    if let Some(relay_id) = mirror.relay_of(sender.address()) {
+    if let Some(relay_id) = folder.relay_of(sender.address())? {
         talk("openrelay: this key has registered a relay already, which is taken for this one");
         return write_relay(&folder, relay_id);
     }

@@ -70,6 +70,10 @@ fn lines(status: &Value) -> Vec<String> {
     if let Some(warning) = status["directory_warning"].as_str() {
         lines.push(shortened(&format!("  directory   {warning}")));
     }
+    if status["insecure"] == true {
+        lines
+            .push("  INSECURE    chain.toml accepts plain http or a single endpoint, which can hide new blocks".into());
+    }
     if status["hops_listed"] == false {
         lines.push("  relays      one has left the directory; for others: openrelay down, openrelay up".into());
     }
@@ -144,10 +148,12 @@ mod tests {
         let mut one_hop = status;
         one_hop["ingress"] = Value::Null;
         assert!(lines(&one_hop)[0].contains("ONE HOP"));
+        assert!(!lines(&one_hop).concat().contains("INSECURE"));
         let mut stale = one_hop;
         stale["directory_warning"] = "no endpoint answered; ".repeat(20).into();
         stale["hops_listed"] = false.into();
         stale["directory_proof"] = json!({"block": 7, "withheld": 12, "missing_permille": 31});
+        stale["insecure"] = true.into();
         stale["state"] = "blocked".into();
         stale["program"] = "revoked".into();
         stale["refused"] = "relay 3 is refused: validators have revoked its image".into();
@@ -156,6 +162,7 @@ mod tests {
         assert!(shown.starts_with("Blocked     a relay is believed no more"), "{shown}");
         for words in [
             "no endpoint answered",
+            "INSECURE",
             "has left the directory",
             "descriptors of 12 relays, up to 3.1 % of the weight of a role",
             "have revoked its image",

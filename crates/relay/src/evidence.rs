@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use openrelay_attest::binding::Binding;
 use openrelay_attest::file::AttestationFile;
-use openrelay_attest::verdict::Staple;
+use openrelay_attest::verdict::{OFFLINE, Staple};
 use openrelay_ledger::chain::header::Header;
 use openrelay_ledger::chain::reading::Trust;
 use openrelay_node::clock::unix_seconds;
@@ -19,7 +19,7 @@ use crate::quoter::{QuoteError, Quoting};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// How old the block in evidence may get before it is made anew, in seconds. Clients take six hours; a chain with a block every two seconds can tell of four and a half.
 const RENEW: u64 = 7_200;
-/// How old it may be shown, in seconds.
+/// How much older than the newest known block the block in evidence that is shown may be, in seconds.
 const TOO_OLD: u64 = 4 * 3_600;
 /// How long new evidence is shown to who asks before it is announced to who connects: by then mirrors have it, and clients have judged it.
 const COLLECTED: Duration = Duration::from_secs(180);
@@ -53,7 +53,7 @@ impl Attesting {
         let (binding, block_time, _) = bind(&own, directory, None).ok_or(QuoteError::NoBlock)?;
         let shown = announced(&quoting.ask_and_wait(&binding, PATIENCE)?);
         let bound = (binding.block_height, binding.block_hash);
-        let timeline = Timeline::new(shown.digest, block_time);
+        let timeline = Timeline::new(shown.digest, block_time, directory.directory().body().issued);
         Ok(Self { own, quoting, shown, bound, making: None, told: false, timeline })
     }
 
@@ -68,6 +68,7 @@ impl Attesting {
 
     /// Takes in a newer directory: has evidence made anew when its block has become old.
     pub(crate) fn follow(&mut self, directory: &VerifiedDirectory) {
+        self.timeline.know(directory.directory().body().issued);
         let Some((binding, time, gone)) = bind(&self.own, directory, Some(self.bound)) else { return };
         if (gone || self.timeline.is_renewed_by(time)) && self.making.is_none() && self.quoting.ask(&binding) {
             (self.making, self.told) = (Some((time, Instant::now())), false);
@@ -118,6 +119,8 @@ impl Attesting {
 
 /// When evidence is made, announced and given up. Blocks have times in seconds since the Unix epoch.
 struct Timeline {
+    /// Of the newest block that is known.
+    known: u64,
     /// Of the block in the newest evidence, and what that is known by.
     block_time: u64,
     newest: EvidenceDigest,
@@ -130,8 +133,9 @@ struct Timeline {
 }
 
 impl Timeline {
-    const fn new(digest: EvidenceDigest, block_time: u64) -> Self {
+    const fn new(digest: EvidenceDigest, block_time: u64, known: u64) -> Self {
         Self {
+            known,
             block_time,
             newest: digest,
             announced: digest,
@@ -139,6 +143,11 @@ impl Timeline {
             announce_at: None,
             ready: true,
         }
+    }
+
+    /// There is a block of this time.
+    fn know(&mut self, time: u64) {
+        self.known = self.known.max(time);
     }
 
     /// Whether evidence of a block of this time is to be made.
@@ -160,14 +169,22 @@ impl Timeline {
             self.announce_at = None;
             (self.announced, self.announced_time) = (self.newest, self.block_time);
         }
-        self.ready = unix <= self.announced_time.saturating_add(TOO_OLD);
+        // While no newer block is known, clients take evidence of the newest one for longer.
+        self.ready = self.left(unix) > 0;
         before != (self.announced, self.ready)
+    }
+
+    /// How long what is announced can still be used, in seconds.
+    const fn left(&self, unix: u64) -> u64 {
+        if self.known > self.announced_time.saturating_add(TOO_OLD) {
+            return 0;
+        }
+        self.known.saturating_add(OFFLINE + 1).saturating_sub(unix)
     }
 
     fn rest(&self, now: Instant, unix: u64) -> Duration {
         let announce = self.announce_at.map(|at| at.saturating_duration_since(now));
-        let left = self.announced_time.saturating_add(TOO_OLD + 1).saturating_sub(unix);
-        let old = Duration::from_secs(if self.ready { left } else { 3_600 });
+        let old = Duration::from_secs(if self.ready { self.left(unix) } else { 3_600 });
         announce.map_or(old, |announce| announce.min(old))
     }
 }
@@ -213,9 +230,9 @@ mod tests {
     const BLOCK: u64 = 1_800_000_000;
 
     #[test]
-    fn evidence_is_made_anew_and_announced_when_others_have_it() {
+    fn evidence_is_renewed_and_announced_when_others_have_it() {
         let start = Instant::now();
-        let mut timeline = Timeline::new(OLD, BLOCK);
+        let mut timeline = Timeline::new(OLD, BLOCK, BLOCK);
         assert!(!timeline.is_renewed_by(BLOCK + RENEW - 1) && timeline.is_renewed_by(BLOCK + RENEW));
         timeline.renew(NEW, BLOCK + RENEW, start);
         assert!(!timeline.is_renewed_by(BLOCK + RENEW), "not twice for one block");
@@ -230,22 +247,47 @@ mod tests {
     #[test]
     fn what_is_too_old_is_given_up_and_newer_is_announced_at_once() {
         let start = Instant::now();
-        let mut timeline = Timeline::new(OLD, BLOCK);
+        let mut timeline = Timeline::new(OLD, BLOCK, BLOCK);
+        timeline.know(BLOCK + TOO_OLD);
         assert!(!timeline.advance(start, BLOCK + TOO_OLD) && timeline.ready);
-        assert_eq!(timeline.rest(start, BLOCK + TOO_OLD), Duration::from_secs(1));
+        timeline.know(BLOCK + TOO_OLD + 1);
         assert!(timeline.advance(start, BLOCK + TOO_OLD + 1) && !timeline.ready);
         timeline.renew(NEW, BLOCK + TOO_OLD, start);
         assert!(timeline.advance(start, BLOCK + TOO_OLD + 2));
         assert_eq!((timeline.announced, timeline.ready), (NEW, true));
     }
 
-    /// What is announced counts, not what is only shown: who connects goes by that.
+    /// What is announced counts, not what is only shown: whoever connects goes by that.
     #[test]
     fn a_relay_is_not_ready_while_it_announces_what_is_too_old() {
         let start = Instant::now();
-        let mut timeline = Timeline::new(OLD, BLOCK);
+        let mut timeline = Timeline::new(OLD, BLOCK, BLOCK);
         timeline.renew(NEW, BLOCK + TOO_OLD, start);
+        timeline.know(BLOCK + TOO_OLD + 1);
         assert!(timeline.advance(start, BLOCK + TOO_OLD + 1) && !timeline.ready);
         assert!(timeline.advance(start + COLLECTED, BLOCK + TOO_OLD + 200) && timeline.ready);
+    }
+
+    #[test]
+    fn a_relay_serves_for_72_hours_by_the_newest_block_that_is_known() {
+        let start = Instant::now();
+        let mut timeline = Timeline::new(OLD, BLOCK, BLOCK + RENEW);
+        let last = BLOCK + RENEW + 72 * 3_600;
+        assert!(!timeline.advance(start, last) && timeline.ready);
+        assert_eq!(timeline.rest(start, last), Duration::from_secs(1));
+        assert!(timeline.advance(start, last + 1) && !timeline.ready);
+    }
+
+    #[test]
+    fn a_newer_block_ends_what_a_standing_chain_allowed() {
+        let start = Instant::now();
+        let mut timeline = Timeline::new(OLD, BLOCK, BLOCK);
+        let unix = BLOCK + 48 * 3_600;
+        assert!(!timeline.advance(start, unix) && timeline.ready);
+        timeline.know(unix);
+        assert_eq!(timeline.rest(start, unix), Duration::ZERO);
+        assert!(timeline.advance(start, unix) && !timeline.ready);
+        timeline.know(BLOCK);
+        assert!(!timeline.advance(start, unix) && !timeline.ready, "an older one changes nothing");
     }
 }

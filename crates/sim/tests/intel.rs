@@ -5,7 +5,7 @@ use openrelay_attest::collateral::{Collateral, IntelCollateral};
 use openrelay_attest::evidence::Measurement;
 use openrelay_attest::facts::{Platform, Tcb};
 use openrelay_attest::raw::convert;
-use openrelay_attest::{Evidence, Facts, Refusal, Roots, examine};
+use openrelay_attest::{Evidence, Facts, Refusal, Roots, check_signatures, examine};
 use openrelay_sim::der::rfc3339;
 use openrelay_sim::intel::{BEGINS, Dates, ENDS, Machine, MockIntel, Published, Quote};
 
@@ -65,6 +65,41 @@ fn a_good_quote_is_believed_for_what_it_says_and_by_its_own_roots_alone() {
     let collateral = Collateral::Intel(Box::new(world.intel.sign(&world.published)));
     for roots in [Roots::genuine(), MockIntel::default().roots()] {
         assert!(examine(&evidence, Some(&collateral), &roots, NOW).is_err());
+    }
+}
+
+#[test]
+fn what_a_mirror_can_check_without_collateral_is_checked() {
+    type Change = fn(&mut Quote);
+    let world = World::default();
+    let code = |change: Change| {
+        let evidence = convert(&world.machine.quote(&world.intel, change)).unwrap().evidence;
+        check_signatures(&evidence, &world.intel.roots(), NOW).map_or_else(|refusal| refusal.code(), |()| "signed")
+    };
+    let rows: [(&str, Change, &str); 5] = [
+        ("nothing", nothing, "signed"),
+        ("old firmware, which collateral would tell", |q| q.put(0, &[5, 1, 2]), "signed"),
+        ("another key signs", |q| q.signed_by_another = true, "signature"),
+        ("the quoting enclave does not know the key", |q| q.unbound = true, "qe-binding"),
+        ("another machine vouches for it", |q| q.vouched_for_by_another = true, "qe-report-signature"),
+    ];
+    for (what, change, expected) in rows {
+        assert_eq!(code(change), expected, "{what}");
+    }
+    let evidence = convert(&world.machine.quote(&world.intel, nothing)).unwrap().evidence;
+    let by = |roots: &Roots| check_signatures(&evidence, roots, NOW).map_err(|refusal| refusal.code());
+    assert_eq!(by(&Roots::genuine()), Err("unknown-issuer"));
+    // An authority of the same name with another key.
+    assert_eq!(by(&MockIntel::default().roots()), Err("certificate-signature"));
+    // Every byte of the certificate that the authority has signed counts, the model among them.
+    let Evidence::Intel(quote) = &evidence else { panic!("no quote") };
+    let [0x30, 0x82, _, _, 0x30, 0x82, high, low] = *quote.certificate.first_chunk().unwrap() else {
+        panic!("another encoding")
+    };
+    for at in 0..8 + usize::from(u16::from_be_bytes([high, low])) {
+        let mut changed = quote.clone();
+        changed.certificate[at] ^= 1;
+        assert!(check_signatures(&Evidence::Intel(changed), &world.intel.roots(), NOW).is_err(), "byte {at}");
     }
 }
 

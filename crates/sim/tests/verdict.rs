@@ -69,6 +69,7 @@ impl World {
         let view = LedgerView {
             network: Some(binding.network),
             time: Some(NOW - 60),
+            newest_known: false,
             block: Some(Block { hash: binding.block_hash, height: binding.block_height, time: NOW - 3_600 }),
             relay: Some(Relay {
                 relay_id: binding.relay_id,
@@ -149,7 +150,7 @@ fn whether_threads_share_a_core_is_told() {
 #[test]
 fn counter_examples() {
     type Change = fn(&mut World);
-    let rows: [(&str, Change, &str); 81] = [
+    let rows: [(&str, Change, &str); 88] = [
         ("nothing", |_| {}, "verdict"),
         ("simulations are not accepted", |w| w.policy.simulation = false, "simulated"),
         ("debug", |w| w.report.put(0x0a, &[0x0b]), "debug"),
@@ -246,7 +247,22 @@ fn counter_examples() {
         ("a clock six hours behind", |w| set_time(w, NOW + 21_600), "verdict"),
         ("a clock that is further behind", |w| set_time(w, NOW + 21_601), "clock"),
         ("a clock six hours ahead", |w| (w.now, w.view.time) = (NOW + 21_600, Some(NOW)), "verdict"),
-        ("a clock that is further ahead", |w| (w.now, w.view.time) = (NOW + 21_601, Some(NOW)), "clock"),
+        ("a clock that is further ahead", |w| (w.now, w.view.time) = (NOW + 21_601, Some(NOW)), "outdated"),
+        ("72 hours ahead, and no newer block is known", |w| offline(w, 259_200, true), "verdict"),
+        ("72 hours ahead, and a newer block is known", |w| offline(w, 259_200, false), "outdated"),
+        ("six hours ahead, and a newer block is known", |w| offline(w, 21_600, false), "verdict"),
+        ("further ahead, and no newer block is known", |w| offline(w, 259_201, true), "outdated"),
+        (
+            "old evidence of the newest block that is known",
+            |w| (offline(w, 259_200, true), set_age(w, 21_601)).1,
+            "too-old",
+        ),
+        (
+            "a clock behind the newest block that is known",
+            |w| (w.view.newest_known = true, set_time(w, NOW + 21_601)).1,
+            "clock",
+        ),
+        ("a clock of 1970", |w| w.now = 0, "not-yet-valid"),
         ("a clock before all certificates", |w| w.now = BEGINS - 1, "not-yet-valid"),
         ("other roots", |w| w.roots.amd = vec![MockAmd::new("Genoa").root()], "certificate-signature"),
         ("no roots", |w| w.roots.amd.clear(), "unknown-issuer"),
@@ -339,6 +355,12 @@ fn enclaves_are_held_to_every_field_that_their_measurement_leaves_open() {
 
 fn set_age(world: &mut World, age: u64) {
     world.view.block.as_mut().unwrap().time = world.view.time.unwrap() - age;
+}
+
+/// The newest block that was proven is so old, and is or is not the newest that is known.
+fn offline(world: &mut World, age: u64, newest_known: bool) {
+    (world.view.time, world.view.newest_known) = (Some(world.now - age), newest_known);
+    set_age(world, 3_600);
 }
 
 fn set_time(world: &mut World, time: u64) {

@@ -4,12 +4,14 @@
 //! pinned certificates, never the bytes that somebody sent. Source: Intel SGX ECDSA Quote Library API (quote 3), TDX DCAP Quote 4 and 5; TDX Module ABI (348551).
 
 mod reasons;
+mod signatures;
 mod verify;
 
 use crate::bytes::Cursor;
 use crate::evidence::Measurement;
 use crate::refusal::Refusal;
 
+pub(crate) use signatures::check as check_signatures;
 pub(crate) use verify::examine;
 
 const HEADER: usize = 48;

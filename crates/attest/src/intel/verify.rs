@@ -18,7 +18,7 @@ use crate::facts::{Crl, Facts, KeyKind, Platform, Tcb};
 use crate::refusal::Refusal;
 use crate::roots::Roots;
 
-const PCK: &str = "the certificate of the machine's key";
+pub(super) const PCK: &str = "the certificate of the machine's key";
 /// What chip tags are made with, so that they are of no use elsewhere.
 const CHIP: &[u8] = b"openrelay chip of Intel\0";
 
@@ -75,17 +75,23 @@ pub(crate) fn examine(quote: &Quote, collateral: &IntelCollateral, roots: &Roots
 
 /// The chain of certificates above the leaf, in PEM: from pinned certificates alone.
 fn chain_above(leaf: &[u8], roots: &Roots) -> Result<String, Refusal> {
-    let read = |bytes: &[u8], what| {
-        Certificate::from_der(bytes).map_err(|error| Refusal::MalformedCertificate { what, why: error.to_string() })
-    };
-    let certificate = read(leaf, PCK)?;
+    let authority = issuer_of(&read(leaf, PCK)?, leaf, roots)?;
+    Ok([leaf, authority, &roots.intel].map(|bytes| to_pem("CERTIFICATE", bytes)).concat())
+}
+
+pub(super) fn read(bytes: &[u8], what: &'static str) -> Result<Certificate, Refusal> {
+    Certificate::from_der(bytes).map_err(|error| Refusal::MalformedCertificate { what, why: error.to_string() })
+}
+
+/// The pinned certificate that has the name of the leaf's issuer; the leaf must be the only encoding of its content.
+pub(super) fn issuer_of<'a>(certificate: &Certificate, leaf: &[u8], roots: &'a Roots) -> Result<&'a [u8], Refusal> {
     if certificate.to_der().ok().as_deref() != Some(leaf) {
         return Err(Refusal::NotCanonical { what: PCK });
     }
     for authority in &roots.intel_pck {
         let issuer = read(authority, "a pinned certificate")?;
         if issuer.tbs_certificate().subject() == certificate.tbs_certificate().issuer() {
-            return Ok([leaf, authority, &roots.intel].map(|bytes| to_pem("CERTIFICATE", bytes)).concat());
+            return Ok(authority);
         }
     }
     Err(Refusal::UnknownIssuer { what: PCK })

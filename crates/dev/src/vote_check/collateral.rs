@@ -178,6 +178,7 @@ pub(super) fn run(world: &World) -> Result<()> {
     (1..=3).try_for_each(|number| join(world, number))?;
     let mut command = Command::new(&world.local.programs.openrelay);
     command.args(["mirror", "run", "--listen", "127.0.0.1:0", "--chain"]).arg(dir.join("chain.toml"));
+    command.env("OPENRELAY_STATE_DIR", dir.join("mirror"));
     let (_process, mirror) = Process::start(command.arg("--files").arg(dir.join("published-1")))?;
     let mirror = mirror.replace("/records", "/files/");
     let setting = Setting { world, pages, url, mirror };

@@ -15,7 +15,7 @@ use openrelay_devchain::KNOWN;
 use openrelay_ledger::chain::registry::Token;
 use openrelay_ledger::chain::voting::{Answer, ImageRegistry, ValidatorSet, commitment, image_value, statement_hash};
 use openrelay_node::chain::journal::{Sender, sign};
-use openrelay_node::chain::mirror::read_log;
+use openrelay_node::chain::logs::read_log;
 use openrelay_node::chain_file::ChainFile;
 use serde_json::json;
 

@@ -28,6 +28,7 @@ impl<'a> Client<'a> {
         let dir = &world.local.dir;
         let mut command = Command::new(&world.local.programs.openrelay);
         command.args(["mirror", "run", "--listen", "127.0.0.1:0", "--chain"]).arg(dir.join("chain.toml"));
+        command.env("OPENRELAY_STATE_DIR", dir.join("mirror"));
         let (mirror, url) = Process::start(command.arg("--files").arg(dir.join("published-1")))?;
         let base = url.strip_suffix("/records").context("the mirror's address")?;
         let served = format!(

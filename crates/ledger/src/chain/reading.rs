@@ -21,8 +21,9 @@ use crate::record::{Record, Role};
 const HEAD: &[u8] = b"openrelay-reading/3\n";
 /// How old a block that endpoints call the newest may be, in seconds: a day.
 pub const MAX_LAG: u64 = 86_400;
-/// How old a directory may be when no endpoint answers, in seconds: a week. Nothing sets it higher.
-pub const MAX_AGE: u64 = 7 * 86_400;
+/// How old a directory may be when no endpoint answers, in seconds: 72 hours, as long as its relays' evidence is accepted. Nothing sets it
+/// higher.
+pub const MAX_AGE: u64 = 3 * 86_400;
 /// The clock may be this far behind the chain's, in seconds.
 const CLOCK_SKEW: u64 = 300;
 

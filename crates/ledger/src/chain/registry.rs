@@ -84,6 +84,18 @@ impl Collection {
         self.relays.get(&relay_id).map(|(_, descriptor)| descriptor.as_slice())
     }
 
+    /// What is known of each relay, by ascending number: its registration where it was asked for, and its newest descriptor.
+    pub fn relays(&self) -> impl Iterator<Item = (u64, Option<&Registration>, &[u8])> {
+        self.relays
+            .iter()
+            .map(|(relay_id, (registration, descriptor))| (*relay_id, registration.as_ref(), descriptor.as_slice()))
+    }
+
+    /// Adds a relay as [`Collection::relays`] shows it.
+    pub fn insert(&mut self, relay_id: u64, registration: Option<Registration>, descriptor: Vec<u8>) {
+        self.relays.insert(relay_id, (registration, descriptor));
+    }
+
     /// All entries for a mirror's file.
     pub fn entries(&self) -> Vec<Entry> {
         let entry = |(registration, descriptor): &(Option<Registration>, Vec<u8>)| {

@@ -7,6 +7,7 @@ use openrelay_ledger::chain::reading::Reading;
 use openrelay_ledger::directory::Directory;
 use openrelay_proto::message::MirrorFile;
 
+use super::read::ChainError;
 use super::way::Way;
 use crate::chain_file::ChainFile;
 
@@ -26,14 +27,26 @@ pub struct Signed {
 /// The newest checkpoint that a relay on the way or a mirror has, at most as old as a kept directory may be, given the highest block `seen`; or why none will do.
 ///
 /// # Errors
-/// What is wrong with each one's.
-pub fn fetch(way: &dyn Way, file: &ChainFile, now: u64, seen: u64) -> Result<Signed, Vec<String>> {
-    let mut faults = Vec::new();
+/// [`ChainError::Checkpoints`] with what is wrong with each one's, or [`ChainError::Unreached`] when nobody was reached.
+pub fn fetch(way: &dyn Way, file: &ChainFile, now: u64, seen: u64) -> Result<Signed, ChainError> {
+    let (mut faults, mut reached) = (Vec::new(), false);
     let mut best: Option<Signed> = None;
-    let relays = way.relays().iter().map(|relay| ("a relay".to_owned(), way.fetch(*relay, MirrorFile::Checkpoint)));
+    let relays = way.relays().iter().map(|relay| {
+        let fetched = way.fetch(*relay, MirrorFile::Checkpoint);
+        ("a relay".to_owned(), fetched.map_err(Missing::Unreached))
+    });
     let mirrors = file.checkpoints.iter().map(|url| (url.clone(), download(way, url)));
-    for (source, bytes) in relays.chain(mirrors) {
-        match bytes.and_then(|bytes| check(file, bytes, now, seen)) {
+    for (source, fetched) in relays.chain(mirrors) {
+        let found = match fetched {
+            Ok(bytes) => check(file, bytes, now, seen),
+            Err(Missing::Refused(why)) => Err(why),
+            Err(Missing::Unreached(why)) => {
+                faults.push(format!("{source}: {why}"));
+                continue;
+            }
+        };
+        reached = true;
+        match found {
             Ok(found) if best.as_ref().is_none_or(|best| best.checkpoint.number < found.checkpoint.number) => {
                 best = Some(found);
             }
@@ -41,16 +54,29 @@ pub fn fetch(way: &dyn Way, file: &ChainFile, now: u64, seen: u64) -> Result<Sig
             Err(why) => faults.push(format!("{source}: {why}")),
         }
     }
-    best.ok_or(faults)
+    match best {
+        Some(best) => Ok(best),
+        None if reached => Err(ChainError::Checkpoints(faults)),
+        None => Err(ChainError::Unreached { what: "this is a first start, and no mirror of checkpoints", faults }),
+    }
 }
 
-fn download(way: &dyn Way, url: &str) -> Result<Vec<u8>, String> {
+/// Why there is no file of a source.
+enum Missing {
+    /// It was not reached.
+    Unreached(String),
+    /// It answers that it has none.
+    Refused(String),
+}
+
+fn download(way: &dyn Way, url: &str) -> Result<Vec<u8>, Missing> {
     let limit = u64::try_from(MAX_FILE).unwrap_or(u64::MAX);
-    let mut response = way.agent(url).get(url).call().map_err(|error| error.to_string())?;
+    let unreached = |error: ureq::Error| Missing::Unreached(error.to_string());
+    let mut response = way.agent(url).get(url).call().map_err(unreached)?;
     if !response.status().is_success() {
-        return Err(format!("HTTP status {}", response.status()));
+        return Err(Missing::Refused(format!("HTTP status {}", response.status())));
     }
-    response.body_mut().with_config().limit(limit).read_to_vec().map_err(|error| error.to_string())
+    response.body_mut().with_config().limit(limit).read_to_vec().map_err(unreached)
 }
 
 fn check(file: &ChainFile, bytes: Vec<u8>, now: u64, seen: u64) -> Result<Signed, String> {

@@ -1,7 +1,7 @@
 //! Collecting what relays are judged by, for others to read in one file.
 //!
-//! Owns nothing that needs to be believed: readers hold the file against the chain and the vendors' roots. Evidence comes as ordinary clients get it: from the relays themselves, through
-//! sessions that only the holders of their keys can answer, and what a relay shows in another's name is not kept, so no relay can fill the file with evidence of others.
+//! Owns nothing that needs to be trusted: readers check the file against the chain and the vendors' roots. Evidence comes as ordinary clients get it: from the relays themselves, through
+//! sessions that only the holders of their keys can answer. A relay has one place, of 4 KiB at most, and evidence that no chip has signed for this relay does not get it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -13,34 +13,45 @@ use openrelay_attest::bundle::MAX_BUNDLE;
 use openrelay_attest::file::{AttestationFile, Statement};
 use openrelay_attest::manifest::{Manifest, check_generation};
 use openrelay_attest::verdict::Staple;
+use openrelay_attest::{Roots, check_staple};
 use openrelay_ledger::chain::voted::{ANCHOR_EVERY, CLIENT_PACKAGE, NEWEST, RELAY_IMAGE};
 use openrelay_ledger::chain::voting::{Answer, Collateral, ImageRegistry, image_value};
+use openrelay_ledger::record::{Record, Role};
 use serde_json::Value;
 
+use super::asking::{Ways, pass};
 use super::endpoint::Endpoint;
 use super::evidence::header_at;
 use crate::attestation::sha256;
 use crate::chain_file::ChainFile;
+use crate::clock::unix_seconds;
 use crate::directory::VerifiedDirectory;
-use crate::inquirer::Inquirer;
+use crate::inquirer::{Ask, InquiryError, Network};
 
-/// How often a relay is asked for its evidence, and one that has shown none.
+/// How often a relay that has shown evidence is asked again.
 const ASK_EVERY: Duration = Duration::from_secs(60);
-const ASK_AGAIN: Duration = Duration::from_secs(2);
+/// How long after the first silence a relay is asked again; after each further one twice as long, up to the longest pause.
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+/// Relays that are asked before the file is made again: if all of them are silent that takes a minute.
+const SLICE: usize = 1_536;
+/// Largest staple that is kept, in bytes: each relay has one place of this size in the file. A TDX quote with its certificate
+/// takes about 3,000.
+const MAX_STAPLE: usize = 4_096;
 
 /// What was collected.
 #[derive(Debug)]
 pub struct Collector {
     file: ChainFile,
     endpoint: Endpoint,
+    /// The vendors' roots, which have signed whatever is kept.
+    roots: Roots,
     /// What relays have shown, by their number.
     shown: BTreeMap<u64, Shown>,
     /// Headers of the blocks that it names, by height.
     headers: BTreeMap<u64, Vec<u8>>,
     /// The values of approved rounds, which never change.
     values: BTreeMap<u64, B256>,
-    /// The oldest generation of firmware that relay images may start with.
-    min_firmware_generation: u32,
     /// Approved manifests that are not served, by their hash, and whether that was told.
     refused: BTreeMap<B256, (String, bool)>,
 }
@@ -51,16 +62,30 @@ struct Shown {
     /// The key and its epoch that it has shown it with.
     key: (String, u32),
     asked: Instant,
+    /// How often in a row it has shown nothing that is kept.
+    failures: u32,
     staple: Option<Staple>,
 }
 
+impl Shown {
+    /// How long after the last question it is asked again.
+    fn pause(&self) -> Duration {
+        let doubled = self.failures.saturating_sub(1).min(16);
+        match (self.failures, &self.staple) {
+            (0, _) => ASK_EVERY,
+            (_, Some(_)) => (ASK_EVERY * (1 << doubled)).min(LONGEST_PAUSE),
+            (_, None) => (FIRST_PAUSE * (1 << doubled)).min(LONGEST_PAUSE),
+        }
+    }
+}
+
 impl Collector {
-    /// One that has collected nothing yet, and asks the first endpoint. It serves no manifest whose firmware is older
-    /// than this generation, whatever validators approved.
-    pub fn new(file: ChainFile, min_firmware_generation: u32) -> Self {
+    /// One that has collected nothing yet, asks the first endpoint, and keeps evidence that leads to these roots. It
+    /// serves no manifest whose firmware is older than they say, whatever validators approved.
+    pub fn new(file: ChainFile, roots: Roots) -> Self {
         let endpoint = Endpoint::new(file.endpoints.first().map_or("", String::as_str));
         let (shown, headers, values) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { file, endpoint, shown, headers, values, min_firmware_generation, refused: BTreeMap::new() }
+        Self { file, endpoint, roots, shown, headers, values, refused: BTreeMap::new() }
     }
 
     /// The approved manifests that this mirror does not serve, and why: each once.
@@ -73,26 +98,54 @@ impl Collector {
         untold.map(tell).collect()
     }
 
-    /// Asks relays for their evidence: those that have another key than before or have shown nothing, and all of them from time to time.
+    /// Asks relays for their evidence, many at once: those that have another key than before or are due again.
     pub fn collect(&mut self, directory: &VerifiedDirectory) {
-        let mut inquirer = Inquirer::new(directory);
-        let relays = &directory.directory().body().relays;
-        self.shown.retain(|relay_id, _| relays.iter().any(|record| record.relay_id == *relay_id));
+        let network = directory.directory().network_id();
+        self.pass(&Network(directory), network, &directory.directory().body().relays, Instant::now());
+    }
+
+    fn pass(&mut self, ask: &dyn Ask, network: [u8; 32], relays: &[Record], now: Instant) {
+        let listed: BTreeSet<u64> = relays.iter().map(|record| record.relay_id).collect();
+        self.shown.retain(|relay_id, _| listed.contains(relay_id));
+        let (mut due, mut ways) = (Vec::new(), Ways::default());
         for record in relays {
-            let key = (record.handshake_key.clone(), record.key_epoch);
-            let due = self.shown.get(&record.relay_id).is_none_or(|shown| {
-                let pause = if shown.staple.is_some() { ASK_EVERY } else { ASK_AGAIN };
-                shown.key != key || shown.asked.elapsed() > pause
-            });
-            if !due {
-                continue;
+            match self.shown.get(&record.relay_id).filter(|shown| shown.key == key_of(record)) {
+                Some(shown) if now.saturating_duration_since(shown.asked) <= shown.pause() => {
+                    let answers = shown.staple.as_ref().filter(|_| shown.failures == 0 && record.role == Role::Ingress);
+                    let digest = answers.map(|staple| staple.evidence.identity());
+                    ways.open.extend(digest.map(|digest| (record.relay_id, (record, digest))));
+                }
+                Some(_) | None => due.push(record),
             }
+        }
+        // New relays first, and those that are always silent last.
+        let failures = |record: &Record| self.shown.get(&record.relay_id).map_or(0, |shown| shown.failures);
+        due.sort_by_key(|record| (failures(record), record.role == Role::Egress));
+        due.truncate(SLICE);
+        for (record, shown) in pass(ask, &due, ways) {
+            let key = key_of(record);
             // One that does not answer now may have shown something before.
             let before = self.shown.remove(&record.relay_id).filter(|shown| shown.key == key);
-            let shown = inquirer.ask(record).ok().filter(|staple| staple.binding.relay_id == record.relay_id);
-            let staple = shown.or_else(|| before.and_then(|before| before.staple));
-            self.shown.insert(record.relay_id, Shown { key, asked: Instant::now(), staple });
+            let failures = before.as_ref().map_or(0, |before| before.failures);
+            let (failures, staple) = match shown {
+                Ok(staple) if self.is_kept(&staple, record, network) => (0, Some(staple)),
+                // Nobody has asked it.
+                Err(InquiryError::NoIngress) => (failures.max(1), None),
+                Ok(_) | Err(_) => (failures.saturating_add(1), None),
+            };
+            let staple = staple.or_else(|| before.and_then(|before| before.staple));
+            self.shown.insert(record.relay_id, Shown { key, asked: now, failures, staple });
         }
+    }
+
+    /// Whether evidence is kept: it is small, a chip has signed it, and it is bound to what this relay says of itself. What it
+    /// proves is for readers to judge.
+    fn is_kept(&self, staple: &Staple, record: &Record, network: [u8; 32]) -> bool {
+        let binding = &staple.binding;
+        binding.relay_id == record.relay_id
+            && binding.network == network
+            && staple.encode().len() <= MAX_STAPLE
+            && check_staple(staple, &self.roots, unix_seconds()).is_ok()
     }
 
     /// The file that relays are judged by, of what was collected and of the files in the folder `files`: collateral and manifests of images, which others have put there.
@@ -153,7 +206,7 @@ impl Collector {
                 let hash = sha256(&bytes);
                 let value = image_value(manifest.image.into(), hash);
                 let of_kind = |kind| approved.values().any(|own| *own == (kind, value));
-                let new_enough = check_generation(manifest.firmware_generation, self.min_firmware_generation);
+                let new_enough = check_generation(manifest.firmware_generation, self.roots.min_firmware_generation);
                 match new_enough {
                     Err(refusal) if of_kind(RELAY_IMAGE) => {
                         let why = format!("{} is not served: {refusal} [{}]", path.display(), refusal.code());
@@ -172,6 +225,10 @@ impl Collector {
     }
 }
 
+fn key_of(record: &Record) -> (String, u32) {
+    (record.handshake_key.clone(), record.key_epoch)
+}
+
 /// What an attestation of a validator's says for who counts rebuilders: the signed vote for a value in a round.
 fn statement(bytes: &[u8]) -> Option<Statement> {
     let whole: Value = serde_json::from_slice(bytes).ok()?;
@@ -181,3 +238,6 @@ fn statement(bytes: &[u8]) -> Option<Statement> {
     Some(Statement { round: vote["round"].as_u64()?, signature: signature.as_ref().try_into().ok()? })
         .filter(|_| is_value)
 }
+
+#[cfg(test)]
+mod tests;

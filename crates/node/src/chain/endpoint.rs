@@ -2,14 +2,17 @@
 //!
 //! Owns limits: an endpoint that is slow, silent or endless costs a bounded time and a bounded memory. Believes nothing. Source: JSON-RPC 2.0.
 
-use alloy_primitives::{Address, Bytes, U256};
-use serde_json::{Value, json};
-use ureq::Agent;
+use std::time::Duration;
 
-use super::way::{Outside, Way};
+use alloy_primitives::{Address, Bytes, U256};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use ureq::{Agent, Timeout};
+
+use super::way::{Outside, PATIENCE, Way};
 
 /// Largest answer that is read, in bytes.
-const MAX_ANSWER: u64 = 8 << 20;
+pub(super) const MAX_ANSWER: u64 = 8 << 20;
 
 /// Why an endpoint gave no answer that can be used.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -21,6 +24,36 @@ pub enum EndpointError {
         url: String,
         /// Why.
         why: String,
+    },
+    /// Its answer is larger than the limit, in bytes.
+    #[error("{url}: {method}: the answer is larger than the limit of {limit} bytes")]
+    TooLarge {
+        /// Which.
+        url: String,
+        /// What was asked.
+        method: String,
+        /// The limit.
+        limit: u64,
+    },
+    /// It took the question and did not answer it in time.
+    #[error("{url}: {method}: no answer within {seconds} s")]
+    TimedOut {
+        /// Which.
+        url: String,
+        /// What was asked.
+        method: String,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// It answers with an HTTP status that is no success, and without a JSON-RPC error.
+    #[error("{url}: {method}: HTTP status {status}")]
+    Status {
+        /// Which.
+        url: String,
+        /// What was asked.
+        method: String,
+        /// The status.
+        status: u16,
     },
     /// It answers with an error.
     #[error("{url}: {method}: {message} (code {code})")]
@@ -58,6 +91,35 @@ pub enum EndpointError {
     },
 }
 
+/// Calls that are asked for in one batch.
+const BATCH: usize = 100;
+
+/// What one question may cost.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bound {
+    /// Largest answer, in bytes.
+    pub(super) bytes: u64,
+    /// Longest time for question and answer together.
+    pub(super) time: Duration,
+}
+
+/// An answer whose result has a known form.
+#[derive(Deserialize)]
+#[serde(bound = "T: Deserialize<'de>")]
+struct Answer<T> {
+    error: Option<RpcError>,
+    result: Option<T>,
+}
+
+/// An error as endpoints show it; some leave parts out or give them another type.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct RpcError {
+    code: Value,
+    message: Value,
+    data: Value,
+}
+
 /// An endpoint.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
@@ -78,6 +140,16 @@ fn without_secrets(url: &str) -> String {
 /// What an endpoint says, as far as a terminal and a reader can take it.
 fn readable(text: &str) -> String {
     text.chars().take(300).flat_map(char::escape_debug).collect()
+}
+
+impl EndpointError {
+    /// Whether the endpoint was reached and answered something.
+    pub const fn is_answer(&self) -> bool {
+        match self {
+            Self::Transport { .. } | Self::TimedOut { .. } | Self::Status { .. } => false,
+            Self::TooLarge { .. } | Self::Refused { .. } | Self::Malformed { .. } | Self::OtherChain { .. } => true,
+        }
+    }
 }
 
 impl Endpoint {
@@ -101,31 +173,79 @@ impl Endpoint {
     /// # Errors
     /// [`EndpointError`] but for `OtherChain`.
     pub fn ask(&self, method: &str, params: &Value) -> Result<Value, EndpointError> {
-        let transport = |why: String| EndpointError::Transport { url: self.url.clone(), why };
-        let request = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string();
-        let mut response = self
-            .agent
-            .post(&self.target)
-            .header("content-type", "application/json")
-            .send(request)
-            .map_err(|error| transport(error.to_string()))?;
-        let status = response.status();
-        let body = response.body_mut().with_config().limit(MAX_ANSWER).read_to_vec();
-        let body = body.map_err(|error| transport(error.to_string()))?;
-        let answer: Value = serde_json::from_slice(&body).map_err(|error| {
-            if status.is_success() { self.malformed(method, error) } else { transport(format!("HTTP status {status}")) }
-        })?;
-        let error = &answer["error"];
-        if !error.is_null() {
-            return Err(EndpointError::Refused {
-                url: self.url.clone(),
-                method: method.into(),
-                code: error["code"].as_i64().unwrap_or(0),
-                message: readable(error["message"].as_str().unwrap_or("no reason given")),
-                data: error["data"].as_str().and_then(|text| text.parse().ok()),
-            });
+        let answer: Value = self.post(method, params, Bound { bytes: MAX_ANSWER, time: PATIENCE })?;
+        if !answer["error"].is_null() {
+            let error = Deserialize::deserialize(&answer["error"]).unwrap_or_default();
+            return Err(self.refused(method, error));
         }
         answer.get("result").cloned().ok_or_else(|| self.malformed(method, "it has neither result nor error"))
+    }
+
+    /// Asks within other bounds for a result of a known form, which uses less memory than [`Endpoint::ask`].
+    ///
+    /// # Errors
+    /// As [`Endpoint::ask`].
+    pub(super) fn ask_for<T: for<'de> Deserialize<'de>>(
+        &self,
+        method: &str,
+        params: &Value,
+        bound: Bound,
+    ) -> Result<T, EndpointError> {
+        let answer: Answer<T> = self.post(method, params, bound)?;
+        match (answer.error, answer.result) {
+            (Some(error), _) => Err(self.refused(method, error)),
+            (None, Some(result)) => Ok(result),
+            (None, None) => Err(self.malformed(method, "it has neither result nor error")),
+        }
+    }
+
+    fn post<T: for<'de> Deserialize<'de>>(
+        &self,
+        method: &str,
+        params: &Value,
+        bound: Bound,
+    ) -> Result<T, EndpointError> {
+        let request = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
+        self.send(method, &request.to_string(), bound)
+    }
+
+    fn send<T: for<'de> Deserialize<'de>>(
+        &self,
+        method: &str,
+        request: &str,
+        bound: Bound,
+    ) -> Result<T, EndpointError> {
+        let fault = |error: ureq::Error| {
+            let (url, method) = (self.url.clone(), method.to_owned());
+            match error {
+                ureq::Error::BodyExceedsLimit(limit) => EndpointError::TooLarge { url, method, limit },
+                ureq::Error::Timeout(
+                    Timeout::Global | Timeout::PerCall | Timeout::RecvResponse | Timeout::RecvBody,
+                ) => EndpointError::TimedOut { url, method, seconds: bound.time.as_secs() },
+                other => EndpointError::Transport { url, why: other.to_string() },
+            }
+        };
+        let asked = self.agent.post(&self.target).config().timeout_global(Some(bound.time)).build();
+        let mut response = asked.header("content-type", "application/json").send(request).map_err(fault)?;
+        let status = response.status();
+        let body = response.body_mut().with_config().limit(bound.bytes).read_to_vec().map_err(fault)?;
+        serde_json::from_slice(&body).map_err(|error| {
+            if status.is_success() {
+                self.malformed(method, error)
+            } else {
+                EndpointError::Status { url: self.url.clone(), method: method.into(), status: status.as_u16() }
+            }
+        })
+    }
+
+    fn refused(&self, method: &str, error: RpcError) -> EndpointError {
+        EndpointError::Refused {
+            url: self.url.clone(),
+            method: method.into(),
+            code: error.code.as_i64().unwrap_or(0),
+            message: readable(error.message.as_str().unwrap_or("no reason given")),
+            data: error.data.as_str().and_then(|text| text.parse().ok()),
+        }
     }
 
     /// Asks for a number.
@@ -164,6 +284,43 @@ impl Endpoint {
         let result = self.ask("eth_call", &json!([call, block]))?;
         let bytes = result.as_str().and_then(|text| text.parse().ok());
         bytes.ok_or_else(|| self.malformed("eth_call", "no bytes"))
+    }
+
+    /// What a contract answers to each of several calls at a block, asked in batches.
+    ///
+    /// # Errors
+    /// As [`Endpoint::call`].
+    pub(super) fn call_all(&self, to: Address, calls: &[Vec<u8>], block: &str) -> Result<Vec<Bytes>, EndpointError> {
+        let mut answers = Vec::with_capacity(calls.len());
+        for batch in calls.chunks(BATCH) {
+            match self.call_batch(to, batch, block) {
+                Some(batch) => answers.extend(batch),
+                // Some endpoints take no batches, or only small ones.
+                None => {
+                    for data in batch {
+                        answers.push(self.call_at(to, data, block)?);
+                    }
+                }
+            }
+        }
+        Ok(answers)
+    }
+
+    /// The answers to a batch in its order; `None` unless all of them are there.
+    fn call_batch(&self, to: Address, calls: &[Vec<u8>], block: &str) -> Option<Vec<Bytes>> {
+        let request = |(id, data): (usize, &Vec<u8>)| {
+            let call = json!({"to": to.to_string(), "input": alloy_primitives::hex::encode_prefixed(data)});
+            json!({"jsonrpc": "2.0", "id": id, "method": "eth_call", "params": [call, block]})
+        };
+        let requests: Value = calls.iter().enumerate().map(request).collect();
+        let bound = Bound { bytes: MAX_ANSWER, time: PATIENCE };
+        let answers: Vec<Value> = self.send("eth_call", &requests.to_string(), bound).ok()?;
+        let mut found = vec![None; calls.len()];
+        for answer in answers {
+            let place = found.get_mut(usize::try_from(answer["id"].as_u64()?).ok()?)?;
+            *place = Some(answer["result"].as_str()?.parse().ok()?);
+        }
+        found.into_iter().collect()
     }
 
     pub(super) fn malformed(&self, method: &str, why: impl std::fmt::Display) -> EndpointError {

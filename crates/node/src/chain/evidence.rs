@@ -176,7 +176,11 @@ fn header_with(endpoint: &Endpoint, number: u64, proven: B256) -> Result<Vec<u8>
     })
 }
 
-fn states(endpoint: &Endpoint, header: &Header, contracts: &Contracts) -> Result<Vec<Proven>, EndpointError> {
+pub(super) fn states(
+    endpoint: &Endpoint,
+    header: &Header,
+    contracts: &Contracts,
+) -> Result<Vec<Proven>, EndpointError> {
     let images = images(endpoint, header, contracts.images, RELAY_IMAGE)?;
     let collateral = prove(endpoint, header, contracts.collateral, &collateral_slots())?;
     Ok(vec![images, collateral, prove(endpoint, header, HISTORY, &block_slots(header.number))?])

@@ -389,6 +389,9 @@ fn refused(error: EndpointError) -> SendError {
         EndpointError::Refused { code: 3, message, .. } => SendError::Refused(message),
         other @ (EndpointError::Refused { .. }
         | EndpointError::Transport { .. }
+        | EndpointError::TooLarge { .. }
+        | EndpointError::TimedOut { .. }
+        | EndpointError::Status { .. }
         | EndpointError::Malformed { .. }
         | EndpointError::OtherChain { .. }) => other.into(),
     }
@@ -397,6 +400,6 @@ fn refused(error: EndpointError) -> SendError {
 fn receipt(hash: B256, block: u64, shown: &Value) -> Receipt {
     let gas = shown["gasUsed"].as_str().and_then(|text| text.parse::<U256>().ok()).unwrap_or_default();
     let logs = shown["logs"].as_array().cloned().unwrap_or_default();
-    let logs = logs.iter().filter_map(super::mirror::read_log).collect();
+    let logs = logs.iter().filter_map(super::logs::read_log).collect();
     Receipt { hash, block, gas_used: gas.saturating_to(), logs }
 }

@@ -1,43 +1,101 @@
 //! A mirror: follows the registry's events and serves the records of all relays as one file.
 //!
-//! Owns nothing that needs to be believed: readers hold the file against the chain. A mirror that sees something that does not fit begins anew.
+//! Owns nothing that needs to be trusted: readers check the file against the chain. A mirror whose collection does not give
+//! the chain's root goes back to the last settled state, and from there to the first block.
 
-use alloy_primitives::{Address, Bytes, Log};
+mod kept;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use alloy_primitives::Address;
 use alloy_sol_types::SolCall;
+use openrelay_ledger::chain::header::Header;
 use openrelay_ledger::chain::reading::{MAX_LAG, Reading};
 use openrelay_ledger::chain::registry::{Collection, RelayRegistry, registration, topics};
 use openrelay_ledger::chain::set::{RecordSet, write};
-use serde_json::{Value, json};
+use serde_json::json;
 
+use self::kept::Kept;
 use super::endpoint::{Endpoint, EndpointError};
 use super::evidence;
+use super::logs::{Logs, Wanted};
 use super::read::height;
 use crate::chain_file::ChainFile;
 use crate::directory::VerifiedDirectory;
 
-/// Blocks whose events are asked for at once.
-const RANGE: u64 = 2_000;
 /// Blocks that a mirror may have to look through: some years of the fastest chains.
 const MOST_BLOCKS: u64 = 1 << 30;
+/// Blocks after which a reorganisation is not expected: what is kept is that old.
+const SETTLED: u64 = 64;
+/// How often a mirror that catches up writes its collection to disk.
+const KEEP_EVERY: Duration = Duration::from_secs(10);
 
 /// A mirror of one registry.
 #[derive(Debug)]
 pub struct Mirror {
     file: ChainFile,
     endpoint: Endpoint,
-    collection: Collection,
-    next: u64,
-    /// The file that was last held against the chain, and the directory that it gives.
+    logs: Logs,
+    collected: Collected,
+    /// The state to go back to when the chain was reorganised.
+    kept: Option<Kept>,
+    /// Whether nothing has been proven since that state was gone back to.
+    doubted: bool,
+    /// A newer state that is kept once it is settled.
+    waiting: Option<Kept>,
+    /// Where it is kept across restarts.
+    path: Option<PathBuf>,
+    warning: Option<String>,
+    /// The file that was last checked against the chain, and the directory that it gives.
     records: Vec<u8>,
     directory: Option<VerifiedDirectory>,
+}
+
+/// What a mirror knows by the events of all blocks before `next`.
+#[derive(Clone, Default, Debug)]
+struct Collected {
+    collection: Collection,
+    /// Relays whose registration is to be asked for.
+    changed: BTreeSet<u64>,
+    next: u64,
 }
 
 impl Mirror {
     /// A mirror that knows nothing yet, and asks the first endpoint.
     pub fn new(file: ChainFile) -> Self {
         let endpoint = Endpoint::new(file.endpoints.first().map_or("", String::as_str));
-        let next = file.first_block;
-        Self { file, endpoint, collection: Collection::default(), next, records: Vec::new(), directory: None }
+        let wanted = Wanted { address: file.registry, topics: vec![topics().to_vec()] };
+        Self {
+            logs: Logs::new(endpoint.clone(), wanted),
+            collected: Collected { next: file.first_block, ..Collected::default() },
+            kept: None,
+            doubted: false,
+            waiting: None,
+            path: None,
+            warning: None,
+            records: Vec::new(),
+            directory: None,
+            file,
+            endpoint,
+        }
+    }
+
+    /// A mirror that keeps its collection in the file `path`, and goes on with the one there if it is of this chain and registry.
+    pub fn keeping(file: ChainFile, path: PathBuf) -> Self {
+        let mut this = Self::new(file);
+        match Kept::read(&path, &this.file) {
+            Ok(kept) => this.kept = kept,
+            Err(why) => this.warning = Some(format!("starts from the first block: {why}")),
+        }
+        this.path = Some(path);
+        this
+    }
+
+    /// What the operator should know about the file of the collection, once.
+    pub fn take_warning(&mut self) -> Option<String> {
+        self.warning.take()
     }
 
     /// Its file; empty before the first success of [`Mirror::follow`].
@@ -50,87 +108,149 @@ impl Mirror {
         self.directory.as_ref()
     }
 
-    /// The relay that this operator has registered last, if there is one.
-    pub fn relay_of(&self, operator: Address) -> Option<u64> {
-        self.collection.relay_of(operator)
+    /// The first block whose events are still to be read.
+    pub fn next_block(&self) -> u64 {
+        self.collected.next
     }
 
-    /// The descriptor of a relay as it was last published.
-    pub fn descriptor(&self, relay_id: u64) -> Option<&[u8]> {
-        self.collection.descriptor(relay_id)
+    /// The newest relay of this operator that is not leaving.
+    pub fn relay_of(&self, operator: Address) -> Option<u64> {
+        self.collected.collection.relay_of(operator)
     }
 
     /// Takes in what has happened since.
     ///
     /// # Errors
-    /// [`EndpointError`]; the file is the one of before then.
+    /// [`EndpointError`]; the file is the previous one then, and what was read of events is not lost.
     pub fn follow(&mut self) -> Result<(), EndpointError> {
         self.endpoint.check_chain(self.file.chain_id)?;
-        let head: u64 = self.endpoint.ask_number("eth_blockNumber", &json!([]))?.saturating_to();
-        if head.saturating_add(1) < self.next {
-            self.forget();
+        if self.collected.next == self.file.first_block && self.kept.is_some() {
+            self.doubted = true;
+            self.step_back()?;
         }
-        if head.saturating_sub(self.next) > MOST_BLOCKS {
-            return Err(self.endpoint.malformed("eth_blockNumber", format!("block {head} is too far ahead")));
-        }
-        while self.next <= head {
-            let to = head.min(self.next.saturating_add(RANGE - 1));
-            self.take(self.next, to, head)?;
-            self.next = to.saturating_add(1);
-        }
-        let file = write(self.collection.entries()).unwrap_or_default();
+        let head = self.catch_up()?;
+        self.ask_registrations(head)?;
+        let file = write(self.collected.collection.entries()).unwrap_or_default();
         let proof = self.endpoint.ask("eth_getProof", &json!([self.file.directory.to_string(), [], height(head)]))?;
         let (account, proof) =
             evidence::account(&proof).ok_or_else(|| self.endpoint.malformed("eth_getProof", "it has no account"))?;
-        match RecordSet::verify(&file, account.storage_root) {
-            Ok(_) => {
-                let header = evidence::header_at(&self.endpoint, head)?.unwrap_or_default();
-                let (states, attestation) = (Vec::new(), Vec::new());
-                let reading = Reading { header, account, proof, states, attestation, records: file.clone() };
-                self.directory = VerifiedDirectory::of_reading(reading, &self.file.trust(), MAX_LAG, 0).ok();
-                self.records = file;
-                Ok(())
+        if let Err(error) = RecordSet::verify(&file, account.storage_root) {
+            // A reorganisation, or an endpoint that withholds events.
+            let error = self.endpoint.malformed("eth_getLogs", error);
+            if std::mem::replace(&mut self.doubted, true) {
+                self.kept = None;
             }
-            Err(error) => {
-                // A reorganisation, or an endpoint that keeps events back.
-                self.forget();
-                Err(self.endpoint.malformed("eth_getLogs", error))
+            self.step_back()?;
+            return Err(error);
+        }
+        self.doubted = false;
+        let header = evidence::header_at(&self.endpoint, head)?.unwrap_or_default();
+        self.settle(head, &header);
+        let (states, attestation) = (Vec::new(), Vec::new());
+        let reading = Reading { header, account, proof, states, attestation, records: file.clone() };
+        self.directory = VerifiedDirectory::of_reading(reading, &self.file.trust(), MAX_LAG, 0).ok();
+        self.records = file;
+        Ok(())
+    }
+
+    /// Reads events up to the newest block, which is returned.
+    fn catch_up(&mut self) -> Result<u64, EndpointError> {
+        let mut kept_at = Instant::now();
+        loop {
+            let head: u64 = self.endpoint.ask_number("eth_blockNumber", &json!([]))?.saturating_to();
+            if head.saturating_add(1) < self.collected.next {
+                self.step_back()?;
+            }
+            if head.saturating_sub(self.collected.next) > MOST_BLOCKS {
+                return Err(self.endpoint.malformed("eth_blockNumber", format!("block {head} is too far ahead")));
+            }
+            if self.collected.next > head {
+                return Ok(head);
+            }
+            // The last blocks apart, so that what is settled can be kept.
+            let settled = head.saturating_sub(SETTLED);
+            let before = self.collected.next;
+            while self.collected.next <= settled {
+                self.take(settled)?;
+                if self.collected.next > settled || kept_at.elapsed() >= KEEP_EVERY {
+                    kept_at = Instant::now();
+                    let last = self.collected.next - 1;
+                    let header = evidence::header_at(&self.endpoint, last)?.unwrap_or_default();
+                    self.keep(Kept::of(self.collected.clone(), &header));
+                }
+            }
+            while self.collected.next <= head {
+                self.take(head)?;
+            }
+            // Catching up takes its time, and state of an old block may not be there any more.
+            if self.collected.next - before <= SETTLED {
+                return Ok(head);
             }
         }
     }
 
-    fn forget(&mut self) {
-        self.collection = Collection::default();
-        self.next = self.file.first_block;
+    /// Takes in the next range of blocks, at most up to `to`.
+    fn take(&mut self, to: u64) -> Result<(), EndpointError> {
+        let (logs, last) = self.logs.after(self.collected.next, to)?;
+        let Collected { collection, changed, next } = &mut self.collected;
+        changed.extend(logs.iter().filter_map(|log| collection.take(log)));
+        *next = last.saturating_add(1);
+        Ok(())
     }
 
-    fn take(&mut self, from: u64, to: u64, head: u64) -> Result<(), EndpointError> {
-        let filter = json!({
-            "address": self.file.registry.to_string(), "fromBlock": height(from), "toBlock": height(to),
-            "topics": [topics().map(|topic| topic.to_string())],
-        });
-        let logs = self.endpoint.ask("eth_getLogs", &json!([filter]))?;
-        let mut changed = Vec::new();
-        for log in logs.as_array().into_iter().flatten() {
-            let log = read_log(log).ok_or_else(|| self.endpoint.malformed("eth_getLogs", "a log does not read"))?;
-            changed.extend(self.collection.take(&log));
-        }
-        changed.sort_unstable();
-        changed.dedup();
-        for relay_id in changed {
-            let call = RelayRegistry::relayOfCall { relayId: relay_id };
-            let answer = self.endpoint.call_at(self.file.registry, &call.abi_encode(), &height(head))?;
+    /// Asks the registry for the relays that have changed: once for each, however many events it has.
+    fn ask_registrations(&mut self, head: u64) -> Result<(), EndpointError> {
+        let Collected { collection, changed, .. } = &mut self.collected;
+        let relays: Vec<u64> = changed.iter().copied().collect();
+        let calls: Vec<Vec<u8>> =
+            relays.iter().map(|relay| RelayRegistry::relayOfCall { relayId: *relay }.abi_encode()).collect();
+        let answers = self.endpoint.call_all(self.file.registry, &calls, &height(head))?;
+        for (relay_id, answer) in relays.into_iter().zip(answers) {
             let shown = RelayRegistry::relayOfCall::abi_decode_returns(&answer)
                 .map_err(|error| self.endpoint.malformed("eth_call", error))?;
-            self.collection.set(relay_id, registration(relay_id, &shown));
+            collection.set(relay_id, registration(relay_id, &shown));
+            changed.remove(&relay_id);
         }
         Ok(())
     }
-}
 
-/// A log as an endpoint shows it.
-pub fn read_log(shown: &Value) -> Option<Log> {
-    let topics = shown["topics"].as_array()?.iter().map(|topic| topic.as_str()?.parse().ok());
-    let data: Bytes = shown["data"].as_str()?.parse().ok()?;
-    Log::new(shown["address"].as_str()?.parse().ok()?, topics.collect::<Option<_>>()?, data)
+    /// Keeps the state at `head`, which has this header, once it is settled.
+    fn settle(&mut self, head: u64, header: &[u8]) {
+        if let Some(settled) = self.waiting.take_if(|waiting| waiting.next().saturating_add(SETTLED) <= head) {
+            self.keep(Some(settled));
+        }
+        let old = self.kept.as_ref().is_none_or(|kept| kept.next().saturating_add(SETTLED) <= head);
+        if old && self.waiting.is_none() {
+            self.waiting = Kept::of(self.collected.clone(), header);
+        }
+    }
+
+    fn keep(&mut self, state: Option<Kept>) {
+        let Some(state) = state else { return };
+        if let Some(path) = &self.path
+            && let Err(error) = state.write(path, &self.file)
+        {
+            // A restart reads all events again.
+            self.warning = Some(format!("cannot keep the collection in {}: {error}", path.display()));
+        }
+        self.kept = Some(state);
+    }
+
+    /// Goes back to the kept state if the chain still has its block, otherwise to the first block.
+    fn step_back(&mut self) -> Result<(), EndpointError> {
+        self.waiting = None;
+        let known = match &self.kept {
+            Some(kept) => {
+                let shown = evidence::header_at(&self.endpoint, kept.next().saturating_sub(1))?;
+                shown.and_then(|rlp| Header::decode(&rlp).ok()).is_some_and(|header| kept.is_at(&header))
+            }
+            None => false,
+        };
+        self.kept.take_if(|_| !known);
+        self.collected = match &self.kept {
+            Some(kept) => kept.collected().clone(),
+            None => Collected { next: self.file.first_block, ..Collected::default() },
+        };
+        Ok(())
+    }
 }

@@ -31,6 +31,28 @@ pub enum ChainError {
     /// No endpoint gave a header and a proof.
     #[error("no endpoint of the chain gave an answer that can be used: {}", list(.0))]
     Endpoints(Vec<String>),
+    /// Nobody was reached.
+    #[error("{what} was reached: {}", list(.faults))]
+    Unreached {
+        /// Who was to be reached, with its negation.
+        what: &'static str,
+        /// Why each was not.
+        faults: Vec<String>,
+    },
+    /// What was kept or signed is too old, and nothing newer can be read.
+    #[error(
+        "the directory is {} old, and at most {} are accepted while no newer one can be read: {why}",
+        span(*.age),
+        span(*.limit)
+    )]
+    Outdated {
+        /// Its age, in seconds.
+        age: u64,
+        /// What is accepted, in seconds.
+        limit: u64,
+        /// Why none is read.
+        why: Box<ChainError>,
+    },
     /// Not enough endpoints show the same header.
     #[error("the chain's endpoints do not agree: {agree} of {asked} show block {number} alike, {quorum} must; {}", list(.others))]
     Quorum {
@@ -54,6 +76,11 @@ pub enum ChainError {
     /// No source has the chain's records.
     #[error("no mirror has the records of the chain: {}", list(.0))]
     Mirrors(Vec<String>),
+}
+
+/// A time for people, given in seconds.
+fn span(seconds: u64) -> String {
+    if seconds < 7_200 { format!("{seconds} s") } else { format!("{} hours", seconds.div_ceil(3_600)) }
 }
 
 fn list(faults: &[String]) -> String {
@@ -83,7 +110,7 @@ pub fn read_by(
 ) -> Result<(Reading, Directory), ChainError> {
     let endpoints: Vec<Endpoint> = file.endpoints.iter().map(|url| Endpoint::by(way, url)).collect();
     let mut faults = Vec::new();
-    let mut failed = vec![false; endpoints.len()];
+    let (mut failed, mut answered) = (vec![false; endpoints.len()], false);
     let (mut last, mut without_records) = (None, None);
     // So that a leader that fails later does not make mirrors send all records again.
     let mut gathered: Option<Vec<u8>> = None;
@@ -93,11 +120,13 @@ pub fn read_by(
         let shown = match shown {
             Ok(shown) => shown,
             Err(error) => {
+                answered |= error.is_answer();
                 faults.push(error.to_string());
                 failed[at] = true;
                 continue;
             }
         };
+        answered = true;
         // Those that have failed already are asked last, and waited for only when it takes them.
         let mut others: Vec<usize> = (0..endpoints.len()).filter(|other| *other != at).collect();
         others.sort_by_key(|other| failed[*other]);
@@ -127,19 +156,23 @@ pub fn read_by(
             Err(error) => last = Some(error),
         }
     }
-    Err(last.unwrap_or(ChainError::Endpoints(faults)))
+    Err(match last {
+        Some(error) => error,
+        None if answered => ChainError::Endpoints(faults),
+        None => ChainError::Unreached { what: "no endpoint of the chain", faults },
+    })
 }
 
 /// What an endpoint shows of its newest block.
-struct Shown {
+pub(super) struct Shown {
     rlp: Vec<u8>,
-    header: Header,
+    pub(super) header: Header,
     account: Account,
     proof: Vec<Bytes>,
 }
 
 /// What each endpoint shows, by its place, in the order in which they answer.
-fn ask_all(way: &dyn Way, file: &ChainFile) -> mpsc::Receiver<(usize, Result<Shown, EndpointError>)> {
+pub(super) fn ask_all(way: &dyn Way, file: &ChainFile) -> mpsc::Receiver<(usize, Result<Shown, EndpointError>)> {
     let (answers, all) = mpsc::channel();
     for (at, url) in file.endpoints.iter().enumerate() {
         let (answers, file, endpoint) = (answers.clone(), file.clone(), Endpoint::by(way, url));
@@ -163,7 +196,7 @@ fn show(leader: &Endpoint, file: &ChainFile) -> Result<Shown, EndpointError> {
 }
 
 /// Whether as many endpoints as must show the same header at this height.
-fn agree<'a>(
+pub(super) fn agree<'a>(
     shown: &Shown,
     leader: &Endpoint,
     others: impl Iterator<Item = &'a Endpoint>,

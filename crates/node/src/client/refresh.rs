@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use openrelay_attest::Refusal;
-use openrelay_attest::verdict::ImageState;
+use openrelay_attest::verdict::{ImageState, OFFLINE};
 use openrelay_ledger::directory::Source;
 use openrelay_ledger::record::Record;
 use openrelay_ledger::selection;
@@ -242,6 +242,13 @@ impl Reader {
     /// A circuit over the same first hop, to another egress where there is one: who carries the user's packets need not know that this user asks the chain.
     fn open(&self, shared: &Shared) -> Result<(QueryCircuit, u64), String> {
         let (clock, mut random) = (Clock::start(), OsRandom::default());
+        let age = unix_seconds().saturating_sub(self.directory.directory().body().issued);
+        if age > OFFLINE {
+            let hours = age.div_ceil(3_600);
+            return Err(format!(
+                "the directory is {hours} hours old, and no circuit opens by one that is older than 72"
+            ));
+        }
         let consent = OpenConsent::from_config(self.admission).ok_or("admission is not named")?;
         let (hops, relays, egress) = self.choose(&mut random)?;
         let pick = |endpoints: &[SocketAddr]| endpoints.iter().copied().find(|endpoint| *endpoint == self.remote);

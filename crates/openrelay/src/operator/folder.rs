@@ -6,15 +6,15 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use alloy_primitives::{Address, B256};
-use alloy_sol_types::SolCall;
+use alloy_primitives::{Address, B256, Log, U256};
+use alloy_sol_types::{SolCall, SolEvent as _};
 use openrelay_ledger::chain::descriptor::Descriptor;
 use openrelay_ledger::chain::registry::{RelayRegistry, registration};
-use openrelay_ledger::chain::set::Registration;
+use openrelay_ledger::chain::set::{Registration, Status};
 use openrelay_ledger::record::Role;
 use openrelay_node::chain::Endpoint;
 use openrelay_node::chain::journal::Sender;
-use openrelay_node::chain::mirror::Mirror;
+use openrelay_node::chain::logs::{Logs, Wanted};
 use openrelay_node::chain_file::ChainFile;
 use openrelay_node::config::read;
 use openrelay_node::directory::replace;
@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 use crate::keystore;
-use crate::ledger::ask;
+use crate::ledger::{ask, newest_block};
 
 pub(super) const OPERATOR: &str = "operator.toml";
 pub(super) const KEY: &str = "operator-key.json";
@@ -136,12 +136,56 @@ impl Folder {
         Ok(Some((registration, shown)))
     }
 
-    /// The descriptor that is on the chain now, from the registry's events.
+    /// The descriptor that is on the chain, from the newest events that name this relay: events of other relays are not asked for.
     pub(super) fn published(&self, relay_id: u64) -> Result<Vec<u8>, Failure> {
-        let mut mirror = Mirror::new(self.chain.clone());
-        mirror.follow()?;
-        let descriptor = mirror.descriptor(relay_id).map(<[u8]>::to_vec);
-        descriptor.ok_or_else(|| Failure::plain(format!("relay {relay_id} is not on the chain any more")))
+        let kinds = vec![RelayRegistry::Registered::SIGNATURE_HASH, RelayRegistry::Described::SIGNATURE_HASH];
+        let newest = self.events(vec![kinds, vec![U256::from(relay_id).into()]])?.newest()?;
+        let descriptor = newest.iter().rev().find_map(|log| match RelayRegistry::Described::decode_log(log) {
+            Ok(event) => Some(event.data.descriptor),
+            Err(_) => RelayRegistry::Registered::decode_log(log).ok().map(|event| event.data.descriptor),
+        });
+        let gone =
+            || Failure::plain(format!("no event of the registry describes relay {relay_id}: it is not on the chain"));
+        Ok(descriptor.ok_or_else(gone)?.to_vec())
+    }
+
+    /// The newest relay that `operator` has registered and still operates, if it is not leaving.
+    pub(super) fn relay_of(&self, operator: Address) -> Result<Option<u64>, Failure> {
+        let kind = vec![RelayRegistry::Registered::SIGNATURE_HASH];
+        let registered = self.events(vec![kind, Vec::new(), vec![operator.into_word()]])?.all()?;
+        for event in registered.iter().rev().filter_map(|log| RelayRegistry::Registered::decode_log(log).ok()) {
+            let relay_id = event.relayId;
+            let held = self.registration_of_anybody(relay_id)?.map(|(registration, _)| registration);
+            if held.is_some_and(|held| held.operator == operator && held.status != Status::Unbonding) {
+                return Ok(Some(relay_id));
+            }
+        }
+        Ok(None)
+    }
+
+    fn events(&self, topics: Vec<Vec<B256>>) -> Result<Events, Failure> {
+        let endpoint = self.endpoint();
+        endpoint.check_chain(self.chain.chain_id)?;
+        let head = newest_block(&endpoint)?;
+        let logs = Logs::new(endpoint, Wanted { address: self.chain.registry, topics });
+        Ok(Events { logs, first: self.chain.first_block, head })
+    }
+}
+
+/// Events of all blocks of the registry.
+struct Events {
+    logs: Logs,
+    first: u64,
+    head: u64,
+}
+
+impl Events {
+    fn newest(mut self) -> Result<Vec<Log>, Failure> {
+        Ok(self.logs.newest(self.first, self.head)?)
+    }
+
+    fn all(mut self) -> Result<Vec<Log>, Failure> {
+        Ok(self.logs.all(self.first, self.head)?)
     }
 }
 

@@ -212,8 +212,8 @@ mod tests {
     fn build_that_hangs_holds_no_vote_and_ends_in_abstention_by_the_deadline() {
         let mut builds = Builds::default();
         let now = Instant::now();
-        let (hold, held) = mpsc::channel::<()>();
-        let (told, deadline) = mpsc::channel();
+        let (hold, held) = channel::<()>();
+        let (told, deadline) = channel();
         let hangs = move |until| {
             told.send(until).unwrap();
             // As long as the test lasts.
@@ -240,7 +240,7 @@ mod tests {
     fn build_never_lasts_into_the_time_that_committing_needs() {
         let mut builds = Builds::default();
         let now = Instant::now();
-        let (told, deadline) = mpsc::channel();
+        let (told, deadline) = channel();
         let schedule = Schedule { left: HOUR / 2, ..left(0) };
         let build = move |until| {
             told.send(until).unwrap();

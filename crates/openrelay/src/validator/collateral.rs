@@ -154,10 +154,10 @@ pub(super) fn once(
 
 impl Known {
     fn read(program: &Program, folder: &Folder, arguments: &RunArguments) -> Result<Self, Failure> {
-        let at = Contest::Collateral.at(folder)?;
-        let current = folder.ask(at, &Collateral::currentCall {})?;
+        // Not by one endpoint's word: floors never fall, so a false one would be for ever.
+        let voted = openrelay_node::chain::voted(&folder.chain)?;
         let current =
-            Collateral::Entry { bundle: current.bundle, intelFloor: current.intelFloor, amdFloor: current.amdFloor };
+            Collateral::Entry { bundle: voted.bundle, intelFloor: voted.intel_floor, amdFloor: voted.amd_floor };
         let (file, bundles) = mirrored_evidence(&folder.chain);
         if file.staples.is_empty() {
             return Err(Failure::plain("no mirror has evidence of relays, which collateral is held against"));
@@ -183,8 +183,8 @@ impl Known {
 
     /// A bundle with the floor that follows from it: no lower than that which holds, and as high as the oldest evaluation in it.
     fn with_rule(&self, mut bundle: Bundle) -> Result<Bundle, Failure> {
-        let evaluation = check(&bundle, &self.held, &self.staples, &self.roots, self.now)?;
-        bundle.intel_floor = evaluation.unwrap_or(0).max(self.current.intelFloor);
+        let evaluations = check(&bundle, &self.held, &self.staples, &self.roots, self.now)?;
+        bundle.intel_floor = floor(evaluations, self.current.intelFloor)?;
         Ok(bundle)
     }
 
@@ -210,6 +210,18 @@ impl Known {
             let held = expires(&self.held, staple);
             expires(bundle, staple).is_some() && held.is_none_or(|expires| expires < self.now + BEFORE_END)
         })
+    }
+}
+
+/// The floor of Intel's evaluation, given the oldest and the newest one in a bundle and the floor that holds. A floor above all that Intel has
+/// signed would refuse every relay on Intel's machines for ever.
+fn floor(evaluations: Option<(u32, u32)>, held: u32) -> Result<u32, Failure> {
+    match evaluations {
+        Some((_, newest)) if held > newest => Err(Failure::plain(format!(
+            "the floor {held} of Intel's evaluation is above {newest}, the newest that Intel has signed for these relays; no vote is given for it"
+        ))),
+        Some((oldest, _)) => Ok(oldest.max(held)),
+        None => Ok(held),
     }
 }
 
@@ -310,4 +322,17 @@ fn post(folder: &Folder, number: u64, password: Option<&Path>) -> Result<(), Fai
         sender.send(&format!("post {number}"), at, &Collateral::postCall { round: number, entry }.abi_encode())?;
     say(&format!("round {number}: its collateral holds now, block {}", receipt.block));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_floor_is_never_above_the_newest_evaluation_in_the_bundle() {
+        let floor = |evaluations, held| floor(evaluations, held).ok();
+        assert_eq!((floor(Some((18, 19)), 0), floor(Some((18, 19)), 18)), (Some(18), Some(18)));
+        assert_eq!((floor(Some((17, 18)), 18), floor(Some((18, 18)), 19)), (Some(18), None));
+        assert_eq!((floor(Some((18, 18)), u32::MAX), floor(None, 18)), (None, Some(18)));
+    }
 }

@@ -10,14 +10,14 @@ use openrelay_attest::bundle::{AmdProduct, Bundle};
 use openrelay_attest::collateral::{AmdCollateral, IntelCollateral, list_issued};
 use openrelay_attest::facts::Crl;
 use openrelay_attest::verdict::Staple;
-use openrelay_attest::{Collateral, Evidence, Roots, examine};
+use openrelay_attest::{Collateral, Evidence, Roots, check_staple, examine};
 use openrelay_node::chain::way::get;
 
 use crate::failure::Failure;
 use crate::talk;
 
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Models of processors that are asked for at most: relays can name what there is not.
+/// Models of processors that are asked for at most, those of most relays first.
 const MODELS: usize = 64;
 /// Largest answer, in bytes.
 const MAX_ANSWER: u64 = 1 << 20;
@@ -50,21 +50,15 @@ struct Model {
 }
 
 impl Services {
-    /// Fetches what these relays are judged by, as far as vendors have it. Floors, and what no relay has evidence of now, are those of `held`. What relays say of themselves can be false, so a
+    /// Fetches what these relays are judged by, as far as vendors have it. Floors, and what no relay has evidence of now, are those of `held`. A
     /// model that no vendor knows is passed over.
     pub(super) fn fetch(&self, staples: &[Staple], held: &Bundle, roots: &Roots, now: u64) -> Bundle {
         let mut bundle = held.clone();
-        let (mut models, mut products) = (BTreeSet::new(), BTreeSet::new());
-        for staple in staples {
-            match &staple.evidence {
-                Evidence::Intel(quote) => models.extend(Model::of(quote)),
-                Evidence::Amd(report) => products.extend(report.product_name()),
-            }
-        }
+        let (models, products) = machines(staples, roots, now);
         let passed_over = |what: &str, why: &dyn std::fmt::Display| {
             talk(&format!("openrelay: warning: no collateral for {what}: {why}"));
         };
-        for model in models.iter().take(MODELS) {
+        for model in &models {
             match self.of_model(model) {
                 Ok(entry) => {
                     bundle.intel.retain(|own| own.subject() != entry.subject());
@@ -132,6 +126,25 @@ impl Services {
     }
 }
 
+/// The models and products of the machines that relays run on. A staple counts only where a chip of the vendor has signed it for what it is
+/// bound to: then the vendor has certified the model too, and invented ones take no place.
+fn machines(staples: &[Staple], roots: &Roots, now: u64) -> (Vec<Model>, BTreeSet<&'static str>) {
+    let (mut models, mut products) = (BTreeMap::<Model, BTreeSet<u64>>::new(), BTreeSet::new());
+    for staple in staples.iter().filter(|staple| check_staple(staple, roots, now).is_ok()) {
+        match &staple.evidence {
+            Evidence::Intel(quote) => {
+                if let Some(model) = Model::of(quote) {
+                    models.entry(model).or_default().insert(staple.binding.relay_id);
+                }
+            }
+            Evidence::Amd(report) => products.extend(report.product_name()),
+        }
+    }
+    let mut models: Vec<_> = models.into_iter().collect();
+    models.sort_by_key(|(_, relays)| std::cmp::Reverse(relays.len()));
+    (models.into_iter().map(|(model, _)| model).take(MODELS).collect(), products)
+}
+
 impl Model {
     fn of(quote: &openrelay_attest::intel::Quote) -> Option<Self> {
         let issued_by = |name: &[u8]| quote.certificate.windows(name.len()).any(|bytes| bytes == name);
@@ -155,7 +168,7 @@ fn genuine_of(bundle: &Bundle, staples: &[Staple], roots: &Roots, now: u64) -> V
 }
 
 /// Holds a bundle against evidence: it has all that `held` has, nothing of it older, each part of it makes some relay's evidence genuine or is what holds already, and it is in the one
-/// order. Returns the smallest number of Intel's evaluation in it.
+/// order. Returns the smallest and the greatest number of Intel's evaluation in it.
 ///
 /// # Errors
 /// [`Failure`] with what is wrong.
@@ -165,7 +178,7 @@ pub(super) fn check(
     staples: &[Staple],
     roots: &Roots,
     now: u64,
-) -> Result<Option<u32>, Failure> {
+) -> Result<Option<(u32, u32)>, Failure> {
     let strange = |what: &str| Err(Failure::plain(format!("this collateral is not to be voted for: {what}")));
     let ascends = bundle.intel.windows(2).all(|two| two[0].subject() < two[1].subject())
         && bundle.amd.windows(2).all(|two| two[0].product < two[1].product);
@@ -199,7 +212,8 @@ pub(super) fn check(
     if !held.intel.iter().all(has_intel) || !held.amd.iter().filter(|own| own.collateral.crl.is_some()).all(has_amd) {
         return strange("something is missing that holds now");
     }
-    Ok(bundle.intel.iter().filter_map(evaluation).min())
+    let evaluations = || bundle.intel.iter().filter_map(evaluation);
+    Ok(evaluations().min().zip(evaluations().max()))
 }
 
 /// The number of Intel's evaluation, which is signed with the rest.
@@ -299,12 +313,60 @@ impl Answer {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
+    use openrelay_attest::binding::Binding;
+    use openrelay_attest::raw::convert;
+    use openrelay_sim::intel::{BEGINS, FMSPC, Machine, MockIntel};
+
     use super::*;
 
     fn answer(body: &str, chain: &str) -> Answer {
         let headers = [("tcb-info-issuer-chain".to_owned(), chain.to_owned())].into();
         Answer { url: "http://x".into(), headers, body: body.as_bytes().to_vec() }
+    }
+
+    /// Evidence of a machine of Intel's, bound to this relay.
+    fn staple(intel: &MockIntel, relay_id: u64) -> Staple {
+        let binding = Binding {
+            network: [1; 32],
+            relay_id,
+            handshake_key: [2; 32],
+            key_epoch: 1,
+            roles: 1,
+            image: [3; 32],
+            block_hash: [4; 32],
+            block_height: 256,
+        };
+        let raw = Machine::default().quote(intel, |quote| quote.put(520, &binding.report_data()));
+        Staple { evidence: convert(&raw).unwrap().evidence, binding }
+    }
+
+    /// The same with another model in its certificate, which Intel has not signed.
+    fn invented(genuine: &Staple, number: u8) -> Staple {
+        let mut staple = genuine.clone();
+        let Evidence::Intel(quote) = &mut staple.evidence else { panic!("no quote") };
+        let at = quote.certificate.windows(6).position(|bytes| bytes == FMSPC).unwrap();
+        quote.certificate[at..at + 6].copy_from_slice(&[0, 0, 0, 0, 0, number]);
+        staple
+    }
+
+    #[test]
+    fn models_that_no_vendor_has_certified_displace_no_real_one() {
+        let intel = MockIntel::default();
+        let genuine = staple(&intel, 1);
+        let mut all: Vec<Staple> = (0..64).map(|number| invented(&genuine, number)).collect();
+        all.push(genuine.clone());
+        let claimed: BTreeSet<Model> = all
+            .iter()
+            .filter_map(|staple| if let Evidence::Intel(quote) = &staple.evidence { Model::of(quote) } else { None })
+            .collect();
+        let real = claimed.last().unwrap().clone();
+        assert_eq!((claimed.len(), real.fmspc.as_str()), (65, "50806f000000"), "it is the last of all that is claimed");
+        assert_eq!(machines(&all, &intel.roots(), BEGINS + 86_400), (vec![real], BTreeSet::new()));
+        // Neither does a quote that somebody else has published count, which is bound to nothing that a relay says.
+        let mut foreign = genuine;
+        foreign.binding.relay_id = 2;
+        assert!(machines(&[foreign], &intel.roots(), BEGINS + 86_400).0.is_empty());
     }
 
     #[test]

@@ -1,0 +1,173 @@
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use openrelay_attest::Evidence as Attested;
+use openrelay_attest::binding::Binding;
+use openrelay_attest::evidence::Measurement;
+use openrelay_proto::message::{Evidence, EvidenceDigest};
+use openrelay_sim::vendors::{Hardware, Lie, Vendors};
+
+use super::*;
+
+const NETWORK: [u8; 32] = [1; 32];
+
+fn chain() -> ChainFile {
+    let text = format!(
+        "chain_id = 5\ndirectory = \"{0}\"\nregistry = \"{0}\"\ncode_hash = \"{1}\"\nendpoints = []\nquorum = 2\n",
+        alloy_primitives::Address::ZERO,
+        B256::ZERO
+    );
+    toml::from_str(&text).unwrap()
+}
+
+fn relay(relay_id: u64, role: Role) -> Record {
+    let [_, _, _, _, _, _, high, low] = relay_id.to_be_bytes();
+    Record {
+        relay_id,
+        role,
+        handshake_key: "02".repeat(32),
+        key_epoch: 1,
+        endpoints: vec![([high, low, 0, 1], 443).into()],
+        operator: format!("operator {relay_id}"),
+        family: None,
+        stake: 0,
+        bandwidth_mbit: 100,
+    }
+}
+
+/// Vendors and a machine of theirs.
+struct World {
+    vendors: Vendors,
+    machine: Hardware,
+}
+
+impl World {
+    fn new() -> Self {
+        let begins = unix_seconds() - 86_400;
+        Self { vendors: Vendors::new(begins), machine: Hardware::since(begins) }
+    }
+
+    fn staple(&self, measurement: &Measurement, relay_id: u64) -> Staple {
+        let binding = Binding {
+            network: NETWORK,
+            relay_id,
+            handshake_key: [2; 32],
+            key_epoch: 1,
+            roles: 1,
+            image: [3; 32],
+            block_hash: [4; 32],
+            block_height: 256,
+        };
+        let evidence = self.vendors.evidence(&self.machine, measurement, &binding.report_data(), Lie::None).unwrap();
+        Staple { evidence, binding }
+    }
+}
+
+const SNP: Measurement = Measurement::Snp([3; 48]);
+const TDX: Measurement = Measurement::Tdx { mrtd: [1; 48], rtmrs: [[2; 48]; 4] };
+
+#[test]
+fn evidence_that_no_chip_has_signed_for_this_relay_is_not_kept() {
+    let world = World::new();
+    let collector = Collector::new(chain(), world.vendors.roots().clone());
+    let own = relay(1, Role::Ingress);
+    for measurement in [SNP, TDX] {
+        let good = world.staple(&measurement, 1);
+        assert!(collector.is_kept(&good, &own, NETWORK), "{} bytes", good.encode().len());
+        let kept = |change: fn(&mut Staple)| {
+            let mut staple = good.clone();
+            change(&mut staple);
+            collector.is_kept(&staple, &own, NETWORK)
+        };
+        assert!(!kept(|staple| staple.binding.block_height += 1), "bound to another block");
+        assert!(!kept(|staple| staple.binding.relay_id = 2), "in another relay's name");
+        assert!(!kept(|staple| staple.binding.network[0] ^= 1), "of another network");
+        let signed = kept(|staple| match &mut staple.evidence {
+            Attested::Intel(quote) => quote.signature[0] ^= 1,
+            Attested::Amd(report) => report.r[5] ^= 1,
+        });
+        assert!(!signed, "another signature");
+        let large = kept(|staple| match &mut staple.evidence {
+            Attested::Intel(quote) => quote.certificate.resize(MAX_STAPLE, 0),
+            Attested::Amd(report) => report.certificate.resize(MAX_STAPLE, 0),
+        });
+        assert!(!large, "more than its place");
+        assert!(!collector.is_kept(&good, &relay(2, Role::Ingress), NETWORK), "shown by another relay");
+        assert!(!collector.is_kept(&good, &own, [9; 32]), "in another network");
+        let strangers = Collector::new(chain(), Roots::genuine());
+        assert!(!strangers.is_kept(&good, &own, NETWORK), "by other roots");
+    }
+}
+
+/// Relays whose answers are told beforehand.
+struct Scripted {
+    staple: Mutex<Option<Staple>>,
+    asked: AtomicUsize,
+}
+
+impl Scripted {
+    fn new(staple: Option<Staple>) -> Self {
+        Self { staple: Mutex::new(staple), asked: AtomicUsize::new(0) }
+    }
+
+    fn take_asked(&self) -> usize {
+        self.asked.swap(0, Ordering::Relaxed)
+    }
+}
+
+impl Ask for Scripted {
+    fn ask(&self, _: &Record, _: Option<(&Record, EvidenceDigest)>) -> Result<Evidence, InquiryError> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let staple = self.staple.lock().unwrap();
+        staple.as_ref().map(|staple| Evidence::Staple(staple.encode())).ok_or(InquiryError::Silent)
+    }
+}
+
+#[test]
+fn a_silent_relay_is_asked_after_pauses_that_grow_to_ten_minutes() {
+    let world = World::new();
+    let mut collector = Collector::new(chain(), world.vendors.roots().clone());
+    let (mut relays, start) = (vec![relay(1, Role::Ingress)], Instant::now());
+    let ask = Scripted::new(None);
+    let hour = |collector: &mut Collector, relays: &[Record], from: u64| {
+        for second in from..from + 3_600 {
+            collector.pass(&ask, NETWORK, relays, start + Duration::from_secs(second));
+        }
+        ask.take_asked()
+    };
+    let first = hour(&mut collector, &relays, 0);
+    assert!((10..=16).contains(&first), "{first} questions");
+    let second = hour(&mut collector, &relays, 3_600);
+    assert!((5..=7).contains(&second), "{second} questions: one every ten minutes");
+    // A new key means that it has started again: it is asked at once.
+    relays[0].key_epoch = 2;
+    collector.pass(&ask, NETWORK, &relays, start + Duration::from_secs(7_200));
+    assert_eq!(ask.take_asked(), 1);
+    // One that answers is asked once a minute, and what it has shown stays when it is silent.
+    *ask.staple.lock().unwrap() = Some(world.staple(&SNP, 1));
+    let later = |collector: &mut Collector, from: u64| {
+        for second in from..from + 3_600 {
+            collector.pass(&ask, NETWORK, &relays, start + Duration::from_secs(second));
+        }
+        ask.take_asked()
+    };
+    let answered = later(&mut collector, 8_000);
+    assert!((55..=61).contains(&answered), "{answered} questions");
+    *ask.staple.lock().unwrap() = None;
+    let silent = later(&mut collector, 12_000);
+    assert!((7..=11).contains(&silent) && collector.shown[&1].staple.is_some(), "{silent} questions");
+}
+
+#[test]
+fn of_very_many_relays_a_part_is_asked_before_the_file_is_made_again() {
+    let mut collector = Collector::new(chain(), Roots::genuine());
+    let relays: Vec<Record> = (1..=20_000).map(|number| relay(number, Role::Ingress)).collect();
+    let ask = Scripted::new(None);
+    let start = Instant::now();
+    collector.pass(&ask, NETWORK, &relays, start);
+    assert_eq!(ask.take_asked(), SLICE);
+    // Those that were silent come after those that nobody has asked.
+    collector.pass(&ask, NETWORK, &relays, start + Duration::from_secs(3_600));
+    assert_eq!((ask.take_asked(), collector.shown.len()), (SLICE, 2 * SLICE));
+}
