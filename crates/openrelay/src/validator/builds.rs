@@ -180,7 +180,6 @@ const BROKEN: &str = "the build ended without a result";
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
 
     use alloy_primitives::B256;
 
