@@ -68,7 +68,7 @@ fn what_is_confined_reads_writes_and_reaches_what_it_is_given_alone() {
     let secret = place.path("secret");
     for line in [
         format!("cat {secret}"),
-        format!("ls {}", place.0.display()),
+        format!("ls {} | grep secret", place.0.display()),
         format!("echo >{tree}/file"),
         format!("echo >{tree}/other"),
         format!("cat /proc/{}/environ", std::process::id()),
