@@ -641,7 +641,7 @@ fn tree_that_does_not_end_is_ended_and_said_to_have_exceeded_its_time() {
             );
         }),
         ("pipe-as-program", |tree| {
-            let wrapper = "#!/bin/sh\n\"$@\" || exit\nfor file in ../target/x86_64-unknown-linux-gnu/release/deps/openrelay-*; do case $file in *.d) ;; *) rm -f \"$file\"; mkfifo \"$file\" ;; esac; done\n";
+            let wrapper = "#!/bin/sh\n\"$@\" || exit\nfor file in ../target/x86_64-unknown-linux-gnu/release/deps/openrelay-*; do case $file in *.d) ;; *) rm -f \"$file\"; mkfifo \"$file\" ;; esac; done\nexit 0\n";
             tree.write("evil", wrapper);
             fs::set_permissions(tree.place.join("tree/evil"), fs::Permissions::from_mode(0o755)).unwrap();
             tree.write(".cargo/config.toml", "[build]\nrustc-wrapper = \"./evil\"\n");
