@@ -313,11 +313,12 @@ pub(crate) fn readable() -> Vec<PathBuf> {
     SYSTEM.iter().map(PathBuf::from).chain(tools()).collect()
 }
 
-/// Rust's tools, where rustup puts them for this user.
+/// Rust's tools, wherever they are for this user: the two programs that are called, and rustup's folder.
 fn tools() -> Vec<PathBuf> {
-    let of_rustup = ["toolchains", "settings.toml"];
-    let rustup = toolchains().into_iter().flat_map(|home| of_rustup.map(|name| home.join(name)));
-    cargo_home().map(|home| home.join("bin")).into_iter().chain(rustup).collect()
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = |name: &str| std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| path.is_file());
+    // Whole, for rustup looks for all of its folders.
+    ["cargo", "rustc"].into_iter().filter_map(found).chain(toolchains()).collect()
 }
 
 /// Runs the program, and ends as it did.

@@ -254,13 +254,22 @@ fn tell(built: &Built, as_json: bool) {
     say(&format!("manifest  {manifest}   {} shapes of machines", built.manifest.shapes.len()));
 }
 
-/// Removes a folder in which something was built, if it is there. What was built can have made it hard to remove.
+/// Removes a folder in which something was built, if it is there. The build may have made that hard: folders without
+/// permissions, or deeper than a path can be long.
 pub(crate) fn remove(folder: &Path) -> Result<(), Failure> {
+    let missing = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
     match std::fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Failure::new(77, format!("cannot remove {}: {error}; remove it", folder.display())))
-        }
-        _ => Ok(()),
+        Ok(()) => return Ok(()),
+        Err(error) if missing(&error) => return Ok(()),
+        Err(_) => {}
+    }
+    // Neither follows a link below the folder, and nothing that was built runs any more.
+    for (program, options) in [("chmod", &["-R", "u+rwX", "--"][..]), ("rm", &["-rf", "--"])] {
+        let _ = Command::new(program).args(options).arg(folder).stderr(std::process::Stdio::null()).status();
+    }
+    match std::fs::symlink_metadata(folder) {
+        Err(error) if missing(&error) => Ok(()),
+        _ => Err(Failure::new(77, format!("cannot remove {}; remove it", folder.display()))),
     }
 }
 
@@ -499,4 +508,22 @@ fn lock_tools(path: &Path, update: bool) -> Result<(), Failure> {
     }
     openrelay_node::directory::replace(path, text.as_bytes())
         .map_err(|error| Failure::plain(format!("cannot write {}: {error}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folder_that_a_build_made_hard_to_remove_is_removed() {
+        let folder = std::env::temp_dir().join(format!("openrelay-remove-{}", std::process::id()));
+        std::fs::create_dir_all(folder.join("locked/inside")).unwrap();
+        // Deeper than a path can be long.
+        let script = "cd \"$0\" && n=$(printf %0200d 0) && for i in $(seq 30); do mkdir $n && cd -P $n || exit 1; done";
+        assert!(Command::new("sh").args(["-c", script]).arg(&folder).status().unwrap().success());
+        assert!(Command::new("chmod").arg("000").arg(folder.join("locked")).status().unwrap().success());
+        remove(&folder).unwrap();
+        assert!(!folder.exists());
+        remove(&folder).unwrap();
+    }
 }

@@ -68,7 +68,7 @@ fn what_is_confined_reads_writes_and_reaches_what_it_is_given_alone() {
     let secret = place.path("secret");
     for line in [
         format!("cat {secret}"),
-        format!("ls {}", place.0.display()),
+        format!("ls {} | grep secret", place.0.display()),
         format!("echo >{tree}/file"),
         format!("echo >{tree}/other"),
         format!("cat /proc/{}/environ", std::process::id()),
@@ -146,9 +146,11 @@ fn a_source_tree_that_is_built_does_not_read_its_builders_files() {
     // A program that is a link to the secret, by a wrapper of the compiler's.
     write("image/inputs.lock", &lock(""));
     let linking = format!(
-        "#!/bin/sh\nfor last; do :; done\n\"$@\" || exit\nfor file in ../target/x86_64-unknown-linux-gnu/release/deps/openrelay-*; do case $file in *.d) ;; *) ln -sf {secret} \"$file\" ;; esac; done\n"
+        "#!/bin/sh\nfor last; do :; done\n\"$@\" || exit\nfor file in ../target/x86_64-unknown-linux-gnu/release/deps/openrelay-*; do case $file in *.d) ;; *) ln -sf {secret} \"$file\" ;; esac; done\nexit 0\n"
     );
     write("evil", &linking);
+    // Where the program of another build lies, cargo would leave that one.
+    fs::remove_dir_all(place.0.join("target")).unwrap();
     write(".cargo/config.toml", "[build]\nrustc-wrapper = \"./evil\"\n");
     fs::write(tree.join("src/main.rs"), "fn main() {}").unwrap();
     let refused = said(build());
