@@ -48,10 +48,10 @@ impl std::fmt::Display for Failure {
 impl From<ChainError> for Failure {
     /// A directory that is not proven, or too old, is refused. Where nobody was reached, nothing was refused.
     fn from(error: ChainError) -> Self {
-        match error {
-            ChainError::Unreached { .. } => Self::new(3, format!("no directory: {error}; check the connection")),
-            refused => Self::new(5, format!("directory refused: {refused}")),
+        if matches!(error, ChainError::Unreached { .. }) {
+            return Self::new(3, format!("no directory: {error}; check the connection"));
         }
+        Self::new(5, format!("directory refused: {error}"))
     }
 }
 

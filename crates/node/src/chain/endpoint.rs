@@ -217,13 +217,14 @@ impl Endpoint {
     ) -> Result<T, EndpointError> {
         let fault = |error: ureq::Error| {
             let (url, method) = (self.url.clone(), method.to_owned());
-            match error {
-                ureq::Error::BodyExceedsLimit(limit) => EndpointError::TooLarge { url, method, limit },
-                ureq::Error::Timeout(
-                    Timeout::Global | Timeout::PerCall | Timeout::RecvResponse | Timeout::RecvBody,
-                ) => EndpointError::TimedOut { url, method, seconds: bound.time.as_secs() },
-                other => EndpointError::Transport { url, why: other.to_string() },
+            if let ureq::Error::BodyExceedsLimit(limit) = error {
+                return EndpointError::TooLarge { url, method, limit };
             }
+            let silent = [Timeout::Global, Timeout::PerCall, Timeout::RecvResponse, Timeout::RecvBody];
+            if matches!(&error, ureq::Error::Timeout(kind) if silent.contains(kind)) {
+                return EndpointError::TimedOut { url, method, seconds: bound.time.as_secs() };
+            }
+            EndpointError::Transport { url, why: error.to_string() }
         };
         let asked = self.agent.post(&self.target).config().timeout_global(Some(bound.time)).build();
         let mut response = asked.header("content-type", "application/json").send(request).map_err(fault)?;
