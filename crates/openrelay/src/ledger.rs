@@ -318,9 +318,9 @@ pub(crate) fn mirror(
         }
     };
     let (collected, by_hash) = (attestation.clone(), Arc::new(Files::of(files.clone())));
-    let min_firmware_generation = program.standard.roots.min_firmware_generation;
+    let roots = program.standard.roots.clone();
     let collect = move || {
-        let mut collector = Collector::new(file, min_firmware_generation);
+        let mut collector = Collector::new(file, roots);
         loop {
             let known = lock(&directory).clone();
             if let Some(known) = known {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use alloy_primitives::{B256, Bytes};
 use alloy_sol_types::SolCall;
+use openrelay_attest::Roots;
 use openrelay_attest::bundle::MAX_BUNDLE;
 use openrelay_attest::file::{AttestationFile, Statement};
 use openrelay_attest::manifest::{Manifest, check_generation};
@@ -39,8 +40,8 @@ pub struct Collector {
     headers: BTreeMap<u64, Vec<u8>>,
     /// The values of approved rounds, which never change.
     values: BTreeMap<u64, B256>,
-    /// The oldest generation of firmware that relay images may start with.
-    min_firmware_generation: u32,
+    /// Whose evidence is good, and the oldest generation of firmware that relay images may start with.
+    roots: Roots,
     /// Approved manifests that are not served, by their hash, and whether that was told.
     refused: BTreeMap<B256, (String, bool)>,
 }
@@ -56,11 +57,11 @@ struct Shown {
 
 impl Collector {
     /// One that has collected nothing yet, and asks the first endpoint. It serves no manifest whose firmware is older
-    /// than this generation, whatever validators approved.
-    pub fn new(file: ChainFile, min_firmware_generation: u32) -> Self {
+    /// than these roots accept, whatever validators approved.
+    pub fn new(file: ChainFile, roots: Roots) -> Self {
         let endpoint = Endpoint::new(file.endpoints.first().map_or("", String::as_str));
         let (shown, headers, values) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { file, endpoint, shown, headers, values, min_firmware_generation, refused: BTreeMap::new() }
+        Self { file, endpoint, roots, shown, headers, values, refused: BTreeMap::new() }
     }
 
     /// The approved manifests that this mirror does not serve, and why: each once.
@@ -153,7 +154,7 @@ impl Collector {
                 let hash = sha256(&bytes);
                 let value = image_value(manifest.image.into(), hash);
                 let of_kind = |kind| approved.values().any(|own| *own == (kind, value));
-                let new_enough = check_generation(manifest.firmware_generation, self.min_firmware_generation);
+                let new_enough = check_generation(manifest.firmware_generation, self.roots.min_firmware_generation);
                 match new_enough {
                     Err(refusal) if of_kind(RELAY_IMAGE) => {
                         let why = format!("{} is not served: {refusal} [{}]", path.display(), refusal.code());
