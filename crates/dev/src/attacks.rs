@@ -115,7 +115,7 @@ fn try_all(options: &Options, chosen: &[&'static Attack], dir: &Path) -> Result<
         let expected = options.expect_success.iter().any(|name| name == attack.name);
         let judged = if expected { attack.succeeds(&outcome) } else { attack.refused(&outcome) };
         let ok = judged && control == Outcome::Unharmed;
-        talk(&format!("{} {}", line(attack, &control, &outcome, ok), outcome.console()));
+        talk(&format!("{} {} {}", line(attack, &control, &outcome, ok), control.console(), outcome.console()));
         rows.push(Row { attack, control, outcome, seconds, ok });
     }
     Ok(rows)

@@ -30,7 +30,7 @@ pub(super) enum Outcome {
     Unharmed,
     /// A program of the host's has run.
     HostCode,
-    /// The machine was reset or switched itself off; with its console.
+    /// The emulator has ended, as after a reset or when the machine is switched off; with its status and console.
     Ended(String),
     /// None of these within the time for a boot; with its console.
     Undecided(String),
@@ -67,7 +67,7 @@ pub(super) fn boot(host: &Host, setup: &Setup, patience: Duration) -> Result<Out
     let mut command = command(host, setup, &socket);
     let complaints = host.dir.join("complaints");
     command.stderr(std::fs::File::create(&complaints)?);
-    let machine = Machine::start(command)?;
+    let mut machine = Machine::start(command)?;
     let watched = Monitor::connect(&socket).and_then(|mut monitor| {
         prepare(&mut monitor, setup)?;
         monitor.execute("cont", &serde_json::json!({}))?;
@@ -77,7 +77,7 @@ pub(super) fn boot(host: &Host, setup: &Setup, patience: Duration) -> Result<Out
         let complaints = std::fs::read_to_string(&complaints).unwrap_or_default();
         format!("the machine does not start; the emulator says: {complaints}")
     })?;
-    watch(&machine, &mut monitor, setup, patience)
+    watch(&mut machine, &mut monitor, setup, patience)
 }
 
 fn command(host: &Host, setup: &Setup, socket: &Path) -> Command {
@@ -131,7 +131,7 @@ fn set_register(monitor: &mut Monitor, register: u8, value: u8) -> Result<()> {
     monitor.human(&format!("o /b 0x71 {value:#x}")).map(drop)
 }
 
-fn watch(machine: &Machine, monitor: &mut Monitor, setup: &Setup, patience: Duration) -> Result<Outcome> {
+fn watch(machine: &mut Machine, monitor: &mut Monitor, setup: &Setup, patience: Duration) -> Result<Outcome> {
     let until = Instant::now() + patience;
     let tick = if setup.clock == Clock::Nonsense { TICK } else { LOOK };
     let (mut said, mut looked, mut before) = (String::new(), Instant::now(), Vec::new());
@@ -146,7 +146,7 @@ fn watch(machine: &Machine, monitor: &mut Monitor, setup: &Setup, patience: Dura
                 }
                 continue;
             }
-            Console::Ended => return Ok(Outcome::Ended(said)),
+            Console::Ended => return Ok(Outcome::Ended(format!("{}\n{said}", machine.ending()))),
             Console::Silent => {}
         }
         // An emulator that has just ended closes its console too, which is read next.

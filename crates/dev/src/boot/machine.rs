@@ -72,6 +72,11 @@ impl Machine {
         }
     }
 
+    /// How the emulator has ended, once its console is closed.
+    pub(crate) fn ending(&mut self) -> String {
+        self.child.wait().map_or_else(|error| error.to_string(), |status| status.to_string())
+    }
+
     /// Ends it at once, as when somebody pulls the plug.
     pub(crate) fn kill(self) {
         drop(self);
