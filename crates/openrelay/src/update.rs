@@ -182,7 +182,11 @@ mod tests {
         fs::create_dir_all(&folder).unwrap();
         let place = folder.join("openrelay");
         let mut synced = false;
-        let before = install(&place, b"one", |_| Ok(synced = true)).unwrap();
+        let before = install(&place, b"one", |_| {
+            synced = true;
+            Ok(())
+        })
+        .unwrap();
         assert_eq!((before, fs::metadata(&place).unwrap().mode() & 0o7777, synced), (None, 0o755, true));
         fs::set_permissions(&place, fs::Permissions::from_mode(0o4750)).unwrap();
         let old = fs::metadata(&place).unwrap();

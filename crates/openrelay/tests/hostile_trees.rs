@@ -630,7 +630,8 @@ fn tree_that_names_sources_of_its_own_has_nobody_asked_while_it_is_built() {
 
 #[test]
 fn tree_that_does_not_end_is_ended_and_said_to_have_exceeded_its_time() {
-    let cases: &[(&str, fn(&Tree))] = &[
+    type Case = (&'static str, fn(&Tree));
+    let cases: &[Case] = &[
         ("build-script", |tree| {
             tree.write("build.rs", "fn main() { std::thread::sleep(std::time::Duration::from_secs(100_000)); }");
         }),

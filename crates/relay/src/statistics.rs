@@ -129,7 +129,7 @@ mod tests {
             let said = read(&Statistics::new(Detail::Rounded, true).answer(start, || report(number)).unwrap());
             for (key, step) in [("received", STEP), ("sent", STEP), ("sessions", HELD_STEP)] {
                 let told = said[key].as_u64().unwrap();
-                assert!(told % step == 0 && told.abs_diff(number) < step, "{key}: {told} for {number}");
+                assert!(told.is_multiple_of(step) && told.abs_diff(number) < step, "{key}: {told} for {number}");
             }
             assert_eq!(said["peers"], 3);
         }

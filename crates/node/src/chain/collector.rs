@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use alloy_primitives::{B256, Bytes};
 use alloy_sol_types::SolCall;
-use openrelay_attest::Roots;
 use openrelay_attest::bundle::MAX_BUNDLE;
 use openrelay_attest::file::{AttestationFile, Statement};
 use openrelay_attest::manifest::{Manifest, check_generation};

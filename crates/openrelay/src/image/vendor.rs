@@ -121,7 +121,7 @@ fn archives(
         for one in crates {
             let path = kept.join(&one.sha256);
             // What is kept is checked like everything else: a disk forgets.
-            if !file(&path).is_some_and(|bytes| one.check(&bytes).is_ok()) {
+            if file(&path).is_none_or(|bytes| one.check(&bytes).is_err()) {
                 let Some(bytes) = from(one).filter(|bytes| one.check(bytes).is_ok()) else {
                     missing.push(one.clone());
                     continue;
