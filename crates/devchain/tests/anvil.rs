@@ -67,7 +67,9 @@ struct Step {
 fn scenario() -> (Vec<Step>, Address, Address) {
     let governor = KNOWN[0].0;
     let (token, registry) = (governor.create(0), governor.create(1));
-    let arguments = (token, governor, KNOWN[1].0, U256::from(10), U256::from(1), U256::from(1_000)).abi_encode_params();
+    let [rate, lowest, highest, bond] = [10, 1, 1_000, 1].map(U256::from);
+    let judges = [Address::ZERO; 2];
+    let arguments = (token, governor, KNOWN[1].0, rate, lowest, highest, bond, judges).abi_encode_params();
     let mut steps = Vec::new();
     let mut step = |from: usize, to: TxKind, data: Vec<u8>, after: u64| steps.push(Step { from, to, data, after });
     let create = TxKind::Create;

@@ -137,6 +137,8 @@ impl Place {
         }
         let mut this = Self { root, user, victim: None, streams, datagrams, tcp };
         this.victim = Some(this.attack("victim").spawn().unwrap());
+        fs::write(this.shared(), "").unwrap();
+        fs::set_permissions(this.shared(), fs::Permissions::from_mode(0o666)).unwrap();
         this
     }
 
@@ -201,6 +203,11 @@ impl Place {
         self.tcp.accept().is_ok() || datagram || stream
     }
 
+    /// The victim's shared memory.
+    fn shared(&self) -> PathBuf {
+        Path::new("/dev/shm").join(format!("openrelay-test-{}", self.victim.as_ref().map_or(1, Child::id)))
+    }
+
     /// Numbers of processes that run an attack of this place, the victim aside.
     fn left_behind(&self) -> Vec<u32> {
         let victim = self.victim.as_ref().map(Child::id);
@@ -216,6 +223,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        let _ = fs::remove_file(self.shared());
         if let Some(victim) = self.victim.as_mut() {
             let _ = victim.kill();
             let _ = victim.wait();
@@ -453,8 +461,9 @@ const LOCK: &str = "version = 4\n\n[[package]]\nname = \"openrelay\"\nversion = 
 fn inputs(tools: &str) -> String {
     let hash = "00".repeat(32);
     let package = |role: &str| {
+        let generation = if role == "firmware" { "generation = 1\n" } else { "" };
         format!(
-            "[[package]]\nname = \"{role}\"\nrole = \"{role}\"\npath = \"p\"\nsha256 = \"{hash}\"\nsize = 1\nfile = \"f\"\n"
+            "[[package]]\nname = \"{role}\"\nrole = \"{role}\"\npath = \"p\"\nsha256 = \"{hash}\"\nsize = 1\nfile = \"f\"\n{generation}"
         )
     };
     let packages = ["kernel", "stub", "firmware"].map(package).concat();

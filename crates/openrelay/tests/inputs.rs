@@ -12,8 +12,9 @@ fn an_input_with_another_hash_is_taken_from_nobody() {
     fs::create_dir_all(dir.join("inputs")).unwrap();
     let hash = "ab".repeat(32);
     let package = |role: &str| {
+        let generation = if role == "firmware" { "generation = 1\n" } else { "" };
         format!(
-            "[[package]]\nname = \"{role}\"\nrole = \"{role}\"\npath = \"{role}.deb\"\nsha256 = \"{hash}\"\nsize = 5\nfile = \"f\"\n"
+            "[[package]]\nname = \"{role}\"\nrole = \"{role}\"\npath = \"{role}.deb\"\nsha256 = \"{hash}\"\nsize = 5\nfile = \"f\"\n{generation}"
         )
     };
     let packages = ["kernel", "stub", "firmware"].map(package).concat();

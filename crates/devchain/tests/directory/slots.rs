@@ -101,7 +101,7 @@ fn kept_collateral_stays_unless_a_proven_entry_names_another() {
     kept.attestation = file(&old);
     // A mirror brings another one, which the chain does not name, and an endpoint says that it does.
     world.file.evidence = vec![serve_bytes(file(&new))];
-    let slot = U256::from(11);
+    let slot = U256::from(12);
     for lie in
         [None, Some(Lie::Value { slot }), Some(Lie::Empty { slot }), Some(Lie::Omitted { slot }), Some(Lie::Absent)]
     {
