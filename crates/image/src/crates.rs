@@ -105,6 +105,8 @@ impl Crate {
             }
             files.push(File { path: below.to_owned(), executable, content });
         }
+        // To its end, where its own checksum stands.
+        std::io::copy(&mut archive.into_inner(), &mut std::io::sink()).map_err(broken)?;
         Ok(files)
     }
 }

@@ -321,7 +321,7 @@ fn attack_by_use_ends_within_its_limit_and_by_itself_where_limits_are_wide() {
             );
             assert_eq!(place.left_behind(), [0; 0], "user {user}: {name}");
             clear(&place);
-            let output = place.confined(name, &["--memory", "1073741824", "--disk", "1073741824", "--time", "120"]);
+            let output = place.confined(name, &["--memory", "1073741824", "--disk", "1073741824", "--time", "600"]);
             assert!(output.status.success(), "user {user}: the control of {name}: {}", said(&output));
             clear(&place);
         }

@@ -216,7 +216,7 @@ static int fills(const char *path, int removed) {
 
 static int many_files(void) {
     char name[32];
-    for (int index = 0; index < 24000; index++) {
+    for (int index = 0; index < 17500; index++) {
         snprintf(name, sizeof name, "file-%d", index);
         char *path = in(out, name);
         int fd = open(path, O_CREAT | O_WRONLY, 0600);
