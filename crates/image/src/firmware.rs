@@ -81,6 +81,10 @@ pub fn modules(firmware: &[u8]) -> Result<Vec<String>, ImageError> {
     for content in std::iter::once(firmware).chain(unpacked.iter().map(Vec::as_slice)) {
         for mark in places(content, VOLUME) {
             let Some(begin) = mark.checked_sub(VOLUME_MARK) else { continue };
+            // Code that looks for volumes has the mark too.
+            if !is_header(&content[begin..]) {
+                continue;
+            }
             found.extend(files(&content[begin..]).ok_or(ImageError::Firmware("a volume in it is malformed"))?);
         }
     }
@@ -111,6 +115,15 @@ fn unpacked(firmware: &[u8]) -> Result<Vec<Vec<u8>>, ImageError> {
         all.push(content);
     }
     Ok(all)
+}
+
+/// Whether a volume begins here: the words of its header have a sum of zero.
+fn is_header(bytes: &[u8]) -> bool {
+    let header = index::<2>(bytes, 48).and_then(|length| bytes.get(..length));
+    header.is_some_and(|header| {
+        let words = header.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
+        header.len() > VOLUME_MARK && words.fold(0, u16::wrapping_add) == 0
+    })
 }
 
 /// The names of a volume's files that are code; `None` where the volume is malformed or one has no name.
@@ -174,6 +187,9 @@ mod tests {
         volume.extend(file.into_iter().chain(section));
         volume.resize(256, 0xff);
         volume[32..40].copy_from_slice(&256u64.to_le_bytes());
+        let words = volume[..72].chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
+        let sum = words.fold(0, u16::wrapping_add);
+        volume[50..52].copy_from_slice(&sum.wrapping_neg().to_le_bytes());
         volume
     }
 
