@@ -77,8 +77,8 @@ fn endpoint_that_lies_about_one_slot_makes_the_next_one_lead() {
 
 /// A contract that looks like the one of collateral, with this entry. Its code does nothing but write the two slots.
 fn collateral(node: &mut Node, bundle: B256) -> Address {
-    // PUSH32 bundle, PUSH1 11, SSTORE; PUSH1 1, PUSH1 12, SSTORE; PUSH0, PUSH0, RETURN.
-    let code = [&[0x7f][..], bundle.as_slice(), &[0x60, 11, 0x55, 0x60, 1, 0x60, 12, 0x55, 0x5f, 0x5f, 0xf3]].concat();
+    // PUSH32 bundle, PUSH1 12, SSTORE; PUSH1 1, PUSH1 13, SSTORE; PUSH0, PUSH0, RETURN.
+    let code = [&[0x7f][..], bundle.as_slice(), &[0x60, 12, 0x55, 0x60, 1, 0x60, 13, 0x55, 0x5f, 0x5f, 0xf3]].concat();
     let mut chain = node.chain().clone();
     let made = chain.deploy(KNOWN[4].0, code.into()).unwrap().created.unwrap();
     *node = Node::new(chain, true, None);
