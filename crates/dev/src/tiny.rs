@@ -41,29 +41,34 @@ impl Tiny {
             fs::write(program, format!("a program called {}", program.display()).split('/').next_back().unwrap_or(""))?;
         }
         let stub = stub();
-        let packages: [(&str, &str, Files<'_>); 3] = [
+        let packages: [(&str, &str, Files<'_>); 2] = [
             (
                 "linux",
                 "kernel",
                 &[("boot/vmlinuz", &stub), (&format!("usr/lib/modules/{RELEASE}/kernel/a.ko.xz"), b"a module")],
             ),
             ("stub", "stub", &[("boot/vmlinuz", &stub)]),
-            ("firmware", "firmware", &[("boot/vmlinuz", FIRMWARE)]),
         ];
         let mut lock = format!("cmdline = \"quiet\"\nkernel_release = \"{RELEASE}\"\nmodules = [\"kernel/a.ko.xz\"]\n");
         for (name, role, files) in packages {
             let bytes = package(&dir.join(name), files)?;
             let hash = hex(&sha256(&bytes));
-            let generation = match role {
-                "firmware" => format!("generation = {MIN_FIRMWARE_GENERATION}\n"),
-                _ => String::new(),
-            };
             lock += &format!(
-                "\n[[package]]\nname = \"{name}\"\nrole = \"{role}\"\npath = \"pool/{name}.deb\"\nsha256 = \"{hash}\"\nsize = {}\nfile = \"boot/vmlinuz\"\n{generation}",
+                "\n[[package]]\nname = \"{name}\"\nrole = \"{role}\"\npath = \"pool/{name}.deb\"\nsha256 = \"{hash}\"\nsize = {}\nfile = \"boot/vmlinuz\"\n",
                 bytes.len()
             );
             fs::write(this.inputs.join(hash), bytes)?;
         }
+        // The firmware's source is the firmware itself, which has no modules.
+        let (hash, size) = (hex(&sha256(FIRMWARE)), FIRMWARE.len());
+        lock += &format!(
+            "\n[[package]]\nname = \"edk2\"\nrole = \"firmware\"\npath = \"pool/edk2\"\nsha256 = \"{hash}\"\nsize = {size}\ngeneration = {MIN_FIRMWARE_GENERATION}\n"
+        );
+        fs::write(this.inputs.join(hash), FIRMWARE)?;
+        let platform = this.tree.join("image/firmware");
+        fs::create_dir_all(platform.join("OpenRelayPkg"))?;
+        fs::write(platform.join("OpenRelayPkg/Modules.txt"), "")?;
+        fs::write(platform.join("build.sh"), "cp \"$2\" firmware.fd\n")?;
         lock += "\n[[shape]]\nprocessor = \"EPYC-v4\"\nsignature = 0x00800f12\ncounts = [1, 2]\n";
         fs::write(this.tree.join("image/inputs.lock"), lock)?;
         fs::write(this.tree.join("README.md"), "A tree.\n")?;

@@ -85,7 +85,8 @@ pub(crate) fn run(program: &Program, command: &ImageCommand) -> Result<(), Failu
         }
         ImageCommand::Firmware { build, out, patches } => {
             let lock = read_lock(&build.lock())?;
-            let built = firmware::build(build, &packages_of(build, &lock, |role| role == Role::Firmware)?, patches)?;
+            let built =
+                firmware::build(build, &lock, &packages_of(build, &lock, |role| role == Role::Firmware)?, patches)?;
             openrelay_node::directory::replace(out, &built)
                 .map_err(|error| Failure::plain(format!("cannot write {}: {error}", out.display())))?;
             let modules = openrelay_image::firmware::modules(&built).map_err(Failure::plain)?;
@@ -193,7 +194,7 @@ pub(crate) fn make(build: &BuildArguments) -> Result<Built, Failure> {
         (Kind::Client, _) => Vec::new(),
         (Kind::Relay, Some(path)) => read(path)?,
         (Kind::Relay, None) => {
-            let firmware = firmware::build(build, &packages, &[])?;
+            let firmware = firmware::build(build, &lock, &packages, &[])?;
             stage("firmware is there", started);
             firmware
         }

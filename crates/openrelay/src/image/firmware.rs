@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use openrelay_image::firmware::{MAX_FIRMWARE, check, modules};
+use openrelay_image::lock::{Lock, Role};
 
 use super::{BuildArguments, compile, read, remove};
 use crate::confined::{self, Confined};
@@ -27,12 +28,14 @@ const BUILT: &str = "firmware.fd";
 /// of firmware with further patches, whose purpose that may be.
 pub(super) fn build(
     build: &BuildArguments,
+    lock: &Lock,
     packages: &BTreeMap<String, Vec<u8>>,
     patches: &[PathBuf],
 ) -> Result<Vec<u8>, Failure> {
     let source = build.source.canonicalize().map_err(Failure::plain)?;
-    let archive =
-        packages.get("edk2").ok_or_else(|| Failure::plain("the lock names no package edk2, the firmware's source"))?;
+    let named = lock.packages.iter().find(|package| package.role == Role::Firmware);
+    let archive = named.and_then(|package| packages.get(&package.name));
+    let archive = archive.ok_or_else(|| Failure::plain("the lock names no source of the firmware"))?;
     let dir = compile::target(build, &source)?.join("firmware");
     remove(&dir)?;
     let work = dir.join("edk2");
