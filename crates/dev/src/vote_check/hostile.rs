@@ -309,7 +309,7 @@ pub(super) fn full_disk(world: &World, rebuilding: &Rebuilding<'_>) -> Result<()
     let round = world.propose(10, &good)?;
     let (folder, aside) = (world.local.dir.join("validator-2"), world.local.dir.join("validator-2-aside"));
     let mounted = Mounted::small(&folder, &aside)?;
-    rebuilding.run(world, 2, "this machine cannot build")?;
+    rebuilding.run(world, 2, "not built")?;
     ensure!(!folder.join(format!("round-{round}.toml")).exists(), "it has decided something");
     let vote = world.ask(world.images, &ImageRegistry::voteOfCall { round, validatorId: 2 })?;
     ensure!(vote.mark == 0, "it has voted");
