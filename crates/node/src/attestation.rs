@@ -435,7 +435,7 @@ pub(crate) fn approved(
     found
 }
 
-/// What a state on the chain means for who runs the image.
+/// What a state on the chain means for anyone who runs the image.
 const fn image_state(state: State) -> ImageState {
     match state {
         State::ApprovedPending => ImageState::Pending,

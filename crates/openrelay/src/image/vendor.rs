@@ -31,7 +31,7 @@ const TICK: Duration = Duration::from_millis(100);
 /// Most that is shown of what cargo says, in bytes.
 const MAX_SAID: u64 = 65_536;
 
-/// Fetches the crates that the lock of `source` names, and unpacks them into `folder`, which is made anew.
+/// Fetches the crates that the lock of `source` names, and unpacks them into `folder`, which it replaces.
 ///
 /// # Errors
 /// [`Failure`] with code 1 for a lock or crate that is malformed, and with code 77 where a crate cannot be had.
