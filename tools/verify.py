@@ -29,6 +29,7 @@ ROUNDS, IMAGES, APPROVED, CURRENT = 8, 16, 17, 12
 GRACE = 14 * 86_400
 HISTORY = bytes.fromhex("0000f90827f1c53a10cb7a02335b175320002935")
 RECORDS_IN_PAGE = 64
+EVIDENCE_IN_PAGE = 64
 SERVED = 8191
 
 
@@ -216,12 +217,16 @@ def trie_value(root, key, nodes):
 
 class Cursor:
     def __init__(self, data):
-        self.rest = data
+        self.data, self.at = data, 0
+
+    @property
+    def rest(self):
+        return self.data[self.at :]
 
     def take(self, count):
-        need(count <= len(self.rest), "it ends too soon")
-        front, self.rest = self.rest[:count], self.rest[count:]
-        return front
+        need(count <= len(self.data) - self.at, "it ends too soon")
+        self.at += count
+        return self.data[self.at - count : self.at]
 
     def number(self, count):
         return int.from_bytes(self.take(count), "big")
@@ -409,19 +414,35 @@ def check_intel_firmware(certificate, intel_floor, collateral):
 
 
 def read_attestation(data):
+    """Every page is named by the head of the file, and names the file."""
     cursor = Cursor(data)
-    head = b"openrelay-attestation/2\n"
+    head = b"openrelay-attestation/3\n"
     need(cursor.take(len(head)) == head, "it is no file of evidence")
-    bundle = cursor.take(cursor.number(4))
-    manifests = [cursor.take(cursor.number(4)) for _ in range(cursor.number(2))]
-    statements = [(cursor.number(8), cursor.take(65)) for _ in range(cursor.number(2))]
-    headers = [cursor.take(cursor.number(2)) for _ in range(cursor.number(2))]
+    common = Cursor(cursor.take(cursor.number(4)))
+    bundle = common.take(common.number(4))
+    manifests = [common.take(common.number(4)) for _ in range(common.number(2))]
+    statements = [(common.number(8), common.take(65)) for _ in range(common.number(2))]
+    headers = [common.take(common.number(2)) for _ in range(common.number(2))]
+    need(not common.rest, "bytes after what all relays share in the file of evidence")
+    relays = [cursor.number(8) for _ in range(cursor.number(4))]
+    need(all(one < other for one, other in zip(relays, relays[1:])), "the relays of the file of evidence are not in order")
+    firsts = range(0, len(relays), EVIDENCE_IN_PAGE)
+    names = [cursor.take(32) for _ in firsts]
+    own = hashlib.sha256(data[: cursor.at]).digest()
     staples = []
-    for _ in range(cursor.number(2)):
-        staple = Cursor(cursor.take(cursor.number(2)))
-        evidence = staple.take(staple.number(2))
-        staples.append((evidence, staple.take(149)))
-        need(not staple.rest, "bytes after a staple")
+    for number, (first, name) in enumerate(zip(firsts, names)):
+        page = Cursor(cursor.take(cursor.number(4)))
+        need(page.take(32) == own, "a page of the evidence is of another file")
+        need(page.number(4) == number, "a page of the evidence is out of place")
+        need(hashlib.sha256(page.rest).digest() == name, "a page of the evidence is not the one that the file names")
+        for relay in relays[first : first + EVIDENCE_IN_PAGE]:
+            for _ in range(page.number(1)):
+                staple = Cursor(page.take(page.number(2)))
+                evidence = staple.take(staple.number(2))
+                staples.append((evidence, staple.take(149)))
+                need(not staple.rest, "bytes after a staple")
+                need(int.from_bytes(staples[-1][1][32:40], "big") == relay, "evidence of another relay than its page says")
+        need(not page.rest, "bytes after the evidence of a page")
     need(not cursor.rest, "bytes after the file of evidence")
     return bundle, manifests, statements, headers, staples
 

@@ -1,13 +1,8 @@
-//! Everything that the relays of a network are judged by, in one file: as mirrors serve it and clients keep it.
+//! Everything that the relays of a network are judged by, as mirrors serve it and clients keep it.
 //!
-//! Owns its form. Nothing of it needs to be believed: collateral and manifests are held against hashes that the chain has, headers against hashes of blocks, evidence against
-//! the vendors' roots, statements against keys that the reader has named. Who asks for it asks for all of it, so nobody learns which relay is meant.
-//!
-//! ```text
-//! "openrelay-attestation/2\n" | bundle: length 4, bytes | manifests: count 2, each: length 4, bytes | statements: count 2, each: round 8, signature 65 | headers: count 2, each: length 2, RLP
-//!                             | staples: count 2, each: length 2, bytes
-//! staple: evidence: length 2, bytes | binding 149
-//! ```
+//! Owns what is in it; [`crate::pages`] has its form. Nothing of it needs to be believed: collateral and manifests are held
+//! against hashes that the chain has, headers against hashes of blocks, evidence against the vendors' roots, statements against
+//! keys that the reader has named. Who asks for it asks for all of it, so nobody learns which relay is meant.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,20 +11,26 @@ use crate::bundle::MAX_BUNDLE;
 use crate::bytes::Cursor;
 use crate::evidence::{Evidence, MAX_QUOTE};
 use crate::manifest::MAX_MANIFEST;
+use crate::pages::{FileError, Part, Reader, put, write};
 use crate::refusal::Refusal;
 use crate::verdict::Staple;
 
-const HEAD: &[u8] = b"openrelay-attestation/2\n";
-const WHAT: &str = "the file of evidence";
-/// Largest staple, in bytes.
-pub const MAX_STAPLE: usize = 2 + MAX_QUOTE + crate::binding::LENGTH;
+pub(crate) const WHAT: &str = "the file of evidence";
 /// Largest header, in bytes.
 const MAX_HEADER: usize = 4_096;
+/// Headers at most: evidence can name thirty-two blocks, and readers are not all at the same one.
+pub const MAX_HEADERS: usize = 64;
 /// Manifests at most.
 const MAX_MANIFESTS: usize = 64;
-
-/// Statements at most: some thirty rebuilders of each image that a client looks at.
-const MAX_STATEMENTS: usize = 512;
+/// Statements at most: some thirty rebuilders of each image that a client looks at, of several sources.
+const MAX_STATEMENTS: usize = 1_024;
+const STATEMENT: usize = 8 + 65;
+/// Largest part that all relays share, in bytes.
+pub const MAX_COMMON: usize = 4
+    + MAX_BUNDLE
+    + (2 + MAX_MANIFESTS * (4 + MAX_MANIFEST))
+    + (2 + MAX_STATEMENTS * STATEMENT)
+    + (2 + MAX_HEADERS * (2 + MAX_HEADER));
 
 /// A rebuilder's word that the value which a round has approved is what it got itself. It does not say whose it is; its signature does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,14 +52,21 @@ pub struct AttestationFile {
     pub statements: Vec<Statement>,
     /// Headers of the blocks that evidence names, RLP.
     pub headers: Vec<Vec<u8>>,
-    /// Evidence of relays.
+    /// Relays that were asked and have shown none.
+    pub silent: BTreeSet<u64>,
+    /// Evidence of relays. In a file it stands by rising relay id, and that of one relay as it stands here.
     pub staples: Vec<Staple>,
 }
 
 impl AttestationFile {
     /// Its bytes; what is longer than it can be is left out.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = HEAD.to_vec();
+        write(self)
+    }
+
+    /// The bytes of what all relays share.
+    pub(crate) fn encode_common(&self) -> Vec<u8> {
+        let mut out = Vec::new();
         let bundle: &[u8] = if self.bundle.len() > MAX_BUNDLE { &[] } else { &self.bundle };
         put(&mut out, bundle, 4);
         let manifests: Vec<&Vec<u8>> =
@@ -71,12 +79,10 @@ impl AttestationFile {
             out.extend(statement.round.to_be_bytes());
             out.extend(statement.signature);
         }
-        let most = usize::from(u16::MAX);
-        let headers: Vec<&Vec<u8>> = self.headers.iter().filter(|bytes| bytes.len() <= MAX_HEADER).take(most).collect();
+        let headers: Vec<&Vec<u8>> =
+            self.headers.iter().filter(|bytes| bytes.len() <= MAX_HEADER).take(MAX_HEADERS).collect();
         count(&mut out, headers.len());
         headers.iter().for_each(|header| put(&mut out, header, 2));
-        count(&mut out, self.staples.len().min(most));
-        self.staples.iter().take(most).for_each(|staple| put(&mut out, &staple.encode(), 2));
         out
     }
 
@@ -93,7 +99,19 @@ impl AttestationFile {
         add(&mut self.manifests, other.manifests, Vec::clone);
         add(&mut self.statements, other.statements, |one| [&one.round.to_be_bytes()[..], &one.signature].concat());
         add(&mut self.headers, other.headers, Vec::clone);
-        add(&mut self.staples, other.staples, Staple::encode);
+        self.silent.extend(other.silent);
+        // Only those of the same relay are compared.
+        let mut places: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
+        for (at, staple) in self.staples.iter().enumerate() {
+            places.entry(staple.binding.relay_id).or_default().push(at);
+        }
+        for staple in other.staples {
+            let own = places.entry(staple.binding.relay_id).or_default();
+            if own.iter().all(|at| self.staples.get(*at) != Some(&staple)) {
+                own.push(self.staples.len());
+                self.staples.push(staple);
+            }
+        }
     }
 
     /// Keeps so much evidence of each relay, that of the newest blocks.
@@ -120,28 +138,64 @@ impl AttestationFile {
         });
     }
 
-    /// Reads it. Nothing is checked but the form.
+    /// Reads all of a file, of which no page may be bad. Nothing is checked but the form.
     ///
     /// # Errors
-    /// [`Refusal`].
-    pub fn decode(bytes: &[u8]) -> Result<Self, Refusal> {
-        let rest = bytes.strip_prefix(HEAD).ok_or(Refusal::NotEvidence)?;
-        let mut cursor = Cursor::new(rest, WHAT);
+    /// [`FileError`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, FileError> {
+        let (mut reader, mut rest, mut found) = (Reader::default(), bytes, Self::default());
+        while let Some(count) = reader.needs() {
+            let Some((piece, tail)) = rest.split_at_checked(count) else { break };
+            rest = tail;
+            found.take(reader.give(piece)?)?;
+        }
+        found.take(reader.end(!rest.is_empty())?)?;
+        Ok(found)
+    }
+
+    fn take(&mut self, part: Option<Part>) -> Result<(), FileError> {
+        match part {
+            None => {}
+            Some(Part::Common(common)) => *self = *common,
+            Some(Part::Page(entries)) => {
+                for (relay_id, staples) in entries {
+                    if staples.is_empty() {
+                        self.silent.insert(relay_id);
+                    }
+                    self.staples.extend(staples);
+                }
+            }
+            Some(Part::Fault(fault)) => return Err(FileError::Page(fault)),
+        }
+        Ok(())
+    }
+
+    /// Reads what all relays share, and leaves their evidence alone.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn without_evidence(bytes: &[u8]) -> Result<Self, FileError> {
+        let (mut reader, mut rest) = (Reader::default(), bytes);
+        while let Some((piece, tail)) = reader.needs().and_then(|count| rest.split_at_checked(count)) {
+            rest = tail;
+            if let Some(Part::Common(common)) = reader.give(piece)? {
+                return Ok(*common);
+            }
+        }
+        Err(FileError::Truncated)
+    }
+
+    /// Reads what all relays share.
+    pub(crate) fn decode_common(bytes: &[u8]) -> Result<Self, Refusal> {
+        let mut cursor = Cursor::new(bytes, WHAT);
         let bundle = block(&mut cursor, 4, MAX_BUNDLE)?.to_vec();
-        let manifests: Vec<_> = many(&mut cursor, 4, MAX_MANIFEST)?.into_iter().map(<[u8]>::to_vec).collect();
-        if manifests.len() > MAX_MANIFESTS {
-            return Err(Refusal::TooLarge { what: WHAT, limit: MAX_MANIFESTS });
-        }
-        let statements = usize::from(u16::from_be_bytes(cursor.array()?));
-        if statements > MAX_STATEMENTS {
-            return Err(Refusal::TooLarge { what: WHAT, limit: MAX_STATEMENTS });
-        }
+        let manifests = many(&mut cursor, 4, MAX_MANIFEST, MAX_MANIFESTS)?.into_iter().map(<[u8]>::to_vec).collect();
+        let statements = number(&mut cursor, MAX_STATEMENTS)?;
         let statement = |_| Ok(Statement { round: u64::from_be_bytes(cursor.array()?), signature: cursor.array()? });
         let statements = (0..statements).map(statement).collect::<Result<_, Refusal>>()?;
-        let headers = many(&mut cursor, 2, MAX_HEADER)?.into_iter().map(<[u8]>::to_vec).collect();
-        let staples: Result<_, _> = many(&mut cursor, 2, MAX_STAPLE)?.into_iter().map(Staple::decode).collect();
+        let headers = many(&mut cursor, 2, MAX_HEADER, MAX_HEADERS)?.into_iter().map(<[u8]>::to_vec).collect();
         cursor.end()?;
-        Ok(Self { bundle, manifests, statements, headers, staples: staples? })
+        Ok(Self { bundle, manifests, statements, headers, ..Self::default() })
     }
 }
 
@@ -165,13 +219,6 @@ impl Staple {
     }
 }
 
-/// Appends bytes after their length, which fits.
-fn put(out: &mut Vec<u8>, bytes: &[u8], width: usize) {
-    let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_be_bytes();
-    out.extend(&length[4 - width..]);
-    out.extend(bytes);
-}
-
 fn count(out: &mut Vec<u8>, count: usize) {
     out.extend(u16::try_from(count).unwrap_or(u16::MAX).to_be_bytes());
 }
@@ -186,15 +233,22 @@ fn block<'a>(cursor: &mut Cursor<'a>, width: usize, most: usize) -> Result<&'a [
     cursor.take(length)
 }
 
-fn many<'a>(cursor: &mut Cursor<'a>, width: usize, most: usize) -> Result<Vec<&'a [u8]>, Refusal> {
-    let count = u16::from_be_bytes(cursor.array()?);
+fn many<'a>(cursor: &mut Cursor<'a>, width: usize, most: usize, limit: usize) -> Result<Vec<&'a [u8]>, Refusal> {
+    let count = number(cursor, limit)?;
     (0..count).map(|_| block(cursor, width, most)).collect()
+}
+
+/// A count of things, of which there are at most `limit`.
+fn number(cursor: &mut Cursor<'_>, limit: usize) -> Result<usize, Refusal> {
+    let count = usize::from(u16::from_be_bytes(cursor.array()?));
+    if count > limit { Err(Refusal::TooLarge { what: WHAT, limit }) } else { Ok(count) }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
     use super::*;
+    use crate::pages::MAX_STAPLE;
 
     fn staple(relay_id: u64, block_height: u64) -> Staple {
         let evidence = Evidence::decode(&[&[2][..], &[0; 672 + 96], &[0, 3, 7, 8, 9]].concat()).unwrap();
@@ -221,6 +275,7 @@ mod tests {
             manifests: vec![vec![8; 300], vec![9; 1]],
             statements: vec![statement(1), statement(u64::MAX)],
             headers: vec![vec![10; 600], Vec::new()],
+            silent: [7, 9].into(),
             staples: vec![staple(1, 256), staple(2, 512)],
         }
     }
@@ -238,6 +293,9 @@ mod tests {
         for end in (0..bytes.len()).step_by(97).chain([bytes.len() - 1]) {
             assert!(AttestationFile::decode(&bytes[..end]).is_err(), "{end}");
         }
+        let common = AttestationFile { silent: BTreeSet::new(), staples: Vec::new(), ..file.clone() };
+        assert_eq!(AttestationFile::without_evidence(&bytes).unwrap(), common);
+        assert!(AttestationFile::without_evidence(&bytes[..60]).is_err());
         assert!(AttestationFile::decode(&[&bytes[..], &[0]].concat()).is_err());
         let one = file.staples[0].encode();
         assert_eq!(Staple::decode(&one).unwrap(), file.staples[0]);
@@ -256,26 +314,34 @@ mod tests {
         assert!(AttestationFile::decode(&file.encode()).unwrap().bundle.is_empty());
         let many = AttestationFile {
             manifests: (0..=MAX_MANIFESTS).map(|at| vec![u8::try_from(at).unwrap()]).collect(),
-            statements: (0..=512).map(statement).collect(),
+            statements: (0..=1_024).map(statement).collect(),
+            headers: (0..=MAX_HEADERS).map(|at| vec![u8::try_from(at).unwrap()]).collect(),
             ..AttestationFile::default()
         };
         let read = AttestationFile::decode(&many.encode()).unwrap();
         assert_eq!((read.manifests.len(), read.statements.len()), (MAX_MANIFESTS, MAX_STATEMENTS));
-        // By hand: one manifest, then one statement, more than can be.
-        let code = |bytes: Vec<u8>| AttestationFile::decode(&bytes).unwrap_err().code();
-        let head = [HEAD, &[0; 4]].concat();
-        let manifests = [&head[..], &[0, 65], &[0, 0, 0, 0].repeat(65)].concat();
-        assert_eq!(code(manifests), "too-large");
-        let statements = [&head[..], &[0, 0, 2, 1], &[0; 73 * 513]].concat();
-        assert_eq!(code(statements), "too-large");
-        let just = [&head[..], &[0, 64], &[0, 0, 0, 0].repeat(64), &[2, 0], &[0; 73 * 512], &[0; 4]].concat();
-        assert_eq!(AttestationFile::decode(&just).unwrap().statements.len(), 512);
-        // And one staple of this length, whose bytes are not there.
-        let one = |length: usize| {
-            code([&head[..], &[0, 0, 0, 0, 0, 0, 0, 1], &u16::try_from(length).unwrap().to_be_bytes()].concat())
+        assert_eq!(read.headers.len(), MAX_HEADERS);
+        // By hand: one manifest, one statement, one header more than can be.
+        let common = |parts: &[&[u8]]| AttestationFile::decode_common(&[&[0; 4][..], &parts.concat()].concat());
+        let code = |parts: &[&[u8]]| common(parts).unwrap_err().code();
+        let empty = [0, 0, 0, 0];
+        assert_eq!(code(&[&[0, 65], &empty.repeat(65), &[0; 4]]), "too-large");
+        assert_eq!(code(&[&[0, 0, 4, 1], &[0; 73 * 1_025], &[0; 2]]), "too-large");
+        assert_eq!(code(&[&[0, 0, 0, 0, 0, 65], &[0; 130]]), "too-large");
+        let most = [&[0, 64][..], &empty.repeat(64), &[4, 0], &[0; 73 * 1_024], &[0, 64], &[0; 128]].concat();
+        let read = common(&[&most]).unwrap();
+        assert_eq!((read.manifests.len(), read.statements.len(), read.headers.len()), (64, 1_024, 64));
+        // Staples that are as large as they can be, and one byte larger.
+        let sized = |more: usize| {
+            let mut one = staple(1, 256);
+            let Evidence::Amd(report) = &mut one.evidence else { unreachable!() };
+            report.certificate.resize(3 + more, 0);
+            one
         };
-        assert_eq!((one(MAX_STAPLE + 1), one(MAX_STAPLE)), ("too-large", "truncated"));
-        assert_eq!(MAX_STAPLE, 2 + 16_384 + 149);
+        let most = MAX_STAPLE - staple(1, 256).encode().len();
+        let staples = vec![sized(most), sized(most + 1)];
+        let read = AttestationFile::decode(&AttestationFile { staples, ..AttestationFile::default() }.encode());
+        assert_eq!(read.unwrap().staples, [sized(most)]);
     }
 
     #[test]
@@ -292,6 +358,7 @@ mod tests {
         assert_eq!((own.manifests.len(), own.headers.len()), (3, 3));
         assert_eq!(own.statements, [statement(1), statement(u64::MAX), statement(2)]);
         assert_eq!(heights(&own), [(1, 256), (2, 512), (3, 256)]);
+        assert_eq!(heights(&AttestationFile::decode(&own.encode()).unwrap()), [(1, 256), (2, 512), (3, 256)]);
         let mut empty = AttestationFile::default();
         empty.add(other.clone());
         assert_eq!(empty, other);

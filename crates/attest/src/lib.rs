@@ -20,6 +20,7 @@ pub mod file;
 pub mod intel;
 mod json;
 pub mod manifest;
+pub mod pages;
 pub mod policy;
 pub mod raw;
 pub mod refusal;
