@@ -337,8 +337,9 @@ fn take_state(rest: &mut &[u8]) -> Result<Proven, ReadingError> {
 
 /// Largest reading, in bytes.
 pub const MAX_READING: usize = MAX_FILE + MAX_ATTESTATION + MAX_PROOFS;
-/// Largest part with what relays are judged by, in bytes: of some four thousand relays, each with evidence of now, and of before.
-pub const MAX_ATTESTATION: usize = 24 << 20;
+/// Largest part with what relays are judged by, in bytes: 4 KiB for each of 100,000 relays, which is more than evidence of one
+/// has, and what all of them share.
+pub const MAX_ATTESTATION: usize = 416 << 20;
 /// Largest part with header and proofs, in bytes. Proofs of slots have some 2 KiB each.
 const MAX_PROOFS: usize = 4 << 20;
 /// Accounts besides the Directory contract's at most, and slots of each.
