@@ -232,8 +232,14 @@ impl Judged {
                 .into()
         });
         let (mut results, mut believed) = (BTreeMap::new(), Vec::new());
+        // Of thousands each is looked for once.
+        let mut by_relay: BTreeMap<u64, Vec<&Staple>> = BTreeMap::new();
+        for staple in &file.staples {
+            by_relay.entry(staple.binding.relay_id).or_default().push(staple);
+        }
         for record in &directory.directory().body().relays {
-            let found = view.judge(record, &file.staples, standard, now).map(|found| {
+            let own = by_relay.remove(&record.relay_id).unwrap_or_default();
+            let found = view.judge(record, own, standard, now).map(|found| {
                 let (verdicts, staples): (Vec<Verdict>, Vec<&Staple>) = found.into_iter().unzip();
                 believed.extend(staples.into_iter().take(NEWEST).cloned());
                 verdicts
@@ -352,12 +358,10 @@ impl View {
     fn judge<'a>(
         &self,
         record: &Record,
-        staples: &'a [Staple],
+        mut own: Vec<&'a Staple>,
         standard: &Standard,
         now: u64,
     ) -> Result<Vec<(Verdict, &'a Staple)>, Refusal> {
-        let mut own: Vec<&Staple> =
-            staples.iter().filter(|staple| staple.binding.relay_id == record.relay_id).collect();
         // Those of the relay's present key first: of a relay that is refused, theirs is the reason.
         let present = |staple: &Staple| {
             let binding = &staple.binding;

@@ -14,6 +14,8 @@ mod newest;
 pub mod package;
 pub mod read;
 mod records;
+mod sources;
+mod staples;
 mod voted;
 pub mod way;
 
@@ -25,6 +27,7 @@ pub use way::{Outside, Way};
 use std::path::{Path, PathBuf};
 
 use openrelay_attest::file::AttestationFile;
+use openrelay_attest::verdict::Staple;
 use openrelay_ledger::chain::reading::{MAX_AGE, MAX_READING, Reading, ReadingError};
 use openrelay_ledger::directory::Source;
 
@@ -59,11 +62,12 @@ pub fn directory(
         seen = first.checkpoint.number;
         signed = Some(first);
     }
-    let error = match read_by(way, file, (unix_seconds(), seen), last.as_ref(), &[]) {
-        Ok((reading, directory)) => {
-            let warning = keep(kept, &reading);
+    let error = match read::read_noting(way, file, (unix_seconds(), seen), last.as_ref(), &[]) {
+        Ok((reading, directory, mut faults)) => {
+            faults.extend(keep(kept, &reading));
             note_reading(kept);
             newest::forget(kept);
+            let warning = (!faults.is_empty()).then(|| faults.join("; "));
             return Ok((VerifiedDirectory::of_proven(directory, reading), warning));
         }
         Err(error) => error,
@@ -157,14 +161,13 @@ fn note_reading(kept: &Path) {
     let _ = std::fs::write(note(kept), format!("{}\n", unix_seconds()));
 }
 
-/// What all mirrors have about relays, and the collateral that each has: nothing of it is checked.
-pub fn mirrored_evidence(file: &ChainFile) -> (AttestationFile, Vec<Vec<u8>>) {
-    let (mut all, mut bundles) = (AttestationFile::default(), Vec::new());
-    for mut brought in evidence::downloads(file) {
-        bundles.push(std::mem::take(&mut brought.bundle));
-        all.add(brought);
-    }
-    (all, bundles)
+/// All evidence that mirrors have and `genuine` says a chip has signed, the collateral that each mirror has, and what is wrong
+/// with mirrors' files. Nothing else of it is checked.
+pub fn mirrored_evidence(
+    file: &ChainFile,
+    genuine: &dyn Fn(&Staple) -> bool,
+) -> (Vec<Staple>, Vec<Vec<u8>>, Vec<String>) {
+    staples::all(file, genuine)
 }
 
 /// Keeps a reading; a warning when it cannot.

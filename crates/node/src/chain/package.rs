@@ -14,9 +14,9 @@ use openrelay_ledger::chain::voted::{CLIENT_PACKAGE, VotedError, VotedImage, ima
 use openrelay_ledger::hex;
 
 use super::endpoint::{Endpoint, EndpointError};
-use super::evidence;
 use super::read::{ChainError, read};
 use super::way::{Way, get};
+use super::{evidence, staples};
 use crate::attestation::{Approved, approved, program_state, sha256, signed};
 use crate::chain_file::ChainFile;
 
@@ -76,7 +76,7 @@ pub fn packages(file: &ChainFile, now: u64) -> Result<Vec<Approved>, PackageErro
                 let newest = voted.iter().rev().find(usable);
                 let mut found = AttestationFile::default();
                 // Of all, until one has the manifest of the newest: a mirror that leaves it out would have an older one taken.
-                for brought in evidence::downloads(file) {
+                for brought in staples::commons(file) {
                     found.add(brought);
                     let signed = signed(&voted, &file.trust(), &found);
                     let packages = approved(&voted, haste, &signed, &found, time);

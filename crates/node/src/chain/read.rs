@@ -108,6 +108,17 @@ pub fn read_by(
     older: Option<&Reading>,
     extra: &[Staple],
 ) -> Result<(Reading, Directory), ChainError> {
+    read_noting(way, file, (now, seen), older, extra).map(|(reading, directory, _)| (reading, directory))
+}
+
+/// The same, with what was wrong with the files of evidence that sources have.
+pub(super) fn read_noting(
+    way: &dyn Way,
+    file: &ChainFile,
+    (now, seen): (u64, u64),
+    older: Option<&Reading>,
+    extra: &[Staple],
+) -> Result<(Reading, Directory, Vec<String>), ChainError> {
     let endpoints: Vec<Endpoint> = file.endpoints.iter().map(|url| Endpoint::by(way, url)).collect();
     let mut faults = Vec::new();
     let (mut failed, mut answered) = (vec![false; endpoints.len()], false);
@@ -143,7 +154,7 @@ pub fn read_by(
             Ok((mut reading, directory)) => {
                 gathered = Some(reading.records.clone());
                 match evidence::add(way, file, leader, (&mut reading, &directory), older, extra) {
-                    Ok(()) => return Ok((reading, directory)),
+                    Ok(noted) => return Ok((reading, directory, noted)),
                     Err(error) => faults.push(error.to_string()),
                 }
             }

@@ -1,6 +1,6 @@
 //! The records of all relays, put together from several sources.
 //!
-//! Owns which sources are asked, in which order, and when there is enough. What they serve is checked by
+//! Owns when there is enough. What they serve is checked by
 //! [`Assembly`]: the storage root proves which relays there are, so a source can do nothing but withhold.
 
 use std::collections::BTreeMap;
@@ -8,36 +8,14 @@ use std::sync::mpsc;
 
 use alloy_primitives::B256;
 use openrelay_ledger::chain::set::{Assembly, MAX_FILE, SetError};
-use openrelay_proto::handshake::Role;
 use openrelay_proto::message::MirrorFile;
-use openrelay_proto::random::{Random, array};
+use openrelay_proto::random::Random;
 use ureq::Agent;
 
 use super::read::{AGAIN, ChainError, PAUSE};
+use super::sources::{SOURCES, Source, drawn};
 use super::way::Way;
 use crate::chain_file::ChainFile;
-
-/// Sources that are asked at once. Two of them, so that the circuit's own ingress is never asked alone.
-const SOURCES: usize = 2;
-
-/// Who has records.
-#[derive(Clone, Debug)]
-enum Source {
-    /// A relay on the way.
-    Relay(Role),
-    /// A mirror, by its URL.
-    Mirror(String),
-}
-
-impl Source {
-    fn name(&self) -> &str {
-        match self {
-            Self::Relay(Role::Ingress) => "the ingress",
-            Self::Relay(Role::Egress) => "the egress",
-            Self::Mirror(url) => url,
-        }
-    }
-}
 
 /// The file of records with this storage root. `earlier` are files that are known already, of whatever root: nobody is
 /// asked for what they have. Sources are drawn at random and asked two at a time, until no descriptor is missing or all
@@ -60,7 +38,7 @@ pub(super) fn gather(
         let _ = gathering.assembly.add(file);
     }
     gathering.fill();
-    let mut sources = drawn(way, file, random);
+    let mut sources = drawn(way, &file.mirrors, random);
     for again in 0..AGAIN {
         if gathering.assembly.is_whole() || sources.is_empty() {
             break;
@@ -129,14 +107,6 @@ impl Gathering<'_> {
     }
 }
 
-/// All sources in random order.
-fn drawn(way: &dyn Way, file: &ChainFile, random: &mut dyn Random) -> Vec<Source> {
-    let relays = way.relays().iter().map(|relay| Source::Relay(*relay));
-    let mut all: Vec<Source> = relays.chain(file.mirrors.iter().cloned().map(Source::Mirror)).collect();
-    all.sort_by_cached_key(|_| array::<8>(random));
-    all
-}
-
 /// Asks these sources at the same time, and hands each answer to `take` until that says that it is enough.
 fn ask(way: &dyn Way, sources: &[Source], mut take: impl FnMut(&Source, Result<Vec<u8>, String>) -> bool) {
     let (answers, all) = mpsc::channel();
@@ -167,59 +137,4 @@ fn download(agent: &Agent, url: &str) -> Result<Vec<u8>, String> {
     let read = agent.get(url).call();
     let read = read.and_then(|mut response| response.body_mut().with_config().limit(limit).read_to_vec());
     read.map_err(|error| error.to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
-    use super::super::way::Outside;
-    use super::*;
-
-    /// A circuit whose relays have nothing.
-    struct Circuit;
-
-    impl Way for Circuit {
-        fn agent(&self, url: &str) -> Agent {
-            Outside.agent(url)
-        }
-
-        fn relays(&self) -> &[Role] {
-            &[Role::Ingress, Role::Egress]
-        }
-
-        fn fetch(&self, _: Role, _: MirrorFile) -> Result<Vec<u8>, String> {
-            Err("it has none".into())
-        }
-    }
-
-    /// Numbers that are spread evenly, the same in each run.
-    struct Spread(u64);
-
-    impl Random for Spread {
-        fn fill(&mut self, bytes: &mut [u8]) {
-            for byte in bytes {
-                self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                *byte = self.0.to_be_bytes()[0];
-            }
-        }
-    }
-
-    #[test]
-    fn no_source_is_preferred_and_the_ingress_is_never_asked_alone() {
-        let text = "chain_id = 1\ndirectory = \"0x0101010101010101010101010101010101010101\"\n\
-            code_hash = \"0x0101010101010101010101010101010101010101010101010101010101010101\"\n\
-            registry = \"0x0101010101010101010101010101010101010101\"\nendpoints = [\"https://a\"]\nquorum = 1\n\
-            mirrors = [\"https://b\", \"https://c\"]";
-        let file: ChainFile = toml::from_str(text).unwrap();
-        let mut random = Spread(18);
-        let mut first: BTreeMap<String, u32> = BTreeMap::new();
-        for _ in 0..1_000 {
-            let sources = drawn(&Circuit, &file, &mut random);
-            let together = sources.chunks(SOURCES).next().unwrap();
-            assert_eq!((sources.len(), together.len()), (4, 2));
-            together.iter().for_each(|source| *first.entry(source.name().into()).or_default() += 1);
-        }
-        // Each is among the first two every second time; four standard deviations are 64.
-        assert!(first.len() == 4 && first.values().all(|count| (436..=564).contains(count)), "{first:?}");
-    }
 }

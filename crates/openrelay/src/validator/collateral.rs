@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use alloy_primitives::B256;
 use alloy_sol_types::SolCall as _;
-use openrelay_attest::Roots;
 use openrelay_attest::bundle::{Bundle, MAX_BUNDLE};
 use openrelay_attest::verdict::Staple;
+use openrelay_attest::{Roots, check_staple};
 use openrelay_image::{hex, sha256};
 use openrelay_ledger::chain::voting::collateral::Collateral;
 use openrelay_node::chain::mirrored_evidence;
@@ -158,8 +158,11 @@ impl Known {
         let voted = openrelay_node::chain::voted(&folder.chain)?;
         let current =
             Collateral::Entry { bundle: voted.bundle, intelFloor: voted.intel_floor, amdFloor: voted.amd_floor };
-        let (file, bundles) = mirrored_evidence(&folder.chain);
-        if file.staples.is_empty() {
+        let (roots, now) = (program.standard.roots.clone(), unix_seconds());
+        let genuine = |staple: &Staple| check_staple(staple, &roots, now).is_ok();
+        let (staples, bundles, faults) = mirrored_evidence(&folder.chain, &genuine);
+        faults.iter().for_each(|why| talk(&format!("openrelay: warning: {why}")));
+        if staples.is_empty() {
             return Err(Failure::plain("no mirror has evidence of relays, which collateral is held against"));
         }
         let read = |path: &Path| {
@@ -177,8 +180,7 @@ impl Known {
             Some(path) => with_floors(held, &read(path)?),
             None => held,
         };
-        let (staples, roots) = (file.staples, program.standard.roots.clone());
-        Ok(Self { current, held, staples, roots, now: unix_seconds() })
+        Ok(Self { current, held, staples, roots, now })
     }
 
     /// A bundle with the floor that follows from it: no lower than that which holds, and as high as the oldest evaluation in it.

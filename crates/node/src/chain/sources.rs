@@ -1,0 +1,102 @@
+//! Who has the files that mirrors serve, and in which order they are asked.
+//!
+//! Owns the choice of sources, which is the same for records and for evidence: all of them in random order, the
+//! relays of the circuit among the mirrors, and two at once, so that the circuit's own ingress is never asked alone.
+
+use openrelay_proto::handshake::Role;
+use openrelay_proto::random::{Random, array};
+
+use super::way::Way;
+
+/// Sources that are asked at once.
+pub(super) const SOURCES: usize = 2;
+
+/// Who has such files.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Source {
+    /// A relay on the way.
+    Relay(Role),
+    /// A mirror, by its URL.
+    Mirror(String),
+}
+
+impl Source {
+    /// What it is called in errors.
+    pub(super) fn name(&self) -> &str {
+        match self {
+            Self::Relay(Role::Ingress) => "the ingress",
+            Self::Relay(Role::Egress) => "the egress",
+            Self::Mirror(url) => url,
+        }
+    }
+}
+
+/// The relays on the way and these mirrors, in random order.
+pub(super) fn drawn(way: &dyn Way, mirrors: &[String], random: &mut dyn Random) -> Vec<Source> {
+    let relays = way.relays().iter().map(|relay| Source::Relay(*relay));
+    let mut all: Vec<Source> = relays.chain(mirrors.iter().cloned().map(Source::Mirror)).collect();
+    all.sort_by_cached_key(|_| array::<8>(random));
+    all
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
+    use std::collections::BTreeMap;
+
+    use openrelay_proto::message::MirrorFile;
+    use ureq::Agent;
+
+    use super::super::way::Outside;
+    use super::*;
+
+    /// A circuit whose relays mirror these files of evidence, and nothing else.
+    #[derive(Default)]
+    pub(in crate::chain) struct Circuit {
+        pub(in crate::chain) ingress: Vec<u8>,
+        pub(in crate::chain) egress: Vec<u8>,
+    }
+
+    impl Way for Circuit {
+        fn agent(&self, url: &str) -> Agent {
+            Outside.agent(url)
+        }
+
+        fn relays(&self) -> &[Role] {
+            &[Role::Ingress, Role::Egress]
+        }
+
+        fn fetch(&self, from: Role, file: MirrorFile) -> Result<Vec<u8>, String> {
+            let held = if from == Role::Ingress { &self.ingress } else { &self.egress };
+            let found = (file == MirrorFile::Attestation && !held.is_empty()).then(|| held.clone());
+            found.ok_or_else(|| "it has none".into())
+        }
+    }
+
+    /// Numbers that are spread evenly, the same in each run.
+    pub(in crate::chain) struct Spread(pub(in crate::chain) u64);
+
+    impl Random for Spread {
+        fn fill(&mut self, bytes: &mut [u8]) {
+            for byte in bytes {
+                self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                *byte = self.0.to_be_bytes()[0];
+            }
+        }
+    }
+
+    #[test]
+    fn no_source_is_preferred_and_the_ingress_is_never_asked_alone() {
+        let mirrors = ["https://b".to_owned(), "https://c".to_owned()];
+        let mut random = Spread(18);
+        let mut first: BTreeMap<String, u32> = BTreeMap::new();
+        for _ in 0..1_000 {
+            let sources = drawn(&Circuit::default(), &mirrors, &mut random);
+            let together = sources.chunks(SOURCES).next().unwrap();
+            assert_eq!((sources.len(), together.len()), (4, 2));
+            together.iter().for_each(|source| *first.entry(source.name().into()).or_default() += 1);
+        }
+        // Each is among the first two every second time; four standard deviations are 64.
+        assert!(first.len() == 4 && first.values().all(|count| (436..=564).contains(count)), "{first:?}");
+    }
+}
