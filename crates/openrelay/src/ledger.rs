@@ -4,11 +4,12 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use alloy_primitives::{Address, B256, Log, U256, hex};
 use alloy_sol_types::SolCall;
 use axum::Router;
+use axum::body::Bytes;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -326,6 +327,10 @@ fn verify_signed(directory: &Directory, relay_id: u64) -> Result<(), Failure> {
 const FOLLOW_EVERY: Duration = Duration::from_secs(1);
 /// And for relays whose evidence it does not have.
 const COLLECT_EVERY: Duration = Duration::from_millis(500);
+/// It rests so many times as long as it took to make the file of evidence, which has some 50 MiB in a network of 20,000 relays,
+/// up to so long.
+const REST: u32 = 20;
+const LONGEST_REST: Duration = Duration::from_secs(5);
 
 /// Follows the chain and serves its records, and what relays are judged by, until it is ended.
 pub(crate) fn mirror(
@@ -342,9 +347,9 @@ pub(crate) fn mirror(
     let begun = mirror.follow();
     warn(&mut mirror);
     begun?;
-    let records = Arc::new(Mutex::new(mirror.records().to_vec()));
+    let records = Arc::new(Mutex::new(Bytes::copy_from_slice(mirror.records())));
     let directory = Arc::new(Mutex::new(mirror.directory().cloned()));
-    let attestation = Arc::new(Mutex::new(Vec::new()));
+    let attestation = Arc::new(Mutex::new(Bytes::new()));
     let (shared, known) = (records.clone(), directory.clone());
     let follow = move || {
         let mut silent = true;
@@ -354,7 +359,9 @@ pub(crate) fn mirror(
             warn(&mut mirror);
             match followed {
                 Ok(()) => {
-                    mirror.records().clone_into(&mut lock(&shared));
+                    if mirror.records() != lock(&shared).as_ref() {
+                        *lock(&shared) = Bytes::copy_from_slice(mirror.records());
+                    }
                     *lock(&known) = mirror.directory().cloned();
                     silent = true;
                 }
@@ -372,13 +379,15 @@ pub(crate) fn mirror(
     let collect = move || {
         let mut collector = Collector::new(file, roots);
         loop {
-            let known = lock(&directory).clone();
+            let (known, mut rest) = (lock(&directory).clone(), COLLECT_EVERY);
             if let Some(known) = known {
                 collector.collect(&known);
-                *lock(&collected) = collector.attestation(files.as_deref());
+                let begun = Instant::now();
+                *lock(&collected) = collector.attestation(files.as_deref()).into();
+                rest = rest.max((begun.elapsed() * REST).min(LONGEST_REST));
                 collector.refused().iter().for_each(|why| talk(&format!("openrelay: warning: {why}")));
             }
-            std::thread::sleep(COLLECT_EVERY);
+            std::thread::sleep(rest);
         }
     };
     std::thread::Builder::new().name("mirror".into()).spawn(follow).map_err(Failure::plain)?;
@@ -411,7 +420,7 @@ fn lock<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 #[expect(clippy::unused_async, reason = "axum wants it so")]
-async fn serve(file: Arc<Mutex<Vec<u8>>>) -> Response {
+async fn serve(file: Arc<Mutex<Bytes>>) -> Response {
     let bytes = lock(&file).clone();
     if bytes.is_empty() {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
@@ -460,7 +469,7 @@ async fn serve_file(files: Arc<Files>, hash: String) -> Response {
     };
     match tokio::task::spawn_blocking(find).await {
         Ok(Ok(bytes)) => {
-            let bytes = axum::body::Bytes::from(bytes);
+            let bytes = Bytes::from(bytes);
             held.push_back((wanted, bytes.clone()));
             if held.len() > HELD {
                 held.pop_front();
@@ -474,7 +483,7 @@ async fn serve_file(files: Arc<Files>, hash: String) -> Response {
 /// Files that are served by their hash, the last of them from memory.
 struct Files {
     folder: Option<PathBuf>,
-    held: tokio::sync::Mutex<VecDeque<(String, axum::body::Bytes)>>,
+    held: tokio::sync::Mutex<VecDeque<(String, Bytes)>>,
 }
 
 /// Largest file that is served by its hash, in bytes, and how many are held.

@@ -12,9 +12,10 @@ use alloy_sol_types::SolCall;
 use openrelay_attest::bundle::MAX_BUNDLE;
 use openrelay_attest::file::{AttestationFile, Statement};
 use openrelay_attest::manifest::{Manifest, check_generation};
+use openrelay_attest::pages::MAX_STAPLE;
 use openrelay_attest::verdict::Staple;
 use openrelay_attest::{Roots, check_staple};
-use openrelay_ledger::chain::voted::{ANCHOR_EVERY, CLIENT_PACKAGE, NEWEST, RELAY_IMAGE};
+use openrelay_ledger::chain::voted::{CLIENT_PACKAGE, NEWEST, RELAY_IMAGE, anchors};
 use openrelay_ledger::chain::voting::{Answer, Collateral, ImageRegistry, image_value};
 use openrelay_ledger::record::{Record, Role};
 use serde_json::Value;
@@ -35,9 +36,6 @@ const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 /// Relays that are asked before the file is made again: if all of them are silent that takes a minute.
 const SLICE: usize = 1_536;
-/// Largest staple that is kept, in bytes: each relay has one place of this size in the file. A TDX quote with its certificate
-/// takes about 3,000.
-const MAX_STAPLE: usize = 4_096;
 
 /// What was collected.
 #[derive(Debug)]
@@ -48,6 +46,8 @@ pub struct Collector {
     roots: Roots,
     /// What relays have shown, by their number.
     shown: BTreeMap<u64, Shown>,
+    /// The heights that evidence can name by the newest directory: of others no reader asks the chain.
+    anchors: BTreeSet<u64>,
     /// Headers of the blocks that it names, by height.
     headers: BTreeMap<u64, Vec<u8>>,
     /// The values of approved rounds, which never change.
@@ -85,7 +85,8 @@ impl Collector {
     pub fn new(file: ChainFile, roots: Roots) -> Self {
         let endpoint = Endpoint::new(file.endpoints.first().map_or("", String::as_str));
         let (shown, headers, values) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { file, endpoint, roots, shown, headers, values, refused: BTreeMap::new() }
+        let anchors = BTreeSet::new();
+        Self { file, endpoint, roots, shown, anchors, headers, values, refused: BTreeMap::new() }
     }
 
     /// The approved manifests that this mirror does not serve, and why: each once.
@@ -101,6 +102,7 @@ impl Collector {
     /// Asks relays for their evidence, many at once: those that have another key than before or are due again.
     pub fn collect(&mut self, directory: &VerifiedDirectory) {
         let network = directory.directory().network_id();
+        self.anchors = anchors(directory.directory().body().sequence).collect();
         self.pass(&Network(directory), network, &directory.directory().body().relays, Instant::now());
     }
 
@@ -151,19 +153,19 @@ impl Collector {
     /// The file that relays are judged by, of what was collected and of the files in the folder `files`: collateral and manifests of images, which others have put there.
     pub fn attestation(&mut self, files: Option<&Path>) -> Vec<u8> {
         let staples: Vec<Staple> = self.shown.values().filter_map(|shown| shown.staple.clone()).collect();
-        let heights = staples.iter().map(|staple| staple.binding.block_height);
-        // Of others no reader asks the chain.
-        let heights: BTreeSet<u64> = heights.filter(|height| height % ANCHOR_EVERY == 0).collect();
-        self.headers.retain(|height, _| heights.contains(height));
-        for height in heights {
-            if !self.headers.contains_key(&height)
-                && let Ok(Some(header)) = header_at(&self.endpoint, height)
+        let named: BTreeSet<u64> = staples.iter().map(|staple| staple.binding.block_height).collect();
+        self.headers.retain(|height, _| named.contains(height) && self.anchors.contains(height));
+        for height in named.intersection(&self.anchors) {
+            if !self.headers.contains_key(height)
+                && let Ok(Some(header)) = header_at(&self.endpoint, *height)
             {
-                self.headers.insert(height, header);
+                self.headers.insert(*height, header);
             }
         }
         let mut file = self.published(files);
         file.headers = self.headers.values().cloned().collect();
+        let silent = self.shown.iter().filter(|(_, shown)| shown.staple.is_none());
+        file.silent = silent.map(|(relay_id, _)| *relay_id).collect();
         file.staples = staples;
         file.encode()
     }

@@ -170,4 +170,14 @@ fn of_very_many_relays_a_part_is_asked_before_the_file_is_made_again() {
     // Those that were silent come after those that nobody has asked.
     collector.pass(&ask, NETWORK, &relays, start + Duration::from_secs(3_600));
     assert_eq!((ask.take_asked(), collector.shown.len()), (SLICE, 2 * SLICE));
+    // The file names those that were asked, so that readers ask others for the rest; one that answers is no more silent.
+    let file = |collector: &mut Collector| AttestationFile::decode(&collector.attestation(None)).unwrap();
+    let first = file(&mut collector);
+    assert_eq!((first.silent.len(), first.staples.len()), (2 * SLICE, 0));
+    let world = World::new();
+    let mut collector = Collector::new(chain(), world.vendors.roots().clone());
+    let ask = Scripted::new(Some(world.staple(&SNP, 1)));
+    collector.pass(&ask, NETWORK, &relays[..2], start);
+    let second = file(&mut collector);
+    assert_eq!((second.silent, second.staples.len()), ([2].into(), 1));
 }
