@@ -200,7 +200,7 @@ fn bind(own: &Own, directory: &VerifiedDirectory, before: Option<(u64, [u8; 32])
     let reading = directory.reading()?;
     let blocks = reading.voted(&own.trust).ok()?.blocks;
     let (height, hash) = blocks.last_key_value().map(|(height, hash)| (*height, *hash))?;
-    let headers = AttestationFile::decode(&reading.attestation).ok()?.headers;
+    let headers = AttestationFile::without_evidence(&reading.attestation).ok()?.headers;
     let mut headers = headers.iter().filter_map(|rlp| Header::decode(rlp).ok());
     let header = headers.find(|header| (header.number, header.hash) == (height, hash))?;
     let roles = match record.role {

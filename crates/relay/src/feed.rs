@@ -11,16 +11,19 @@ use std::fs::File;
 use std::io::Read as _;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use openrelay_ledger::chain::checkpoint::{CheckpointError, CheckpointFile, MAX_FILE};
-use openrelay_ledger::chain::reading::{Reading, ReadingError};
+use openrelay_ledger::chain::checkpoint::{CheckpointError, CheckpointFile};
+use openrelay_ledger::chain::reading::{MAX_ATTESTATION, MAX_READING, Reading, ReadingError};
 use openrelay_node::chain_file::ChainFile;
 use openrelay_node::clock::unix_seconds;
 use openrelay_node::directory::VerifiedDirectory;
+use openrelay_proto::message::MAX_MIRRORED;
 
 /// The kinds.
 const READING: u8 = 1;
 const CHECKPOINT: u8 = 2;
 const REPORT: u8 = 3;
+/// Largest frame after its length, in bytes: evidence is handed over only as far as a relay mirrors it, and so are checkpoints.
+const MAX_FRAME: usize = 1 + MAX_READING - MAX_ATTESTATION + MAX_MIRRORED;
 
 /// What came of a look at the input.
 pub(crate) enum Fed {
@@ -89,9 +92,9 @@ impl Feed {
             }
         }
         let Some(end) = self.frame_end() else { return Fed::Nothing };
-        if end > 4 + 1 + MAX_FILE {
+        if end > 4 + MAX_FRAME {
             self.ended = true;
-            return Fed::Refused(format!("a reading of {} bytes; at most {MAX_FILE} are read", end - 4));
+            return Fed::Refused(format!("a reading of {} bytes; at most {MAX_FRAME} are read", end - 4));
         }
         if self.buffer.len() < end {
             return Fed::Nothing;

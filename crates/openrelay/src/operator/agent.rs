@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use alloy_sol_types::SolCall;
+use openrelay_attest::file::AttestationFile;
 use openrelay_ledger::chain::descriptor::Descriptor;
 use openrelay_ledger::chain::header::Header;
 use openrelay_ledger::chain::reading::Reading;
@@ -21,6 +22,7 @@ use openrelay_node::chain::{Outside, read_by};
 use openrelay_node::chain_file::ChainFile;
 use openrelay_node::clock::unix_seconds;
 use openrelay_node::config::{RelayFile, read};
+use openrelay_proto::message::MAX_MIRRORED;
 use openrelay_sys::event::{Waker, wait};
 use openrelay_sys::signal::{Signal, Signals};
 
@@ -297,6 +299,8 @@ impl Checkpoints {
         let found = openrelay_node::chain::checkpoint::fetch(&Outside, chain, unix_seconds(), self.seen);
         if let Ok(found) = found
             && found.checkpoint.number > self.seen
+            // A larger one no relay mirrors.
+            && found.file.len() <= MAX_MIRRORED
             && hand_over(input, CHECKPOINT, &found.file).is_ok()
         {
             self.seen = found.checkpoint.number;
@@ -310,8 +314,17 @@ const CHECKPOINT: u8 = 2;
 const REPORT: u8 = 3;
 
 fn hand_over_reading(input: &mut dyn std::io::Write, reading: &Reading) -> Result<(), Failure> {
-    let bytes = reading.encode().ok_or_else(|| Failure::plain("the reading is larger than one can be"))?;
+    let short = (reading.attestation.len() > MAX_MIRRORED).then(|| headers_only(reading));
+    let bytes = short.as_ref().unwrap_or(reading).encode();
+    let bytes = bytes.ok_or_else(|| Failure::plain("the reading is larger than one can be"))?;
     hand_over(input, READING, &bytes)
+}
+
+/// A reading for a relay in a network whose evidence is more than a relay mirrors. It would only fill the memory of its machine;
+/// the blocks that its own evidence can name are all that it needs.
+fn headers_only(reading: &Reading) -> Reading {
+    let headers = AttestationFile::without_evidence(&reading.attestation).map(|file| file.headers).unwrap_or_default();
+    Reading { attestation: AttestationFile { headers, ..AttestationFile::default() }.encode(), ..reading.clone() }
 }
 
 /// Gives the relay something of this kind, after its length.
