@@ -169,9 +169,9 @@ fn entries_that_their_source_names_itself_must_still_read() {
     assert_eq!(fault(&entry(&[staple(3, 1), staple(4, 1)])), PageError::OtherRelay(3));
     let many = vec![staple(3, 1); MAX_PLACES + 1];
     assert_eq!(fault(&entry(&many)), PageError::TooManyStaples { relay_id: 3, count: MAX_PLACES + 1 });
-    let code = |entries: &[u8]| match fault(entries) {
-        PageError::Malformed(refusal) => refusal.code(),
-        error => panic!("{error}"),
+    let code = |entries: &[u8]| {
+        let PageError::Malformed(refusal) = fault(entries) else { panic!("it reads, or is bad otherwise") };
+        refusal.code()
     };
     assert_eq!(code(&[]), "truncated");
     assert_eq!(code(&[entry(&[staple(3, 1)]), vec![0]].concat()), "trailing-bytes");
