@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use openrelay_image::snp;
 
-use super::programs::{self, MARKER};
+use super::programs;
 use super::run::Outcome;
 use super::{aml, flash};
 use crate::boot::{Parts, in_memory, in_option, item};
@@ -16,10 +16,9 @@ use crate::boot::{Parts, in_memory, in_option, item};
 const PROGRAM: &str = "HOST/HOST.EFI";
 /// The card with an option ROM: its device, vendor and number.
 const CARD: (&str, u16, u16) = ("e1000", 0x8086, 0x100e);
-/// Items that other firmware reads, with contents that mean something to it.
-const ITEMS: [(&str, &[u8]); 14] = [
+/// Items that other firmware reads, with contents that mean something to it. With [`OTHER`] they are all.
+const ITEMS: [(&str, &[u8]); 13] = [
     ("bootorder", b"/pci@i0cf8/scsi@3/disk@0,0\nHALT\n\0"),
-    ("etc/boot/other", b"other"),
     ("etc/boot-menu-wait", &[0xff; 2]),
     ("etc/boot/ucode", &[0xff; 4]),
     ("etc/extra-pci-roots", &[0xff; 8]),
@@ -33,6 +32,9 @@ const ITEMS: [(&str, &[u8]); 14] = [
     ("opt/org.tianocore/FirmwareSetupSupport", b"yes"),
     ("opt/org.tianocore/EFIShellSupport", b"yes"),
 ];
+
+/// An item with a program of the host's, beside those that the firmware reads.
+const OTHER: &str = "etc/boot/other";
 
 /// Which clock a machine has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -198,8 +200,10 @@ impl Host {
     }
 
     fn items(&self) -> Vec<OsString> {
+        let other = item(OTHER, &self.file("host.efi"));
         let all = ITEMS.iter().enumerate();
-        all.flat_map(|(number, (name, _))| item(name, &self.file(&format!("item-{number}")))).collect()
+        let all = all.flat_map(|(number, (name, _))| item(name, &self.file(&format!("item-{number}"))));
+        all.chain(other).collect()
     }
 
     /// The machine with files of this size in the place of what is approved.
@@ -317,11 +321,13 @@ pub(super) static ATTACKS: &[Attack] = &[
     }),
     attack("no-acpi", "a table loader of the host's", Host::approved, |host, setup| {
         let loader =
-            ["etc/table-loader", "etc/acpi/tables", "etc/acpi/rsdp"].map(|name| item(name, &host.file("host.efi")));
+            [("etc/table-loader", "host.efi"), ("etc/acpi/tables", "print.aml"), ("etc/acpi/rsdp", "host.efi")];
+        let loader = loader.map(|(name, file)| item(name, &host.file(file)));
         setup.with(["-machine", "acpi=off"]).with(loader.concat())
     }),
     attack("smbios", "tables that describe the machine and extend the command line", Host::approved, |_, setup| {
-        setup.with(["-smbios", &format!("type=11,value=io.systemd.stub.kernel-cmdline-extra={MARKER}")])
+        let extra = programs::cmdline();
+        setup.with(["-smbios", &format!("type=11,value=io.systemd.stub.kernel-cmdline-extra={extra}")])
     }),
     attack("numbered", "another initrd and command line as numbered items", Host::approved, |host, setup| {
         setup
