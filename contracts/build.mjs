@@ -1,12 +1,14 @@
 // Compiles the contracts and writes artifacts/, or with --check compares what it would write byte by byte.
-// An artifact holds ABI, bytecode, storage layout, compiler, settings, and the SHA-256 of every source that went in.
+// An artifact holds ABI, bytecode, storage layout with that of structs, compiler, settings, and the SHA-256 of every source that went in.
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { compile, here, load, settings, version } from "./compile.mjs";
 
 // Ids of the compiler's syntax tree change with files that have nothing to do with the contract.
-const layout = ({ storage }) => storage.map(({ label, slot, offset, type }) => ({ label, slot, offset, type: type.replace(/\)\d+(_storage)?/g, ")$1") }));
+const named = (type) => type.replace(/\)\d+(_storage)?/g, ")$1");
+const places = (all) => all.map(({ label, slot, offset, type }) => ({ label, slot, offset, type: named(type) }));
+const structs = (types) => Object.fromEntries(Object.entries(types ?? {}).filter(([, type]) => type.members).map(([type, { members }]) => [named(type), places(members)]).sort());
 const sha256 = (text) => createHash("sha256").update(text).digest("hex");
 const folder = join(here, "artifacts");
 mkdirSync(folder, { recursive: true });
@@ -24,7 +26,8 @@ for (const [contract, made] of contracts) {
     bytecode: `0x${made.evm.bytecode.object}`,
     deployedBytecode: `0x${made.evm.deployedBytecode.object}`,
     immutables: Object.values(made.evm.deployedBytecode.immutableReferences ?? {}).flat(),
-    storageLayout: layout(made.storageLayout),
+    storageLayout: places(made.storageLayout.storage),
+    storageStructs: structs(made.storageLayout.types),
   };
   const text = `${JSON.stringify(artifact, null, 1)}\n`;
   const path = join(folder, `${contract}.json`);

@@ -33,10 +33,20 @@ const ROUNDS: u64 = 8;
 const IMAGES: u64 = 16;
 const APPROVED: u64 = 17;
 const CURRENT: u64 = 12;
-/// Of a round: the slot with the value that was approved. Of an image: the slots with version and times.
+/// Of a round: the slot with the value that was approved. Of an image: the slots with version and times. Of collateral:
+/// the slots with its hash and floors.
 const ROUND_VALUE: u64 = 4;
 const IMAGE_VERSION: u64 = 0;
 const IMAGE_TIMES: u64 = 1;
+const BUNDLE: u64 = 0;
+const FLOORS: u64 = 1;
+/// Fields of such slots: the first bit, and how many.
+const VERSION: (usize, usize) = (160, 64);
+const USABLE_FROM: (usize, usize) = (0, 48);
+const SUSPENDED_UNTIL: (usize, usize) = (48, 48);
+const REVOKED_AT: (usize, usize) = (96, 48);
+const INTEL_FLOOR: (usize, usize) = (0, 32);
+const AMD_FLOOR: (usize, usize) = (32, 64);
 
 /// The contracts that are looked at: fixed by the release or by who sets up a network, never asked of an endpoint.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -124,7 +134,7 @@ pub fn first_image_slots(kind: u8) -> Vec<B256> {
 
 /// The slots of the entry of collateral.
 pub fn collateral_slots() -> Vec<B256> {
-    (0..2).map(|place| word(CURRENT + place)).collect()
+    [BUNDLE, FLOORS].map(|place| word(CURRENT + place)).into()
 }
 
 /// The further slots of the list that must be known to find the newest of so many images of a kind.
@@ -210,7 +220,7 @@ impl Voted {
         };
         let images = images(RELAY_IMAGE, of(contracts.images, "the image registry")?, header)?;
         let slots = of(contracts.collateral, "the collateral")?.slots(header)?;
-        let [bundle, floors] = [0, 1].map(|place| get(&slots, word(CURRENT + place), "the collateral's entry"));
+        let [bundle, floors] = [BUNDLE, FLOORS].map(|place| get(&slots, word(CURRENT + place), "the collateral's entry"));
         let floors = floors?;
         let history = of(HISTORY, "the history of blocks")?;
         let slots = history.slots(header)?;
@@ -225,8 +235,8 @@ impl Voted {
         Ok(Self {
             images,
             bundle: bundle?.into(),
-            intel_floor: u32::try_from(bits(floors, 0, 32)).unwrap_or(u32::MAX),
-            amd_floor: bits(floors, 32, 64),
+            intel_floor: u32::try_from(bits(floors, INTEL_FLOOR)).unwrap_or(u32::MAX),
+            amd_floor: bits(floors, AMD_FLOOR),
             blocks,
         })
     }
@@ -245,10 +255,10 @@ pub fn images(kind: u8, registry: &Proven, header: &Header) -> Result<Vec<VotedI
         let times = get(&slots, at(image, IMAGE_TIMES), "an image's times")?;
         Ok(VotedImage {
             round,
-            version: bits(version, 160, 64),
-            usable_from: bits(times, 0, 48),
-            suspended_until: bits(times, 48, 48),
-            revoked: bits(times, 96, 48) != 0,
+            version: bits(version, VERSION),
+            usable_from: bits(times, USABLE_FROM),
+            suspended_until: bits(times, SUSPENDED_UNTIL),
+            revoked: bits(times, REVOKED_AT) != 0,
             value: get(&slots, at(vote, ROUND_VALUE), "an image's value")?.into(),
         })
     };
@@ -276,8 +286,8 @@ impl VotedImage {
     }
 }
 
-/// So many bits of a slot, from the lowest on.
-fn bits(slot: U256, from: usize, count: usize) -> u64 {
+/// A field of a slot.
+fn bits(slot: U256, (from, count): (usize, usize)) -> u64 {
     let mask = (U256::from(1) << count) - U256::from(1);
     ((slot >> from) & mask).saturating_to()
 }
@@ -312,7 +322,60 @@ fn get(slots: &BTreeMap<B256, U256>, key: B256, what: &'static str) -> Result<U2
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
+    use serde_json::Value;
+
     use super::*;
+
+    const IMAGE_REGISTRY: &str = include_str!("../../../../contracts/artifacts/ImageRegistry.json");
+    const COLLATERAL: &str = include_str!("../../../../contracts/artifacts/Collateral.json");
+    const SECOND_VERIFIER: &str = include_str!("../../../../tools/verify.py");
+
+    /// The slot, bits and type of a variable, or of a struct's member, as the compiler has laid it out.
+    fn place(artifact: &str, of: Option<&str>, label: &str) -> (u64, (usize, usize), String) {
+        let artifact: Value = serde_json::from_str(artifact).unwrap();
+        let places = match of {
+            Some(name) => &artifact["storageStructs"][format!("t_struct({name})_storage")],
+            None => &artifact["storageLayout"],
+        };
+        let place = places.as_array().unwrap().iter().find(|place| place["label"] == label).unwrap();
+        let kind = place["type"].as_str().unwrap().to_owned();
+        let size = kind.trim_start_matches(|letter: char| !letter.is_ascii_digit()).parse().unwrap_or(0);
+        let size = if kind == "t_bytes32" { 256 } else { size };
+        let slot = place["slot"].as_str().unwrap().parse().unwrap();
+        (slot, (8 * usize::try_from(place["offset"].as_u64().unwrap()).unwrap(), size), kind)
+    }
+
+    #[test]
+    fn slots_that_are_read_are_those_that_the_compiler_has_laid_out() {
+        let variables = [
+            (IMAGE_REGISTRY, "_rounds", ROUNDS, "t_mapping(t_uint64,t_struct(Round)_storage)"),
+            (IMAGE_REGISTRY, "_images", IMAGES, "t_mapping(t_uint64,t_struct(Image)_storage)"),
+            // Four of them share a slot.
+            (IMAGE_REGISTRY, "_approved", APPROVED, "t_mapping(t_uint8,t_array(t_uint64)dyn_storage)"),
+            (COLLATERAL, "current", CURRENT, "t_struct(Entry)_storage"),
+        ];
+        for (artifact, label, slot, wanted) in variables {
+            let (found, (from, _), kind) = place(artifact, None, label);
+            assert_eq!((found, from, kind.as_str()), (slot, 0, wanted), "{label}");
+        }
+        let fields = [
+            (IMAGE_REGISTRY, "Round", "value", ROUND_VALUE, (0, 256)),
+            (IMAGE_REGISTRY, "Image", "version", IMAGE_VERSION, VERSION),
+            (IMAGE_REGISTRY, "Image", "usableFrom", IMAGE_TIMES, USABLE_FROM),
+            (IMAGE_REGISTRY, "Image", "suspendedUntil", IMAGE_TIMES, SUSPENDED_UNTIL),
+            (IMAGE_REGISTRY, "Image", "revokedAt", IMAGE_TIMES, REVOKED_AT),
+            (COLLATERAL, "Entry", "bundle", BUNDLE, (0, 256)),
+            (COLLATERAL, "Entry", "intelFloor", FLOORS, INTEL_FLOOR),
+            (COLLATERAL, "Entry", "amdFloor", FLOORS, AMD_FLOOR),
+        ];
+        for (artifact, of, label, slot, bits) in fields {
+            let (found, place, _) = place(artifact, Some(of), label);
+            assert_eq!((found, place), (slot, bits), "{of}.{label}");
+        }
+        let line = format!("ROUNDS, IMAGES, APPROVED, CURRENT = {ROUNDS}, {IMAGES}, {APPROVED}, {CURRENT}\n");
+        assert!(SECOND_VERIFIER.contains(&line), "{line}");
+    }
 
     #[test]
     fn evidence_names_few_blocks_and_everybody_asks_for_all_of_them() {
