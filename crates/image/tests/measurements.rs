@@ -1,13 +1,17 @@
 //! The calculators against what others have computed, and against changes of each input.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test that cannot go on must stop")]
 
-use openrelay_image::snp::{Start, launch_digest};
+use std::path::{Path, PathBuf};
+
+use openrelay_image::lock::Lock;
+use openrelay_image::snp::{FEATURES, Start, launch_digest};
 use openrelay_image::{ImageError, hex};
 use sev::measurement::snp::{SnpMeasurementArgs, snp_calc_launch_digest};
 use sev::measurement::vcpu_types::CpuType;
 use sev::measurement::vmsa::{GuestFeatures, VMMType};
 
 const FIRMWARE: &[u8] = include_bytes!("../testdata/ovmf-amdsev-suffix.bin");
+const LOCK: &str = include_str!("../../../image/inputs.lock");
 /// What `EPYC-v4` says of itself.
 const EPYC: u32 = 0x0080_0f12;
 
@@ -50,16 +54,46 @@ fn launch_digests_are_those_of_others() {
     }
 }
 
-/// Crate `sev` reads the same files and computes by itself.
+/// Firmware, kernel and initrd in files of a folder, for crate `sev`, which reads files and computes by itself.
+struct Files<'a> {
+    start: Start<'a>,
+    dir: PathBuf,
+}
+
+impl<'a> Files<'a> {
+    fn new(name: &str, start: Start<'a>) -> Self {
+        let dir = std::env::temp_dir().join(format!("openrelay-measurements-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        for (name, bytes) in [("firmware", start.firmware), ("kernel", start.kernel), ("initrd", start.initrd)] {
+            std::fs::write(dir.join(name), bytes).unwrap();
+        }
+        Self { start, dir }
+    }
+
+    fn other_digest(&self, vcpus: u32, vcpu_type: CpuType, features: u64) -> String {
+        let digest = snp_calc_launch_digest(SnpMeasurementArgs {
+            vcpus,
+            vcpu_type,
+            ovmf_file: self.dir.join("firmware"),
+            guest_features: GuestFeatures(features),
+            kernel_file: Some(self.dir.join("kernel")),
+            initrd_file: Some(self.dir.join("initrd")),
+            append: Some(self.start.cmdline),
+            ovmf_hash_str: None,
+            vmm_type: Some(VMMType::QEMU),
+        });
+        format!("{:x}", digest.unwrap())
+    }
+}
+
+impl Drop for Files<'_> {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
 #[test]
 fn another_calculator_gets_the_same_digests() {
-    let dir = std::env::temp_dir().join(format!("openrelay-measurements-{}", std::process::id()));
-    std::fs::create_dir_all(&dir).unwrap();
-    let file = |name: &str, bytes: &[u8]| {
-        std::fs::write(dir.join(name), bytes).unwrap();
-        dir.join(name)
-    };
-    let firmware = file("firmware", FIRMWARE);
     let types = [
         (CpuType::EpycV4, EPYC),
         (CpuType::EpycMilan, 0x00a0_0f11),
@@ -69,24 +103,41 @@ fn another_calculator_gets_the_same_digests() {
     for (number, (vcpu_type, signature)) in (1..).zip(types) {
         let (kernel, initrd) = (vec![number; 4_097 * usize::from(number)], vec![!number; 5_000]);
         let cmdline = "a".repeat(usize::from(number) * 11);
+        let start = Start { firmware: FIRMWARE, kernel: &kernel, initrd: &initrd, cmdline: &cmdline };
+        let files = Files::new(&number.to_string(), start);
         for (processors, features) in [(1, 0x1), (2, 0x21), (u32::from(number) * 8, 0x1)] {
-            let own = Start { firmware: FIRMWARE, kernel: &kernel, initrd: &initrd, cmdline: &cmdline };
-            let own = launch_digest(&own, processors, signature, features).unwrap();
-            let other = snp_calc_launch_digest(SnpMeasurementArgs {
-                vcpus: processors,
-                vcpu_type,
-                ovmf_file: firmware.clone(),
-                guest_features: GuestFeatures(features),
-                kernel_file: Some(file("kernel", &kernel)),
-                initrd_file: Some(file("initrd", &initrd)),
-                append: Some(&cmdline),
-                ovmf_hash_str: None,
-                vmm_type: Some(VMMType::QEMU),
-            });
-            assert_eq!(hex(&own), format!("{:x}", other.unwrap()), "{vcpu_type:?} x {processors}");
+            let own = launch_digest(&start, processors, signature, features).unwrap();
+            let other = files.other_digest(processors, vcpu_type, features);
+            assert_eq!(hex(&own), other, "{vcpu_type:?} x {processors}, {features:#x}");
         }
     }
-    std::fs::remove_dir_all(dir).unwrap();
+}
+
+/// The firmware that images are packed with is built, and committed nowhere.
+#[test]
+fn another_calculator_gets_the_same_digests_of_the_built_firmware_for_all_shapes() {
+    let Some(path) = std::env::var_os("OPENRELAY_FIRMWARE") else {
+        eprintln!("not judged: OPENRELAY_FIRMWARE names no firmware; ./x image attacks builds one and names it");
+        return;
+    };
+    let read = std::fs::read(&path);
+    assert!(read.is_ok(), "OPENRELAY_FIRMWARE: {}: {read:?}", Path::new(&path).display());
+    let (firmware, lock) = (read.unwrap(), Lock::parse(LOCK).unwrap());
+    assert!(!lock.shapes.is_empty(), "the lock names machines");
+    let start = Start { firmware: &firmware, kernel: &[7; 9_000], initrd: &[9; 5_000], cmdline: &lock.cmdline };
+    let files = Files::new("built", start);
+    for shape in &lock.shapes {
+        let vcpu_type = CpuType::try_from(shape.processor.as_str()).unwrap();
+        for processors in &shape.counts {
+            let digest = |features| launch_digest(&start, *processors, shape.signature, features).unwrap();
+            for features in [FEATURES, FEATURES | 0x20] {
+                let (own, other) = (hex(&digest(features)), files.other_digest(*processors, vcpu_type, features));
+                assert_eq!(own, other, "{} x {processors}, {features:#x}", shape.processor);
+                // A difference would be seen: the processors' first state is in both.
+                assert_ne!(hex(&digest(features | 0x40)), other, "{} x {processors}", shape.processor);
+            }
+        }
+    }
 }
 
 #[test]
