@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use openrelay_sys::confine::{self, ConfineError, Isolation, Spec};
 pub(crate) use openrelay_sys::confine::{Ended, Limit, Limits};
 
-use crate::failure::Failure;
+use crate::failure::{Failure, LIMIT_EXCEEDED};
 use crate::talk;
 
 /// What all programs may read of the system.
@@ -30,10 +30,8 @@ const MAX_LINE: u64 = 4_096;
 const MAX_SHOWN: usize = 4 << 20;
 /// Longest report of a supervisor, in bytes.
 const MAX_REPORT: u64 = 4_096;
-/// The exit code of a program that one of its limits has ended.
+/// The exit code of `openrelay confined` where a limit has ended the program, whose own codes it hands on otherwise.
 const LIMITED: u8 = 124;
-/// The code of a failure that is one of our limits, not the program's own.
-pub(crate) const TIMED_OUT: u8 = 7;
 
 /// What a short question may use: which files a tree has, where a tool is.
 pub(crate) const QUESTION: Limits =
@@ -260,13 +258,13 @@ impl Confined {
 const FAULT: &str = "fault: ";
 
 /// The failure of a program that did not end with success, if it did not: with code 1 where it ended by itself, with
-/// [`TIMED_OUT`] where one of our limits ended it.
+/// [`LIMIT_EXCEEDED`] where one of our limits ended it.
 pub(crate) fn succeeded(ended: Ended, what: &str) -> Result<(), Failure> {
     match ended {
         Ended::Exit(0) => Ok(()),
         Ended::Exit(code) => Err(Failure::plain(format!("{what} failed with exit code {code}"))),
         Ended::Signal(signal) => Err(Failure::plain(format!("{what} ended by signal {signal}"))),
-        Ended::Limit(limit) => Err(Failure::new(TIMED_OUT, format!("{what} exceeded its limit of {}", name(limit)))),
+        Ended::Limit(limit) => Err(Failure::new(LIMIT_EXCEEDED, format!("{what} exceeded its limit of {}", name(limit)))),
     }
 }
 
@@ -379,5 +377,20 @@ fn warning(isolation: Isolation) -> Option<&'static str> {
              (Linux 6.12 prevents that)",
         ),
         Isolation::Calls => Some("this kernel keeps no file from a build: it can read what you can"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_exceeded_limit_is_told_from_a_program_that_failed() {
+        let code = |ended| succeeded(ended, "a build").err().map(|failure| failure.code());
+        for limit in [Limit::Time, Limit::Memory, Limit::Disk, Limit::Processes] {
+            assert_eq!(code(Ended::Limit(limit)), Some(LIMIT_EXCEEDED), "{limit:?}");
+        }
+        assert_eq!([Ended::Exit(7), Ended::Exit(124), Ended::Signal(9)].map(code), [Some(1); 3]);
+        assert_eq!(code(Ended::Exit(0)), None);
     }
 }

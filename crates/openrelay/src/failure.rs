@@ -1,6 +1,7 @@
 //! What went wrong, as people and scripts see it.
 //!
-//! Owns the exit codes: 0 ok, 1 failed, 2 usage, 3 not connected or no daemon, 5 trust refused, 7 timed out, 77 needs privileges or tools.
+//! Owns the exit codes: 0 ok, 1 failed, 2 usage, 3 not connected or no daemon, 5 trust refused, 7 a limit of ours was
+//! exceeded (time, or memory, disk space or processes of a build), 77 needs privileges or tools.
 
 use std::process::ExitCode;
 
@@ -9,6 +10,10 @@ use openrelay_node::chain::journal::SendError;
 use openrelay_node::chain::{ChainError, EndpointError};
 use openrelay_node::client::ConnectError;
 use openrelay_node::client::host::HostError;
+
+/// The exit code where a limit of ours was exceeded: of time, or of what a build may use. Nothing is wrong with what was
+/// asked for.
+pub(crate) const LIMIT_EXCEEDED: u8 = 7;
 
 /// A failure with its exit code.
 #[derive(Debug)]
@@ -57,7 +62,7 @@ impl From<ChainError> for Failure {
 
 impl From<SendError> for Failure {
     fn from(error: SendError) -> Self {
-        let code = if matches!(error, SendError::Waiting(_)) { 7 } else { 1 };
+        let code = if matches!(error, SendError::Waiting(_)) { LIMIT_EXCEEDED } else { 1 };
         Self::new(code, error.to_string())
     }
 }
@@ -72,7 +77,7 @@ impl From<ConnectError> for Failure {
     fn from(error: ConnectError) -> Self {
         let code = match &error {
             ConnectError::Config(fault) if fault.to_string().contains("directory refused") => 5,
-            ConnectError::TimedOut(_) => 7,
+            ConnectError::TimedOut(_) => LIMIT_EXCEEDED,
             ConnectError::Host(host) => return host_failure(host),
             ConnectError::Chain(error) => return error.clone().into(),
             ConnectError::Untrusted(_)

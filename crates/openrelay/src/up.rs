@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use openrelay_node::client::host;
 
 use crate::control::{ask, folders, runtime_dir};
-use crate::failure::Failure;
+use crate::failure::{Failure, LIMIT_EXCEEDED};
 use crate::{Program, UpArguments, daemon, talk};
 
 /// How long `up` waits for its daemon: longer than the daemon waits for the circuit.
@@ -63,7 +63,7 @@ pub(crate) fn run(program: &Program, arguments: &UpArguments) -> Result<(), Fail
             }
         }
         if Instant::now() > deadline {
-            return Err(Failure::new(7, "not connected in time; see: openrelay status"));
+            return Err(Failure::new(LIMIT_EXCEEDED, "not connected in time; see: openrelay status"));
         }
         std::thread::sleep(ASK_EVERY);
     }
@@ -75,7 +75,7 @@ pub(crate) fn down() -> Result<(), Failure> {
         let deadline = Instant::now() + PATIENCE;
         while ask("GET", "/v1/status").ok().flatten().is_some() {
             if Instant::now() > deadline {
-                return Err(Failure::new(7, "the daemon does not end; its log is daemon.log in the runtime folder"));
+                return Err(Failure::new(LIMIT_EXCEEDED, "the daemon does not end; its log is daemon.log in the runtime folder"));
             }
             std::thread::sleep(ASK_EVERY);
         }
@@ -95,7 +95,7 @@ pub(crate) fn down() -> Result<(), Failure> {
 fn wait_until_given_back(deadline: Instant) -> Result<(), Failure> {
     while folders().is_changed() {
         if Instant::now() > deadline {
-            return Err(Failure::new(7, "the daemon has not given everything back; run again: openrelay down"));
+            return Err(Failure::new(LIMIT_EXCEEDED, "the daemon has not given everything back; run again: openrelay down"));
         }
         std::thread::sleep(ASK_EVERY);
     }

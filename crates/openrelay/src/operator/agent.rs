@@ -27,7 +27,7 @@ use openrelay_sys::event::{Waker, wait};
 use openrelay_sys::signal::{Signal, Signals};
 
 use super::folder::{Folder, OPERATOR, RELAY};
-use crate::failure::Failure;
+use crate::failure::{Failure, LIMIT_EXCEEDED};
 use crate::{Program, say, talk};
 
 /// How long a start waits until mirrors have the new key.
@@ -193,7 +193,7 @@ fn attend(
                 break reading;
             }
             _ if started.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(300)),
-            Ok(_) => return Err(Failure::new(7, "the directory does not name the new key in time")),
+            Ok(_) => return Err(Failure::new(LIMIT_EXCEEDED, "the directory does not name the new key in time")),
             Err(error) => return Err(error.into()),
         }
     };

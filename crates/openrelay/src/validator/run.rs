@@ -37,8 +37,8 @@ use super::builds::{Builds, Decision, Rebuilt, Schedule};
 use super::collateral::{self, CollateralArguments, Watch};
 use super::round::{Contest, Due, Found, approved, block_time, decided, due, revealed, step};
 use super::tree::{copy, tree_hash, tree_of};
-use crate::confined::{Confinement, TIMED_OUT};
-use crate::failure::Failure;
+use crate::confined::Confinement;
+use crate::failure::{Failure, LIMIT_EXCEEDED};
 use crate::image::{BuildArguments, Kind, MANIFEST, make, remove};
 use crate::ledger::{ask, round_logs};
 use crate::{Program, say, talk};
@@ -264,7 +264,7 @@ fn rebuild(
     match result {
         Ok(found) => Rebuilt::Good(found),
         // A tool is missing here or is another one, or one of our limits has ended it.
-        Err(failure) if matches!(failure.code(), 77 | TIMED_OUT) => Rebuilt::Local(failure.to_string()),
+        Err(failure) if matches!(failure.code(), 77 | LIMIT_EXCEEDED) => Rebuilt::Local(failure.to_string()),
         Err(failure) => match room {
             Ok(room) if room < ROOM => Rebuilt::Local(format!("{failure}; {} MiB are left on its disk", room >> 20)),
             Ok(_) => Rebuilt::Failed(format!("{failure}\n")),
