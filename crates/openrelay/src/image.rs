@@ -85,6 +85,7 @@ pub(crate) fn run(program: &Program, command: &ImageCommand) -> Result<(), Failu
         }
         ImageCommand::Firmware { build, out, patches } => {
             let lock = read_lock(&build.lock())?;
+            compile::check_tools(build, &lock)?;
             let built =
                 firmware::build(build, &lock, &packages_of(build, &lock, |role| role == Role::Firmware)?, patches)?;
             openrelay_node::directory::replace(out, &built)
@@ -184,9 +185,12 @@ pub(crate) fn make(build: &BuildArguments) -> Result<Built, Failure> {
         stage("packages are there, each with the hash that the lock names", started);
     }
     let started = Instant::now();
+    if build.programs.is_none() || build.kind == Kind::Relay && build.firmware.is_none() {
+        compile::check_tools(build, &lock)?;
+    }
     let programs = match build.programs.as_deref() {
         Some(paths) => paths.iter().map(|path| read(path)).collect::<Result<_, _>>()?,
-        None => compile::compile(build, &lock)?,
+        None => compile::compile(build)?,
     };
     stage("programs are there", started);
     let started = Instant::now();

@@ -6,11 +6,8 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
 use std::process::Command;
 
-#[test]
-fn an_input_with_another_hash_is_taken_from_nobody() {
-    let dir = std::env::temp_dir().join(format!("openrelay-inputs-{}", std::process::id()));
-    fs::create_dir_all(dir.join("inputs")).unwrap();
-    let hash = "ab".repeat(32);
+/// A lock whose packages have this hash, with further lines.
+fn lock(hash: &str, more: &str) -> String {
     let package = |role: &str| {
         let generation = if role == "firmware" { "generation = 1\n" } else { "" };
         format!(
@@ -18,8 +15,15 @@ fn an_input_with_another_hash_is_taken_from_nobody() {
         )
     };
     let packages = ["kernel", "stub", "firmware"].map(package).concat();
-    let lock = format!("cmdline = \"\"\nkernel_release = \"\"\nmodules = []\nshape = []\n{packages}");
-    fs::write(dir.join("lock"), lock).unwrap();
+    format!("cmdline = \"\"\nkernel_release = \"\"\nmodules = []\nshape = []\n{packages}{more}")
+}
+
+#[test]
+fn an_input_with_another_hash_is_taken_from_nobody() {
+    let dir = std::env::temp_dir().join(format!("openrelay-inputs-{}", std::process::id()));
+    fs::create_dir_all(dir.join("inputs")).unwrap();
+    let hash = "ab".repeat(32);
+    fs::write(dir.join("lock"), lock(&hash, "")).unwrap();
     // One lies in the folder by the right name, and an archive has another of the right length.
     fs::write(dir.join("inputs").join(&hash), "wrong").unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -43,5 +47,40 @@ fn an_input_with_another_hash_is_taken_from_nobody() {
     let found = "d9298a10d1b0735837dc4bd85dac641b0f3cef27a47e5d53a54f2f3f5b2fcffa";
     assert!(said.contains(found) && said.contains(&format!("the lock names {hash}")), "{said}");
     assert_eq!(fs::read(dir.join("inputs").join(&hash)).unwrap(), b"wrong", "what is wrong is not kept");
+    fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn neither_firmware_nor_programs_are_built_with_a_tool_that_the_lock_does_not_name() {
+    let dir = std::env::temp_dir().join(format!("openrelay-tools-{}", std::process::id()));
+    fs::create_dir_all(dir.join("inputs")).unwrap();
+    let shell = fs::canonicalize("/bin/sh").unwrap();
+    let digest = |bytes: &[u8]| openrelay_image::hex(&openrelay_image::sha256(bytes));
+    let own = digest(&fs::read(&shell).unwrap());
+    let run = |arguments: &[&str], named: &str| {
+        let tool = format!("[[tool]]\nname = \"a shell\"\nask = [\"which\", \"sh\"]\nsha256 = \"{named}\"\n");
+        fs::write(dir.join("lock"), lock(&"ab".repeat(32), &tool)).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_openrelay"));
+        command.current_dir(&dir).args(["image"]).args(arguments).args(["--lock", "lock", "--inputs", "inputs"]);
+        // Nobody has an archive: whatever goes on after the tools ends there.
+        let output = command.args(["--from", "http://127.0.0.1:1"]).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let programs: &[&str] = &["build", "--kind", "client", "--out", "out"];
+    let firmware: &[&str] = &["firmware", "--out", "firmware.fd"];
+    let other = "cd".repeat(32);
+    let refusal = format!("a shell ({}) has SHA-256 {own}, but the lock names {other}", shell.display());
+    let said = [programs, firmware].map(|arguments| {
+        let (code, said) = run(arguments, &other);
+        assert!(code == Some(77) && said.contains(&refusal), "{arguments:?}: {said}");
+        said.lines().find(|line| line.contains(&refusal)).unwrap_or_default().to_owned()
+    });
+    assert_eq!(said[0], said[1], "the same words");
+    // Control: with the tool that the lock names both go on to what is missing next.
+    for (arguments, next) in [(programs, "Cargo"), (firmware, "cannot have the input firmware")] {
+        let (code, said) = run(arguments, &own);
+        assert!(code == Some(1) && said.contains(next) && !said.contains("has SHA-256"), "{arguments:?}: {said}");
+    }
+    assert!(!dir.join("firmware.fd").exists());
     fs::remove_dir_all(dir).unwrap();
 }

@@ -3,6 +3,7 @@
 //! Owns the compiler's settings. What is packed of it, `openrelay-image` says. Nothing that the source brings runs with more than [`confined`](crate::confined) leaves it.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use openrelay_image::lock::{Lock, Tool};
 use openrelay_image::{hex, sha256};
@@ -22,22 +23,34 @@ const MAX_ANSWER: u64 = 65_536;
 /// The name of the folder of crates, for cargo.
 const VENDORED: &str = "crates-of-the-lock";
 
-/// Compiles the programs, without anything of this machine in them.
-pub(super) fn compile(build: &BuildArguments, lock: &Lock) -> Result<Vec<Vec<u8>>, Failure> {
+/// Checks that this machine's tools are those that the lock names: programs and firmware are compiled by no others.
+///
+/// # Errors
+/// [`Failure`] with code 77 where this machine has another tool, or cannot confine a build.
+pub(super) fn check_tools(build: &BuildArguments, lock: &Lock) -> Result<(), Failure> {
+    let deadline = build.until();
+    let toolchain = toolchain(&build.source.canonicalize().map_err(Failure::plain)?);
+    Confined::check(build.confinement)?;
+    lock.tools
+        .iter()
+        .try_for_each(|tool| check_tool(tool, |program| confined(program, build, toolchain.as_deref(), deadline)))
+}
+
+/// A confined program of the tree's toolchain.
+fn confined(program: &str, build: &BuildArguments, toolchain: Option<&str>, deadline: Instant) -> Confined {
+    let program = Confined::new(program, build.confinement).until(deadline);
+    match toolchain {
+        Some(name) => program.env("RUSTUP_TOOLCHAIN", name),
+        None => program,
+    }
+}
+
+/// Compiles the programs, without anything of this machine in them. [`check_tools`] comes first.
+pub(super) fn compile(build: &BuildArguments) -> Result<Vec<Vec<u8>>, Failure> {
     let deadline = build.until();
     let source = build.source.canonicalize().map_err(Failure::plain)?;
     let toolchain = toolchain(&source);
-    let confined = |program: &str| {
-        let program = Confined::new(program, build.confinement).until(deadline);
-        match &toolchain {
-            Some(name) => program.env("RUSTUP_TOOLCHAIN", name),
-            None => program,
-        }
-    };
-    Confined::check(build.confinement)?;
-    for tool in &lock.tools {
-        check_tool(tool, confined)?;
-    }
+    let confined = |program: &str| confined(program, build, toolchain.as_deref(), deadline);
     let target = target(build, &source)?;
     let (crates, home) = (target.join("vendor"), target.join("cargo"));
     vendor(build, &source, &crates, toolchain.as_deref(), deadline)?;
