@@ -168,6 +168,18 @@ fn pipe() -> io::Result<(File, File)> {
 /// # Errors
 /// When the folder is not there.
 pub fn free(folder: &std::path::Path) -> io::Result<u64> {
+    room(folder).map(|room| room.bytes)
+}
+
+/// What a file system has left.
+struct Room {
+    /// For users' files, in bytes.
+    bytes: u64,
+    /// Files and folders. Some file systems have no fixed number of them, and tell none.
+    entries: u64,
+}
+
+fn room(folder: &std::path::Path) -> io::Result<Room> {
     let path = std::ffi::CString::new(folder.as_os_str().as_encoded_bytes()).map_err(other)?;
     // SAFETY: the struct is of numbers alone, the path ends with a zero, and both live through the call.
     let about = unsafe {
@@ -175,7 +187,7 @@ pub fn free(folder: &std::path::Path) -> io::Result<u64> {
         cvt(libc::statvfs(path.as_ptr(), &raw mut about))?;
         about
     };
-    Ok(about.f_bavail.saturating_mul(about.f_frsize))
+    Ok(Room { bytes: about.f_bavail.saturating_mul(about.f_frsize), entries: about.f_ffree })
 }
 
 /// Waits until a descriptor of these can be read or is closed; whether each is.

@@ -1,18 +1,22 @@
 //! What confined processes use, as often as it takes to end them in time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::{Limit, Limits};
+use super::{Limit, Limits, Room};
 
 /// How often processes and memory are looked at.
 pub(super) const TICK: Duration = Duration::from_millis(50);
-/// How often the disk is, at most.
+/// How often the disk is.
 const DISK: Duration = Duration::from_millis(200);
+/// What folders hold is counted for at most a twentieth of the time, and for up to a quarter where the free space of the disk
+/// has shrunk by what was left.
+const PART: u32 = 20;
+const PART_WHERE_FULL: u32 = 4;
 /// A file or folder without content counts this much, in bytes.
 const ENTRY: u64 = 4_096;
 /// The disk keeps this much free, in bytes.
@@ -27,11 +31,11 @@ pub(super) enum Scope {
     Below(u32),
 }
 
-/// One look at one process.
-struct Process {
-    parent: u32,
-    threads: u64,
-    memory: u64,
+/// What the file systems of the writable folders had left when these held so much.
+struct Counted {
+    /// What may still be written, in bytes.
+    left: u64,
+    rooms: Vec<Option<Room>>,
 }
 
 /// Looks at processes, memory and disk.
@@ -39,35 +43,60 @@ pub(super) struct Watch<'a> {
     scope: Scope,
     limits: Limits,
     folders: &'a [PathBuf],
+    counted: Option<Counted>,
     next_disk: Instant,
+    /// When folders are counted again: with a reason, and without.
+    next_counts: [Instant; 2],
 }
 
 impl<'a> Watch<'a> {
     pub(super) fn new(scope: Scope, limits: Limits, folders: &'a [PathBuf]) -> Self {
-        Self { scope, limits, folders, next_disk: Instant::now() + DISK }
+        let now = Instant::now();
+        Self { scope, limits, folders, counted: None, next_disk: now + DISK, next_counts: [now; 2] }
     }
 
     /// The limit that is exceeded now, if one is.
     pub(super) fn exceeded(&mut self) -> Option<Limit> {
-        let processes = processes(self.scope);
-        if processes.values().map(|process| process.threads).sum::<u64>() > self.limits.processes {
+        let processes = numbers(self.scope);
+        if processes.iter().map(|id| threads(*id)).sum::<u64>() > self.limits.processes {
             return Some(Limit::Processes);
         }
-        if processes.values().map(|process| process.memory).sum::<u64>() > self.limits.memory {
+        // What is resident is the memory and more, and is had for less.
+        if processes.iter().map(|id| resident(*id)).sum::<u64>() > self.limits.memory
+            && processes.iter().map(|id| memory(*id)).sum::<u64>() > self.limits.memory
+        {
             return Some(Limit::Memory);
         }
-        let started = Instant::now();
-        if started >= self.next_disk {
-            let full = self.disk_is_full(processes.keys());
-            // A large folder is looked at less often, so that this never takes more than a quarter of a processor.
-            self.next_disk = Instant::now() + DISK.max(started.elapsed() * 3);
-            return full.then_some(Limit::Disk);
+        let now = Instant::now();
+        if now >= self.next_disk {
+            self.next_disk = now + DISK;
+            return self.disk_is_full(&processes, now).then_some(Limit::Disk);
         }
         None
     }
 
-    /// Whether what is written, removed files that are still open among it, exceeds the limit. What cannot be measured does.
-    fn disk_is_full<'p>(&self, processes: impl Iterator<Item = &'p u32>) -> bool {
+    /// Whether too much is written, or the disk has too little left for others. A large folder is counted less often, unless
+    /// the free space has shrunk by what was left of the limit.
+    fn disk_is_full(&mut self, processes: &[u32], now: Instant) -> bool {
+        let rooms: Vec<Option<Room>> = self.folders.iter().map(|folder| super::room(folder).ok()).collect();
+        if rooms.iter().flatten().any(|room| room.bytes < RESERVE) {
+            return true;
+        }
+        let may_be_full = self.counted.as_ref().is_none_or(|counted| taken(&counted.rooms, &rooms) > counted.left);
+        if now < self.next_counts[usize::from(!may_be_full)] {
+            return false;
+        }
+        let left = self.left(processes);
+        let took = now.elapsed();
+        // Without a reason too: something outside may have freed as much as was written.
+        self.next_counts = [PART_WHERE_FULL, PART].map(|part| now + took * part);
+        self.counted = left.map(|left| Counted { left, rooms });
+        left.is_none()
+    }
+
+    /// What may still be written, where removed files that are still open count too; `None` where it was too much. What cannot
+    /// be measured is.
+    fn left(&self, processes: &[u32]) -> Option<u64> {
         let mut left = self.limits.disk;
         let mut seen = BTreeSet::new();
         let mut take = |about: &fs::Metadata| {
@@ -83,34 +112,44 @@ impl<'a> Watch<'a> {
                 let entries = match fs::read_dir(&folder) {
                     Ok(entries) => entries,
                     Err(error) if gone(&error) => continue,
-                    Err(_) => return true,
+                    Err(_) => return None,
                 };
                 for entry in entries.flatten() {
                     match entry.metadata() {
                         Ok(about) => {
-                            if take(&about).is_none() {
-                                return true;
-                            }
+                            take(&about)?;
                             if about.is_dir() {
                                 open.push(entry.path());
                             }
                         }
                         Err(error) if gone(&error) => {}
-                        Err(_) => return true,
+                        Err(_) => return None,
                     }
                 }
             }
         }
-        let removed = processes.filter_map(|id| fs::read_dir(format!("/proc/{id}/fd")).ok());
+        let removed = processes.iter().filter_map(|id| fs::read_dir(format!("/proc/{id}/fd")).ok());
         let removed = removed.flat_map(|files| files.flatten().filter_map(|file| fs::metadata(file.path()).ok()));
         let mut seen = BTreeSet::new();
         for about in removed.filter(|about| about.is_file() && about.nlink() == 0) {
-            if seen.insert((about.dev(), about.ino())) && take(&about).is_none() {
-                return true;
+            if seen.insert((about.dev(), about.ino())) {
+                take(&about)?;
             }
         }
-        self.folders.iter().any(|folder| super::free(folder).is_ok_and(|free| free < RESERVE))
+        Some(left)
     }
+}
+
+/// What has become of the free space since then, at least that of the folders: others may have written too.
+fn taken(then: &[Option<Room>], now: &[Option<Room>]) -> u64 {
+    let taken = then.iter().zip(now).map(|(then, now)| match (then, now) {
+        (Some(then), Some(now)) => {
+            let entries = then.entries.saturating_sub(now.entries).saturating_mul(ENTRY);
+            then.bytes.saturating_sub(now.bytes).saturating_add(entries)
+        }
+        _ => u64::MAX,
+    });
+    taken.fold(0, u64::saturating_add)
 }
 
 /// Whether a file was removed while folders were read.
@@ -120,24 +159,17 @@ fn gone(error: &io::Error) -> bool {
 
 /// The confined processes, by number.
 pub(super) fn numbers(scope: Scope) -> Vec<u32> {
-    processes(scope).into_keys().collect()
-}
-
-fn processes(scope: Scope) -> BTreeMap<u32, Process> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let mut all: BTreeMap<u32, Process> = numbers.filter_map(|id| Some((id, process(id)?))).collect();
+    let all = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     match scope {
-        Scope::Namespace => {
-            all.remove(&1);
-            all
-        }
+        Scope::Namespace => all.filter(|id| *id != 1).collect(),
         Scope::Below(root) => {
+            let parents: Vec<(u32, u32)> = all.filter_map(|id| Some((id, parent(id)?))).collect();
             let mut found = BTreeSet::from([root]);
             loop {
-                let more: Vec<u32> = all
+                let more: Vec<u32> = parents
                     .iter()
-                    .filter(|(id, process)| !found.contains(id) && found.contains(&process.parent))
+                    .filter(|(id, parent)| !found.contains(id) && found.contains(parent))
                     .map(|(id, _)| *id)
                     .collect();
                 if more.is_empty() {
@@ -145,23 +177,92 @@ fn processes(scope: Scope) -> BTreeMap<u32, Process> {
                 }
                 found.extend(more);
             }
-            all.retain(|id, _| *id != root && found.contains(id));
-            all
+            found.remove(&root);
+            found.into_iter().collect()
         }
     }
 }
 
-/// Reads `/proc/ID/status`. Memory is what no file stands behind, in bytes.
-fn process(id: u32) -> Option<Process> {
+/// The threads of a process. Source: Linux, fs/proc/base.c, `proc_task_getattr`: the links of this folder are two more.
+fn threads(id: u32) -> u64 {
+    fs::metadata(format!("/proc/{id}/task")).map_or(0, |about| about.nlink().saturating_sub(2))
+}
+
+/// What a process has in memory, in bytes, files that it has mapped among it.
+fn resident(id: u32) -> u64 {
+    // Pages of the processors that images are built on.
+    const PAGE: u64 = 4_096;
+    let read = || fs::read_to_string(format!("/proc/{id}/statm")).ok()?.split(' ').nth(1)?.parse::<u64>().ok();
+    read().unwrap_or(0) * PAGE
+}
+
+/// What no file stands behind of it.
+fn memory(id: u32) -> u64 {
+    let kilobytes = |name| status(id, name).unwrap_or(0);
+    (kilobytes("RssAnon:") + kilobytes("RssShmem:")) * 1_024
+}
+
+fn parent(id: u32) -> Option<u32> {
+    status(id, "PPid:").and_then(|number| u32::try_from(number).ok())
+}
+
+/// A number in `/proc/ID/status`.
+fn status(id: u32, name: &str) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
-    let field = |name: &str| -> Option<u64> {
-        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-        line.split_whitespace().next()?.parse().ok()
-    };
-    let kilobytes = field("RssAnon:").unwrap_or(0) + field("RssShmem:").unwrap_or(0);
-    Some(Process {
-        parent: u32::try_from(field("PPid:")?).ok()?,
-        threads: field("Threads:").unwrap_or(1),
-        memory: kilobytes * 1_024,
-    })
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn what_was_taken_is_bytes_and_entries_of_all_folders_and_everything_where_one_cannot_be_asked() {
+        let room = |bytes, entries| Some(Room { bytes, entries });
+        assert_eq!(taken(&[room(100, 7), room(50, 0)], &[room(60, 5), room(49, 0)]), 40 + 2 * ENTRY + 1);
+        // What others have freed is nobody's.
+        assert_eq!(taken(&[room(100, 7), room(50, 0)], &[room(900, 9), room(49, 0)]), 1);
+        assert_eq!(taken(&[room(100, 7)], &[None]), u64::MAX);
+        assert_eq!(taken(&[None, room(1, 1)], &[room(1, 1), room(1, 1)]), u64::MAX);
+        assert_eq!(taken(&[], &[]), 0);
+    }
+
+    #[test]
+    fn folder_is_counted_before_anything_is_known_of_it_and_again_at_its_time() {
+        let folders = [std::env::temp_dir().join(format!("openrelay-watch-{}", std::process::id()))];
+        fs::create_dir_all(folders[0].join("below")).unwrap();
+        let limits = Limits { time: DISK, memory: 0, disk: 1 << 20, processes: 0 };
+        let mut watch = Watch::new(Scope::Namespace, limits, &folders);
+        assert!(!watch.disk_is_full(&[], Instant::now()));
+        assert_eq!(watch.counted.as_ref().unwrap().left, (1 << 20) - ENTRY, "a folder counts as one entry");
+        fs::write(folders[0].join("below/file"), vec![1; 2 << 20]).unwrap();
+        assert!(watch.disk_is_full(&[], watch.next_counts[1]));
+        let mut watch = Watch::new(Scope::Namespace, limits, &folders);
+        assert!(watch.disk_is_full(&[], Instant::now()), "at once");
+        fs::remove_dir_all(&folders[0]).unwrap();
+    }
+
+    #[test]
+    fn processes_are_counted_with_their_threads_and_with_what_they_have_in_memory() {
+        // It waits for its input, which nobody writes.
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let id = child.id();
+        assert!(numbers(Scope::Below(std::process::id())).contains(&id));
+        let own = std::process::id();
+        assert_eq!((threads(id), parent(id)), (1, Some(own)));
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || stopped.recv());
+        assert!(threads(own) >= 2, "this one and that");
+        drop(stop);
+        assert!(thread.join().unwrap().is_err());
+        let used = memory(own);
+        assert!(used > 0 && resident(own) + (1 << 20) >= used, "{used} of {}", resident(own));
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert_eq!((threads(id), resident(id), memory(id)), (0, 0, 0), "it is gone");
+    }
 }
