@@ -299,6 +299,7 @@ def approved_images(slots):
     return images
 
 
+# States of versions that evidence does not tell apart: what stands before another outweighs it.
 BY_WEIGHT = ("revoked", "suspended", "active", "deprecated", "pending", "retired")
 
 
@@ -482,6 +483,21 @@ def check_generation(found, least):
     need(new_enough, f"the image starts with {said}; generation {least} and newer are accepted")
 
 
+def version_of(versions, image, measured):
+    """The newest version of an image that a chip with this measurement can run, and where all of those stand together. The
+    same bytes with other firmware are another version."""
+    same = [version for version in versions if version["image"] == image]
+    need(same, "evidence names an image that was not approved")
+
+    def reports(shape):
+        return measured == (shape.get("launch") or [shape["mrtd"]] + shape["rtmrs"])
+
+    running = [version for version in same if any(map(reports, version["shapes"]))]
+    need(running, "what was started is not the image that it names")
+    states = [version["state"] for version in running]
+    return running[-1], next(state for state in BY_WEIGHT if state in states)
+
+
 def check_staple(evidence, binding, network, descriptors, blocks, images, floors, least):
     """Whether evidence is bound to what it says, to a relay of the chain and its present key, names a block of the chain, an image that can be used and gives its measurement, and new enough
     firmware."""
@@ -501,13 +517,9 @@ def check_staple(evidence, binding, network, descriptors, blocks, images, floors
     need(report == data, "evidence is bound to something else")
     image, block, height = binding[77:109], binding[109:141], int.from_bytes(binding[141:149], "big")
     need(blocks.get(height) == block, "evidence names a block that the chain does not have")
-    need(image.hex() in images, "evidence names an image that was not approved")
-    state = images[image.hex()]["state"]
+    version, state = version_of(images, image.hex(), measured)
     need(state in ("active", "deprecated"), f"evidence names an image that is {state}")
-    check_generation(images[image.hex()].get("firmware_generation"), least)
-    shapes = images[image.hex()]["shapes"]
-    known = [shape.get("launch") or [shape["mrtd"]] + shape["rtmrs"] for shape in shapes]
-    need(measured in known, "what was started is not the image that it names")
+    check_generation(version.get("firmware_generation"), least)
     intel_floor, collateral = floors
     if evidence[0] == 2:
         check_amd_firmware(evidence[1:], collateral)
@@ -543,19 +555,17 @@ def reading(arguments):
             need(word(held) == keccak(rlp_of), "a header is of no block of the chain")
             blocks[height] = keccak(rlp_of)
     floors = floors_of(bundle, entry_slots)
-    time, images = int.from_bytes(header[11], "big"), {}
+    time, images = int.from_bytes(header[11], "big"), []
     for image in voted:
         for text in manifests:
             manifest = json.loads(text)
             hashes = bytes.fromhex(manifest["image"]) + hashlib.sha256(text).digest()
             if keccak(hashes) == image["value"]:
-                # One that was approved in two versions can be used as long as either can, unless either was stopped.
-                states = [images.get(manifest["image"], {}).get("state"), state_of(image, voted, time, arguments.haste)]
-                state = next(state for state in BY_WEIGHT if state in states)
+                state = state_of(image, voted, time, arguments.haste)
                 digest = statement_hash(arguments.chain, arguments.images, image["round"], image["value"])
                 signers = {signer(digest, signature) for number, signature in statements if number == image["round"]}
                 rebuilt_by = sorted(one for one in signers if one)
-                images[manifest["image"]] = dict(manifest, state=state, rebuilt_by=rebuilt_by, **image)
+                images.append(dict(manifest, state=state, rebuilt_by=rebuilt_by, **image))
     refused = []
     for evidence, binding in staples:
         relay = int.from_bytes(binding[32:40], "big")
@@ -569,9 +579,7 @@ def reading(arguments):
         "block": number,
         "block_hash": block.hex(),
         "directory_root": account[2].hex(),
-        "images": [
-            {"image": name} | {key: one[key] for key in ("round", "state", "rebuilt_by")} for name, one in images.items()
-        ],
+        "images": [{key: one[key] for key in ("image", "round", "state", "rebuilt_by")} for one in images],
         "relays": len(descriptors),
         "evidence": len(staples),
         "refused": refused,

@@ -64,7 +64,32 @@ pub enum ImageState {
     Revoked,
 }
 
+/// States of versions that evidence does not tell apart: what stands before another outweighs it.
+const BY_WEIGHT: [ImageState; 6] = [
+    ImageState::Revoked,
+    ImageState::Suspended,
+    ImageState::Active,
+    ImageState::Deprecated,
+    ImageState::Pending,
+    ImageState::Retired,
+];
+
+impl Image {
+    /// Whether a chip that reports this measurement runs this version of the image. The same bytes with other firmware are
+    /// another version, with other measurements.
+    pub fn is_what_runs(&self, hash: &[u8; 32], measurement: &Measurement) -> bool {
+        self.hash == *hash && self.measurements.contains(measurement)
+    }
+}
+
 impl ImageState {
+    /// Where versions stand together that evidence does not tell apart: revoked or suspended if one is, and otherwise usable
+    /// as long as one is. `None` of none.
+    pub fn of_all(states: impl IntoIterator<Item = Self>) -> Option<Self> {
+        let weight = |state: &Self| BY_WEIGHT.iter().position(|one| one == state);
+        states.into_iter().min_by_key(weight)
+    }
+
     /// Whether relays may run it now.
     ///
     /// # Errors
@@ -117,7 +142,7 @@ pub struct LedgerView {
     pub block: Option<Block>,
     /// The relay.
     pub relay: Option<Relay>,
-    /// Images, whatever became of them.
+    /// Versions of images by ascending number, whatever became of them.
     pub images: Option<Vec<Image>>,
     /// The least that firmware must be.
     pub floors: Option<Floors>,
@@ -143,7 +168,7 @@ impl Verdict {
         &self.binding
     }
 
-    /// Where the image stands.
+    /// Where the image stands, in the versions that the evidence can be of.
     pub const fn image(&self) -> ImageState {
         self.image
     }
@@ -189,12 +214,12 @@ pub fn verify(
     let time = view.time.ok_or(Refusal::NoView("the chain's time"))?;
     check_relay(binding, role, view)?;
     check_block(binding, view, time, policy)?;
-    let image = find_image(binding, evidence, view, roots)?;
+    let (image, state) = find_image(binding, evidence, view, roots)?;
     let floors = view.floors.as_ref().ok_or(Refusal::NoView("the floors of firmware"))?;
     let facts = crate::examine(evidence, Some(collateral), roots, now)?;
     policy.check(&facts, floors, image)?;
     check_clock(now, time, view.newest_known)?;
-    Ok(Verdict { facts, binding: *binding, image: image.state, identity: evidence.identity() })
+    Ok(Verdict { facts, binding: *binding, image: state, identity: evidence.identity() })
 }
 
 /// A clock that is ahead may be right: then the block is old. That is accepted only while it is the newest that is known.
@@ -236,18 +261,25 @@ fn check_block(binding: &Binding, view: &LedgerView, time: u64, policy: &Policy)
     if age > policy.max_age_s { Err(Refusal::TooOld { age, limit: policy.max_age_s }) } else { Ok(()) }
 }
 
+/// The newest version that the evidence can be of, and where all of those stand together.
 fn find_image<'a>(
     binding: &Binding,
     evidence: &Evidence,
     view: &'a LedgerView,
     roots: &Roots,
-) -> Result<&'a Image, Refusal> {
+) -> Result<(&'a Image, ImageState), Refusal> {
     let images = view.images.as_ref().ok_or(Refusal::NoView("the images"))?;
-    let image = images.iter().find(|image| image.hash == binding.image).ok_or(Refusal::UnknownImage)?;
-    image.state.usable()?;
+    let newest = images.iter().rfind(|image| image.hash == binding.image).ok_or(Refusal::UnknownImage)?;
+    let measurement = evidence.measurement();
+    let versions: Vec<&Image> =
+        images.iter().filter(|image| image.is_what_runs(&binding.image, &measurement)).collect();
+    // Where the measurement is none of any version, the newest tells whether that is all.
+    let image = versions.last().copied().unwrap_or(newest);
+    let state = ImageState::of_all(versions.iter().map(|image| image.state)).unwrap_or(image.state);
+    state.usable()?;
     check_generation(image.firmware_generation, roots.min_firmware_generation)?;
-    if !image.measurements.contains(&evidence.measurement()) {
+    if versions.is_empty() {
         return Err(Refusal::Measurement);
     }
-    Ok(image)
+    Ok((image, state))
 }

@@ -296,9 +296,19 @@ impl Judged {
         self.results.iter().filter_map(|(relay_id, result)| Some((*relay_id, result.as_ref().err()?)))
     }
 
-    /// The approved image with this hash.
-    pub fn image(&self, hash: [u8; 32]) -> Option<&Approved> {
-        self.images.iter().find(|approved| approved.image.hash == hash)
+    /// The newest approved version that the evidence of this verdict can be of.
+    pub fn image(&self, verdict: &Verdict) -> Option<&Approved> {
+        self.versions(verdict).last()
+    }
+
+    /// Where the image of this verdict stands by what is known here; `None` where it is none that was approved.
+    pub fn image_state(&self, verdict: &Verdict) -> Option<ImageState> {
+        ImageState::of_all(self.versions(verdict).map(|approved| approved.image.state))
+    }
+
+    fn versions<'a>(&'a self, verdict: &'a Verdict) -> impl Iterator<Item = &'a Approved> {
+        let (hash, measurement) = (&verdict.binding().image, &verdict.facts().measurement);
+        self.images.iter().filter(move |approved| approved.image.is_what_runs(hash, measurement))
     }
 
     /// The images that validators have approved, by ascending version.
@@ -402,7 +412,9 @@ impl View {
     }
 }
 
-/// Images whose manifest is what was voted for. Of one that was approved in two versions the newer is told; what was revoked or suspended in either is so, and otherwise it can be used as long as either can.
+/// Images whose manifest is what was voted for, by ascending version. A version is an image with its manifest: the same bytes
+/// with other firmware are another one, with a state of its own. Where two versions are the same bytes for the same machines,
+/// no evidence tells them apart: the newer is told, with where both stand together.
 pub(crate) fn approved(
     voted: &[VotedImage],
     haste: u64,
@@ -430,9 +442,10 @@ pub(crate) fn approved(
     // By ascending version.
     for mut approved in voted.iter().filter_map(of_vote) {
         let image = &mut approved.image;
-        if let Some(at) = found.iter().position(|older| older.image.hash == image.hash) {
+        let of_same = |older: &Image| older.hash == image.hash && older.measurements == image.measurements;
+        if let Some(at) = found.iter().position(|older| of_same(&older.image)) {
             let states = [found.remove(at).image.state, image.state];
-            image.state = BY_WEIGHT.into_iter().find(|state| states.contains(state)).unwrap_or(image.state);
+            image.state = ImageState::of_all(states).unwrap_or(image.state);
         }
         found.push(approved);
     }
@@ -466,20 +479,8 @@ pub(crate) fn program_state(program: [u8; 32], voted: &[VotedImage], haste: u64,
         let manifest = Manifest { kind, version, firmware_generation, image, shapes, advisories };
         image_value(image.into(), sha256(&manifest.encode())) == package.value
     };
-    let states = voted.iter().filter(is_it).map(|package| image_state(package.state(voted, time, haste)));
-    let states: Vec<ImageState> = states.collect();
-    BY_WEIGHT.into_iter().find(|state| states.contains(state))
+    ImageState::of_all(voted.iter().filter(is_it).map(|package| image_state(package.state(voted, time, haste))))
 }
-
-/// States of one image in two versions: what stands before another outweighs it.
-const BY_WEIGHT: [ImageState; 6] = [
-    ImageState::Revoked,
-    ImageState::Suspended,
-    ImageState::Active,
-    ImageState::Deprecated,
-    ImageState::Pending,
-    ImageState::Retired,
-];
 
 /// A statement, and whose key has signed it.
 pub(crate) type Signed = (Statement, [u8; 20]);
@@ -518,6 +519,8 @@ pub(crate) mod tests {
     #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
     use openrelay_attest::Evidence;
     use openrelay_attest::binding::Binding;
+    use openrelay_attest::evidence::Measurement;
+    use openrelay_attest::manifest::Shape;
 
     use super::*;
 
@@ -573,6 +576,34 @@ pub(crate) mod tests {
         assert_eq!(twice([NOW + 1, NOW + 2], false, 0), ImageState::Pending);
         assert_eq!(twice([NOW - 40 * 86_400, NOW - 20 * 86_400], true, 0), ImageState::Revoked);
         assert_eq!(twice([NOW - 40 * 86_400, NOW - 20 * 86_400], false, NOW + 1), ImageState::Suspended);
+    }
+
+    #[test]
+    fn versions_of_one_image_with_other_firmware_have_states_of_their_own() {
+        let manifests = [1, 2].map(|version| {
+            let measurement = Measurement::Snp([u8::try_from(version).unwrap(); 48]);
+            let shapes = vec![Shape { name: "EPYC-v4 x 1".into(), measurement }];
+            let (image, advisories) = ([7; 32], Vec::new());
+            Manifest { kind: 1, version, firmware_generation: Some(1), image, shapes, advisories }.encode()
+        });
+        let file = AttestationFile { manifests: manifests.to_vec(), ..AttestationFile::default() };
+        let states = |revoked: [bool; 2], suspended_until: [u64; 2]| {
+            let voted = |version: usize| VotedImage {
+                round: version as u64,
+                version: version as u64,
+                usable_from: NOW - 86_400,
+                suspended_until: suspended_until[version - 1],
+                revoked: revoked[version - 1],
+                value: image_value([7; 32].into(), sha256(&manifests[version - 1])),
+            };
+            let found = approved(&[1, 2].map(voted), 1, &[], &file, NOW);
+            found.iter().map(|approved| (approved.version, approved.image.state)).collect::<Vec<_>>()
+        };
+        use ImageState::{Active, Deprecated, Revoked, Suspended};
+        assert_eq!(states([false; 2], [0; 2]), [(1, Deprecated), (2, Active)]);
+        assert_eq!(states([true, false], [0; 2]), [(1, Revoked), (2, Active)]);
+        assert_eq!(states([false, true], [0; 2]), [(1, Active), (2, Revoked)]);
+        assert_eq!(states([false; 2], [NOW + 1, 0]), [(1, Suspended), (2, Active)]);
     }
 
     #[test]

@@ -617,7 +617,7 @@ impl Judge {
 /// What was found about a relay, if it is believed.
 pub fn attested_hop(judged: &Judged, relay_id: u64) -> Option<AttestedHop> {
     let verdict = judged.verdict(relay_id).ok()?.clone();
-    let approved = judged.image(verdict.binding().image)?;
+    let approved = judged.image(&verdict)?;
     Some(AttestedHop { relay_id, verdict, round: approved.round, rebuilt_by: approved.image.rebuilt_by.clone() })
 }
 

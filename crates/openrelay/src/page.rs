@@ -231,7 +231,7 @@ fn tell(directory: &VerifiedDirectory, judged: &Judged, relay_id: u64) {
     say(&format!("started        image {}", hex::encode(&binding.image)));
     let state = state(hop.verdict.image());
     say(&format!("               {state}, approved by validators who rebuilt it, in round {}", hop.round));
-    if let Some(approved) = judged.image(binding.image) {
+    if let Some(approved) = judged.image(&hop.verdict) {
         say(&format!("rebuilders     {}", rebuilders(judged.policy(), &approved.image)));
     }
     say("key            the handshake key above was made inside: the chip has signed it with what was started");

@@ -292,6 +292,36 @@ fn counter_examples() {
     assert_eq!(World::of("Turin", Chip::default()).code(), "verdict");
 }
 
+/// The same bytes are approved with one firmware and again with another.
+#[test]
+fn evidence_is_held_against_the_version_whose_firmware_it_was_started_through() {
+    use ImageState::{Active, Deprecated, Retired, Revoked, Suspended};
+    let of_old = || vec![Measurement::Snp([0x0d; 48])];
+    let of_evidence = || vec![Measurement::Snp(MEASUREMENT)];
+    let both = || vec![Measurement::Snp([0x0d; 48]), Measurement::Snp(MEASUREMENT)];
+    type Version = (ImageState, Vec<Measurement>);
+    let judged = |versions: [Version; 2]| {
+        let mut world = World::new();
+        let image = image(&mut world).clone();
+        let version = |(state, measurements)| Image { state, measurements, ..image.clone() };
+        world.view.images = Some(versions.map(version).into());
+        world.judge().map(|verdict| verdict.image()).map_err(|refusal| refusal.code())
+    };
+    // The other version's state says nothing of this one.
+    assert_eq!(judged([(Revoked, of_old()), (Active, of_evidence())]), Ok(Active));
+    assert_eq!(judged([(Active, of_evidence()), (Revoked, of_old())]), Ok(Active));
+    assert_eq!(judged([(Deprecated, of_evidence()), (Active, of_old())]), Ok(Deprecated));
+    assert_eq!(judged([(Revoked, of_evidence()), (Active, of_old())]), Err("image-state"));
+    assert_eq!(judged([(Retired, of_evidence()), (Active, of_old())]), Err("image-state"));
+    assert_eq!(judged([(Active, of_old()), (Suspended, of_evidence())]), Err("image-state"));
+    // Nothing tells apart what both versions name.
+    assert_eq!(judged([(Deprecated, both()), (Active, of_evidence())]), Ok(Active));
+    assert_eq!(judged([(Active, of_evidence()), (Retired, both())]), Ok(Active));
+    assert_eq!(judged([(Revoked, both()), (Active, of_evidence())]), Err("image-state"));
+    assert_eq!(judged([(Active, of_evidence()), (Suspended, both())]), Err("image-state"));
+    assert_eq!(judged([(Active, of_old()), (Active, of_old())]), Err("measurement"));
+}
+
 /// Changes the binding that is shown, and not what was signed.
 fn keep(world: &mut World, change: fn(&mut Binding)) {
     world.report_data = Some(world.binding.report_data());

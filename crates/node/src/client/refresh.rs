@@ -302,8 +302,8 @@ impl Reader {
     fn refused(&self) -> Option<String> {
         self.hops.iter().find_map(|hop| {
             let opened = self.opened_judged.verdict(hop.relay_id).ok();
-            let image = opened.and_then(|verdict| self.judged.image(verdict.binding().image));
-            let refusal = match image.map(|approved| approved.image.state.usable()) {
+            let state = opened.and_then(|verdict| self.judged.image_state(verdict));
+            let refusal = match state.map(ImageState::usable) {
                 Some(Err(refusal)) => refusal,
                 Some(Ok(())) | None => self.judged.verdict(hop.relay_id).err()?,
             };
