@@ -1,7 +1,8 @@
 //! Evidence of trusted execution environments: what a relay shows, and what follows from it.
 //!
-//! Owns the strict encoding of evidence, the checks of Intel's and AMD's signatures down to pinned roots, and the facts that come out. Pure: no sockets, no clock, no files; time
-//! and roots are arguments. Never says "trusted": it lists facts, or refuses with a code, a sentence and the next step.
+//! Owns the strict encoding of evidence, the checks of Intel's and AMD's signatures down to pinned roots, and the facts
+//! that come out. Pure: no sockets, no clock, no files; time and roots are arguments. Never says "trusted": it lists
+//! facts, or refuses with a code, a sentence and the next step.
 //!
 //! ```text
 //! vendor's bytes ─ raw ─▶ Evidence ─ examine(roots, collateral, now) ─▶ Facts, or a Refusal
@@ -33,7 +34,8 @@ pub use facts::Facts;
 pub use refusal::Refusal;
 pub use roots::Roots;
 
-/// Holds evidence against the vendor's roots and collateral, at `now` in seconds since the Unix epoch, and lists what follows. Whether that is enough is not said here.
+/// Holds evidence against the vendor's roots and collateral, at `now` in seconds since the Unix epoch, and lists what
+/// follows. Whether that is enough is not said here.
 ///
 /// # Errors
 /// [`Refusal`]: this is no genuine evidence, or cannot be shown to be.
@@ -57,8 +59,9 @@ pub fn examine(
     }
 }
 
-/// Checks what can be checked of a staple without a chain and without collateral: that a chip of the vendor has signed it, and that it
-/// is bound to what it says it is bound to. Properties, revocation, firmware and policy are not looked at.
+/// Checks what can be checked of a staple without a chain and without collateral: that a chip of the vendor has signed
+/// it, and that it is bound to what it says it is bound to. Properties, revocation, firmware and policy are not looked
+/// at.
 ///
 /// # Errors
 /// [`Refusal`].
@@ -69,8 +72,8 @@ pub fn check_staple(staple: &verdict::Staple, roots: &Roots, now: u64) -> Result
     check_signatures(&staple.evidence, roots, now)
 }
 
-/// Checks the signatures of evidence as far as they can be checked without collateral: for AMD's the whole chain to a pinned root, for
-/// Intel's the chain from a pinned authority.
+/// Checks the signatures of evidence as far as they can be checked without collateral: for AMD's the whole chain to a
+/// pinned root, for Intel's the chain from a pinned authority.
 ///
 /// # Errors
 /// [`Refusal`]: no chip of the vendor has signed this.

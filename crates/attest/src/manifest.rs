@@ -1,6 +1,7 @@
 //! What an image is known by: its hash, and what chips report when they start it.
 //!
-//! Owns the file that validators vote for the hash of, beside the image's. One text for each manifest: whatever would not be written back the same is refused.
+//! Owns the file that validators vote for the hash of, beside the image's. One text for each manifest: whatever would
+//! not be written back the same is refused.
 //!
 //! Schema `openrelay.image/2` is `openrelay.image/1` with the generation of the firmware. Client packages have no
 //! firmware and keep `/1`. A relay image in `/1` is parsed, so that a refusal can name the reason, and is refused by
@@ -70,7 +71,8 @@ impl Manifest {
             None => (SCHEMAS[0], String::new()),
         };
         let text = format!(
-            "{{\n  \"schema\": \"{schema}\",\n  \"kind\": {},\n  \"version\": {},{firmware}\n  \"image\": \"{}\",\n  \"shapes\": [{}\n  ],\n  \"advisories\": [{}]\n}}\n",
+            "{{\n  \"schema\": \"{schema}\",\n  \"kind\": {},\n  \"version\": {},{firmware}\
+             \n  \"image\": \"{}\",\n  \"shapes\": [{}\n  ],\n  \"advisories\": [{}]\n}}\n",
             self.kind,
             self.version,
             to_hex(&self.image),

@@ -1,6 +1,7 @@
 //! What is good enough.
 //!
-//! Owns the rules that have nothing to do with the chain: products, firmware, ages. The defaults are those that clients are released with.
+//! Owns the rules that have nothing to do with the chain: products, firmware, ages. The defaults are those that clients
+//! are released with.
 
 use crate::facts::{Crl, Facts, Platform, Tcb, TcbVersion};
 use crate::refusal::Refusal;
@@ -39,7 +40,8 @@ pub struct Policy {
     pub max_age_s: u64,
     /// The only images that are accepted: those that were rebuilt here; `None` for all that validators have approved.
     pub rebuilt: Option<Vec<[u8; 32]>>,
-    /// Rebuilders by whose word an image is accepted besides the validators' vote, by address: against a bought majority.
+    /// Rebuilders by whose word an image is accepted besides the validators' vote, by address: against a bought
+    /// majority.
     pub rebuilders: Vec<[u8; 20]>,
     /// How many of them must have signed.
     pub rebuilders_needed: usize,
@@ -57,7 +59,8 @@ impl Default for Policy {
             amd_products: vec!["Genoa".into(), "Turin".into()],
             // What ordinary hosts reach; the library's own strict policy lets none of them through.
             intel_statuses: vec!["UpToDate".into(), "SWHardeningNeeded".into()],
-            // LASS, SEPT_VE_DISABLE, PKS. Not the counters of performance, which show what it does, nor keys that the host shares (KL).
+            // LASS, SEPT_VE_DISABLE, PKS. Not the counters of performance, which show what it does, nor keys that the
+            // host shares (KL).
             td_attributes: 1 << 27 | 1 << 28 | 1 << 30,
             // Trust domains and enclaves: x87 to AVX-512, PKRU, CET, AMX. Not what traces execution (PT, LBR). Source:
             // Intel SDM, volume 1, section 13.1.

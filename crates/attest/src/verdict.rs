@@ -1,10 +1,11 @@
 //! From evidence to a verdict: the whole way, in one order.
 //!
-//! Owns [`Verdict`], which nothing else makes. A verdict lists what was found; it never says "trusted". What the chain says comes in as a value ([`LedgerView`]): a part of it that is missing
-//! refuses, and the refusal says which.
+//! Owns [`Verdict`], which nothing else makes. A verdict lists what was found; it never says "trusted". What the chain
+//! says comes in as a value ([`LedgerView`]): a part of it that is missing refuses, and the refusal says which.
 //!
 //! ```text
-//! form ─▶ properties ─▶ binding = report data ─▶ block, relay, epoch, role ─▶ image and measurement ─▶ chain, lists, signature ─▶ firmware and floors ─▶ policy ─▶ clock ─▶ Verdict
+//! form ─▶ properties ─▶ binding = report data ─▶ block, relay, epoch, role ─▶ image and measurement
+//!      ─▶ chain, lists, signature ─▶ firmware and floors ─▶ policy ─▶ clock ─▶ Verdict
 //! ```
 
 use crate::binding::Binding;
@@ -18,7 +19,8 @@ use crate::roots::Roots;
 
 /// How far this machine's clock may be from the chain's, in seconds.
 const CLOCK_SKEW: u64 = 6 * 3_600;
-/// How far it may be ahead while nobody shows a newer block, in seconds: the chain may stand still, or its endpoints be blocked.
+/// How far it may be ahead while nobody shows a newer block, in seconds: the chain may stand still, or its endpoints be
+/// blocked.
 pub const OFFLINE: u64 = 72 * 3_600;
 
 /// What a relay shows.
@@ -75,16 +77,16 @@ const BY_WEIGHT: [ImageState; 6] = [
 ];
 
 impl Image {
-    /// Whether a chip that reports this measurement runs this version of the image. The same bytes with other firmware are
-    /// another version, with other measurements.
+    /// Whether a chip that reports this measurement runs this version of the image. The same bytes with other firmware
+    /// are another version, with other measurements.
     pub fn is_what_runs(&self, hash: &[u8; 32], measurement: &Measurement) -> bool {
         self.hash == *hash && self.measurements.contains(measurement)
     }
 }
 
 impl ImageState {
-    /// Where versions stand together that evidence does not tell apart: revoked or suspended if one is, and otherwise usable
-    /// as long as one is. `None` of none.
+    /// Where versions stand together that evidence does not tell apart: revoked or suspended if one is, and otherwise
+    /// usable as long as one is. `None` of none.
     pub fn of_all(states: impl IntoIterator<Item = Self>) -> Option<Self> {
         let weight = |state: &Self| BY_WEIGHT.iter().position(|one| one == state);
         states.into_iter().min_by_key(weight)
@@ -222,7 +224,8 @@ pub fn verify(
     Ok(Verdict { facts, binding: *binding, image: state, identity: evidence.identity() })
 }
 
-/// A clock that is ahead may be right: then the block is old. That is accepted only while it is the newest that is known.
+/// A clock that is ahead may be right: then the block is old. That is accepted only while it is the newest that is
+/// known.
 fn check_clock(now: u64, time: u64, newest_known: bool) -> Result<(), Refusal> {
     let limit = if newest_known { OFFLINE } else { CLOCK_SKEW };
     match now.checked_sub(time) {

@@ -103,7 +103,8 @@ fn fits(report: &Report, leaf: &Read, kind: KeyKind, product: Product) -> Result
     if kind == KeyKind::Vlek {
         return Ok(());
     }
-    // The machine's owner may hide the chip in the report (MASK_CHIP_ID), which then has zeros; its certificate names it all the same.
+    // The machine's owner may hide the chip in the report (MASK_CHIP_ID), which then has zeros; its certificate names
+    // it all the same.
     let (chip, certified) = (report.chip_id(), certified_chip(leaf)?);
     if chip == certified || chip == [0; 64] { Ok(()) } else { Err(Refusal::OtherChip) }
 }

@@ -1,7 +1,8 @@
 //! Quotes of Intel SGX and TDX: versions 3, 4 and 5.
 //!
-//! Owns their layout, what must be true of any that is believed, and the way through `dcap-qvl`, which is given a quote that was built anew from strict evidence and
-//! pinned certificates, never the bytes that somebody sent. Source: Intel SGX ECDSA Quote Library API (quote 3), TDX DCAP Quote 4 and 5; TDX Module ABI (348551).
+//! Owns their layout, what must be true of any that is believed, and the way through `dcap-qvl`, which is given a quote
+//! that was built anew from strict evidence and pinned certificates, never the bytes that somebody sent. Source: Intel
+//! SGX ECDSA Quote Library API (quote 3), TDX DCAP Quote 4 and 5; TDX Module ABI (348551).
 
 mod reasons;
 mod signatures;
@@ -80,11 +81,13 @@ pub struct Quote {
     pub certificate: Vec<u8>,
 }
 
-/// What stands before the processor model in a PCK certificate: its identifier, and an octet string of six bytes. Source: Intel SGX PCK Certificate and CRL Profile, 1.3.5.
+/// What stands before the processor model in a PCK certificate: its identifier, and an octet string of six bytes.
+/// Source: Intel SGX PCK Certificate and CRL Profile, 1.3.5.
 const FMSPC: [u8; 14] = [0x06, 0x0a, 0x2a, 0x86, 0x48, 0x86, 0xf8, 0x4d, 0x01, 0x0d, 0x01, 0x04, 0x04, 0x06];
 
 impl Quote {
-    /// The model of the processor (FMSPC) in hexadecimal digits, by the words of the quote's certificate, which decide nothing.
+    /// The model of the processor (FMSPC) in hexadecimal digits, by the words of the quote's certificate, which decide
+    /// nothing.
     pub fn model(&self) -> Option<String> {
         let found = self.certificate.windows(FMSPC.len() + 6).find_map(|bytes| bytes.strip_prefix(&FMSPC));
         found.map(crate::json::to_hex)
@@ -210,7 +213,8 @@ impl Quote {
         if attributes & bits(29..=29) != 0 {
             return Err(Refusal::Migratable);
         }
-        // Of service domains that are bound to it: as a measurement, and from the extended report on as a hash of what they are now.
+        // Of service domains that are bound to it: as a measurement, and from the extended report on as a hash of what
+        // they are now.
         let of_others: &[usize] = match self.layout {
             Layout::Tdx5(TdBody::Td15Ex) => &[600, 829],
             Layout::Tdx5(TdBody::Td15) => &[600],

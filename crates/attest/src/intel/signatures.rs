@@ -1,7 +1,8 @@
 //! The signatures of a quote, from the machine's certificate down, without Intel's collateral.
 //!
-//! Owns what a mirror and a validator can check before they have collateral for a model: that a pinned authority has signed the
-//! machine's certificate, and so the model in it. A verdict needs [`super::verify`], which looks at all of it again.
+//! Owns what a mirror and a validator can check before they have collateral for a model: that a pinned authority has
+//! signed the machine's certificate, and so the model in it. A verdict needs [`super::verify`], which looks at all of
+//! it again.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
