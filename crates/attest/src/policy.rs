@@ -38,7 +38,8 @@ pub struct Policy {
     pub smt: bool,
     /// How old the block in the binding may be, in seconds of the chain's time.
     pub max_age_s: u64,
-    /// The only images that are accepted: those that were rebuilt here; `None` for all that validators have approved.
+    /// The only images that are accepted: those that were rebuilt here, by what validators voted for; `None` for all that
+    /// they have approved.
     pub rebuilt: Option<Vec<[u8; 32]>>,
     /// Rebuilders by whose word an image is accepted besides the validators' vote, by address: against a bought
     /// majority.
@@ -145,7 +146,7 @@ impl Policy {
     /// # Errors
     /// [`Refusal::NotRebuilt`], [`Refusal::Rebuilders`].
     pub fn check_image(&self, image: &Image) -> Result<(), Refusal> {
-        if self.rebuilt.as_ref().is_some_and(|rebuilt| !rebuilt.contains(&image.hash)) {
+        if self.rebuilt.as_ref().is_some_and(|rebuilt| !rebuilt.contains(&image.value)) {
             return Err(Refusal::NotRebuilt);
         }
         let found = self.named_rebuilders(image).count();

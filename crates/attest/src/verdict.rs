@@ -37,6 +37,8 @@ pub struct Staple {
 pub struct Image {
     /// SHA-256 of it.
     pub hash: [u8; 32],
+    /// What validators voted for, which names image and manifest.
+    pub value: [u8; 32],
     /// Where it stands.
     pub state: ImageState,
     /// The generation of the firmware that it starts with, as its manifest names it.

@@ -129,21 +129,27 @@ fn policies(bench: &mut Bench) -> Result<()> {
     ensure!(code == Some(1) && said.contains("line 1, key platforms"), "exit code {code:?}: {said}");
     fs::write(&policy, "paranoid = true\n")?;
     refuses(bench, &config, "[not-rebuilt]")?;
-    let image = bench.verified()?[0]["evidence"]["image"].as_str().context("no image")?.to_owned();
-    let state = bench.network.client.dir().join("state");
-    fs::write(state.join("rebuilt-images"), format!("{image}\n"))?;
+    let shown = shown_image(bench)?;
+    let text = |key: &str| shown[key].as_str().map(|text| text.trim_start_matches("0x").to_owned()).context("no image");
+    let rebuilt = bench.network.client.dir().join("state/rebuilt-images");
+    // The same bytes may be started by other firmware.
+    fs::write(&rebuilt, format!("{}\n", text("image")?))?;
+    refuses(bench, &config, "[not-rebuilt]")?;
+    fs::write(&rebuilt, format!("{}\n", text("value")?))?;
     bench.up(&config)?;
     ensure!(bench.fetches()?, "nothing goes through");
     bench.down()
 }
 
+/// The first image that `openrelay image show` shows.
+fn shown_image(bench: &Bench) -> Result<Value> {
+    let (code, said, errors) = bench.openrelay(&["image", "show", "--json", "--config", &bench.config()])?;
+    ensure!(code == Some(0), "exit code {code:?}: {errors}");
+    Ok(serde_json::from_str::<Value>(&said)?["images"][0].clone())
+}
+
 fn named_rebuilders(bench: &mut Bench) -> Result<()> {
-    let shown = |bench: &Bench| -> Result<Value> {
-        let (code, said, errors) = bench.openrelay(&["image", "show", "--json", "--config", &bench.config()])?;
-        ensure!(code == Some(0), "exit code {code:?}: {errors}");
-        Ok(serde_json::from_str::<Value>(&said)?["images"][0].clone())
-    };
-    let image = shown(bench)?;
+    let image = shown_image(bench)?;
     let count = |value: &Value| value.as_array().map(Vec::len);
     ensure!(count(&image["rebuilt_by"]) == Some(3) && count(&image["named"]) == Some(3), "{image}");
     let votes = image["endpoint_says"]["votes"].as_array().cloned().unwrap_or_default();
@@ -161,18 +167,18 @@ fn named_rebuilders(bench: &mut Bench) -> Result<()> {
     let (own, hidden) = (lies.join("attestation-1-1.json"), lies.join("attestation-1-2.json"));
     let kept = [fs::read(&own)?, fs::read(&hidden)?];
     fs::remove_file(&own)?;
-    bench.within("statements of two", || Ok(count(&shown(bench)?["rebuilt_by"]) == Some(2)))?;
+    bench.within("statements of two", || Ok(count(&shown_image(bench)?["rebuilt_by"]) == Some(2)))?;
     bench.up(&bench.config())?;
     bench.down()?;
     // What is signed for another value counts for none.
     fs::write(&hidden, String::from_utf8_lossy(&kept[1]).replace("\"round\":1", "\"round\":2"))?;
-    bench.within("the statement of one", || Ok(count(&shown(bench)?["rebuilt_by"]) == Some(1)))?;
+    bench.within("the statement of one", || Ok(count(&shown_image(bench)?["rebuilt_by"]) == Some(1)))?;
     // What was kept before would still do.
     fs::remove_dir_all(bench.network.client.dir().join("state"))?;
     refuses(bench, &bench.config(), "[rebuilders]")?;
     fs::write(&own, &kept[0])?;
     fs::write(&hidden, &kept[1])?;
-    bench.within("statements of all", || Ok(count(&shown(bench)?["rebuilt_by"]) == Some(3)))?;
+    bench.within("statements of all", || Ok(count(&shown_image(bench)?["rebuilt_by"]) == Some(3)))?;
     Ok(())
 }
 

@@ -188,8 +188,6 @@ pub struct Approved {
     pub round: u64,
     /// Its version.
     pub version: u64,
-    /// What was voted for: Keccak-256 of the image's hash and of that of its manifest.
-    pub value: B256,
 }
 
 /// What the chain has said and mirrors have brought, as far as the two fit.
@@ -434,9 +432,9 @@ pub(crate) fn approved(
         let of_round = signed.iter().filter(|(statement, _)| statement.round == image.round);
         let rebuilt_by: BTreeSet<[u8; 20]> = of_round.map(|(_, signer)| *signer).collect();
         let rebuilt_by = rebuilt_by.into_iter().collect();
-        let (round, version, value) = (image.round, image.version, image.value);
-        let image = Image { hash, state, firmware_generation, measurements, advisories, rebuilt_by };
-        Some(Approved { image, round, version, value })
+        let (round, version, value) = (image.round, image.version, image.value.0);
+        let image = Image { hash, value, state, firmware_generation, measurements, advisories, rebuilt_by };
+        Some(Approved { image, round, version })
     };
     let mut found: Vec<Approved> = Vec::new();
     // By ascending version.

@@ -621,7 +621,7 @@ pub fn attested_hop(judged: &Judged, relay_id: u64) -> Option<AttestedHop> {
     Some(AttestedHop { relay_id, verdict, round: approved.round, rebuilt_by: approved.image.rebuilt_by.clone() })
 }
 
-/// Where hashes of images that were rebuilt on this machine are kept, in the folder `state`.
+/// Where values of images that were rebuilt on this machine are kept, in the folder `state`.
 pub fn rebuilt_images(state: &Path) -> PathBuf {
     state.join("rebuilt-images")
 }

@@ -19,6 +19,7 @@ use openrelay_image::lock::{Lock, Package, Role};
 use openrelay_image::pack::{Image, Programs, pack};
 use openrelay_image::{hex, pcr, sha256, tdx};
 use openrelay_ledger::chain::voted::{CLIENT_PACKAGE, RELAY_IMAGE};
+use openrelay_ledger::chain::voting::image_value;
 use openrelay_node::attestation::Approved;
 use openrelay_node::client::rebuilt_images;
 use openrelay_node::clock::unix_seconds;
@@ -460,18 +461,12 @@ fn verify(program: &Program, build: &BuildArguments, config: &Path) -> Result<()
     let _ = remove(&place);
     let built = built?;
     let hash = built.image.hash();
-    let Some(approved) = all.iter().find(|approved| approved.image.hash == hash) else {
-        let known: Vec<String> = all.iter().map(|approved| hex(&approved.image.hash)).collect();
-        let known = if known.is_empty() { "none".into() } else { known.join(", ") };
-        return Err(Failure::new(
-            5,
-            format!("this tree gives the image {}, which validators have not approved; approved: {known}", hex(&hash)),
-        ));
-    };
+    let approved = approved_as(&built.manifest, &all)?;
     let path = rebuilt_images(&folders().state);
     let mut known = std::fs::read_to_string(&path).unwrap_or_default();
-    if !known.lines().any(|line| line == hex(&hash)) {
-        known += &format!("{}\n", hex(&hash));
+    let value = hex(&approved.image.value);
+    if !known.lines().any(|line| line == value) {
+        known += &format!("{value}\n");
         std::fs::create_dir_all(&folders().state).map_err(Failure::plain)?;
         openrelay_node::directory::replace(&path, known.as_bytes()).map_err(Failure::plain)?;
     }
@@ -483,6 +478,30 @@ fn verify(program: &Program, build: &BuildArguments, config: &Path) -> Result<()
     ));
     talk("openrelay: with paranoid = true in the policy only images that were rebuilt here are accepted");
     Ok(())
+}
+
+/// The newest approved version that is what was built: the image and what starts it, as the manifest has them.
+///
+/// # Errors
+/// [`Failure`] with code 5 where there is none.
+fn approved_as<'a>(built: &Manifest, all: &'a [Approved]) -> Result<&'a Approved, Failure> {
+    // A tree does not say which version it became.
+    let value = |version: u64| {
+        let manifest = Manifest { version, ..built.clone() };
+        image_value(built.image.into(), sha256(&manifest.encode()).into()).0
+    };
+    if let Some(approved) = all.iter().rfind(|approved| value(approved.version) == approved.image.value) {
+        return Ok(approved);
+    }
+    let hash = hex(&built.image);
+    let why = if all.iter().any(|approved| approved.image.hash == built.image) {
+        format!("this tree gives the image {hash}, which validators have approved with other firmware or for other machines")
+    } else {
+        let known: Vec<String> = all.iter().map(|approved| hex(&approved.image.hash)).collect();
+        let known = if known.is_empty() { "none".into() } else { known.join(", ") };
+        format!("this tree gives the image {hash}, which validators have not approved; approved: {known}")
+    };
+    Err(Failure::new(5, why))
 }
 
 /// Compares this machine's tools with the lock's, or writes them into it.
@@ -517,7 +536,35 @@ fn lock_tools(path: &Path, update: bool) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
+    use openrelay_attest::manifest::Shape;
+    use openrelay_attest::verdict::{Image, ImageState};
+
     use super::*;
+
+    #[test]
+    fn rebuilt_image_is_the_approved_one_with_the_same_firmware_alone() {
+        let manifest = |version, measurement| {
+            let shapes = vec![Shape { name: "EPYC-v4 x 1".into(), measurement: Measurement::Snp([measurement; 48]) }];
+            let (kind, image, advisories) = (RELAY_IMAGE, [7; 32], Vec::new());
+            Manifest { kind, version, firmware_generation: Some(1), image, shapes, advisories }
+        };
+        let approved = |version, measurement| {
+            let hash = [7; 32];
+            let value = image_value(hash.into(), sha256(&manifest(version, measurement).encode()).into()).0;
+            let (measurements, advisories, rebuilt_by) = (Vec::new(), Vec::new(), Vec::new());
+            let (state, firmware_generation) = (ImageState::Active, Some(1));
+            let image = Image { hash, value, state, firmware_generation, measurements, advisories, rebuilt_by };
+            Approved { image, round: version, version }
+        };
+        let all = [approved(4, 0xa), approved(5, 0xb), approved(6, 0xb)];
+        let found = |measurement| approved_as(&manifest(1, measurement), &all).map(|found| found.version);
+        assert_eq!((found(0xa).unwrap(), found(0xb).unwrap()), (4, 6));
+        let refused = found(0xc).unwrap_err();
+        assert!(refused.code() == 5 && refused.to_string().contains("other firmware"), "{refused}");
+        let other = Manifest { image: [8; 32], ..manifest(1, 0xa) };
+        let refused = approved_as(&other, &all).unwrap_err();
+        assert!(refused.code() == 5 && refused.to_string().contains("not approved"), "{refused}");
+    }
 
     #[test]
     fn folder_that_a_build_made_hard_to_remove_is_removed() {

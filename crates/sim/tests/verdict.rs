@@ -19,6 +19,7 @@ const NOW: u64 = BEGINS + 86_400;
 const INGRESS: u8 = 1;
 const EGRESS: u8 = 2;
 const IMAGE: [u8; 32] = [0x1a; 32];
+const VALUE: [u8; 32] = [0x5a; 32];
 /// What [`Report::new`] says that was started.
 const MEASUREMENT: [u8; 48] = [0x4d; 48];
 
@@ -79,6 +80,7 @@ impl World {
             }),
             images: Some(vec![Image {
                 hash: IMAGE,
+                value: VALUE,
                 state: ImageState::Active,
                 firmware_generation: Some(2),
                 measurements: vec![Measurement::Snp([0; 48]), Measurement::Snp(MEASUREMENT)],
@@ -150,7 +152,7 @@ fn whether_threads_share_a_core_is_told() {
 #[test]
 fn counter_examples() {
     type Change = fn(&mut World);
-    let rows: [(&str, Change, &str); 88] = [
+    let rows: [(&str, Change, &str); 89] = [
         ("nothing", |_| {}, "verdict"),
         ("simulations are not accepted", |w| w.policy.simulation = false, "simulated"),
         ("debug", |w| w.report.put(0x0a, &[0x0b]), "debug"),
@@ -211,9 +213,10 @@ fn counter_examples() {
         ("two of three named rebuilders, and two must", |w| name(w, &[0xa1, 0xa2, 0xa3], 2), "verdict"),
         ("two of three named rebuilders, and all must", |w| name(w, &[0xa1, 0xa2, 0xa3], 3), "rebuilders"),
         ("rebuilders whom nobody named", |w| name(w, &[0xa3], 1), "rebuilders"),
-        ("only what was rebuilt here, and this was", |w| w.policy.rebuilt = Some(vec![image(w).hash]), "verdict"),
+        ("only what was rebuilt here, and this was", |w| w.policy.rebuilt = Some(vec![VALUE]), "verdict"),
         ("only what was rebuilt here, and nothing was", |w| w.policy.rebuilt = Some(Vec::new()), "not-rebuilt"),
         ("only what was rebuilt here, and another was", |w| w.policy.rebuilt = Some(vec![[9; 32]]), "not-rebuilt"),
+        ("and the same bytes with other firmware were", |w| w.policy.rebuilt = Some(vec![IMAGE]), "not-rebuilt"),
         ("no revocation list", |w| w.with_crl = false, "no-crl"),
         ("VMPL 1", |w| w.report.put(0x30, &[1]), "vmpl"),
         ("memory that may appear twice", |w| w.report.put(0x40, &[1]), "attributes"),

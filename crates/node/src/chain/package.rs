@@ -80,7 +80,7 @@ pub fn packages(file: &ChainFile, now: u64) -> Result<Vec<Approved>, PackageErro
                     found.add(brought);
                     let signed = signed(&voted, &file.trust(), &found);
                     let packages = approved(&voted, haste, &signed, &found, time);
-                    if newest.is_none_or(|newest| packages.iter().any(|package| package.value == newest.value)) {
+                    if newest.is_none_or(|newest| packages.iter().any(|package| newest.value == package.image.value)) {
                         return Ok(packages);
                     }
                 }

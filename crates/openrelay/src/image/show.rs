@@ -105,7 +105,7 @@ fn tell(judged: &Judged, approved: &Approved) {
     let image = &approved.image;
     let hash = openrelay_image::hex(&image.hash);
     say(&format!("image       {hash}   version {}   {}", approved.version, page::state(image.state)));
-    say(&format!("            approved in round {} for the value {}; proven", approved.round, approved.value));
+    say(&format!("            approved in round {} for the value {}; proven", approved.round, B256::new(image.value)));
     say(&format!("firmware    {}", page::generation(image)));
     say(&format!("rebuilders  {}", page::rebuilders(judged.policy(), image)));
 }
@@ -134,7 +134,7 @@ fn image_json(judged: &Judged, approved: &Approved, round: Option<&Round>) -> Va
     let release = round.and_then(|round| round.release.as_ref());
     json!({
         "image": openrelay_image::hex(&image.hash), "version": approved.version, "round": approved.round,
-        "value": approved.value.to_string(), "firmware_generation": image.firmware_generation, "state": page::state(image.state),
+        "value": B256::new(image.value).to_string(), "firmware_generation": image.firmware_generation, "state": page::state(image.state),
         "rebuilt_by": page::addresses(&image.rebuilt_by),
         "named": page::addresses(judged.policy().named_rebuilders(image)),
         "named_needed": judged.policy().rebuilders_needed,
