@@ -105,7 +105,8 @@ for (const [name, contract, edits, test] of ofContracts.filter(chosen)) {
   for (const [made, output] of Object.entries(compile({ [path]: text }, contract === "Rounds" ? voting : [contract]))) {
     writeFileSync(join(folder, `${made}.json`), JSON.stringify({ bytecode: `0x${output.evm.bytecode.object}` }));
   }
-  const args = ["test", "-q", "--locked", "-p", "openrelay-devchain", "--test", contract === "RelayRegistry" ? "registry" : "votes", "--", "--exact", test];
+  // The whole workspace: with its features everything is compiled already after the unit tests.
+  const args = ["test", "-q", "--locked", "--workspace", "--test", contract === "RelayRegistry" ? "registry" : "votes", "--", "--exact", test];
   verdict(`contracts: ${name}`, test, cargo(args, { OPENRELAY_ARTIFACTS: folder }));
 }
 const copy = join(place, "model");
