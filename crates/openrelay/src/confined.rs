@@ -264,7 +264,9 @@ pub(crate) fn succeeded(ended: Ended, what: &str) -> Result<(), Failure> {
         Ended::Exit(0) => Ok(()),
         Ended::Exit(code) => Err(Failure::plain(format!("{what} failed with exit code {code}"))),
         Ended::Signal(signal) => Err(Failure::plain(format!("{what} ended by signal {signal}"))),
-        Ended::Limit(limit) => Err(Failure::new(LIMIT_EXCEEDED, format!("{what} exceeded its limit of {}", name(limit)))),
+        Ended::Limit(limit) => {
+            Err(Failure::new(LIMIT_EXCEEDED, format!("{what} exceeded its limit of {}", name(limit))))
+        }
     }
 }
 

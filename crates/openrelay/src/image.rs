@@ -495,7 +495,9 @@ fn approved_as<'a>(built: &Manifest, all: &'a [Approved]) -> Result<&'a Approved
     }
     let hash = hex(&built.image);
     let why = if all.iter().any(|approved| approved.image.hash == built.image) {
-        format!("this tree gives the image {hash}, which validators have approved with other firmware or for other machines")
+        format!(
+            "this tree gives the image {hash}, which validators have approved with other firmware or for other machines"
+        )
     } else {
         let known: Vec<String> = all.iter().map(|approved| hex(&approved.image.hash)).collect();
         let known = if known.is_empty() { "none".into() } else { known.join(", ") };

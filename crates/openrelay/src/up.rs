@@ -75,7 +75,10 @@ pub(crate) fn down() -> Result<(), Failure> {
         let deadline = Instant::now() + PATIENCE;
         while ask("GET", "/v1/status").ok().flatten().is_some() {
             if Instant::now() > deadline {
-                return Err(Failure::new(LIMIT_EXCEEDED, "the daemon does not end; its log is daemon.log in the runtime folder"));
+                return Err(Failure::new(
+                    LIMIT_EXCEEDED,
+                    "the daemon does not end; its log is daemon.log in the runtime folder",
+                ));
             }
             std::thread::sleep(ASK_EVERY);
         }
@@ -95,7 +98,10 @@ pub(crate) fn down() -> Result<(), Failure> {
 fn wait_until_given_back(deadline: Instant) -> Result<(), Failure> {
     while folders().is_changed() {
         if Instant::now() > deadline {
-            return Err(Failure::new(LIMIT_EXCEEDED, "the daemon has not given everything back; run again: openrelay down"));
+            return Err(Failure::new(
+                LIMIT_EXCEEDED,
+                "the daemon has not given everything back; run again: openrelay down",
+            ));
         }
         std::thread::sleep(ASK_EVERY);
     }

@@ -220,7 +220,8 @@ impl Voted {
         };
         let images = images(RELAY_IMAGE, of(contracts.images, "the image registry")?, header)?;
         let slots = of(contracts.collateral, "the collateral")?.slots(header)?;
-        let [bundle, floors] = [BUNDLE, FLOORS].map(|place| get(&slots, word(CURRENT + place), "the collateral's entry"));
+        let [bundle, floors] =
+            [BUNDLE, FLOORS].map(|place| get(&slots, word(CURRENT + place), "the collateral's entry"));
         let floors = floors?;
         let history = of(HISTORY, "the history of blocks")?;
         let slots = history.slots(header)?;
