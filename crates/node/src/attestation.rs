@@ -304,9 +304,9 @@ impl Judged {
         ImageState::of_all(self.versions(verdict).map(|approved| approved.image.state))
     }
 
-    fn versions<'a>(&'a self, verdict: &'a Verdict) -> impl Iterator<Item = &'a Approved> {
-        let (hash, measurement) = (&verdict.binding().image, &verdict.facts().measurement);
-        self.images.iter().filter(move |approved| approved.image.is_what_runs(hash, measurement))
+    fn versions<'a>(&'a self, verdict: &Verdict) -> impl Iterator<Item = &'a Approved> + use<'a> {
+        let (hash, measurement) = (verdict.binding().image, verdict.facts().measurement.clone());
+        self.images.iter().filter(move |approved| approved.image.is_what_runs(&hash, &measurement))
     }
 
     /// The images that validators have approved, by ascending version.
