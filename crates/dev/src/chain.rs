@@ -31,31 +31,41 @@ const WITHDRAWAL: &str = "0x00000000000000000000000000000000c01dc01d";
 
 /// Starts the chain and its mirror, and writes what clients and operators need: `config/chain.toml`, `config/client/client.toml`.
 pub(crate) fn start(network: &Network, programs: &Programs) -> Result<Vec<Service>> {
+    let mut options = vec!["--simulate".into(), network.dir.clone(), "--relay".into(), programs.relay.clone()];
+    options.extend(programs.image.iter().flat_map(|image| ["--image".into(), image.clone()]));
+    let chain = start_chain(network, programs, &options)?;
+    Ok(vec![chain, mirror_and_client(network, programs)?])
+}
+
+/// Starts a chain without approved images, with times of days as they are, which begins this many seconds ago and makes blocks for transactions alone.
+pub(crate) fn start_behind(network: &Network, programs: &Programs, seconds: u64) -> Result<Service> {
+    let seconds = seconds.to_string();
+    let options = ["--behind", &seconds, "--haste", "1", "--block-time", "0"];
+    start_chain(network, programs, &options.map(PathBuf::from))
+}
+
+/// Starts the chain with further options.
+fn start_chain(network: &Network, programs: &Programs, options: &[PathBuf]) -> Result<Service> {
     let host = network.host("chain")?;
     // The mirror asks relays for their evidence, and counts nothing itself.
     account::watch(host)?;
     // A train would be one packet to the kernel that counts for it.
     network.core.sh(&format!("ip link set {} gso_max_segs 1", Network::link_of("chain")?))?;
     let address = network.address("chain", false)?;
-    let file = network.dir.join("config/chain.toml");
     fs::create_dir_all(network.dir.join("config/client"))?;
     let mut command = host.command(&programs.dev);
     command.args(["devchain", "run", "--expose"]);
     for port in ENDPOINTS {
         command.arg("--listen").arg(SocketAddr::new(address, port).to_string());
     }
-    command.arg("--network").arg(&file);
+    command.arg("--network").arg(network.dir.join("config/chain.toml"));
     command.arg("--mirror").arg(format!("http://{}/records", SocketAddr::new(address, MIRROR)));
-    command.arg("--simulate").arg(&network.dir).arg("--relay").arg(&programs.relay);
-    if let Some(image) = &programs.image {
-        command.arg("--image").arg(image);
-    }
-    let chain = host.start(command, "ready")?;
-    Ok(vec![chain, mirror_and_client(network, programs)?])
+    command.args(options);
+    host.start(command, "ready")
 }
 
 /// Starts a mirror of the chain, and writes the client's configuration.
-fn mirror_and_client(network: &Network, programs: &Programs) -> Result<Service> {
+pub(crate) fn mirror_and_client(network: &Network, programs: &Programs) -> Result<Service> {
     let host = network.host("chain")?;
     let mut command = host.command(&programs.openrelay);
     command.args(["mirror", "run", "--chain"]).arg(network.dir.join("config/chain.toml"));

@@ -442,8 +442,14 @@ fn without_chain(bench: &mut Bench) -> Result<()> {
         if code == Some(0) {
             bench.down()?;
         }
-        Ok(code == Some(5) && said.contains("directory refused"))
+        Ok(code == Some(5)
+            && said.contains("directory refused: the directory is ")
+            && said.contains("at most 1 s are accepted"))
     })?;
+    // Who has kept nothing and reaches nobody is refused nothing.
+    std::fs::remove_dir_all(bench.network.client.dir().join("state"))?;
+    let (code, _, said) = bench.openrelay(&["up", "--wait", "--config", &config])?;
+    ensure!(code == Some(3) && said.contains("no endpoint of the chain was reached"), "{code:?} {said}");
     bench.network.set_link("chain", true)?;
     bench.within("the chain answering again", || Ok(bench.up(&config).is_ok()))?;
     bench.down()
@@ -457,7 +463,7 @@ fn refused(outcome: Result<String>) -> Result<String> {
     }
 }
 
-fn stop(bench: &mut Bench, name: &str) -> Result<()> {
+pub(crate) fn stop(bench: &mut Bench, name: &str) -> Result<()> {
     let at = bench.services.relays.iter().position(|(own, _)| *own == name).context("no such relay")?;
     let (_, mut service): (_, Service) = bench.services.relays.remove(at);
     service.signal("TERM")?;

@@ -9,16 +9,18 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
-use alloy_sol_types::SolCall as _;
+use alloy_sol_types::{SolCall as _, SolEvent as _};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use k256::ecdsa::SigningKey;
 use openrelay_devchain::{
     Contracts, KNOWN, Network, Node, Rules, Server, Store, committed, development, mint_call, read_chain, read_genesis,
     serve,
 };
-use openrelay_ledger::chain::registry::RelayRegistry;
+use openrelay_ledger::chain::descriptor::Descriptor;
+use openrelay_ledger::chain::registry::{RelayRegistry, Token};
 use openrelay_ledger::chain::voted::ANCHOR_EVERY;
 use openrelay_ledger::chain::voting::ImageRegistry;
+use openrelay_ledger::record::Role;
 use openrelay_node::chain::Endpoint;
 use openrelay_node::chain::journal::Sender;
 use openrelay_node::chain_file::ChainFile;
@@ -71,10 +73,13 @@ pub(crate) struct Options {
     /// Seconds between two blocks; 0 for blocks with transactions only
     #[arg(long, default_value_t = 2)]
     block_time: u64,
+    /// Begin this many seconds ago, with a clock that stays so far behind until evm_increaseTime moves it
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, conflicts_with_all = ["import", "state", "simulate"])]
+    behind: u64,
 }
 
 /// Blocks of the last minutes that a chain with a simulation begins with: one of them is a block that evidence can name.
-const YOUNG_BLOCKS: u64 = ANCHOR_EVERY + 64;
+pub(crate) const YOUNG_BLOCKS: u64 = ANCHOR_EVERY + 64;
 
 pub(crate) fn run(command: Command) -> Result<()> {
     let Command::Run(options) = command;
@@ -167,9 +172,11 @@ fn make(options: &Options) -> Result<(Node, u64)> {
     let (store, chain) = match &options.state {
         Some(path) => Store::open(path, now).map(|(store, chain)| (Some(store), chain))?,
         None if options.simulate.is_some() => (None, development(now - BEGINS_AGO)),
-        None => (None, development(now)),
+        None => (None, development(now - options.behind)),
     };
-    Ok((Node::new(chain, true, store), options.block_time))
+    let mut node = Node::new(chain, true, store);
+    node.stay_behind(options.behind);
+    Ok((node, options.block_time))
 }
 
 /// Gives an endpoint faults.
@@ -228,6 +235,43 @@ pub(crate) fn revoke(path: &Path, round: u64) -> Result<()> {
         }
     }
     fs::remove_dir_all(dir).context("cannot clean up")
+}
+
+/// Registers an egress that does not run, with a key of its own; its number and the block that it is in.
+pub(crate) fn register(path: &Path, number: u8) -> Result<(u64, u64)> {
+    /// What it says that it carries, in Mbit/s.
+    const ADVERTISED: u32 = 1_000;
+    let file = ChainFile::load(path)?;
+    let dir = std::env::temp_dir().join(format!("openrelay-register-{}-{number}", std::process::id()));
+    fs::create_dir_all(&dir)?;
+    let key = SigningKey::from_slice(keccak256([b"an operator".as_slice(), &[number]].concat()).as_slice())?;
+    let sender = Sender::new(&file, key, &dir);
+    let ask = |call: Vec<u8>| sender.endpoint().call(file.registry, &call);
+    let token = RelayRegistry::tokenCall::abi_decode_returns(&ask(RelayRegistry::tokenCall {}.abi_encode())?)?;
+    let bond = U256::from(10u64.pow(18)) * U256::from(ADVERTISED);
+    sender.endpoint().ask("devchain_fund", &json!([sender.address(), token, format!("{bond:#x}")]))?;
+    let approve = Token::approveCall { spender: file.registry, value: bond };
+    sender.send("approve", token, &approve.abi_encode())?;
+    let descriptor = Descriptor {
+        role: Role::Egress,
+        key_epoch: 1,
+        handshake_key: [number; 32],
+        image: B256::ZERO,
+        key_root: B256::ZERO,
+        endpoints: vec![format!("45.{number}.0.1:443").parse()?],
+        family: None,
+    };
+    let call = RelayRegistry::registerCall {
+        advertisedMbit: ADVERTISED,
+        withdrawal: sender.address(),
+        amount: bond.to(),
+        descriptor: descriptor.encode()?.into(),
+    };
+    let receipt = sender.send("register", file.registry, &call.abi_encode())?;
+    let mut registered = receipt.logs.iter().filter_map(|log| RelayRegistry::Registered::decode_log(log).ok());
+    let relay_id = registered.next().context("nothing was registered")?.relayId;
+    fs::remove_dir_all(dir).context("cannot clean up")?;
+    Ok((relay_id, receipt.block))
 }
 
 /// Gives an account ether and tokens there.

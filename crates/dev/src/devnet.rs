@@ -21,8 +21,8 @@ use crate::scenario::in_a_folder;
 use crate::simulation::{LIES, Simulation};
 use crate::topology::{Network, Programs, Services};
 use crate::{
-    chain_check, check, checkpoint_check, demo, evidence_check, flood, load, reorganisation_check, say, talk,
-    vote_check,
+    chain_check, check, checkpoint_check, demo, evidence_check, flood, load, reorganisation_check, say, share_check,
+    talk, vote_check, withholding_check,
 };
 
 /// What to do with the network.
@@ -68,6 +68,9 @@ pub(crate) enum Command {
 pub(crate) struct CheckOptions {
     /// This part alone
     part: Option<Part>,
+    /// All rows of scenarios of which the others are a choice
+    #[arg(long)]
+    long: bool,
 }
 
 /// The parts, each on a network of its own.
@@ -77,8 +80,14 @@ enum Part {
     Circuits,
     /// A directory that a chain proves, and operators
     Chain,
+    /// Sources of records that lie by leaving out
+    Withholding,
     /// Validators' votes
     Votes,
+    /// A validator before source trees whose builds never end
+    Builds,
+    /// 34 % of the weight that work against a network for thirty days
+    Shares,
     /// The client's own program, by such votes
     Updates,
     /// Vendors' collateral, by such votes
@@ -91,22 +100,26 @@ enum Part {
     Evidence,
 }
 
-type Scenarios = fn(&Path) -> Result<()>;
+/// Runs a part's scenarios below a folder; with `true` all of their rows.
+type Scenarios = fn(&Path, bool) -> Result<()>;
 
 impl CheckOptions {
     fn run(&self) -> Result<()> {
-        let parts: [(Part, Scenarios); 8] = [
-            (Part::Circuits, check::run),
-            (Part::Chain, chain_check::run),
-            (Part::Votes, vote_check::run),
-            (Part::Updates, vote_check::updates),
-            (Part::Collateral, vote_check::collateral),
-            (Part::Checkpoints, checkpoint_check::run),
-            (Part::Reorganisation, reorganisation_check::run),
-            (Part::Evidence, evidence_check::run),
+        let parts: [(Part, Scenarios); 11] = [
+            (Part::Circuits, |dir, _| check::run(dir)),
+            (Part::Chain, |dir, _| chain_check::run(dir)),
+            (Part::Withholding, withholding_check::run),
+            (Part::Votes, |dir, _| vote_check::run(dir)),
+            (Part::Builds, |dir, _| vote_check::endless(dir)),
+            (Part::Shares, share_check::run),
+            (Part::Updates, |dir, _| vote_check::updates(dir)),
+            (Part::Collateral, |dir, _| vote_check::collateral(dir)),
+            (Part::Checkpoints, |dir, _| checkpoint_check::run(dir)),
+            (Part::Reorganisation, |dir, _| reorganisation_check::run(dir)),
+            (Part::Evidence, |dir, _| evidence_check::run(dir)),
         ];
         let mut wanted = parts.iter().filter(|(part, _)| self.part.is_none_or(|only| only == *part));
-        wanted.try_for_each(|(_, run)| in_a_folder(run))
+        wanted.try_for_each(|(_, run)| in_a_folder(|dir| run(dir, self.long)))
     }
 }
 
@@ -159,6 +172,11 @@ pub(crate) enum Inside {
     Demo(demo::Options),
     Check(CheckOptions),
     Approve(ApproveOptions),
+    /// On the chain's host of such a network: what its validators do in thirty days
+    Shares {
+        dir: PathBuf,
+        against: vote_check::Against,
+    },
     Load(LoadOptions),
     Flood(FloodOptions),
 }
@@ -197,7 +215,8 @@ pub(crate) fn run(command: Command) -> Result<()> {
         }
         Command::Check(options) => {
             let part = options.part.map(|part| format!("{part:?}").to_lowercase().into());
-            inside(&["check".into()].into_iter().chain(part).collect::<Vec<_>>())
+            let long = options.long.then(|| "--long".into());
+            inside(&["check".into()].into_iter().chain(part).chain(long).collect::<Vec<_>>())
         }
         Command::Approve(options) => {
             let ApproveOptions { source, image } = options;
@@ -225,6 +244,7 @@ pub(crate) fn run(command: Command) -> Result<()> {
             flood::measure(options.kind, options.seconds, options.rate, options.rounds)
         }
         Command::Inside { command: Inside::Check(options) } => options.run(),
+        Command::Inside { command: Inside::Shares { dir, against } } => vote_check::shares(&dir, against),
         Command::Inside { command: Inside::Approve(ApproveOptions { source, image }) } => {
             in_a_folder(|dir| vote_check::from_source(dir, &source, &image))
         }

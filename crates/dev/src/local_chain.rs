@@ -36,7 +36,7 @@ impl Drop for Process {
 pub(crate) struct LocalChain {
     pub(crate) programs: Programs,
     pub(crate) dir: PathBuf,
-    _process: Process,
+    process: Option<Process>,
 }
 
 impl LocalChain {
@@ -55,6 +55,16 @@ impl LocalChain {
         Self::start_with(dir, &["--block-time", "0", "--haste", &haste.to_string()])
     }
 
+    /// The same, where time passes with transactions alone, from this many seconds ago on.
+    pub(crate) fn start_behind(dir: &Path, seconds: u64) -> Result<Self> {
+        Self::start_with(dir, &["--block-time", "0", "--behind", &seconds.to_string()])
+    }
+
+    /// A chain that runs already, which `chain.toml` in the folder names.
+    pub(crate) fn of(dir: &Path) -> Result<Self> {
+        Ok(Self { programs: Programs::find()?, dir: dir.to_owned(), process: None })
+    }
+
     fn start_with(dir: &Path, arguments: &[&str]) -> Result<Self> {
         // The namespace that this runs in has a loopback interface of its own.
         ensure!(Command::new("ip").args(["link", "set", "lo", "up"]).status()?.success(), "cannot use the loopback");
@@ -63,7 +73,12 @@ impl LocalChain {
         command.args(["devchain", "run", "--listen", "127.0.0.1:0", "--network"]).arg(dir.join("chain.toml"));
         command.args(arguments);
         let (process, _) = Process::start(&mut command)?;
-        Ok(Self { programs, dir: dir.to_owned(), _process: process })
+        Ok(Self { programs, dir: dir.to_owned(), process: Some(process) })
+    }
+
+    /// Ends the chain's process: its endpoint is reached no more.
+    pub(crate) fn end(&mut self) {
+        self.process = None;
     }
 
     /// A run of `openrelay` with state of its own: exit code, output and talk.

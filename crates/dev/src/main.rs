@@ -25,11 +25,14 @@ mod packed;
 mod reorganisation_check;
 mod scenario;
 mod services;
+mod share_check;
 mod simulation;
+mod thin;
 mod tiny;
 mod topology;
 mod vote_check;
 mod wire;
+mod withholding_check;
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
@@ -78,6 +81,9 @@ enum Command {
     /// Lets its validators vote against an image
     #[command(hide = true)]
     ChainRevoke { file: PathBuf, round: u64 },
+    /// Registers an egress that does not run; prints its number and the block
+    #[command(hide = true)]
+    ChainRegister { file: PathBuf, number: u8 },
     /// Makes the next block of the development chain
     #[command(hide = true)]
     ChainMine { url: String },
@@ -144,6 +150,18 @@ enum Command {
     /// Leaks beside the relay of a configuration
     #[command(hide = true)]
     Leak { config: PathBuf },
+    /// Serves another mirror's records, without descriptors that are to be withheld
+    #[command(hide = true)]
+    Thin {
+        #[arg(long)]
+        listen: SocketAddr,
+        /// URL of the other mirror's records
+        #[arg(long)]
+        of: String,
+        /// Folder with a file for each reader that is lied to: the relays that it may know
+        #[arg(long)]
+        lists: PathBuf,
+    },
     /// Watches links of this network namespace
     Judge {
         /// What to look for
@@ -164,6 +182,9 @@ fn main() -> ExitCode {
         Command::ChainFund { url, file, account } => devchain::fund(&url, &file, account),
         Command::ChainFaults { url, faults } => devchain::set_faults(&url, &faults),
         Command::ChainRevoke { file, round } => devchain::revoke(&file, round),
+        Command::ChainRegister { file, number } => {
+            devchain::register(&file, number).map(|(relay, block)| say(&format!("{relay} {block}")))
+        }
         Command::ChainMine { url } => devchain::mine(&url),
         Command::Internet { addresses, chain } => services::serve(&addresses, chain),
         Command::Fetch { host, bytes, v6 } => services::fetch(&host, bytes, v6),
@@ -177,6 +198,7 @@ fn main() -> ExitCode {
         Command::Stray { to } => services::stray(to),
         Command::Forget { address } => forget(address),
         Command::Leak { config } => leak::beside(&config),
+        Command::Thin { listen, of, lists } => thin::serve(listen, &of, &lists),
         Command::Judge { rules } => judge::run(&rules),
     };
     match result {

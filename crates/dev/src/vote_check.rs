@@ -3,9 +3,13 @@
 //! Owns the proposer, which signs releases with the development chain's key.
 
 mod collateral;
+mod endless;
 mod from_source;
 mod hostile;
+mod shares;
 mod update;
+
+pub(crate) use shares::{Against, BEHIND};
 
 use std::path::{Path, PathBuf};
 
@@ -22,6 +26,7 @@ use openrelay_node::chain::journal::{Sender, sign};
 use openrelay_node::chain_file::ChainFile;
 use serde_json::json;
 
+use crate::approved::HASTE;
 use crate::local_chain::LocalChain;
 use crate::scenario::scenario;
 use crate::tiny::Tiny;
@@ -63,9 +68,23 @@ pub(crate) fn run(dir: &Path) -> Result<()> {
     })
 }
 
+/// Runs the scenario of builds that never end, on a chain of its own, whose last quarters of an hour can be told apart.
+pub(crate) fn endless(dir: &Path) -> Result<()> {
+    let world = World::of(dir, LocalChain::start_with_haste(dir, HASTE)?)?;
+    let tiny = Tiny::make(&dir.join("tiny"))?;
+    scenario("a validator reveals, settles and abstains in time while a build hangs or forks without end", || {
+        endless::run(&world, &tiny)
+    })
+}
+
+/// Plays thirty days of a network against which 34 % of the weight work, on the chain of the network in the folder `dir`.
+pub(crate) fn shares(dir: &Path, against: Against) -> Result<()> {
+    shares::run(dir, against)
+}
+
 /// Runs the scenario of validators who fetch collateral, on a chain of its own.
 pub(crate) fn collateral(dir: &Path) -> Result<()> {
-    let world = World::of(dir, LocalChain::start_with_haste(dir, 60)?)?;
+    let world = World::of(dir, LocalChain::start_with_haste(dir, HASTE)?)?;
     scenario("validators fetch collateral, hold it against evidence, and vote for the newest that holds", || {
         collateral::run(&world)
     })
@@ -83,7 +102,7 @@ pub(crate) fn updates(dir: &Path) -> Result<()> {
 /// Lets validators on a chain of their own rebuild the image in the folder `built` from its source tree, and vote.
 pub(crate) fn from_source(dir: &Path, tree: &Path, built: &Path) -> Result<()> {
     // Commitments are open for more than an hour: three builds take minutes each.
-    let world = World::of(dir, LocalChain::start_with_haste(dir, 60)?)?;
+    let world = World::of(dir, LocalChain::start_with_haste(dir, HASTE)?)?;
     from_source::run(&world, tree, built)
 }
 

@@ -57,8 +57,9 @@ pub struct Node {
     faults: Vec<Fault>,
     store: Option<Store>,
     automine: bool,
-    /// Seconds by which its time is ahead of the real one.
+    /// Seconds by which its time is ahead of the real one, and behind it.
     ahead: u64,
+    behind: u64,
     snapshots: Vec<u64>,
 }
 
@@ -67,7 +68,7 @@ type Answer = Result<Value, RpcError>;
 impl Node {
     /// An endpoint for `chain`. With `automine` each transaction makes a block.
     pub fn new(chain: Chain, automine: bool, store: Option<Store>) -> Self {
-        Self { chain, faults: Vec::new(), store, automine, ahead: 0, snapshots: Vec::new() }
+        Self { chain, faults: Vec::new(), store, automine, ahead: 0, behind: 0, snapshots: Vec::new() }
     }
 
     /// Its chain.
@@ -93,9 +94,14 @@ impl Node {
         self.faults = faults;
     }
 
+    /// From now on its time is this many seconds behind what it is told.
+    pub fn stay_behind(&mut self, seconds: u64) {
+        self.behind = seconds;
+    }
+
     /// Tells it the time, in seconds since the Unix epoch.
     pub fn tell_time(&mut self, now: u64) {
-        self.chain.set_now(now + self.ahead);
+        self.chain.set_now((now + self.ahead).saturating_sub(self.behind));
     }
 
     /// Makes a block, of what waits or empty, and keeps it.

@@ -22,6 +22,7 @@ use openrelay_node::clock::unix_seconds;
 use openrelay_sim::vendors::{Hardware, Lie, Vendors, encode_roots};
 
 use super::{World, join};
+use crate::approved::HASTE;
 use crate::local_chain::Process;
 
 const HOUR: u64 = 3_600;
@@ -112,16 +113,41 @@ fn evidence(vendors: &Vendors, begins: u64) -> Result<Vec<Staple>> {
 }
 
 /// The validators, the vendors, and a mirror of what the first validator publishes.
-struct Setting<'a> {
+pub(super) struct Setting<'a> {
     world: &'a World,
     pages: Pages,
     url: String,
     mirror: String,
+    _process: Process,
 }
 
-impl Setting<'_> {
+impl<'a> Setting<'a> {
+    /// Three validators join the world, whose chain's file names no evidence yet.
+    pub(super) fn start(world: &'a World, vendors: &Vendors, begins: u64) -> Result<Self> {
+        let dir = &world.local.dir;
+        fs::write(dir.join("roots"), encode_roots(vendors.roots()))?;
+        fs::write(dir.join("floors.json"), vendors.bundle().encode())?;
+        fs::create_dir_all(dir.join("published-1"))?;
+        let pages = Pages::default();
+        let staples = evidence(vendors, begins)?;
+        let attestation = AttestationFile { staples, ..AttestationFile::default() };
+        let served = ("/attestation".to_owned(), String::new(), attestation.encode());
+        pages.lock().unwrap_or_else(PoisonError::into_inner).push(served);
+        let url = serve(pages.clone())?;
+        let chain = fs::read_to_string(dir.join("chain.toml"))?;
+        let chain = chain.replace("evidence = []", &format!("evidence = [\"{url}/attestation\"]"));
+        fs::write(dir.join("chain.toml"), chain)?;
+        (1..=3).try_for_each(|number| join(world, number))?;
+        let mut command = Command::new(&world.local.programs.openrelay);
+        command.args(["mirror", "run", "--listen", "127.0.0.1:0", "--chain"]).arg(dir.join("chain.toml"));
+        command.env("OPENRELAY_STATE_DIR", dir.join("mirror"));
+        let (process, mirror) = Process::start(command.arg("--files").arg(dir.join("published-1")))?;
+        let mirror = mirror.replace("/records", "/files/");
+        Ok(Self { world, pages, url, mirror, _process: process })
+    }
+
     /// Takes one look, which must end with this code and say this.
-    fn looks(&self, id: u64, word: &str) -> Result<()> {
+    pub(super) fn looks(&self, id: u64, word: &str) -> Result<()> {
         let publish = self.world.local.dir.join(format!("published-{id}")).display().to_string();
         let source = self.world.local.dir.display().to_string();
         let floors = self.world.local.dir.join("floors.json").display().to_string();
@@ -138,7 +164,8 @@ impl Setting<'_> {
         Ok(())
     }
 
-    fn publish(&self, bundle: &Bundle) -> Result<()> {
+    /// Vendors publish this.
+    pub(super) fn publish(&self, bundle: &Bundle) -> Result<()> {
         let pages = pages_of(bundle)?;
         let mut all = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|(path, _, _)| path == "/attestation");
@@ -149,11 +176,11 @@ impl Setting<'_> {
     /// Goes on to so many seconds of a round's time.
     fn wait(&self, round: u64, seconds: u64) -> Result<()> {
         let shown = self.world.ask(self.at()?, &Collateral::roundOfCall { round })?;
-        let begins = shown.commitEnd.to::<u64>() - 3 * HOUR / 60;
+        let begins = shown.commitEnd.to::<u64>() - 3 * HOUR / u64::from(HASTE);
         self.world.pass_until(begins + seconds)
     }
 
-    fn at(&self) -> Result<alloy_primitives::Address> {
+    pub(super) fn at(&self) -> Result<alloy_primitives::Address> {
         let chain = openrelay_node::chain_file::ChainFile::load(&self.world.local.dir.join("chain.toml"))?;
         chain.collateral.context("the chain's file names collateral")
     }
@@ -163,25 +190,7 @@ pub(super) fn run(world: &World) -> Result<()> {
     let dir = &world.local.dir;
     let begins = unix_seconds() - 86_400;
     let vendors = Vendors::new(begins);
-    fs::write(dir.join("roots"), encode_roots(vendors.roots()))?;
-    fs::write(dir.join("floors.json"), vendors.bundle().encode())?;
-    fs::create_dir_all(dir.join("published-1"))?;
-    let pages = Pages::default();
-    let staples = evidence(&vendors, begins)?;
-    let attestation = AttestationFile { staples, ..AttestationFile::default() };
-    let served = ("/attestation".to_owned(), String::new(), attestation.encode());
-    pages.lock().unwrap_or_else(PoisonError::into_inner).push(served);
-    let url = serve(pages.clone())?;
-    let chain = fs::read_to_string(dir.join("chain.toml"))?;
-    let chain = chain.replace("evidence = []", &format!("evidence = [\"{url}/attestation\"]"));
-    fs::write(dir.join("chain.toml"), chain)?;
-    (1..=3).try_for_each(|number| join(world, number))?;
-    let mut command = Command::new(&world.local.programs.openrelay);
-    command.args(["mirror", "run", "--listen", "127.0.0.1:0", "--chain"]).arg(dir.join("chain.toml"));
-    command.env("OPENRELAY_STATE_DIR", dir.join("mirror"));
-    let (_process, mirror) = Process::start(command.arg("--files").arg(dir.join("published-1")))?;
-    let mirror = mirror.replace("/records", "/files/");
-    let setting = Setting { world, pages, url, mirror };
+    let setting = Setting::start(world, &vendors, begins)?;
     // What no vendor has signed: a list of another authority's.
     let mut forged = vendors.bundle_since(begins + HOUR);
     forged.intel[0].root_ca_crl = forged.intel[0].pck_crl.clone();

@@ -24,10 +24,10 @@ use crate::host::checked;
 
 /// Where a round stands, by the contract's numbers.
 const REJECTED: u8 = 5;
-const APPROVED: u8 = 7;
+pub(super) const APPROVED: u8 = 7;
 /// Where a vote stands.
-const COMMITTED: u8 = 1;
-const REVEALED: u8 = 2;
+pub(super) const COMMITTED: u8 = 1;
+pub(super) const REVEALED: u8 = 2;
 
 /// A validator with a third of all weight names what nobody else gets: it cannot keep a good image back, and gets no bad one through.
 pub(super) fn lying_third(world: &World, rebuilding: &Rebuilding<'_>) -> Result<Outsider> {
@@ -170,12 +170,12 @@ fn shown_salt(world: &World, round: u64) -> Result<B256> {
 /// A validator whose key is known to everybody, and which does what it likes.
 pub(super) struct Outsider {
     sender: Sender,
-    id: u64,
+    pub(super) id: u64,
     validators: Address,
 }
 
 impl Outsider {
-    fn join(world: &World, bond: u128) -> Result<Self> {
+    pub(super) fn join(world: &World, bond: u128) -> Result<Self> {
         let chain = ChainFile::load(&world.local.dir.join("chain.toml"))?;
         let dir = world.local.dir.join("outsider");
         fs::create_dir_all(&dir)?;
@@ -209,8 +209,12 @@ impl Outsider {
         Ok(())
     }
 
-    fn send<C: SolCall>(&self, world: &World, name: &str, call: &C) -> Result<()> {
-        self.sender.send(name, world.images, &call.abi_encode())?;
+    pub(super) fn send<C: SolCall>(&self, world: &World, name: &str, call: &C) -> Result<()> {
+        self.send_to(world.images, name, call)
+    }
+
+    pub(super) fn send_to<C: SolCall>(&self, to: Address, name: &str, call: &C) -> Result<()> {
+        self.sender.send(name, to, &call.abi_encode())?;
         Ok(())
     }
 }

@@ -1,0 +1,358 @@
+//! Thirty days of a network in which 34 % of the weight work against the others, in the time of a chain whose clock is
+//! behind: three validators rebuild images and renew collateral by `openrelay validator run`.
+//!
+//! Owns that the network goes on meanwhile, and that the 34 % pay what the model says. Relays and a client of the same
+//! network use what is left behind (`share_check`).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use alloy_primitives::{Address, B256, U256};
+use alloy_sol_types::SolCall as _;
+use anyhow::{Context as _, Result, bail, ensure};
+use openrelay_attest::manifest::Manifest;
+use openrelay_image::sha256;
+use openrelay_ledger::chain::voting::{Answer, Collateral, ImageRegistry, ValidatorSet, commitment, image_value};
+use openrelay_node::chain_file::ChainFile;
+use openrelay_node::clock::unix_seconds;
+use openrelay_sim::vendors::{Vendors, encode_roots};
+use serde_json::json;
+
+use super::collateral::Setting;
+use super::hostile::{APPROVED, Outsider};
+use super::{Rebuilding, SALT, What, World};
+use crate::devchain::YOUNG_BLOCKS;
+use crate::local_chain::LocalChain;
+use crate::say;
+use crate::tiny::Tiny;
+
+const HOUR: u64 = 3_600;
+const DAY: u64 = 24 * HOUR;
+/// How far behind the chain's clock is: the first image is approved and can be used after eight days, then come thirty;
+/// the hours are for what each transaction takes.
+pub(crate) const BEHIND: u64 = 38 * DAY + 12 * HOUR;
+/// A round that ends without delay.
+const ROUND: u64 = 7 * DAY;
+/// Where an image stands that can be used, by the contract's numbers: active and deprecated.
+const ACTIVE: u8 = 8;
+const USABLE: [u8; 2] = [ACTIVE, 9];
+/// The tables that the model gives.
+const DOCUMENT: &str = include_str!("../../../../docs/contracts.md");
+
+/// What 34 % of the weight do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub(crate) enum Against {
+    Silent,
+    Abstains,
+    Failed,
+}
+
+impl Against {
+    /// In the words of the document's table.
+    pub(crate) const fn words(self) -> &'static str {
+        match self {
+            Self::Silent => "stays silent",
+            Self::Abstains => "abstains",
+            Self::Failed => "says \"failed\"",
+        }
+    }
+
+    /// As an argument.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Silent => "silent",
+            Self::Abstains => "abstains",
+            Self::Failed => "failed",
+        }
+    }
+
+    const fn answer(self) -> Option<Answer> {
+        match self {
+            Self::Silent => None,
+            Self::Abstains => Some(Answer::Abstain),
+            Self::Failed => Some(Answer::Failed(SALT)),
+        }
+    }
+}
+
+/// The network of the chain, its three honest validators, and the one with 34 % of the weight once it has joined.
+struct Course<'a> {
+    world: &'a World,
+    setting: Setting<'a>,
+    vendors: &'a Vendors,
+    begins: u64,
+    tiny: &'a Tiny,
+    chain: ChainFile,
+    rival: Option<(Outsider, Against)>,
+    /// Bundles that vendors have signed so far.
+    bundles: u64,
+}
+
+pub(super) fn run(network: &Path, against: Against) -> Result<()> {
+    let dir = network.join("shares");
+    fs::create_dir_all(&dir)?;
+    // Mirrors come later, and relays.
+    let text = fs::read_to_string(network.join("config/chain.toml"))?;
+    let lines = text.lines().map(|line| match line.split(' ').next() {
+        Some(key @ ("mirrors" | "evidence")) => format!("{key} = []\n"),
+        _ => format!("{line}\n"),
+    });
+    fs::write(dir.join("chain.toml"), lines.collect::<String>())?;
+    let world = World::of(&dir, LocalChain::of(&dir)?)?;
+    let tiny = Tiny::make(&dir.join("tiny"))?;
+    let begins = unix_seconds() - DAY;
+    let vendors = Vendors::new(begins);
+    let mut course = Course {
+        world: &world,
+        setting: Setting::start(&world, &vendors, begins)?,
+        vendors: &vendors,
+        begins,
+        tiny: &tiny,
+        chain: ChainFile::load(&dir.join("chain.toml"))?,
+        rival: None,
+        bundles: 0,
+    };
+    let newest = course.thirty_days(against)?;
+    course.leave(network, newest)
+}
+
+impl Course<'_> {
+    /// Plays the days; the round of the newest image that can be used at their end.
+    fn thirty_days(&mut self, against: Against) -> Result<u64> {
+        let world = self.world;
+        let first = self.begin_round(1)?;
+        self.end_round(first)?;
+        ensure!(self.state(first)? == APPROVED, "the first image is not approved");
+        ensure!(self.collateral()?, "the first collateral is not in force");
+        let posted = world.time()?;
+        let usable: u64 = world.ask(world.images, &ImageRegistry::imageByCall { round: first })?.usableFrom.to();
+        world.pass_until(usable)?;
+        let honest: Vec<u128> = self.bonds()?;
+        self.rival = Some((Outsider::join(world, honest.iter().sum::<u128>() * 34 / 66)?, against));
+        let (before, begin) = (self.rival_bond()?, world.time()?);
+        // Control: 34 % keep two thirds from agreeing, and what holds is too young to be renewed by fewer.
+        ensure!(!self.collateral()?, "collateral is in force by less than two thirds, before it is old");
+        let deposits = self.deposits()?;
+        let (mut rounds, mut images, mut version, mut renewed) = (0u128, vec![first], 2, None);
+        while world.time()? + ROUND <= begin + 30 * DAY {
+            let round = self.begin_round(version)?;
+            if renewed.is_none() {
+                let at = self.chain.collateral.context("the chain's file names collateral")?;
+                let from: u64 = world.ask(at, &Collateral::renewableFromCall {})?.to();
+                let end: u64 = world.ask(world.images, &ImageRegistry::revealEndCall { round })?.to();
+                // All have revealed: nothing else is to be done before the round's end.
+                if from < end + 2 * DAY {
+                    world.pass_until(from)?;
+                    ensure!(self.collateral()?, "collateral that is old is not renewed");
+                    renewed = Some((world.time()? - posted) / DAY);
+                }
+            }
+            self.end_round(round)?;
+            rounds += 1;
+            match self.state(round)? {
+                APPROVED | ACTIVE => {
+                    images.push(round);
+                    version += 1;
+                }
+                _ => world.pass_until(world.time()? + DAY)?,
+            }
+            ensure!(self.usable(&images)?.is_some(), "no image can be used on day {}", (world.time()? - begin) / DAY);
+        }
+        world.pass_until(begin + 30 * DAY)?;
+        ensure!(self.bonds()? == honest, "honest bonds were touched");
+        ensure!(self.deposits()? - deposits == rounds, "the proposer has lost a deposit");
+        let lost = (before - self.rival_bond()?) * 10_000 / before;
+        self.compare(rounds, images.len() - 1, lost, renewed.context("collateral was never renewed")?)?;
+        self.usable(&images)?.context("no image can be used at the end")
+    }
+
+    /// Holds the figures against the model's, and prints them.
+    fn compare(&self, rounds: u128, approved: usize, lost: u128, renewed: u64) -> Result<()> {
+        let (_, against) = self.rival.as_ref().context("nobody works against it")?;
+        let row = DOCUMENT.lines().find(|line| line.starts_with(&format!("| {} | ", against.words())));
+        let row = row.context("the document has no such row")?;
+        // The last column is of what comes after.
+        let (table, _) = row.trim_end_matches(" |").rsplit_once(" | ").context("a row has columns")?;
+        let loss = format!("{}.{:02} %", lost / 100, lost % 100);
+        let found = format!("| {} | {rounds} | {approved} | {loss} | 0.00 % | 0 | 0 | {renewed}", against.words());
+        say(&format!(
+            "34 % of the weight, 30 days of the chain: {rounds} rounds, {approved} approved; each of the 34 % lost \
+             {loss} of its bond, each of the others 0.00 %; no deposit lost, no day without an image, collateral \
+             renewed after {renewed} days"
+        ));
+        ensure!(found == table, "the model says:\n{table}\nthis chain has:\n{found}");
+        Ok(())
+    }
+
+    fn state(&self, round: u64) -> Result<u8> {
+        self.world.ask(self.world.images, &ImageRegistry::stateOfCall { round })
+    }
+
+    /// The newest image that can be used.
+    fn usable(&self, images: &[u64]) -> Result<Option<u64>> {
+        for round in images.iter().rev() {
+            if USABLE.contains(&self.state(*round)?) {
+                return Ok(Some(*round));
+            }
+        }
+        Ok(None)
+    }
+
+    fn bonds(&self) -> Result<Vec<u128>> {
+        (1..=3).map(|id| self.world.bond(id)).collect()
+    }
+
+    fn rival_bond(&self) -> Result<u128> {
+        let (rival, _) = self.rival.as_ref().context("nobody works against it")?;
+        self.world.bond(rival.id)
+    }
+
+    /// How many deposits the proposer has to claim.
+    fn deposits(&self) -> Result<u128> {
+        let world = self.world;
+        let validators = world.ask(world.images, &ImageRegistry::validatorsCall {})?;
+        let owner = world.proposer.address();
+        let credit = U256::from(world.ask(validators, &ValidatorSet::creditOfCall { owner })?);
+        let deposit = U256::from(world.ask(world.images, &ImageRegistry::depositCall {})?);
+        Ok((credit / deposit).to())
+    }
+
+    /// What is proposed as a version: an image of its own.
+    fn tiny(&self, version: u64) -> Result<Tiny> {
+        let [init, relay] = &self.tiny.programs;
+        let own = relay.with_file_name(format!("relay-{version}"));
+        fs::write(&own, format!("a relay of version {version}"))?;
+        Ok(Tiny { tree: self.tiny.tree.clone(), inputs: self.tiny.inputs.clone(), programs: [init.clone(), own] })
+    }
+
+    /// The three honest validators do what is due, each in a process of its own.
+    fn work(&self, tiny: &Tiny, word: &str) -> Result<()> {
+        let rebuilding = Rebuilding { tiny, tree: tiny.tree.clone(), client: None };
+        at_once(|id| rebuilding.run(self.world, id, word))
+    }
+
+    /// The one that works against them gives its answer, if it gives one.
+    fn against(&self, contract: Address, round: u64, reveals: bool) -> Result<()> {
+        let Some((rival, against)) = &self.rival else { return Ok(()) };
+        let Some(answer) = against.answer() else { return Ok(()) };
+        let validator = rival.id;
+        if reveals {
+            let (answer, value) = answer.parts();
+            let call = ImageRegistry::revealCall { round, validatorId: validator, answer, value, salt: SALT };
+            return rival.send_to(contract, "reveal", &call);
+        }
+        let hidden = commitment(self.chain.chain_id, contract, round, validator, answer, SALT);
+        let call = ImageRegistry::commitCall { round, validatorId: validator, commitment: hidden };
+        rival.send_to(contract, "commit", &call)
+    }
+
+    /// A round, up to its proofs of equivocation.
+    fn begin_round(&self, version: u64) -> Result<u64> {
+        let (world, tiny) = (self.world, self.tiny(version)?);
+        let rebuilding = Rebuilding { tiny: &tiny, tree: tiny.tree.clone(), client: None };
+        let what: What = rebuilding.good(world, version)?;
+        let round = world.propose(version, &what)?;
+        self.work(&tiny, "committed")?;
+        self.against(world.images, round, false)?;
+        world.await_reveals(round)?;
+        world.open(round, &what)?;
+        self.work(&tiny, "revealed")?;
+        self.against(world.images, round, true)?;
+        Ok(round)
+    }
+
+    fn end_round(&self, round: u64) -> Result<()> {
+        let world = self.world;
+        world.await_end(round)?;
+        let finish = ImageRegistry::finishCall { round }.abi_encode();
+        world.proposer.send("finish", world.images, &finish)?;
+        // Whoever pays leaves that to others; anybody may do it for all.
+        let ids = (1..=3).chain(self.rival.iter().map(|(rival, _)| rival.id)).collect();
+        let settle = ImageRegistry::settleCall { round, ids }.abi_encode();
+        world.proposer.send("settle", world.images, &settle)?;
+        Ok(())
+    }
+
+    /// Vendors sign anew, and a round is held on it; whether it is in force then.
+    fn collateral(&mut self) -> Result<bool> {
+        let (world, at) = (self.world, self.setting.at()?);
+        self.bundles += 1;
+        let number = self.bundles;
+        self.setting.publish(&self.vendors.bundle_since(self.begins + number * HOUR))?;
+        let before = world.ask(at, &Collateral::currentRoundCall {})?;
+        // One fetches it, and the others find it there. The first bundle is wanted by whoever has it.
+        self.setting.looks(1, "")?;
+        if number > 1 {
+            world.proposer.send("open", at, &Collateral::openCall {}.abi_encode()).context("open a round")?;
+        }
+        let round = world.ask(at, &Collateral::roundCountCall {})?;
+        let commit_end: u64 = world.ask(at, &Collateral::roundOfCall { round })?.commitEnd.to();
+        world.pass_until(commit_end - HOUR)?;
+        at_once(|id| self.setting.looks(id, &format!("round {round}: committed")))?;
+        self.against(at, round, false)?;
+        world.pass_until(commit_end)?;
+        at_once(|id| self.setting.looks(id, &format!("round {round}: revealed")))?;
+        self.against(at, round, true)?;
+        world.pass_until(world.ask(at, &Collateral::revealEndCall { round })?.to())?;
+        self.setting.looks(1, "")?;
+        Ok(world.ask(at, &Collateral::currentRoundCall {})? > before)
+    }
+
+    /// Leaves the chain's clock right, and what relays, mirrors and clients of the network need.
+    fn leave(&self, network: &Path, newest: u64) -> Result<()> {
+        let world = self.world;
+        let first = unix_seconds() - YOUNG_BLOCKS - 10;
+        ensure!(world.time()? < first, "the chain's time is ahead of the clock");
+        world.pass_until(first)?;
+        for _ in 0..YOUNG_BLOCKS {
+            world.endpoint().ask("evm_mine", &json!([]))?;
+        }
+        world.endpoint().ask("evm_increaseTime", &json!([BEHIND]))?;
+        world.endpoint().ask("evm_mine", &json!([]))?;
+        let simulation = network.join("config/sim");
+        let published = simulation.join("published");
+        fs::create_dir_all(&published)?;
+        for id in 1..=3 {
+            let own = world.local.dir.join(format!("published-{id}"));
+            for entry in fs::read_dir(own)?.flatten() {
+                fs::copy(entry.path(), published.join(entry.file_name()))?;
+            }
+        }
+        fs::write(simulation.join("vendors"), self.vendors.encode())?;
+        fs::write(simulation.join("roots"), encode_roots(self.vendors.roots()))?;
+        let approved = world.ask(world.images, &ImageRegistry::roundOfCall { round: newest })?.value;
+        // The image of the simulation is that one.
+        fs::rename(manifest_of(&published, approved)?, published.join("image-1.json"))?;
+        // Clients ask that two of the three who have rebuilt it have signed that.
+        let validators = world.ask(world.images, &ImageRegistry::validatorsCall {})?;
+        let named = (1..=3).map(|id| {
+            let shown = world.ask(validators, &ValidatorSet::getCall { validatorId: id })?;
+            Ok(format!("\"{}\"", shown.operator))
+        });
+        let named = named.collect::<Result<Vec<_>>>()?.join(", ");
+        fs::create_dir_all(network.join("config/client"))?;
+        let policy = format!("rebuilders = [{named}]\nrebuilders_needed = 2\n");
+        fs::write(network.join("config/client/rebuilders-of-30-days.toml"), policy)?;
+        Ok(())
+    }
+}
+
+/// Does the same for each of the honest validators, all at once.
+fn at_once(act: impl Fn(u64) -> Result<()> + Sync) -> Result<()> {
+    std::thread::scope(|scope| {
+        let act = &act;
+        let all: Vec<_> = (1..=3).map(|id| scope.spawn(move || act(id))).collect();
+        all.into_iter().try_for_each(|one| one.join().unwrap_or_else(|_| bail!("a thread panicked")))
+    })
+}
+
+/// The file of the manifest whose image was approved by this value.
+fn manifest_of(published: &Path, value: B256) -> Result<PathBuf> {
+    let is_it = |path: &PathBuf| {
+        let Ok(bytes) = fs::read(path) else { return false };
+        let manifest = Manifest::decode(&bytes);
+        manifest.is_ok_and(|manifest| image_value(manifest.image.into(), sha256(&bytes).into()) == value)
+    };
+    let mut paths = fs::read_dir(published)?.flatten().map(|entry| entry.path());
+    paths.find(is_it).context("nobody has published the manifest of an approved image")
+}
