@@ -134,7 +134,8 @@ fn image_json(judged: &Judged, approved: &Approved, round: Option<&Round>) -> Va
     let release = round.and_then(|round| round.release.as_ref());
     json!({
         "image": openrelay_image::hex(&image.hash), "version": approved.version, "round": approved.round,
-        "value": B256::new(image.value).to_string(), "firmware_generation": image.firmware_generation, "state": page::state(image.state),
+        "value": B256::new(image.value).to_string(), "firmware_generation": image.firmware_generation,
+        "state": page::state(image.state),
         "rebuilt_by": page::addresses(&image.rebuilt_by),
         "named": page::addresses(judged.policy().named_rebuilders(image)),
         "named_needed": judged.policy().rebuilders_needed,

@@ -13,8 +13,8 @@ use super::{Limit, Limits, Room};
 pub(super) const TICK: Duration = Duration::from_millis(50);
 /// How often the disk is.
 const DISK: Duration = Duration::from_millis(200);
-/// What folders hold is counted for at most a twentieth of the time, and for up to a quarter where the free space of the disk
-/// has shrunk by what was left.
+/// What folders hold is counted for at most a twentieth of the time, and for up to a quarter where the free space of
+/// the disk has shrunk by what was left.
 const PART: u32 = 20;
 const PART_WHERE_FULL: u32 = 4;
 /// A file or folder without content counts this much, in bytes.
@@ -75,8 +75,8 @@ impl<'a> Watch<'a> {
         None
     }
 
-    /// Whether too much is written, or the disk has too little left for others. A large folder is counted less often, unless
-    /// the free space has shrunk by what was left of the limit.
+    /// Whether too much is written, or the disk has too little left for others. A large folder is counted less often,
+    /// unless the free space has shrunk by what was left of the limit.
     fn disk_is_full(&mut self, processes: &[u32], now: Instant) -> bool {
         let rooms: Vec<Option<Room>> = self.folders.iter().map(|folder| super::room(folder).ok()).collect();
         if rooms.iter().flatten().any(|room| room.bytes < RESERVE) {
@@ -94,8 +94,8 @@ impl<'a> Watch<'a> {
         left.is_none()
     }
 
-    /// What may still be written, where removed files that are still open count too; `None` where it was too much. What cannot
-    /// be measured is.
+    /// What may still be written, where removed files that are still open count too; `None` where it was too much. What
+    /// cannot be measured is.
     fn left(&self, processes: &[u32]) -> Option<u64> {
         let mut left = self.limits.disk;
         let mut seen = BTreeSet::new();
