@@ -31,6 +31,8 @@ const DAY: u64 = 24 * HOUR;
 /// How far behind the chain's clock is: the first image is approved and can be used after eight days, then come thirty;
 /// the hours are for what each transaction takes.
 pub(crate) const BEHIND: u64 = 38 * DAY + 12 * HOUR;
+/// The time of the chain for which there is one round on collateral. The contract: `Collateral.PERIOD`.
+const PERIOD: u64 = 6 * HOUR;
 /// A round that ends without delay.
 const ROUND: u64 = 7 * DAY;
 /// Where an image stands that can be used, by the contract's numbers: active and deprecated.
@@ -279,6 +281,8 @@ impl Course<'_> {
         self.bundles += 1;
         let number = self.bundles;
         self.setting.publish(&self.vendors.bundle_since(self.begins + number * HOUR))?;
+        // All of the round is in one period: in the next one whoever still wants the bundle would ask for another.
+        world.pass_until((world.time()? / PERIOD + 1) * PERIOD)?;
         let before = world.ask(at, &Collateral::currentRoundCall {})?;
         // One fetches it, and the others find it there. The first bundle is wanted by whoever has it.
         self.setting.looks(1, "")?;
