@@ -108,7 +108,7 @@ impl CheckOptions {
         let parts: [(Part, Scenarios); 11] = [
             (Part::Circuits, |dir, _| check::run(dir)),
             (Part::Chain, |dir, _| chain_check::run(dir)),
-            (Part::Withholding, withholding_check::run),
+            (Part::Withholding, |dir, _| withholding_check::run(dir)),
             (Part::Votes, |dir, _| vote_check::run(dir)),
             (Part::Builds, |dir, _| vote_check::endless(dir)),
             (Part::Shares, share_check::run),
