@@ -67,7 +67,7 @@ pub enum FileError {
     /// Its relays are not in order.
     #[error("the relays of the file of evidence are not in order, or one is there twice")]
     Unordered,
-    /// The part that all relays share does not read.
+    /// The part that all relays share is malformed.
     #[error(transparent)]
     Common(Refusal),
     /// A page is bad, where all must be good.

@@ -275,7 +275,7 @@ impl Course<'_> {
         Ok(())
     }
 
-    /// Vendors sign anew, and a round is held on it; whether it is in force then.
+    /// Vendors sign another bundle, and a round decides on it. Returns whether it is in force then.
     fn collateral(&mut self) -> Result<bool> {
         let (world, at) = (self.world, self.setting.at()?);
         self.bundles += 1;

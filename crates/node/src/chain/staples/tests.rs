@@ -253,9 +253,9 @@ fn large(relay_id: u64, signature: u8) -> Staple {
     one
 }
 
-/// Bytes of memory of this process by this name; the peak begins anew when it is asked to.
-fn memory(name: &str, anew: bool) -> usize {
-    if anew {
+/// Bytes of memory of this process by this name; the peak starts again when it is asked to.
+fn memory(name: &str, again: bool) -> usize {
+    if again {
         std::fs::write("/proc/self/clear_refs", "5").unwrap();
     }
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
