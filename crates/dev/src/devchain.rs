@@ -28,6 +28,7 @@ use openrelay_node::clock::unix_seconds;
 use serde_json::{Value, json};
 
 use crate::approved::{BEGINS_AGO, ByRpc, HASTE, InProcess, VALIDATORS, approve};
+use crate::devnet::temporary_dir;
 use crate::say;
 use crate::simulation::Simulation;
 
@@ -224,8 +225,7 @@ pub(crate) fn deploy(url: &str, path: &Path, mirror: &str, dir: &Path, relay: &P
 pub(crate) fn revoke(path: &Path, round: u64) -> Result<()> {
     let file = ChainFile::load(path)?;
     let images = file.images.context("the chain's file names no images")?;
-    let dir = std::env::temp_dir().join(format!("openrelay-revoke-{}", std::process::id()));
-    fs::create_dir_all(&dir)?;
+    let dir = temporary_dir()?;
     for (id, place) in (1..).zip(VALIDATORS) {
         let sender = Sender::new(&file, SigningKey::from_slice(KNOWN[place].1.as_slice())?, &dir);
         let call = ImageRegistry::accuseCall { round, validatorId: id, reason: B256::ZERO };
@@ -242,8 +242,7 @@ pub(crate) fn register(path: &Path, number: u8) -> Result<(u64, u64)> {
     /// What it says that it carries, in Mbit/s.
     const ADVERTISED: u32 = 1_000;
     let file = ChainFile::load(path)?;
-    let dir = std::env::temp_dir().join(format!("openrelay-register-{}-{number}", std::process::id()));
-    fs::create_dir_all(&dir)?;
+    let dir = temporary_dir()?;
     let key = SigningKey::from_slice(keccak256([b"an operator".as_slice(), &[number]].concat()).as_slice())?;
     let sender = Sender::new(&file, key, &dir);
     let ask = |call: Vec<u8>| sender.endpoint().call(file.registry, &call);

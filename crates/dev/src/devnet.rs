@@ -7,10 +7,11 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command as Process, ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
-use clap::Subcommand;
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use clap::{Subcommand, ValueEnum as _};
 use openrelay_node::chain_file::ChainFile;
 use openrelay_sys::sandbox;
 
@@ -75,7 +76,7 @@ pub(crate) struct CheckOptions {
 
 /// The parts, each on a network of its own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
-enum Part {
+pub(crate) enum Part {
     /// Circuits on broken links, firewall, crashes
     Circuits,
     /// A directory that a chain proves, and operators
@@ -100,28 +101,60 @@ enum Part {
     Evidence,
 }
 
-/// Runs a part's scenarios below a folder; with `true` all of their rows.
-type Scenarios = fn(&Path, bool) -> Result<()>;
+impl Part {
+    /// Runs its scenarios below a folder, with `long` all of their rows.
+    fn run(self, dir: &Path, long: bool) -> Result<()> {
+        match self {
+            Self::Circuits => check::run(dir),
+            Self::Chain => chain_check::run(dir),
+            Self::Withholding => withholding_check::run(dir),
+            Self::Votes => vote_check::run(dir),
+            Self::Builds => vote_check::endless(dir),
+            Self::Shares => share_check::run(dir, long),
+            Self::Updates => vote_check::updates(dir),
+            Self::Collateral => vote_check::collateral(dir),
+            Self::Checkpoints => checkpoint_check::run(dir),
+            Self::Reorganisation => reorganisation_check::run(dir),
+            Self::Evidence => evidence_check::run(dir),
+        }
+    }
+
+    /// Runs them in namespaces of their own.
+    fn enter(self, long: bool) -> Result<()> {
+        let name = format!("{self:?}").to_lowercase();
+        let long = long.then_some("--long");
+        let arguments: Vec<_> = ["check", &name].into_iter().chain(long).map(Into::into).collect();
+        let status = run_inside(&arguments)?;
+        ensure!(status.success(), "the part {name} has failed ({status})");
+        Ok(())
+    }
+}
 
 impl CheckOptions {
+    /// Runs the part that is named, or all: circuits alone, for time is a part of their judgement, and of the others,
+    /// which mostly wait, two at once.
     fn run(&self) -> Result<()> {
-        let parts: [(Part, Scenarios); 11] = [
-            (Part::Circuits, |dir, _| check::run(dir)),
-            (Part::Chain, |dir, _| chain_check::run(dir)),
-            (Part::Withholding, |dir, _| withholding_check::run(dir)),
-            (Part::Votes, |dir, _| vote_check::run(dir)),
-            (Part::Builds, |dir, _| vote_check::endless(dir)),
-            (Part::Shares, share_check::run),
-            (Part::Updates, |dir, _| vote_check::updates(dir)),
-            (Part::Collateral, |dir, _| vote_check::collateral(dir)),
-            (Part::Checkpoints, |dir, _| checkpoint_check::run(dir)),
-            (Part::Reorganisation, |dir, _| reorganisation_check::run(dir)),
-            (Part::Evidence, |dir, _| evidence_check::run(dir)),
-        ];
+        check_tools()?;
+        if let Some(part) = self.part {
+            return part.enter(self.long);
+        }
+        Part::Circuits.enter(self.long)?;
         // Two minutes for each thing that they can do: what they lose, tests of the model tell each time.
-        let is_wanted = |part| self.part.map_or(self.long || part != Part::Shares, |only| only == part);
-        let mut wanted = parts.iter().filter(|(part, _)| is_wanted(*part));
-        wanted.try_for_each(|(_, run)| in_a_folder(|dir| run(dir, self.long)))
+        let is_wanted = |part: &Part| *part != Part::Circuits && (self.long || *part != Part::Shares);
+        let left = Mutex::new(Part::value_variants().iter().filter(|part| is_wanted(part)));
+        let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let lane = || {
+            while let Some(part) = next() {
+                // After a fault the other lane ends its part, and begins none.
+                part.enter(self.long).inspect_err(|_| while next().is_some() {})?;
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let other = scope.spawn(lane);
+            let here = lane();
+            other.join().map_err(|_| anyhow!("a lane of scenarios has panicked"))?.and(here)
+        })
     }
 }
 
@@ -172,7 +205,11 @@ pub(crate) enum Inside {
         packed: Option<PathBuf>,
     },
     Demo(demo::Options),
-    Check(CheckOptions),
+    Check {
+        part: Part,
+        #[arg(long)]
+        long: bool,
+    },
     Approve(ApproveOptions),
     /// On the chain's host of such a network: what its validators do in thirty days
     Shares {
@@ -215,11 +252,7 @@ pub(crate) fn run(command: Command) -> Result<()> {
             }
             inside(&arguments)
         }
-        Command::Check(options) => {
-            let part = options.part.map(|part| format!("{part:?}").to_lowercase().into());
-            let long = options.long.then(|| "--long".into());
-            inside(&["check".into()].into_iter().chain(part).chain(long).collect::<Vec<_>>())
-        }
+        Command::Check(options) => options.run(),
         Command::Approve(options) => {
             let ApproveOptions { source, image } = options;
             inside(&["approve".into(), "--source".into(), source.into(), "--image".into(), image.into()])
@@ -245,7 +278,7 @@ pub(crate) fn run(command: Command) -> Result<()> {
         Command::Inside { command: Inside::Flood(options) } => {
             flood::measure(options.kind, options.seconds, options.rate, options.rounds)
         }
-        Command::Inside { command: Inside::Check(options) } => options.run(),
+        Command::Inside { command: Inside::Check { part, long } } => in_a_folder(|dir| part.run(dir, long)),
         Command::Inside { command: Inside::Shares { dir, against } } => vote_check::shares(&dir, against),
         Command::Inside { command: Inside::Approve(ApproveOptions { source, image }) } => {
             in_a_folder(|dir| vote_check::from_source(dir, &source, &image))
