@@ -241,6 +241,12 @@ fn where_nobody_is_reached_nothing_is_refused() {
     world.file.checkpoints.clear();
     world.fault(&[0, 1], &[Fault::ForgedHeader]);
     assert!(matches!(world.directory(), Err(ChainError::Endpoints(_) | ChainError::Quorum { .. })));
+    // Endpoints answer, and nobody has the records.
+    world.fault(&ALL, &[]);
+    world.file.mirrors = vec!["http://127.0.0.1:1/records".into()];
+    assert!(matches!(world.directory(), Err(ChainError::Unserved(_))));
+    world.file.mirrors.push(serve_bytes(b"nonsense".to_vec()));
+    assert!(matches!(world.directory(), Err(ChainError::Mirrors(_))));
 }
 
 #[test]

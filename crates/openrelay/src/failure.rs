@@ -53,7 +53,7 @@ impl std::fmt::Display for Failure {
 impl From<ChainError> for Failure {
     /// A directory that is not proven, or too old, is refused. Where nobody was reached, nothing was refused.
     fn from(error: ChainError) -> Self {
-        if matches!(error, ChainError::Unreached { .. }) {
+        if matches!(error, ChainError::Unreached { .. } | ChainError::Unserved(_)) {
             return Self::new(3, format!("no directory: {error}; check the connection"));
         }
         Self::new(5, format!("directory refused: {error}"))

@@ -8,6 +8,7 @@ use openrelay_ledger::directory::Directory;
 use openrelay_proto::message::MirrorFile;
 
 use super::read::ChainError;
+use super::sources::{Missing, download};
 use super::way::Way;
 use crate::chain_file::ChainFile;
 
@@ -35,7 +36,7 @@ pub fn fetch(way: &dyn Way, file: &ChainFile, now: u64, seen: u64) -> Result<Sig
         let fetched = way.fetch(*relay, MirrorFile::Checkpoint);
         ("a relay".to_owned(), fetched.map_err(Missing::Unreached))
     });
-    let mirrors = file.checkpoints.iter().map(|url| (url.clone(), download(way, url)));
+    let mirrors = file.checkpoints.iter().map(|url| (url.clone(), download(&way.agent(url), url, MAX_FILE)));
     for (source, fetched) in relays.chain(mirrors) {
         let found = match fetched {
             Ok(bytes) => check(file, bytes, now, seen),
@@ -59,24 +60,6 @@ pub fn fetch(way: &dyn Way, file: &ChainFile, now: u64, seen: u64) -> Result<Sig
         None if reached => Err(ChainError::Checkpoints(faults)),
         None => Err(ChainError::Unreached { what: "this is a first start, and no mirror of checkpoints", faults }),
     }
-}
-
-/// Why there is no file of a source.
-enum Missing {
-    /// It was not reached.
-    Unreached(String),
-    /// It answers that it has none.
-    Refused(String),
-}
-
-fn download(way: &dyn Way, url: &str) -> Result<Vec<u8>, Missing> {
-    let limit = u64::try_from(MAX_FILE).unwrap_or(u64::MAX);
-    let unreached = |error: ureq::Error| Missing::Unreached(error.to_string());
-    let mut response = way.agent(url).get(url).call().map_err(unreached)?;
-    if !response.status().is_success() {
-        return Err(Missing::Refused(format!("HTTP status {}", response.status())));
-    }
-    response.body_mut().with_config().limit(limit).read_to_vec().map_err(unreached)
 }
 
 fn check(file: &ChainFile, bytes: Vec<u8>, now: u64, seen: u64) -> Result<Signed, String> {

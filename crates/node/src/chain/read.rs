@@ -76,6 +76,9 @@ pub enum ChainError {
     /// No source has the chain's records.
     #[error("no mirror has the records of the chain: {}", list(.0))]
     Mirrors(Vec<String>),
+    /// Endpoints have answered, and no source of the records was reached.
+    #[error("no mirror of the records was reached: {}", list(.0))]
+    Unserved(Vec<String>),
 }
 
 /// A time for people, given in seconds.
@@ -159,7 +162,7 @@ pub(super) fn read_noting(
                 }
             }
             // A leader that is behind shows a root that no mirror has any more.
-            Err(error @ ChainError::Mirrors(_)) => {
+            Err(error @ (ChainError::Mirrors(_) | ChainError::Unserved(_))) => {
                 without_records = Some(root);
                 last = Some(error);
             }

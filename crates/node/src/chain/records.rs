@@ -10,10 +10,9 @@ use alloy_primitives::B256;
 use openrelay_ledger::chain::set::{Assembly, MAX_FILE, SetError};
 use openrelay_proto::message::MirrorFile;
 use openrelay_proto::random::Random;
-use ureq::Agent;
 
 use super::read::{AGAIN, ChainError, PAUSE};
-use super::sources::{SOURCES, Source, drawn};
+use super::sources::{Missing, SOURCES, Source, download, drawn};
 use super::way::Way;
 use crate::chain_file::ChainFile;
 
@@ -22,8 +21,8 @@ use crate::chain_file::ChainFile;
 /// were asked.
 ///
 /// # Errors
-/// [`ChainError::Mirrors`] when the sources together do not give the registration of every relay. Descriptors may still
-/// be missing otherwise.
+/// [`ChainError::Mirrors`] when the sources together do not give the registration of every relay,
+/// [`ChainError::Unserved`] when none of them was reached. Descriptors may still be missing otherwise.
 pub(super) fn gather(
     way: &dyn Way,
     file: &ChainFile,
@@ -31,8 +30,13 @@ pub(super) fn gather(
     earlier: &[&[u8]],
     random: &mut dyn Random,
 ) -> Result<Vec<u8>, ChainError> {
-    let mut gathering =
-        Gathering { assembly: Assembly::new(root), earlier, faults: BTreeMap::new(), behind: Vec::new() };
+    let mut gathering = Gathering {
+        assembly: Assembly::new(root),
+        earlier,
+        faults: BTreeMap::new(),
+        reached: false,
+        behind: Vec::new(),
+    };
     for file in earlier {
         // Most are of another root.
         let _ = gathering.assembly.add(file);
@@ -55,7 +59,7 @@ pub(super) fn gather(
         // The others would answer the same.
         sources = std::mem::take(&mut gathering.behind);
     }
-    let Gathering { assembly, faults, .. } = gathering;
+    let Gathering { assembly, faults, reached, .. } = gathering;
     assembly.write().map_err(|error| {
         let mut faults: Vec<String> = faults.into_iter().map(|(source, why)| format!("{source}: {why}")).collect();
         if assembly.missing().is_some() {
@@ -63,6 +67,8 @@ pub(super) fn gather(
         }
         if file.mirrors.is_empty() {
             faults.push("none is configured".into());
+        } else if !reached {
+            return ChainError::Unserved(faults);
         }
         ChainError::Mirrors(faults)
     })
@@ -73,13 +79,16 @@ struct Gathering<'a> {
     earlier: &'a [&'a [u8]],
     /// What was wrong with each source's last answer.
     faults: BTreeMap<String, String>,
+    /// Whether any source has answered, whatever it was.
+    reached: bool,
     /// Sources that show another block's records: some of them follow the chain a second later.
     behind: Vec<Source>,
 }
 
 impl Gathering<'_> {
     /// Takes what a source has read; whether that is enough.
-    fn take(&mut self, source: &Source, read: Result<Vec<u8>, String>) -> bool {
+    fn take(&mut self, source: &Source, read: Result<Vec<u8>, Missing>) -> bool {
+        self.reached |= !matches!(read, Err(Missing::Unreached(_)));
         let mut fault = |why: &dyn std::fmt::Display| self.faults.insert(source.name().into(), why.to_string());
         match read.map(|bytes| (self.assembly.add(&bytes), bytes)) {
             Ok((Ok(pages), _)) => {
@@ -95,8 +104,8 @@ impl Gathering<'_> {
                     self.behind.push(source.clone());
                 }
             }
-            Err(error) => {
-                fault(&error);
+            Err(Missing::Unreached(why) | Missing::Refused(why)) => {
+                fault(&why);
             }
         }
         self.assembly.is_whole()
@@ -108,19 +117,19 @@ impl Gathering<'_> {
 }
 
 /// Asks these sources at the same time, and hands each answer to `take` until that says that it is enough.
-fn ask(way: &dyn Way, sources: &[Source], mut take: impl FnMut(&Source, Result<Vec<u8>, String>) -> bool) {
+fn ask(way: &dyn Way, sources: &[Source], mut take: impl FnMut(&Source, Result<Vec<u8>, Missing>) -> bool) {
     let (answers, all) = mpsc::channel();
     for (at, source) in sources.iter().enumerate() {
         if let Source::Mirror(url) = source {
             let (answers, agent, url) = (answers.clone(), way.agent(url), url.clone());
             // The receiver is gone when there was enough before.
-            std::thread::spawn(move || answers.send((at, download(&agent, &url))).ok());
+            std::thread::spawn(move || answers.send((at, download(&agent, &url, MAX_FILE + 1))).ok());
         }
     }
     drop(answers);
     for source in sources {
         if let Source::Relay(relay) = source
-            && take(source, way.fetch(*relay, MirrorFile::Records))
+            && take(source, way.fetch(*relay, MirrorFile::Records).map_err(Missing::Unreached))
         {
             return;
         }
@@ -130,11 +139,4 @@ fn ask(way: &dyn Way, sources: &[Source], mut take: impl FnMut(&Source, Result<V
             return;
         }
     }
-}
-
-fn download(agent: &Agent, url: &str) -> Result<Vec<u8>, String> {
-    let limit = u64::try_from(MAX_FILE).unwrap_or(u64::MAX) + 1;
-    let read = agent.get(url).call();
-    let read = read.and_then(|mut response| response.body_mut().with_config().limit(limit).read_to_vec());
-    read.map_err(|error| error.to_string())
 }

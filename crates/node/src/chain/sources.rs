@@ -1,10 +1,11 @@
 //! Who has the files that mirrors serve, and in which order they are asked.
 //!
-//! Owns the choice of sources, which is the same for records and for evidence: all of them in random order, the
+//! Owns how a mirror's file is downloaded, and the choice of sources, which is the same for records and for evidence: all of them in random order, the
 //! relays of the circuit among the mirrors, and two at once, so that the circuit's own ingress is never asked alone.
 
 use openrelay_proto::handshake::Role;
 use openrelay_proto::random::{Random, array};
+use ureq::Agent;
 
 use super::way::Way;
 
@@ -39,13 +40,35 @@ pub(super) fn drawn(way: &dyn Way, mirrors: &[String], random: &mut dyn Random) 
     all
 }
 
+/// Why there is no file of a source.
+#[derive(Debug)]
+pub(super) enum Missing {
+    /// It was not reached.
+    Unreached(String),
+    /// It answers that it has none.
+    Refused(String),
+}
+
+/// A mirror's file of at most `limit` bytes.
+pub(super) fn download(agent: &Agent, url: &str, limit: usize) -> Result<Vec<u8>, Missing> {
+    let limit = u64::try_from(limit).unwrap_or(u64::MAX);
+    let unreached = |error: ureq::Error| Missing::Unreached(error.to_string());
+    let mut response = agent.get(url).call().map_err(unreached)?;
+    if !response.status().is_success() {
+        return Err(Missing::Refused(format!("HTTP status {}", response.status())));
+    }
+    response.body_mut().with_config().limit(limit).read_to_vec().map_err(|error| {
+        let too_large = matches!(error, ureq::Error::BodyExceedsLimit(_));
+        if too_large { Missing::Refused(error.to_string()) } else { unreached(error) }
+    })
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
     use std::collections::BTreeMap;
 
     use openrelay_proto::message::MirrorFile;
-    use ureq::Agent;
 
     use super::super::way::Outside;
     use super::*;
