@@ -441,7 +441,8 @@ fn collateral_in(folder: &Path) -> String {
     found.iter().rev().map(|(_, hash)| format!("{hash}\n")).collect()
 }
 
-/// The file with this hash, with which its name begins, as validators publish what they have built. Whoever asks holds it against that.
+/// The file with this hash, which is its name, as builders keep their inputs, or begins it, as validators publish what
+/// they have built. Whoever asks holds the file against that.
 async fn serve_file(files: Arc<Files>, hash: String) -> Response {
     let Some(folder) = files.folder.clone() else { return StatusCode::NOT_FOUND.into_response() };
     if hash == "collateral" {
@@ -461,7 +462,10 @@ async fn serve_file(files: Arc<Files>, hash: String) -> Response {
     let find = move || {
         let entries = std::fs::read_dir(folder)?.flatten();
         // An image's manifest is named after the image as well.
-        let named = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&format!("{hash}.")));
+        let named = entries.filter(|entry| {
+            let name = entry.file_name();
+            name.to_string_lossy().strip_prefix(hash.as_str()).is_some_and(|end| end.is_empty() || end.starts_with('.'))
+        });
         let small = named.filter(|entry| entry.metadata().is_ok_and(|file| file.len() <= MAX_SERVED));
         let mut read = small.filter_map(|entry| std::fs::read(entry.path()).ok());
         let found = read.find(|bytes| openrelay_image::hex(&openrelay_image::sha256(bytes)) == hash);
@@ -504,3 +508,6 @@ async fn serve_checkpoint(path: Option<PathBuf>) -> Response {
         Ok(Err(_)) | Err(_) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
     }
 }
+
+#[cfg(test)]
+mod tests;
