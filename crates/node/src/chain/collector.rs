@@ -162,7 +162,8 @@ impl Collector {
                 self.headers.insert(*height, header);
             }
         }
-        let mut file = self.published(files);
+        let approved = self.approved();
+        let mut file = self.published(files, &approved);
         file.headers = self.headers.values().cloned().collect();
         let silent = self.shown.iter().filter(|(_, shown)| shown.staple.is_none());
         file.silent = silent.map(|(relay_id, _)| *relay_id).collect();
@@ -191,8 +192,7 @@ impl Collector {
     }
 
     /// The collateral that the chain names, and of the newest approved images and packages the manifests and what rebuilders have signed.
-    fn published(&mut self, files: Option<&Path>) -> AttestationFile {
-        let approved = self.approved();
+    fn published(&mut self, files: Option<&Path>, approved: &BTreeMap<u64, (u8, B256)>) -> AttestationFile {
         let entry = self.file.collateral.and_then(|contract| {
             let answer = self.endpoint.call(contract, &Collateral::currentCall {}.abi_encode()).ok()?;
             Collateral::currentCall::abi_decode_returns(&answer).ok()

@@ -125,6 +125,34 @@ impl Ask for Scripted {
 }
 
 #[test]
+fn approved_image_with_firmware_below_the_floor_is_not_served() {
+    let roots = Roots { min_firmware_generation: 7, ..Roots::genuine() };
+    let folder = std::env::temp_dir().join(format!("openrelay-floor-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let mut approved = BTreeMap::new();
+    let manifests = [Some(7), Some(6), None].map(|firmware_generation| {
+        let round = u64::from(firmware_generation.unwrap_or_default());
+        let image = [u8::try_from(round).unwrap(); 32];
+        let bytes =
+            Manifest { kind: 1, version: round, firmware_generation, image, shapes: vec![], advisories: vec![] }
+                .encode();
+        approved.insert(round, (RELAY_IMAGE, image_value(image.into(), sha256(&bytes))));
+        std::fs::write(folder.join(format!("{round}.json")), &bytes).unwrap();
+        bytes
+    });
+    let mut collector = Collector::new(chain(), roots);
+    assert_eq!(collector.published(Some(&folder), &approved).manifests, manifests[..1], "at the floor alone");
+    let said = collector.refused();
+    assert!(said.len() == 2 && said.iter().all(|why| why.contains("[firmware-generation]")), "{said:?}");
+    collector.published(Some(&folder), &approved);
+    assert!(collector.refused().is_empty(), "each is told once");
+    // Control: all three are served where the floor is lower, but for the one that names no firmware.
+    let mut lower = Collector::new(chain(), Roots { min_firmware_generation: 6, ..Roots::genuine() });
+    assert_eq!((lower.published(Some(&folder), &approved).manifests.len(), lower.refused().len()), (2, 1));
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
 fn a_silent_relay_is_asked_after_pauses_that_grow_to_ten_minutes() {
     let world = World::new();
     let mut collector = Collector::new(chain(), world.vendors.roots().clone());
