@@ -97,20 +97,19 @@ impl ChainFile {
         if let Some(url) = file.endpoints.iter().find(bad_url) {
             return Err(key_fault(path, "endpoints", format!("{url:?} must begin with https:// or http://")));
         }
-        if let Some(url) = file.mirrors.iter().find(bad_url) {
-            return Err(key_fault(path, "mirrors", format!("{url:?} must begin with https:// or http://")));
-        }
-        if let Some(url) = file.evidence.iter().find(bad_url) {
-            return Err(key_fault(path, "evidence", format!("{url:?} must begin with https:// or http://")));
-        }
-        if let Some(url) = file.packages.iter().find(bad_url) {
-            return Err(key_fault(path, "packages", format!("{url:?} must begin with https:// or http://")));
+        let mirrors = [&file.mirrors, &file.evidence, &file.packages, &file.checkpoints];
+        for (key, urls) in ["mirrors", "evidence", "packages", "checkpoints"].into_iter().zip(mirrors) {
+            if let Some(url) = urls.iter().find(bad_url) {
+                return Err(key_fault(path, key, format!("{url:?} must begin with https:// or http://")));
+            }
+            let mut known = BTreeSet::new();
+            if let Some(url) = urls.iter().find(|url| Place::of(url).is_some_and(|place| !known.insert(place))) {
+                let why = format!("{url:?} names a mirror a second time, which is no second source");
+                return Err(key_fault(path, key, why));
+            }
         }
         if file.haste == 0 {
             return Err(key_fault(path, "haste", "must be at least 1"));
-        }
-        if let Some(url) = file.checkpoints.iter().find(bad_url) {
-            return Err(key_fault(path, "checkpoints", format!("{url:?} must begin with https:// or http://")));
         }
         if let Some(key) = file.checkpoint_keys.iter().find(|key| hex::decode::<32>(key).is_none()) {
             return Err(key_fault(path, "checkpoint_keys", format!("{key:?} must be 64 hexadecimal digits")));
@@ -173,7 +172,7 @@ impl ChainFile {
     }
 }
 
-/// Where an endpoint is, in one spelling: scheme and host in lower case, the port always named, no final slash or dot.
+/// Where an endpoint or a mirror is, in one spelling: scheme and host in lower case, the port always named, no final slash or dot.
 #[derive(PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Place {
     secure: bool,

@@ -48,6 +48,20 @@ fn one_endpoint_under_two_spellings_is_refused() {
 }
 
 #[test]
+fn one_mirror_under_two_spellings_is_refused() {
+    let quorum = format!("checkpoint_quorum = 1\ncheckpoint_keys = [\"{}\"]", "ab".repeat(32));
+    for key in ["mirrors", "evidence", "packages", "checkpoints"] {
+        let with = |other: &str| {
+            let more = if key == "checkpoints" { quorum.as_str() } else { "" };
+            load("", &format!("{key} = [\"https://a.example/file\", \"{other}\"]\n{more}"))
+        };
+        let why = with("https://A.example:443/file/").unwrap_err();
+        assert!(why.contains(key) && why.contains("second time"), "{why}");
+        with("https://b.example/file").unwrap();
+    }
+}
+
+#[test]
 fn plain_http_to_other_machines_is_refused_unless_it_is_called_insecure() {
     for exposed in ["http://a.example", "http://192.0.2.1:8545", "http://[2001:db8::1]", "http://localhost.example"] {
         let line = format!("endpoints = [\"https://b.example\", \"{exposed}\"]");
