@@ -59,3 +59,17 @@ impl Roots {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It shares no code with this verifier, so its floor of firmware is written a second time.
+    const SECOND_VERIFIER: &str = include_str!("../../../tools/verify.py");
+
+    #[test]
+    fn second_verifier_has_the_same_floor_of_firmware() {
+        let line = format!("\nMIN_FIRMWARE_GENERATION = {MIN_FIRMWARE_GENERATION}\n");
+        assert!(SECOND_VERIFIER.contains(&line), "{line}");
+    }
+}
