@@ -231,7 +231,7 @@ const fn attack(
     Attack { name, about, must_halt: false, control, attack }
 }
 
-/// An attack after which no image may run, for what is approved is not what was given.
+/// An attack after which no image may run, for what is approved is not what was given, or not within its bounds.
 const fn wrong(name: &'static str, about: &'static str, attack: fn(&Host, Setup) -> Setup) -> Attack {
     Attack { name, about, must_halt: true, control: Host::approved, attack }
 }
@@ -335,9 +335,7 @@ pub(super) static ATTACKS: &[Attack] = &[
             .with(["-initrd".into(), host.file("host-initrd")])
             .with(["-append", &programs::cmdline()])
     }),
-    attack("processors", "two hundred and fifty-five processors", Host::approved, |_, setup| {
-        setup.with(["-smp", "255"])
-    }),
+    wrong("processors", "two hundred and fifty-five processors", |_, setup| setup.with(["-smp", "255"])),
     wrong("kernel-half", "half of the kernel", |host, setup| host.sized(setup, Some("kernel-half"), None, None)),
     wrong("kernel-longer", "the kernel with zeros behind it", |host, setup| {
         host.sized(setup, Some("kernel-longer"), None, None)
