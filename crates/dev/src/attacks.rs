@@ -9,6 +9,7 @@ mod list;
 mod programs;
 mod run;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail, ensure};
@@ -19,6 +20,19 @@ use crate::scenario::in_a_folder;
 use crate::{say, talk};
 use list::{Attack, Host};
 use run::Outcome;
+
+/// Attacks that name nothing that was approved: firmware and image ignore them, all at once too.
+const IGNORED: [&str; 5] = ["shim", "acpi-initrd", "option-rom", "items", "smbios"];
+
+/// The emulator's arguments for all attacks that are ignored, with their files in the folder `dir`.
+pub(crate) fn ignored(image: &Path, dir: &Path) -> Result<Vec<OsString>> {
+    std::fs::create_dir_all(dir)?;
+    let host = Host::new(Parts::of(image, dir)?, image, dir)?;
+    let attacks = list::ATTACKS.iter().filter(|attack| IGNORED.contains(&attack.name));
+    let all: Vec<_> = attacks.map(|attack| (attack.attack)(&host, (attack.control)(&host)).more).collect();
+    ensure!(all.len() == IGNORED.len(), "an attack that is to be ignored is not in the list");
+    Ok(all.concat())
+}
 
 /// What is attacked, and how.
 #[derive(clap::Args, Debug)]

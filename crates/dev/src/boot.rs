@@ -125,16 +125,16 @@ impl Parts {
         Ok(this)
     }
 
-    /// Starts a machine of these parts. `command` runs [`TIE`] where the machine's network is; `ports` is the folder
-    /// for the sockets of its ports.
-    pub(crate) fn start(&self, mut command: Command, network: &[&str], ports: Option<&Path>) -> Result<Machine> {
+    /// Starts a machine of these parts. `command` runs [`TIE`] where the machine's network is, `more` are further
+    /// arguments of QEMU; `ports` is the folder for the sockets of its ports.
+    pub(crate) fn start(&self, mut command: Command, more: &[OsString], ports: Option<&Path>) -> Result<Machine> {
         qemu(&mut command);
         command.arg("-bios").arg(&self.firmware);
         command.args(item("etc/boot/kernel", &self.kernel));
         command.args(item("etc/boot/initrd", &self.initrd));
         command.args(item("etc/boot/cmdline", &self.cmdline));
         command.args(in_memory(&self.hashes, self.hashes_at));
-        command.args(network);
+        command.args(more);
         if let Some(ports) = ports {
             command.args(["-device", "virtio-serial-pci"]);
             for name in ["config", "feed"] {

@@ -42,6 +42,9 @@ pub(crate) struct Options {
     /// Run one relay from the image in this folder, in an emulated machine; built with: openrelay image build --simulate
     #[arg(long, value_name = "DIR")]
     boot: Option<PathBuf>,
+    /// Let the host of that machine attack its boot, in every way that the firmware must ignore
+    #[arg(long, requires = "boot")]
+    attacked: bool,
     /// Folder of the image that each validator has packed for itself
     #[arg(long, hide = true)]
     packed: Option<PathBuf>,
@@ -63,6 +66,9 @@ impl Options {
         }
         if let Some(image) = &self.boot {
             arguments.extend(["--boot".into(), image.clone().into()]);
+        }
+        if self.attacked {
+            arguments.push("--attacked".into());
         }
         if self.leak {
             arguments.push("--leak".into());
@@ -143,6 +149,7 @@ fn story(options: &Options, started: Instant, dir: &std::path::Path) -> Result<(
     let image = options.boot.as_deref().or(options.packed.as_deref());
     programs.image = image.map(std::path::absolute).transpose()?;
     programs.boot = options.boot.is_some();
+    programs.attacked = options.attacked;
     programs.leak = options.leak;
     programs.outer_v6 = options.outer_v6;
     let network = Network::new(dir)?;

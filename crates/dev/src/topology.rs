@@ -9,6 +9,7 @@
 //! Each relay has a network of its own, so that the rules that keep hops apart hold here as they do outside. All addresses
 //! are public-looking and exist in namespaces only.
 
+use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::account;
+use crate::attacks;
 use crate::boot::{self, Machine, Parts};
 use crate::chain::{self, Operator};
 use crate::host::{Host, Service, checked};
@@ -150,18 +152,23 @@ impl Network {
         self.core.sh(&format!("ip neigh flush dev {}", Self::link_of(name)?)).map(drop)
     }
 
-    /// Starts an image in a machine on the network of a host, which stands for it.
-    fn boot(&self, name: &str, operator: &Operator, image: &Path) -> Result<(Machine, PathBuf)> {
+    /// Starts an image in a machine on the network of a host, which stands for it, and may attack it.
+    fn boot(&self, name: &str, operator: &Operator, image: &Path, attacked: bool) -> Result<(Machine, PathBuf)> {
         self.bridge(name)?;
         let host = self.host(name)?;
-        let parts = Parts::of(&image.join("image.efi"), host.dir())?;
+        let image = image.join("image.efi");
+        let parts = Parts::of(&image, host.dir())?;
         let network = [
             "-netdev",
             "tap,id=net,ifname=tap0,script=no,downscript=no",
             "-device",
             "virtio-net-pci,netdev=net,romfile=",
         ];
-        let machine = parts.start(host.command(boot::TIE), &network, Some(host.dir()))?;
+        let mut more: Vec<OsString> = network.map(Into::into).to_vec();
+        if attacked {
+            more.extend(attacks::ignored(&image, &host.dir().join("attacks"))?);
+        }
+        let machine = parts.start(host.command(boot::TIE), &more, Some(host.dir()))?;
         boot::configure(host.dir(), &operator.machine_config(self, name)?)?;
         machine.await_line(boot::READY, boot::BOOT)?;
         Ok((machine, host.dir().join("feed")))
@@ -218,7 +225,7 @@ impl Network {
                 for name in RELAYS.iter().filter(|name| **name != BOOTED) {
                     account::watch_machine(self.host(name)?, self.address(BOOTED, false)?)?;
                 }
-                Some(self.boot(BOOTED, booted.context("it is registered")?, image)?)
+                Some(self.boot(BOOTED, booted.context("it is registered")?, image, programs.attacked)?)
             }
             None => None,
         };
@@ -328,6 +335,8 @@ pub(crate) struct Programs {
     pub(crate) image: Option<PathBuf>,
     /// Whether one relay runs from that image, in a machine of its own.
     pub(crate) boot: bool,
+    /// Whether the host of that machine attacks its boot.
+    pub(crate) attacked: bool,
     /// Whether relays are started so that they leak.
     pub(crate) leak: bool,
     /// Whether relays have IPv6 addresses only.
@@ -358,6 +367,7 @@ impl Programs {
             dev,
             image: None,
             boot: false,
+            attacked: false,
             leak: false,
             outer_v6: false,
         })
