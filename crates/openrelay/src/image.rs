@@ -430,7 +430,7 @@ fn measure(image: &Path, lock: &Path, firmware: Option<&Path>, as_json: bool) ->
         Some(mrtd) => say(&format!("MRTD      {mrtd}   of this firmware, were it started as a trust domain's")),
         None => say("MRTD      none: this firmware is not made for trust domains"),
     }
-    say("RTMRs     not proven: they depend on tables of the host's that nobody can compute beforehand");
+    say("RTMRs     not proven: this firmware extends none of them by kernel, initrd and command line");
     Ok(())
 }
 

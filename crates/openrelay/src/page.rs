@@ -238,7 +238,11 @@ fn tell(directory: &VerifiedDirectory, judged: &Judged, relay_id: u64) {
     if let Source::Chain(chain) = directory.directory().source() {
         let old = unix_seconds().saturating_sub(chain.timestamp);
         let behind = chain.block.saturating_sub(binding.block_height);
-        say(&format!("age            {behind} blocks before the newest, which is {old} s old; at most 6 h will do"));
+        // The limits of `attest::verdict`.
+        let most = if directory.is_newest_known() { 72 } else { 6 };
+        say(&format!(
+            "age            {behind} blocks before the newest, which is {old} s old; at most {most} h will do"
+        ));
     }
     match facts.chip {
         Some(chip) => say(&format!("chip           {}…: no other relay may run on it", hex::encode(&chip[..8]))),
