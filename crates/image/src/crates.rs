@@ -300,6 +300,27 @@ mod tests {
         assert_eq!(locked(&lock(&one)).unwrap().len(), 1);
     }
 
+    #[test]
+    fn lock_that_names_more_packages_than_are_built_is_refused() {
+        let hash = "ab".repeat(32);
+        let names = |count: usize| {
+            let packages = (1..count).map(|number| package(&format!("a{number}"), "1.0.0", SOURCE, &hash));
+            locked(&lock(&packages.collect::<String>()))
+        };
+        // The package of the tree counts, and is no crate.
+        assert_eq!(names(MAX_PACKAGES).unwrap().len(), MAX_PACKAGES - 1);
+        let why = names(MAX_PACKAGES + 1).unwrap_err().to_string();
+        assert!(why.contains("names 5001 packages; at most 5000"), "{why}");
+    }
+
+    #[test]
+    fn refusal_of_a_source_is_one_short_line() {
+        let source = format!("git+https://example.org/\\u001b[2J\\n{}", "x".repeat(500));
+        let why = locked(&lock(&package("a", "1.0.0", &source, ""))).unwrap_err().to_string();
+        assert!(why.contains("has a from another source") && why.contains("git+https://example.org/[2Jxx"), "{why}");
+        assert!(!why.chars().any(char::is_control) && why.len() < 300, "{why}");
+    }
+
     /// An archive with one entry after a good file, and the crate that names it.
     fn archive(edit: impl FnOnce(&mut tar::Builder<Vec<u8>>)) -> (Crate, Vec<u8>) {
         let mut builder = tar::Builder::new(Vec::new());
@@ -387,13 +408,18 @@ mod tests {
             builder.get_mut().extend_from_slice(header.as_bytes());
         });
         assert!(one.unpack(&bytes).unwrap_err().to_string().contains("holds more than"));
-        // And more files than a crate has, each empty.
-        let (one, bytes) = archive(|builder| {
-            for index in 0..=MAX_ENTRIES {
-                add(builder, format!("a-1.0.0/{index}").as_bytes(), tar::EntryType::Regular, b"");
+        // And one more file than a crate may have, each empty; one less is taken.
+        for (others, taken) in [(MAX_ENTRIES, false), (MAX_ENTRIES - 1, true)] {
+            let (one, bytes) = archive(|builder| {
+                for index in 0..others {
+                    add(builder, format!("a-1.0.0/{index}").as_bytes(), tar::EntryType::Regular, b"");
+                }
+            });
+            match one.unpack(&bytes) {
+                Ok(files) => assert!(taken && files.len() == MAX_ENTRIES),
+                Err(error) => assert!(!taken && error.to_string().contains("holds more than"), "{error}"),
             }
-        });
-        assert!(one.unpack(&bytes).unwrap_err().to_string().contains("holds more than"));
+        }
     }
 
     #[test]

@@ -172,19 +172,37 @@ fn wide(text: &str) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
+    use std::io::Write as _;
+
+    use lzma_rust2::{LzmaOptions, LzmaWriter};
+
     use super::*;
 
-    /// A volume with one file of code, which has a name.
-    fn volume(name: &str) -> Vec<u8> {
-        let name = [wide(name), vec![0, 0]].concat();
-        let section = [&u32::try_from(4 + name.len()).unwrap().to_le_bytes()[..3], &[NAME], &name].concat();
-        let mut file = vec![0; FILE_HEADER];
-        file[18] = 0x07;
-        file[20..23].copy_from_slice(&u32::try_from(FILE_HEADER + section.len()).unwrap().to_le_bytes()[..3]);
+    /// A section that packs this.
+    fn packed(content: &[u8]) -> Vec<u8> {
+        let size = Some(content.len() as u64);
+        let mut packer = LzmaWriter::new_use_header(Vec::new(), &LzmaOptions::with_preset(0), size).unwrap();
+        packer.write_all(content).unwrap();
+        let inside = packer.finish().unwrap();
+        let size = u32::try_from(24 + inside.len()).unwrap().to_le_bytes();
+        [&size[..3], &[0x02], &LZMA, &[24, 0, 1, 0], &inside].concat()
+    }
+
+    /// A volume with a file of code for each name.
+    fn volume_of(names: &[&str]) -> Vec<u8> {
         let mut volume = vec![0; 72];
         volume[40..44].copy_from_slice(VOLUME);
         volume[48] = 72;
-        volume.extend(file.into_iter().chain(section));
+        for name in names {
+            let name = [wide(name), vec![0, 0]].concat();
+            let section = [&u32::try_from(4 + name.len()).unwrap().to_le_bytes()[..3], &[NAME], &name].concat();
+            let mut file = vec![0; FILE_HEADER];
+            file[18] = 0x07;
+            file[20..23].copy_from_slice(&u32::try_from(FILE_HEADER + section.len()).unwrap().to_le_bytes()[..3]);
+            volume.extend(file.into_iter().chain(section));
+            volume.resize(volume.len().next_multiple_of(8), 0xff);
+        }
         volume.resize(256, 0xff);
         volume[32..40].copy_from_slice(&256u64.to_le_bytes());
         let words = volume[..72].chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
@@ -193,10 +211,73 @@ mod tests {
         volume
     }
 
+    fn volume(name: &str) -> Vec<u8> {
+        volume_of(&[name])
+    }
+
+    /// The same with a header that has an extension, behind which its file begins.
+    fn extended(name: &str) -> Vec<u8> {
+        let mut volume = volume(name);
+        let mut extension = vec![0xff; 24];
+        extension[16..20].copy_from_slice(&20u32.to_le_bytes());
+        volume.splice(72..72, extension);
+        volume.truncate(256);
+        volume[52] = 72;
+        let sum = u16::from_le_bytes([volume[50], volume[51]]).wrapping_sub(72);
+        volume[50..52].copy_from_slice(&sum.to_le_bytes());
+        volume
+    }
+
     #[test]
     fn modules_are_listed_by_name() {
+        assert_eq!(modules(&[volume("Fat"), extended("Boot")].concat()).unwrap(), ["Boot", "Fat"]);
+        assert_eq!(modules(&volume_of(&["Fat", "Boot", "Core"])).unwrap(), ["Boot", "Core", "Fat"]);
         assert_eq!(modules(&[vec![0; 100], volume("Fat"), volume("Boot")].concat()).unwrap(), ["Boot", "Fat"]);
         assert!(modules(&[0; 500]).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_is_packed_is_looked_through_too() {
+        let firmware = [volume("Pei"), vec![0; 7], packed(&volume("Dxe")), packed(&volume("Boot"))].concat();
+        assert_eq!(modules(&firmware).unwrap(), ["Boot", "Dxe", "Pei"]);
+        assert_eq!(check(&firmware), Ok(()));
+        let loads = [volume("Pei"), packed(&[&volume("Dxe")[..], b"etc/table-loader"].concat())].concat();
+        assert!(check(&loads).is_err());
+        // The name of the packing alone, where no section begins, is none.
+        assert_eq!(modules(&[&[0; 2][..], &LZMA, &volume("Pei")].concat()).unwrap(), ["Pei"]);
+        let section = packed(&volume("Dxe"));
+        let edit = |at: usize, byte: u8| {
+            let mut edited = section.clone();
+            edited[at] = byte;
+            modules(&edited)
+        };
+        assert_eq!(edit(3, 0x19).unwrap(), [""; 0], "another kind of section");
+        for (at, byte, what) in [(2, 0xff, "longer than the firmware"), (21, 0xff, "begins behind its end")] {
+            let why = edit(at, byte).unwrap_err();
+            assert_eq!(why, ImageError::Firmware("a packed section in it cannot be unpacked"), "{what}");
+        }
+    }
+
+    #[test]
+    fn what_unpacks_to_more_than_may_be_is_refused() {
+        let most = usize::try_from(MAX_UNPACKED).unwrap();
+        assert_eq!(modules(&packed(&vec![0; most])).unwrap(), [""; 0]);
+        assert!(modules(&packed(&vec![0; most + 1])).is_err());
+    }
+
+    #[test]
+    fn mark_of_a_volume_without_its_header_is_none() {
+        for around in [&[1; 400][..], &[0; 400]] {
+            let firmware = [around, VOLUME, around].concat();
+            assert_eq!(modules(&firmware).unwrap(), [""; 0]);
+        }
+        // A header that would end before its mark.
+        let short = [&[0; VOLUME_MARK][..], VOLUME, &[0; 4], &[40, 0], &[0; 300]].concat();
+        assert_eq!(modules(&short).unwrap(), [""; 0]);
+        // Control: with a header its length counts.
+        let mut cut = volume("Boot");
+        cut.truncate(200);
+        assert_eq!(modules(&cut), Err(ImageError::Firmware("a volume in it is malformed")));
     }
 
     #[test]
@@ -232,6 +313,7 @@ mod tests {
             changed[at] ^= 0xff;
             let _ = (check(&changed), modules(&changed));
         }
+        assert_eq!(check(&vec![0; MAX_FIRMWARE]), Ok(()));
         assert_eq!(check(&vec![0; MAX_FIRMWARE + 1]), Err(ImageError::Firmware("it is larger than 4 MiB")));
     }
 }

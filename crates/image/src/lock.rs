@@ -147,3 +147,41 @@ impl Package {
         Err(ImageError::OtherInput { name: self.name.clone(), found, wanted: self.sha256.clone() })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
+    use super::*;
+
+    /// A lock of these packages, each with its role, path, SHA-256 and further lines.
+    fn lock(packages: &[(&str, &str, &str, &str)]) -> Result<Lock, ImageError> {
+        let package = |(role, path, sha256, more): &(&str, &str, &str, &str)| {
+            format!(
+                "[[package]]\nname = \"the {role}\"\nrole = \"{role}\"\npath = \"{path}\"\nsha256 = \"{sha256}\"\n\
+                 size = 5\nfile = \"f\"\n{more}"
+            )
+        };
+        let packages: String = packages.iter().map(package).collect();
+        Lock::parse(&format!("cmdline = \"\"\nkernel_release = \"\"\nmodules = []\nshape = []\n{packages}"))
+    }
+
+    #[test]
+    fn lock_names_one_of_each_part_and_the_generation_of_its_firmware_alone() {
+        let hash = "ab".repeat(32);
+        let kernel = ("kernel", "a.deb", hash.as_str(), "");
+        let stub = ("stub", "b.deb", hash.as_str(), "");
+        let firmware = ("firmware", "c.tar.xz", hash.as_str(), "generation = 7\n");
+        let good = lock(&[kernel, stub, firmware]).unwrap();
+        assert_eq!(good.firmware_generation().unwrap(), 7);
+        let refused = |packages: &[(&str, &str, &str, &str)], what: &str| {
+            let why = lock(packages).unwrap_err().to_string();
+            assert!(why.contains(what), "{why}");
+        };
+        refused(&[kernel, stub, (firmware.0, firmware.1, &hash, "")], "the firmware: a firmware names its generation");
+        refused(&[kernel, (stub.0, stub.1, &hash, "generation = 7\n"), firmware], "and nothing else does");
+        refused(&[kernel, stub], "just one package with the role Firmware");
+        refused(&[kernel, kernel, stub, firmware], "just one package with the role Kernel");
+        refused(&[kernel, (stub.0, "../b.deb", &hash, ""), firmware], "a path that leaves the archive");
+        refused(&[kernel, (stub.0, stub.1, "ab", ""), firmware], "has no SHA-256");
+    }
+}
