@@ -54,9 +54,10 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// Whether validators are to pack the image: relays show evidence, and none is given.
+    /// Whether validators are to pack the image: relays show evidence, and none is given. What they pack does not depend
+    /// on the addresses outside, and takes half a minute.
     pub(crate) fn wants_image(&self) -> bool {
-        !self.leak && self.boot.is_none()
+        !self.leak && self.boot.is_none() && !self.outer_v6
     }
 
     pub(crate) fn to_arguments(&self) -> Vec<std::ffi::OsString> {
