@@ -172,7 +172,8 @@ impl ChainFile {
     }
 }
 
-/// Where an endpoint or a mirror is, in one spelling: scheme and host in lower case, the port always named, no final slash or dot.
+/// Where an endpoint or a mirror is, in one spelling: scheme and host in lower case, the port always named, no final
+/// slash or dot.
 #[derive(PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Place {
     secure: bool,

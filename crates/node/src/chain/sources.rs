@@ -1,7 +1,8 @@
 //! Who has the files that mirrors serve, and in which order they are asked.
 //!
-//! Owns how a mirror's file is downloaded, and the choice of sources, which is the same for records and for evidence: all of them in random order, the
-//! relays of the circuit among the mirrors, and two at once, so that the circuit's own ingress is never asked alone.
+//! Owns how a mirror's file is downloaded, and the choice of sources. The choice is the same for records and for evidence:
+//! all sources in random order, the relays of the circuit among the mirrors, and two at once, so that the circuit's own
+//! ingress is never asked alone.
 
 use openrelay_proto::handshake::Role;
 use openrelay_proto::random::{Random, array};

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
 use super::*;
 
-/// What a mirror answers to who asks for a file by this name.
+/// The file that a mirror serves under this name, if any.
 fn answer(folder: &Path, name: &str) -> Option<Vec<u8>> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
