@@ -2,6 +2,7 @@
 //!
 //! Owns the choice. Vendors sign anew at any time, so what two validators fetch may differ: all vote for the newest of what all have published, in the second half of the time for commitments.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -159,7 +160,13 @@ impl Known {
         let current =
             Collateral::Entry { bundle: voted.bundle, intelFloor: voted.intel_floor, amdFloor: voted.amd_floor };
         let (roots, now) = (program.standard.roots.clone(), unix_seconds());
-        let genuine = |staple: &Staple| check_staple(staple, &roots, now).is_ok();
+        let (_, directory) = openrelay_node::chain::read(&folder.chain, now, 0)?;
+        // Of registered relays alone: whoever has machines of many models would have vendors asked for each of them.
+        let relays = directory.body().relays.iter();
+        let keys: BTreeMap<u64, _> = relays.map(|record| (record.relay_id, record.key())).collect();
+        let registered =
+            |staple: &Staple| keys.get(&staple.binding.relay_id) == Some(&Some(staple.binding.handshake_key));
+        let genuine = |staple: &Staple| registered(staple) && check_staple(staple, &roots, now).is_ok();
         let (staples, bundles, faults) = mirrored_evidence(&folder.chain, &genuine);
         faults.iter().for_each(|why| talk(&format!("openrelay: warning: {why}")));
         if staples.is_empty() {
