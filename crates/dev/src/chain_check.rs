@@ -452,7 +452,19 @@ fn without_chain(bench: &mut Bench) -> Result<()> {
     ensure!(code == Some(3) && said.contains("no endpoint of the chain was reached"), "{code:?} {said}");
     bench.network.set_link("chain", true)?;
     bench.within("the chain answering again", || Ok(bench.up(&config).is_ok()))?;
-    bench.down()
+    bench.down()?;
+    // Nor is one refused whom no mirror brings evidence.
+    std::fs::remove_dir_all(bench.network.client.dir().join("state"))?;
+    let lines = chain.lines().map(|line| {
+        if line.starts_with("evidence = ") { "evidence = [\"http://127.0.0.1:1/evidence\"]" } else { line }
+    });
+    let unserved = lines.map(|line| format!("{line}\n")).collect::<String>();
+    std::fs::write(bench.network.dir.join("config/client/unserved-chain.toml"), unserved)?;
+    let path = bench.network.dir.join("config/client/unserved.toml");
+    std::fs::write(&path, std::fs::read_to_string(&config)?.replace("../chain.toml", "unserved-chain.toml"))?;
+    let (code, _, said) = bench.openrelay(&["up", "--wait", "--config", &path.display().to_string()])?;
+    ensure!(code == Some(3) && said.contains("no mirror has brought evidence"), "{code:?} {said}");
+    Ok(())
 }
 
 /// What a program says that must fail.

@@ -177,6 +177,8 @@ pub struct Judged {
     named: Vec<Statement>,
     /// Why no relay could be judged.
     fault: Option<String>,
+    /// Whether that is because no mirror has brought evidence.
+    unserved: bool,
 }
 
 /// An image that validators have approved, whatever became of it since.
@@ -206,7 +208,7 @@ impl Judged {
             let results = directory.directory().body().relays.iter();
             let results = results.map(|record| (record.relay_id, Err(refusal.clone()))).collect();
             let (images, believed, named) = (Vec::new(), Vec::new(), Vec::new());
-            Self { results, images, policy: standard.policy.clone(), believed, named, fault }
+            Self { results, images, policy: standard.policy.clone(), believed, named, fault, unserved: false }
         };
         let Some(reading) = directory.reading() else {
             return none(None, &Refusal::NoView("the chain"));
@@ -219,7 +221,7 @@ impl Judged {
             Ok(file) => file,
             Err(_) if reading.attestation.is_empty() => {
                 let why = "no mirror has brought evidence; `evidence` in the chain's file says who is asked";
-                return none(Some(why.into()), &Refusal::NoEvidence);
+                return Self { unserved: true, ..none(Some(why.into()), &Refusal::NoEvidence) };
             }
             Err(refusal) => return none(Some(refusal.to_string()), &Refusal::NoEvidence),
         };
@@ -248,7 +250,7 @@ impl Judged {
         let policy = standard.policy.clone();
         let named = view.signed.iter().filter(|(_, signer)| policy.rebuilders.contains(signer));
         let named = named.map(|(statement, _)| *statement).collect();
-        Self { results, images: view.images, policy, believed, named, fault }
+        Self { results, images: view.images, policy, believed, named, fault, unserved: false }
     }
 
     /// The relay with this record as a circuit takes it.
@@ -322,6 +324,11 @@ impl Judged {
     /// Why no relay could be judged.
     pub fn fault(&self) -> Option<&str> {
         self.fault.as_deref()
+    }
+
+    /// Whether no relay could be judged because no mirror has brought evidence: then nothing was refused.
+    pub fn is_unserved(&self) -> bool {
+        self.unserved
     }
 
     /// The directory with those relays alone that are believed.
@@ -660,6 +667,7 @@ pub(crate) mod tests {
             believed: vec![staple(1, 512, 9)],
             named: vec![statement(7)],
             fault: None,
+            unserved: false,
         };
         let staples = [staple(2, 256, 1), staple(1, 512, 8), staple(1, 512, 9), staple(2, 512, 1), staple(3, 512, 1)];
         let statements = vec![statement(6), statement(7)];

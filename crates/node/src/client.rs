@@ -68,6 +68,9 @@ pub enum ConnectError {
     /// No relays that are believed.
     #[error("no circuit: {0}")]
     Untrusted(String),
+    /// No mirror has brought evidence, so no relay was judged.
+    #[error("no circuit: {0}")]
+    Unserved(String),
     /// A relay has other evidence than was judged.
     #[error("no circuit: {}", failure_text(Failure::OtherEvidence(*.0)))]
     OtherEvidence(ProtoRole),
@@ -431,7 +434,7 @@ fn choose(path: &Path, options: &Options) -> Result<Plan, ConnectError> {
     // A relay that the configuration names is a fault of that line, unless it is there and not believed.
     let named = |error: SelectionError| -> ConnectError {
         if let Some(why) = judge.refused(&directory, &error) {
-            return ConnectError::Untrusted(why);
+            return if judge.is_unserved() { ConnectError::Unserved(why) } else { ConnectError::Untrusted(why) };
         }
         match error {
             SelectionError::NotThere(id, role) if [wish.ingress, wish.egress].contains(&Some(id)) => {
@@ -552,6 +555,10 @@ impl Judge {
             Some(fault) => format!("no relay can be judged: {fault}"),
             None => why(id, refusal) + &others,
         })
+    }
+
+    fn is_unserved(&self) -> bool {
+        matches!(self, Self::Evidence(trusted) if trusted.0.is_unserved())
     }
 
     /// Two hops on two chips, of two vendors if that can be had.

@@ -162,10 +162,9 @@ fn install(place: &Path, bytes: &[u8], sync: impl FnOnce(&Path) -> io::Result<()
 impl From<PackageError> for Failure {
     fn from(error: PackageError) -> Self {
         let code = match &error {
-            PackageError::Chain(_)
-            | PackageError::Unproven(_)
-            | PackageError::NoManifest(_)
-            | PackageError::Refused { .. } => 5,
+            PackageError::Chain(error) => Self::from(error.clone()).code(),
+            PackageError::Unserved => 3,
+            PackageError::Unproven(_) | PackageError::NoManifest(_) | PackageError::Refused { .. } => 5,
             PackageError::NoContracts | PackageError::Missing(_) => 1,
         };
         Self::new(code, error.to_string())
@@ -174,6 +173,8 @@ impl From<PackageError> for Failure {
 
 #[cfg(test)]
 mod tests {
+    use openrelay_node::chain::ChainError;
+
     use super::*;
 
     #[test]
@@ -203,6 +204,18 @@ mod tests {
         let failed = install(&place, b"three", |_| Err(io::ErrorKind::StorageFull.into())).unwrap_err();
         assert!(failed.to_string().contains("a power failure could bring the old one back"), "{failed}");
         fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn nobody_reached_is_not_a_refusal() {
+        let unreached = ChainError::Unreached { what: "no endpoint", faults: Vec::new() };
+        let code = |error: PackageError| Failure::from(error).code();
+        assert_eq!(code(PackageError::Chain(unreached)), 3);
+        assert_eq!(code(PackageError::Chain(ChainError::Unserved(Vec::new()))), 3);
+        assert_eq!(code(PackageError::Unserved), 3);
+        // Who answers and does not prove, or leaves out, is refused.
+        assert_eq!(code(PackageError::Chain(ChainError::Endpoints(Vec::new()))), 5);
+        assert_eq!(code(PackageError::NoManifest(2)), 5);
     }
 
     /// Only root can give a file to another user.

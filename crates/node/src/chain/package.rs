@@ -39,6 +39,9 @@ pub enum PackageError {
         "no mirror has the manifest of the client's package of version {0}, which validators have approved; name others under evidence in chain.toml"
     )]
     NoManifest(u64),
+    /// No mirror was reached that could say which package was approved.
+    #[error("no mirror of evidence was reached; check the connection, or name others under evidence in chain.toml")]
+    Unserved,
     /// The file of the chain names no contracts.
     #[error("the chain's file names no images and collateral")]
     NoContracts,
@@ -76,7 +79,9 @@ pub fn packages(file: &ChainFile, now: u64) -> Result<Vec<Approved>, PackageErro
                 let newest = voted.iter().rev().find(usable);
                 let mut found = AttestationFile::default();
                 // Of all, until one has the manifest of the newest: a mirror that leaves it out would have an older one taken.
+                let mut served = false;
                 for brought in staples::commons(file) {
+                    served = true;
                     found.add(brought);
                     let signed = signed(&voted, &file.trust(), &found);
                     let packages = approved(&voted, haste, &signed, &found, time);
@@ -85,7 +90,7 @@ pub fn packages(file: &ChainFile, now: u64) -> Result<Vec<Approved>, PackageErro
                     }
                 }
                 let Some(newest) = newest else { return Ok(Vec::new()) };
-                return Err(PackageError::NoManifest(newest.version));
+                return Err(if served { PackageError::NoManifest(newest.version) } else { PackageError::Unserved });
             }
             Err(error) => faults.push(error.to_string()),
         }
