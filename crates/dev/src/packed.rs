@@ -19,8 +19,8 @@ use crate::topology::Programs;
 const LOCK: &str = include_str!("../../../image/inputs.lock");
 /// What starts an image, built by `./x firmware`, beside this program.
 const FIRMWARE: &str = "firmware.fd";
-/// The builder's words for a package that nobody has.
-const NOT_TO_BE_HAD: &str = "cannot have the input";
+/// The builder's exit code where this machine lacks something: with programs and firmware given, a package that nobody has.
+const MISSING: i32 = 77;
 /// What is packed: built already, beside this program.
 const PROGRAMS: [&str; 2] = ["openrelay-init", "openrelay-relay"];
 
@@ -58,8 +58,9 @@ fn pack(programs: &Programs, dir: &Path) -> Result<Option<PathBuf>> {
     };
     // What the first has downloaded the others find.
     let first = start(1)?.wait_with_output()?;
-    let said = String::from_utf8_lossy(&first.stderr).into_owned();
-    if let Some(why) = said.lines().find(|line| line.contains(NOT_TO_BE_HAD)).filter(|_| !first.status.success()) {
+    if first.status.code() == Some(MISSING) {
+        let said = String::from_utf8_lossy(&first.stderr).into_owned();
+        let why = said.lines().last().unwrap_or_default();
         talk(&format!("no image is packed; the relay's program stands for one: {why}"));
         return Ok(None);
     }

@@ -30,6 +30,8 @@ const MAX_LINE: u64 = 4_096;
 const MAX_SHOWN: usize = 4 << 20;
 /// Longest report of a supervisor, in bytes.
 const MAX_REPORT: u64 = 4_096;
+/// The signal that no program can catch.
+const SIGKILL: i32 = 9;
 /// The exit code of `openrelay confined` where a limit has ended the program, whose own codes it hands on otherwise.
 const LIMITED: u8 = 124;
 
@@ -257,13 +259,17 @@ impl Confined {
 /// What a supervisor's report begins with where the program was not run.
 const FAULT: &str = "fault: ";
 
-/// The failure of a program that did not end with success, if it did not: with code 1 where it ended by itself, with
-/// [`LIMIT_EXCEEDED`] where one of our limits ended it.
+/// The failure of a program that did not end with success, if it did not: with code 1 and the source's where it ended by
+/// itself, with [`LIMIT_EXCEEDED`] where one of our limits ended it.
 pub(crate) fn succeeded(ended: Ended, what: &str) -> Result<(), Failure> {
     match ended {
         Ended::Exit(0) => Ok(()),
-        Ended::Exit(code) => Err(Failure::plain(format!("{what} failed with exit code {code}"))),
-        Ended::Signal(signal) => Err(Failure::plain(format!("{what} ended by signal {signal}"))),
+        Ended::Exit(code) => Err(Failure::of_source(format!("{what} failed with exit code {code}"))),
+        Ended::Signal(signal) => {
+            let why = format!("{what} ended by signal {signal}");
+            // This is also how the kernel ends a program when the machine has no memory left.
+            Err(if signal == SIGKILL { Failure::plain(why) } else { Failure::of_source(why) })
+        }
         Ended::Limit(limit) => {
             Err(Failure::new(LIMIT_EXCEEDED, format!("{what} exceeded its limit of {}", name(limit))))
         }
@@ -282,7 +288,7 @@ fn name(limit: Limit) -> &'static str {
 /// The bytes of a file that a confined program has made, at most `most` of them. It may be a link to a file that its maker
 /// cannot read, so `cat` reads it with the same rights.
 pub(crate) fn read_made(cat: Confined, path: &Path, folder: &Path, most: u64) -> Result<Vec<u8>, Failure> {
-    let fault = |why: &str| Failure::plain(format!("cannot read {}: {why}", path.display()));
+    let fault = |why: &str| Failure::of_source(format!("cannot read {}: {why}", path.display()));
     let (ended, bytes) = cat.read(folder).arg("--").arg(path).heard(most + 1)?;
     if bytes.len() as u64 > most {
         return Err(fault(&format!("it has more than {most} bytes")));
@@ -394,5 +400,9 @@ mod tests {
         }
         assert_eq!([Ended::Exit(7), Ended::Exit(124), Ended::Signal(9)].map(code), [Some(1); 3]);
         assert_eq!(code(Ended::Exit(0)), None);
+        // A build that ends by itself with an error is the tree's; the kernel may have killed it for want of memory.
+        let of_source = |ended| succeeded(ended, "a build").err().map(|failure| failure.is_of_source());
+        assert_eq!([Ended::Exit(1), Ended::Signal(11)].map(of_source), [Some(true); 2]);
+        assert_eq!([Ended::Signal(9), Ended::Limit(Limit::Memory)].map(of_source), [Some(false); 2]);
     }
 }

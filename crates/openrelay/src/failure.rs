@@ -20,16 +20,27 @@ pub(crate) const LIMIT_EXCEEDED: u8 = 7;
 pub(crate) struct Failure {
     code: u8,
     text: String,
+    of_source: bool,
 }
 
 impl Failure {
     pub(crate) fn new(code: u8, text: impl Into<String>) -> Self {
-        Self { code, text: text.into() }
+        Self { code, text: text.into(), of_source: false }
     }
 
     /// Something that has no exit code of its own.
     pub(crate) fn plain(text: impl std::fmt::Display) -> Self {
         Self::new(1, text.to_string())
+    }
+
+    /// What a source tree that is built has brought about, on any machine alike.
+    pub(crate) fn of_source(text: impl std::fmt::Display) -> Self {
+        Self { of_source: true, ..Self::plain(text) }
+    }
+
+    /// Whether the source tree has brought it about, and not this machine.
+    pub(crate) fn is_of_source(&self) -> bool {
+        self.of_source
     }
 
     pub(crate) fn code(&self) -> u8 {
@@ -83,7 +94,7 @@ impl From<ConnectError> for Failure {
             ConnectError::Untrusted(_)
             | ConnectError::OtherEvidence(..)
             | ConnectError::Selection(SelectionError::Missing { .. }) => 5,
-            ConnectError::Failed(_) => 3,
+            ConnectError::Failed(_) | ConnectError::Unserved(_) => 3,
             ConnectError::Config(_) | ConnectError::Selection(_) | ConnectError::Open(_) => 1,
         };
         Self::new(code, error.to_string())

@@ -208,10 +208,10 @@ pub(crate) fn make(build: &BuildArguments) -> Result<Built, Failure> {
     let version = build.version;
     let (image, manifest) = match (build.kind, <[Vec<u8>; 2]>::try_from(programs)) {
         (Kind::Relay, Ok([init, relay])) => {
-            let image = pack(&lock, &packages, Programs { init, relay, firmware }).map_err(Failure::plain)?;
+            let image = pack(&lock, &packages, Programs { init, relay, firmware }).map_err(Failure::of_source)?;
             stage("packed", started);
             let started = Instant::now();
-            let manifest = image.manifest(&lock, build.kind.number(), version).map_err(Failure::plain)?;
+            let manifest = image.manifest(&lock, build.kind.number(), version).map_err(Failure::of_source)?;
             stage("measured", started);
             (image, manifest)
         }
@@ -294,7 +294,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
 
 fn read_lock(path: &Path) -> Result<Lock, Failure> {
     let text = String::from_utf8_lossy(&read(path)?).into_owned();
-    Lock::parse(&text).map_err(|error| Failure::plain(format!("{}: {error}", path.display())))
+    Lock::parse(&text).map_err(|error| Failure::of_source(format!("{}: {error}", path.display())))
 }
 
 /// The folder in which inputs are kept, by hash.
@@ -373,13 +373,15 @@ fn download(package: &Package, archives: &[String]) -> Result<Vec<u8>, Failure> 
     if archives.is_empty() {
         faults.push("no archive is known here; name one with --from".into());
     }
-    Err(Failure::plain(format!(
-        "cannot have the input {} ({}): {}; put the file with SHA-256 {} into --inputs, or name an archive that has it with --from",
+    // That nobody has it here proves nothing of the tree that names it.
+    let why = format!(
+        "cannot fetch the input {} ({}): {}; put the file with SHA-256 {} into --inputs, or name an archive that has it with --from",
         package.name,
         package.path,
         faults.join("; "),
         package.sha256
-    )))
+    );
+    Err(Failure::new(77, why))
 }
 
 fn fetch(url: &str, size: u64) -> Result<Vec<u8>, String> {
@@ -436,8 +438,9 @@ fn measure(image: &Path, lock: &Path, firmware: Option<&Path>, as_json: bool) ->
 
 /// Rebuilds an image here, and holds it against those that the ledger says are good.
 fn verify(program: &Program, build: &BuildArguments, config: &Path) -> Result<(), Failure> {
-    if build.programs.is_some() || build.lock.is_some() || build.simulate {
-        let why = "an image is rebuilt from its source tree alone: leave out --programs, --lock and --simulate";
+    if build.programs.is_some() || build.lock.is_some() || build.firmware.is_some() || build.simulate {
+        let why =
+            "an image is rebuilt from its source tree alone: leave out --programs, --lock, --firmware and --simulate";
         return Err(Failure::new(2, why));
     }
     let none = || Failure::plain("on a signed directory nothing is approved by votes");
@@ -566,6 +569,29 @@ mod tests {
         let other = Manifest { image: [8; 32], ..manifest(1, 0xa) };
         let refused = approved_as(&other, &all).unwrap_err();
         assert!(refused.code() == 5 && refused.to_string().contains("not approved"), "{refused}");
+    }
+
+    #[test]
+    fn input_that_nobody_has_is_not_the_trees_fault() {
+        let (name, path) = ("kernel".to_owned(), "pool/kernel.deb".to_owned());
+        let package = Package {
+            name,
+            path,
+            sha256: "ab".repeat(32),
+            size: 5,
+            role: Role::Kernel,
+            file: None,
+            generation: None,
+            files: Vec::new(),
+        };
+        let failure = download(&package, &["http://127.0.0.1:1".to_owned()]).unwrap_err();
+        assert_eq!((failure.code(), failure.is_of_source()), (77, false), "{failure}");
+        // Control: a lock that is none is.
+        let path = std::env::temp_dir().join(format!("openrelay-lock-{}", std::process::id()));
+        std::fs::write(&path, "no lock").unwrap();
+        let failure = read_lock(&path).unwrap_err();
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!((failure.code(), failure.is_of_source()), (1, true), "{failure}");
     }
 
     #[test]

@@ -77,10 +77,52 @@ fn neither_firmware_nor_programs_are_built_with_a_tool_that_the_lock_does_not_na
     });
     assert_eq!(said[0], said[1], "the same words");
     // Control: with the tool that the lock names both go on to what is missing next.
-    for (arguments, next) in [(programs, "Cargo"), (firmware, "cannot have the input firmware")] {
+    for (arguments, ends, next) in [(programs, 1, "Cargo"), (firmware, 77, "cannot fetch the input firmware")] {
         let (code, said) = run(arguments, &own);
-        assert!(code == Some(1) && said.contains(next) && !said.contains("has SHA-256"), "{arguments:?}: {said}");
+        assert!(code == Some(ends) && said.contains(next) && !said.contains("has SHA-256"), "{arguments:?}: {said}");
     }
     assert!(!dir.join("firmware.fd").exists());
     fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn tools_of_this_machine_are_written_into_the_lock_when_that_is_asked_for() {
+    let dir = std::env::temp_dir().join(format!("openrelay-update-{}", std::process::id()));
+    fs::create_dir_all(&dir).unwrap();
+    let digest = |program: &str| {
+        let path = fs::canonicalize(format!("/bin/{program}")).unwrap();
+        openrelay_image::hex(&openrelay_image::sha256(&fs::read(path).unwrap()))
+    };
+    let tool = |name: &str, hash: &str| {
+        format!("[[tool]]\nname = \"{name}\"\nask = [\"which\", \"/bin/{name}\"]\nsha256 = \"{hash}\"\n")
+    };
+    // The lock names one hash for two tools, one of which has it.
+    let (right, other) = (digest("sh"), digest("cat"));
+    let written = lock(&"ab".repeat(32), &[tool("sh", &right), tool("cat", &right)].concat());
+    fs::write(dir.join("lock"), &written).unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_openrelay"));
+        let output = command.current_dir(&dir).args(["image", "lock"]).args(arguments).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    };
+    let (code, said) = run(&["--lock", "lock"]);
+    assert!(code == Some(1) && said.contains(&other) && said.contains("1 tools are not those"), "{said}");
+    assert_eq!(fs::read_to_string(dir.join("lock")).unwrap(), written, "nothing is changed without being asked for");
+    let (code, said) = run(&["--update", "--lock", "lock"]);
+    assert_eq!(code, Some(0), "{said}");
+    let updated = lock(&"ab".repeat(32), &[tool("sh", &right), tool("cat", &other)].concat());
+    assert_eq!(fs::read_to_string(dir.join("lock")).unwrap(), updated);
+    let (code, said) = run(&["--lock", "lock"]);
+    assert!(code == Some(0) && said.contains("all tools are those that the lock names"), "{said}");
+    fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn image_that_is_to_be_verified_is_built_from_its_tree_alone() {
+    for given in ["--firmware", "--programs", "--lock"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_openrelay"));
+        let output = command.args(["image", "verify", given, "file", "--config", "none.toml"]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(2) && said.contains("from its source tree alone"), "{given}: {said}");
+    }
 }

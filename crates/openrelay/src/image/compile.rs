@@ -148,7 +148,7 @@ fn check_tool(tool: &Tool, confined: impl Fn(&str) -> Confined) -> Result<(), Fa
 /// Where a tool is on this machine, and its SHA-256.
 pub(super) fn find_tool(tool: &Tool, confined: impl Fn(&str) -> Confined) -> Result<(PathBuf, String), Failure> {
     let Some((program, arguments)) = tool.ask.split_first() else {
-        return Err(Failure::plain(format!("the lock does not say how {} is found", tool.name)));
+        return Err(Failure::of_source(format!("the lock does not say how {} is found", tool.name)));
     };
     let (ended, said) = confined(program).args(arguments).heard(MAX_ANSWER)?;
     if let Ended::Limit(_) = ended {

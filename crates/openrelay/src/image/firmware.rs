@@ -17,9 +17,18 @@ use crate::failure::Failure;
 const FOLDER: &str = "image/firmware";
 /// The modules that the firmware has, one a line.
 const MODULES: &str = "OpenRelayPkg/Modules.txt";
+/// Most of them: few enough to be read.
+const MAX_MODULES: usize = 25;
 /// The script in it, and what it leaves.
 const SCRIPT: &str = "build.sh";
 const BUILT: &str = "firmware.fd";
+/// What the script and edk2's tools need of the system beside the tools of the lock. It changes no byte of the firmware, so
+/// its version is not pinned.
+const CALLED: &str =
+    "for program in tar xz patch sed seq; do command -v \"$program\" >/dev/null || echo \"$program\"; done
+cc -fsyntax-only -include uuid/uuid.h -x c /dev/null 2>/dev/null || echo uuid/uuid.h";
+/// Longest answer to the question what of it is missing, in bytes.
+const MAX_ANSWER: u64 = 4_096;
 
 /// Builds the firmware from `packages`, which hold edk2's source alone of what this needs; further `patches` are for tests.
 ///
@@ -32,10 +41,11 @@ pub(super) fn build(
     packages: &BTreeMap<String, Vec<u8>>,
     patches: &[PathBuf],
 ) -> Result<Vec<u8>, Failure> {
+    check_called(build)?;
     let source = build.source.canonicalize().map_err(Failure::plain)?;
     let named = lock.packages.iter().find(|package| package.role == Role::Firmware);
     let archive = named.and_then(|package| packages.get(&package.name));
-    let archive = archive.ok_or_else(|| Failure::plain("the lock names no source of the firmware"))?;
+    let archive = archive.ok_or_else(|| Failure::of_source("the lock names no source of the firmware"))?;
     let dir = compile::target(build, &source)?.join("firmware");
     remove(&dir)?;
     let work = dir.join("edk2");
@@ -57,14 +67,37 @@ pub(super) fn build(
     let built = confined::read_made(confined("cat"), &work.join(BUILT), &work, MAX_FIRMWARE as u64)?;
     remove(&dir)?;
     if patches.is_empty() {
-        check(&built).map_err(Failure::plain)?;
-        let listed = String::from_utf8_lossy(&read(&ours.join(MODULES))?).into_owned();
-        let found = modules(&built).map_err(Failure::plain)?;
+        check(&built).map_err(Failure::of_source)?;
+        let listed = read(&ours.join(MODULES)).map_err(Failure::of_source)?;
+        let listed = String::from_utf8_lossy(&listed).into_owned();
+        let count = listed.lines().count();
+        if count > MAX_MODULES {
+            let why = format!("{FOLDER}/{MODULES} lists {count} modules; at most {MAX_MODULES} are accepted");
+            return Err(Failure::of_source(why));
+        }
+        let found = modules(&built).map_err(Failure::of_source)?;
         if !found.iter().map(String::as_str).eq(listed.lines()) {
             let found = found.join(" ");
             let why = format!("the firmware has other modules than {FOLDER}/{MODULES} lists: {found}; list them there");
-            return Err(Failure::plain(why));
+            return Err(Failure::of_source(why));
         }
     }
     Ok(built)
+}
+
+/// Checks that this machine has what the build calls: without it the build would fail, and seem to be the source's fault.
+fn check_called(build: &BuildArguments) -> Result<(), Failure> {
+    let shell = Confined::new("sh", build.confinement).until(build.until());
+    let (ended, missing) = shell.args(["-c", CALLED]).heard(MAX_ANSWER)?;
+    confined::succeeded(ended, "the question what the firmware's build can call")
+        .map_err(|failure| Failure::new(77, failure.to_string()))?;
+    let missing: Vec<String> = String::from_utf8_lossy(&missing).lines().map(str::to_owned).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let why = format!(
+        "the firmware cannot be built here, for these are missing: {}; install tar, xz-utils, patch, sed, coreutils and uuid-dev",
+        missing.join(", ")
+    );
+    Err(Failure::new(77, why))
 }

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Read as _;
+use std::io::{ErrorKind, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -34,7 +34,8 @@ const MAX_SAID: u64 = 65_536;
 /// Fetches the crates that the lock of `source` names, and unpacks them into `folder`, which it replaces.
 ///
 /// # Errors
-/// [`Failure`] with code 1 for a lock or crate that is malformed, and with code 77 where a crate cannot be had.
+/// [`Failure`] of the source, with code 1, for a lock or crate that is malformed; with code 77 where a crate cannot be
+/// fetched.
 pub(super) fn vendor(
     build: &BuildArguments,
     source: &Path,
@@ -43,17 +44,22 @@ pub(super) fn vendor(
     deadline: Instant,
 ) -> Result<(), Failure> {
     let path = source.join("Cargo.lock");
-    let fault = |error: std::io::Error| Failure::plain(format!("cannot read {}: {error}", path.display()));
+    let fault = |error: std::io::Error| {
+        let why = format!("cannot read {}: {error}", path.display());
+        // It is not there, or no text.
+        let of_tree = [ErrorKind::NotFound, ErrorKind::InvalidData].contains(&error.kind());
+        if of_tree { Failure::of_source(why) } else { Failure::new(77, why) }
+    };
     let file = fs::File::open(&path).map_err(fault)?;
     if !file.metadata().map_err(fault)?.is_file() {
-        return Err(Failure::plain(format!("{} is not a regular file", path.display())));
+        return Err(Failure::of_source(format!("{} is not a regular file", path.display())));
     }
     let mut text = String::new();
     file.take(MAX_LOCK + 1).read_to_string(&mut text).map_err(fault)?;
     if text.len() as u64 > MAX_LOCK {
-        return Err(Failure::plain(format!("{} has more than {MAX_LOCK} bytes", path.display())));
+        return Err(Failure::of_source(format!("{} has more than {MAX_LOCK} bytes", path.display())));
     }
-    let crates = locked(&text).map_err(Failure::plain)?;
+    let crates = locked(&text).map_err(Failure::of_source)?;
     let archives = archives(build, &folder.with_file_name("inputs"), &crates, toolchain, deadline)?;
     let machine =
         |path: &Path, error: std::io::Error| Failure::new(77, format!("cannot write {}: {error}", path.display()));
@@ -64,12 +70,12 @@ pub(super) fn vendor(
     for one in &crates {
         let archive = archives.get(&one.sha256).ok_or_else(|| missing(&[one]))?;
         let bytes = fs::read(archive).map_err(|error| machine(archive, error))?;
-        let files = one.unpack(&bytes).map_err(Failure::plain)?;
+        let files = one.unpack(&bytes).map_err(Failure::of_source)?;
         let place = folder.join(one.folder());
         for file in files {
-            left = left
-                .checked_sub(file.content.len() as u64)
-                .ok_or_else(|| Failure::plain(format!("the crates of the lock hold more than {MAX_CRATES} bytes")))?;
+            left = left.checked_sub(file.content.len() as u64).ok_or_else(|| {
+                Failure::of_source(format!("the crates of the lock hold more than {MAX_CRATES} bytes"))
+            })?;
             let path = place.join(&file.path);
             let made =
                 fs::create_dir_all(path.parent().unwrap_or(&place)).and_then(|()| fs::write(&path, &file.content));

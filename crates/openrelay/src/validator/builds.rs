@@ -1,7 +1,9 @@
 //! Builds beside the loop that votes: a build may take as long as its limits allow, and a vote waits for none.
 //!
-//! Owns what a validator answers by what its builds gave. "The build failed" is said only of a build that has ended with the
-//! same error twice; where a limit or the deadline ended it, the validator abstains, for that proves nothing.
+//! Owns what a validator answers by what its builds gave, and which round is built next: one that was built less often
+//! before one that was built more often, so that rounds whose builds hang keep no other round from being built. "The build
+//! failed" is said only of a build that has ended with the same error twice; where a limit or the deadline ended it, the
+//! validator abstains, for that proves nothing.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel};
@@ -62,6 +64,8 @@ struct Record {
     failed: Vec<String>,
     /// Why the newest build gave no result.
     local: Option<String>,
+    /// How often a build was started, and when the last time.
+    tries: u32,
     tried: Option<Instant>,
 }
 
@@ -83,6 +87,12 @@ pub(super) struct Builds {
 }
 
 impl Builds {
+    /// Sorts rounds, each with the time until its last commitment, into the order in which they are to be decided: the
+    /// first for which a build is due gets the only place. An emergency ends sooner than what was opened with it.
+    pub(super) fn order(&self, rounds: &mut [(u64, Duration)]) {
+        rounds.sort_by_key(|(round, left)| (self.rounds.get(round).map_or(0, |record| record.tries), *left, *round));
+    }
+
     /// What to do in a round now. Starts a build where one is due; `build` is told by when it must have ended.
     pub(super) fn decide(
         &mut self,
@@ -118,6 +128,7 @@ impl Builds {
         if busy || waits {
             return Decision::Wait;
         }
+        record.tries += 1;
         record.tried = Some(now);
         let deadline = now + whole.min(left - last);
         let (sender, result) = channel();
@@ -233,6 +244,40 @@ mod tests {
         assert_eq!(builds.decide(2, left(23), now, |_| Rebuilt::Good(FOUND)), Decision::Wait);
         assert!(builds.wait(HOUR));
         assert_eq!(builds.decide(2, left(23), now, never), Decision::Image(FOUND));
+    }
+
+    /// What a build gives, by its round, and how many builds there were, when the rounds are asked once an hour.
+    fn served(rounds: &[(u64, u32)], hangs: impl Fn(u64) -> bool) -> BTreeMap<u64, u32> {
+        let (mut builds, now) = (Builds::default(), Instant::now());
+        let mut served = BTreeMap::new();
+        for hour in 0..24 {
+            let mut open: Vec<_> =
+                rounds.iter().map(|(round, hours)| (*round, HOUR * hours.saturating_sub(hour))).collect();
+            builds.order(&mut open);
+            for (round, time) in open {
+                let schedule = Schedule { left: time, ..left(0) };
+                let result = if hangs(round) { Rebuilt::Local("time".into()) } else { Rebuilt::Good(FOUND) };
+                let decision = builds.decide(round, schedule, now + HOUR * hour, |_| result);
+                if decision == Decision::Image(FOUND) {
+                    served.entry(round).or_insert(hour);
+                }
+            }
+            // Whatever runs ends within the hour that it has.
+            builds.wait(HOUR);
+        }
+        served
+    }
+
+    #[test]
+    fn rounds_that_hang_keep_no_other_round_from_being_built() {
+        // Seven that hang, opened before one that does not, all with their three days.
+        let rounds: Vec<(u64, u32)> = (1..=8).map(|round| (round, 72)).collect();
+        assert_eq!(served(&rounds, |round| round < 8), BTreeMap::from([(8, 8)]));
+        // An emergency, which has six hours, that is opened last is built first.
+        let rounds: Vec<(u64, u32)> = (1..=7).map(|round| (round, 72)).chain([(8, 6)]).collect();
+        assert_eq!(served(&rounds, |round| round < 8), BTreeMap::from([(8, 1)]));
+        // One that hangs itself takes its turn and no more.
+        assert_eq!(served(&[(1, 72), (2, 6)], |round| round == 2), BTreeMap::from([(1, 2)]));
     }
 
     #[test]

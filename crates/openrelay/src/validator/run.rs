@@ -38,7 +38,7 @@ use super::collateral::{self, CollateralArguments, Watch};
 use super::round::{Contest, Due, Found, approved, block_time, decided, due, revealed, step};
 use super::tree::{copy, tree_hash, tree_of};
 use crate::confined::Confinement;
-use crate::failure::{Failure, LIMIT_EXCEEDED};
+use crate::failure::Failure;
 use crate::image::{BuildArguments, Kind, MANIFEST, make, remove};
 use crate::ledger::{ask, round_logs};
 use crate::{Program, say, talk};
@@ -51,7 +51,7 @@ const LATE: Duration = Duration::from_secs(6 * 3_600);
 const LAST: Duration = Duration::from_secs(900);
 /// How long after a build that gave nothing it is tried again, where there is time.
 const AGAIN: Duration = Duration::from_secs(3_600);
-/// Longest build: all rounds that are open at once can be built within their three days, were each to last so long.
+/// Longest build: all rounds that are open at once get their turn within their three days, were each to last so long.
 const WHOLE: Duration = Duration::from_secs(3_600);
 /// How much room a build needs, in bytes.
 const ROOM: u64 = 4 << 30;
@@ -151,53 +151,79 @@ fn once(
 ) -> Result<(), Failure> {
     let id = folder.bonded()?.id;
     let count = folder.ask(folder.images, &ImageRegistry::roundCountCall {})?;
-    let password = arguments.password_file.as_deref();
     let first = count.saturating_sub(ROUNDS) + 1;
     builds.forget_before(first);
+    let mut result = Ok(());
+    let mut wanted = Vec::new();
+    // What one round lacks holds up no other.
     for number in first..=count {
-        match due(folder, Contest::Images, number, id)? {
-            Due::Nothing => {}
-            Due::Step => {
-                step(folder, Contest::Images, number, None, password)?;
-                if let Some(value) = approved(folder, number)? {
-                    compare(arguments, number, value);
-                }
-            }
-            Due::Answer { .. } if decided(folder, Contest::Images, number)?.is_some() => {
-                step(folder, Contest::Images, number, None, password)?
-            }
-            Due::Answer { until } => {
-                let haste = folder.chain.haste.max(1);
-                // A chain in haste has rounds that are this much shorter, but builds last as long as elsewhere.
-                let left =
-                    Duration::from_secs(until.saturating_sub(block_time(&folder.endpoint())?)).saturating_mul(haste);
-                let schedule = Schedule { left, late: LATE, last: LAST, again: AGAIN / haste, whole: WHOLE };
-                let (path, arguments, release) = (folder.path.clone(), arguments.clone(), release(folder, number)?);
-                let build = move |deadline| rebuild(&path, &arguments, (number, &release), least, deadline);
-                let found = match builds.decide(number, schedule, Instant::now(), build) {
-                    Decision::Wait => continue,
-                    Decision::Image(found) => found,
-                    Decision::Failed(log) => {
-                        let built = built(&folder.path, number);
-                        fs::create_dir_all(&built).map_err(Failure::plain)?;
-                        replace(&built.join(format!("round-{number}.log")), log.as_bytes()).map_err(Failure::plain)?;
-                        Found::Failed { log: B256::new(sha256(log.as_bytes())) }
-                    }
-                    // To say that the proposal is at fault would be a lie, and to say nothing costs something.
-                    Decision::Abstain(why) => {
-                        talk(&format!("openrelay: warning: round {number}: it abstains: {why}"));
-                        Found::Abstain {}
-                    }
-                };
-                step(folder, Contest::Images, number, Some(found), password)?;
-            }
-        }
-        // What is being built is not published yet.
-        if !builds.is_running(number) {
-            publish(folder, arguments, key, (number, id))?;
+        match stand(folder, arguments, number, id) {
+            Ok(Some(left)) => wanted.push((number, left)),
+            Ok(None) => {}
+            Err(failure) => result = result.and(Err(failure)),
         }
     }
-    Ok(())
+    builds.order(&mut wanted);
+    for (number, left) in wanted {
+        result = result.and(answer(folder, arguments, (builds, least), number, left));
+    }
+    // What is being built is not published yet.
+    for number in (first..=count).filter(|number| !builds.is_running(*number)) {
+        result = result.and(publish(folder, arguments, key, (number, id)));
+    }
+    result
+}
+
+/// Takes the step that is due in a round and needs no build; the time until its last commitment where one is wanted.
+fn stand(folder: &Folder, arguments: &RunArguments, number: u64, id: u64) -> Result<Option<Duration>, Failure> {
+    let password = arguments.password_file.as_deref();
+    match due(folder, Contest::Images, number, id)? {
+        Due::Nothing => {}
+        Due::Step => {
+            step(folder, Contest::Images, number, None, password)?;
+            if let Some(value) = approved(folder, number)? {
+                compare(arguments, number, value);
+            }
+        }
+        Due::Answer { .. } if decided(folder, Contest::Images, number)?.is_some() => {
+            step(folder, Contest::Images, number, None, password)?;
+        }
+        Due::Answer { until } => {
+            let left = Duration::from_secs(until.saturating_sub(block_time(&folder.endpoint())?));
+            // A chain in haste has rounds that are this much shorter, but builds last as long as elsewhere.
+            return Ok(Some(left.saturating_mul(folder.chain.haste.max(1))));
+        }
+    }
+    Ok(None)
+}
+
+/// Commits to what a round's builds gave, once that is known.
+fn answer(
+    folder: &Folder,
+    arguments: &RunArguments,
+    (builds, least): (&mut Builds, u32),
+    number: u64,
+    left: Duration,
+) -> Result<(), Failure> {
+    let schedule = Schedule { left, late: LATE, last: LAST, again: AGAIN / folder.chain.haste.max(1), whole: WHOLE };
+    let (path, to_build, release) = (folder.path.clone(), arguments.clone(), release(folder, number)?);
+    let build = move |deadline| rebuild(&path, &to_build, (number, &release), least, deadline);
+    let found = match builds.decide(number, schedule, Instant::now(), build) {
+        Decision::Wait => return Ok(()),
+        Decision::Image(found) => found,
+        Decision::Failed(log) => {
+            let built = built(&folder.path, number);
+            fs::create_dir_all(&built).map_err(Failure::plain)?;
+            replace(&built.join(format!("round-{number}.log")), log.as_bytes()).map_err(Failure::plain)?;
+            Found::Failed { log: B256::new(sha256(log.as_bytes())) }
+        }
+        // To say that the proposal is at fault would be a lie, and to say nothing costs something.
+        Decision::Abstain(why) => {
+            talk(&format!("openrelay: warning: round {number}: it abstains: {why}"));
+            Found::Abstain {}
+        }
+    };
+    step(folder, Contest::Images, number, Some(found), arguments.password_file.as_deref())
 }
 
 /// What is proposed in a round: by the first endpoint's word, which so many of them must have the same of.
@@ -263,13 +289,18 @@ fn rebuild(
     }
     match result {
         Ok(found) => Rebuilt::Good(found),
-        // A tool is missing here or is another one, or one of our limits has ended it.
-        Err(failure) if matches!(failure.code(), 77 | LIMIT_EXCEEDED) => Rebuilt::Local(failure.to_string()),
-        Err(failure) => match room {
-            Ok(room) if room < ROOM => Rebuilt::Local(format!("{failure}; {} MiB are left on its disk", room >> 20)),
-            Ok(_) => Rebuilt::Failed(format!("{failure}\n")),
-            Err(_) => Rebuilt::Local(format!("{failure}; and it is not known how much room there is")),
-        },
+        Err(failure) => judged(&failure, room.ok()),
+    }
+}
+
+/// What a build that failed proves, given how much room was left, in bytes.
+fn judged(failure: &Failure, room: Option<u64>) -> Rebuilt {
+    match room {
+        // A tool or an input is missing here, a file cannot be written, or one of our limits has ended it.
+        _ if !failure.is_of_source() => Rebuilt::Local(failure.to_string()),
+        Some(room) if room < ROOM => Rebuilt::Local(format!("{failure}; {} MiB are left on its disk", room >> 20)),
+        Some(_) => Rebuilt::Failed(format!("{failure}\n")),
+        None => Rebuilt::Local(format!("{failure}; and it is not known how much room there is")),
     }
 }
 
@@ -516,6 +547,17 @@ mod tests {
         };
         let packages = [package("kernel", ""), package("stub", ""), package("firmware", line)].concat();
         format!("cmdline = \"\"\nkernel_release = \"\"\nmodules = []\nshape = []\n{packages}").into_bytes()
+    }
+
+    #[test]
+    fn build_failed_is_said_of_nothing_but_the_tree() {
+        let tree = Failure::of_source("the build of the relay failed with exit code 101");
+        let is_failed = |failure: &Failure, room| matches!(judged(failure, room), Rebuilt::Failed(_));
+        assert!(is_failed(&tree, Some(ROOM)));
+        assert!(!is_failed(&tree, Some(ROOM - 1)) && !is_failed(&tree, None), "the disk may have been full");
+        // An input that nobody has, an error of the disk, a limit.
+        let others = [Failure::new(77, "x"), Failure::plain("x"), Failure::new(crate::failure::LIMIT_EXCEEDED, "x")];
+        assert!(others.iter().all(|failure| !is_failed(failure, Some(ROOM))));
     }
 
     #[test]
