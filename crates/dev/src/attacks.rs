@@ -21,16 +21,18 @@ use crate::{say, talk};
 use list::{Attack, Host};
 use run::Outcome;
 
-/// Attacks that name nothing that was approved: firmware and image ignore them, all at once too.
-const IGNORED: [&str; 5] = ["shim", "acpi-initrd", "option-rom", "items", "smbios"];
+/// Attacks that replace nothing that was approved and are arguments of the emulator alone: firmware and image ignore them,
+/// several at once too.
+pub(crate) const IGNORED: [&str; 9] =
+    ["shim", "shim-image", "acpi-code", "acpi-initrd", "option-rom", "items", "no-acpi", "smbios", "numbered"];
 
-/// The emulator's arguments for all attacks that are ignored, with their files in the folder `dir`.
-pub(crate) fn ignored(image: &Path, dir: &Path) -> Result<Vec<OsString>> {
+/// The emulator's arguments for these attacks, which are all ignored, with their files in the folder `dir`.
+pub(crate) fn ignored(image: &Path, dir: &Path, names: &[String]) -> Result<Vec<OsString>> {
     std::fs::create_dir_all(dir)?;
     let host = Host::new(Parts::of(image, dir)?, image, dir)?;
-    let attacks = list::ATTACKS.iter().filter(|attack| IGNORED.contains(&attack.name));
+    let attacks = list::ATTACKS.iter().filter(|attack| names.iter().any(|name| name == attack.name));
     let all: Vec<_> = attacks.map(|attack| (attack.attack)(&host, (attack.control)(&host)).more).collect();
-    ensure!(all.len() == IGNORED.len(), "an attack that is to be ignored is not in the list");
+    ensure!(all.len() == names.len(), "an attack is not in the list: {}", names.join(" "));
     Ok(all.concat())
 }
 

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::account::{self, Datagrams};
 use crate::approved::VALIDATORS;
+use crate::attacks;
 use crate::boot;
 use crate::chain::{self, Operator};
 use crate::host::{Host, Service, checked};
@@ -42,9 +43,9 @@ pub(crate) struct Options {
     /// Run one relay from the image in this folder, in an emulated machine; built with: openrelay image build --simulate
     #[arg(long, value_name = "DIR")]
     boot: Option<PathBuf>,
-    /// Let the host of that machine attack its boot, in every way that the firmware must ignore
-    #[arg(long, requires = "boot")]
-    attacked: bool,
+    /// Let the host of that machine attack its boot, in several of the ways at once that the firmware must ignore
+    #[arg(long, value_name = "ATTACK", num_args = 1.., requires = "boot", value_parser = attacks::IGNORED)]
+    attacked: Vec<String>,
     /// Folder of the image that each validator has packed for itself
     #[arg(long, hide = true)]
     packed: Option<PathBuf>,
@@ -68,8 +69,9 @@ impl Options {
         if let Some(image) = &self.boot {
             arguments.extend(["--boot".into(), image.clone().into()]);
         }
-        if self.attacked {
+        if !self.attacked.is_empty() {
             arguments.push("--attacked".into());
+            arguments.extend(self.attacked.iter().map(Into::into));
         }
         if self.leak {
             arguments.push("--leak".into());
@@ -150,7 +152,7 @@ fn story(options: &Options, started: Instant, dir: &std::path::Path) -> Result<(
     let image = options.boot.as_deref().or(options.packed.as_deref());
     programs.image = image.map(std::path::absolute).transpose()?;
     programs.boot = options.boot.is_some();
-    programs.attacked = options.attacked;
+    programs.attacked.clone_from(&options.attacked);
     programs.leak = options.leak;
     programs.outer_v6 = options.outer_v6;
     let network = Network::new(dir)?;

@@ -153,7 +153,7 @@ impl Network {
     }
 
     /// Starts an image in a machine on the network of a host, which stands for it, and may attack it.
-    fn boot(&self, name: &str, operator: &Operator, image: &Path, attacked: bool) -> Result<(Machine, PathBuf)> {
+    fn boot(&self, name: &str, operator: &Operator, image: &Path, attacks: &[String]) -> Result<(Machine, PathBuf)> {
         self.bridge(name)?;
         let host = self.host(name)?;
         let image = image.join("image.efi");
@@ -165,8 +165,8 @@ impl Network {
             "virtio-net-pci,netdev=net,romfile=",
         ];
         let mut more: Vec<OsString> = network.map(Into::into).to_vec();
-        if attacked {
-            more.extend(attacks::ignored(&image, &host.dir().join("attacks"))?);
+        if !attacks.is_empty() {
+            more.extend(attacks::ignored(&image, &host.dir().join("attacks"), attacks)?);
         }
         let machine = parts.start(host.command(boot::TIE), &more, Some(host.dir()))?;
         boot::configure(host.dir(), &operator.machine_config(self, name)?)?;
@@ -225,7 +225,7 @@ impl Network {
                 for name in RELAYS.iter().filter(|name| **name != BOOTED) {
                     account::watch_machine(self.host(name)?, self.address(BOOTED, false)?)?;
                 }
-                Some(self.boot(BOOTED, booted.context("it is registered")?, image, programs.attacked)?)
+                Some(self.boot(BOOTED, booted.context("it is registered")?, image, &programs.attacked)?)
             }
             None => None,
         };
@@ -335,8 +335,8 @@ pub(crate) struct Programs {
     pub(crate) image: Option<PathBuf>,
     /// Whether one relay runs from that image, in a machine of its own.
     pub(crate) boot: bool,
-    /// Whether the host of that machine attacks its boot.
-    pub(crate) attacked: bool,
+    /// How the host of that machine attacks its boot.
+    pub(crate) attacked: Vec<String>,
     /// Whether relays are started so that they leak.
     pub(crate) leak: bool,
     /// Whether relays have IPv6 addresses only.
@@ -367,7 +367,7 @@ impl Programs {
             dev,
             image: None,
             boot: false,
-            attacked: false,
+            attacked: Vec::new(),
             leak: false,
             outer_v6: false,
         })
