@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
-"""A second verifier, which shares no code with the first: proofs of the chain, votes, images, inputs.
+"""A second verifier that shares no code with the first: chain proofs, votes, images, inputs.
 
-Standard library alone. Reads what a client keeps or a mirror serves, and believes nothing of it but what follows from a block's hash.
+Uses only the standard library. Reads a client's cached reading or a mirror's files, and accepts only what follows from
+a block's hash.
 
   verify.py reading FILE --directory ADDRESS --images ADDRESS --collateral ADDRESS --chain NUMBER [--block HASH] [--haste NUMBER]
   verify.py inputs LOCK --inputs DIR
   verify.py image IMAGE --lock LOCK --firmware FILE [--manifest FILE]
 
-Evidence of single relays that does not hold is listed; signatures of chips are not looked at. Exit code 0 when the rest holds and some evidence does, 5 when not,
-1 when a file cannot be had, 2 for wrong use.
+Lists invalid evidence of single relays; does not check chips' signatures. Exit codes: 0 if everything else and some
+evidence is valid, 5 if not, 1 if a file cannot be read, 2 for wrong usage.
 """
 
 import argparse
@@ -20,12 +21,12 @@ import sys
 import tomllib
 
 RELAY_IMAGE = 1
-# The oldest firmware that a relay image may start with, whatever validators approved.
+# The oldest firmware generation that a relay image may start with, whatever validators approved.
 MIN_FIRMWARE_GENERATION = 1
 NEWEST = 16
-# Places in the contracts' storage: contracts/artifacts/*.json, storageLayout.
+# Slots in the contracts' storage: contracts/artifacts/*.json, storageLayout.
 ROUNDS, IMAGES, APPROVED, CURRENT = 8, 16, 17, 12
-# How long an image stays good after a newer one can be used, in seconds: ImageRegistry.GRACE.
+# How long an image stays usable after a newer one becomes usable, in seconds: ImageRegistry.GRACE.
 GRACE = 14 * 86_400
 HISTORY = bytes.fromhex("0000f90827f1c53a10cb7a02335b175320002935")
 RECORDS_IN_PAGE = 64
@@ -34,7 +35,7 @@ SERVED = 8191
 
 
 class Refused(Exception):
-    """Something does not hold."""
+    """A check failed."""
 
 
 def need(holds, what):
@@ -99,7 +100,7 @@ def keccak(data):
 
 def rlp(data):
     item, rest = rlp_item(data)
-    need(not rest, "bytes after an RLP item")
+    need(not rest, "trailing bytes after an RLP item")
     return item
 
 
@@ -110,7 +111,7 @@ def rlp_item(data):
         return data[:1], data[1:]
     is_list, short = head >= 0xC0, head - (0xC0 if head >= 0xC0 else 0x80)
     size, begin = (short, 1) if short < 56 else (int.from_bytes(data[1 : short - 54], "big"), short - 54)
-    need(begin + size <= len(data), "an RLP item is shorter than it says")
+    need(begin + size <= len(data), "an RLP item is shorter than its length")
     content, rest = data[begin : begin + size], data[begin + size :]
     if not is_list:
         return content, rest
@@ -126,7 +127,7 @@ def rlp_bytes(content):
 
 
 def rlp_list(items):
-    """A list of what is encoded already."""
+    """Encodes a list of encoded items."""
     return rlp_headed(0xC0, b"".join(items))
 
 
@@ -146,7 +147,7 @@ def nibbles_of(data):
 
 
 def trie_root(leaves):
-    """The root of a trie with these values, by the hashes of their keys."""
+    """Returns the root of a trie with these values under the hashes of their keys."""
     leaves = sorted((nibbles_of(key), value) for key, value in leaves)
     return keccak(trie_node(leaves) if leaves else b"\x80")
 
@@ -155,7 +156,7 @@ def trie_node(leaves):
     paths = [path for path, _ in leaves]
     if len(leaves) == 1:
         return rlp_list([rlp_bytes(packed(paths[0], 2)), rlp_bytes(leaves[0][1])])
-    # They are sorted: what the first and the last share, all do.
+    # The paths are sorted, so a prefix shared by the first and the last is shared by all.
     shared = next(at for at, pair in enumerate(zip(paths[0], paths[-1])) if pair[0] != pair[1])
     if shared:
         below = trie_node([(path[shared:], value) for path, value in leaves])
@@ -165,27 +166,27 @@ def trie_node(leaves):
 
 
 def packed(path, kind):
-    """A path as nodes write it; kind 2 for leaves, 0 for what leads on."""
+    """Encodes a path as nodes do; kind 2 marks leaves, 0 extensions."""
     odd = len(path) & 1
     path = ([kind + 1] if odd else [kind, 0]) + path
     return bytes(16 * high + low for high, low in zip(path[::2], path[1::2]))
 
 
 def named(node):
-    """How another node names it."""
+    """Returns the reference to a node in its parent."""
     return node if len(node) < 32 else rlp_bytes(keccak(node))
 
 
 def trie_value(root, key, nodes):
-    """What stands under a key; None when the proof shows that nothing does."""
+    """Returns the value under a key; None if the proof shows that there is no value."""
     path = nibbles_of(keccak(key))
     if not nodes:
-        need(root == keccak(b"\x80"), "an empty proof of a trie that is not empty")
+        need(root == keccak(b"\x80"), "the proof is empty, but the trie is not")
         return None
     wanted, node, used = root, None, 0
     while True:
         if isinstance(wanted, bytes):
-            need(used < len(nodes) and keccak(nodes[used]) == wanted, "a node of a proof is another one")
+            need(used < len(nodes) and keccak(nodes[used]) == wanted, "a node of a proof has another hash")
             node, used = rlp(nodes[used]), used + 1
         else:
             node = wanted
@@ -195,7 +196,7 @@ def trie_value(root, key, nodes):
             else:
                 value, path = node[path[0]], path[1:]
             if value == b"":
-                need(used == len(nodes), "a proof goes on after its end")
+                need(used == len(nodes), "a proof continues after its end")
                 return None
             need(path is not None, "a key ends in a branch")
             wanted = value
@@ -204,10 +205,10 @@ def trie_value(root, key, nodes):
         nibbles = ([head[0] & 15] if leaf & 1 else []) + nibbles_of(head[1:])
         same = path[: len(nibbles)] == nibbles
         if leaf & 2:
-            need(used == len(nodes), "a proof goes on after its end")
+            need(used == len(nodes), "a proof continues after its end")
             return node[1] if path == nibbles else None
         if not same:
-            need(used == len(nodes), "a proof goes on after its end")
+            need(used == len(nodes), "a proof continues after its end")
             return None
         path, wanted = path[len(nibbles) :], node[1]
 
@@ -224,7 +225,7 @@ class Cursor:
         return self.data[self.at :]
 
     def take(self, count):
-        need(count <= len(self.data) - self.at, "it ends too soon")
+        need(count <= len(self.data) - self.at, "the file is truncated")
         self.at += count
         return self.data[self.at - count : self.at]
 
@@ -244,17 +245,17 @@ def account_rlp(account):
 
 
 def proven_slots(cursor, state_root):
-    """The slots of one account, each proven."""
+    """Returns the proven slots of one account."""
     address = cursor.take(20)
     account = cursor.account() if cursor.number(1) else None
     found = trie_value(state_root, address, cursor.proof())
-    need(found == (account_rlp(account) if account else None), f"the account {address.hex()} is another one")
+    need(found == (account_rlp(account) if account else None), f"the proof of account {address.hex()} shows another account")
     root = account[2] if account else keccak(b"\x80")
     slots = {}
     for _ in range(cursor.number(2)):
         key, value, proof = cursor.take(32), cursor.number(32), cursor.proof()
         shown = trie_value(root, key, proof)
-        need(shown == (rlp_number(value) if value else None), "a slot is another one")
+        need(shown == (rlp_number(value) if value else None), "the proof of a slot shows another value")
         slots[key] = value
     return address, slots
 
@@ -269,7 +270,7 @@ def entry(key, mapping):
 
 def slot(slots, place, what):
     key = word(place % (1 << 256))
-    need(key in slots, f"there is no proof of {what}")
+    need(key in slots, f"no proof of {what}")
     return slots[key]
 
 
@@ -299,12 +300,12 @@ def approved_images(slots):
     return images
 
 
-# States of versions that evidence does not tell apart: what stands before another outweighs it.
+# States of versions that evidence cannot tell apart, by precedence.
 BY_WEIGHT = ("revoked", "suspended", "active", "deprecated", "pending", "retired")
 
 
 def state_of(image, images, time, haste):
-    """Where an image stands at a block's time: ImageRegistry.stateOf. `images` ascend by version."""
+    """Returns an image's state at a block's time, as ImageRegistry.stateOf does. `images` ascend by version."""
     if image["revoked"]:
         return "revoked"
     if time < image["suspended_until"]:
@@ -349,7 +350,7 @@ def times(number, point):
 
 
 def signer(digest, signature):
-    """The address whose key signed; None for what is no signature."""
+    """Returns the address of the signing key; None if the signature is invalid."""
     r, s, parity = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:64], "big"), signature[64] - 27
     y = pow(r**3 + 7, (PRIME + 1) // 4, PRIME)
     if not (0 < r < ORDER and 0 < s < ORDER and parity in (0, 1)) or y * y % PRIME != (r**3 + 7) % PRIME:
@@ -371,9 +372,9 @@ def statement_hash(chain, contract, round_number, value):
 
 
 def floors_of(bundle, slots):
-    """The least that firmware must be: of collateral with an older number than the chain asks for, none."""
+    """Returns the minimum firmware versions; refuses collateral with older floors than the chain requires."""
     collateral, floors = json.loads(bundle), slot(slots, CURRENT + 1, "the floors")
-    need(collateral["amd_floor"] >= bits(floors, 32, 64), "the collateral has older floors than the chain asks for")
+    need(collateral["amd_floor"] >= bits(floors, 32, 64), "the collateral has older floors than the chain requires")
     return max(collateral["intel_floor"], bits(floors, 0, 32)), collateral
 
 
@@ -388,10 +389,10 @@ def product_of(family, model):
 
 def check_amd_firmware(report, collateral):
     version, = struct.unpack_from("<I", report)
-    need(version >= 3, "a report of version 2 does not say which product it is of")
+    need(version >= 3, "a report of version 2 does not state its product")
     product = product_of(report[0x188], report[0x189])
     floors = [one["floor"] for one in collateral["amd"] if one["product"] == product]
-    need(floors, f"there is no floor for {product}")
+    need(floors, f"no floor for {product}")
     names = [("fmc", 0), ("boot_loader", 1), ("tee", 2), ("snp", 3), ("microcode", 7)]
     if product != "Turin":
         names = [("boot_loader", 0), ("tee", 1), ("snp", 6), ("microcode", 7)]
@@ -399,32 +400,32 @@ def check_amd_firmware(report, collateral):
     for at in (0x38, 0x180, 0x1E0, 0x1F0):
         for name, place in names:
             least = floors[0][name] or 0
-            need(report[at + place] >= least, f"its {name} is {report[at + place]}, and at least {least} must be")
+            need(report[at + place] >= least, f"its {name} is {report[at + place]}; at least {least} is required")
 
 
 def check_intel_firmware(certificate, intel_floor, collateral):
     infos = [json.loads(one["tcb_info"]) for one in collateral["intel"]]
-    # The model of its processor, behind the identifier of that extension.
+    # The processor model follows the OID of its extension.
     marker = bytes.fromhex("060a2a864886f84d010d01040406")
-    need(marker in certificate, "its certificate names no processor model")
+    need(marker in certificate, "its certificate lacks a processor model")
     begin = certificate.index(marker) + len(marker)
     model = certificate[begin : begin + 6].hex()
     numbers = [one["tcbEvaluationDataNumber"] for one in infos if one["id"] == "TDX" and one["fmspc"].lower() == model]
-    need(numbers, f"there is no collateral for processors of model {model}")
-    need(max(numbers) >= intel_floor, f"Intel's evaluation is number {max(numbers)}, and at least {intel_floor} must be")
+    need(numbers, f"no collateral for processor model {model}")
+    need(max(numbers) >= intel_floor, f"Intel's evaluation number is {max(numbers)}; at least {intel_floor} is required")
 
 
 def read_attestation(data):
-    """Every page is named by the head of the file, and names the file."""
+    """Parses a file of evidence. Its head lists the hash of every page, and every page carries the hash of the head."""
     cursor = Cursor(data)
     head = b"openrelay-attestation/3\n"
-    need(cursor.take(len(head)) == head, "it is no file of evidence")
+    need(cursor.take(len(head)) == head, "not a file of evidence")
     common = Cursor(cursor.take(cursor.number(4)))
     bundle = common.take(common.number(4))
     manifests = [common.take(common.number(4)) for _ in range(common.number(2))]
     statements = [(common.number(8), common.take(65)) for _ in range(common.number(2))]
     headers = [common.take(common.number(2)) for _ in range(common.number(2))]
-    need(not common.rest, "bytes after what all relays share in the file of evidence")
+    need(not common.rest, "trailing bytes after the common part of the file of evidence")
     relays = [cursor.number(8) for _ in range(cursor.number(4))]
     need(all(one < other for one, other in zip(relays, relays[1:])), "the relays of the file of evidence are not in order")
     firsts = range(0, len(relays), EVIDENCE_IN_PAGE)
@@ -433,79 +434,87 @@ def read_attestation(data):
     staples = []
     for number, (first, name) in enumerate(zip(firsts, names)):
         page = Cursor(cursor.take(cursor.number(4)))
-        need(page.take(32) == own, "a page of the evidence is of another file")
-        need(page.number(4) == number, "a page of the evidence is out of place")
-        need(hashlib.sha256(page.rest).digest() == name, "a page of the evidence is not the one that the file names")
+        need(page.take(32) == own, "a page of evidence belongs to another file")
+        need(page.number(4) == number, "a page of evidence is out of order")
+        need(hashlib.sha256(page.rest).digest() == name, "a page of evidence has another hash than the file lists")
         for relay in relays[first : first + EVIDENCE_IN_PAGE]:
             for _ in range(page.number(1)):
                 staple = Cursor(page.take(page.number(2)))
                 evidence = staple.take(staple.number(2))
                 staples.append((evidence, staple.take(149)))
-                need(not staple.rest, "bytes after a staple")
-                need(int.from_bytes(staples[-1][1][32:40], "big") == relay, "evidence of another relay than its page says")
-        need(not page.rest, "bytes after the evidence of a page")
-    need(not cursor.rest, "bytes after the file of evidence")
+                need(not staple.rest, "trailing bytes after a staple")
+                need(int.from_bytes(staples[-1][1][32:40], "big") == relay, "evidence of another relay than the page lists")
+        need(not page.rest, "trailing bytes after the evidence of a page")
+    need(not cursor.rest, "trailing bytes after the file of evidence")
     return bundle, manifests, statements, headers, staples
 
 
 def records_of(data, root):
-    """The descriptors of all relays, by relay id; None for one that no source gave. The index gives the directory's root, so no relay is missing and none was added."""
+    """Returns the descriptors of all relays by relay ID; None for a descriptor that no source gave.
+
+    The index yields the directory's root, so no relay is missing and none was added.
+    """
     cursor = Cursor(data)
     head = b"openrelay-records/2\n"
-    need(cursor.take(len(head)) == head, "it has no records")
-    need(cursor.take(32) == root, "the records are those of another block")
+    need(cursor.take(len(head)) == head, "the file has no records")
+    need(cursor.take(32) == root, "the records belong to another block")
     index = [(cursor.number(8), cursor.take(32)) for _ in range(cursor.number(4))]
     need(all(one < other for (one, _), (other, _) in zip(index, index[1:])), "the index of the records is not in order")
     leaves = [(keccak(word(relay)), rlp_number(int.from_bytes(record, "big"))) for relay, record in index]
-    need(trie_root(leaves) == root, "the records are not those of the chain")
+    need(trie_root(leaves) == root, "the records differ from the chain")
     descriptors = {}
     for first in range(0, len(index), RECORDS_IN_PAGE):
         page = Cursor(cursor.take(cursor.number(4)))
-        need(page.take(32) == root, "a page of the records is of another block")
-        need(page.number(4) == first // RECORDS_IN_PAGE, "a page of the records is out of place")
+        need(page.take(32) == root, "a page of records belongs to another block")
+        need(page.number(4) == first // RECORDS_IN_PAGE, "a page of records is out of order")
         for relay, record in index[first : first + RECORDS_IN_PAGE]:
             operator, advertised, bond_class, status, whole = (page.take(count) for count in (20, 4, 1, 1, 1))
             need(whole in (b"\0", b"\1"), "the records are malformed")
             descriptor = page.take(page.number(2)) if whole == b"\1" else None
             digest = page.take(32) if descriptor is None else keccak(descriptor)
             words = (word(relay), operator, digest, advertised, bond_class, status)
-            need(keccak(b"".join(one.rjust(32, b"\0") for one in words)) == record, f"the record of relay {relay} is not the chain's")
+            need(keccak(b"".join(one.rjust(32, b"\0") for one in words)) == record, f"the record of relay {relay} differs from the chain")
             descriptors[relay] = descriptor
-        need(not page.rest, "bytes after the records of a page")
-    need(not cursor.rest, "bytes after the records")
+        need(not page.rest, "trailing bytes after the records of a page")
+    need(not cursor.rest, "trailing bytes after the records")
     return descriptors
 
 
 def check_generation(found, least):
-    """The manifests of old images name no generation."""
+    """Refuses firmware below a generation. Manifests of old images lack the generation."""
     said = f"firmware of generation {found}" if type(found) is int else "firmware of no known generation"
     new_enough = type(found) is int and found >= least
-    need(new_enough, f"the image starts with {said}; generation {least} and newer are accepted")
+    need(new_enough, f"the image starts with {said}; generation {least} or newer is required")
 
 
 def version_of(versions, image, measured):
-    """The newest version of an image that a chip with this measurement can run, and where all of those stand together. The
-    same bytes with other firmware are another version."""
+    """Returns the newest version of an image with this measurement, and the state of all such versions together.
+
+    The same bytes with other firmware are another version.
+    """
     same = [version for version in versions if version["image"] == image]
-    need(same, "evidence names an image that was not approved")
+    need(same, "evidence names an unapproved image")
 
     def reports(shape):
         return measured == (shape.get("launch") or [shape["mrtd"]] + shape["rtmrs"])
 
     running = [version for version in same if any(map(reports, version["shapes"]))]
-    need(running, "what was started is not the image that it names")
+    need(running, "the measurement does not match the image that evidence names")
     states = [version["state"] for version in running]
     return running[-1], next(state for state in BY_WEIGHT if state in states)
 
 
 def check_staple(evidence, binding, network, descriptors, blocks, images, floors, least):
-    """Whether evidence is bound to what it says, to a relay of the chain and its present key, names a block of the chain, an image that can be used and gives its measurement, and new enough
-    firmware."""
+    """Checks evidence against its binding and the chain.
+
+    The binding must match the signed report data, a relay of the chain and its current key, epoch and role, a block of
+    the chain and a usable image. The measurement must match that image, and the firmware must be new enough.
+    """
     relay = int.from_bytes(binding[32:40], "big")
     need(binding[:32] == network, "evidence is for another network")
     descriptor = descriptors.get(relay)
-    need(descriptor is not None, "evidence is of a relay that is not on the chain, or whose descriptor was withheld")
-    # Version 1, roles 1, key epoch 4, handshake key 32.
+    need(descriptor is not None, "evidence is for a relay that is not on the chain, or whose descriptor was withheld")
+    # Sizes: version 1, roles 1, key epoch 4, handshake key 32.
     need(binding[40:72] == descriptor[6:38], "evidence is for another key of the relay")
     need(binding[72:76] == descriptor[2:6] and binding[76] == descriptor[1], "evidence is for another epoch or role")
     data = hashlib.sha512(b"openrelay-attest-v1\0" + struct.pack(">H", len(binding)) + binding).digest()
@@ -514,9 +523,9 @@ def check_staple(evidence, binding, network, descriptors, blocks, images, floors
     else:
         body = evidence[3 + 48 :]
         report, measured = body[520:584], [body[136:184].hex()] + [body[at : at + 48].hex() for at in (328, 376, 424, 472)]
-    need(report == data, "evidence is bound to something else")
+    need(report == data, "the report data does not match the binding")
     image, block, height = binding[77:109], binding[109:141], int.from_bytes(binding[141:149], "big")
-    need(blocks.get(height) == block, "evidence names a block that the chain does not have")
+    need(blocks.get(height) == block, "evidence names a block that is not on the chain")
     version, state = version_of(images, image.hex(), measured)
     need(state in ("active", "deprecated"), f"evidence names an image that is {state}")
     check_generation(version.get("firmware_generation"), least)
@@ -530,13 +539,13 @@ def check_staple(evidence, binding, network, descriptors, blocks, images, floors
 def reading(arguments):
     cursor = Cursor(open(arguments.file, "rb").read())
     head = b"openrelay-reading/3\n"
-    need(cursor.take(len(head)) == head, "it is no reading")
+    need(cursor.take(len(head)) == head, "not a reading")
     header_rlp = cursor.take(cursor.number(4))
     header, block = rlp(header_rlp), keccak(header_rlp)
     number, state_root = int.from_bytes(header[8], "big"), header[3]
-    need(arguments.block in (None, block), "the reading is of another block")
+    need(arguments.block in (None, block), "the reading is for another block")
     account, proof = cursor.account(), cursor.proof()
-    need(trie_value(state_root, arguments.directory, proof) == account_rlp(account), "the directory's account is another one")
+    need(trie_value(state_root, arguments.directory, proof) == account_rlp(account), "the proof of the directory's account shows another account")
     states = dict(proven_slots(cursor, state_root) for _ in range(cursor.number(1)))
     attestation = cursor.take(cursor.number(4))
     descriptors = records_of(cursor.rest, account[2])
@@ -546,13 +555,13 @@ def reading(arguments):
     voted, entry_slots = approved_images(states[arguments.images]), states[arguments.collateral]
     network = keccak(b"openrelay chain\n" + arguments.chain.to_bytes(8, "big") + arguments.directory)
     current = word(slot(entry_slots, CURRENT, "the collateral"))
-    need(hashlib.sha256(bundle).digest() == current, "the collateral is not the one that validators have voted for")
+    need(hashlib.sha256(bundle).digest() == current, "the collateral is not the one that validators approved")
     blocks = {number: block}
     for rlp_of in headers:
         height = int.from_bytes(rlp(rlp_of)[8], "big")
         if height < number:
             held = slot(states[HISTORY], height % SERVED, "a block that evidence names")
-            need(word(held) == keccak(rlp_of), "a header is of no block of the chain")
+            need(word(held) == keccak(rlp_of), "a header belongs to no block of the chain")
             blocks[height] = keccak(rlp_of)
     floors = floors_of(bundle, entry_slots)
     time, images = int.from_bytes(header[11], "big"), []
@@ -586,8 +595,8 @@ def reading(arguments):
         "holds": bool(images) and len(refused) < len(staples),
     }
     print(json.dumps(found))
-    need(images, "there is no image whose manifest is what was voted for")
-    need(len(refused) < len(staples), "no evidence of any relay holds")
+    need(images, "no image has a manifest that validators approved")
+    need(len(refused) < len(staples), "no evidence of any relay is valid")
 
 
 # --- Inputs ---
@@ -598,7 +607,7 @@ def inputs(arguments):
     for package in lock["package"]:
         path = os.path.join(arguments.inputs, package["sha256"])
         data = open(path, "rb").read()
-        need(hashlib.sha256(data).hexdigest() == package["sha256"], f"{package['name']} is another file")
+        need(hashlib.sha256(data).hexdigest() == package["sha256"], f"{package['name']} has another SHA-256")
         need(len(data) == package["size"], f"{package['name']} has another size")
     print(json.dumps({"schema": "openrelay.second-verifier/1", "inputs": len(lock["package"])}))
 
@@ -613,7 +622,7 @@ def sections(image):
     table, found = signature + 24 + optional, {}
     for number in range(count):
         name, size, _, held, begin = struct.unpack_from("<8sIIII", image, table + 40 * number)
-        need(begin + held <= len(image), "the image is cut short")
+        need(begin + held <= len(image), "the image is truncated")
         found[name.rstrip(b"\0").decode()] = image[begin : begin + size]
     return found
 
@@ -625,7 +634,7 @@ def guid(text):
 
 def footer(firmware):
     end = len(firmware) - 32
-    need(firmware[end - 16 : end] == guid("96b582de-1fb2-45f7-baea-a366c55a082d"), "the firmware has no table")
+    need(firmware[end - 16 : end] == guid("96b582de-1fb2-45f7-baea-a366c55a082d"), "the firmware has no GUID table")
     size, = struct.unpack_from("<H", firmware, end - 18)
     rest, begin, found = end - 18, end - size, {}
     while rest > begin + 18:
@@ -664,7 +673,7 @@ def launch_digest(firmware, parts, cmdline, processors, signature):
     back, = struct.unpack("<I", table[guid("dc886566-984a-4798-a75e-5585a7bf67cc")])
     hashes_at, = struct.unpack_from("<I", table[guid("7255371f-3a3b-4b04-927b-1da6efa8d454")])
     magic, _, _, count = struct.unpack_from("<4sIII", firmware, len(firmware) - back)
-    need(magic == b"ASEV", "the firmware has no metadata of SEV")
+    need(magic == b"ASEV", "the firmware has no SEV metadata")
     page = bytearray(4096)
     one = lambda name, data: guid(name) + struct.pack("<H", 50) + sha256(data)
     hashes = guid("9438d606-4f22-4cc9-b479-a793d411fd21") + struct.pack("<H", 168)
@@ -681,7 +690,7 @@ def launch_digest(firmware, parts, cmdline, processors, signature):
         elif kind in (2, 3):
             add(5 if kind == 2 else 6, at, bytes(48))
         else:
-            need(kind == 0x10, "the firmware has a section that is not known")
+            need(kind == 0x10, "the firmware has a section of unknown type")
             measured = True
             add(1, at, sha384(bytes(page)))
     need(measured, "the firmware leaves the kernel unmeasured")
@@ -694,9 +703,9 @@ def launch_digest(firmware, parts, cmdline, processors, signature):
 def image(arguments):
     data, firmware = open(arguments.image, "rb").read(), open(arguments.firmware, "rb").read()
     lock, parts = tomllib.load(open(arguments.lock, "rb")), sections(data)
-    need(parts[".cmdline"].decode() == lock["cmdline"], "the image has another command line than the lock")
+    need(parts[".cmdline"].decode() == lock["cmdline"], "the image has another command line than the lock file")
     generations = [package.get("generation") for package in lock["package"] if package["role"] == "firmware"]
-    need(len(generations) == 1, "the lock names no firmware, or several")
+    need(len(generations) == 1, "the lock file must have exactly one firmware package")
     check_generation(generations[0], arguments.min_firmware_generation)
     register = bytes(32)
     for name in (".linux", ".cmdline", ".initrd", ".uname", ".sbat"):
@@ -713,11 +722,11 @@ def image(arguments):
     print(json.dumps(found))
     if arguments.manifest:
         manifest = json.load(open(arguments.manifest, "rb"))
-        need(manifest["image"] == found["image"], "the manifest is of another image")
+        need(manifest["image"] == found["image"], "the manifest is for another image")
         named = manifest.get("firmware_generation")
-        need(named == generations[0], "the manifest names another generation of firmware than the lock")
+        need(named == generations[0], "the manifest has another firmware generation than the lock file")
         said = {shape["name"]: shape["launch"] for shape in manifest["shapes"] if "launch" in shape}
-        need(said == digests, "the manifest says other launch digests")
+        need(said == digests, "the manifest has other launch digests")
 
 
 def hexadecimal(length):
@@ -740,7 +749,7 @@ def between(least, most):
 
 
 def main():
-    need(keccak(b"").hex() == "c5d2460186f7233c927e7db2dcc703c0e500b653ca82273b7bfad8045d85a470", "Keccak is wrong")
+    need(keccak(b"").hex() == "c5d2460186f7233c927e7db2dcc703c0e500b653ca82273b7bfad8045d85a470", "the Keccak self-test failed")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
     one = commands.add_parser("reading")
@@ -748,8 +757,8 @@ def main():
     for name in ("--directory", "--images", "--collateral"):
         one.add_argument(name, required=True, type=hexadecimal(20))
     one.add_argument("--block", type=hexadecimal(32))
-    one.add_argument("--chain", type=between(0, (1 << 64) - 1), required=True, help="the chain's number")
-    one.add_argument("--haste", type=between(1, 1 << 16), default=1, help="what a development network divides times by")
+    one.add_argument("--chain", type=between(0, (1 << 64) - 1), required=True, help="chain ID")
+    one.add_argument("--haste", type=between(1, 1 << 16), default=1, help="time divisor of a development network")
     one.set_defaults(run=reading)
     one = commands.add_parser("inputs")
     one.add_argument("lock")
@@ -763,7 +772,7 @@ def main():
     one.set_defaults(run=image)
     for name in ("reading", "image"):
         least = commands.choices[name].add_argument("--min-firmware-generation", type=between(0, (1 << 32) - 1))
-        least.default, least.help = MIN_FIRMWARE_GENERATION, "the oldest firmware that images may start with"
+        least.default, least.help = MIN_FIRMWARE_GENERATION, "oldest firmware generation that images may start with"
     arguments = parser.parse_args()
     try:
         arguments.run(arguments)
@@ -774,7 +783,7 @@ def main():
         print(f"verify.py: {why}", file=sys.stderr)
         sys.exit(1)
     except (LookupError, TypeError, ValueError, OverflowError, RecursionError, struct.error) as why:
-        print(f"verify.py: refused: what is in it does not read ({type(why).__name__}: {why})", file=sys.stderr)
+        print(f"verify.py: refused: the file is malformed ({type(why).__name__}: {why})", file=sys.stderr)
         sys.exit(5)
 
 

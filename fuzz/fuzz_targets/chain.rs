@@ -1,4 +1,5 @@
-//! What mirrors and endpoints serve of a chain: nothing panics, whatever reads is written back the same, and no change of a genuine file passes.
+//! Files of a chain from mirrors and endpoints: nothing panics, accepted input re-encodes to the same bytes, and
+//! every changed genuine file is refused.
 #![no_main]
 use std::sync::LazyLock;
 
@@ -24,35 +25,35 @@ static GENUINE: LazyLock<(Vec<u8>, [u8; 32])> = LazyLock::new(|| {
             bond_class: 1,
             status: Status::Active,
         };
-        Descriptor::decode(&bytes).expect("a good descriptor");
+        Descriptor::decode(&bytes).expect("a valid descriptor");
         (registration, bytes)
     };
     let entries: Vec<_> = (1..=3).map(entry).collect();
     let root = directory_root(entries.iter().map(|(r, bytes)| (r.relay_id, record_hash(r, Descriptor::hash(bytes)))));
-    let file = write(entries.into_iter().map(|(r, bytes)| Entry::Whole(r, bytes)).collect()).expect("a good file");
+    let file = write(entries.into_iter().map(|(r, bytes)| Entry::Whole(r, bytes)).collect()).expect("a valid file");
     (file, root.0)
 });
 
-/// The same records without their descriptors.
+/// The same records without descriptors.
 static WITHHELD: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let (file, root) = &*GENUINE;
-    let set = RecordSet::verify(file, (*root).into()).expect("a good file");
+    let set = RecordSet::verify(file, (*root).into()).expect("a valid file");
     let entry = |record: &ChainRecord| {
-        let bytes = record.descriptor.encode().expect("a good descriptor");
+        let bytes = record.descriptor.encode().expect("a valid descriptor");
         Entry::Withheld(record.registration, Descriptor::hash(&bytes))
     };
-    write(set.records.iter().map(entry).collect()).expect("a good file")
+    write(set.records.iter().map(entry).collect()).expect("a valid file")
 });
 
-/// A genuine checkpoint, and whose it must be.
+/// A genuine checkpoint, and the signers that it must have.
 static SIGNED: LazyLock<(Vec<u8>, Signers)> = LazyLock::new(|| {
-    let key = DirectoryKey::from_seed([5; 32]).expect("a good key");
+    let key = DirectoryKey::from_seed([5; 32]).expect("a valid key");
     let mut signed = Signed::new(Checkpoint { chain_id: 1, number: 2, hash: [3; 32].into(), timestamp: 4 });
     signed.sign(0, &key);
     (signed.encode(), Signers { keys: vec![key.public()], quorum: 1 })
 });
 
-/// Some bytes changed: where, in two of each three, and by what.
+/// Returns `file` with some bytes changed: each three bytes of `data` give an offset (two bytes) and a mask.
 fn changed(file: &[u8], data: &[u8]) -> Vec<u8> {
     let mut changed = file.to_vec();
     for triple in data.chunks_exact(3) {
@@ -70,26 +71,26 @@ fuzz_target!(|data: &[u8]| {
         assert_eq!(signed.encode(), data);
     }
     if let Ok(file) = CheckpointFile::decode(data) {
-        assert_eq!(file.encode().expect("what reads is written"), data);
+        assert_eq!(file.encode().expect("accepted input can be encoded"), data);
     }
     let (genuine, signers) = &*SIGNED;
     let twin = changed(genuine, data);
     let verified = Signed::decode(&twin).and_then(|signed| signed.verify(signers, 1));
     assert_eq!(verified.is_ok(), twin == *genuine);
     if let Ok(descriptor) = Descriptor::decode(data) {
-        assert_eq!(descriptor.encode().expect("what reads is written"), data);
+        assert_eq!(descriptor.encode().expect("accepted input can be encoded"), data);
     }
     let (file, root) = &*GENUINE;
     assert!(RecordSet::verify(file, (*root).into()).is_ok());
     if data != file {
         assert!(RecordSet::verify(data, (*root).into()).is_err());
     }
-    // The structured twin: a genuine file with some bytes changed.
+    // Structured input: a genuine file with some bytes changed.
     let twin = changed(file, data);
     assert_eq!(RecordSet::verify(&twin, (*root).into()).is_ok(), twin == *file);
-    // Whatever other sources serve, what is put together is the chain's.
+    // Whatever other sources serve, the assembled file matches the chain.
     let mut assembly = Assembly::new((*root).into());
-    assembly.add(WITHHELD.as_slice()).expect("a good index");
+    assembly.add(WITHHELD.as_slice()).expect("a valid index");
     for other in [data, &twin] {
         let _ = assembly.add(other);
         assembly.fill_from(other);

@@ -1,4 +1,4 @@
-//! Control messages: whatever reads is written back the same.
+//! Control messages: accepted input re-encodes to the same bytes.
 #![no_main]
 use libfuzzer_sys::fuzz_target;
 use openrelay_proto::handshake::{REKEY_LEN, REKEYED_LEN};
@@ -10,7 +10,7 @@ fuzz_target!(|data: &[u8]| {
     if let Ok(message) = Message::decode(kind, body) {
         assert_eq!(message.encode(), (kind, body.to_vec()));
     }
-    // The structured twin: a body of the length that the kind has. All but a refusal's reason reads, whatever its bytes are.
+    // Structured input: a body of the length that its kind has. Any content is accepted, except in a refusal's reason.
     let kind = kind % 0x34;
     let length = match kind {
         0x10 => 12,
@@ -19,7 +19,7 @@ fuzz_target!(|data: &[u8]| {
         0x20 => REKEY_LEN,
         0x21 => REKEYED_LEN,
         0x30 => 5,
-        // A piece: the whole of a file of three bytes.
+        // A mirror piece: a whole file of three bytes.
         0x31 => {
             let piece = [&[1][..], &[0; 8], &3u32.to_be_bytes(), &0u32.to_be_bytes(), b"abc"].concat();
             let message = Message::decode(kind, &piece).expect("a piece");

@@ -1,4 +1,4 @@
-//! Directory files: unsigned ones never read, and signed bodies of any content do not panic.
+//! Directory files: unsigned input is always refused, and signed bodies of any content never panic.
 #![no_main]
 use libfuzzer_sys::fuzz_target;
 use openrelay_ledger::directory::{Body, Directory, DirectoryKey};
@@ -7,13 +7,13 @@ use openrelay_ledger::record::{Record, Role};
 
 fuzz_target!(|data: &[u8]| {
     let key = DirectoryKey::from_seed([7; 32]).expect("a seed");
-    assert!(Directory::verify(data, &key.public(), 1, 0).is_err(), "nobody signed this");
+    assert!(Directory::verify(data, &key.public(), 1, 0).is_err(), "the input is unsigned");
     if let Ok(body) = Body::from_json(data)
         && let Ok(file) = key.sign(&body)
     {
         let _ = Directory::verify(&file, &key.public(), 1, 0);
     }
-    // The structured twin: records out of these bytes. What may be signed reads back the same.
+    // Structured input: records made of these bytes. A body that may be signed reads back unchanged.
     let body = structured(data);
     if let Ok(file) = key.sign(&body)
         && let Ok(read) = Directory::verify(&file, &key.public(), 1_000, 0)

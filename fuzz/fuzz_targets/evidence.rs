@@ -1,4 +1,5 @@
-//! Evidence as vendors write it and as we do: nothing panics, and what reads is written back the same.
+//! Evidence in the vendors' encodings and in the project's: nothing panics, and accepted input re-encodes to an equal
+//! value.
 #![no_main]
 use libfuzzer_sys::fuzz_target;
 use openrelay_attest::bundle::Bundle;
@@ -22,7 +23,7 @@ fuzz_target!(|data: &[u8]| {
     }
     let _ = IntelCollateral::from_json(data);
     let _ = AmdBundle::from_pem(data);
-    // What mirrors and validators hand around: read, and written back the same.
+    // Files that mirrors and validators exchange: accepted input re-encodes to the same bytes or an equal value.
     if let Ok(file) = AttestationFile::decode(data) {
         assert_eq!(AttestationFile::decode(&file.encode()), Ok(file));
     }

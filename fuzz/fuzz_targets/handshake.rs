@@ -1,4 +1,4 @@
-//! First packets and what follows: nothing but a genuine packet is accepted, nothing panics.
+//! Handshake packets: nothing panics, and only genuine packets are accepted.
 #![no_main]
 use libfuzzer_sys::fuzz_target;
 use openrelay_proto::handshake::{First, Initiator, Responder, Role, accept};
@@ -22,11 +22,11 @@ fuzz_target!(|data: &[u8]| {
     let own =
         Responder { network: [0; 32], relay: RelayId(1), role: Role::Ingress, key_epoch: 0, key: secret.public() };
     let first = First { offered: Suites::ALL, local_index: 1, minutes: 1 };
-    let (mut initiator, mut packet) = Initiator::start(&own, None, first, &mut random).expect("a good key");
+    let (mut initiator, mut packet) = Initiator::start(&own, None, first, &mut random).expect("a valid key");
     let _ = initiator.read_reply(data, &mut random);
     let _ = initiator.read_kem_text(data);
     assert!(accept(&own, &secret, data).is_err());
-    // The structured twin: a genuine packet with some bytes changed.
+    // Structured input: a genuine packet with some bytes changed.
     let genuine = packet.clone();
     for pair in data.chunks_exact(2) {
         if let Some(byte) = packet.get_mut(usize::from(pair[0])) {

@@ -1,4 +1,4 @@
-//! Inner packets: translation keeps checksums right and touches nothing outside the packet.
+//! Inner packets: translation preserves valid checksums and changes nothing outside the packet.
 #![no_main]
 use std::net::IpAddr;
 
@@ -8,7 +8,7 @@ use openrelay_proto::ip::{CLIENT_V4, CLIENT_V6, Packet, TCP, UDP, checksum, icmp
 
 fuzz_target!(|data: &[u8]| {
     translate(data.to_vec(), false);
-    // The structured twin: a packet whose lengths and checksums are right, with these bytes as its transport header and payload.
+    // Structured input: a packet with right lengths and checksums, whose transport header and payload are these bytes.
     if let Some((&kind, rest)) = data.split_first()
         && rest.len() >= 20
     {
@@ -21,7 +21,7 @@ fn well_formed(kind: u8, rest: &[u8]) -> Vec<u8> {
     let mut transport = rest.get(..rest.len().min(1_200)).unwrap_or(rest).to_vec();
     let length = u16::try_from(transport.len()).expect("short");
     if protocol == TCP {
-        // A header of 20 to 60 bytes, as far as there are bytes: options are the fuzzer's.
+        // A header of 20 to 60 bytes, as far as the input allows, with the fuzzer's options.
         let words = (5 + (kind >> 1) % 11).min(u8::try_from(transport.len() / 4).unwrap_or(15));
         transport[12] = words << 4 | transport[12] & 0x0f;
     } else {
@@ -45,10 +45,10 @@ fn well_formed(kind: u8, rest: &[u8]) -> Vec<u8> {
     }
     let at = start + if protocol == TCP { 16 } else { 6 };
     bytes[at..at + 2].fill(0);
-    let packet = Packet::parse(&bytes).expect("a packet with the right lengths reads");
+    let packet = Packet::parse(&bytes).expect("a packet with right lengths parses");
     let sum = u32::from(checksum::pseudo_header(&packet, transport.len()));
     let sum = !checksum::fold(checksum::sum(&bytes[start..], sum.into()));
-    // A UDP checksum of zero means none.
+    // A UDP checksum of zero means that there is no checksum.
     let sum = if protocol == UDP && sum == 0 { 0xffff } else { sum };
     bytes[at..at + 2].copy_from_slice(&sum.to_be_bytes());
     bytes
@@ -69,7 +69,7 @@ fn translate(mut bytes: Vec<u8>, is_valid: bool) {
     replace(&mut packet, &mut bytes, Side::Source, to, false);
     tcp::clamp_mss(&packet, &mut bytes, 1280, false);
     assert_eq!(bytes[packet.len..], rest);
-    let again = Packet::parse(&bytes).expect("a translated packet reads");
+    let again = Packet::parse(&bytes).expect("a translated packet parses");
     assert_eq!(again.source, to);
     if valid {
         assert!(checksum::transport_is_valid(&again, &bytes));

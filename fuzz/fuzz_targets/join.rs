@@ -1,4 +1,5 @@
-//! Joining packets for a device and cutting what it hands over: nothing panics, every packet is written or refused, every byte of payload is in one piece.
+//! Merging packets for a device and splitting packets from a device: nothing panics, every packet is either written
+//! or refused, and every piece fits the MTU.
 #![no_main]
 use libfuzzer_sys::fuzz_target;
 use openrelay_node::merge::Merger;
@@ -16,7 +17,7 @@ fuzz_target!(|data: &[u8]| {
     cut(rest);
 });
 
-/// Takes the bytes for packets that came one after the other.
+/// Treats the bytes as consecutive packets for the device.
 fn join(queue: &TunQueue, kind: u8, bytes: &[u8]) {
     let mut merger = Merger::new(kind & 1 == 0);
     let (mut start, mut packets) = (0, 0);
@@ -25,7 +26,7 @@ fn join(queue: &TunQueue, kind: u8, bytes: &[u8]) {
             start += 1;
             continue;
         };
-        // As the protocol lets them through: a partial checksum only where there is one to fill in.
+        // As the protocol allows: a partial checksum only in packets with a checksum to complete.
         let partial = kind & 2 == 0 && !packet.fragment && packet.checksum_at().is_some();
         merger.push(queue, bytes, start, packet, partial);
         packets += 1;
@@ -35,13 +36,13 @@ fn join(queue: &TunQueue, kind: u8, bytes: &[u8]) {
     assert_eq!(merger.written + merger.refused, packets);
 }
 
-/// Takes the bytes for what a device handed over.
+/// Treats the bytes as one read from the device.
 fn cut(read: &[u8]) {
     let Some((vnet, bytes)) = read.split_first_chunk::<VNET_LEN>() else { return };
     let (Some(vnet), Ok(packet)) = (VnetHeader::parse(vnet), Packet::parse(bytes)) else { return };
     for mtu in [1_152, 1_280, 1_408] {
         let Ok(split) = Split::plan(&vnet, &packet, bytes, mtu) else { continue };
-        // A kernel never asks for more pieces than bytes.
+        // A kernel never asks for more pieces than there are bytes.
         for number in 0..split.pieces {
             let len = split.len(&packet, number);
             assert!(len <= usize::from(mtu) && len <= packet.len, "{len} bytes in a piece");

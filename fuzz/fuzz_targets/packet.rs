@@ -1,4 +1,4 @@
-//! Datagrams at a relay and at a client: nothing panics, every one is counted once.
+//! Datagrams at a relay and at a client: nothing panics, and every datagram is counted once.
 #![no_main]
 use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
@@ -27,13 +27,13 @@ impl Random for Fixed {
     }
 }
 
-/// A client with a circuit of one hop, and its relay.
+/// A client with a one-hop circuit, and its relay.
 struct Pair {
     random: Fixed,
     own: Responder,
     client: Client,
     shard: Shard,
-    /// The address that the client has at the relay.
+    /// The client's inner address at the relay.
     inside: IpAddr,
 }
 
@@ -75,7 +75,7 @@ impl Pair {
             egress_evidence: vec![Announced::open().digest],
             keepalive: None,
         };
-        let mut client = Client::new(config, NOW, 1, &mut random).expect("a good key");
+        let mut client = Client::new(config, NOW, 1, &mut random).expect("a valid key");
         while !client.is_connected() {
             while let Some(mut datagram) = client.poll_transmit() {
                 shard.handle_datagram(from(), &mut datagram, NOW, &mut random);
@@ -91,12 +91,12 @@ impl Pair {
         }
         let mut pair = Self { random, own, client, shard, inside: from().ip() };
         let ping = [0x45, 0, 0, 20, 0, 0, 0, 0, 64, 59, 0, 0, 100, 64, 0, 2, 93, 184, 215, 2];
-        let Verdict::Deliver { packet, .. } = pair.up(&ping) else { panic!("a good packet goes through") };
+        let Verdict::Deliver { packet, .. } = pair.up(&ping) else { panic!("a valid packet is delivered") };
         pair.inside = packet.source;
         pair
     }
 
-    /// Sends `inner` through the session as if it were a packet.
+    /// Sends `inner` to the relay through the session, as if it were a packet.
     fn up(&mut self, inner: &[u8]) -> Verdict {
         let offset = self.client.offset();
         let mut datagram = vec![0; offset + padded(inner.len()) + self.client.trailer()];
@@ -109,9 +109,9 @@ impl Pair {
         verdict
     }
 
-    /// The same from the relay to the client.
+    /// Sends `inner` to the client through the session, as if it were a packet.
     fn down(&mut self, inner: &[u8]) {
-        let down = self.shard.route_down(self.inside).expect("the client is there");
+        let down = self.shard.route_down(self.inside).expect("the client has a route");
         let mut datagram = vec![0; down.offset + padded(inner.len()) + down.trailer];
         datagram[down.offset..down.offset + inner.len()].copy_from_slice(inner);
         self.shard.seal_down(&down, &mut datagram, false, NOW).expect("it is connected");
@@ -125,7 +125,7 @@ impl Pair {
         IndexMask::to_relay(&self.own.key).remove(&mut masked);
         self.shard.handle_datagram(from(), &mut masked, NOW, &mut self.random);
         let _ = self.client.handle_datagram(&mut data.to_vec(), NOW, 1, &mut self.random);
-        // The structured twin: what a genuine peer may say inside its session.
+        // Structured input: frames from an authenticated peer inside its session.
         let inner = &data[..data.len().min(usize::from(MAX_MTU))];
         self.up(inner);
         self.down(inner);

@@ -1,5 +1,5 @@
-//! What a peer says inside its session, true to the protocol up to there: a relay and a client hear every kind of frame with any body,
-//! before and after admission. Nothing panics, and a relay counts every datagram once.
+//! Frames from an authenticated peer: a relay and a client receive frames of every kind with any body, before and
+//! after admission. Nothing panics, and a relay counts every datagram once.
 #![no_main]
 use libfuzzer_sys::fuzz_target;
 use openrelay_proto::handshake::Role;
@@ -9,7 +9,7 @@ use openrelay_sim::peer::{AtClient, AtRelay};
 fuzz_target!(|data: &[u8]| {
     let Some((&choice, mut rest)) = data.split_first() else { return };
     let admitted = choice & 1 != 0;
-    // Made anew for each input, so that what breaks one breaks it again.
+    // Both are created for each input, so that an input that breaks one is reproducible.
     let mut relay = AtRelay::new(if choice & 2 != 0 { Role::Ingress } else { Role::Egress }, admitted);
     let mut client = AtClient::new(admitted);
     let (mut relay_over, mut client_over) = (false, false);

@@ -1,4 +1,4 @@
-//! What it costs to judge evidence, against what the design asks for: `./x bench attest`.
+//! CPU time of verifying evidence, against the design's goals: `./x bench attest`.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark that cannot go on must stop, and prints")]
 
 use std::time::Instant;
@@ -23,7 +23,7 @@ fn missed(ratio: f64) -> &'static str {
     if ratio > 1.0 { "   MISSED" } else { "" }
 }
 
-/// Milliseconds that one look takes, of its bytes as a relay sends them: decoded and examined.
+/// Returns the milliseconds that one verification takes, from the bytes that a relay sends: decoding and examining.
 fn time(evidence: &Evidence, collateral: &Collateral, roots: &Roots, now: u64, rounds: u32) -> f64 {
     let bytes = evidence.encode();
     let started = Instant::now();
@@ -54,6 +54,6 @@ fn main() {
     row("200 relays, half TDX, half SEV-SNP, one core", all / 1_000.0, "s", 1.0);
     for (name, evidence) in [("SGX", &sgx), ("TDX", &tdx), ("SEV-SNP", &snp)] {
         let kilobytes = f64::from(u32::try_from(evidence.encode().len()).unwrap()) / 1_024.0;
-        row(&format!("evidence of {name}, collateral shared"), kilobytes, "KiB", 3.0);
+        row(&format!("{name} evidence, collateral shared"), kilobytes, "KiB", 3.0);
     }
 }

@@ -1,11 +1,14 @@
-//! What a relay's evidence is bound to: the 64 bytes that the guest has the chip sign.
+//! The binding: what a relay's evidence attests, hashed into the 64 bytes that the chip signs for the guest.
 //!
-//! Owns the encoding and its hash. Evidence is of a key epoch, not of a session: who has judged it once need not again.
+//! Owns the encoding and its hash. Evidence belongs to a key epoch, not to a session, so a verifier that has judged it
+//! once need not judge it again.
 //!
 //! ```text
 //! report data = SHA-512("openrelay-attest-v1\0" | length 2 | binding)
-//! binding     = network 32 | relay id 8 | handshake key 32 | key epoch 4 | roles 1 | image 32 | block hash 32 | block height 8
+//! binding     = network 32 | relay id 8 | handshake key 32 | key epoch 4 | roles 1 | image 32
+//!             | block hash 32 | block height 8
 //! ```
+//!
 //! Numbers are big-endian.
 
 use aws_lc_rs::digest::{SHA512, digest};
@@ -13,34 +16,34 @@ use aws_lc_rs::digest::{SHA512, digest};
 use crate::bytes::Cursor;
 use crate::refusal::Refusal;
 
-/// Bytes of a binding.
+/// Length of a binding, in bytes.
 pub const LENGTH: usize = 149;
 const CONTEXT: &[u8] = b"openrelay-attest-v1\0";
 const WHAT: &str = "the binding";
 
-/// What a relay says of itself, and has its chip sign.
+/// The claims of a relay that its chip signs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Binding {
-    /// The network: of a chain, the hash of chain and Directory contract.
+    /// Network ID; for a network on a chain, the hash of the chain ID and the Directory contract.
     pub network: [u8; 32],
-    /// Its number in the registry.
+    /// Relay ID: its number in the registry.
     pub relay_id: u64,
-    /// The handshake key that was made inside.
+    /// Handshake key, generated inside the TEE.
     pub handshake_key: [u8; 32],
-    /// The epoch of that key.
+    /// Epoch of that key.
     pub key_epoch: u32,
-    /// What it serves as, in bits: 1 ingress, 2 egress.
+    /// Roles as bits: 1 ingress, 2 egress.
     pub roles: u8,
-    /// SHA-256 of the image that it says it runs.
+    /// SHA-256 of the image that the relay claims to run.
     pub image: [u8; 32],
-    /// A block that was young then, so that evidence is not made in advance.
+    /// Hash of a block that was recent when the evidence was made, so that evidence cannot be made in advance.
     pub block_hash: [u8; 32],
-    /// Its height.
+    /// Height of that block.
     pub block_height: u64,
 }
 
 impl Binding {
-    /// Its bytes.
+    /// Returns the encoded binding.
     pub fn encode(&self) -> [u8; LENGTH] {
         let mut out = [0; LENGTH];
         let parts: [&[u8]; 8] = [
@@ -55,7 +58,7 @@ impl Binding {
         ];
         let mut room = &mut out[..];
         for part in parts {
-            // Together they are just as long.
+            // The parts add up to exactly `LENGTH` bytes.
             let (place, rest) = std::mem::take(&mut room).split_at_mut(part.len());
             place.copy_from_slice(part);
             room = rest;
@@ -63,10 +66,11 @@ impl Binding {
         out
     }
 
-    /// Reads it.
+    /// Decodes a binding.
     ///
     /// # Errors
-    /// [`Refusal::Truncated`], [`Refusal::TrailingBytes`], [`Refusal::NotCanonical`] for roles that are none.
+    /// [`Refusal::Truncated`], [`Refusal::TrailingBytes`], [`Refusal::NotCanonical`] if the role bits are not 1, 2 or
+    /// 3.
     pub fn decode(bytes: &[u8]) -> Result<Self, Refusal> {
         let mut cursor = Cursor::new(bytes, WHAT);
         let this = Self {
@@ -86,10 +90,10 @@ impl Binding {
         Ok(this)
     }
 
-    /// What the guest has the chip sign.
+    /// Returns the 64 bytes that the guest has the chip sign.
     pub fn report_data(&self) -> [u8; 64] {
         let body = self.encode();
-        // 149.
+        // The length is 149.
         let length = u16::try_from(body.len()).unwrap_or(u16::MAX).to_be_bytes();
         let mut out = [0; 64];
         out.copy_from_slice(digest(&SHA512, &[CONTEXT, &length, &body].concat()).as_ref());

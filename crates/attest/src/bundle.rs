@@ -1,6 +1,7 @@
-//! The collateral that a whole network uses, in one file.
+//! The collateral bundle: all collateral that a network uses, in one file.
 //!
-//! Owns its form, and which of it a piece of evidence is held against. Validators vote for its hash; nothing of it is believed but what vendors have signed, and the floors, which are
+//! Owns the format, and the choice of the collateral that a piece of evidence is checked against. Validators vote for
+//! the bundle's hash. It never makes collateral trusted: only the vendors' signatures do that. The floors alone are
 //! the network's own.
 
 use serde_json::{Value, json};
@@ -16,16 +17,16 @@ use crate::refusal::Refusal;
 pub const MAX_BUNDLE: usize = 4 << 20;
 const SCHEMA: &str = "openrelay.collateral/1";
 
-/// Collateral of all vendors, and the least that firmware must be.
+/// Collateral of all vendors, and the firmware floors.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Bundle {
-    /// Smallest number of Intel's evaluation.
+    /// Floor of Intel's TCB evaluation number.
     pub intel_floor: u32,
-    /// The number of these floors of AMD's firmware, which rises with them.
+    /// Number of this set of AMD firmware floors, which rises with every change of them.
     pub amd_floor: u64,
-    /// Intel's, for each kind of environment and model of processor.
+    /// Intel's collateral, one entry for each platform and processor model.
     pub intel: Vec<IntelCollateral>,
-    /// AMD's, for each product.
+    /// AMD's collateral, one entry for each product.
     pub amd: Vec<AmdProduct>,
 }
 
@@ -34,20 +35,21 @@ pub struct Bundle {
 pub struct AmdProduct {
     /// The product.
     pub product: String,
-    /// The least that its firmware must be.
+    /// Firmware floor of the product.
     pub floor: TcbVersion,
-    /// The rest.
+    /// The collateral itself.
     pub collateral: AmdCollateral,
 }
 
 impl Bundle {
-    /// The floors of firmware.
+    /// Returns the firmware floors.
     pub fn floors(&self) -> Floors {
         let amd = self.amd.iter().map(|entry| (entry.product.clone(), entry.floor)).collect();
         Floors { intel_evaluation: self.intel_floor, amd }
     }
 
-    /// What evidence may be held against: by the words of its own certificate, which decide nothing else.
+    /// Returns the collateral that evidence can be checked against, selected by the claims of the evidence and its
+    /// certificate. The claims decide nothing else.
     pub fn candidates(&self, evidence: &Evidence) -> Vec<Collateral> {
         match evidence {
             Evidence::Intel(quote) => {
@@ -59,7 +61,8 @@ impl Bundle {
                 self.intel.iter().filter(fits).map(|entry| Collateral::Intel(Box::new(entry.clone()))).collect()
             }
             Evidence::Amd(report) => {
-                // Reports of version 2 name no product: then whichever has issued the certificate.
+                // Version 2 reports name no product. All products' collateral is a candidate then, and the
+                // certificate's issuer decides.
                 let product = report.product_name();
                 let fits = |entry: &&AmdProduct| product.is_none_or(|product| product == entry.product);
                 self.amd.iter().filter(fits).map(|entry| Collateral::Amd(entry.collateral.clone())).collect()
@@ -67,7 +70,7 @@ impl Bundle {
         }
     }
 
-    /// Its bytes.
+    /// Returns the encoded bundle.
     pub fn encode(&self) -> Vec<u8> {
         let intel: Vec<Value> = self.intel.iter().map(IntelCollateral::to_json).collect();
         let amd = self.amd.iter().map(|entry| {
@@ -90,10 +93,10 @@ impl Bundle {
         bytes
     }
 
-    /// Reads it.
+    /// Decodes a bundle.
     ///
     /// # Errors
-    /// [`Refusal::TooLarge`], [`Refusal::MalformedCollateral`] with what does not read.
+    /// [`Refusal::TooLarge`], [`Refusal::MalformedCollateral`] with the malformed part.
     pub fn decode(bytes: &[u8]) -> Result<Self, Refusal> {
         if bytes.len() > MAX_BUNDLE {
             return Err(Refusal::TooLarge { what: "the collateral", limit: MAX_BUNDLE });
@@ -113,7 +116,7 @@ fn amd_product(object: &Value) -> Result<AmdProduct, Refusal> {
     let fmc = floor.get("fmc").is_some_and(|fmc| !fmc.is_null());
     let crl = match object.get("crl").filter(|value| !value.is_null()) {
         None => None,
-        Some(_) => Some(binary(text(object, "crl")?).ok_or_else(|| malformed("crl does not read"))?),
+        Some(_) => Some(binary(text(object, "crl")?).ok_or_else(|| malformed("crl is malformed"))?),
     };
     Ok(AmdProduct {
         product: text(object, "product")?.to_owned(),

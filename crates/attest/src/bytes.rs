@@ -1,10 +1,10 @@
 //! Reading of fixed layouts.
 //!
-//! Owns the bounds: nothing reads past the end, and what is left over is seen.
+//! Owns the bounds checks. It never reads past the end of the input, and it reports bytes that are left over.
 
 use crate::refusal::Refusal;
 
-/// Bytes that are read from the front.
+/// A cursor that reads bytes from the front of a slice.
 #[derive(Clone, Copy, Debug)]
 pub struct Cursor<'a> {
     rest: &'a [u8],
@@ -12,56 +12,56 @@ pub struct Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
-    /// Begins to read `bytes`, which are said to be a `what`.
+    /// Starts reading `bytes`; refusals call them `what`.
     pub const fn new(bytes: &'a [u8], what: &'static str) -> Self {
         Self { rest: bytes, what }
     }
 
-    /// The next `count` bytes.
+    /// Reads the next `count` bytes.
     ///
     /// # Errors
-    /// [`Refusal::Truncated`].
+    /// [`Refusal::Truncated`] if fewer bytes remain.
     pub fn take(&mut self, count: usize) -> Result<&'a [u8], Refusal> {
         let (front, rest) = self.rest.split_at_checked(count).ok_or(Refusal::Truncated { what: self.what })?;
         self.rest = rest;
         Ok(front)
     }
 
-    /// The next `N` bytes.
+    /// Reads the next `N` bytes.
     ///
     /// # Errors
-    /// [`Refusal::Truncated`].
+    /// [`Refusal::Truncated`] if fewer bytes remain.
     pub fn array<const N: usize>(&mut self) -> Result<[u8; N], Refusal> {
         let (front, rest) = self.rest.split_first_chunk().ok_or(Refusal::Truncated { what: self.what })?;
         self.rest = rest;
         Ok(*front)
     }
 
-    /// A number of two bytes, little-endian.
+    /// Reads a 16-bit number, little-endian.
     ///
     /// # Errors
-    /// [`Refusal::Truncated`].
+    /// [`Refusal::Truncated`] if fewer than two bytes remain.
     pub fn u16_le(&mut self) -> Result<u16, Refusal> {
         self.array().map(u16::from_le_bytes)
     }
 
-    /// A number of four bytes, little-endian.
+    /// Reads a 32-bit number, little-endian.
     ///
     /// # Errors
-    /// [`Refusal::Truncated`].
+    /// [`Refusal::Truncated`] if fewer than four bytes remain.
     pub fn u32_le(&mut self) -> Result<u32, Refusal> {
         self.array().map(u32::from_le_bytes)
     }
 
-    /// What has not been read.
+    /// Returns the bytes that are not read yet.
     pub const fn rest(&self) -> &'a [u8] {
         self.rest
     }
 
-    /// Nothing may be left.
+    /// Checks that no bytes remain.
     ///
     /// # Errors
-    /// [`Refusal::TrailingBytes`].
+    /// [`Refusal::TrailingBytes`] if some do.
     pub const fn end(&self) -> Result<(), Refusal> {
         if self.rest.is_empty() {
             Ok(())

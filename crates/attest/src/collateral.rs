@@ -1,6 +1,7 @@
-//! What the vendors publish, which evidence is held against.
+//! Collateral: what the vendors publish to check evidence against.
 //!
-//! Owns its reading from the forms in which it is handed around. Checks nothing: that is done where it is used.
+//! Owns the parsers for the encodings in which collateral is distributed. It never verifies collateral; the code that
+//! uses it does.
 
 use base64ct::Encoding as _;
 use serde_json::Value;
@@ -8,9 +9,9 @@ use serde_json::Value;
 use crate::json::{from_hex, malformed, text, to_hex};
 use crate::refusal::Refusal;
 
-/// Largest collateral that is read, in bytes.
+/// Largest collateral that is accepted, in bytes.
 pub const MAX_COLLATERAL: usize = 65_536;
-/// Most blocks of a PEM file that is read.
+/// Maximum number of blocks in a PEM file.
 const MAX_CERTIFICATES: usize = 16;
 
 /// Collateral of either vendor.
@@ -22,57 +23,60 @@ pub enum Collateral {
     Amd(AmdCollateral),
 }
 
-/// Intel's: TCB info and identity of the quoting enclave, each with its signature and chain, and both lists of revoked certificates.
+/// Intel's collateral: TCB info and quoting enclave identity, each with its signature and certificate chain, and two
+/// revocation lists.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct IntelCollateral {
     /// TCB info, JSON, as signed.
     pub tcb_info: String,
-    /// Its signature, r and s.
+    /// Signature over the TCB info: r and s.
     pub tcb_info_signature: Vec<u8>,
-    /// The chain of who signed it, PEM.
+    /// Certificate chain of the TCB info's signer, PEM.
     pub tcb_info_issuer_chain: String,
-    /// The identity of the quoting enclave, JSON, as signed.
+    /// Identity of the quoting enclave, JSON, as signed.
     pub qe_identity: String,
-    /// Its signature, r and s.
+    /// Signature over that identity: r and s.
     pub qe_identity_signature: Vec<u8>,
-    /// The chain of who signed it, PEM.
+    /// Certificate chain of the identity's signer, PEM.
     pub qe_identity_issuer_chain: String,
-    /// Revoked PCK certificates, DER.
+    /// Revocation list of PCK certificates, DER.
     pub pck_crl: Vec<u8>,
-    /// The chain of who signed that, PEM.
+    /// Certificate chain of that list's signer, PEM.
     pub pck_crl_issuer_chain: String,
-    /// Revoked authorities, DER.
+    /// Revocation list of authorities, DER.
     pub root_ca_crl: Vec<u8>,
 }
 
-/// AMD's: what comes beside a report.
+/// AMD's collateral, which supplements a report.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct AmdCollateral {
-    /// Revoked authorities, DER.
+    /// Revocation list of authorities, DER.
     pub crl: Option<Vec<u8>>,
 }
 
-/// A file with certificates for a report of AMD.
+/// A file with the certificates for an AMD report.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct AmdBundle {
-    /// VCEK or VLEK, DER.
+    /// VCEK or VLEK certificate, DER.
     pub leaf: Vec<u8>,
-    /// The rest.
+    /// The rest of the file.
     pub collateral: AmdCollateral,
 }
 
 impl IntelCollateral {
-    /// Reads the JSON object that Intel's collateral is handed around as. Lists of revoked certificates may be in hexadecimal digits, base64 or PEM.
+    /// Parses the JSON object in which Intel's collateral is distributed. Revocation lists may be in hexadecimal
+    /// digits, base64 or PEM.
     ///
     /// # Errors
-    /// [`Refusal::TooLarge`], [`Refusal::MalformedCollateral`] with the name of what does not read, [`Refusal::NoCrl`].
+    /// [`Refusal::TooLarge`], [`Refusal::MalformedCollateral`] with the name of the malformed field,
+    /// [`Refusal::NoCrl`].
     pub fn from_json(bytes: &[u8]) -> Result<Self, Refusal> {
         too_large(bytes)?;
         let object: Value = serde_json::from_slice(bytes).map_err(|error| malformed(error.to_string()))?;
         Self::of_json(&object)
     }
 
-    /// The same, of an object that was read.
+    /// Reads collateral from a parsed JSON object.
     pub(crate) fn of_json(object: &Value) -> Result<Self, Refusal> {
         let text = |name: &str| text(object, name).map(str::to_owned);
         let hex = |name: &str| -> Result<Vec<u8>, Refusal> {
@@ -84,7 +88,7 @@ impl IntelCollateral {
                 return Err(Refusal::NoCrl);
             }
             let text = text(name)?;
-            binary(&text).ok_or_else(|| malformed(format!("{name} is neither hexadecimal digits nor base64 nor PEM")))
+            binary(&text).ok_or_else(|| malformed(format!("{name} is not hexadecimal digits, base64 or PEM")))
         };
         Ok(Self {
             tcb_info: text("tcb_info")?,
@@ -99,7 +103,7 @@ impl IntelCollateral {
         })
     }
 
-    /// The object that [`IntelCollateral::from_json`] reads.
+    /// Returns the JSON object that [`IntelCollateral::from_json`] reads.
     pub(crate) fn to_json(&self) -> Value {
         serde_json::json!({
             "tcb_info": self.tcb_info,
@@ -114,20 +118,20 @@ impl IntelCollateral {
         })
     }
 
-    /// What TCB info is for, by its own word: the kind of environment (`TDX`, `SGX`) and the model of processor.
+    /// Returns the platform (`TDX`, `SGX`) and the processor model (FMSPC) that the TCB info claims to be for.
     pub fn subject(&self) -> (Option<String>, Option<String>) {
         let info: Value = serde_json::from_str(&self.tcb_info).unwrap_or_default();
         let word = |name: &str| info.get(name).and_then(Value::as_str).map(str::to_owned);
         (word("id"), word("fmspc"))
     }
 
-    /// The provisioning enclave that TCB info is for, by its own word.
+    /// Returns the ID of the provisioning certification enclave that the TCB info claims to be for.
     pub(crate) fn pce_id(&self) -> Option<Vec<u8>> {
         let info: Value = serde_json::from_str(&self.tcb_info).ok()?;
         from_hex(info.get("pceId")?.as_str()?)
     }
 
-    /// As the library takes it, with the chain of the quote's leaf.
+    /// Returns the collateral in the library's form, with the certificate chain of the quote's leaf.
     pub(crate) fn for_library(&self, pck_certificate_chain: String) -> dcap_qvl::QuoteCollateralV3 {
         dcap_qvl::QuoteCollateralV3 {
             pck_crl_issuer_chain: self.pck_crl_issuer_chain.clone(),
@@ -145,33 +149,34 @@ impl IntelCollateral {
 }
 
 impl AmdBundle {
-    /// Reads a PEM file, or a certificate in DER, with VCEK or VLEK, in whatever order with the authorities above it and a list of revoked certificates. Pinned authorities may be in it and say nothing.
+    /// Parses a PEM file or a single DER certificate. It contains a VCEK or VLEK certificate and, in any order, the
+    /// authorities above it and a revocation list. Authorities are ignored, because the pinned ones apply.
     ///
     /// # Errors
     /// [`Refusal::TooLarge`], [`Refusal::MalformedCollateral`], [`Refusal::NoCertificate`].
     pub fn from_pem(bytes: &[u8]) -> Result<Self, Refusal> {
         too_large(bytes)?;
-        // AMD's service gives a certificate in DER, which begins with a sequence.
+        // AMD's service returns a certificate in DER, which begins with a sequence.
         let blocks = match bytes {
             [0x30, ..] => vec![("CERTIFICATE".to_owned(), bytes.to_vec())],
             _ => pem_blocks(bytes).ok_or_else(|| malformed("it is not PEM"))?,
         };
         if blocks.len() > MAX_CERTIFICATES {
-            return Err(malformed(format!("it holds {} blocks; at most {MAX_CERTIFICATES} are read", blocks.len())));
+            return Err(malformed(format!("it has {} blocks; the limit is {MAX_CERTIFICATES}", blocks.len())));
         }
         let mut bundle = Self::default();
         for (label, content) in blocks {
             match label.as_str() {
                 "CERTIFICATE" if !crate::amd::is_leaf(&content)? || bundle.leaf == content => {}
                 "CERTIFICATE" if bundle.leaf.is_empty() => bundle.leaf = content,
-                "CERTIFICATE" => return Err(malformed("it holds two keys of chips")),
+                "CERTIFICATE" => return Err(malformed("it has two chip key certificates")),
                 "X509 CRL" => match bundle.collateral.crl.replace(content.clone()) {
                     Some(before) if before != content => {
-                        return Err(malformed("it holds two lists of revoked certificates"));
+                        return Err(malformed("it has two revocation lists"));
                     }
                     _ => {}
                 },
-                other => return Err(malformed(format!("it holds a block called {other:?}"))),
+                other => return Err(malformed(format!("it has an unknown block {other:?}"))),
             }
         }
         if bundle.leaf.is_empty() { Err(Refusal::NoCertificate) } else { Ok(bundle) }
@@ -185,31 +190,34 @@ fn too_large(bytes: &[u8]) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// When a list of revoked certificates was issued, by its own word, in seconds since the Unix epoch; `None` for what is no such list.
+/// Returns the issue time that a revocation list claims, in seconds since the Unix epoch; `None` if the bytes are not
+/// a revocation list.
 pub fn list_issued(der: &[u8]) -> Option<u64> {
     let list = <x509_cert::crl::CertificateList as der::Decode>::from_der(der).ok()?;
     Some(list.tbs_cert_list.this_update.to_unix_duration().as_secs())
 }
 
-/// Bytes in hexadecimal digits, base64 or PEM.
+/// Decodes hexadecimal digits, base64 or PEM.
 pub(crate) fn binary(text: &str) -> Option<Vec<u8>> {
     let text = text.trim_end_matches('\0').trim();
     if text.starts_with("-----BEGIN") {
         let mut blocks = pem_blocks(text.as_bytes())?;
         return if blocks.len() == 1 { blocks.pop().map(|(_, content)| content) } else { None };
     }
-    // Hexadecimal digits are base64 too: a list in DER begins with 30, "MA…" to "MP…" in base64.
+    // Hexadecimal digits are valid base64 too. A DER list begins with 30 in hexadecimal digits, and with "MA" to "MP"
+    // in base64.
     let digits: String = text.strip_prefix("0x").unwrap_or(text).split_whitespace().collect();
     if digits.starts_with("30") { from_hex(&digits) } else { from_base64(text) }
 }
 
-/// Bytes in base64, with or without white space in it and padding after it.
+/// Decodes base64, which may contain white space and end with padding.
 pub fn from_base64(text: &str) -> Option<Vec<u8>> {
     let packed: String = text.split_whitespace().collect();
     base64ct::Base64Unpadded::decode_vec(packed.trim_end_matches('=')).ok()
 }
 
-/// The blocks of a PEM text, by label. By its marks, not by lines: some quotes have chains without line breaks between certificates. What stands between blocks says nothing.
+/// Returns the labels and contents of all PEM blocks. It looks for the markers, not for lines, because the chains in
+/// some quotes have no line breaks between certificates. Text between blocks is ignored.
 pub(crate) fn pem_blocks(bytes: &[u8]) -> Option<Vec<(String, Vec<u8>)>> {
     let (mut blocks, mut rest) = (Vec::new(), bytes);
     while let Some((_, begun)) = split(rest, b"-----BEGIN ") {
@@ -222,19 +230,19 @@ pub(crate) fn pem_blocks(bytes: &[u8]) -> Option<Vec<(String, Vec<u8>)>> {
     if blocks.is_empty() { None } else { Some(blocks) }
 }
 
-/// What stands before and after these words, the first time that they do.
+/// Returns the bytes before and after the first occurrence of `words`.
 fn split<'a>(bytes: &'a [u8], words: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
     let at = bytes.windows(words.len()).position(|window| window == words)?;
     Some((bytes.get(..at)?, bytes.get(at + words.len()..)?))
 }
 
-/// A block of PEM. Source: RFC 7468.
+/// Encodes a PEM block. Source: RFC 7468.
 pub(crate) fn to_pem(label: &str, bytes: &[u8]) -> String {
     let packed = base64ct::Base64::encode_string(bytes);
     let mut out = format!("-----BEGIN {label}-----\n");
     let mut rest = packed.as_str();
     while !rest.is_empty() {
-        // Base64 is ASCII.
+        // Base64 is ASCII, so 64 bytes are 64 characters.
         let (line, next) = rest.split_at_checked(64).unwrap_or((rest, ""));
         out.push_str(line);
         out.push('\n');

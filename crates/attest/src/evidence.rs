@@ -1,13 +1,17 @@
-//! Evidence in its only encoding.
+//! Evidence in its canonical encoding.
 //!
-//! Owns the bytes that relays send and clients read. Vendors' own encodings are malleable: of some 5,000 bytes of a quote about 900 can be changed unnoticed, most of them in the
-//! text of certificates. Here stands what is signed, the signatures, and the leaf certificate in DER; roots and intermediate certificates are pinned and never sent.
+//! Owns the bytes that relays send and clients parse. The vendors' own encodings are malleable: of about 5,000 bytes
+//! of a quote about 900 can be changed unnoticed, most of them in the text of certificates. This encoding has only the
+//! signed part, the signatures and the DER leaf certificate. Root and intermediate certificates are pinned and never
+//! sent.
 //!
 //! ```text
-//! Intel  1 | length 2, header and body as signed | signature 64 | attestation key 64 | QE report 384 | its signature 64 | QE authentication data 32 | length 2, PCK certificate
+//! Intel  1 | length 2, header and body as signed | signature 64 | attestation key 64
+//!        | QE report 384 | its signature 64 | QE authentication data 32 | length 2, PCK certificate
 //! AMD    2 | report without its signature 672 | r 48 | s 48 | length 2, VCEK or VLEK certificate
 //! ```
-//! Lengths are big-endian, as are r and s; everything else is the vendor's.
+//!
+//! Lengths, r and s are big-endian. Everything else is in the vendor's byte order.
 
 use aws_lc_rs::digest::{SHA256, digest};
 
@@ -16,42 +20,44 @@ use crate::bytes::Cursor;
 use crate::intel::Quote;
 use crate::refusal::Refusal;
 
-/// Largest evidence of Intel, in bytes.
+/// Largest Intel evidence, in bytes.
 pub const MAX_QUOTE: usize = 16_384;
-/// Largest evidence of AMD, in bytes.
+/// Largest AMD evidence, in bytes.
 pub const MAX_REPORT: usize = 4_096;
 
 const INTEL: u8 = 1;
 const AMD: u8 = 2;
 const WHAT: &str = "evidence";
 
-/// What a chip has signed.
+/// What a chip signed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Evidence {
-    /// A quote of SGX or TDX.
+    /// An SGX or TDX quote.
     Intel(Box<Quote>),
-    /// A report of SEV-SNP.
+    /// A SEV-SNP report.
     Amd(Box<Report>),
 }
 
-/// What a chip says that it has started.
+/// Hash of what was started, as the chip reports it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Measurement {
-    /// An enclave: MRENCLAVE.
+    /// An SGX enclave: MRENCLAVE.
     Sgx([u8; 32]),
-    /// A trust domain. MRTD is of its firmware alone: kernel, command line and initial file system are in the registers that the firmware extends.
+    /// A TDX trust domain. MRTD covers the firmware only. The registers that the firmware extends cover kernel,
+    /// command line and initial file system.
     Tdx {
-        /// Of the firmware.
+        /// Measurement of the firmware.
         mrtd: [u8; 48],
         /// RTMR 0 to 3.
         rtmrs: [[u8; 48]; 4],
     },
-    /// A guest of SEV-SNP: the launch measurement, which has the hashes of kernel, command line and initial file system in it.
+    /// A SEV-SNP guest: the launch measurement, which includes the hashes of kernel, command line and initial file
+    /// system.
     Snp([u8; 48]),
 }
 
 impl Evidence {
-    /// Its bytes.
+    /// Returns the encoded evidence.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         match self {
@@ -76,10 +82,11 @@ impl Evidence {
         out
     }
 
-    /// Reads it. Nothing is checked but the form.
+    /// Decodes evidence. Checks the format only.
     ///
     /// # Errors
-    /// [`Refusal::TooLarge`], [`Refusal::Truncated`], [`Refusal::TrailingBytes`], [`Refusal::NotEvidence`], and those of the layouts.
+    /// [`Refusal::TooLarge`], [`Refusal::Truncated`], [`Refusal::TrailingBytes`], [`Refusal::NotEvidence`], and the
+    /// refusals of the vendor's layout.
     pub fn decode(bytes: &[u8]) -> Result<Self, Refusal> {
         let limit = if bytes.first() == Some(&AMD) { MAX_REPORT } else { MAX_QUOTE };
         if bytes.len() > limit {
@@ -112,7 +119,8 @@ impl Evidence {
         }
     }
 
-    /// What it is known by: SHA-256 of what the chip has signed, never of how it was sent.
+    /// Returns the identity of the evidence: SHA-256 of the signed part, which does not depend on how the evidence was
+    /// sent.
     pub fn identity(&self) -> [u8; 32] {
         let signed: &[u8] = match self {
             Self::Intel(quote) => &quote.signed,
@@ -123,10 +131,10 @@ impl Evidence {
         identity
     }
 
-    /// What must be true of any evidence that is believed, whoever signed it.
+    /// Makes the checks that apply to all evidence, whoever signed it.
     ///
     /// # Errors
-    /// [`Refusal`].
+    /// [`Refusal`] of the first check that fails.
     pub(crate) fn check(&self) -> Result<(), Refusal> {
         match self {
             Self::Intel(quote) => quote.check(),
@@ -134,7 +142,7 @@ impl Evidence {
         }
     }
 
-    /// What was started.
+    /// Returns the measurement.
     pub fn measurement(&self) -> Measurement {
         match self {
             Self::Intel(quote) => quote.measurement(),
@@ -142,7 +150,7 @@ impl Evidence {
         }
     }
 
-    /// The 64 bytes that the guest has put into it.
+    /// Returns the 64 bytes that the guest supplied.
     pub fn report_data(&self) -> [u8; 64] {
         match self {
             Self::Intel(quote) => quote.report_data(),
@@ -152,7 +160,7 @@ impl Evidence {
 }
 
 fn push_block(out: &mut Vec<u8>, block: &[u8]) {
-    // What reads and what is converted is below 16 KiB.
+    // Decoded and converted evidence is at most 16 KiB.
     out.extend_from_slice(&u16::try_from(block.len()).unwrap_or(u16::MAX).to_be_bytes());
     out.extend_from_slice(block);
 }

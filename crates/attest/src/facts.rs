@@ -1,22 +1,22 @@
-//! What genuine evidence says.
+//! The facts that genuine evidence states.
 //!
-//! Owns the list; judges nothing.
+//! Owns the list of facts. It never judges them: whether they are good enough is for a policy to decide.
 
 use crate::evidence::Measurement;
 
-/// The kind of trusted execution environment.
+/// The platform: the kind of trusted execution environment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Platform {
-    /// An enclave.
+    /// An SGX enclave.
     Sgx,
-    /// A trust domain.
+    /// A TDX trust domain.
     Tdx,
-    /// A guest of SEV-SNP.
+    /// A SEV-SNP guest.
     SevSnp,
 }
 
 impl Platform {
-    /// Its name.
+    /// Returns the platform's name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Sgx => "SGX",
@@ -26,19 +26,19 @@ impl Platform {
     }
 }
 
-/// The key that signed.
+/// The kind of key that signed the evidence.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum KeyKind {
     /// Intel's provisioned key of the machine.
     Pck,
     /// AMD's key of the chip.
     Vcek,
-    /// AMD's key of a cloud: the chip is not named by it.
+    /// AMD's key of a cloud, which does not identify the chip.
     Vlek,
 }
 
 impl KeyKind {
-    /// Its name.
+    /// Returns the key's name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Pck => "PCK",
@@ -48,36 +48,36 @@ impl KeyKind {
     }
 }
 
-/// What became of the list of revoked certificates.
+/// Result of the check of the certificate revocation list.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Crl {
-    /// It is signed, fresh, and names nothing of the chain.
+    /// The list is signed and fresh, and it revokes no certificate of the chain.
     Checked,
-    /// There was none. No verdict comes of that.
+    /// No list was given. Such facts lead to no verdict.
     NotGiven,
 }
 
-/// What the firmware is worth by the vendor's word.
+/// The vendor's rating of the firmware.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Tcb {
-    /// Intel's.
+    /// Intel's rating.
     Intel {
-        /// Of platform, module and quoting enclave together, in Intel's words: `UpToDate`, `OutOfDate`, …
+        /// Rating of platform, module and quoting enclave together, in Intel's terms: `UpToDate`, `OutOfDate`, …
         status: String,
-        /// Published weaknesses that apply.
+        /// Published vulnerabilities that affect the platform.
         advisories: Vec<String>,
-        /// The number of the evaluation that said so.
+        /// Number of Intel's TCB evaluation that gave the rating.
         evaluation: u32,
     },
-    /// AMD's, as the report has them.
+    /// AMD's firmware versions, from the report.
     Amd {
-        /// What the key is for.
+        /// Versions that the signing key is for.
         reported: TcbVersion,
-        /// What runs.
+        /// Versions that run.
         current: TcbVersion,
-        /// What the machine cannot go back behind.
+        /// Versions below which the machine cannot go back.
         committed: TcbVersion,
-        /// What ran when the guest was started.
+        /// Versions that ran when the guest was started.
         launch: TcbVersion,
     },
 }
@@ -85,45 +85,45 @@ pub enum Tcb {
 /// Versions of AMD's firmware. Source: SEV-SNP ABI (56860), table "Structure of the TCB_VERSION".
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct TcbVersion {
-    /// The FMC, from Turin on.
+    /// FMC, from Turin on.
     pub fmc: Option<u8>,
-    /// The boot loader.
+    /// Boot loader.
     pub boot_loader: u8,
-    /// The secure processor's system.
+    /// Operating system of the secure processor.
     pub tee: u8,
-    /// The SNP firmware.
+    /// SNP firmware.
     pub snp: u8,
-    /// The microcode.
+    /// Microcode.
     pub microcode: u8,
 }
 
-/// What genuine evidence says.
+/// The facts that genuine evidence states.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Facts {
-    /// The kind of environment.
+    /// Platform.
     pub platform: Platform,
-    /// Whether roots of a simulation have signed: then it proves nothing to anybody.
+    /// Whether simulation roots signed the evidence, which then proves nothing.
     pub simulated: bool,
-    /// Version of quote or report.
+    /// Version of the quote or report.
     pub version: u32,
-    /// The product or processor model: `Genoa`, or an FMSPC in hexadecimal digits.
+    /// Product or processor model: `Genoa`, or an FMSPC in hexadecimal digits.
     pub product: String,
-    /// What was started.
+    /// Measurement of what was started.
     pub measurement: Measurement,
-    /// The 64 bytes that the guest has put into it.
+    /// The 64 bytes that the guest supplied.
     pub report_data: [u8; 64],
-    /// What else of the environment the chip has signed, by name: attributes, owners, policies.
+    /// Further signed fields by name: attributes, owners, policies.
     pub fields: Vec<(&'static str, Vec<u8>)>,
-    /// The key.
+    /// Kind of the signing key.
     pub key: KeyKind,
-    /// What tells this chip from others; `None` when the evidence does not say.
+    /// Tag that identifies the chip; `None` if the evidence does not identify it.
     pub chip: Option<[u8; 32]>,
-    /// Whether two threads share a core; `None` when the evidence does not say.
+    /// Whether two threads share a core; `None` if the evidence does not say.
     pub smt: Option<bool>,
-    /// The firmware.
+    /// The vendor's rating of the firmware.
     pub tcb: Tcb,
-    /// Revocation.
+    /// Result of the revocation check.
     pub crl: Crl,
-    /// Until when certificates and collateral hold, in seconds since the Unix epoch.
+    /// Time at which the first certificate or piece of collateral expires, in seconds since the Unix epoch.
     pub expires: u64,
 }

@@ -1,8 +1,13 @@
-//! Everything that the relays of a network are judged by, as mirrors serve it and clients keep it.
+//! The evidence file: everything that the relays of a network are judged by, as mirrors serve it and clients keep it.
 //!
-//! Owns what is in it; [`crate::pages`] has its form. Nothing of it needs to be believed: collateral and manifests are held
-//! against hashes that the chain has, headers against hashes of blocks, evidence against the vendors' roots, statements against
-//! keys that the reader has named. Who asks for it asks for all of it, so nobody learns which relay is meant.
+//! Owns the file's content; [`crate::pages`] owns its format. No part has to come from a trusted source:
+//!
+//! - collateral and manifests are checked against hashes on the chain
+//! - headers are checked against block hashes
+//! - evidence is checked against the vendors' roots
+//! - statements are checked against keys that the reader's policy names
+//!
+//! A reader requests the whole file, so nobody learns which relay it is interested in.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,56 +20,57 @@ use crate::pages::{FileError, Part, Reader, put, write};
 use crate::refusal::Refusal;
 use crate::verdict::Staple;
 
-pub(crate) const WHAT: &str = "the file of evidence";
+pub(crate) const WHAT: &str = "the evidence file";
 /// Largest header, in bytes.
 const MAX_HEADER: usize = 4_096;
-/// Headers at most: evidence can name thirty-two blocks, and readers are not all at the same one.
+/// Maximum number of headers. Evidence can name 32 blocks, and readers do not all read at the same block.
 pub const MAX_HEADERS: usize = 64;
-/// Manifests at most.
+/// Maximum number of manifests.
 const MAX_MANIFESTS: usize = 64;
-/// Statements at most: some thirty rebuilders of each image that a client looks at, of several sources.
+/// Maximum number of statements: about 30 rebuilders of each image that a client looks at, from several sources.
 const MAX_STATEMENTS: usize = 1_024;
 const STATEMENT: usize = 8 + 65;
-/// Largest part that all relays share, in bytes.
+/// Largest common part, which all relays share, in bytes.
 pub const MAX_COMMON: usize = 4
     + MAX_BUNDLE
     + (2 + MAX_MANIFESTS * (4 + MAX_MANIFEST))
     + (2 + MAX_STATEMENTS * STATEMENT)
     + (2 + MAX_HEADERS * (2 + MAX_HEADER));
 
-/// A rebuilder's word that the value which a round has approved is what it got itself. It does not say whose it is; its signature does.
+/// A rebuilder's statement that its own build gave the value that a round approved. It does not name the rebuilder;
+/// its signature identifies the key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Statement {
-    /// The round.
+    /// Number of the round.
     pub round: u64,
-    /// r, s, v over the contract's `statementHash` of the round's value.
+    /// r, s and v over the contract's `statementHash` of the round's value.
     pub signature: [u8; 65],
 }
 
-/// What relays are judged by.
+/// The evidence file: everything that relays are judged by.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct AttestationFile {
     /// The network's collateral.
     pub bundle: Vec<u8>,
-    /// Manifests of images.
+    /// Image manifests.
     pub manifests: Vec<Vec<u8>>,
-    /// What rebuilders of images have signed.
+    /// Statements that rebuilders of images signed.
     pub statements: Vec<Statement>,
-    /// Headers of the blocks that evidence names, RLP.
+    /// RLP-encoded headers of the blocks that evidence names.
     pub headers: Vec<Vec<u8>>,
-    /// Relays that were asked and have shown none.
+    /// Relays that were asked and showed no evidence.
     pub silent: BTreeSet<u64>,
-    /// Evidence of relays. In a file it stands by rising relay id, and that of one relay as it stands here.
+    /// Relay evidence. A file orders it by ascending relay ID, and keeps the order of this list within a relay.
     pub staples: Vec<Staple>,
 }
 
 impl AttestationFile {
-    /// Its bytes; what is longer than it can be is left out.
+    /// Returns the encoded file. Parts that exceed their limit are left out.
     pub fn encode(&self) -> Vec<u8> {
         write(self)
     }
 
-    /// The bytes of what all relays share.
+    /// Returns the encoded common part.
     pub(crate) fn encode_common(&self) -> Vec<u8> {
         let mut out = Vec::new();
         let bundle: &[u8] = if self.bundle.len() > MAX_BUNDLE { &[] } else { &self.bundle };
@@ -86,9 +92,9 @@ impl AttestationFile {
         out
     }
 
-    /// Adds behind its own what another one has and this one has not; the collateral stays this one's, if it has any.
+    /// Appends whatever `other` has and this file lacks. This file keeps its own collateral if it has any.
     pub fn add(&mut self, other: Self) {
-        // Of thousands each is looked for once.
+        // A set of what is known keeps this fast for thousands of entries.
         fn add<T>(own: &mut Vec<T>, others: Vec<T>, bytes: impl Fn(&T) -> Vec<u8>) {
             let mut known: BTreeSet<Vec<u8>> = own.iter().map(&bytes).collect();
             own.extend(others.into_iter().filter(|other| known.insert(bytes(other))));
@@ -100,7 +106,7 @@ impl AttestationFile {
         add(&mut self.statements, other.statements, |one| [&one.round.to_be_bytes()[..], &one.signature].concat());
         add(&mut self.headers, other.headers, Vec::clone);
         self.silent.extend(other.silent);
-        // Only those of the same relay are compared.
+        // Only staples of the same relay are compared with each other.
         let mut places: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
         for (at, staple) in self.staples.iter().enumerate() {
             places.entry(staple.binding.relay_id).or_default().push(at);
@@ -114,7 +120,7 @@ impl AttestationFile {
         }
     }
 
-    /// Keeps so much evidence of each relay, that of the newest blocks.
+    /// Keeps at most `count` staples of each relay, those with the newest blocks.
     pub fn keep_newest(&mut self, count: usize) {
         self.staples.sort_by_key(|staple| (staple.binding.relay_id, std::cmp::Reverse(staple.binding.block_height)));
         let (mut relay, mut kept) = (None, 0);
@@ -128,7 +134,7 @@ impl AttestationFile {
         });
     }
 
-    /// Keeps so much evidence of each relay, that which stands first.
+    /// Keeps at most `count` staples of each relay, the first ones in the list.
     pub fn keep_first(&mut self, count: usize) {
         let mut kept: BTreeMap<u64, usize> = BTreeMap::new();
         self.staples.retain(|staple| {
@@ -138,10 +144,10 @@ impl AttestationFile {
         });
     }
 
-    /// Reads all of a file, of which no page may be bad. Nothing is checked but the form.
+    /// Decodes a whole file, in which every page must be good. Checks the format only.
     ///
     /// # Errors
-    /// [`FileError`].
+    /// [`FileError`] if any part of the file is malformed.
     pub fn decode(bytes: &[u8]) -> Result<Self, FileError> {
         let (mut reader, mut rest, mut found) = (Reader::default(), bytes, Self::default());
         while let Some(count) = reader.needs() {
@@ -170,10 +176,10 @@ impl AttestationFile {
         Ok(())
     }
 
-    /// Reads what all relays share, and leaves their evidence alone.
+    /// Decodes the common part, and skips the relays' evidence.
     ///
     /// # Errors
-    /// [`FileError`].
+    /// [`FileError`] if the common part is malformed.
     pub fn without_evidence(bytes: &[u8]) -> Result<Self, FileError> {
         let (mut reader, mut rest) = (Reader::default(), bytes);
         while let Some((piece, tail)) = reader.needs().and_then(|count| rest.split_at_checked(count)) {
@@ -185,7 +191,7 @@ impl AttestationFile {
         Err(FileError::Truncated)
     }
 
-    /// Reads what all relays share.
+    /// Decodes the common part.
     pub(crate) fn decode_common(bytes: &[u8]) -> Result<Self, Refusal> {
         let mut cursor = Cursor::new(bytes, WHAT);
         let bundle = block(&mut cursor, 4, MAX_BUNDLE)?.to_vec();
@@ -200,7 +206,7 @@ impl AttestationFile {
 }
 
 impl Staple {
-    /// Its bytes.
+    /// Returns the encoded staple.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         put(&mut out, &self.evidence.encode(), 2);
@@ -208,10 +214,10 @@ impl Staple {
         out
     }
 
-    /// Reads it. Nothing is checked but the form.
+    /// Decodes a staple. Checks the format only.
     ///
     /// # Errors
-    /// [`Refusal`].
+    /// [`Refusal`] if the staple is malformed.
     pub fn decode(bytes: &[u8]) -> Result<Self, Refusal> {
         let mut cursor = Cursor::new(bytes, "the staple");
         let evidence = Evidence::decode(block(&mut cursor, 2, MAX_QUOTE)?)?;
@@ -238,7 +244,7 @@ fn many<'a>(cursor: &mut Cursor<'a>, width: usize, most: usize, limit: usize) ->
     (0..count).map(|_| block(cursor, width, most)).collect()
 }
 
-/// A count of things, of which there are at most `limit`.
+/// Reads a count, which is at most `limit`.
 fn number(cursor: &mut Cursor<'_>, limit: usize) -> Result<usize, Refusal> {
     let count = usize::from(u16::from_be_bytes(cursor.array()?));
     if count > limit { Err(Refusal::TooLarge { what: WHAT, limit }) } else { Ok(count) }
@@ -285,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn it_reads_back_and_no_truncation_and_no_extension_does() {
+    fn encoded_file_decodes_and_truncated_or_extended_file_is_refused() {
         let (file, empty) = (file(), AttestationFile::default());
         let bytes = file.encode();
         assert_eq!(AttestationFile::decode(&bytes).unwrap(), file);
@@ -302,9 +308,9 @@ mod tests {
         assert!(Staple::decode(&one[..one.len() - 1]).is_err());
     }
 
-    /// What is as long as it can be is written and read; a byte or a piece more is neither.
+    /// Parts of the maximum size are written and read; with one byte or one part more they are not.
     #[test]
-    fn nothing_longer_than_it_can_be_is_written_or_read() {
+    fn part_above_its_limit_is_neither_written_nor_read() {
         let mut file = AttestationFile { bundle: vec![0; MAX_BUNDLE], ..AttestationFile::default() };
         file.manifests = vec![vec![1; MAX_MANIFEST], vec![2; MAX_MANIFEST + 1]];
         file.headers = vec![vec![3; MAX_HEADER + 1], vec![4; MAX_HEADER]];
@@ -321,7 +327,7 @@ mod tests {
         let read = AttestationFile::decode(&many.encode()).unwrap();
         assert_eq!((read.manifests.len(), read.statements.len()), (MAX_MANIFESTS, MAX_STATEMENTS));
         assert_eq!(read.headers.len(), MAX_HEADERS);
-        // By hand: one manifest, one statement, one header more than can be.
+        // Encoded by hand: one manifest, one statement or one header too many.
         let common = |parts: &[&[u8]]| AttestationFile::decode_common(&[&[0; 4][..], &parts.concat()].concat());
         let code = |parts: &[&[u8]]| common(parts).unwrap_err().code();
         let empty = [0, 0, 0, 0];
@@ -331,7 +337,7 @@ mod tests {
         let most = [&[0, 64][..], &empty.repeat(64), &[4, 0], &[0; 73 * 1_024], &[0, 64], &[0; 128]].concat();
         let read = common(&[&most]).unwrap();
         assert_eq!((read.manifests.len(), read.statements.len(), read.headers.len()), (64, 1_024, 64));
-        // Staples that are as large as they can be, and one byte larger.
+        // Staples of the maximum size, and one byte larger.
         let sized = |more: usize| {
             let mut one = staple(1, 256);
             let Evidence::Amd(report) = &mut one.evidence else { unreachable!() };
@@ -345,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_added_comes_behind_and_once() {
+    fn added_parts_are_appended_without_duplicates() {
         let mut own = file();
         let mut other = file();
         other.bundle = vec![1];
@@ -365,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn of_each_relay_so_much_is_kept() {
+    fn newest_or_first_staples_of_each_relay_are_kept() {
         let all = [(2, 256), (1, 256), (1, 768), (2, 512), (1, 512)].map(|(relay, height)| staple(relay, height));
         let file = AttestationFile { staples: all.to_vec(), ..AttestationFile::default() };
         let newest = |count| {

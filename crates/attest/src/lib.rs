@@ -1,13 +1,13 @@
-//! Evidence of trusted execution environments: what a relay shows, and what follows from it.
+//! Verification of evidence from trusted execution environments.
 //!
-//! Owns the strict encoding of evidence, the checks of Intel's and AMD's signatures down to pinned roots, and the facts
-//! that come out. Pure: no sockets, no clock, no files; time and roots are arguments. Never says "trusted": it lists
-//! facts, or refuses with a code, a sentence and the next step.
+//! Owns the strict encoding of evidence, the verification of Intel's and AMD's signatures against pinned roots, and
+//! the resulting facts. Pure: no sockets, no clock, no files; time and roots are arguments. It never says "trusted".
+//! It lists facts, or refuses with a code, a sentence and the next step.
 //!
 //! ```text
 //! vendor's bytes ─ raw ─▶ Evidence ─ examine(roots, collateral, now) ─▶ Facts, or a Refusal
-//! everything relays are judged by: AttestationFile (Staples, Bundle of collateral, Manifests of images)
-//!          what a relay shows: Staple ─ verify(policy, what the chain says, …) ─▶ Verdict, or a Refusal
+//! evidence file: AttestationFile (Staples, Bundle of collateral, Manifests of images)
+//!                Staple ─ verify(policy, data from the chain, …) ─▶ Verdict, or a Refusal
 //! ```
 
 pub mod amd;
@@ -34,11 +34,11 @@ pub use facts::Facts;
 pub use refusal::Refusal;
 pub use roots::Roots;
 
-/// Holds evidence against the vendor's roots and collateral, at `now` in seconds since the Unix epoch, and lists what
-/// follows. Whether that is enough is not said here.
+/// Verifies evidence against the vendor's roots and collateral, at `now` in seconds since the Unix epoch, and lists
+/// the facts that it states. Whether the facts are good enough is for a [`policy`] to decide.
 ///
 /// # Errors
-/// [`Refusal`]: this is no genuine evidence, or cannot be shown to be.
+/// [`Refusal`] if the evidence is not genuine, or cannot be shown to be genuine.
 pub fn examine(
     evidence: &Evidence,
     collateral: Option<&Collateral>,
@@ -59,12 +59,11 @@ pub fn examine(
     }
 }
 
-/// Checks what can be checked of a staple without a chain and without collateral: that a chip of the vendor has signed
-/// it, and that it is bound to what it says it is bound to. Properties, revocation, firmware and policy are not looked
-/// at.
+/// Checks a staple without a chain and without collateral: a chip of the vendor signed the evidence, and the evidence
+/// attests the binding. Properties, revocation, firmware and policy are not checked.
 ///
 /// # Errors
-/// [`Refusal`].
+/// [`Refusal`] if a check fails.
 pub fn check_staple(staple: &verdict::Staple, roots: &Roots, now: u64) -> Result<(), Refusal> {
     if staple.evidence.report_data() != staple.binding.report_data() {
         return Err(Refusal::Binding);
@@ -72,11 +71,11 @@ pub fn check_staple(staple: &verdict::Staple, roots: &Roots, now: u64) -> Result
     check_signatures(&staple.evidence, roots, now)
 }
 
-/// Checks the signatures of evidence as far as they can be checked without collateral: for AMD's the whole chain to a
-/// pinned root, for Intel's the chain from a pinned authority.
+/// Checks the signatures of evidence as far as possible without collateral. For AMD that is the whole chain to a
+/// pinned root, for Intel the chain from a pinned authority.
 ///
 /// # Errors
-/// [`Refusal`]: no chip of the vendor has signed this.
+/// [`Refusal`] if no chip of the vendor signed the evidence.
 pub fn check_signatures(evidence: &Evidence, roots: &Roots, now: u64) -> Result<(), Refusal> {
     match evidence {
         Evidence::Intel(quote) => intel::check_signatures(quote, roots),

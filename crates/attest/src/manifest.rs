@@ -1,11 +1,10 @@
-//! What an image is known by: its hash, and what chips report when they start it.
+//! The image manifest: the image's hash, and the measurements that chips report when they start the image.
 //!
-//! Owns the file that validators vote for the hash of, beside the image's. One text for each manifest: whatever would
-//! not be written back the same is refused.
+//! Owns the manifest file. Validators vote for its hash and the image's. Each manifest has exactly one text: input
+//! that does not re-encode to the same bytes is refused.
 //!
-//! Schema `openrelay.image/2` is `openrelay.image/1` with the generation of the firmware. Client packages have no
-//! firmware and keep `/1`. A relay image in `/1` is parsed, so that a refusal can name the reason, and is refused by
-//! every judge.
+//! Schema `openrelay.image/2` is `openrelay.image/1` with a firmware generation. Client packages have no firmware and
+//! keep `/1`. A relay image in `/1` is parsed, so that a refusal can name the reason. Every verifier refuses it.
 
 use serde_json::Value;
 
@@ -15,40 +14,40 @@ use crate::refusal::Refusal;
 
 /// Largest manifest, in bytes.
 pub const MAX_MANIFEST: usize = 65_536;
-/// The schema of a manifest without firmware, and of one with it.
+/// Schemas of a manifest without firmware and with firmware.
 const SCHEMAS: [&str; 2] = ["openrelay.image/1", "openrelay.image/2"];
-/// The kind of an image that relays run.
+/// The kind of image that relays run.
 pub const RELAY: u8 = 1;
 
-/// What an image is known by.
+/// An image manifest.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Manifest {
-    /// The kind of image: 1 is what relays run.
+    /// Kind of image: 1 for relay images.
     pub kind: u8,
-    /// Its version.
+    /// Version of the image.
     pub version: u64,
-    /// The generation of the firmware that the shapes are measured with; none in a client package, and in manifests
-    /// older than generations.
+    /// Generation of the firmware that the shapes are measured with. `None` in client packages, and in manifests that
+    /// predate generations.
     pub firmware_generation: Option<u32>,
     /// SHA-256 of the image.
     pub image: [u8; 32],
-    /// What chips report, by the shape of the machine.
+    /// Measurements that chips report, by machine shape.
     pub shapes: Vec<Shape>,
-    /// Published weaknesses of Intel's that it does what is advised against.
+    /// Published Intel advisories that the image mitigates.
     pub advisories: Vec<String>,
 }
 
-/// A shape of machine, and what its chip reports.
+/// A machine shape, and the measurement that its chip reports.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Shape {
-    /// What it is called: processor and number of virtual processors.
+    /// Name of the shape: processor and number of virtual processors.
     pub name: String,
-    /// The report.
+    /// The measurement.
     pub measurement: Measurement,
 }
 
 impl Manifest {
-    /// Its bytes.
+    /// Returns the encoded manifest.
     pub fn encode(&self) -> Vec<u8> {
         let shape = |shape: &Shape| {
             let name = Value::from(shape.name.clone());
@@ -82,10 +81,10 @@ impl Manifest {
         text.into_bytes()
     }
 
-    /// Reads it.
+    /// Decodes a manifest.
     ///
     /// # Errors
-    /// [`Refusal::TooLarge`], [`Refusal::MalformedCollateral`] with what does not read, [`Refusal::NotCanonical`].
+    /// [`Refusal::TooLarge`], [`Refusal::MalformedCollateral`] with the malformed part, [`Refusal::NotCanonical`].
     pub fn decode(bytes: &[u8]) -> Result<Self, Refusal> {
         if bytes.len() > MAX_MANIFEST {
             return Err(Refusal::TooLarge { what: "an image's manifest", limit: MAX_MANIFEST });
@@ -94,7 +93,7 @@ impl Manifest {
         let firmware_generation =
             if schema == SCHEMAS[1] { Some(number(&object, "firmware_generation")?) } else { None };
         let advisory =
-            |name: &Value| name.as_str().map(str::to_owned).ok_or_else(|| malformed("an advisory is no text"));
+            |name: &Value| name.as_str().map(str::to_owned).ok_or_else(|| malformed("an advisory is not a string"));
         let this = Self {
             kind: number(&object, "kind")?,
             version: number(&object, "version")?,
@@ -110,10 +109,10 @@ impl Manifest {
     }
 }
 
-/// Checks the generation of a relay image's firmware against the oldest that is accepted.
+/// Checks the firmware generation of a relay image against the oldest accepted one.
 ///
 /// # Errors
-/// [`Refusal::FirmwareGeneration`]: it is older, or the manifest does not say.
+/// [`Refusal::FirmwareGeneration`] if it is older, or if the manifest has none.
 pub const fn check_generation(found: Option<u32>, least: u32) -> Result<(), Refusal> {
     match found {
         Some(generation) if generation >= least => Ok(()),
@@ -132,14 +131,14 @@ fn shape(object: &Value) -> Result<Shape, Refusal> {
             let mut rtmrs = [[0; 48]; 4];
             let shown = list(object, "rtmrs")?;
             if shown.len() != rtmrs.len() {
-                return Err(malformed("rtmrs are not four"));
+                return Err(malformed("rtmrs does not have four entries"));
             }
             for (rtmr, shown) in rtmrs.iter_mut().zip(shown) {
                 *rtmr = bytes(shown.as_str(), "rtmrs")?;
             }
             Measurement::Tdx { mrtd: field(object, "mrtd")?, rtmrs }
         }
-        other => return Err(malformed(format!("there is no platform {other:?}"))),
+        other => return Err(malformed(format!("unknown platform {other:?}"))),
     };
     Ok(Shape { name: text(object, "name")?.to_owned(), measurement })
 }
@@ -149,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_read_as_written_and_no_other_text_is() {
+    fn encoded_manifest_decodes_and_any_other_text_is_refused() {
         let shapes = [
             Measurement::Snp([1; 48]),
             Measurement::Tdx { mrtd: [2; 48], rtmrs: [[3; 48], [4; 48], [5; 48], [6; 48]] },
@@ -177,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn manifest_without_generation_is_parsed_and_its_firmware_refused() {
+    fn manifest_without_generation_is_parsed_but_its_firmware_is_refused() {
         let old = manifest(RELAY, None);
         let bytes = old.encode();
         assert!(String::from_utf8(bytes.clone()).unwrap().contains("\"openrelay.image/1\""));
@@ -186,12 +185,12 @@ mod tests {
             let refusal = Refusal::FirmwareGeneration { found, least: 2 };
             assert_eq!(check_generation(found, 2), if refused { Err(refusal) } else { Ok(()) }, "{found:?}");
         }
-        // Nothing is new enough by default.
+        // A missing generation is never new enough.
         assert!(check_generation(None, 0).is_err());
     }
 
     #[test]
-    fn generation_stands_where_the_schema_has_it_and_nowhere_else() {
+    fn generation_that_does_not_match_the_schema_is_refused() {
         let text = |manifest: &Manifest| String::from_utf8(manifest.encode()).unwrap();
         let code = |text: &str| Manifest::decode(text.as_bytes()).unwrap_err().code();
         let (old, new) = (text(&manifest(RELAY, None)), text(&manifest(RELAY, Some(1))));
@@ -206,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_longer_than_it_can_be_is_told_by_that() {
+    fn oversized_manifest_is_refused_as_too_large() {
         let code = |length| Manifest::decode(&vec![b' '; length]).unwrap_err().code();
         assert_eq!(code(MAX_MANIFEST + 1), "too-large");
         assert_ne!(code(MAX_MANIFEST), "too-large");

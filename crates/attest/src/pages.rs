@@ -1,9 +1,8 @@
-//! The file of evidence: a head that names its relays, and pages that the head names one by one.
+//! The evidence file's format: a head that lists the relays and a hash of each page, then the pages.
 //!
-//! Owns the form of the file and its bounds, and [`Reader`], which takes a file apart while it arrives, so that no
-//! reader holds more than one page of a source that nobody has checked. Nothing of the file needs to be believed: a
-//! page that is cut short, too large, changed, repeated or of another file costs only itself, and another source has
-//! the same relays.
+//! Owns the format, its bounds, and [`Reader`], which takes a file apart while it arrives. No reader holds more than
+//! one page of an unverified source. The file does not have to come from a trusted source. A page that is truncated,
+//! too large, changed, repeated or from another file costs only itself, and another source has the same relays.
 //!
 //! ```text
 //! "openrelay-attestation/3\n" | common part: length 4, bytes | relays 4 | per relay, by rising id: relay id 8
@@ -15,7 +14,7 @@
 //! staple: evidence: length 2, bytes | binding 149
 //! ```
 //!
-//! A relay without a staple is one that was asked and has shown nothing. One that is not named was not asked.
+//! A relay without a staple was asked and showed no evidence. A relay that is not listed was not asked.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,49 +27,49 @@ use crate::refusal::Refusal;
 use crate::verdict::Staple;
 
 const HEAD: &[u8] = b"openrelay-attestation/3\n";
-/// Relays in a file at most.
+/// Maximum number of relays in a file.
 pub const MAX_RELAYS: usize = 100_000;
-/// Relays in a page; the last page of a file may have fewer.
+/// Number of relays in a page. The last page of a file may have fewer.
 pub const PAGE: usize = 64;
-/// Staples of one relay at most.
+/// Maximum number of staples of one relay.
 pub const MAX_PLACES: usize = 10;
 /// Largest staple in a file, in bytes. A TDX quote with its certificate takes about 3,000.
 pub const MAX_STAPLE: usize = 4_096;
-/// Largest page after its length, in bytes.
+/// Largest page without its length field, in bytes.
 pub const MAX_PAGE: usize = DIGEST + 4 + PAGE * (1 + MAX_PLACES * (2 + MAX_STAPLE));
 const DIGEST: usize = 32;
-/// What is skipped of a page that is too large at once, in bytes.
+/// Largest piece of an oversized page that is skipped at once, in bytes.
 const SKIPPED: usize = 1 << 16;
 
-/// Largest file about so many relays, with so many staples of each, in bytes.
+/// Returns the largest size of a file about `relays` relays with `places` staples each, in bytes.
 pub const fn largest(relays: usize, places: usize) -> usize {
     let pages = relays.div_ceil(PAGE);
     let head = HEAD.len() + 4 + MAX_COMMON + 4 + relays * 8 + pages * DIGEST;
     head + pages * (4 + DIGEST + 4) + relays * (1 + places * (2 + MAX_STAPLE))
 }
 
-/// Why a file of evidence is refused.
+/// Why an evidence file is refused.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum FileError {
-    /// Another kind of file.
-    #[error("this is no file of evidence, or one of another version")]
+    /// Another kind of file, or another version.
+    #[error("this is not an evidence file, or its version is not supported")]
     NotEvidence,
-    /// It ends before its pages.
-    #[error("the file of evidence ends before its first page")]
+    /// The file ends before its first page.
+    #[error("the evidence file ends before its first page")]
     Truncated,
-    /// The part that all relays share is too large.
-    #[error("the file of evidence has {0} bytes before its relays, and at most {MAX_COMMON} are read")]
+    /// The common part, which all relays share, is too large.
+    #[error("the evidence file has {0} bytes before its relays; the limit is {MAX_COMMON}")]
     TooLarge(usize),
-    /// Too many relays.
-    #[error("the file of evidence names {0} relays; at most {MAX_RELAYS} are read")]
+    /// The file lists too many relays.
+    #[error("the evidence file lists {0} relays; the limit is {MAX_RELAYS}")]
     TooMany(usize),
-    /// Its relays are not in order.
-    #[error("the relays of the file of evidence are not in order, or one is there twice")]
+    /// The relays are not in ascending order.
+    #[error("the relays of the evidence file are not in order, or one is listed twice")]
     Unordered,
-    /// The part that all relays share is malformed.
+    /// The common part is malformed.
     #[error(transparent)]
     Common(Refusal),
-    /// A page is bad, where all must be good.
+    /// A page is bad, although all must be good.
     #[error(transparent)]
     Page(PageFault),
 }
@@ -79,50 +78,50 @@ pub enum FileError {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("page {place} of the evidence cannot be used: {error}")]
 pub struct PageFault {
-    /// Its place in the file, from 0.
+    /// Position in the file, from 0.
     pub place: usize,
-    /// Why.
+    /// Reason.
     pub error: PageError,
 }
 
 /// Why a page cannot be used.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum PageError {
-    /// The file ends within it, or before it.
-    #[error("the file ends before all of it was read")]
+    /// The file ends within the page, or before it.
+    #[error("the file ends before the end of this page")]
     Truncated,
-    /// Larger than a page can be.
-    #[error("it has {0} bytes, and a page has at most {MAX_PAGE}")]
+    /// The page is larger than [`MAX_PAGE`].
+    #[error("it has {0} bytes; the limit for a page is {MAX_PAGE}")]
     TooLarge(usize),
-    /// Of another file.
-    #[error("it belongs to another file of evidence")]
+    /// The page belongs to another file.
+    #[error("it belongs to another evidence file")]
     OtherFile,
-    /// Its number is too large, or not larger than that of the page before.
-    #[error("its number {0} is not the next one, or is too large")]
+    /// The page's number is too large, or not larger than the number of the previous page.
+    #[error("its number {0} is out of order or too large")]
     OutOfPlace(u32),
-    /// Its bytes are not those that the head names.
-    #[error("it is not the page that the head of the file names")]
+    /// The page's hash is not the one that the head lists.
+    #[error("it is not the page whose hash is in the file's head")]
     Different,
-    /// Its entries do not read, or bytes follow them.
+    /// The page's entries are malformed, or bytes follow them.
     #[error("its entries are malformed: {0}")]
     Malformed(Refusal),
-    /// More staples of a relay than there can be.
-    #[error("it has {count} staples of relay {relay_id}; at most {MAX_PLACES} are read")]
+    /// An entry has more than [`MAX_PLACES`] staples.
+    #[error("it has {count} staples of relay {relay_id}; the limit is {MAX_PLACES}")]
     TooManyStaples {
-        /// The relay.
+        /// The relay of the entry.
         relay_id: u64,
-        /// How many.
+        /// Number of its staples.
         count: usize,
     },
-    /// A staple is bound to another relay than its entry says.
-    #[error("its entry of relay {0} has a staple of another relay")]
+    /// A staple is bound to another relay than its entry is for.
+    #[error("its entry for relay {0} has a staple of another relay")]
     OtherRelay(u64),
 }
 
 /// A part of a file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Part {
-    /// What all relays share; without staples.
+    /// The common part, which all relays share; without staples.
     Common(Box<AttestationFile>),
     /// Relays, and the staples of each.
     Page(Vec<(u64, Vec<Staple>)>),
@@ -130,18 +129,18 @@ pub enum Part {
     Fault(PageFault),
 }
 
-/// Takes a file apart piece by piece: it says how many bytes it needs, and is given so many.
+/// An incremental reader: [`Reader::needs`] returns the number of bytes that it expects, [`Reader::give`] takes them.
 pub struct Reader {
     awaited: Awaited,
-    /// Of everything before the first page.
+    /// Hash of everything before the first page.
     digest: Context,
     file: [u8; DIGEST],
     relays: Vec<u64>,
     pages: Vec<[u8; DIGEST]>,
-    /// The next place in the file, and the lowest page number that may stand there.
+    /// The next position in the file, and the lowest page number that is valid there.
     place: usize,
     next: usize,
-    /// Pages that were good, and whether one was not.
+    /// Number of good pages, and whether any page was bad.
     good: usize,
     faulty: bool,
 }
@@ -182,8 +181,8 @@ impl Default for Reader {
 }
 
 impl Reader {
-    /// How many bytes it is to be given next, never more than the larger of a page and the common part; `None` when
-    /// it needs no more of the file.
+    /// Returns the number of bytes to pass to [`Reader::give`] next; `None` if the reader needs nothing more of the
+    /// file. The number never exceeds the larger of a page and the common part.
     pub fn needs(&self) -> Option<usize> {
         match self.awaited {
             Awaited::Head => Some(HEAD.len() + 4),
@@ -196,10 +195,10 @@ impl Reader {
         }
     }
 
-    /// Takes as many bytes as it needs, and returns what they complete.
+    /// Takes the bytes that [`Reader::needs`] asked for, and returns the part that they complete.
     ///
     /// # Errors
-    /// [`FileError`]: nothing more can be read of the file.
+    /// [`FileError`] if nothing more of the file can be read.
     pub fn give(&mut self, bytes: &[u8]) -> Result<Option<Part>, FileError> {
         let mut cursor = Cursor::new(bytes, WHAT);
         let length = |cursor: &mut Cursor<'_>| {
@@ -271,14 +270,15 @@ impl Reader {
         }
     }
 
-    /// What is wrong with a file that ended here, `within` what was needed or before it.
+    /// Returns what is wrong with a file that ended at this point. `within` tells whether it ended within the needed
+    /// bytes or before them.
     ///
     /// # Errors
-    /// [`FileError`]: nothing of the file can be used.
+    /// [`FileError`] if nothing of the file can be used.
     pub fn end(&mut self, within: bool) -> Result<Option<Part>, FileError> {
         match self.awaited {
             Awaited::Head | Awaited::Common(_) | Awaited::Index(_) => Err(FileError::Truncated),
-            // The fault was told.
+            // The fault was already returned.
             Awaited::Nothing | Awaited::Skipped(_) => Ok(None),
             Awaited::Length if !within && (self.faulty || self.good == self.pages.len()) => Ok(None),
             Awaited::Length | Awaited::Page(_) => Ok(Some(self.fault(PageError::Truncated))),
@@ -290,7 +290,8 @@ impl Reader {
         Part::Fault(PageFault { place: self.place, error })
     }
 
-    /// Further pages than one more than there are would only repeat some.
+    /// Waits for the next page. Reading stops after one page more than the head lists, because further pages could
+    /// only repeat earlier ones.
     fn await_page(&mut self) {
         self.awaited = if self.place > self.pages.len() { Awaited::Nothing } else { Awaited::Length };
     }
@@ -346,7 +347,7 @@ impl Reader {
     }
 }
 
-/// The bytes of a file. What is longer than it can be, or more than there can be, is left out.
+/// Returns the encoded file. Parts that exceed their size limit or maximum number are left out.
 pub(crate) fn write(file: &AttestationFile) -> Vec<u8> {
     let mut by_relay: BTreeMap<u64, Vec<&Staple>> = BTreeMap::new();
     for staple in &file.staples {
@@ -358,7 +359,7 @@ pub(crate) fn write(file: &AttestationFile) -> Vec<u8> {
     put(&mut out, &file.encode_common(), 4);
     out.extend(u32::try_from(relays.len()).unwrap_or(u32::MAX).to_be_bytes());
     relays.iter().for_each(|relay_id| out.extend(relay_id.to_be_bytes()));
-    // The names of the pages, and of the file in each page, are put in when they are known.
+    // The hashes of the pages, and the file's hash in each page, are filled in once they are known.
     let names = out.len();
     let begin = names + relays.len().div_ceil(PAGE) * DIGEST;
     out.resize(begin, 0);
@@ -394,7 +395,7 @@ fn fill(out: &mut [u8], at: usize, bytes: &[u8]) {
     }
 }
 
-/// Appends bytes after their length, which fits.
+/// Appends a length of `width` bytes and then `bytes`. The length must fit.
 pub(crate) fn put(out: &mut Vec<u8>, bytes: &[u8], width: usize) {
     let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_be_bytes();
     out.extend(&length[4 - width..]);

@@ -1,7 +1,7 @@
-//! What is good enough.
+//! Trust policy: which genuine evidence is good enough.
 //!
-//! Owns the rules that have nothing to do with the chain: products, firmware, ages. The defaults are those that clients
-//! are released with.
+//! Owns the rules that do not come from the chain: products, firmware, ages. The defaults are the policy of released
+//! clients. It never checks signatures.
 
 use crate::facts::{Crl, Facts, Platform, Tcb, TcbVersion};
 use crate::refusal::Refusal;
@@ -10,69 +10,69 @@ use crate::verdict::Image;
 /// CIPHERTEXT_HIDING_DRAM_EN and ALIAS_CHECK_COMPLETE. Source: SEV-SNP ABI (56860) 1.58, table "PLATFORM_INFO field".
 const HIDING_IS_ON: u64 = 1 << 4;
 const ALIAS_CHECK: u64 = 1 << 5;
-/// CIPHERTEXT_HIDING_DRAM of a guest's policy. Source: SEV-SNP ABI (56860) 1.58, table "Guest Policy".
+/// CIPHERTEXT_HIDING_DRAM in a guest's policy. Source: SEV-SNP ABI (56860) 1.58, table "Guest Policy".
 const HIDING: u64 = 1 << 24;
 
-/// The rules.
+/// A trust policy.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Policy {
-    /// Kinds of environment that are accepted.
+    /// Accepted platforms.
     pub platforms: Vec<Platform>,
-    /// AMD's products that are.
+    /// Accepted AMD products.
     pub amd_products: Vec<String>,
-    /// Words of Intel's for the state of firmware that are.
+    /// Accepted TCB statuses, in Intel's terms.
     pub intel_statuses: Vec<String>,
     /// Attributes that a trust domain may have, as bits.
     pub td_attributes: u64,
-    /// Extended features of the processor that a trust domain (XFAM) or an enclave (XFRM) may use, as bits.
+    /// Extended processor features that a trust domain (XFAM) or an enclave (XFRM) may use, as bits.
     pub xfam: u64,
-    /// Whether the firmware must have looked for memory that appears twice (AMD-SB-3015, "BadRAM").
+    /// Whether the firmware must have checked the memory for aliases (AMD-SB-3015, "BadRAM").
     pub alias_check: bool,
-    /// Bits of a guest's policy (SEV-SNP) that may be set, from bit 16 on: below are the versions of the interface.
+    /// Bits of a SEV-SNP guest's policy that may be set, from bit 16 on. The lower bits are interface versions.
     pub guest_policy: u64,
     /// Bits of a guest's policy that must be set, on every product.
     pub guest_policy_needed: u64,
-    /// AMD's products on which the host must not be able to read the ciphertext of the guest's memory.
+    /// AMD products on which the host must not be able to read the ciphertext of the guest's memory.
     pub ciphertext_hiding: Vec<String>,
-    /// Whether a machine on which two threads share a core is accepted.
+    /// Whether machines on which two threads share a core are accepted.
     pub smt: bool,
-    /// How old the block in the binding may be, in seconds of the chain's time.
+    /// Largest age of the block in the binding, in seconds of the chain's time.
     pub max_age_s: u64,
-    /// The only images that are accepted: those that were rebuilt here, by what validators voted for; `None` for all that
-    /// they have approved.
+    /// The only accepted images: those rebuilt on this machine, by the value that validators voted for. `None` accepts
+    /// every approved image.
     pub rebuilt: Option<Vec<[u8; 32]>>,
-    /// Rebuilders by whose word an image is accepted besides the validators' vote, by address: against a bought
-    /// majority.
+    /// Addresses of the rebuilders whose signatures an image needs besides the validators' vote, as a protection
+    /// against a bought majority.
     pub rebuilders: Vec<[u8; 20]>,
-    /// How many of them must have signed.
+    /// Number of those rebuilders that must have signed.
     pub rebuilders_needed: usize,
-    /// Whether evidence of a simulation will do: only where everything says that it is one.
+    /// Whether simulated evidence is accepted. Set only where everything says that it is a simulation.
     pub simulation: bool,
 }
 
 impl Default for Policy {
-    /// What clients are released with.
+    /// Returns the policy of released clients.
     fn default() -> Self {
         Self {
-            // SGX has no tunnel device inside, and its memory can be tapped on the machines that have it.
+            // SGX has no tunnel device inside, and the memory of machines with SGX can be tapped.
             platforms: vec![Platform::Tdx, Platform::SevSnp],
-            // Of Milan root keys have been extracted in software.
+            // Root keys of Milan have been extracted in software.
             amd_products: vec!["Genoa".into(), "Turin".into()],
-            // What ordinary hosts reach; the library's own strict policy lets none of them through.
+            // Ordinary hosts reach these statuses. The library's own strict policy refuses them all.
             intel_statuses: vec!["UpToDate".into(), "SWHardeningNeeded".into()],
-            // LASS, SEPT_VE_DISABLE, PKS. Not the counters of performance, which show what it does, nor keys that the
-            // host shares (KL).
+            // LASS, SEPT_VE_DISABLE, PKS. Performance counters are not allowed, because they reveal what the domain
+            // does. Nor is Key Locker (KL), because the host shares its keys.
             td_attributes: 1 << 27 | 1 << 28 | 1 << 30,
-            // Trust domains and enclaves: x87 to AVX-512, PKRU, CET, AMX. Not what traces execution (PT, LBR). Source:
-            // Intel SDM, volume 1, section 13.1.
+            // Trust domains and enclaves: x87 to AVX-512, PKRU, CET, AMX. Features that trace execution (PT, LBR) are
+            // not allowed. Source: Intel SDM, volume 1, section 13.1.
             xfam: 0x0006_1ae7,
             alias_check: true,
-            // SMT, always one, one socket, AES-256-XTS, no power readings, hidden ciphertext, no page swaps. Not memory
-            // on a CXL link, which leaves the board.
+            // SMT, the bit that is always one, single socket, AES-256-XTS, no power readings, hidden ciphertext, no
+            // page swaps. Memory on a CXL link is not allowed, because the link leaves the board.
             guest_policy: 1 << 16 | 1 << 17 | 1 << 20 | 1 << 22 | 1 << 23 | HIDING | 1 << 25,
             // PAGE_SWAP_DISABLE: the host cannot have the firmware move the guest's pages (AMD-SB-3021, "Heracles").
             guest_policy_needed: 1 << 25,
-            // Genoa cannot hide it.
+            // Genoa cannot hide the ciphertext.
             ciphertext_hiding: vec!["Turin".into()],
             smt: true,
             max_age_s: 6 * 3_600,
@@ -84,31 +84,31 @@ impl Default for Policy {
     }
 }
 
-/// Numbers that the chain sets as the least that will do.
+/// Firmware floors that the chain sets.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Floors {
-    /// Of Intel's evaluation of firmware.
+    /// Floor of Intel's TCB evaluation number.
     pub intel_evaluation: u32,
-    /// Of AMD's firmware, by product.
+    /// Floors of AMD's firmware, by product.
     pub amd: Vec<(String, TcbVersion)>,
 }
 
 impl Policy {
-    /// Holds facts against the rules, the chain's floors and what the image is said to withstand.
+    /// Checks facts against the policy, the chain's floors and the advisories that the image mitigates.
     ///
     /// # Errors
-    /// [`Refusal`].
+    /// [`Refusal`] of the first check that fails.
     pub(crate) fn check(&self, facts: &Facts, floors: &Floors, image: &Image) -> Result<(), Refusal> {
         self.check_image(image)?;
         self.check_machine(facts, &image.advisories)?;
         check_floors(facts, floors)
     }
 
-    /// Checks what evidence alone says of a machine: kind, product, the vendor's word for its firmware, attributes.
-    /// `withstands` are the published weaknesses that the image that runs does what is advised against.
+    /// Checks what the evidence alone states about a machine: platform, product, the vendor's firmware rating,
+    /// attributes. `withstands` lists the published advisories that the running image mitigates.
     ///
     /// # Errors
-    /// [`Refusal`].
+    /// [`Refusal`] of the first check that fails.
     pub fn check_machine(&self, facts: &Facts, withstands: &[String]) -> Result<(), Refusal> {
         if facts.simulated && !self.simulation {
             return Err(Refusal::Simulated);
@@ -134,14 +134,14 @@ impl Policy {
                 }
             }
         }
-        // Where the evidence does not say, they may.
+        // If the evidence does not say, two threads may share a core.
         if !self.smt && facts.smt != Some(false) {
             return Err(Refusal::Smt);
         }
         self.check_environment(facts)
     }
 
-    /// Holds an image, or a package, against what is asked besides the validators' vote.
+    /// Checks the policy's requirements on an image or a package that go beyond the validators' vote.
     ///
     /// # Errors
     /// [`Refusal::NotRebuilt`], [`Refusal::Rebuilders`].
@@ -156,7 +156,7 @@ impl Policy {
         Ok(())
     }
 
-    /// Those rebuilders of an image that are named here.
+    /// Returns the rebuilders of an image that the policy names.
     pub fn named_rebuilders<'a>(&'a self, image: &'a Image) -> impl Iterator<Item = &'a [u8; 20]> {
         self.rebuilders.iter().filter(|named| image.rebuilt_by.contains(named))
     }
@@ -165,20 +165,20 @@ impl Policy {
         let owner: &[&'static str] = match facts.platform {
             Platform::Sgx => {
                 if facts.number("misc_select") != Some(0) {
-                    return Err(Refusal::Attributes("the enclave saves more on an exit than any image asks for"));
+                    return Err(Refusal::Attributes("the enclave saves more state on exit than any image needs"));
                 }
                 if facts.number("xfrm").is_none_or(|bits| bits & !self.xfam != 0) {
-                    return Err(Refusal::Attributes("the enclave has processor features that no image asks for"));
+                    return Err(Refusal::Attributes("the enclave has processor features that no image needs"));
                 }
-                // The signer of an enclave chooses them, and nobody's signature is asked for.
+                // The enclave's signer chooses these fields, and no signer is required.
                 &["config_id", "config_svn", "isv_prod_id", "isv_svn"]
             }
             Platform::Tdx => {
                 if facts.number("td_attributes").is_none_or(|bits| bits & !self.td_attributes != 0) {
-                    return Err(Refusal::Attributes("the trust domain has attributes that no image asks for"));
+                    return Err(Refusal::Attributes("the trust domain has attributes that no image needs"));
                 }
                 if facts.number("xfam").is_none_or(|bits| bits & !self.xfam != 0) {
-                    return Err(Refusal::Attributes("the trust domain has processor features that no image asks for"));
+                    return Err(Refusal::Attributes("the trust domain has processor features that no image needs"));
                 }
                 &["mr_config_id", "mr_owner", "mr_owner_config"]
             }
@@ -187,7 +187,7 @@ impl Policy {
                     return Err(Refusal::Vmpl);
                 }
                 if self.alias_check && facts.number("platform_info").is_none_or(|bits| bits & ALIAS_CHECK == 0) {
-                    return Err(Refusal::Attributes("the firmware has not looked for memory that appears twice"));
+                    return Err(Refusal::Attributes("the firmware has not checked the memory for aliases"));
                 }
                 self.check_guest_policy(facts)?;
                 &["id_key_digest", "author_key_digest"]
@@ -197,14 +197,14 @@ impl Policy {
         owner.iter().find(|name| !zero(name)).map_or(Ok(()), |name| Err(Refusal::Owner(name)))
     }
 
-    /// What the guest was started with: the host chooses it, and the launch digest does not cover it.
+    /// Checks the guest's policy. The host chooses it, and the launch digest does not cover it.
     fn check_guest_policy(&self, facts: &Facts) -> Result<(), Refusal> {
-        let unknown = Refusal::Attributes("the evidence does not say by which policy the guest was started");
+        let unknown = Refusal::Attributes("the evidence does not state the guest's policy");
         let (Some(policy), Some(platform)) = (facts.number("policy"), facts.number("platform_info")) else {
             return Err(unknown);
         };
         if policy >> 16 & !(self.guest_policy >> 16) != 0 {
-            return Err(Refusal::Attributes("the guest's policy allows what no image asks for, such as CXL memory"));
+            return Err(Refusal::Attributes("the guest's policy allows what no image needs, such as CXL memory"));
         }
         if policy & self.guest_policy_needed != self.guest_policy_needed {
             return Err(Refusal::Attributes(
@@ -227,7 +227,7 @@ fn check_floors(facts: &Facts, floors: &Floors) -> Result<(), Refusal> {
         }
         Tcb::Intel { .. } => Ok(()),
         Tcb::Amd { reported, current, committed, launch } => {
-            // A floor is missing where the chain knows no such product: then nothing says that it is new enough.
+            // Without a floor for the product, nothing shows that the firmware is new enough.
             let floor = floors.amd.iter().find(|(product, _)| *product == facts.product).map(|(_, floor)| floor);
             let floor = floor.ok_or(Refusal::NoFloor)?;
             [reported, current, committed, launch].into_iter().try_for_each(|version| version.reaches(floor))
@@ -236,7 +236,7 @@ fn check_floors(facts: &Facts, floors: &Floors) -> Result<(), Refusal> {
 }
 
 impl TcbVersion {
-    /// Whether each part is at least that of `floor`.
+    /// Checks that every part is at least that of `floor`.
     fn reaches(&self, floor: &Self) -> Result<(), Refusal> {
         let pairs = [
             (self.fmc.unwrap_or(0), floor.fmc.unwrap_or(0)),
@@ -257,7 +257,7 @@ impl Facts {
         self.fields.iter().find(|(own, _)| *own == name).map(|(_, bytes)| &bytes[..])
     }
 
-    /// A field of at most eight bytes, as chips write numbers.
+    /// Returns a field of at most eight bytes as a little-endian number.
     fn number(&self, name: &str) -> Option<u64> {
         let bytes = self.field(name)?;
         let mut number = [0; 8];

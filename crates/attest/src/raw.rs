@@ -1,6 +1,7 @@
-//! Evidence as vendors write it, turned into ours.
+//! Conversion of the vendors' evidence formats into the canonical encoding.
 //!
-//! Owns what is let through on the way: zeros that clouds append, and certificates that are pinned anyway. Everything else that does not belong is refused.
+//! Owns what a conversion tolerates: zeros that clouds append, and certificates that are pinned anyway. It never
+//! tolerates anything else that does not belong to the evidence.
 
 use crate::amd::{self, Report};
 use crate::bytes::Cursor;
@@ -9,33 +10,33 @@ use crate::evidence::{Evidence, MAX_QUOTE};
 use crate::intel::Quote;
 use crate::refusal::Refusal;
 
-/// Largest file that is read, in bytes: quotes come in blocks of 8 or 16 KiB.
+/// Largest file that is accepted, in bytes. Quotes come in blocks of 8 or 16 KiB.
 pub const MAX_RAW: usize = 65_536;
 const QUOTE: &str = "the quote";
 const REPORT: &str = "the report";
-/// Certification data that is a chain of certificates, and that is the quoting enclave's report around other data.
+/// Types of certification data: a certificate chain, and the quoting enclave's report around other data.
 const CHAIN: u16 = 5;
 const QE_REPORT: u16 = 6;
 
-/// What came of a vendor's bytes.
+/// Result of a conversion.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Converted {
-    /// The evidence; of AMD without a certificate, which comes separately.
+    /// The evidence. An AMD report has no certificate yet, which comes separately.
     pub evidence: Evidence,
-    /// How many zeros followed, or stood at the end of the signature's data, and were left away.
+    /// Number of zeros that were removed after the evidence and at the end of the signature data.
     pub trimmed: usize,
 }
 
-/// Turns a raw quote or report into evidence.
+/// Converts a raw quote or report into evidence.
 ///
 /// # Errors
-/// [`Refusal`].
+/// [`Refusal`] if the input is malformed, unsupported or too large.
 pub fn convert(bytes: &[u8]) -> Result<Converted, Refusal> {
     if bytes.len() > MAX_RAW {
         return Err(Refusal::TooLarge { what: "the evidence", limit: MAX_RAW });
     }
     let head: [u8; 4] = *bytes.first_chunk().ok_or(Refusal::NotEvidence)?;
-    // A report has its version in four bytes, a quote in two and the kind of its key after that.
+    // A report begins with a 4-byte version, a quote with a 2-byte version and the kind of its key.
     match head {
         [version, 0, 0, 0] if version > 0 => report(bytes),
         [_, 0, 2 | 3, 0] => quote(bytes),
@@ -55,7 +56,7 @@ fn report(bytes: &[u8]) -> Result<Converted, Refusal> {
     Ok(Converted { evidence: Evidence::Amd(Box::new(Report { signed, r, s, certificate: Vec::new() })), trimmed })
 }
 
-/// A number of the signature: 72 bytes, little-endian, of which 48 can be other than zero.
+/// Reads a number of the signature: 72 bytes, little-endian, of which only the lower 48 may be non-zero.
 fn number(cursor: &mut Cursor<'_>) -> Result<[u8; 48], Refusal> {
     let mut number: [u8; 48] = cursor.array()?;
     if cursor.take(24)?.iter().any(|byte| *byte != 0) {
@@ -109,7 +110,7 @@ fn quote(bytes: &[u8]) -> Result<Converted, Refusal> {
     Ok(Converted { evidence, trimmed: after + inside })
 }
 
-/// The first certificate of a chain in PEM, which a zero may end.
+/// Returns the first certificate of a PEM chain, which may end with a zero byte.
 fn leaf(chain: &[u8]) -> Result<Vec<u8>, Refusal> {
     let text = chain.strip_suffix(&[0]).unwrap_or(chain);
     let blocks = pem_blocks(text).ok_or(Refusal::NoCertificate)?;
@@ -117,7 +118,7 @@ fn leaf(chain: &[u8]) -> Result<Vec<u8>, Refusal> {
     first.map(|(_, certificate)| certificate).ok_or(Refusal::NoCertificate)
 }
 
-/// How many bytes follow, which must all be zeros.
+/// Returns the number of remaining bytes, which must all be zero.
 fn zeros(what: &'static str, rest: &[u8]) -> Result<usize, Refusal> {
     if rest.iter().all(|byte| *byte == 0) {
         Ok(rest.len())

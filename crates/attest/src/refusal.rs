@@ -1,329 +1,329 @@
 //! Why evidence is refused.
 //!
-//! Owns the codes, which never change their meaning, a sentence for people, and what to do next.
+//! Owns the refusals: a code whose meaning never changes, a sentence for people, and the next step.
 
 /// A refusal. Its `Display` is the sentence for people.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Refusal {
-    /// More bytes than evidence has.
-    #[error("{what} has more than the {limit} bytes that are read")]
+    /// Input larger than its limit.
+    #[error("{what} exceeds the limit of {limit} bytes or entries")]
     TooLarge {
-        /// Of what.
+        /// Name of the input.
         what: &'static str,
-        /// How many are read.
+        /// The limit: bytes, or entries of a list.
         limit: usize,
     },
-    /// It ends too early.
-    #[error("{what} ends before all of it was read")]
+    /// Input that ends too early.
+    #[error("{what} is truncated")]
     Truncated {
-        /// What ends.
+        /// Name of the input.
         what: &'static str,
     },
-    /// It goes on where it should end.
-    #[error("{count} bytes follow {what}, and they are not zeros")]
+    /// Input that goes on after its end.
+    #[error("{count} unexpected bytes follow {what}")]
     TrailingBytes {
-        /// After what.
+        /// Name of the input.
         what: &'static str,
-        /// How many.
+        /// Number of bytes after its end.
         count: usize,
     },
     /// Neither a quote nor a report.
-    #[error("this is neither a quote of SGX or TDX nor a report of SEV-SNP")]
+    #[error("this is neither an SGX or TDX quote nor a SEV-SNP report")]
     NotEvidence,
-    /// Another encoding than the only one.
-    #[error("{what} is not in its only encoding")]
+    /// Input in another encoding than the canonical one.
+    #[error("{what} is not canonically encoded")]
     NotCanonical {
-        /// Of what.
+        /// Name of the input.
         what: &'static str,
     },
-    /// A version that is not judged here.
-    #[error("{what} of version {found} are not judged here")]
+    /// An unsupported version.
+    #[error("unsupported version {found} of {what}")]
     UnsupportedVersion {
-        /// Of what.
+        /// What has the version.
         what: &'static str,
-        /// Which.
+        /// The version.
         found: u32,
     },
-    /// A key or signature algorithm that is not judged here.
-    #[error("signatures of kind {0} are not judged here")]
+    /// An unsupported key or signature algorithm.
+    #[error("unsupported kind {0} of key or signature")]
     UnsupportedSignature(u32),
-    /// Certification data other than a chain of certificates.
-    #[error("the quote brings certification data of type {0}, not the chain of its PCK certificate")]
+    /// Certification data other than a certificate chain.
+    #[error("the quote has certification data of type {0} instead of a PCK certificate chain")]
     UnsupportedCertification(u16),
-    /// Not Intel's quoting enclave.
-    #[error("the quote is of a quoting enclave of another vendor than Intel")]
+    /// Another quoting enclave than Intel's.
+    #[error("the quote is not from Intel's quoting enclave")]
     UnknownVendor,
-    /// Bits that must be zero.
+    /// Reserved bits that are set.
     #[error("reserved bits of {what} are set")]
     ReservedBits {
-        /// Of what.
+        /// Name of the structure.
         what: &'static str,
     },
-    /// Its memory can be read.
-    #[error("it runs in debug mode: whoever owns the machine can read its memory")]
+    /// Debug mode: the TEE's memory can be read.
+    #[error("the TEE runs in debug mode: the machine's owner can read its memory")]
     Debug,
-    /// Its execution is watched.
-    #[error("it runs under profiling, which shows what it does")]
+    /// Profiling: the TEE's execution can be observed.
+    #[error("the TEE runs under profiling, which reveals what it does")]
     Profiled,
-    /// It can be moved to another machine.
-    #[error("it can be migrated to another machine")]
+    /// The TEE can be moved to another machine.
+    #[error("the TEE can be migrated to another machine")]
     Migratable,
-    /// Another domain is bound to it.
-    #[error("a service domain is bound to it, which can change it")]
+    /// A service domain is bound to the TEE.
+    #[error("a service domain is bound to the TEE and can modify it")]
     ServiceDomain,
-    /// The host can take its pages away unnoticed.
-    #[error("pages that the host takes away raise no fault in it (SEPT_VE_DISABLE is off)")]
+    /// The host can remove the TEE's pages unnoticed.
+    #[error("pages that the host removes raise no fault in the TEE (SEPT_VE_DISABLE is off)")]
     SeptVe,
-    /// It has the key that provisions others.
+    /// The enclave has the key that provisions others.
     #[error("the enclave may use the provisioning key")]
     ProvisioningKey,
-    /// Nobody signed it.
+    /// The evidence has no signature.
     #[error("the report is not signed")]
     Unsigned,
-    /// Nothing to hold it against.
+    /// There is no collateral to check the evidence against.
     #[error("the vendor's collateral is missing")]
     NoCollateral,
-    /// Of the other vendor.
-    #[error("the collateral is of another vendor than the evidence")]
+    /// The collateral is from the other vendor.
+    #[error("the collateral and the evidence are from different vendors")]
     OtherCollateral,
-    /// It does not read.
-    #[error("the collateral does not read: {0}")]
+    /// The collateral cannot be parsed.
+    #[error("the collateral is malformed: {0}")]
     MalformedCollateral(String),
     /// The evidence has no leaf certificate.
-    #[error("the certificate of the key that signed is missing")]
+    #[error("the certificate of the signing key is missing")]
     NoCertificate,
-    /// It does not read.
-    #[error("{what} does not read: {why}")]
+    /// A certificate cannot be parsed.
+    #[error("{what} is malformed: {why}")]
     MalformedCertificate {
-        /// Which.
+        /// Name of the certificate.
         what: &'static str,
-        /// Why.
+        /// Reason.
         why: String,
     },
-    /// Not below a pinned root.
-    #[error("{what} does not lead to a pinned root")]
+    /// A certificate that no pinned root or authority issued.
+    #[error("{what} does not chain to a pinned root")]
     UnknownIssuer {
-        /// What.
+        /// Name of the certificate.
         what: &'static str,
     },
     /// A wrong signature on a certificate.
-    #[error("the signature on {what} is wrong")]
+    #[error("the signature on {what} is invalid")]
     CertificateSignature {
-        /// Which.
+        /// Name of the certificate.
         what: &'static str,
     },
-    /// Too early.
+    /// A validity period that has not begun.
     #[error("{what} is not valid yet")]
     NotYetValid {
-        /// What.
+        /// What has the validity period.
         what: &'static str,
     },
-    /// Too late.
+    /// A validity period that is over.
     #[error("{what} has expired")]
     Expired {
-        /// What.
+        /// What has the validity period.
         what: &'static str,
     },
-    /// A certificate may not do what it does.
-    #[error("{what} may not be used for this")]
+    /// A certificate used for something that it does not permit.
+    #[error("{what} may not be used for this purpose")]
     Usage {
-        /// Which.
+        /// Name of the certificate.
         what: &'static str,
     },
     /// A revocation list is missing.
-    #[error("the list of revoked certificates is missing")]
+    #[error("the certificate revocation list is missing")]
     NoCrl,
-    /// It does not read, or its signature is wrong.
-    #[error("the list of revoked certificates does not hold: {0}")]
+    /// A revocation list cannot be parsed, or its signature is wrong.
+    #[error("the certificate revocation list is invalid: {0}")]
     BadCrl(String),
-    /// Too old.
-    #[error("the list of revoked certificates is out of date")]
+    /// A revocation list is too old.
+    #[error("the certificate revocation list is out of date")]
     StaleCrl,
-    /// Revoked.
+    /// A revoked certificate.
     #[error("{what} was revoked")]
     Revoked {
-        /// What.
+        /// Name of the certificate.
         what: &'static str,
     },
-    /// TCB info.
-    #[error("the vendor's TCB info does not hold: {0}")]
+    /// Intel's TCB info is unusable.
+    #[error("the vendor's TCB info is invalid: {0}")]
     TcbInfo(String),
-    /// QE identity.
-    #[error("the vendor's identity of the quoting enclave does not hold: {0}")]
+    /// Intel's identity of the quoting enclave is unusable.
+    #[error("the vendor's identity of the quoting enclave is invalid: {0}")]
     QeIdentity(String),
-    /// The quoting enclave's report.
-    #[error("the signature on the quoting enclave's report is wrong")]
+    /// The signature on the quoting enclave's report is wrong.
+    #[error("the signature on the quoting enclave's report is invalid")]
     QeReportSignature,
-    /// The attestation key is not the quoting enclave's.
-    #[error("the key that signed is not the one that the quoting enclave vouches for")]
+    /// The attestation key does not belong to the quoting enclave.
+    #[error("the signing key is not the one that the quoting enclave certifies")]
     QeBinding,
-    /// Not the quoting enclave that the vendor names.
-    #[error("it was signed by another quoting enclave than the vendor names: {0}")]
+    /// Another quoting enclave than the vendor's identity describes.
+    #[error("the quoting enclave does not match the vendor's identity of it: {0}")]
     OtherQe(String),
-    /// The signature.
-    #[error("the signature on the evidence is wrong")]
+    /// The signature on the evidence is wrong.
+    #[error("the signature on the evidence is invalid")]
     Signature,
-    /// The processor model of collateral and certificate differ.
+    /// The processor models of collateral and certificate differ.
     #[error("the collateral is for another processor model (FMSPC)")]
     OtherModel,
-    /// Below every level that the vendor lists.
-    #[error("the platform's firmware is below every level that the vendor lists")]
+    /// Firmware below every TCB level that the vendor lists.
+    #[error("the platform's firmware is below every TCB level that the vendor lists")]
     NoTcbLevel,
-    /// The vendor says that keys of this level are compromised.
-    #[error("the vendor has revoked this level of firmware")]
+    /// A TCB level whose keys the vendor declares compromised.
+    #[error("the vendor has revoked the TCB level of the platform's firmware")]
     TcbRevoked,
-    /// The TDX module.
+    /// A TDX module that the vendor does not list.
     #[error("the TDX module is not one of the vendor's: {0}")]
     TdxModule(String),
-    /// VCEK where VLEK is said, or the other way.
-    #[error("the report says that another kind of key has signed it than the certificate is for")]
+    /// The report claims a VCEK and the certificate is for a VLEK, or the reverse.
+    #[error("the report and the certificate disagree on the kind of signing key")]
     KeyKind,
-    /// Firmware numbers of report and certificate differ.
-    #[error("the certificate is for other firmware than the report says ({0})")]
+    /// The firmware versions of report and certificate differ.
+    #[error("the certificate and the report disagree on firmware version ({0})")]
     TcbMismatch(&'static str),
-    /// Another chip.
-    #[error("the certificate is for another chip than the report names")]
+    /// The chips of report and certificate differ.
+    #[error("the certificate and the report disagree on the chip")]
     OtherChip,
-    /// Another product.
-    #[error("the report is of another product ({found}) than the certificate ({certified})")]
+    /// The products of report and certificate differ.
+    #[error("the report is from another product ({found}) than the certificate ({certified})")]
     OtherProduct {
-        /// As the report says.
+        /// Product that the report names.
         found: &'static str,
-        /// As the certificate says.
+        /// Product that the certificate names.
         certified: &'static str,
     },
-    /// Roots of a simulation.
-    #[error("roots of a simulation have signed it: it proves nothing")]
+    /// Evidence signed by simulation roots.
+    #[error("simulation roots signed the evidence: it proves nothing")]
     Simulated,
-    /// A kind of environment that the policy does not accept.
-    #[error("evidence of {0} is not accepted here")]
+    /// A platform that the policy does not accept.
+    #[error("the policy does not accept {0} evidence")]
     Platform(&'static str),
     /// A product that the policy does not accept.
-    #[error("evidence of {0} is not accepted here")]
+    #[error("the policy does not accept evidence from {0}")]
     Product(String),
-    /// Intel's word for the firmware.
-    #[error("the vendor calls the state of its firmware {0}")]
+    /// Intel's rating of the firmware is one that the policy does not accept.
+    #[error("the vendor rates the platform's firmware as {0}")]
     TcbStatus(String),
-    /// A published weakness.
-    #[error("the weakness {0} applies to it, and nothing is known to be done against that")]
+    /// A published vulnerability.
+    #[error("{0} affects this platform and the image does not mitigate it")]
     Advisory(String),
-    /// Below what the chain asks for.
-    #[error("its firmware has number {found} where the network asks for at least {least}")]
+    /// Firmware below the floor that the chain sets.
+    #[error("the platform's firmware has number {found}; the network requires at least {least}")]
     Floor {
-        /// What it has.
+        /// The firmware's number.
         found: u32,
-        /// What it must have.
+        /// The floor.
         least: u32,
     },
-    /// The chain does not say what would be new enough.
-    #[error("the network says nothing about the firmware of this product")]
+    /// The chain sets no floor for this product.
+    #[error("the network sets no firmware floor for this product")]
     NoFloor,
-    /// Two threads share a core, or may.
-    #[error("two threads may share a core of this machine, which the policy does not accept")]
+    /// Two threads share a core, or may share one.
+    #[error("two threads may share a core on this machine, which the policy does not accept")]
     Smt,
-    /// Not from the most privileged level of the guest.
-    #[error("the report was not asked for at VMPL 0: something more privileged runs in the same guest")]
+    /// A report that did not come from the guest's most privileged level.
+    #[error("the report was not requested at VMPL 0: more privileged code runs in the same guest")]
     Vmpl,
-    /// Features that no image of the network asks for, or a check of the machine's memory that was not made.
+    /// Features that no image of the network asks for, or a missing check of the machine's memory.
     #[error("{0}")]
     Attributes(&'static str),
-    /// Somebody has said something of his own about it.
-    #[error("{0} is not zero: an owner or a configuration was given that no image of the network has")]
+    /// A field in which an owner or host has put data of its own.
+    #[error("{0} is not zero: it sets an owner or a configuration that no image of the network has")]
     Owner(&'static str),
-    /// Bound to something else.
-    #[error("the evidence is not bound to what the relay says of itself")]
+    /// The signed report data is not the hash of the binding.
+    #[error("the evidence is not bound to what the relay claims about itself")]
     Binding,
-    /// A part of what the chain says is missing.
-    #[error("{0} could not be had, and nothing is believed without it")]
+    /// A part of the chain's data is missing.
+    #[error("{0} is unavailable; the relay cannot be verified without it")]
     NoView(&'static str),
-    /// Of another network.
+    /// Evidence for another network.
     #[error("the evidence is for another network")]
     OtherNetwork,
-    /// Of another relay.
+    /// Evidence for another relay.
     #[error("the evidence is for another relay")]
     OtherRelay,
-    /// Of another start of it.
+    /// Evidence from another start of the relay.
     #[error("the evidence is for another epoch of the relay's key")]
     OtherEpoch,
-    /// For another key.
+    /// Evidence for another handshake key.
     #[error("the evidence is for another handshake key than the relay's")]
     OtherKey,
-    /// For other roles.
-    #[error("the evidence is for other roles than the relay's, or not for this one")]
+    /// Evidence for other roles.
+    #[error("the relay's roles differ from those in its evidence, or do not include this one")]
     OtherRole,
     /// A block that the chain does not have.
     #[error("the evidence names a block that the chain does not have")]
     UnknownBlock,
-    /// An old block.
-    #[error("the evidence is {age} s old; at most {limit} s will do")]
+    /// A block that is too old.
+    #[error("the evidence is {age} s old; the limit is {limit} s")]
     TooOld {
-        /// In seconds of the chain's time.
+        /// Age in seconds, by the chain's time.
         age: u64,
-        /// What will do.
+        /// Limit in seconds.
         limit: u64,
     },
     /// An image that validators have not voted on.
-    #[error("validators have approved no such image")]
+    #[error("validators have not approved this image")]
     UnknownImage,
-    /// An image that must not be used.
+    /// An image that may not be used.
     #[error("the image {0}")]
     ImageState(&'static str),
-    /// Firmware of an image that is too old, or of no known generation.
+    /// An image's firmware that is too old, or of no known generation.
     #[error(
         "the image starts with firmware of {}; this release accepts generation {least} and newer",
         generation(*.found)
     )]
     FirmwareGeneration {
-        /// The generation that the image's manifest names.
+        /// Generation that the image's manifest names.
         found: Option<u32>,
-        /// The oldest that is accepted.
+        /// Oldest generation that is accepted.
         least: u32,
     },
-    /// Something else than the image runs.
-    #[error("what was started is not the image that it names")]
+    /// The TEE runs something else than the image.
+    #[error("the measurement is not one of the image that the evidence names")]
     Measurement,
-    /// An image that nobody has rebuilt here, where that is asked for.
-    #[error("the image was not rebuilt on this machine, which the policy asks for")]
+    /// An image that was not rebuilt on this machine, where the policy requires it.
+    #[error("the image was not rebuilt on this machine, which the policy requires")]
     NotRebuilt,
-    /// Too few of those whom the policy names have signed that they rebuilt it.
-    #[error("{found} of the rebuilders that the policy names have signed that they got this image; {needed} must")]
+    /// Too few of the rebuilders in the policy signed that they rebuilt the image.
+    #[error("{found} of the rebuilders named in the policy signed this image; {needed} must")]
     Rebuilders {
-        /// How many have.
+        /// Number that signed.
         found: usize,
-        /// How many must.
+        /// Number that the policy requires.
         needed: usize,
     },
-    /// Nobody has evidence of the relay.
-    #[error("no mirror has evidence of this relay")]
+    /// No mirror has evidence for the relay.
+    #[error("no mirror has evidence for this relay")]
     NoEvidence,
-    /// The clock.
+    /// This machine's clock is wrong.
     #[error("this machine's clock is more than six hours behind the chain's")]
     Clock,
     /// The newest block is too old.
     #[error(
-        "the directory's block is {} hours old by this machine's clock, and at most {} are accepted",
+        "the directory's block is {} hours old by this machine's clock; the limit is {} hours",
         .age.div_ceil(3_600),
         .limit / 3_600
     )]
     Outdated {
-        /// Its age, in seconds.
+        /// Age of the block, in seconds.
         age: u64,
-        /// What is accepted: 72 hours while no newer block is known, otherwise six.
+        /// Limit in seconds: 72 hours while no newer block is known, otherwise six hours.
         limit: u64,
     },
-    /// Both hops on one chip.
+    /// Both hops run on one chip.
     #[error("both relays run on the same chip")]
     SameChip,
-    /// Both hops on chips that nobody names.
-    #[error("neither relay's evidence names its chip, so they could be the same")]
+    /// Neither hop's evidence identifies its chip.
+    #[error("neither relay's evidence identifies its chip, so both may run on the same one")]
     UnknownChips,
-    /// Something of the verifier's that has no code of its own.
+    /// A refusal of the quote verifier that has no code of its own.
     #[error("the quote is refused: {0}")]
     Other(String),
 }
 
 impl Refusal {
-    /// Its code.
+    /// Returns the code.
     pub const fn code(&self) -> &'static str {
         match self {
             Self::TooLarge { .. } => "too-large",
@@ -406,7 +406,7 @@ impl Refusal {
         }
     }
 
-    /// What to do next.
+    /// Returns the next step for the user.
     pub const fn next_step(&self) -> &'static str {
         match self {
             Self::NoCollateral
@@ -415,22 +415,20 @@ impl Refusal {
             | Self::OtherModel
             | Self::BadCrl(_)
             | Self::TcbInfo(_)
-            | Self::QeIdentity(_) => {
-                "give the collateral of this vendor and processor model, as the vendor has signed it"
-            }
-            Self::NoCertificate => "give the certificate of the chip's key (VCEK or VLEK) with the report",
-            Self::NoCrl => "give the vendor's lists of revoked certificates with the rest of the collateral",
+            | Self::QeIdentity(_) => "provide the vendor-signed collateral for this processor model",
+            Self::NoCertificate => "provide the certificate of the chip's key (VCEK or VLEK) with the report",
+            Self::NoCrl => "provide the vendor's certificate revocation lists with the rest of the collateral",
             Self::UnknownImage | Self::ImageState(_) | Self::Measurement => {
-                "choose another relay; its operator has to start an image that validators approve: openrelay image show"
+                "choose another relay; its operator must start an image that validators approve: openrelay image show"
             }
             Self::FirmwareGeneration { .. } => {
-                "choose another relay; its operator has to start an image with newer firmware: openrelay image show"
+                "choose another relay; its operator must start an image with newer firmware: openrelay image show"
             }
             Self::StaleCrl | Self::Expired { .. } | Self::NotYetValid { .. } | Self::Clock => {
-                "check this machine's clock, or give newer collateral"
+                "check this machine's clock, or provide newer collateral"
             }
             Self::Outdated { .. } => {
-                "check this machine's clock; if it is right, wait until an endpoint of the chain can be reached"
+                "check this machine's clock; if it is right, wait until a chain endpoint can be reached"
             }
             Self::Debug
             | Self::Profiled
@@ -440,26 +438,26 @@ impl Refusal {
             | Self::ProvisioningKey
             | Self::Vmpl
             | Self::Attributes(_)
-            | Self::Owner(_) => "choose another relay; its operator has to start the image as it is published",
+            | Self::Owner(_) => "choose another relay; its operator must start the image as published",
             Self::NoTcbLevel
             | Self::TcbRevoked
             | Self::Revoked { .. }
             | Self::TcbStatus(_)
             | Self::Advisory(_)
-            | Self::Floor { .. } => "choose another relay; its operator has to bring the machine's firmware up to date",
+            | Self::Floor { .. } => "choose another relay; its operator must update the machine's firmware",
             Self::NoView(_) | Self::NoFloor => {
-                "look whether the chain and its mirrors can be reached: openrelay status says by what they are read"
+                "check that the chain and its mirrors can be reached; openrelay status shows where they are read from"
             }
             Self::Simulated | Self::Platform(_) | Self::Product(_) | Self::Smt => {
                 "choose another relay, or accept this kind in the client's policy"
             }
-            Self::NotRebuilt => "rebuild it: openrelay image verify, or take paranoid out of the policy",
+            Self::NotRebuilt => "rebuild it with openrelay image verify, or remove paranoid from the policy",
             Self::Rebuilders { .. } => {
-                "openrelay image show says who has signed; wait until more have, or ask for fewer in the policy"
+                "openrelay image show lists who signed; wait for more signatures, or require fewer in the policy"
             }
             Self::SameChip | Self::UnknownChips => "choose another relay for one of the two hops",
             Self::NoEvidence | Self::OtherEpoch | Self::OtherKey | Self::UnknownBlock | Self::TooOld { .. } => {
-                "try again soon: the relay may just have started anew; if it lasts, choose another relay"
+                "try again soon: the relay may have just restarted; if it is still refused, choose another relay"
             }
             Self::TooLarge { .. }
             | Self::Truncated { .. }
@@ -503,11 +501,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_says_what_to_do() {
+    fn next_step_names_what_to_do() {
         let rows = [
-            (Refusal::NoCrl, "lists of revoked certificates"),
+            (Refusal::NoCrl, "certificate revocation lists"),
             (Refusal::NoCertificate, "VCEK or VLEK"),
-            (Refusal::OtherCollateral, "as the vendor has signed it"),
+            (Refusal::OtherCollateral, "vendor-signed"),
             (Refusal::UnknownImage, "openrelay image show"),
             (Refusal::FirmwareGeneration { found: None, least: 1 }, "an image with newer firmware"),
             (Refusal::Clock, "clock"),

@@ -1,38 +1,39 @@
 //! Roots of trust, as a value.
 //!
-//! Owns the pinned certificates of the vendors. Others can be handed in, and then everything that follows says `simulated`: no cargo feature selects trust.
+//! Owns the pinned vendor certificates. A caller can pass other roots; everything derived from those then says
+//! `simulated`. No cargo feature selects the roots.
 
-/// The oldest generation of firmware that relay images may start with, in this release.
+/// The oldest firmware generation that this release accepts in relay images.
 ///
-/// Generation 1 is the first firmware of the project's own. Firmware before it starts code that the launch digest does
-/// not name, so an image that starts with it proves nothing, whatever validators approved.
+/// Generation 1 is the project's first own firmware. Earlier firmware starts code that the launch digest does not
+/// cover. An image that starts with it proves nothing, whatever validators approved.
 pub const MIN_FIRMWARE_GENERATION: u32 = 1;
 
-/// Root and intermediate certificates of a vendor's product.
+/// Root and intermediate certificates of one AMD product.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct AmdRoot {
-    /// The product: `Milan`, `Genoa`, `Turin`.
+    /// The product: `Milan`, `Genoa` or `Turin`.
     pub product: &'static str,
-    /// The root (ARK), DER.
+    /// The root certificate (ARK), DER.
     pub ark: Vec<u8>,
-    /// What signs keys of chips (ASK), DER.
+    /// The intermediate certificate that signs chip keys (ASK), DER.
     pub ask: Vec<u8>,
-    /// What signs keys of clouds (ASVK), DER.
+    /// The intermediate certificate that signs cloud keys (ASVK), DER.
     pub asvk: Vec<u8>,
 }
 
-/// The roots that evidence is held against.
+/// The roots that evidence is checked against.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Roots {
-    /// Intel's root, DER.
+    /// Intel's root certificate, DER.
     pub intel: Vec<u8>,
-    /// What signs PCK certificates, DER.
+    /// Intel's intermediate certificates, which sign PCK certificates, DER.
     pub intel_pck: Vec<Vec<u8>>,
-    /// AMD's.
+    /// AMD's certificates, one entry for each product.
     pub amd: Vec<AmdRoot>,
-    /// The oldest generation of firmware that relay images may start with.
+    /// The oldest firmware generation that is accepted in relay images.
     pub min_firmware_generation: u32,
-    /// Whether these are of a simulation.
+    /// Whether these are simulation roots.
     pub simulated: bool,
 }
 
@@ -43,7 +44,7 @@ macro_rules! pinned {
 }
 
 impl Roots {
-    /// Those of Intel and AMD. Where they come from stands in `pinned/README.md`.
+    /// Returns the pinned roots of Intel and AMD. `pinned/README.md` lists their sources.
     pub fn genuine() -> Self {
         let amd = |product, ark, ask, asvk| AmdRoot { product, ark, ask, asvk };
         Self {
@@ -64,11 +65,11 @@ impl Roots {
 mod tests {
     use super::*;
 
-    /// It shares no code with this verifier, so its floor of firmware is written a second time.
+    /// The second verifier shares no code with this one, so it repeats the oldest accepted firmware generation.
     const SECOND_VERIFIER: &str = include_str!("../../../tools/verify.py");
 
     #[test]
-    fn second_verifier_has_the_same_floor_of_firmware() {
+    fn second_verifier_has_the_same_firmware_floor() {
         let line = format!("\nMIN_FIRMWARE_GENERATION = {MIN_FIRMWARE_GENERATION}\n");
         assert!(SECOND_VERIFIER.contains(&line), "{line}");
     }

@@ -1,11 +1,12 @@
-//! From evidence to a verdict: the whole way, in one order.
+//! The path from evidence to a verdict, in one fixed order.
 //!
-//! Owns [`Verdict`], which nothing else makes. A verdict lists what was found; it never says "trusted". What the chain
-//! says comes in as a value ([`LedgerView`]): a part of it that is missing refuses, and the refusal says which.
+//! Owns [`Verdict`], which nothing else constructs. A verdict lists what was found; it never says "trusted". The
+//! chain's data is an argument ([`LedgerView`]). A missing part leads to a refusal that names the part.
 //!
 //! ```text
-//! form ─▶ properties ─▶ binding = report data ─▶ block, relay, epoch, role ─▶ image and measurement
-//!      ─▶ chain, lists, signature ─▶ firmware and floors ─▶ policy ─▶ clock ─▶ Verdict
+//! format ─▶ properties ─▶ binding = report data ─▶ relay, epoch, role, block
+//!        ─▶ image and measurement ─▶ certificate chain, revocation lists, signature
+//!        ─▶ policy, firmware floors ─▶ clock ─▶ Verdict
 //! ```
 
 use crate::binding::Binding;
@@ -17,58 +18,59 @@ use crate::policy::{Floors, Policy};
 use crate::refusal::Refusal;
 use crate::roots::Roots;
 
-/// How far this machine's clock may be from the chain's, in seconds.
+/// Largest difference between this machine's clock and the chain's, in seconds.
 const CLOCK_SKEW: u64 = 6 * 3_600;
-/// How far it may be ahead while nobody shows a newer block, in seconds: the chain may stand still, or its endpoints be
-/// blocked.
+/// Largest time that this machine's clock may be ahead of the chain's while no newer block is known, in seconds. The
+/// chain may have stopped, or its endpoints may be blocked.
 pub const OFFLINE: u64 = 72 * 3_600;
 
-/// What a relay shows.
+/// A relay's evidence, stapled to its binding. (The word is TLS's, from OCSP stapling.)
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Staple {
     /// The evidence.
     pub evidence: Evidence,
-    /// What it is bound to.
+    /// The binding that the evidence attests.
     pub binding: Binding,
 }
 
-/// An image that validators have voted on, as the chain has it now.
+/// An image that validators voted on, in its current state on the chain.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Image {
-    /// SHA-256 of it.
+    /// SHA-256 of the image.
     pub hash: [u8; 32],
-    /// What validators voted for, which names image and manifest.
+    /// The value that validators voted for, which commits to image and manifest.
     pub value: [u8; 32],
-    /// Where it stands.
+    /// State of the image.
     pub state: ImageState,
-    /// The generation of the firmware that it starts with, as its manifest names it.
+    /// Generation of the firmware that starts the image, from its manifest.
     pub firmware_generation: Option<u32>,
-    /// What chips report when they start it, one for each shape of machine.
+    /// Measurements that chips report when they start the image, one for each machine shape.
     pub measurements: Vec<Measurement>,
-    /// Published weaknesses of Intel's that it does what is advised against. Those of another name refuse.
+    /// Published Intel advisories that the image mitigates. Any other advisory that affects the platform leads to a
+    /// refusal.
     pub advisories: Vec<String>,
-    /// Addresses of those who have signed that they rebuilt it, whoever they are.
+    /// Addresses whose keys signed that they rebuilt the image. Anybody can sign.
     pub rebuilt_by: Vec<[u8; 20]>,
 }
 
-/// Where an image stands.
+/// State of an image.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ImageState {
-    /// Approved, and not to be used yet.
+    /// Approved, but not usable yet.
     Pending,
     /// Approved.
     Active,
-    /// A newer one is there; good until its grace is over.
+    /// Superseded by a newer image, and usable until its grace period ends.
     Deprecated,
-    /// Its grace is over.
+    /// Superseded, and its grace period is over.
     Retired,
-    /// A third of the stake has stopped it for a while.
+    /// Suspended temporarily by a third of the stake.
     Suspended,
     /// Revoked for ever.
     Revoked,
 }
 
-/// States of versions that evidence does not tell apart: what stands before another outweighs it.
+/// Precedence among the states of versions that evidence cannot distinguish; earlier states win.
 const BY_WEIGHT: [ImageState; 6] = [
     ImageState::Revoked,
     ImageState::Suspended,
@@ -79,29 +81,29 @@ const BY_WEIGHT: [ImageState; 6] = [
 ];
 
 impl Image {
-    /// Whether a chip that reports this measurement runs this version of the image. The same bytes with other firmware
-    /// are another version, with other measurements.
+    /// Returns whether a chip that reports this measurement runs this version of the image. The same image bytes with
+    /// other firmware are another version, with other measurements.
     pub fn is_what_runs(&self, hash: &[u8; 32], measurement: &Measurement) -> bool {
         self.hash == *hash && self.measurements.contains(measurement)
     }
 }
 
 impl ImageState {
-    /// Where versions stand together that evidence does not tell apart: revoked or suspended if one is, and otherwise
-    /// usable as long as one is. `None` of none.
+    /// Returns the combined state of versions that evidence cannot distinguish. One revoked or suspended version
+    /// outweighs the others; otherwise one usable version is enough. `None` if there are no versions.
     pub fn of_all(states: impl IntoIterator<Item = Self>) -> Option<Self> {
         let weight = |state: &Self| BY_WEIGHT.iter().position(|one| one == state);
         states.into_iter().min_by_key(weight)
     }
 
-    /// Whether relays may run it now.
+    /// Checks that relays may run an image in this state.
     ///
     /// # Errors
-    /// [`Refusal::ImageState`].
+    /// [`Refusal::ImageState`] if they may not.
     pub const fn usable(self) -> Result<(), Refusal> {
         match self {
             Self::Active | Self::Deprecated => Ok(()),
-            Self::Pending => Err(Refusal::ImageState("is approved, and not to be used yet")),
+            Self::Pending => Err(Refusal::ImageState("is approved but cannot be used yet")),
             Self::Retired => Err(Refusal::ImageState("is retired")),
             Self::Suspended => Err(Refusal::ImageState("is suspended")),
             Self::Revoked => Err(Refusal::ImageState("was revoked")),
@@ -109,50 +111,50 @@ impl ImageState {
     }
 }
 
-/// A relay as the directory has it.
+/// A relay's record in the directory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Relay {
-    /// Its number.
+    /// Relay ID.
     pub relay_id: u64,
-    /// Its handshake key.
+    /// Handshake key.
     pub handshake_key: [u8; 32],
-    /// The epoch of that key.
+    /// Epoch of that key.
     pub key_epoch: u32,
-    /// What it serves as, in bits: 1 ingress, 2 egress.
+    /// Roles as bits: 1 ingress, 2 egress.
     pub roles: u8,
 }
 
 /// A block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Block {
-    /// Its hash.
+    /// Block hash.
     pub hash: [u8; 32],
-    /// Its height.
+    /// Block height.
     pub height: u64,
-    /// When it was made, in seconds since the Unix epoch.
+    /// Block time, in seconds since the Unix epoch.
     pub time: u64,
 }
 
-/// What the chain says. Each part can be missing, and is asked for only by name.
+/// The chain's data that a verdict needs. Each part can be missing; a check that needs a missing part refuses.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct LedgerView {
-    /// The network's identity.
+    /// Network ID.
     pub network: Option<[u8; 32]>,
     /// Time of the newest block, in seconds since the Unix epoch.
     pub time: Option<u64>,
-    /// Whether no newer block is known than that one: then the clock may be [`OFFLINE`] ahead of it.
+    /// Whether no block newer than that one is known. The clock may then be [`OFFLINE`] ahead of it.
     pub newest_known: bool,
     /// The block that the binding names, if the chain has it.
     pub block: Option<Block>,
-    /// The relay.
+    /// The relay's record.
     pub relay: Option<Relay>,
-    /// Versions of images by ascending number, whatever became of them.
+    /// Image versions in ascending order, in any state.
     pub images: Option<Vec<Image>>,
-    /// The least that firmware must be.
+    /// Lowest firmware numbers that the network accepts.
     pub floors: Option<Floors>,
 }
 
-/// What was found. Made by [`verify`] alone.
+/// The result of a successful verification. Only [`verify`] constructs it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Verdict {
     facts: Facts,
@@ -162,27 +164,27 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// What the evidence says.
+    /// Returns the facts that the evidence states.
     pub const fn facts(&self) -> &Facts {
         &self.facts
     }
 
-    /// What it is bound to.
+    /// Returns the binding that the evidence attests.
     pub const fn binding(&self) -> &Binding {
         &self.binding
     }
 
-    /// Where the image stands, in the versions that the evidence can be of.
+    /// Returns the combined state of the image versions that the evidence matches.
     pub const fn image(&self) -> ImageState {
         self.image
     }
 
-    /// What the evidence is known by.
+    /// Returns the identity of the evidence.
     pub const fn identity(&self) -> [u8; 32] {
         self.identity
     }
 
-    /// Whether two relays may be hops of one circuit: on two chips, of which at most one is unknown.
+    /// Checks that two relays may be hops of one circuit: they run on two chips, of which at most one is unidentified.
     ///
     /// # Errors
     /// [`Refusal::SameChip`], [`Refusal::UnknownChips`].
@@ -195,10 +197,10 @@ impl Verdict {
     }
 }
 
-/// Judges what a relay shows, for `role` (1 ingress, 2 egress), at `now` in seconds since the Unix epoch.
+/// Verifies a relay's staple for `role` (1 ingress, 2 egress), at `now` in seconds since the Unix epoch.
 ///
 /// # Errors
-/// [`Refusal`]: the first check that does not hold, cheap ones first.
+/// [`Refusal`] of the first check that fails. Cheap checks come first.
 pub fn verify(
     staple: &Staple,
     role: u8,
@@ -219,15 +221,15 @@ pub fn verify(
     check_relay(binding, role, view)?;
     check_block(binding, view, time, policy)?;
     let (image, state) = find_image(binding, evidence, view, roots)?;
-    let floors = view.floors.as_ref().ok_or(Refusal::NoView("the floors of firmware"))?;
+    let floors = view.floors.as_ref().ok_or(Refusal::NoView("the list of firmware floors"))?;
     let facts = crate::examine(evidence, Some(collateral), roots, now)?;
     policy.check(&facts, floors, image)?;
     check_clock(now, time, view.newest_known)?;
     Ok(Verdict { facts, binding: *binding, image: state, identity: evidence.identity() })
 }
 
-/// A clock that is ahead may be right: then the block is old. That is accepted only while it is the newest that is
-/// known.
+/// Checks this machine's clock against the chain's. If the clock is ahead, it may be right and the block old. That is
+/// accepted only while no newer block is known.
 fn check_clock(now: u64, time: u64, newest_known: bool) -> Result<(), Refusal> {
     let limit = if newest_known { OFFLINE } else { CLOCK_SKEW };
     match now.checked_sub(time) {
@@ -238,7 +240,7 @@ fn check_clock(now: u64, time: u64, newest_known: bool) -> Result<(), Refusal> {
 }
 
 fn check_relay(binding: &Binding, role: u8, view: &LedgerView) -> Result<(), Refusal> {
-    let network = view.network.ok_or(Refusal::NoView("the network"))?;
+    let network = view.network.ok_or(Refusal::NoView("the network ID"))?;
     if binding.network != network {
         return Err(Refusal::OtherNetwork);
     }
@@ -261,24 +263,24 @@ fn check_relay(binding: &Binding, role: u8, view: &LedgerView) -> Result<(), Ref
 fn check_block(binding: &Binding, view: &LedgerView, time: u64, policy: &Policy) -> Result<(), Refusal> {
     let block = view.block.ok_or(Refusal::UnknownBlock)?;
     let same = (block.hash, block.height) == (binding.block_hash, binding.block_height);
-    // A block newer than the newest is none that the chain has.
+    // A block that is newer than the newest one is not on the chain.
     let age = time.checked_sub(block.time).filter(|_| same).ok_or(Refusal::UnknownBlock)?;
     if age > policy.max_age_s { Err(Refusal::TooOld { age, limit: policy.max_age_s }) } else { Ok(()) }
 }
 
-/// The newest version that the evidence can be of, and where all of those stand together.
+/// Returns the newest image version that the evidence matches, and the combined state of all that it matches.
 fn find_image<'a>(
     binding: &Binding,
     evidence: &Evidence,
     view: &'a LedgerView,
     roots: &Roots,
 ) -> Result<(&'a Image, ImageState), Refusal> {
-    let images = view.images.as_ref().ok_or(Refusal::NoView("the images"))?;
+    let images = view.images.as_ref().ok_or(Refusal::NoView("the list of images"))?;
     let newest = images.iter().rfind(|image| image.hash == binding.image).ok_or(Refusal::UnknownImage)?;
     let measurement = evidence.measurement();
     let versions: Vec<&Image> =
         images.iter().filter(|image| image.is_what_runs(&binding.image, &measurement)).collect();
-    // Where the measurement is none of any version, the newest tells whether that is all.
+    // If the measurement matches no version, the newest version decides whether something else is wrong too.
     let image = versions.last().copied().unwrap_or(newest);
     let state = ImageState::of_all(versions.iter().map(|image| image.state)).unwrap_or(image.state);
     state.usable()?;

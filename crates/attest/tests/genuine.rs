@@ -1,4 +1,5 @@
-//! Evidence that chips of Intel and AMD have signed, and the vendors' collateral for it, as others have published them: testdata/README.md says who.
+//! Evidence signed by real Intel and AMD chips, and the vendors' collateral for it, as third parties published them.
+//! testdata/README.md lists the sources.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
 
 use base64ct::Encoding as _;
@@ -12,7 +13,7 @@ fn read(name: &str) -> Vec<u8> {
     std::fs::read(format!("{}/testdata/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
 }
 
-/// A day within each fixture's collateral, in seconds since the Unix epoch.
+/// A day on which each fixture's collateral is valid, in seconds since the Unix epoch.
 const JUNE_2025: u64 = 1_750_800_000;
 const MARCH_2026: u64 = 1_772_323_200;
 const OCTOBER_2026: u64 = 1_792_454_400;
@@ -26,13 +27,13 @@ fn intel(name: &str) -> (Evidence, Collateral) {
     (convert(&read(name)).unwrap().evidence, Collateral::Intel(Box::new(collateral)))
 }
 
-/// The Milan report with its certificate.
+/// Returns the Milan report with its certificate.
 fn milan() -> Evidence {
     with_certificate(&read("milan_report"), &read("vcek_milan.der"))
 }
 
 fn with_certificate(report: &[u8], certificate: &[u8]) -> Evidence {
-    let Evidence::Amd(mut report) = convert(report).unwrap().evidence else { panic!("no report") };
+    let Evidence::Amd(mut report) = convert(report).unwrap().evidence else { panic!("not a report") };
     report.certificate = certificate.to_vec();
     Evidence::Amd(report)
 }
@@ -49,13 +50,13 @@ fn field<'a>(facts: &'a Facts, name: &str) -> &'a [u8] {
     facts.fields.iter().find(|(own, _)| *own == name).map(|(_, value)| value.as_slice()).unwrap()
 }
 
-/// Bytes of a fixture at a place.
+/// Returns bytes of a fixture at an offset.
 fn bytes_of<const N: usize>(name: &str, at: usize) -> [u8; N] {
     *read(name)[at..].first_chunk().unwrap()
 }
 
 #[test]
-fn an_sgx_quote_says_what_it_says() {
+fn sgx_quote_gives_its_facts() {
     let (evidence, collateral) = intel("sgx_quote");
     let facts = judge(&evidence, &collateral, JUNE_2025).unwrap();
     assert_eq!((facts.platform, facts.version, facts.key), (Platform::Sgx, 3, KeyKind::Pck));
@@ -69,9 +70,9 @@ fn an_sgx_quote_says_what_it_says() {
 }
 
 #[test]
-fn a_tdx_quote_of_version_4_says_what_it_says() {
+fn tdx_quote_of_version_4_gives_its_facts() {
     let Converted { evidence, trimmed } = convert(&read("tdx_quote")).unwrap();
-    assert_eq!(trimmed, 70, "zeros that a cloud has appended");
+    assert_eq!(trimmed, 70, "zeros that a cloud appended");
     let facts = judge(&evidence, &intel("tdx_quote").1, JUNE_2025).unwrap();
     assert_eq!((facts.platform, facts.version, field(&facts, "td_attributes").len()), (Platform::Tdx, 4, 8));
     let register = |at: usize| bytes_of("tdx_quote", 48 + at);
@@ -81,14 +82,14 @@ fn a_tdx_quote_of_version_4_says_what_it_says() {
     assert_eq!(facts.report_data, evidence.report_data());
     let Tcb::Intel { status, .. } = &facts.tcb else { panic!("{:?}", facts.tcb) };
     assert_eq!(status, "UpToDate");
-    // Another quote of the same machine would have the same tag, one of another machine another.
+    // Another quote of the same machine would have the same tag; a quote of another machine has another one.
     let other = judge(&intel("tdx_quote_td15ex").0, &intel("tdx_quote_td15ex").1, OCTOBER_2026).unwrap();
     assert!(facts.chip.is_some() && facts.chip != other.chip);
     assert_eq!((other.version, field(&other, "tee_tcb_svn_2").len()), (5, 16));
 }
 
 #[test]
-fn a_milan_report_says_what_it_says() {
+fn milan_report_gives_its_facts() {
     let facts = judge(&milan(), &no_crl(), JUNE_2025).unwrap();
     assert_eq!((facts.platform, facts.version, facts.key), (Platform::SevSnp, 2, KeyKind::Vcek));
     assert_eq!((facts.product.as_str(), facts.crl), ("Milan", Crl::NotGiven));
@@ -97,9 +98,9 @@ fn a_milan_report_says_what_it_says() {
     assert!(facts.chip.is_some() && facts.fields.iter().any(|(name, _)| *name == "policy"));
 }
 
-/// Each refused with its own code, and by nothing but what the row changes.
+/// Each row changes one thing, and is refused with the code of that change.
 #[test]
-fn what_does_not_fit_is_refused() {
+fn mismatched_evidence_collateral_or_roots_are_refused() {
     let (sgx, sgx_collateral) = intel("sgx_quote");
     let (tdx, tdx_collateral) = intel("tdx_quote");
     let (outdated, newer) = intel("tdx_quote_outdated");
@@ -112,7 +113,7 @@ fn what_does_not_fit_is_refused() {
     assert_eq!(code(judge(&milan(), &tdx_collateral, JUNE_2025)), "other-collateral");
     let roots = Roots::genuine();
     assert_eq!(code(examine(&tdx, None, &roots, JUNE_2025)), "no-collateral");
-    // Certificates: of another chip, of another product, none.
+    // Certificates: of another chip, of another product, missing.
     let report = read("milan_report");
     let azure = AmdBundle::from_pem(&read("azure_certificates.pem")).unwrap().leaf;
     assert_eq!(code(judge(&with_certificate(&report, &azure), &no_crl(), JUNE_2025)), "signature");
@@ -120,8 +121,8 @@ fn what_does_not_fit_is_refused() {
     assert_eq!(code(judge(&turin, &no_crl(), JUNE_2025)), "signature");
     assert_eq!(code(judge(&with_certificate(&report, &[]), &no_crl(), JUNE_2025)), "no-certificate");
     let azure_report = with_certificate(&read("azure_report"), &azure);
-    assert_eq!(code(judge(&azure_report, &no_crl(), JUNE_2025)), "signature", "published with another chip's");
-    // Roots: none, or others.
+    assert_eq!(code(judge(&azure_report, &no_crl(), JUNE_2025)), "signature", "with another chip's certificate");
+    // Roots: none, or other ones.
     let rootless = Roots { intel_pck: Vec::new(), amd: Vec::new(), ..Roots::genuine() };
     assert_eq!(code(examine(&tdx, Some(&tdx_collateral), &rootless, JUNE_2025)), "unknown-issuer");
     assert_eq!(code(examine(&milan(), None, &rootless, JUNE_2025)), "unknown-issuer");
@@ -130,12 +131,13 @@ fn what_does_not_fit_is_refused() {
 }
 
 #[test]
-fn times_are_held_to_the_second() {
+fn validity_periods_are_exact_to_the_second() {
     let code = |name: &str, now| {
         let (evidence, collateral) = intel(name);
         judge(&evidence, &collateral, now).map_or_else(|refusal| refusal.code(), |_| "genuine")
     };
-    // From what was made last: TCB info at 10:56:11, the quoting enclave's identity at 10:32:27, on 19 June 2025.
+    // Valid from the latest issue time, on 19 June 2025: the TCB info's, 10:56:11, and the quoting enclave identity's,
+    // 10:32:27.
     for (name, begins, ended) in [("sgx_quote", 1_750_330_571, "expired"), ("tdx_quote", 1_750_329_147, "stale-crl")] {
         let (evidence, collateral) = intel(name);
         let ends = judge(&evidence, &collateral, JUNE_2025).unwrap().expires;
@@ -143,13 +145,13 @@ fn times_are_held_to_the_second() {
         assert_eq!(results, ["not-yet-valid", "genuine", "genuine", ended], "{name}");
     }
     let milan = |now| judge(&milan(), &no_crl(), now).map_or_else(|refusal| refusal.code(), |_| "genuine");
-    // 2023-04-03 19:23:43 to 2030-04-03.
+    // Valid from 2023-04-03 19:23:43 to 2030-04-03.
     assert_eq!([1_680_549_822, 1_680_549_823].map(milan), ["not-yet-valid", "genuine"]);
     assert_eq!([1_901_474_623, 1_901_474_624].map(milan), ["genuine", "expired"]);
 }
 
 #[test]
-fn evidence_has_one_encoding_and_is_known_by_what_was_signed() {
+fn evidence_has_one_encoding_and_its_own_identity() {
     let all = INTEL.iter().map(|(name, _)| intel(name).0).chain([milan()]);
     let mut identities = std::collections::BTreeSet::new();
     for evidence in all {
@@ -163,7 +165,7 @@ fn evidence_has_one_encoding_and_is_known_by_what_was_signed() {
         identities.insert(evidence.identity());
     }
     assert_eq!(identities.len(), 4);
-    // As long as it may be, and one byte longer.
+    // Evidence of the maximum size, and one byte larger.
     for (evidence, limit) in [(intel("sgx_quote").0, 16_384), (milan(), 4_096)] {
         let longer = |by: usize| {
             let mut evidence = evidence.clone();
@@ -180,7 +182,7 @@ fn evidence_has_one_encoding_and_is_known_by_what_was_signed() {
     assert_eq!(Evidence::decode(&[3]).unwrap_err().code(), "not-evidence");
 }
 
-/// Whatever bit of evidence is flipped, it is refused: none is left uncovered.
+/// Signatures and strict parsing cover every bit of the evidence.
 #[test]
 fn every_flipped_bit_is_refused() {
     for (name, now) in INTEL {
@@ -202,7 +204,7 @@ fn flip_all(name: &str, evidence: &Evidence, collateral: &Collateral, now: u64) 
                     let mut copy = bytes.clone();
                     copy[bit / 8] ^= 1 << (bit % 8);
                     let judged = Evidence::decode(&copy).and_then(|evidence| judge(&evidence, collateral, now));
-                    assert!(judged.is_err(), "{name}: bit {} of byte {} is not covered", bit % 8, bit / 8);
+                    assert!(judged.is_err(), "{name}: flipping bit {} of byte {} is not noticed", bit % 8, bit / 8);
                 }
             });
         }
@@ -210,7 +212,7 @@ fn flip_all(name: &str, evidence: &Evidence, collateral: &Collateral, now: u64) 
 }
 
 #[test]
-fn what_follows_a_quote_or_report_is_zeros_or_refused() {
+fn bytes_after_evidence_are_trimmed_if_zero_and_refused_otherwise() {
     for name in ["sgx_quote", "tdx_quote_td15ex", "milan_report"] {
         let raw = read(name);
         let plain = convert(&raw).unwrap();
@@ -230,12 +232,13 @@ fn what_follows_a_quote_or_report_is_zeros_or_refused() {
     }
 }
 
-/// A quote of version 4 has zeros in three places: behind the certificates, behind what is around them, and behind itself. It can have a certificate as long as evidence can be, and no longer.
+/// A version 4 quote can have zeros in three places: after the certificates, after the data around them, and after the
+/// quote. Its certificate may fill the evidence up to the size limit.
 #[test]
-fn zeros_are_counted_wherever_they_stand_and_certificates_have_a_limit() {
+fn zeros_are_counted_in_all_places_and_certificate_size_is_limited() {
     let raw = read("tdx_quote");
     let number = |at: usize| u32::from_le_bytes(*raw[at..].first_chunk().unwrap()) as usize;
-    // Header and body; then the length of what follows, signature, key, kind, length and what that holds.
+    // Header and body; then length of the rest, signature, key, kind, length of the inner data, and the inner data.
     let (signed, inner) = (632, 632 + 4 + 64 + 64 + 2 + 4);
     let held = &raw[inner..inner + number(inner - 4)];
     let with = |held: &[u8], around: usize, behind: usize| {
@@ -253,7 +256,7 @@ fn zeros_are_counted_wherever_they_stand_and_certificates_have_a_limit() {
     let dirty = convert(&with(&[held, &[0, 1]].concat(), 0, 0)).unwrap_err();
     assert_eq!(dirty.code(), "trailing-bytes");
     let other = convert(&raw).unwrap().evidence;
-    let Evidence::Intel(quote) = &other else { panic!("no quote") };
+    let Evidence::Intel(quote) = &other else { panic!("not a quote") };
     let room = 16_384 - (other.encode().len() - quote.certificate.len());
     for (length, expected) in [(room, None), (room + 1, Some("too-large"))] {
         let packed = base64ct::Base64::encode_string(&vec![7; length]);
@@ -264,9 +267,9 @@ fn zeros_are_counted_wherever_they_stand_and_certificates_have_a_limit() {
     }
 }
 
-/// Reserved bytes of the report and the upper bytes of r and s, which the vendor's own tools do not look at.
+/// Reserved bytes of the report and the upper bytes of r and s. The vendor's own tools do not check them.
 #[test]
-fn a_report_has_no_room_for_what_is_not_signed() {
+fn unsigned_bytes_of_a_report_must_be_zero() {
     let raw = read("milan_report");
     for at in (0x2a0 + 48..0x2a0 + 72).chain(0x2e8 + 48..0x4a0) {
         let mut copy = raw.clone();
@@ -275,23 +278,23 @@ fn a_report_has_no_room_for_what_is_not_signed() {
     }
 }
 
-/// As some machines of 2021 have written it.
+/// Some machines of 2021 wrote their quotes like this.
 #[test]
-fn a_chain_without_line_breaks_between_its_certificates_is_one() {
+fn certificate_chain_without_line_breaks_is_parsed() {
     let (good, glued) = (read("sgx_quote"), "-----END CERTIFICATE----------BEGIN CERTIFICATE-----");
     let begin = good.windows(20).position(|bytes| bytes == b"-----BEGIN CERTIFICA").unwrap();
     let chain = std::str::from_utf8(&good[begin..]).unwrap().trim_end_matches('\0');
     let chain = chain.replace("-----END CERTIFICATE-----\n-----BEGIN CERTIFICATE-----", glued);
     assert_eq!(chain.matches(glued).count(), 2);
     let length = |number: usize| u32::try_from(number).unwrap().to_le_bytes();
-    // Header and body, the length of what follows, and that of the chain in it.
+    // Header and body, the length of the rest, and the length of the chain in it.
     let inside = [&good[436..begin - 4], &length(chain.len()), chain.as_bytes()].concat();
     let quote = [&good[..432], &length(inside.len()), &inside].concat();
     assert_eq!(convert(&quote).unwrap().evidence, convert(&good).unwrap().evidence);
 }
 
 #[test]
-fn collateral_says_what_is_missing() {
+fn refusal_of_collateral_names_the_missing_field() {
     let whole: serde_json::Value = serde_json::from_slice(&read("tdx_quote_collateral.json")).unwrap();
     for (name, _) in whole.as_object().unwrap() {
         let mut partial = whole.clone();
@@ -303,7 +306,7 @@ fn collateral_says_what_is_missing() {
         let refusal = IntelCollateral::from_json(partial.to_string().as_bytes()).unwrap_err();
         assert!(refusal.to_string().contains(name.as_str()), "{refusal}");
     }
-    // Lists in base64 and in PEM are the same lists.
+    // The same lists in base64 and in PEM.
     let plain = IntelCollateral::from_json(whole.to_string().as_bytes()).unwrap();
     let packed = base64ct::Base64::encode_string(&plain.pck_crl);
     let digits: String = plain.pck_crl.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -326,14 +329,14 @@ fn collateral_says_what_is_missing() {
 }
 
 #[test]
-fn a_bundle_of_amd_is_read_in_any_order_and_holds_one_leaf() {
+fn amd_bundle_is_parsed_in_any_order_and_has_one_leaf() {
     let pem = String::from_utf8(read("azure_certificates.pem")).unwrap();
     let bundle = AmdBundle::from_pem(pem.as_bytes()).unwrap();
     assert_eq!(bundle.collateral.crl, None);
     let mut blocks: Vec<&str> = pem.split_inclusive("-----END CERTIFICATE-----\n").collect();
     blocks.reverse();
     assert_eq!(AmdBundle::from_pem(blocks.concat().as_bytes()).unwrap().leaf, bundle.leaf);
-    // Without line breaks, with a note in another encoding, and one certificate as AMD's service gives it.
+    // Without line breaks, with a note in another encoding, and as the single certificate that AMD's service returns.
     let glued = [b"\xef\xbb\xbf caf\xe9 ".to_vec(), blocks.concat().replace('\n', "").into_bytes()].concat();
     assert_eq!(AmdBundle::from_pem(&glued).unwrap().leaf, bundle.leaf);
     assert_eq!(AmdBundle::from_pem(&bundle.leaf).unwrap(), bundle);
@@ -345,11 +348,11 @@ fn a_bundle_of_amd_is_read_in_any_order_and_holds_one_leaf() {
     }
 }
 
-/// Collateral that was tampered with in any byte is refused, wherever that is one that says something.
+/// Each change hits collateral that matters for the verification.
 #[test]
 fn tampered_collateral_is_refused() {
     let (evidence, collateral) = intel("tdx_quote");
-    let Collateral::Intel(good) = collateral else { panic!("no collateral") };
+    let Collateral::Intel(good) = collateral else { panic!("not Intel's collateral") };
     let judge =
         |collateral: &IntelCollateral| judge(&evidence, &Collateral::Intel(Box::new(collateral.clone())), JUNE_2025);
     judge(&good).unwrap();
@@ -382,7 +385,7 @@ fn tampered_collateral_is_refused() {
     let mut bad = good.clone();
     bad.qe_identity = changed(&good.qe_identity, "\"isvprodid\":2", "\"isvprodid\":1");
     assert_eq!(judge(&bad).unwrap_err().code(), "qe-identity");
-    // The lists the other way round.
+    // The two lists swapped.
     let mut bad = good.clone();
     std::mem::swap(&mut bad.pck_crl, &mut bad.root_ca_crl);
     assert_eq!(judge(&bad).unwrap_err().code(), "bad-crl");

@@ -1,6 +1,8 @@
-//! A development chain that begins with an approved image and with collateral: three validators, whose keys everybody knows, have voted for both in the chain's past.
+//! A development chain that starts with an approved image and with collateral. Three validators, whose keys are
+//! public, voted for both in the chain's past.
 //!
-//! Owns the order of their transactions and its times. What validators do one by one, with keys of their own and in the present, `vote_check` shows.
+//! Owns the order of their transactions and its times. `vote_check` shows what validators do one by one, with their
+//! own keys and in the present.
 
 use alloy_primitives::{Address, B256, Bytes, U256};
 use alloy_sol_types::{SolCall, SolValue as _};
@@ -16,27 +18,28 @@ use openrelay_node::chain::Endpoint;
 use openrelay_node::chain::journal::sign;
 use serde_json::json;
 
-/// What days of rounds and images are divided by: an image is approved and active after some three hours of the chain's time.
+/// Time divisor for the days of rounds and images. An image is approved and active after about three hours of the
+/// chain's time.
 pub(crate) const HASTE: u32 = 60;
-/// How long before now such a chain begins, in seconds: longer than evidence may be old.
+/// Seconds before the present at which such a chain starts. This is longer than evidence may be old.
 pub(crate) const BEGINS_AGO: u64 = 10 * 3_600;
 const DAY: u64 = 86_400;
 const HOUR: u64 = 3_600;
-/// A bond, in the token's smallest unit; the deposit of a proposal is smaller.
+/// A bond, in the token's smallest unit. The deposit of a proposal is smaller.
 const BOND: u128 = 3_000_000_000_000_000_000;
-/// Places of known accounts: who makes tokens, who signs releases, who proposes, and who votes.
+/// Indexes of known accounts: the one that mints tokens, signs releases or proposes, and those that vote.
 const MINTER: usize = 0;
 const RELEASER: usize = 2;
 const PROPOSER: usize = 3;
 pub(crate) const VALIDATORS: [usize; 3] = [0, 1, 4];
 const SALT: B256 = B256::repeat_byte(0x44);
 
-/// What is approved.
+/// What the validators approve.
 pub(crate) struct Publication {
-    /// SHA-256 of the image, and of its manifest.
+    /// SHA-256 of the image and of its manifest.
     pub(crate) image: B256,
     pub(crate) manifest: B256,
-    /// Of the tree and of the inputs that it is built from.
+    /// Hashes of the source tree and of the inputs that the image is built from.
     pub(crate) source: B256,
     pub(crate) inputs: B256,
     pub(crate) version: u64,
@@ -45,16 +48,16 @@ pub(crate) struct Publication {
     pub(crate) floors: (u32, u64),
 }
 
-/// A chain to which known accounts can send at a time.
+/// A chain to which known accounts can send transactions at a chosen time.
 pub(crate) trait Past {
-    /// Sends from the account at this place of [`KNOWN`], in a block of this time.
+    /// Sends from the account at this index of [`KNOWN`], in a block of this time.
     fn send(&mut self, from: usize, to: Address, data: Vec<u8>, time: u64) -> Result<()>;
 
-    /// Asks a contract.
+    /// Calls a contract without a transaction.
     fn ask(&self, to: Address, data: Vec<u8>) -> Result<Bytes>;
 }
 
-/// The chain of this process.
+/// A chain in this process.
 pub(crate) struct InProcess<'a>(pub(crate) &'a mut Node);
 
 impl Past for InProcess<'_> {
@@ -82,10 +85,10 @@ impl Past for ByRpc<'_> {
         loop {
             let receipt = self.0.ask("eth_getTransactionReceipt", &json!([hash]))?;
             if !receipt.is_null() {
-                ensure!(receipt["status"] == "0x1", "refused: {transaction}");
+                ensure!(receipt["status"] == "0x1", "the transaction failed: {transaction}");
                 return Ok(());
             }
-            ensure!(std::time::Instant::now() < until, "not in a block in time: {transaction}");
+            ensure!(std::time::Instant::now() < until, "the transaction was not mined within 20 s: {transaction}");
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
     }
@@ -102,7 +105,9 @@ struct Approval<'a> {
     now: u64,
 }
 
-/// Lets validators approve it all, from the second `begins` on, since the Unix epoch; returns when the image can be used.
+/// Makes the validators approve the image and the collateral, starting at `begins`, in seconds since the Unix epoch.
+///
+/// Returns when the image can be used.
 pub(crate) fn approve(
     past: &mut dyn Past,
     chain_id: u64,
@@ -112,8 +117,8 @@ pub(crate) fn approve(
 ) -> Result<u64> {
     let mut approval = Approval { past, chain_id, at: *at, now: begins };
     approval.join()?;
-    let usable = approval.image(what).context("the image is not approved")?;
-    approval.collateral(what).context("the collateral is not approved")?;
+    let usable = approval.image(what).context("the image was not approved")?;
+    approval.collateral(what).context("the collateral was not approved")?;
     Ok(usable)
 }
 
@@ -130,16 +135,16 @@ impl Approval<'_> {
     fn join(&mut self) -> Result<()> {
         let mut all = VALIDATORS.to_vec();
         all.push(PROPOSER);
-        for who in all {
+        for index in all {
             self.now += 1;
-            let mint = mint_call(KNOWN[who].0, U256::from(10 * BOND));
+            let mint = mint_call(KNOWN[index].0, U256::from(10 * BOND));
             self.past.send(MINTER, self.at.token, mint.to_vec(), self.now)?;
-            self.send(who, self.at.token, &Token::approveCall { spender: self.at.validators, value: U256::MAX })?;
+            self.send(index, self.at.token, &Token::approveCall { spender: self.at.validators, value: U256::MAX })?;
         }
-        for who in VALIDATORS {
-            let account = KNOWN[who].0;
+        for index in VALIDATORS {
+            let account = KNOWN[index].0;
             let join = ValidatorSet::joinCall { family: account, withdrawal: account, amount: U256::from(BOND).to() };
-            self.send(who, self.at.validators, &join)?;
+            self.send(index, self.at.validators, &join)?;
         }
         Ok(())
     }
@@ -176,7 +181,7 @@ impl Approval<'_> {
         let proposer = KNOWN[PROPOSER].0;
         let blind = ImageRegistry::blindOfCall { proposer, release: hash, image, measurements, salt: SALT };
         let blind = self.ask(registry, &blind)?;
-        // The bindings of the two contracts have a type each for the same struct.
+        // The bindings of the two contracts have different types for the same struct.
         let release = alloy_sol_types::SolValue::abi_decode(&release.abi_encode())?;
         let propose = ImageRegistry::proposeCall { roundKind: 0, release, signatures: vec![signature], blind };
         self.send(PROPOSER, registry, &propose)?;
@@ -189,7 +194,7 @@ impl Approval<'_> {
         self.send(PROPOSER, registry, &ImageRegistry::finishCall { round })?;
         let usable = self.now + DAY / haste;
         self.send(PROPOSER, registry, &ImageRegistry::settleCall { round, ids: vec![1, 2, 3] })?;
-        ensure!(self.ask(registry, &ImageRegistry::stateOfCall { round })? == 7, "it is not approved");
+        ensure!(self.ask(registry, &ImageRegistry::stateOfCall { round })? == 7, "the round did not approve the image");
         Ok(usable)
     }
 

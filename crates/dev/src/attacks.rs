@@ -1,7 +1,7 @@
-//! `openrelay-dev attacks`: what a hostile host can do to the boot of an image, tried in emulated machines.
+//! `openrelay-dev attacks`: attacks of a hostile host on the boot of an image, tried in emulated machines.
 //!
-//! Each attack is one boot. It counts as refused if all processors halt, or if the approved image boots unharmed. Each
-//! has a control: the same machine without the attack, in which the image must boot.
+//! Each attack is one boot. It counts as refused if all processors halt, or if the approved image boots unharmed.
+//! Each attack has a control: the same machine without the attack, in which the image must boot.
 
 mod aml;
 mod flash;
@@ -21,28 +21,29 @@ use crate::{say, talk};
 use list::{Attack, Host};
 use run::Outcome;
 
-/// Attacks that replace nothing that was approved and are arguments of the emulator alone: firmware and image ignore them,
-/// several at once too.
+/// Attacks that replace nothing approved and need only arguments of the emulator. Firmware and image ignore them,
+/// also several at once.
 pub(crate) const IGNORED: [&str; 9] =
     ["shim", "shim-image", "acpi-code", "acpi-initrd", "option-rom", "items", "no-acpi", "smbios", "numbered"];
 
-/// The emulator's arguments for these attacks, which are all ignored, with their files in the folder `dir`.
+/// Returns the emulator's arguments for these attacks, whose files are written into the folder `dir`. All must be in
+/// [`IGNORED`].
 pub(crate) fn ignored(image: &Path, dir: &Path, names: &[String]) -> Result<Vec<OsString>> {
     std::fs::create_dir_all(dir)?;
     let host = Host::new(Parts::of(image, dir)?, image, dir)?;
     let attacks = list::ATTACKS.iter().filter(|attack| names.iter().any(|name| name == attack.name));
     let all: Vec<_> = attacks.map(|attack| (attack.attack)(&host, (attack.control)(&host)).more).collect();
-    ensure!(all.len() == names.len(), "an attack is not in the list: {}", names.join(" "));
+    ensure!(all.len() == names.len(), "unknown attack among: {}", names.join(" "));
     Ok(all.concat())
 }
 
-/// What is attacked, and how.
+/// What to attack, and how.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Options {
-    /// The image
+    /// Image to attack
     #[arg(long, value_name = "FILE")]
     image: PathBuf,
-    /// The firmware; beside the image if not given
+    /// Firmware; the default is the one beside the image
     #[arg(long, value_name = "FILE")]
     firmware: Option<PathBuf>,
     /// Run these attacks only
@@ -51,7 +52,7 @@ pub(crate) struct Options {
     /// Fail unless these attacks succeed, and no others
     #[arg(long, value_name = "NAME", num_args = 1..)]
     expect_success: Vec<String>,
-    /// Seconds that a boot may take
+    /// Time limit of a boot, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     patience: u64,
     /// List the attacks and exit
@@ -62,7 +63,7 @@ pub(crate) struct Options {
     json: bool,
 }
 
-/// What became of an attack.
+/// The result of an attack.
 struct Row {
     attack: &'static Attack,
     control: Outcome,
@@ -74,7 +75,7 @@ struct Row {
 /// Runs the attacks and prints their outcomes.
 ///
 /// # Errors
-/// When an attack succeeds that must not, or does not that must, or when a control does not boot.
+/// Fails when an attack succeeds that must not, when one does not succeed that must, or when a control does not boot.
 pub(crate) fn run(options: &Options) -> Result<()> {
     if options.list {
         list::ATTACKS.iter().for_each(|attack| say(&format!("{:<20} {}", attack.name, attack.about)));
@@ -85,15 +86,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let rows = in_a_folder(|dir| try_all(options, &chosen, dir))?;
     report(&rows, options.json);
     let bad: Vec<&str> = rows.iter().filter(|row| !row.ok).map(|row| row.attack.name).collect();
-    ensure!(bad.is_empty(), "not as expected: {}", bad.join(", "));
+    ensure!(bad.is_empty(), "attacks with an unexpected outcome: {}", bad.join(", "));
     Ok(())
 }
 
-/// The attacks that are named, or all.
+/// Returns the named attacks, or all.
 fn chosen(options: &Options) -> Result<Vec<&'static Attack>> {
     for name in options.only.iter().chain(&options.expect_success) {
         if !list::ATTACKS.iter().any(|attack| attack.name == name) {
-            bail!("there is no attack {name}; openrelay-dev attacks --list names them");
+            bail!("unknown attack {name}; to list the attacks, run: openrelay-dev attacks --list");
         }
     }
     let chosen = |attack: &&Attack| {
@@ -171,5 +172,5 @@ fn report(rows: &[Row], as_json: bool) {
     }
     say(&format!("{:<4} {:<20} {:<10} {:<10}", "", "attack", "control", "outcome"));
     rows.iter().for_each(|row| say(&line(row.attack, &row.control, &row.outcome, row.ok)));
-    say(&format!("code of the host ran in {ran} of {} attacks", rows.len()));
+    say(&format!("host code ran in {ran} of {} attacks", rows.len()));
 }

@@ -1,7 +1,7 @@
-//! Starting images in emulated machines: to see what firmware measures, and to let a relay in one carry circuits.
+//! Starts images in emulated machines, to show what firmware measures and to run a relay that carries circuits.
 //!
-//! Owns QEMU's arguments and processes. No chip measures or encrypts anything here: what is shown is the builder, the
-//! firmware and the boot.
+//! Owns QEMU's arguments and processes. No chip measures or encrypts anything here. This tests the builder, the
+//! firmware and the boot only.
 
 pub(crate) mod machine;
 pub(crate) mod monitor;
@@ -24,25 +24,25 @@ pub(crate) use machine::Machine;
 
 /// Memory of a machine, in MiB.
 const MEMORY: &str = "256";
-/// How long a socket of a machine may take to appear.
+/// The longest time until a machine's socket exists.
 const SOCKET: Duration = Duration::from_secs(10);
-/// How long a boot may take through the image's own firmware.
+/// The longest time of a boot with the image's own firmware.
 pub(crate) const BOOT: Duration = Duration::from_secs(30);
-/// The same through Debian's firmware, which measures into a TPM. Nobody waits for it but this program.
+/// The longest time of a boot with Debian's firmware, which measures into a TPM. Only this program waits for it.
 const MEASURED_BOOT: Duration = Duration::from_secs(120);
-/// The line of an image's first process.
+/// Start of the line that an image's first process prints.
 pub(crate) const READY: &str = "ready kernel=";
-/// The image's firmware, in the folder of the image.
+/// Name of the image's firmware, in the folder of the image.
 const FIRMWARE: &str = "firmware.fd";
-/// Firmware that measures into a TPM, of Debian's package `ovmf`.
+/// Firmware from Debian's package `ovmf` that measures into a TPM.
 const CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 const VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 const EMULATOR: &str = "qemu-system-x86_64";
-/// Runs a program that the kernel ends together with the thread that started it; of Debian's package `util-linux`.
+/// Runs a program that the kernel ends together with the thread that started it. From Debian's package `util-linux`.
 pub(crate) const TIE: &str = "setpriv";
 const TOOLS: [(&str, &str); 2] = [(EMULATOR, "qemu-system-x86"), (TIE, "util-linux")];
 
-/// Checks that everything that machines need is installed; with a TPM for a measured boot.
+/// Checks that the tools for machines are installed; for a measured boot also those for a TPM.
 pub(crate) fn check_tools(measured: bool) -> Result<()> {
     let tpm = [("swtpm", "swtpm")];
     let tools = TOOLS.iter().chain(if measured { &tpm[..] } else { &[] });
@@ -60,50 +60,51 @@ pub(crate) fn check_tools(measured: bool) -> Result<()> {
 
 /// Makes `command`, which runs [`TIE`], run QEMU with the arguments that all machines have in common.
 ///
-/// No disk, no display, no default device. The processor has everything that can be emulated, random numbers among it,
-/// but VAES: QEMU 7.2 computes it wrongly, and packets of AEGIS do not open.
+/// The machine has no disk, no display and no default device. The processor has every feature that can be emulated,
+/// among them random numbers, except VAES: QEMU 7.2 computes it wrongly, so packets sealed with AEGIS do not open.
 pub(crate) fn qemu(command: &mut Command) {
     command.args(["--pdeathsig", "KILL", "--", EMULATOR]);
     command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-machine", "q35,accel=tcg", "-cpu", "max,-vaes"]);
     command.args(["-m", MEMORY, "-display", "none", "-serial", "stdio", "-monitor", "none"]);
 }
 
-/// A path as part of an option's value, in which a comma is written twice.
+/// Returns a path as part of an option's value, with each comma doubled.
 pub(crate) fn in_option(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
 }
 
-/// The argument pair that gives firmware a named item.
+/// Returns the argument pair that gives firmware a named item.
 pub(crate) fn item(name: &str, file: &Path) -> [OsString; 2] {
     ["-fw_cfg".into(), format!("name={name},file={}", in_option(file)).into()]
 }
 
-/// The argument pair that puts a file into a guest's memory before the machine starts.
+/// Returns the argument pair that puts a file into a guest's memory before the machine starts.
 pub(crate) fn in_memory(file: &Path, at: u64) -> [OsString; 2] {
     ["-device".into(), format!("loader,file={},addr={at:#x},force-raw=on", in_option(file)).into()]
 }
 
-/// An image taken apart, as a host starts it: firmware, what the firmware loads, and the table of hashes of that.
+/// An image split into the parts that a host starts: firmware, what the firmware loads, and the hash table of that.
 ///
-/// Without SEV a host's numbered items hold a kernel whose header QEMU has changed, so the parts have names.
+/// Without SEV a host's numbered items contain a kernel whose header QEMU has changed. The parts therefore have
+/// names.
 pub(crate) struct Parts {
     pub(crate) firmware: PathBuf,
     pub(crate) kernel: PathBuf,
     pub(crate) initrd: PathBuf,
-    /// With the zero byte at its end.
+    /// With a terminating zero byte.
     pub(crate) cmdline: PathBuf,
     pub(crate) hashes: PathBuf,
-    /// Address of the table of hashes.
+    /// Address of the hash table.
     pub(crate) hashes_at: u64,
 }
 
 impl Parts {
-    /// Takes an image apart, into files of the folder `dir`. Its firmware is beside it.
+    /// Splits an image into files in the folder `dir`. Its firmware is beside the image.
     pub(crate) fn of(image: &Path, dir: &Path) -> Result<Self> {
         Self::with_firmware(image, &image.with_file_name(FIRMWARE), dir)
     }
 
-    /// Takes an image apart, into files of the folder `dir`, to start it with this firmware.
+    /// Splits an image into files in the folder `dir`, to start it with this firmware.
     pub(crate) fn with_firmware(image: &Path, firmware: &Path, dir: &Path) -> Result<Self> {
         let read = |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
         let (image, firmware_bytes) = (read(image)?, read(firmware)?);
@@ -125,8 +126,10 @@ impl Parts {
         Ok(this)
     }
 
-    /// Starts a machine of these parts. `command` runs [`TIE`] where the machine's network is, `more` are further
-    /// arguments of QEMU; `ports` is the folder for the sockets of its ports.
+    /// Starts a machine from these parts.
+    ///
+    /// `command` runs [`TIE`] in the namespace of the machine's network, and `more` are further arguments of QEMU.
+    /// `ports` is the folder for the sockets of the machine's ports.
     pub(crate) fn start(&self, mut command: Command, more: &[OsString], ports: Option<&Path>) -> Result<Machine> {
         qemu(&mut command);
         command.arg("-bios").arg(&self.firmware);
@@ -147,25 +150,26 @@ impl Parts {
     }
 }
 
-/// Tells a machine its configuration.
+/// Sends a machine its configuration.
 pub(crate) fn configure(ports: &Path, config: &[u8]) -> Result<()> {
     let until = Instant::now() + SOCKET;
     let mut stream = loop {
         match UnixStream::connect(ports.join("config")) {
             Ok(stream) => break stream,
             Err(error) if Instant::now() > until => {
-                return Err(error).context("the machine has no port for its configuration");
+                return Err(error).context("the machine has no configuration port");
             }
             Err(_) => std::thread::sleep(Duration::from_millis(20)),
         }
     };
-    stream.write_all(config).context("cannot tell the machine its configuration")?;
-    // Open until the other side has read it all: it ends when the machine does.
+    stream.write_all(config).context("cannot send the machine its configuration")?;
+    // The stream must stay open until the machine has read everything. The thread ends when the machine does.
     std::thread::spawn(move || stream.read(&mut [0; 1]));
     Ok(())
 }
 
-/// Boots an image with firmware and a TPM; the line that its first process says.
+/// Boots an image with firmware and a TPM. Returns the line that its first process prints, and the seconds of the
+/// boot.
 fn measured_boot(image: &Path, dir: &Path) -> Result<(String, f64)> {
     let state = dir.join("tpm");
     fs::create_dir_all(&state)?;
@@ -179,7 +183,7 @@ fn measured_boot(image: &Path, dir: &Path) -> Result<(String, f64)> {
     let tpm = Machine::silent(tpm);
     let until = Instant::now() + SOCKET;
     while !socket.exists() {
-        ensure!(Instant::now() < until, "swtpm does not start");
+        ensure!(Instant::now() < until, "swtpm did not start within 10 s");
         std::thread::sleep(Duration::from_millis(10));
     }
     let mut command = Command::new(TIE);
@@ -198,27 +202,29 @@ fn measured_boot(image: &Path, dir: &Path) -> Result<(String, f64)> {
     Ok((line, seconds))
 }
 
-/// A register in the line that the first process of an image says.
+/// Returns a register from the line that the first process of an image prints.
 fn register(line: &str, number: u32) -> Result<String> {
     let word = line.split_whitespace().find_map(|word| word.strip_prefix(&format!("pcr{number}=")));
     word.map(str::to_owned).with_context(|| format!("the machine has no register {number}: {line}"))
 }
 
-/// The image with one character more in its command line.
+/// Returns the image with one more character in its command line.
 fn with_another_cmdline(image: &[u8]) -> Result<Vec<u8>> {
     let mut other = image.to_vec();
-    let header = image.windows(8).position(|bytes| bytes == b".cmdline").context("no command line")?;
+    let header = image.windows(8).position(|bytes| bytes == b".cmdline").context("the image has no command line")?;
     let number = |at: usize| -> Result<u32> {
-        Ok(u32::from_le_bytes(*image.get(at..).and_then(<[u8]>::first_chunk).context("no header")?))
+        Ok(u32::from_le_bytes(
+            *image.get(at..).and_then(<[u8]>::first_chunk).context("the image's section header is cut off")?,
+        ))
     };
     let (size, begin) = (number(header + 8)?, number(header + 20)?);
     other[header + 8..header + 12].copy_from_slice(&(size + 1).to_le_bytes());
-    // Not a space, which the stub takes off the end.
+    // Not a space, because the stub strips trailing spaces.
     other[usize::try_from(begin + size)?] = b'x';
     Ok(other)
 }
 
-/// `openrelay-dev boot IMAGE`: what was predicted of an image, against what a machine measures.
+/// `openrelay-dev boot IMAGE`: compares what was predicted for an image with what a machine measures.
 pub(crate) fn check(image: &Path, as_json: bool) -> Result<()> {
     check_tools(true)?;
     let (found, ok) = crate::scenario::in_a_folder(|dir| boots(image, dir))?;
@@ -229,7 +235,7 @@ pub(crate) fn check(image: &Path, as_json: bool) -> Result<()> {
             say(&format!("{name:<24} {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned)));
         }
     }
-    ensure!(ok, "not everything is as predicted");
+    ensure!(ok, "the measurements differ from the predictions");
     Ok(())
 }
 

@@ -1,6 +1,6 @@
-//! The devnet's chain: endpoints, a mirror, and operators who register and run the relays as the README tells them to.
+//! The devnet's chain: endpoints, a mirror, and operators who register and run relays as the README describes.
 //!
-//! Owns the commands; everything is done by the product's own programs on the hosts of the network.
+//! Owns the commands. The product's own programs do all the work, on the hosts of the network.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -20,16 +20,17 @@ use crate::host::{Host, Service, checked};
 use crate::simulation::{Simulation, TOLD};
 use crate::topology::{Network, Programs};
 
-/// Ports of the endpoints: three, of which two must agree. They stand for three operators and share one chain.
+/// Ports of the three endpoints, of which two must agree. They stand for three operators and share one chain.
 const ENDPOINTS: [u16; 3] = [8545, 8546, 8547];
 const MIRROR: u16 = 8550;
-/// What each relay advertises, in Mbit/s.
+/// Bandwidth that each relay advertises, in Mbit/s.
 const ADVERTISED: u32 = 1_000;
 
-/// Where bonds go back to: nobody's.
+/// Address to which bonds return. Nobody has its key.
 const WITHDRAWAL: &str = "0x00000000000000000000000000000000c01dc01d";
 
-/// Starts the chain and its mirror, and writes what clients and operators need: `config/chain.toml`, `config/client/client.toml`.
+/// Starts the chain and its mirror, and writes `config/chain.toml` and `config/client/client.toml` for clients and
+/// operators.
 pub(crate) fn start(network: &Network, programs: &Programs) -> Result<Vec<Service>> {
     let mut options = vec!["--simulate".into(), network.dir.clone(), "--relay".into(), programs.relay.clone()];
     options.extend(programs.image.iter().flat_map(|image| ["--image".into(), image.clone()]));
@@ -37,19 +38,21 @@ pub(crate) fn start(network: &Network, programs: &Programs) -> Result<Vec<Servic
     Ok(vec![chain, mirror_and_client(network, programs)?])
 }
 
-/// Starts a chain without approved images, with times of days as they are, which begins this many seconds ago and makes blocks for transactions alone.
+/// Starts a chain without approved images that begins `seconds` seconds in the past.
+///
+/// Its rounds last their full number of days, and only transactions make blocks.
 pub(crate) fn start_behind(network: &Network, programs: &Programs, seconds: u64) -> Result<Service> {
     let seconds = seconds.to_string();
     let options = ["--behind", &seconds, "--haste", "1", "--block-time", "0"];
     start_chain(network, programs, &options.map(PathBuf::from))
 }
 
-/// Starts the chain with further options.
+/// Starts the chain with these further options.
 fn start_chain(network: &Network, programs: &Programs, options: &[PathBuf]) -> Result<Service> {
     let host = network.host("chain")?;
-    // The mirror asks relays for their evidence, and counts nothing itself.
+    // The mirror queries relays for their evidence and counts no datagrams itself.
     account::watch(host)?;
-    // A train would be one packet to the kernel that counts for it.
+    // With trains the kernel would count several datagrams as one packet.
     network.core.sh(&format!("ip link set {} gso_max_segs 1", Network::link_of("chain")?))?;
     let address = network.address("chain", false)?;
     fs::create_dir_all(network.dir.join("config/client"))?;
@@ -64,7 +67,7 @@ fn start_chain(network: &Network, programs: &Programs, options: &[PathBuf]) -> R
     host.start(command, "ready")
 }
 
-/// Starts a mirror of the chain, and writes the client's configuration.
+/// Starts a mirror of the chain and writes the client's configuration.
 pub(crate) fn mirror_and_client(network: &Network, programs: &Programs) -> Result<Service> {
     let host = network.host("chain")?;
     let mut command = host.command(&programs.openrelay);
@@ -80,13 +83,15 @@ pub(crate) fn mirror_and_client(network: &Network, programs: &Programs) -> Resul
     fs::write(
         network.dir.join("config/client/rebuilders.toml"),
         format!(
-            "# Of these two must have signed that they rebuilt an image.\nrebuilders = [{named}]\nrebuilders_needed = 2\n"
+            "# Of these two must have signed that they rebuilt an image.\nrebuilders = [{named}]\n\
+             rebuilders_needed = 2\n"
         ),
     )?;
     Ok(mirror)
 }
 
-/// The same with anvil as the chain, whose program `OPENRELAY_ANVIL` names; `None` where nothing does.
+/// Does what [`start`] does, with anvil as the chain. `OPENRELAY_ANVIL` names anvil's program; without it returns
+/// `None`.
 pub(crate) fn start_anvil(network: &Network, programs: &Programs) -> Result<Option<Vec<Service>>> {
     let Some(anvil) = std::env::var_os("OPENRELAY_ANVIL") else { return Ok(None) };
     let (host, address) = (network.host("chain")?, network.address("chain", false)?);
@@ -120,7 +125,7 @@ pub(crate) fn start_anvil(network: &Network, programs: &Programs) -> Result<Opti
     Ok(Some(vec![chain, mirror_and_client(network, programs)?]))
 }
 
-/// Gives an operator's account what it needs on anvil, which has no faucet.
+/// Gives an operator's account ether and tokens on anvil, which has no faucet.
 pub(crate) fn fund(network: &Network, programs: &Programs, account: &str) -> Result<()> {
     let host = network.host("chain")?;
     let url = format!("http://{}", SocketAddr::new(network.address("chain", false)?, ENDPOINTS[0]));
@@ -129,18 +134,18 @@ pub(crate) fn fund(network: &Network, programs: &Programs, account: &str) -> Res
     checked(&output, "fund an operator").map(drop)
 }
 
-/// What `openrelay verify` says of all relays, asked on the chain's host.
+/// Returns what `openrelay verify` reports about all relays, queried on the chain's host.
 pub(crate) fn verified(network: &Network, programs: &Programs) -> Result<Vec<Value>> {
     let mut command = network.host("chain")?.command(&programs.openrelay);
     command.args(["verify", "--json", "--config"]).arg(network.dir.join("config/client/client.toml"));
     let output = command.output()?;
-    // Exit code 5: some are refused.
+    // Exit code 5: some relays are refused.
     ensure!(
         matches!(output.status.code(), Some(0 | 5)),
         "openrelay verify: {}",
         String::from_utf8_lossy(&output.stderr).trim()
     );
-    let said: Value = serde_json::from_slice(&output.stdout).context("openrelay verify does not read")?;
+    let said: Value = serde_json::from_slice(&output.stdout).context("the output of openrelay verify is malformed")?;
     Ok(said["relays"].as_array().cloned().unwrap_or_default())
 }
 
@@ -151,7 +156,7 @@ pub(crate) fn write_secret(path: &Path, text: &str) -> Result<()> {
     Ok(fs::write(path, text)?)
 }
 
-/// Waits until clients believe so many relays: mirrors must have their evidence.
+/// Waits until clients accept this many relays. Mirrors must have their evidence first.
 pub(crate) fn await_evidence(network: &Network, programs: &Programs, count: usize) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
@@ -160,13 +165,13 @@ pub(crate) fn await_evidence(network: &Network, programs: &Programs, count: usiz
             return Ok(());
         }
         if Instant::now() > deadline {
-            bail!("relays are not believed in time: {}", Value::from(relays));
+            bail!("too few relays were accepted within 20 s: {}", Value::from(relays));
         }
         std::thread::sleep(Duration::from_millis(100));
     }
 }
 
-/// Lets all validators, whose keys everybody knows, vote against an image.
+/// Makes all validators, whose keys are public, vote to revoke an image.
 pub(crate) fn revoke(network: &Network, programs: &Programs, round: u64) -> Result<()> {
     let mut command = network.host("chain")?.command(&programs.dev);
     command.arg("chain-revoke").arg(network.dir.join("config/chain.toml")).arg(round.to_string());
@@ -177,19 +182,19 @@ pub(crate) fn revoke(network: &Network, programs: &Programs, round: u64) -> Resu
 pub(crate) struct Operator {
     folder: PathBuf,
     password: PathBuf,
-    /// Its account, as `relay init` prints it.
+    /// The operator's account, as `relay init` prints it.
     pub(crate) account: String,
 }
 
 impl Operator {
-    /// `relay init` for a relay on the host `name`, into a folder called `folder`.
+    /// Runs `relay init` for a relay on the host `name`, into a folder called `folder`.
     pub(crate) fn init(network: &Network, programs: &Programs, name: &str, folder: &str) -> Result<Self> {
         Self::init_at(network, programs, name, folder, crate::topology::PORT)
     }
 
     fn init_at(network: &Network, programs: &Programs, name: &str, folder: &str, port: u16) -> Result<Self> {
         let host = network.host(name)?;
-        // A file for each operator: of several on one host each writes its own while others read.
+        // Operators on one host run at the same time, so each has its own password file.
         let password = host.dir().join(format!("password-{folder}"));
         let folder = network.dir.join("config").join(folder);
         let mut this = Self { folder, password, account: String::new() };
@@ -207,11 +212,12 @@ impl Operator {
         }
         let said = this.run(host, command, "relay init", true)?;
         simulation.tell(&this.folder, if role == "ingress" { "TDX" } else { "SEV-SNP" }, None)?;
-        this.account = said.trim().strip_prefix("operator ").context("relay init names no account")?.to_owned();
+        this.account = said.trim().strip_prefix("operator ").context("relay init printed no account")?.to_owned();
         Ok(this)
     }
 
-    /// A relay on the host `name` whose evidence is a lie of this kind, registered and running, at a port of its own.
+    /// Registers and starts a relay on the host `name` whose evidence is a lie of this kind. It listens on its own
+    /// port.
     pub(crate) fn liar(network: &Network, programs: &Programs, name: &str, kind: &str, port: u16) -> Result<Service> {
         let this = Self::init_at(network, programs, name, &format!("liar-{kind}"), port)?;
         this.bond(network, programs, name)?;
@@ -220,7 +226,7 @@ impl Operator {
         this.start(network.host(name)?, programs, &[])
     }
 
-    /// `relay init` and `relay bond` for the host `name`.
+    /// Runs `relay init` and `relay bond` for the host `name`.
     pub(crate) fn register(network: &Network, programs: &Programs, name: &str) -> Result<Self> {
         let this = Self::init(network, programs, name, name)?;
         this.bond(network, programs, name)?;
@@ -233,7 +239,7 @@ impl Operator {
         self.run(network.host(name)?, command, "relay bond", true).map(drop)
     }
 
-    /// A command on this operator's folder, to its end.
+    /// Runs a command on this operator's folder until it ends.
     pub(crate) fn run(
         &self,
         host: &Host,
@@ -249,7 +255,8 @@ impl Operator {
         checked(&output, &format!("{what} on {}", host.name))
     }
 
-    /// What a machine is told so that this operator's relay runs in it: its addresses, the relay's files, and what to simulate.
+    /// Returns the configuration of a machine that runs this operator's relay: its addresses, the relay's files, and
+    /// what to simulate.
     pub(crate) fn machine_config(&self, network: &Network, name: &str) -> Result<Vec<u8>> {
         let mut out = b"openrelay-machine/1\n".to_vec();
         for v6 in [false, true] {
@@ -259,7 +266,8 @@ impl Operator {
         let simulation = network.dir.join("config/sim");
         let told: Value = serde_json::from_slice(&fs::read(self.folder.join(TOLD))?)?;
         let told = serde_json::json!({
-            "vendors": "/run/vendors", "manifest": "/run/manifest.json", "platform": told["platform"], "lie": told["lie"],
+            "vendors": "/run/vendors", "manifest": "/run/manifest.json",
+            "platform": told["platform"], "lie": told["lie"],
         });
         let files = [
             ("relay.toml", fs::read(self.folder.join("relay.toml"))?),
@@ -276,7 +284,7 @@ impl Operator {
         Ok(out)
     }
 
-    /// Starts `relay run`, and waits until the relay is ready.
+    /// Starts `relay run` and waits until the relay is ready.
     pub(crate) fn start(&self, host: &Host, programs: &Programs, arguments: &[&str]) -> Result<Service> {
         let mut command = host.command(&programs.openrelay);
         command.args(["relay", "run"]).arg("--dir").arg(&self.folder).arg("--password-file").arg(&self.password);

@@ -1,7 +1,7 @@
 //! The second part of `openrelay-dev devnet check`: a network whose directory is proven by a chain.
 //!
-//! Owns what only real programs show: an operator's way from nothing to the first circuit, how soon a relay is in use and out of it, and what the end of the
-//! chain's service means for clients.
+//! Owns what only real programs show: how an operator reaches the first circuit, and how soon a relay is in use and out
+//! of use. Also shows what a chain outage means for clients.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -16,10 +16,10 @@ use crate::scenario::scenario;
 use crate::services::{CHAIN, WEB};
 use crate::topology::{Network, Programs, Services};
 
-/// Until when a relay must be in use, or out of it.
+/// The longest time until a relay must be in use, or out of use.
 const IN_USE: Duration = Duration::from_secs(60);
 
-/// A network with everything that runs on it.
+/// A network and everything that runs on it.
 pub(crate) struct Bench {
     pub(crate) network: Network,
     pub(crate) services: Services,
@@ -28,17 +28,17 @@ pub(crate) struct Bench {
 
 pub(crate) type Scenario = fn(&mut Bench) -> Result<()>;
 
-/// Runs all scenarios on one network; an error names the first that fails.
+/// Runs all scenarios on one network. An error names the first that fails.
 pub(crate) fn run(dir: &Path) -> Result<()> {
     let mut bench = Bench::start(dir)?;
     let scenarios: [(&str, Scenario); 7] = [
-        ("status, exits and verify say what the directory is proven by", says_why),
-        ("a client that is up reads the directory anew, through another egress and from nowhere else", reads_anew),
-        ("a relay hands signed checkpoints to clients that reach no endpoint", checkpoint_from_a_relay),
-        ("an operator's way to the first circuit: init, check, bond, run", journey),
-        ("a relay that drains takes no new circuits, and its running ones go on", drains),
-        ("lying endpoints: one is survived, two are refused with exit code 5", liars),
-        ("without the chain circuits go on, then a kept directory serves, then exit code 5", without_chain),
+        ("status, egresses and verify report what proves the directory", says_why),
+        ("a connected client refreshes the directory through another egress and from nowhere else", reads_anew),
+        ("a relay passes signed checkpoints to clients that reach no endpoint", checkpoint_from_a_relay),
+        ("an operator reaches the first circuit with init, check, bond and run", journey),
+        ("a relay that drains takes no new circuits and keeps its running ones", drains),
+        ("lying endpoints: one is tolerated, two are refused with exit code 5", liars),
+        ("without the chain circuits continue, then a cached directory serves, then exit code 5", without_chain),
     ];
     for (name, run) in scenarios {
         scenario(name, || run(&mut bench))?;
@@ -47,14 +47,14 @@ pub(crate) fn run(dir: &Path) -> Result<()> {
     on_anvil(&dir.join("anvil"))
 }
 
-/// The same way with a chain that is not ours: only its URL is known.
+/// Runs an operator's first steps on a chain that OpenRelay did not build and of which only the URL is known.
 fn on_anvil(dir: &Path) -> Result<()> {
     let started = Instant::now();
     std::fs::create_dir_all(dir)?;
     let programs = Programs::simulating()?;
     let network = Network::new(dir)?;
     let Some(mut others) = crate::chain::start_anvil(&network, &programs)? else {
-        say("skipped: the same way on anvil; OPENRELAY_ANVIL names none, ./x test netns installs and names it");
+        say("skipped: first circuit on anvil: OPENRELAY_ANVIL is not set; ./x test netns installs anvil and sets it");
         return Ok(());
     };
     others.push(network.internet(&programs)?);
@@ -79,15 +79,15 @@ fn on_anvil(dir: &Path) -> Result<()> {
     let bench = Bench { network, services: Services { others, relays, operators, machine: None }, programs };
     let config = bench.config();
     bench.within("the first circuit", || Ok(bench.up(&config).is_ok()))?;
-    ensure!(bench.fetches()?, "nothing comes through a circuit by anvil's directory");
-    ensure!(bench.status()?["directory"] == "chain", "another directory");
+    ensure!(bench.fetches()?, "a circuit with anvil's directory carries no data");
+    ensure!(bench.status()?["directory"] == "chain", "the directory is not the chain's");
     bench.down()?;
-    say(&format!("ok  {:>5.1} s  the same way on anvil, by its URL alone", started.elapsed().as_secs_f64()));
+    say(&format!("ok  {:>5.1} s  first circuit on anvil, from its URL alone", started.elapsed().as_secs_f64()));
     Ok(())
 }
 
 impl Bench {
-    /// A network whose directory is proven by a chain.
+    /// Starts a network whose directory is proven by a chain.
     pub(crate) fn start(dir: &Path) -> Result<Self> {
         let programs = Programs::simulating()?;
         let network = Network::new(dir)?;
@@ -95,7 +95,7 @@ impl Bench {
         Ok(Self { network, services, programs })
     }
 
-    /// A run of `openrelay` on the client's host: exit code, output, talk.
+    /// Runs `openrelay` on the client's host. Returns the exit code, standard output and standard error.
     pub(crate) fn openrelay(&self, arguments: &[&str]) -> Result<(Option<i32>, String, String)> {
         let mut command = self.network.client.command(&self.programs.openrelay);
         let output = command.args(arguments).stdin(std::process::Stdio::null()).output()?;
@@ -107,7 +107,7 @@ impl Bench {
         self.network.dir.join("config/client/client.toml").display().to_string()
     }
 
-    /// A configuration for a circuit through these relays.
+    /// Writes a configuration for a circuit through these relays and returns its path.
     pub(crate) fn through(&self, ingress: u64, egress: u64) -> Result<String> {
         let path = self.network.dir.join(format!("config/client/through-{ingress}-{egress}.toml"));
         let text = std::fs::read_to_string(self.config())?;
@@ -131,11 +131,11 @@ impl Bench {
         Ok(serde_json::from_str(&self.openrelay(&["status", "--json"])?.1)?)
     }
 
-    /// The numbers of the egresses in the directory.
-    fn exits(&self) -> Result<Vec<u64>> {
-        let (_, json, said) = self.openrelay(&["exits", "--json", "--config", &self.config()])?;
-        let shown: Value = serde_json::from_str(&json).with_context(|| format!("exits: {json}{said}"))?;
-        Ok(shown["exits"].as_array().into_iter().flatten().filter_map(|exit| exit["relay"].as_u64()).collect())
+    /// Returns the numbers of the egresses in the directory.
+    fn egresses(&self) -> Result<Vec<u64>> {
+        let (_, json, said) = self.openrelay(&["egresses", "--json", "--config", &self.config()])?;
+        let shown: Value = serde_json::from_str(&json).with_context(|| format!("egresses: {json}{said}"))?;
+        Ok(shown["exits"].as_array().into_iter().flatten().filter_map(|egress| egress["relay"].as_u64()).collect())
     }
 
     pub(crate) fn fetches(&self) -> Result<bool> {
@@ -145,27 +145,27 @@ impl Bench {
         Ok(output.status.success() && String::from_utf8_lossy(&output.stdout).contains("\"sha256_ok\":true"))
     }
 
-    /// Tries until it succeeds, for as long as a change may take to be in use.
+    /// Repeats `holds` until it is true, at most for [`IN_USE`]. Returns how long that took.
     pub(crate) fn within(&self, what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<Duration> {
         let started = Instant::now();
         while !holds()? {
-            ensure!(started.elapsed() < IN_USE, "{what} did not come within {} s", IN_USE.as_secs());
+            ensure!(started.elapsed() < IN_USE, "{what}: not within {} s", IN_USE.as_secs());
             std::thread::sleep(Duration::from_millis(200));
         }
         Ok(started.elapsed())
     }
 
-    /// What `openrelay verify` says of all relays.
+    /// Returns what `openrelay verify` reports about all relays.
     pub(crate) fn verified(&self) -> Result<Vec<Value>> {
         crate::chain::verified(&self.network, &self.programs)
     }
 
-    /// Lets all validators vote against an image.
+    /// Makes all validators vote to revoke an image.
     pub(crate) fn revoke(&self, round: u64) -> Result<()> {
         crate::chain::revoke(&self.network, &self.programs, round)
     }
 
-    /// Makes the chain's next block.
+    /// Mines the chain's next block.
     fn mine(&self) -> Result<()> {
         let address = self.network.address("chain", false)?;
         let line = format!("{} chain-mine http://{address}:8545", self.programs.dev.display());
@@ -185,25 +185,28 @@ fn says_why(bench: &mut Bench) -> Result<()> {
     let status = bench.status()?;
     ensure!(status["directory"] == "chain" && status["directory_proof"]["block"].is_u64(), "{status}");
     let (_, text, _) = bench.openrelay(&["status"])?;
-    ensure!(text.contains("proven at block"), "status does not say by what the choice was made: {text}");
+    ensure!(text.contains("proven at block"), "the status does not report the block that proves the directory: {text}");
     bench.down()?;
+    // By the command's former name, which scripts may still use.
     let (code, text, _) = bench.openrelay(&["exits", "--config", &config])?;
-    ensure!(code == Some(0) && text.contains("198.19.1.2:443") && text.contains("203.0.113.2:443"), "exits: {text}");
-    ensure!(!text.contains("198.51.100.2"), "an ingress among the exits: {text}");
-    ensure!(bench.exits()? == [3, 4], "exits: {:?}", bench.exits()?);
+    ensure!(code == Some(0) && text.contains("198.19.1.2:443") && text.contains("203.0.113.2:443"), "egresses: {text}");
+    ensure!(!text.contains("198.51.100.2"), "egresses lists an ingress: {text}");
+    ensure!(bench.egresses()? == [3, 4], "egresses: {:?}", bench.egresses()?);
     let (code, text, said) = bench.openrelay(&["verify", "3", "--config", &config])?;
     let steps = ["block ", "header ", "state root", "account ", "storage root", "record ", "handshake key"];
     ensure!(code == Some(0) && steps.iter().all(|step| text.contains(step)), "verify: {text}{said}");
     let (code, _, said) = bench.openrelay(&["verify", "99", "--config", &config])?;
-    ensure!(code == Some(5) && said.contains("not on the chain"), "verify of no relay: {code:?} {said}");
+    ensure!(code == Some(5) && said.contains("not on the chain"), "verify of an unknown relay: {code:?} {said}");
     Ok(())
 }
 
-/// Who talks to the chain's endpoints and mirrors, by the counters of hosts: nobody from the client's own address, and not through the egress of the user's circuit.
-/// (Operators' agents ask from the relays' own addresses; what clients ask is forwarded there.)
+/// Checks with the hosts' counters who queries the chain's endpoints and mirrors.
+///
+/// No query may come from the client's own address or through the egress of the user's circuit. Operators' agents
+/// query from the relays' own addresses, and relays forward clients' queries.
 fn reads_anew(bench: &mut Bench) -> Result<()> {
     let (chain, nat) = (bench.network.host("chain")?, bench.network.host("nat")?);
-    // Two of its three endpoints have a name that is asked for through the circuit.
+    // Two of the three endpoints have a name that the client resolves through the circuit.
     let named = std::fs::read_to_string(bench.network.dir.join("config/chain.toml"))?;
     let address = bench.network.address("chain", false)?.to_string();
     std::fs::write(
@@ -218,21 +221,22 @@ fn reads_anew(bench: &mut Bench) -> Result<()> {
          chain in {{ type filter hook input priority 0; ip saddr {client} counter name client; }}; }}'"
     ))?;
     let packets = |host: &crate::host::Host, name: &str| -> Result<u64> { Ok(host.counter("inet asked", name)?.0) };
-    // Nothing is kept: it has to ask, from its own address.
+    // The client has no cached directory, so it must query from its own address.
     std::fs::remove_dir_all(bench.network.client.dir().join("state"))?;
     bench.up(&config)?;
     let outside = packets(chain, "client")?;
-    ensure!(outside > 0, "a first start asked nobody");
+    ensure!(outside > 0, "the first start queried no endpoint");
     crate::wire::watch(nat, [first, bench.network.address("ingress-1", true)?])?;
     let egresses = [bench.network.host("egress-1")?, bench.network.host("egress-2")?];
     for egress in egresses {
         egress.sh(&format!(
             "nft 'table inet asked {{ counter endpoints {{ }}; counter mirror {{ }}; \
-             chain on {{ type filter hook forward priority 0; ip daddr {address} tcp dport 8545-8547 counter name endpoints; \
+             chain on {{ type filter hook forward priority 0; \
+             ip daddr {address} tcp dport 8545-8547 counter name endpoints; \
              ip daddr {address} tcp dport 8550 counter name mirror; }}; }}'"
         ))?;
     }
-    let before = bench.status()?["directory_sequence"].as_u64().context("no block")?;
+    let before = bench.status()?["directory_sequence"].as_u64().context("the status has no directory_sequence")?;
     bench.mine()?;
     let newer = |status: &Value| status["directory_sequence"].as_u64() > Some(before);
     bench.within("a newer directory", || Ok(newer(&bench.status()?)))?;
@@ -240,26 +244,26 @@ fn reads_anew(bench: &mut Bench) -> Result<()> {
     ensure!(status["directory_warning"].is_null() && status["hops_listed"] == true, "{status}");
     ensure!(status["directory_read_s"].is_u64(), "{status}");
     let [user, other] = egresses;
-    ensure!(packets(other, "endpoints")? > 0, "the chain was asked by nobody");
-    ensure!(packets(user, "endpoints")? == 0, "the egress of the user's circuit asked the chain");
-    // One file of evidence is a relay's of the circuit, and one a mirror's.
-    ensure!(packets(other, "mirror")? > 0, "no mirror was asked for evidence");
-    ensure!(packets(user, "mirror")? == 0, "the egress of the user's circuit asked a mirror");
+    ensure!(packets(other, "endpoints")? > 0, "no query reached the chain");
+    ensure!(packets(user, "endpoints")? == 0, "the egress of the user's circuit forwarded a query to the chain");
+    // One copy of the evidence comes from a relay of the circuit, the other from a mirror.
+    ensure!(packets(other, "mirror")? > 0, "no query for evidence reached a mirror");
+    ensure!(packets(user, "mirror")? == 0, "the egress of the user's circuit forwarded a query to a mirror");
     crate::wire::judge(nat)?;
-    // What a user asks meanwhile is answered from what was read.
-    ensure!(bench.exits()? == [3, 4], "exits while a client is up: {:?}", bench.exits()?);
+    // Commands of the user are meanwhile answered from the client's cache.
+    ensure!(bench.egresses()? == [3, 4], "egresses while a client is connected: {:?}", bench.egresses()?);
     let (code, text, said) = bench.openrelay(&["verify", "3", "--config", &config])?;
-    ensure!(code == Some(0) && text.contains("handshake key") && said.contains("nobody was asked"), "{text}{said}");
-    ensure!(packets(user, "endpoints")? == 0, "the egress of the user's circuit saw that the chain was asked");
-    // Without endpoints the old one serves, and status says why; what is up goes on.
+    ensure!(code == Some(0) && text.contains("handshake key") && said.contains("no endpoint was"), "{text}{said}");
+    ensure!(packets(user, "endpoints")? == 0, "the egress of the user's circuit forwarded a query to the chain");
+    // Without endpoints the old directory serves, the status reports why, and the circuit continues.
     bench.network.set_link("chain", false)?;
     bench.within("a warning", || Ok(bench.status()?["directory_warning"].is_string()))?;
-    ensure!(bench.fetches()?, "a running circuit did not go on");
+    ensure!(bench.fetches()?, "a running circuit stopped");
     let (code, text, _) = bench.openrelay(&["status"])?;
-    ensure!(code == Some(0) && text.contains("directory  "), "status says nothing of it: {text}");
+    ensure!(code == Some(0) && text.contains("directory  "), "the status does not report it: {text}");
     bench.network.set_link("chain", true)?;
     bench.within("the warning's end", || Ok(bench.status()?["directory_warning"].is_null()))?;
-    // A relay that leaves is seen by who uses it, who reads on all the same.
+    // The user's client notices that a relay leaves, and still reads the directory.
     for name in ["egress-1", "ingress-1"] {
         let operator = bench.services.operator(name)?;
         let drain = |arguments: &[&str]| {
@@ -269,14 +273,14 @@ fn reads_anew(bench: &mut Bench) -> Result<()> {
             operator.run(host, command, "relay drain", true)
         };
         drain(&[])?;
-        bench.within("status saying that a relay has left", || Ok(bench.status()?["hops_listed"] == false))?;
-        ensure!(bench.fetches()?, "the running circuit did not go on");
+        bench.within("a status that reports that a relay has left", || Ok(bench.status()?["hops_listed"] == false))?;
+        ensure!(bench.fetches()?, "the running circuit stopped");
         drain(&["--undo"])?;
-        bench.within("the relay being back", || Ok(bench.status()?["hops_listed"] == true))?;
+        bench.within("the relay's return", || Ok(bench.status()?["hops_listed"] == true))?;
     }
     crate::wire::judge(nat)?;
-    ensure!(packets(chain, "client")? == outside, "the chain was asked from the client's own address");
-    ensure!(packets(user, "endpoints")? == 0, "the egress of the user's circuit asked the chain");
+    ensure!(packets(chain, "client")? == outside, "a query to the chain came from the client's own address");
+    ensure!(packets(user, "endpoints")? == 0, "the egress of the user's circuit forwarded a query to the chain");
     crate::wire::unwatch(nat)?;
     for host in [chain, user, other] {
         host.sh("nft delete table inet asked")?;
@@ -284,7 +288,9 @@ fn reads_anew(bench: &mut Bench) -> Result<()> {
     bench.down()
 }
 
-/// One key signs a block; an ingress' agent fetches that from a mirror; a client whose endpoints and mirrors are all gone gets it from the ingress.
+/// One key signs a block, and an ingress's agent fetches that checkpoint from a mirror.
+///
+/// A client whose endpoints and mirrors are all unreachable gets the checkpoint from the ingress.
 fn checkpoint_from_a_relay(bench: &mut Bench) -> Result<()> {
     const MIRROR: u16 = 8551;
     let (folder, programs) = (bench.network.dir.join("config"), bench.programs.clone());
@@ -299,7 +305,8 @@ fn checkpoint_from_a_relay(bench: &mut Bench) -> Result<()> {
     let plain = std::fs::read_to_string(path("chain.toml"))?;
     let trusting = |port: u16| {
         format!(
-            "{plain}checkpoints = [\"http://{address}:{port}/checkpoint\"]\ncheckpoint_keys = [\"{key}\"]\ncheckpoint_quorum = 1\n"
+            "{plain}checkpoints = [\"http://{address}:{port}/checkpoint\"]\n\
+             checkpoint_keys = [\"{key}\"]\ncheckpoint_quorum = 1\n"
         )
     };
     for file in ["signers.toml", "ingress-1/chain.toml"] {
@@ -313,9 +320,9 @@ fn checkpoint_from_a_relay(bench: &mut Bench) -> Result<()> {
     let service = bench.services.operator("ingress-1")?.start(bench.network.host("ingress-1")?, &programs, &[])?;
     bench.services.relays.insert(0, ("ingress-1", service));
     let config = bench.through(1, 3)?;
-    bench.within("a circuit through the ingress that was started anew", || Ok(bench.up(&config).is_ok()))?;
+    bench.within("a circuit through the restarted ingress", || Ok(bench.up(&config).is_ok()))?;
     bench.down()?;
-    // Nobody listens where this one asks.
+    // No server listens at the addresses that this client queries.
     let blind = trusting(8599).replace(":8545\"", ":8595\"").replace(":8546\"", ":8596\"");
     let blind = blind.replace(":8547\"", ":8597\"").replace(":8550/records", ":8599/records");
     std::fs::write(path("client/blind-chain.toml"), blind)?;
@@ -326,8 +333,8 @@ fn checkpoint_from_a_relay(bench: &mut Bench) -> Result<()> {
     let (signers, key, file) = (path("signers.toml"), path("checkpoint-key"), path("checkpoint"));
     let said = on_chain_host(bench, &["checkpoint", "sign", "--chain", &signers, "--key", &key, "--file", &file])?;
     let number = said.split_whitespace().nth(1).and_then(|word| word.trim_end_matches(':').parse::<u64>().ok());
-    let number = number.with_context(|| format!("no block: {said}"))?;
-    bench.within("the ingress' checkpoint", || {
+    let number = number.with_context(|| format!("no block number: {said}"))?;
+    bench.within("the ingress's checkpoint", || {
         let status = bench.status()?;
         let signed = status["directory_warning"].as_str().is_some_and(|why| why.contains("signed checkpoint"));
         Ok(signed && status["directory_sequence"].as_u64() == Some(number))
@@ -335,7 +342,7 @@ fn checkpoint_from_a_relay(bench: &mut Bench) -> Result<()> {
     bench.down()
 }
 
-/// A second egress takes the first one's place on its host: there is no fifth host.
+/// There is no fifth host, so another egress takes the place of egress-2 on its host.
 fn journey(bench: &mut Bench) -> Result<()> {
     stop(bench, "egress-2")?;
     let started = Instant::now();
@@ -353,11 +360,11 @@ fn journey(bench: &mut Bench) -> Result<()> {
     ensure!(!found.contains("missing"), "check: {found}");
     let bonded = operator.run(host, command(&["bond"]), "relay bond", true)?;
     ensure!(bonded.trim() == "relay_id 5", "bond: {bonded}");
-    // A second time it is there already, and nothing is paid twice.
-    ensure!(operator.run(host, command(&["bond"]), "relay bond", true)? == bonded, "bonded twice");
+    // A second bond finds the relay registered, and nothing is paid twice.
+    ensure!(operator.run(host, command(&["bond"]), "relay bond", true)? == bonded, "the second bond differs");
     let not_started = refused(operator.run(host, command(&["status"]), "relay status", false))?;
     ensure!(not_started.contains("never started"), "status before the start: {not_started}");
-    // What a start lacks is told by the relay's own exit code.
+    // The relay's own exit code reports what a start lacks.
     let mut powerless = host.command("setpriv");
     powerless.arg("--bounding-set=-net_admin").arg(&bench.programs.openrelay).args(["relay", "run"]);
     let why = refused(operator.run(host, powerless, "relay run", true))?;
@@ -365,11 +372,11 @@ fn journey(bench: &mut Bench) -> Result<()> {
     let service = operator.start(host, &bench.programs, &[])?;
     let config = bench.through(1, 5)?;
     bench.within("the first circuit through the new relay", || Ok(bench.up(&config).is_ok()))?;
-    ensure!(bench.fetches()?, "nothing comes through the new relay");
+    ensure!(bench.fetches()?, "the new relay carries no data");
     ensure!(started.elapsed() < IN_USE, "the first circuit took {:?}", started.elapsed());
     bench.down()?;
     let earning = operator.run(host, command(&["status"]), "relay status", false)?;
-    let words = ["Active", "epoch 2", "believed       SIMULATED"];
+    let words = ["Active", "epoch 2", "evidence       SIMULATED"];
     ensure!(words.iter().all(|words| earning.contains(words)), "status: {earning}");
     bench.services.relays.push(("egress-5", service));
     bench.services.operators.push(("egress-5", operator));
@@ -388,18 +395,18 @@ fn drains(bench: &mut Bench) -> Result<()> {
     };
     operator.run(host, relay(&["drain"]), "relay drain", true)?;
     let why = refused(operator.run(host, relay(&["status"]), "relay status", false))?;
-    ensure!(why.contains("drain"), "status of a relay that drains: {why}");
-    bench.within("the draining relay being out", || Ok(!bench.exits()?.contains(&5)))?;
-    ensure!(bench.fetches()?, "the running circuit did not go on");
+    ensure!(why.contains("drain"), "status of a draining relay: {why}");
+    bench.within("the draining relay's removal from the directory", || Ok(!bench.egresses()?.contains(&5)))?;
+    ensure!(bench.fetches()?, "the running circuit stopped");
     bench.down()?;
     let (code, _, said) = bench.openrelay(&["up", "--wait", "--config", &config])?;
     ensure!(code == Some(1) && said.contains("relay 5 is not in the directory"), "{code:?} {said}");
     operator.run(host, relay(&["drain", "--undo"]), "relay drain --undo", true)?;
-    bench.within("the relay being back", || Ok(bench.up(&config).is_ok()))?;
+    bench.within("the relay's return", || Ok(bench.up(&config).is_ok()))?;
     bench.down()?;
     operator.run(host, relay(&["unbond"]), "relay unbond", true)?;
     let early = refused(operator.run(host, relay(&["retire"]), "relay retire", true))?;
-    ensure!(early.contains("free in about 14 days"), "retire before the time: {early}");
+    ensure!(early.contains("free in about 14 days"), "retire before the end of unbonding: {early}");
     Ok(())
 }
 
@@ -407,10 +414,10 @@ fn liars(bench: &mut Bench) -> Result<()> {
     let config = bench.config();
     for fault in ["{\"kind\":\"forgedProof\"}", "{\"kind\":\"otherChain\",\"id\":9}", "{\"kind\":\"forgedHeader\"}"] {
         bench.set_faults(8545, &format!("[{fault}]"))?;
-        let (code, text, said) = bench.openrelay(&["exits", "--config", &config])?;
-        ensure!(code == Some(0) && !said.contains("kept"), "{fault} at one endpoint: {text}{said}");
+        let (code, text, said) = bench.openrelay(&["egresses", "--config", &config])?;
+        ensure!(code == Some(0) && !said.contains("cached"), "{fault} at one endpoint: {text}{said}");
     }
-    // What was kept is not asked here: verify wants to see the chain.
+    // Use verify, because it queries the chain and does not use the cache.
     bench.set_faults(8546, "[{\"kind\":\"forgedHeader\"}]")?;
     let (code, _, said) = bench.openrelay(&["verify", "3", "--config", &config])?;
     ensure!(code == Some(5) && said.contains("directory refused"), "two endpoints lie: {code:?} {said}");
@@ -419,25 +426,25 @@ fn liars(bench: &mut Bench) -> Result<()> {
 }
 
 fn without_chain(bench: &mut Bench) -> Result<()> {
-    // Relay 4 is registered and does not run any more.
+    // Relay 4 is registered but does not run any longer.
     let config = bench.through(1, 3)?;
     bench.up(&config)?;
     bench.network.set_link("chain", false)?;
-    ensure!(bench.fetches()?, "a running circuit did not go on without the chain");
+    ensure!(bench.fetches()?, "a running circuit stopped without the chain");
     bench.down()?;
-    let (code, _, said) = bench.openrelay(&["exits", "--config", &config])?;
-    ensure!(code == Some(0) && said.contains("one that was kept"), "no kept directory: {code:?} {said}");
+    let (code, _, said) = bench.openrelay(&["egresses", "--config", &config])?;
+    ensure!(code == Some(0) && said.contains("using the cached directory"), "no cached directory: {code:?} {said}");
     bench.up(&config)?;
-    ensure!(bench.fetches()?, "nothing comes through a circuit by the kept directory");
+    ensure!(bench.fetches()?, "a circuit with the cached directory carries no data");
     bench.down()?;
-    // A client that accepts nothing kept for longer than a second.
+    // A client that accepts no directory cached for longer than a second.
     let strict = bench.network.dir.join("config/client/strict.toml");
     let chain = std::fs::read_to_string(bench.network.dir.join("config/chain.toml"))?;
     std::fs::write(bench.network.dir.join("config/client/strict-chain.toml"), format!("max_age_s = 1\n{chain}"))?;
     std::fs::write(&strict, std::fs::read_to_string(&config)?.replace("../chain.toml", "strict-chain.toml"))?;
     let strict = strict.display().to_string();
-    // The chain's time may be some seconds ahead of ours: a block for each transaction.
-    bench.within("the kept directory's end", || {
+    // The chain's time may be some seconds ahead of this host's, because each transaction has its own block.
+    bench.within("the cached directory's expiry", || {
         let (code, _, said) = bench.openrelay(&["up", "--wait", "--config", &strict])?;
         if code == Some(0) {
             bench.down()?;
@@ -446,14 +453,14 @@ fn without_chain(bench: &mut Bench) -> Result<()> {
             && said.contains("directory refused: the directory is ")
             && said.contains("at most 1 s are accepted"))
     })?;
-    // Who has kept nothing and reaches nobody is refused nothing.
+    // A client without a cache that reaches no endpoint has refused nothing, so its exit code is 3.
     std::fs::remove_dir_all(bench.network.client.dir().join("state"))?;
     let (code, _, said) = bench.openrelay(&["up", "--wait", "--config", &config])?;
     ensure!(code == Some(3) && said.contains("no endpoint of the chain was reached"), "{code:?} {said}");
     bench.network.set_link("chain", true)?;
-    bench.within("the chain answering again", || Ok(bench.up(&config).is_ok()))?;
+    bench.within("the chain's return", || Ok(bench.up(&config).is_ok()))?;
     bench.down()?;
-    // Nor is one refused whom no mirror brings evidence.
+    // Nor has a client refused anything when no mirror provides evidence.
     std::fs::remove_dir_all(bench.network.client.dir().join("state"))?;
     let lines = chain.lines().map(|line| {
         if line.starts_with("evidence = ") { "evidence = [\"http://127.0.0.1:1/evidence\"]" } else { line }
@@ -463,11 +470,11 @@ fn without_chain(bench: &mut Bench) -> Result<()> {
     let path = bench.network.dir.join("config/client/unserved.toml");
     std::fs::write(&path, std::fs::read_to_string(&config)?.replace("../chain.toml", "unserved-chain.toml"))?;
     let (code, _, said) = bench.openrelay(&["up", "--wait", "--config", &path.display().to_string()])?;
-    ensure!(code == Some(3) && said.contains("no mirror has brought evidence"), "{code:?} {said}");
+    ensure!(code == Some(3) && said.contains("no mirror has delivered evidence"), "{code:?} {said}");
     Ok(())
 }
 
-/// What a program says that must fail.
+/// Returns the error of a program that must fail.
 fn refused(outcome: Result<String>) -> Result<String> {
     match outcome {
         Ok(text) => anyhow::bail!("was not refused: {text}"),
@@ -480,6 +487,6 @@ pub(crate) fn stop(bench: &mut Bench, name: &str) -> Result<()> {
     let (_, mut service): (_, Service) = bench.services.relays.remove(at);
     service.signal("TERM")?;
     bench.within("the relay's end", || Ok(!service.is_running()))?;
-    ensure!(service.ended_in_order(), "{name} was told to end, and failed");
+    ensure!(service.ended_in_order(), "{name} failed when it was told to end");
     Ok(())
 }

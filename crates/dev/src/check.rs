@@ -1,7 +1,8 @@
-//! `openrelay-dev devnet check`: scenarios on real processes in namespaces, each judged by what it shows.
+//! `openrelay-dev devnet check`: scenarios with real processes in namespaces.
 //!
-//! Owns what no unit test can see: memory of running relays, keys and paths that change under a running TCP connection, exit codes; and
-//! after each scenario the account: every program against its host's kernel, and all hosts together against the counters of the links.
+//! Owns what no unit test can see: memory of running relays, keys and paths that change under a running TCP
+//! connection, exit codes. After each scenario it takes the account: every program against its host's kernel, and all
+//! hosts together against the counters of the links.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
@@ -22,12 +23,12 @@ use crate::services::{ECHO, NAME, WEB};
 use crate::topology::{CLIENT_V4, CLIENT_V6, Network, Programs, RELAYS, Services, relay_in_status};
 use crate::wire;
 
-/// How long a change may take to show.
+/// The longest time in which a change must show.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 type Scenario = fn(&mut Bench) -> Result<()>;
 
-/// Whether a scenario loses datagrams on the links, by what it does to them.
+/// Whether a scenario makes links lose datagrams.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Links {
     Whole,
@@ -39,19 +40,19 @@ struct Bench {
     services: Services,
     programs: Programs,
     config: PathBuf,
-    /// What the kernel of the client's host had counted when the client came up.
+    /// What the kernel of the client's host had counted when the client connected.
     before: Datagrams,
     /// Datagrams that links had counted as lost at the last account.
     lost: u64,
 }
 
-/// Runs all scenarios on one network; an error names the first that fails.
+/// Runs all scenarios on one network. An error names the first that fails.
 pub(crate) fn run(dir: &Path) -> Result<()> {
     let programs = Programs::find()?;
     let network = Network::new(dir)?;
     network.selfhost(&programs)?;
     let config = dir.join("config/client/client.toml");
-    // One datagram, one packet: so the kernel's counters are exact. The demo goes the other way.
+    // Without trains each datagram is one packet, so the kernel's counters are exact. The demo uses trains.
     for file in RELAYS.map(|name| dir.join("config").join(name).join("relay.toml")).iter().chain([&config]) {
         fs::write(file, format!("udp_trains = false\n{}", fs::read_to_string(file)?))?;
     }
@@ -63,33 +64,37 @@ pub(crate) fn run(dir: &Path) -> Result<()> {
     let mut bench = Bench { network, services, programs, config, before: Datagrams::default(), lost: 0 };
     let scenarios: [(&str, Scenario, Links); 12] = [
         ("memory of both relays holds no canary", memory, Links::Whole),
-        ("garbage is counted and stops nothing", garbage, Links::Whole),
-        ("a TCP connection survives rekeying, roaming and a smaller path", changes_under_load, Links::Broken),
-        ("an egress forwards to nobody that it should not, and nothing with an inner address", firewall, Links::Whole),
-        ("a path that loses a fifth carries on, and every loss is the path's", lossy, Links::Broken),
+        ("garbage datagrams are counted and stop nothing", garbage, Links::Whole),
+        ("a TCP connection survives rekeying, roaming and a smaller path MTU", changes_under_load, Links::Broken),
+        (
+            "an egress forwards nothing to forbidden destinations and nothing with an inner address",
+            firewall,
+            Links::Whole,
+        ),
+        ("a circuit survives a path that loses a fifth, and all losses are the path's", lossy, Links::Broken),
         ("floods and crowds are counted to the last datagram", crowds, Links::Broken),
-        ("one hop works and says so", one_hop, Links::Whole),
+        ("one hop works and the status reports it", one_hop, Links::Whole),
         ("nothing leaves outside the tunnel when the relay is cut off", blocked, Links::Broken),
         ("a host without a network feeds nothing into its own tunnel", unplugged, Links::Whole),
         ("a daemon that is killed leaves nothing open, and down cleans up", crash, Links::Whole),
-        ("refused directories and configurations say why", refusals, Links::Whole),
+        ("refused directories and configurations are reported with the reason", refusals, Links::Whole),
         ("nothing leaves outside the tunnel when relays are killed", killed, Links::Whole),
     ];
     for (name, scenario, links) in scenarios {
         let (started, before) = (Instant::now(), bench.lost);
         scenario(&mut bench).with_context(|| format!("scenario failed: {name}"))?;
         let lost = bench.lost - before;
-        ensure!((links == Links::Broken) == (lost > 0), "{name}: {lost} datagrams were lost on links");
-        say(&format!("ok  {:>5.1} s  {name}; {lost} datagrams lost on links", started.elapsed().as_secs_f64()));
+        ensure!((links == Links::Broken) == (lost > 0), "{name}: links lost {lost} datagrams");
+        say(&format!("ok  {:>5.1} s  {name}; links lost {lost} datagrams", started.elapsed().as_secs_f64()));
     }
     let Bench { network, services, .. } = bench;
     drop(services);
     nothing_logged(&network)?;
-    say("ok           no log holds an address of the client or of a destination");
+    say("ok           no log contains an address of the client or of a destination");
     Ok(())
 }
 
-/// Looks through whatever relays, client and daemon have written for addresses and names that nobody may keep.
+/// Searches all logs of relays, client and daemon for addresses and names that must not be logged.
 fn nothing_logged(network: &Network) -> Result<()> {
     let client =
         [CLIENT_V4.parse()?, CLIENT_V6.parse()?, network.address("nat", false)?, network.address("nat", true)?];
@@ -105,12 +110,12 @@ fn nothing_logged(network: &Network) -> Result<()> {
                 }
                 let text = String::from_utf8_lossy(&fs::read(file.path())?).into_owned();
                 let found = canaries.iter().find(|canary| text.contains(*canary));
-                ensure!(found.is_none(), "{}: holds {found:?}", file.path().display());
+                ensure!(found.is_none(), "{} contains {found:?}", file.path().display());
                 read += 1;
             }
         }
     }
-    ensure!(read >= 5, "only {read} logs were there to be read");
+    ensure!(read >= 5, "found only {read} logs");
     Ok(())
 }
 
@@ -134,13 +139,13 @@ impl Bench {
         Ok(status)
     }
 
-    /// Takes the account, then the circuit down.
+    /// Takes the account and then disconnects the client.
     fn down(&mut self) -> Result<()> {
         self.lost = self.account_in_peace()?;
         self.take_down()
     }
 
-    /// Judges what has left the client's host, then takes the circuit down.
+    /// Checks what has left the client's host and then disconnects the client.
     fn take_down(&self) -> Result<()> {
         wire::judge(self.network.host("nat")?)?;
         wire::unwatch(self.network.host("nat")?)?;
@@ -161,8 +166,9 @@ impl Bench {
         Ok(serde_json::from_str(checked(&output, "fetch")?.trim())?)
     }
 
-    /// What programs do that want out: through the tunnel, and straight through the outer interface as one would that knows it. Nothing may come back;
-    /// what leaves is judged on the wire.
+    /// Tries to reach the Internet as programs would, through the tunnel and directly through the outer interface.
+    ///
+    /// No attempt may get an answer. The wire's counters judge what leaves.
     fn try_everything(&self) -> Result<()> {
         let mut attempts = Vec::new();
         for v6 in [false, true] {
@@ -187,19 +193,20 @@ impl Bench {
             .map(|command| command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn())
             .collect();
         for (mut child, command) in running?.into_iter().zip(&attempts) {
-            ensure!(!child.wait()?.success(), "something answered: {command:?}");
+            ensure!(!child.wait()?.success(), "a blocked program got an answer: {command:?}");
         }
         Ok(())
     }
 
-    /// Whether the server answers one ping of the client.
+    /// Returns whether the server answers one ping of the client.
     fn ping(&self) -> Result<bool> {
         let server = self.network.address("server", false)?.to_string();
         let output = self.network.client.command("ping").args(["-n", "-c", "1", "-W", "1", &server]).output()?;
         Ok(output.status.success())
     }
 
-    /// The account when nothing is on its way. A ping beforehand makes every socket tell what its kernel dropped before it.
+    /// Takes the account when no datagram is in flight. A ping beforehand makes every socket report what its kernel
+    /// dropped before.
     fn account_in_peace(&mut self) -> Result<u64> {
         self.in_peace(|bench| {
             bench.ping()?;
@@ -207,7 +214,8 @@ impl Bench {
         })
     }
 
-    /// The outcome of `judge` when it comes to one, for what is on its way just now.
+    /// Repeats `judge` until it succeeds, because datagrams may be in flight. Returns its result, or its last error
+    /// after 20 attempts.
     fn in_peace<T>(&mut self, mut judge: impl FnMut(&mut Self) -> Result<T>) -> Result<T> {
         for _ in 1..20 {
             if let Ok(outcome) = judge(self) {
@@ -217,8 +225,10 @@ impl Bench {
         judge(self)
     }
 
-    /// Holds what client and relays counted against what the kernels of their hosts counted, and what arrived nowhere against what links counted as
-    /// lost; how many that are so far.
+    /// Compares the counts of client and relays with those of their hosts' kernels, and missing datagrams with the
+    /// losses of links.
+    ///
+    /// Returns how many datagrams links have lost so far.
     fn account(&mut self) -> Result<u64> {
         let before = self.all_kernels()?;
         self.account_of_client()?;
@@ -226,21 +236,21 @@ impl Bench {
             self.account_of_relay(name)?;
         }
         let all = self.all_kernels()?;
-        ensure!(all == before, "something was still on its way");
+        ensure!(all == before, "datagrams were still in flight");
         self.account_of_links(all)
     }
 
     fn account_of_client(&self) -> Result<()> {
         let client = account::of_client(&self.status()?["traffic"])?;
         let kernel = account::of_kernel(&self.network.client)?.since(self.before);
-        ensure!(client == kernel, "the client counted {client:?}, its host {kernel:?}");
+        ensure!(client == kernel, "the client counted {client:?}, its host's kernel {kernel:?}");
         Ok(())
     }
 
     fn account_of_relay(&mut self, name: &str) -> Result<()> {
         let counted = account::of_relay(name, &serde_json::from_str(&self.service(name)?.ask("USR1")?)?)?;
         let kernel = account::of_kernel(self.network.host(name)?)?;
-        ensure!(counted == kernel, "{name} counted {counted:?}, its host {kernel:?}");
+        ensure!(counted == kernel, "{name} counted {counted:?}, its host's kernel {kernel:?}");
         Ok(())
     }
 
@@ -248,7 +258,7 @@ impl Bench {
         let refused: u64 =
             WATCHED.iter().map(|name| account::refused(self.network.host(name)?)).sum::<Result<u64>>()?;
         let lost = loss::counted(&self.network)?;
-        ensure!(all.sent == all.received + refused + lost, "{all:?}, {refused} refused, links counted {lost} lost");
+        ensure!(all.sent == all.received + refused + lost, "{all:?}, {refused} refused, links lost {lost}");
         Ok(lost)
     }
 
@@ -279,12 +289,12 @@ impl Bench {
     }
 }
 
-/// Hosts whose kernels count. The NAT is among them for what comes to a mapping that it has forgotten: that ends there.
+/// Hosts whose kernels count. The NAT is one of them, because it drops datagrams to a mapping that it has deleted.
 const WATCHED: [&str; 7] = ["client", "nat", "ingress-1", "ingress-2", "egress-1", "egress-2", "server"];
 fn memory(bench: &mut Bench) -> Result<()> {
     let status = bench.up(&[])?;
     let answer = bench.fetch(32)?;
-    ensure!(answer["sha256_ok"] == true, "wrong bytes");
+    ensure!(answer["sha256_ok"] == true, "the fetched bytes are wrong");
     let server = [bench.network.address("server", false)?, bench.network.address("server", true)?];
     for (number, address) in server.iter().enumerate() {
         let to = bench.network.server(ECHO, number == 1)?.to_string();
@@ -295,17 +305,17 @@ fn memory(bench: &mut Bench) -> Result<()> {
     let egress = bench.relay(relay_in_status(&status, "egress")?)?;
     let client = [CLIENT_V4.parse()?, CLIENT_V6.parse()?, bench.network.address("nat", false)?];
     let mut needles: Vec<Vec<u8>> = server.iter().map(octets).collect();
-    // As a query spells it: each label after its length.
+    // As a query encodes it: each label after its length.
     needles
         .push(NAME.split('.').flat_map(|label| [&[label.len().to_le_bytes()[0]], label.as_bytes()].concat()).collect());
     let found = search(ingress, &needles)?;
-    ensure!(found == [0; 3], "the ingress' memory holds destinations: {found:?}");
+    ensure!(found == [0; 3], "the ingress's memory contains destinations: {found:?}");
     let needles: Vec<Vec<u8>> = client.iter().map(octets).collect();
     let found = search(egress, &needles)?;
-    ensure!(found == [0; 3], "the egress' memory holds the client's addresses: {found:?}");
-    // The search itself must be able to find: each relay knows what is its own to know.
+    ensure!(found == [0; 3], "the egress's memory contains the client's addresses: {found:?}");
+    // Proves that the search can find something: an ingress must know the client's address.
     let own = search(ingress, &[octets(&bench.network.address("nat", false)?)])?;
-    ensure!(own[0] > 0, "the search finds not even the client's address at the ingress");
+    ensure!(own[0] > 0, "the search does not find the client's address at the ingress");
     bench.down()
 }
 
@@ -316,7 +326,8 @@ fn octets(address: &IpAddr) -> Vec<u8> {
     }
 }
 
-/// How often each needle stands in a process' writable memory. Four bytes turn up in random bytes once in four thousand megabytes.
+/// Returns how often each needle occurs in a process's writable memory. A needle of four bytes occurs by chance once
+/// in about 4 GB of random bytes.
 fn search(pid: u32, needles: &[Vec<u8>]) -> Result<Vec<usize>> {
     let mut found = vec![0; needles.len()];
     let mut memory = fs::File::open(format!("/proc/{pid}/mem"))?;
@@ -341,7 +352,7 @@ fn search(pid: u32, needles: &[Vec<u8>]) -> Result<Vec<usize>> {
     Ok(found)
 }
 
-/// Datagrams of all sizes and no sense, to the relays that carry the circuit.
+/// Sends meaningless datagrams of all sizes to all relays, among them those of the circuit.
 fn garbage(bench: &mut Bench) -> Result<()> {
     bench.up(&[])?;
     for name in RELAYS {
@@ -351,7 +362,7 @@ fn garbage(bench: &mut Bench) -> Result<()> {
             checked(&output, "garbage")?;
         }
     }
-    ensure!(bench.fetch(4)?["sha256_ok"] == true, "wrong bytes");
+    ensure!(bench.fetch(4)?["sha256_ok"] == true, "the fetched bytes are wrong");
     bench.down()
 }
 
@@ -374,10 +385,10 @@ fn changes_under_load(bench: &mut Bench) -> Result<()> {
         post(&socket, "/v1/rekey")?;
         goes_on(bench, "rekeying")?;
     }
-    // Another address: what a phone that changes networks looks like to the ingress.
+    // Another address: to the ingress this looks like a phone that changes networks.
     renumber_nat(bench, "192.0.2.2", "192.0.2.3")?;
     goes_on(bench, "roaming")?;
-    // Full packets no longer pass; errors that say so are not believed, only probes are.
+    // Full packets do not pass any longer. The client ignores ICMP errors and trusts only its own probes.
     bench.network.core.sh("ip link set nat mtu 1400")?;
     goes_on(bench, "a smaller path")?;
     let status = child.wait()?;
@@ -385,13 +396,14 @@ fn changes_under_load(bench: &mut Bench) -> Result<()> {
     if let Some(mut out) = child.stdout.take() {
         out.read_to_string(&mut text)?;
     }
-    ensure!(status.success(), "the fetch broke: {text}");
-    // Cut by the hosts for the devices, and once more by us for the path: no router tells their senders.
+    ensure!(status.success(), "the fetch failed: {text}");
+    // The hosts fragment these datagrams for the devices, and OpenRelay fragments them again for the path. No router
+    // reports the path MTU to their senders.
     let to = bench.network.server(ECHO, false)?.to_string();
     let echo = |count: &str| {
         bench.network.client.command(&bench.programs.dev).args(["echo", &to, count, "--size", "1390"]).output()
     };
-    // The first answer tells the server that the egress' device takes less than Ethernet.
+    // The first answer tells the server that the egress's device has a smaller MTU than Ethernet.
     let _ = echo("1")?;
     checked(&echo("20")?, "datagrams larger than the path")?;
     bench.network.core.sh("ip link set nat mtu 1500")?;
@@ -400,7 +412,9 @@ fn changes_under_load(bench: &mut Bench) -> Result<()> {
     loss::mend(&bench.network.core)
 }
 
-/// Gives the NAT another address and makes it forget its mappings. What comes meanwhile, and what goes to the old address from then on, is lost.
+/// Gives the NAT another address and makes it delete its mappings.
+///
+/// Datagrams that arrive meanwhile, or that go to the old address afterwards, are lost.
 fn renumber_nat(bench: &Bench, old: &str, new: &str) -> Result<()> {
     let (core, nat) = (&bench.network.core, bench.network.host("nat")?);
     loss::lose(nat, &["udp dport 443", "udp sport 443"])?;
@@ -409,7 +423,8 @@ fn renumber_nat(bench: &Bench, old: &str, new: &str) -> Result<()> {
     let script = format!(
         "ip addr del {old}/24 dev wan; ip addr add {new}/24 dev wan; ip route replace default via 192.0.2.1; \
          nft delete table ip nat; \
-         nft 'table ip nat {{ chain post {{ type nat hook postrouting priority srcnat; oifname \"wan\" masquerade; }}; }}'"
+         nft 'table ip nat {{ chain post {{ type nat hook postrouting priority srcnat; \
+         oifname \"wan\" masquerade; }}; }}'"
     );
     nat.sh(&script)?;
     let forget = nat.command(&bench.programs.dev).args(["forget", CLIENT_V4]).output()?;
@@ -435,7 +450,7 @@ fn firewall(bench: &mut Bench) -> Result<()> {
          oifname wan ip saddr 100.64.0.0/10 counter name untranslated; }; }'")?;
     let packets = |table: &str, counter: &str| egress.counter(table, counter).map(|(packets, _)| packets);
     let server = bench.network.address("server", false)?.to_string();
-    // Not the one in use: what goes there does not go through the tunnel.
+    // An ingress that the circuit does not use: packets to the one in use do not enter the tunnel.
     let other = if relay_in_status(&status, "ingress")? == "ingress-1" { "ingress-2" } else { "ingress-1" };
     let other = bench.network.address(other, false)?.to_string();
     let mut blocked = packets("inet openrelay_egress", "blocked")?;
@@ -460,22 +475,22 @@ fn lossy(bench: &mut Bench) -> Result<()> {
     bench.up(&[])?;
     let fifth = |what: &str| format!("udp {what} 443 numgen random mod 5 == 0");
     loss::lose(bench.network.host("nat")?, &[&fifth("dport"), &fifth("sport")])?;
-    // Not by name: glibc asks a resolver twice, and one time in ten both are lost.
+    // By address and not by name: glibc sends a query twice, and one time in ten both are lost.
     let server = bench.network.server(WEB, false)?.to_string();
-    ensure!(bench.fetch_from(&server, 1)?["sha256_ok"] == true, "wrong bytes");
+    ensure!(bench.fetch_from(&server, 1)?["sha256_ok"] == true, "the fetched bytes are wrong");
     loss::mend(bench.network.host("nat")?)?;
     let before = bench.lost;
     bench.down()?;
-    ensure!(bench.lost - before > 100, "only {} datagrams were lost", bench.lost - before);
+    ensure!(bench.lost - before > 100, "links lost only {} datagrams", bench.lost - before);
     Ok(())
 }
 
 fn one_hop(bench: &mut Bench) -> Result<()> {
     let status = bench.up(&["--one-hop"])?;
-    ensure!(status["hops"] == 1 && status["ingress"].is_null(), "status does not say one hop: {status}");
+    ensure!(status["hops"] == 1 && status["ingress"].is_null(), "the status does not report one hop: {status}");
     let text = String::from_utf8_lossy(&bench.openrelay(&["status"])?.stdout).into_owned();
-    ensure!(text.contains("ONE HOP"), "status does not say one hop: {text}");
-    ensure!(bench.fetch(16)?["sha256_ok"] == true, "wrong bytes");
+    ensure!(text.contains("ONE HOP"), "the status does not report one hop: {text}");
+    ensure!(bench.fetch(16)?["sha256_ok"] == true, "the fetched bytes are wrong");
     bench.down()
 }
 
@@ -488,7 +503,7 @@ fn blocked(bench: &mut Bench) -> Result<()> {
         .map(|(family, v6, end)| Ok(format!("{family} {end}addr {}", bench.network.address(ingress, v6)?)))
         .collect::<Result<_>>()?;
     let rules: Vec<&str> = rules.iter().map(String::as_str).collect();
-    // A path that swallows everything, and a router that says so.
+    // First a path that silently drops everything, then a router that reports "no route".
     for cut in [loss::lose, loss::refuse] {
         cut(&bench.network.core, &rules)?;
         bench.try_everything()?;
@@ -498,7 +513,8 @@ fn blocked(bench: &mut Bench) -> Result<()> {
     bench.down()
 }
 
-/// The last scenario: relays that were killed stay dead. Until then each is held to account, and its host's kernel from then on.
+/// Runs last, because killed relays stay dead. It takes each relay's account until it dies, and its host kernel's
+/// afterwards.
 fn killed(bench: &mut Bench) -> Result<()> {
     let status = bench.up(&[])?;
     let (ingress, egress) = (relay_in_status(&status, "ingress")?, relay_in_status(&status, "egress")?);
@@ -518,28 +534,30 @@ fn killed(bench: &mut Bench) -> Result<()> {
         }
         for (name, at_its_end) in [(egress, egress_at_its_end), (ingress, ingress_at_its_end)] {
             let now = account::of_kernel(bench.network.host(name)?)?;
-            ensure!(now == at_its_end, "the dead {name} sends or hears: {at_its_end:?}, {now:?}");
+            ensure!(now == at_its_end, "the dead {name} sends or receives: {at_its_end:?}, {now:?}");
         }
         bench.account_of_links(bench.all_kernels()?)
     })?;
     bench.take_down()?;
-    // And one whose device is removed ends, so that somebody can start it again.
+    // A relay whose device is removed ends, so that a service manager can restart it.
     let other = if egress == "egress-1" { "egress-2" } else { "egress-1" };
     bench.network.host(other)?.sh("ip link del orp-egress")?;
     ended(bench.service(other)?)
 }
 
-/// Waits for the end of a service.
+/// Waits until a service has ended.
 fn ended(service: &mut Service) -> Result<()> {
     let started = Instant::now();
     while service.is_running() {
-        ensure!(started.elapsed() < PATIENCE, "a relay that should end goes on");
+        ensure!(started.elapsed() < PATIENCE, "a relay that should end still runs");
         std::thread::yield_now();
     }
     Ok(())
 }
 
-/// Ends a relay without warning, at a moment at which its account is exact: nobody else runs then. What its host's kernel had counted.
+/// Kills a relay at a moment at which its account is exact, because no other process runs.
+///
+/// Returns what its host's kernel had counted.
 fn kill(bench: &mut Bench, name: &str) -> Result<Datagrams> {
     let victim = bench.relay(name)?;
     let mut others = vec![daemon_pid()?];
@@ -553,7 +571,7 @@ fn kill(bench: &mut Bench, name: &str) -> Result<Datagrams> {
     }
     bench.in_peace(|bench| bench.account_of_relay(name))?;
     signal("KILL", victim)?;
-    // Its sockets are open until it is gone.
+    // The relay's sockets stay open until its process is gone.
     ended(bench.service(name)?)?;
     let at_its_end = account::of_kernel(bench.network.host(name)?)?;
     for other in others {
@@ -567,7 +585,7 @@ fn signal(name: &str, pid: u32) -> Result<()> {
     checked(&output, &format!("kill -s {name}")).map(drop)
 }
 
-/// What an ingress under attack, and one that hundreds come to, counts is all that came, to the last datagram.
+/// An ingress under attack, and one with hundreds of clients, count every datagram that arrives.
 fn crowds(bench: &mut Bench) -> Result<()> {
     flood::prepare_links(&bench.network)?;
     loss::lose(&bench.network.core, &[&format!("ip daddr {SPOOFED} udp sport 443")])?;
@@ -575,15 +593,18 @@ fn crowds(bench: &mut Bench) -> Result<()> {
     for kind in [Kind::Fresh, Kind::Replayed, Kind::Flipped, Kind::Proven] {
         let mut attack = Flood::prepare(&bench.network, &bench.programs, kind, 1, 10_000, true)?;
         attack.begin()?;
-        ensure!(bench.fetch(4)?["sha256_ok"] == true, "wrong bytes during a flood");
-        ensure!(attack.finish()?["sent"] == 10_000, "the flood was smaller than asked for");
+        ensure!(bench.fetch(4)?["sha256_ok"] == true, "the bytes fetched during a flood are wrong");
+        ensure!(attack.finish()?["sent"] == 10_000, "the flood was smaller than requested");
     }
     let before = bench.lost;
     bench.down()?;
     let ingress = bench.network.host("ingress-1")?;
     let ((come, _), (gone, _)) = (ingress.counter("ip flood", "in")?, ingress.counter("ip flood", "out")?);
     let lost = bench.lost - before;
-    ensure!(come == 40_000 && gone > 0 && lost == gone, "{come} came, {gone} answers, {lost} datagrams missing");
+    ensure!(
+        come == 40_000 && gone > 0 && lost == gone,
+        "{come} datagrams arrived, {gone} were answered, {lost} are missing"
+    );
     flood::mend_links(&bench.network)?;
     loss::mend(&bench.network.core)?;
 
@@ -591,28 +612,30 @@ fn crowds(bench: &mut Bench) -> Result<()> {
     load.args(["load", "--circuits", "300", "--active", "300", "--config"]).arg(&bench.config);
     let output = load.stdin(Stdio::null()).output()?;
     let text = checked(&output, "openrelay-dev load")?;
-    ensure!(text.contains("\"answered\":300"), "not all of 300 were answered: {text}");
-    // A circuit afterwards makes every socket tell what its kernel dropped.
+    ensure!(text.contains("\"answered\":300"), "not all of 300 circuits were answered: {text}");
+    // A circuit afterwards makes every socket report what its kernel dropped.
     bench.up(&[])?;
     bench.down()
 }
 
-/// Without a route to the first hop the circuit's own datagrams went into the tunnel, sealed again and again.
+/// Checks that a client without a route to the first hop does not seal its own datagrams again and again.
+///
+/// Without this protection the circuit's datagrams would enter the tunnel.
 fn unplugged(bench: &mut Bench) -> Result<()> {
     bench.up(&[])?;
     let read = |bench: &Bench| -> Result<u64> {
-        bench.status()?["traffic"]["device_read"].as_u64().context("no traffic in status")
+        bench.status()?["traffic"]["device_read"].as_u64().context("the status has no traffic")
     };
     bench.wait_for("the tunnel carrying", || bench.ping())?;
     let route = bench.network.client.sh("ip route show default table main")?;
     bench.network.client.sh("ip route del default table main")?;
     let before = read(bench)?;
     for _ in 0..3 {
-        ensure!(!bench.ping()?, "a packet found a way without a route");
+        ensure!(!bench.ping()?, "a packet was answered without a route");
     }
     let added = read(bench)? - before;
-    // Besides the three the kernel asks for routers now and then; what goes round goes round a hundred times.
-    ensure!(added <= 10, "{added} packets came out of the device for 3 that went in");
+    // The kernel also solicits routers now and then. A loop would repeat each packet about a hundred times.
+    ensure!(added <= 10, "the client read {added} packets from the device, but only 3 were sent");
     bench.network.client.sh(&format!("ip route add {}", route.trim()))?;
     bench.wait_for("the tunnel carrying again", || bench.ping())?;
     bench.down()
@@ -623,7 +646,7 @@ fn crash(bench: &mut Bench) -> Result<()> {
     let before = bench.network.client.sh(state)?;
     bench.up(&[])?;
     bench.lost = bench.account_in_peace()?;
-    // Somebody removes the device: the client says that nothing flows, and rests.
+    // Another program removes the device. The client reports that nothing flows, and stays idle.
     bench.network.client.sh("ip link del orp0")?;
     bench.wait_for("the loss showing", || Ok(bench.status()?["state"] == "blocked"))?;
     let daemon = daemon_pid()?;
@@ -632,12 +655,15 @@ fn crash(bench: &mut Bench) -> Result<()> {
         bench.ping()?;
     }
     let busy = crate::load::cpu_seconds(daemon)? - busy;
-    ensure!(busy < 0.5, "a client that carries nothing took {busy:.1} s of CPU");
+    ensure!(busy < 0.5, "an idle client used {busy:.1} s of CPU time");
     signal("KILL", daemon)?;
     bench.wait_for("the daemon's end", || Ok(daemon_pid().is_err()))?;
-    ensure!(!bench.ping()?, "traffic flows past the tunnel after a crash");
+    ensure!(!bench.ping()?, "traffic bypasses the tunnel after a crash");
     let text = String::from_utf8_lossy(&bench.openrelay(&["status"])?.stdout).into_owned();
-    ensure!(text.contains("Blocked") && text.contains("openrelay down"), "status does not say so: {text}");
+    ensure!(
+        text.contains("Blocked") && text.contains("openrelay down"),
+        "the status does not report the block: {text}"
+    );
     let again = bench.openrelay(&["up", "--wait", "--config", &bench.config.display().to_string()])?;
     let text = String::from_utf8_lossy(&again.stderr).into_owned();
     ensure!(
@@ -645,12 +671,12 @@ fn crash(bench: &mut Bench) -> Result<()> {
         "up after a crash does not say what to do: {text}"
     );
     bench.take_down()?;
-    ensure!(bench.network.client.sh(state)? == before, "not everything was given back");
-    ensure!(bench.ping()?, "no traffic after down");
+    ensure!(bench.network.client.sh(state)? == before, "the host's state was not restored completely");
+    ensure!(bench.ping()?, "no traffic passes after down");
     Ok(())
 }
 
-/// The process that `openrelay up` left behind: in this process namespace there is but one.
+/// Returns the daemon that `openrelay up` started. This process namespace has only one.
 fn daemon_pid() -> Result<u32> {
     for entry in fs::read_dir("/proc")?.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
@@ -659,7 +685,7 @@ fn daemon_pid() -> Result<u32> {
             return Ok(pid);
         }
     }
-    bail!("there is no daemon")
+    bail!("no daemon is running")
 }
 
 fn refusals(bench: &mut Bench) -> Result<()> {
@@ -703,7 +729,8 @@ fn refusals(bench: &mut Bench) -> Result<()> {
             "{name}: {said}"
         );
     }
-    // The next directory is taken, and the one before it is then refused, though it is signed and has not expired.
+    // The client accepts the next directory. It then refuses the previous one, although that is signed and has not
+    // expired.
     let network = bench.network.dir.join("config").display().to_string();
     checked(&bench.openrelay(&["selfhost", "renew", "--dir", &network, "--remove", "2"])?, "selfhost renew")?;
     ensure!(bench.up(&[])?["directory_sequence"] == 2, "the renewed directory is not in use");
@@ -715,7 +742,7 @@ fn refusals(bench: &mut Bench) -> Result<()> {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(output.status.code() == Some(5) && said.contains("seen before"), "rolled back: {said}");
     if bench.openrelay(&["status"])?.status.code() != Some(3) {
-        bail!("status of nothing is not exit code 3");
+        bail!("status without a connection does not end with exit code 3");
     }
     Ok(fs::write(&directory, renewed)?)
 }

@@ -1,6 +1,6 @@
 //! The part of `openrelay-dev devnet check` about clients that reach no endpoint of the chain.
 //!
-//! Owns what two of three keys have signed, and how long a directory serves that was kept.
+//! Owns what the signatures of two of three keys allow, and how long a cached directory serves.
 
 use std::fs;
 use std::path::Path;
@@ -18,9 +18,11 @@ const HOUR: u64 = 3_600;
 
 /// Runs the scenarios.
 pub(crate) fn run(dir: &Path) -> Result<()> {
-    scenario("without endpoints: two of three keys stand for them, one does not, exit code 5", || checkpoints(dir))?;
+    scenario("without endpoints: two of three checkpoint keys suffice, one is refused with exit code 5", || {
+        checkpoints(dir)
+    })?;
     scenario(
-        "a kept directory serves while the chain stands still for 71 hours, and none after 73: exit code 5",
+        "a cached directory serves while the chain stands still for 71 hours, and not after 73: exit code 5",
         || {
             for age in [71, 73] {
                 let dir = dir.join(format!("{age}-hours"));
@@ -32,7 +34,7 @@ pub(crate) fn run(dir: &Path) -> Result<()> {
     )
 }
 
-/// A chain whose newest block is so many hours old, and a client that has read it then.
+/// Runs a chain whose newest block is `age` hours old, and a client that read it at that time.
 fn stands_still(dir: &Path, age: u64) -> Result<()> {
     let mut world = LocalChain::start_behind(dir, age * HOUR)?;
     let chain = dir.join("chain.toml");
@@ -45,20 +47,20 @@ fn stands_still(dir: &Path, age: u64) -> Result<()> {
     let client = dir.join("client.toml");
     fs::write(&client, "chain = \"chain.toml\"\nadmission = \"open\"\ndns = [\"192.0.2.1\"]\n")?;
     let client = client.display().to_string();
-    let exits = ["exits", "--config", &client];
-    // Control: by such a chain alone no client begins, however young a kept directory may be.
-    world.says(&exits, 5, "directory refused")?;
+    let egresses = ["egresses", "--config", &client];
+    // Control: without a cached directory no client starts with such a chain.
+    world.says(&egresses, 5, "directory refused")?;
     let file = ChainFile::load(&chain)?;
-    // Blocks of a second each have pushed its time a little ahead.
+    // Blocks of one second each have moved the chain's time slightly ahead.
     let (reading, _) = openrelay_node::chain::read(&file, unix_seconds() - age * HOUR + 60, 0)?;
     let kept = kept_of(&file, &dir.join("state"));
-    fs::create_dir_all(kept.parent().context("it is in a folder")?)?;
-    fs::write(&kept, reading.encode().context("a reading that was read can be written")?)?;
+    fs::create_dir_all(kept.parent().context("the cache file has no folder")?)?;
+    fs::write(&kept, reading.encode().context("a parsed reading cannot be encoded")?)?;
     let is_refused = |world: &LocalChain, arguments: &[&str]| -> Result<()> {
         let said = world.says(arguments, 5, " hours old, and at most 72 hours are accepted")?;
-        // Rounded up, and some seconds have gone by.
+        // The age is rounded up, and some seconds have passed.
         let ages = [age, age + 1].map(|age| format!("directory refused: the directory is {age} hours old"));
-        ensure!(ages.iter().any(|age| said.contains(age)), "another age: {said}");
+        ensure!(ages.iter().any(|age| said.contains(age)), "unexpected age: {said}");
         Ok(())
     };
     for blocked in [false, true] {
@@ -66,17 +68,17 @@ fn stands_still(dir: &Path, age: u64) -> Result<()> {
             world.end();
         }
         if age < 72 {
-            let said = world.says(&exits, 0, "the directory is one that was kept")?;
-            ensure!(said.contains(&format!("{relay:>6}  ")), "relay {relay} is not shown: {said}");
+            let said = world.says(&egresses, 0, "using the cached directory")?;
+            ensure!(said.contains(&format!("{relay:>6}  ")), "relay {relay} is not listed: {said}");
             continue;
         }
-        is_refused(&world, &exits)?;
+        is_refused(&world, &egresses)?;
         is_refused(&world, &["up", "--wait", "--config", &client])?;
         world.says(&["status"], 3, "Down")?;
     }
-    // Who has kept nothing and reaches nobody was refused nothing.
+    // A client without a cache that reaches no endpoint has refused nothing, so its exit code is 3.
     fs::remove_file(&kept)?;
-    world.says(&exits, 3, "no endpoint of the chain was reached").map(drop)
+    world.says(&egresses, 3, "no endpoint of the chain was reached").map(drop)
 }
 
 fn checkpoints(dir: &Path) -> Result<()> {
@@ -102,13 +104,14 @@ fn checkpoints(dir: &Path) -> Result<()> {
     );
     let signers = path("signers.toml");
     fs::write(&signers, &trusted)?;
-    // A client whose endpoints are blocked: nobody listens there.
-    let endpoints = trusted.lines().find(|line| line.starts_with("endpoints")).context("no endpoints")?;
+    // A client whose endpoints are blocked: no server listens there.
+    let endpoints =
+        trusted.lines().find(|line| line.starts_with("endpoints")).context("the chain file has no endpoints")?;
     fs::write(dir.join("blocked.toml"), trusted.replace(endpoints, "endpoints = [\"http://127.0.0.1:1\"]"))?;
     fs::write(dir.join("client.toml"), "chain = \"blocked.toml\"\nadmission = \"open\"\ndns = [\"192.0.2.1\"]\n")?;
     let client = path("client.toml");
 
-    world.says(&["exits", "--config", &client], 5, "no mirror has a checkpoint")?;
+    world.says(&["egresses", "--config", &client], 5, "no mirror has a checkpoint")?;
     let sign = |key: &str| {
         let key = path(key);
         ["checkpoint", "sign", "--chain", &signers, "--key", &key, "--file", &file].map(str::to_owned)
@@ -117,17 +120,17 @@ fn checkpoints(dir: &Path) -> Result<()> {
         world.says(&arguments.iter().map(String::as_str).collect::<Vec<_>>(), code, word).map(drop)
     };
     run(sign("key-1"), 0, "1 of the trusted keys have signed")?;
-    world.says(&["exits", "--config", &client], 5, "2 must")?;
+    world.says(&["egresses", "--config", &client], 5, "2 must")?;
     run(sign("key-3"), 0, "signed by enough keys")?;
-    world.says(&["exits", "--config", &client], 0, "signed checkpoint")?;
-    // What one has signed, and changed, is signed by nobody else.
+    world.says(&["egresses", "--config", &client], 0, "signed checkpoint")?;
+    // A changed checkpoint that one key has signed gets no signature of another key.
     let mut bytes = fs::read(&file)?;
     bytes[4 + 23 + 8 + 8] ^= 1;
     fs::write(&file, &bytes)?;
     run(sign("key-2"), 5, "0 of 1 endpoints show block")?;
     fs::write(&file, "nonsense")?;
-    run(sign("key-2"), 5, "this is no checkpoint")?;
-    // What was kept serves on without the mirror's file.
-    world.says(&["exits", "--config", &client], 0, "was kept")?;
+    run(sign("key-2"), 5, "this is not a checkpoint")?;
+    // The cached directory serves on without the mirror's file.
+    world.says(&["egresses", "--config", &client], 0, "using the cached directory")?;
     Ok(())
 }

@@ -1,7 +1,7 @@
-//! `openrelay devnet demo`: the main job, and whether it is as promised.
+//! `openrelay devnet demo`: shows the main function and checks that everything works as promised.
 //!
-//! Owns the story: plain forwarding first, then the same through two hops with judges on the links, then what each relay could see, and the
-//! account of every datagram.
+//! Owns the sequence: a plain download first, then the same through two hops with judges on the links. Then it
+//! reports what each relay could see, and accounts for every datagram.
 
 use std::fs;
 use std::net::IpAddr;
@@ -25,38 +25,43 @@ use crate::simulation::LIES;
 use crate::topology::{BOOTED, CLIENT_V4, CLIENT_V6, FIRST_LIAR, Network, Programs, RELAYS, Services, relay_in_status};
 use crate::{say, talk};
 
-/// How long mirrors may take to have their evidence.
+/// The longest time that mirrors may take to collect the relays' evidence.
 const LOOKED_AT: Duration = Duration::from_secs(15);
 
-/// How the demonstration runs.
+/// Options of the demonstration.
 #[derive(clap::Args, Clone)]
 pub(crate) struct Options {
-    /// One JSON object instead of a story
+    /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
     /// MiB to fetch
     #[arg(long, default_value_t = 256)]
     mib: u64,
-    /// Let the relays leak, for judging the judge
+    /// Let the relays leak, to test the judge
     #[arg(long)]
     leak: bool,
-    /// Run one relay from the image in this folder, in an emulated machine; built with: openrelay image build --simulate
+    /// Run one relay from the image in this folder
+    ///
+    /// The relay runs in an emulated machine. Build the image with: openrelay image build --simulate
     #[arg(long, value_name = "DIR")]
     boot: Option<PathBuf>,
-    /// Let the host of that machine attack its boot, in several of the ways at once that the firmware must ignore
+    /// Let the machine's host attack its boot
+    ///
+    /// Combines several attacks that the firmware must ignore.
     #[arg(long, value_name = "ATTACK", num_args = 1.., requires = "boot", value_parser = attacks::IGNORED)]
     attacked: Vec<String>,
-    /// Folder of the image that each validator has packed for itself
+    /// Folder of the image that each validator packed
     #[arg(long, hide = true)]
     packed: Option<PathBuf>,
-    /// Let the relays have IPv6 addresses only
+    /// Give the relays IPv6 addresses only
     #[arg(long)]
     outer_v6: bool,
 }
 
 impl Options {
-    /// Whether validators are to pack the image: relays show evidence, and none is given. What they pack does not depend
-    /// on the addresses outside, and takes half a minute.
+    /// Returns whether validators pack the image: only if relays show evidence and no image is given.
+    ///
+    /// What they pack does not depend on the outer addresses, and takes half a minute, so `--outer-v6` skips it.
     pub(crate) fn wants_image(&self) -> bool {
         !self.leak && self.boot.is_none() && !self.outer_v6
     }
@@ -94,20 +99,20 @@ struct Demo {
     liars: Vec<(String, Service)>,
 }
 
-/// What the demonstration found.
+/// The results of the demonstration.
 struct Findings {
-    /// Where the directory came from.
+    /// The source of the directory.
     directory: String,
-    /// The block that proves it.
+    /// The block that proves the directory.
     proven_at: Option<u64>,
-    /// What stands behind the hops, in a word, and what was found about each.
+    /// The kind of the hops' attestation in one word. `evidence` holds the details for each hop.
     attestation: String,
     evidence: Value,
-    /// How many validators have packed the image, each for itself.
+    /// The number of validators that packed the image, each independently.
     packed_by: usize,
     /// Whether the egress ran from its image, in a machine.
     booted: bool,
-    /// Relays whose evidence is a lie: about what, and the code that they are refused with.
+    /// Relays whose evidence is a lie: its subject, and the code of the refusal.
     refused: Vec<(&'static str, String)>,
     setup_ms: u64,
     bytes: u64,
@@ -124,7 +129,7 @@ struct Findings {
     warnings: Vec<String>,
 }
 
-/// Runs it; an error unless all is as promised.
+/// Runs the demonstration. Fails unless everything is as promised.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let started = Instant::now();
     let (findings, names) = in_a_folder(|dir| story(options, started, dir))?;
@@ -134,10 +139,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     } else {
         findings.tell(&names);
     }
-    if ok { Ok(()) } else { bail!("not everything is as promised") }
+    if ok { Ok(()) } else { bail!("not everything works as promised") }
 }
 
-/// The relays that the circuit went through.
+/// The relays of the circuit.
 struct Names {
     ingress: &'static str,
     egress: &'static str,
@@ -147,7 +152,7 @@ fn story(options: &Options, started: Instant, dir: &std::path::Path) -> Result<(
     let mut programs = if options.leak { Programs::find()? } else { Programs::simulating()? };
     if options.boot.is_some() {
         boot::check_tools(false)?;
-        ensure!(!options.leak && !options.outer_v6, "--boot stands alone");
+        ensure!(!options.leak && !options.outer_v6, "--boot cannot be combined with --leak or --outer-v6");
     }
     let image = options.boot.as_deref().or(options.packed.as_deref());
     programs.image = image.map(std::path::absolute).transpose()?;
@@ -156,12 +161,12 @@ fn story(options: &Options, started: Instant, dir: &std::path::Path) -> Result<(
     programs.leak = options.leak;
     programs.outer_v6 = options.outer_v6;
     let network = Network::new(dir)?;
-    // A leaking relay stands in for the product's, whose agent would not start it.
+    // A leaking relay replaces the product's relay, whose agent would not start it.
     let services = if programs.leak { network.serve(&programs, &[])? } else { network.serve_by_chain(&programs)? };
     let mut demo = Demo { options: options.clone(), started, programs, network, services, liars: Vec::new() };
     demo.progress("client, NAT, core, server, chain, two ingresses and two egresses are up");
     let refused = if options.leak { Vec::new() } else { demo.lie()? };
-    demo.progress("four more relays are up, each with evidence that is a lie");
+    demo.progress("four more relays are up, each with evidence that lies");
     let plain = demo.fetch(options.mib, false)?;
     demo.progress("fetched without a tunnel, for comparison");
     let state_before = demo.host_state()?;
@@ -192,7 +197,7 @@ fn story(options: &Options, started: Instant, dir: &std::path::Path) -> Result<(
     let icmp_ok = demo.ping(false)? && demo.ping(true)?;
     demo.progress("exchanged UDP and ICMP");
     let (core, lan) = (core.verdict()?, lan.verdict()?);
-    demo.progress("the judges are done");
+    demo.progress("the judges have finished");
     let accounted = demo.account_in_peace();
     let confined = demo.confined()?;
     let client_drops = demo.status()?;
@@ -200,10 +205,10 @@ fn story(options: &Options, started: Instant, dir: &std::path::Path) -> Result<(
     checked(&output, "openrelay down")?;
     let state_after = demo.host_state()?;
     let given_back = state_after == state_before;
-    demo.progress("down");
+    demo.progress("disconnected");
     let traces = demo.traces()?;
     let mut warnings: Vec<String> =
-        traces.into_iter().map(|path| format!("a trace of the session is in {path}")).collect();
+        traces.into_iter().map(|path| format!("{path} contains a trace of the session")).collect();
     warnings.extend(if client_drops["state"] == "connected" { None } else { Some("the circuit was lost".to_owned()) });
     let findings = Findings {
         directory: status["directory"].as_str().unwrap_or("none").to_owned(),
@@ -237,7 +242,7 @@ impl Demo {
         }
     }
 
-    /// Starts relays whose evidence is a lie, and says how each is refused.
+    /// Starts relays whose evidence is a lie, and returns how each is refused.
     fn lie(&mut self) -> Result<Vec<(&'static str, String)>> {
         let (network, programs) = (&self.network, &self.programs);
         let started: Result<Vec<_>> = std::thread::scope(|scope| {
@@ -276,7 +281,7 @@ impl Demo {
     fn tool(&self, arguments: &[String]) -> Result<Value> {
         let output = self.network.client.command(&self.programs.dev).args(arguments).output()?;
         let text = checked(&output, &arguments.join(" "))?;
-        serde_json::from_str(text.trim()).context("a tool's output does not read")
+        serde_json::from_str(text.trim()).context("a tool's output is malformed")
     }
 
     fn fetch(&self, mib: u64, v6: bool) -> Result<Value> {
@@ -306,18 +311,17 @@ impl Demo {
 
     fn status(&self) -> Result<Value> {
         let output = self.network.client.command(&self.programs.openrelay).args(["status", "--json"]).output()?;
-        serde_json::from_slice(&output.stdout).context("openrelay status does not read")
+        serde_json::from_slice(&output.stdout).context("the output of openrelay status is malformed")
     }
 
     fn names(&self, status: &Value) -> Result<Names> {
         Ok(Names { ingress: relay_in_status(status, "ingress")?, egress: relay_in_status(status, "egress")? })
     }
 
-    /// What `down` must give back: routes, rules, firewall, resolver.
+    /// Returns the state that `down` must restore: routes, rules, firewall and resolver.
     fn host_state(&self) -> Result<String> {
-        self.network.client.sh(
-            "ip rule; ip -6 rule; ip -4 route show table all | sort; ip -6 route show table all | grep -v 'fe80\\|multicast' | sort; nft list ruleset; cat /etc/resolv.conf",
-        )
+        self.network.client.sh("ip rule; ip -6 rule; ip -4 route show table all | sort; \
+             ip -6 route show table all | grep -v 'fe80\\|multicast' | sort; nft list ruleset; cat /etc/resolv.conf")
     }
 
     fn judge(&self, host: &Host, rules: Rules) -> Result<Judge> {
@@ -342,7 +346,7 @@ impl Demo {
             leg,
             names: names.iter().map(|name| (*name).into()).collect(),
         };
-        // As it stands in a query: without the dots.
+        // A query contains the name's labels without the dots.
         let label = NAME.split('.').next_back().unwrap_or(NAME);
         Ok(Rules {
             port: 443,
@@ -366,8 +370,10 @@ impl Demo {
         Ok(vec![self.network.address("server", false)?, self.network.address("server", true)?])
     }
 
-    /// Whether every relay serves as a user of its own (where there is more than one), with CAP_NET_ADMIN alone, a system call filter, no way to
-    /// more privileges, and no core dumps. Source: proc(5).
+    /// Returns whether every relay is confined.
+    ///
+    /// A confined relay serves as its own user (where there is more than one), with CAP_NET_ADMIN alone and a system
+    /// call filter. It cannot gain privileges and writes no core dumps. Source: proc(5).
     fn confined(&self) -> Result<bool> {
         let users = fs::read_to_string("/proc/self/uid_map")?;
         let alone = users.split_whitespace().nth(2) == Some("1");
@@ -394,13 +400,16 @@ impl Demo {
         Ok(true)
     }
 
-    /// Pulls the plug of the machine, if there is one, and looks for what went through it in all that is on this host's disk: names and addresses. The image must be what it was.
+    /// Cuts the power of the machine, if there is one, and searches this host's disk for traces of the session.
+    ///
+    /// Returns the files that contain a name or an address of the session. Searches the image too, because it must
+    /// not have changed.
     fn traces(&mut self) -> Result<Vec<String>> {
         let Some(machine) = self.services.machine.take() else { return Ok(Vec::new()) };
         machine.kill();
         let server = self.network.address("server", false)?;
         let canaries = [NAME.to_owned(), server.to_string(), CLIENT_V4.to_owned()];
-        let image = self.programs.image.clone().context("there is an image")?;
+        let image = self.programs.image.clone().context("a machine runs without an image")?;
         let mut found = Vec::new();
         for folder in [image.as_path(), self.network.host(BOOTED)?.dir()] {
             for canary in &canaries {
@@ -412,7 +421,9 @@ impl Demo {
         Ok(found)
     }
 
-    /// The account, taken when nothing is on its way. A ping beforehand makes every socket tell what its kernel dropped before it.
+    /// Takes the account when no datagram is in flight.
+    ///
+    /// A ping beforehand makes every socket report what its kernel dropped before.
     fn account_in_peace(&mut self) -> Result<()> {
         let mut result = Ok(());
         for _ in 0..20 {
@@ -425,7 +436,7 @@ impl Demo {
         result
     }
 
-    /// Every datagram that somebody sent was received by somebody, or is in a counter of drops.
+    /// Checks that every datagram that any program sent was received, or is in a counter of drops.
     fn account(&mut self) -> Result<()> {
         let mut all = account::of_client(&self.status()?["traffic"])?;
         let liars = self.liars.iter_mut().map(|(name, relay)| (name.as_str(), relay));
@@ -433,7 +444,7 @@ impl Demo {
             all += account::of_relay(name, &serde_json::from_str(&relay.ask("USR1")?)?)?;
         }
         if !self.options.leak {
-            // The mirror, which asks relays for their evidence.
+            // The mirror, which queries relays for their evidence.
             let host = self.network.host("chain")?;
             all += account::of_kernel(host)?;
             all.received += account::refused(host)?;
@@ -447,13 +458,13 @@ impl Demo {
         }
         let Datagrams { sent, received } = all;
         if sent != received {
-            bail!("{sent} datagrams were sent and {received} received or dropped by the kernel")
+            bail!("{sent} datagrams were sent, but {received} were received or dropped by the kernel")
         }
         Ok(())
     }
 }
 
-/// A judge at work.
+/// A running judge.
 struct Judge {
     child: Child,
     lines: std::io::BufReader<std::process::ChildStdout>,
@@ -467,7 +478,7 @@ impl Judge {
         let mut line = String::new();
         lines.read_line(&mut line)?;
         if line.trim() != "ready" {
-            bail!("the judge does not start");
+            bail!("the judge did not start");
         }
         Ok(Self { child, lines })
     }
@@ -478,7 +489,7 @@ impl Judge {
         let mut line = String::new();
         self.lines.read_line(&mut line)?;
         self.child.wait()?;
-        serde_json::from_str(&line).context("the judge's verdict does not read")
+        serde_json::from_str(&line).context("the judge's verdict is malformed")
     }
 }
 
@@ -519,7 +530,9 @@ impl Findings {
             && self.is_attested()
     }
 
-    /// Whether both hops have shown evidence, and each lie was refused for what it is; or there is no chain, and nobody had to.
+    /// Returns whether both hops have shown evidence and each lie was refused with its own code.
+    ///
+    /// Without a chain, returns whether no attestation was required.
     fn is_attested(&self) -> bool {
         let refused = LIES.iter().zip(&self.refused).all(|((_, code), (_, found))| found == code);
         let both = self.evidence.as_array().is_some_and(|hops| hops.len() == 2);
@@ -539,7 +552,8 @@ impl Findings {
             "directory_block": self.proven_at,
             "attestation": self.attestation,
             "evidence": self.evidence,
-            "refused": self.refused.iter().map(|(kind, code)| ((*kind).to_owned(), Value::from(code.as_str()))).collect::<serde_json::Map<_, _>>(),
+            "refused": self.refused.iter().map(|(kind, code)| ((*kind).to_owned(), Value::from(code.as_str())))
+                .collect::<serde_json::Map<_, _>>(),
             "image_packed_by": self.packed_by, "booted": self.booted,
             "setup_ms": self.setup_ms,
             "bytes": self.bytes,
@@ -574,18 +588,19 @@ impl Findings {
             names.ingress, names.egress, self.setup_ms
         ));
         say(&format!(
-            "  fetched             {} MiB over TCP, every byte right: {}",
+            "  fetched             {} MiB over TCP, every byte correct: {}",
             self.bytes >> 20,
             yes(self.sha256_ok)
         ));
         if let Some(block) = self.proven_at {
             say(&format!(
-                "  directory           of a development chain, proven at block {block}; the relays are registered and bonded there"
+                "  directory           from a development chain, proven at block {block}; \
+                 the relays are registered and bonded there"
             ));
         }
         for (hop, place) in self.evidence.as_array().into_iter().flatten().zip(["ingress", "egress"]) {
             say(&format!(
-                "  {place:<9} evidence  SIMULATED {} {}, image {:.8}… approved in round {}, key made inside",
+                "  {place:<9} evidence  SIMULATED {} {}, image {:.8}… approved in round {}, key generated inside",
                 hop["platform"].as_str().unwrap_or("?"),
                 hop["product"].as_str().unwrap_or("?"),
                 hop["image"].as_str().unwrap_or("?"),
@@ -593,10 +608,11 @@ impl Findings {
             ));
         }
         match (self.packed_by, self.booted) {
-            (0, false) => say("  image               none: the relay's program stands for it"),
+            (0, false) => say("  image               none: the relay's program stands for one"),
             (0, true) => say("  image               built here"),
             (by, _) => say(&format!(
-                "  image               packed from the relay's program by {by} validators, each for itself, with the same bytes"
+                "  image               packed from the relay's program by {by} validators independently, \
+                 with identical bytes"
             )),
         }
         let refused: Vec<String> = self.refused.iter().map(|(kind, code)| format!("{kind}: {code}")).collect();
@@ -604,9 +620,8 @@ impl Findings {
             say(&format!("  lies refused        {}", refused.join("   ")));
         }
         if self.booted {
-            say(
-                "  booted              the egress runs from its image in an emulated machine; after its plug was pulled nothing of the session is on this disk",
-            );
+            say("  booted              the egress ran from its image in an emulated machine; \
+                 after its power was cut, no trace of the session was on this disk");
         }
         say(&format!("  UDP, ICMP           IPv4 and IPv6: {}, {}", yes(self.udp_ok), yes(self.icmp_ok)));
         say(&format!(
@@ -624,26 +639,26 @@ impl Findings {
             seen(&["eg1", "eg2", "srv"])
         ));
         say(&format!(
-            "  linking the legs    {} strings of 8 bytes in common, of {:.1} MiB and {:.1} MiB compared ({} packets missed)",
+            "  linking the legs    {} common strings of 8 bytes in {:.1} MiB and {:.1} MiB compared \
+             ({} packets missed)",
             self.core.shared,
             self.core.sampled[0] as f64 / f64::from(1 << 20),
             self.core.sampled[1] as f64 / f64::from(1 << 20),
             self.missed()
         ));
-        say(&format!("  given back          routes, rules, firewall and resolver as before: {}", yes(self.given_back)));
+        say(&format!("  host restored       routes, rules, firewall and resolver: {}", yes(self.given_back)));
         say(&format!(
-            "  relays run          as a user of their own, with one capability and a filter of system calls: {}",
+            "  relays run          as their own user, with one capability and a system call filter: {}",
             yes(self.confined)
         ));
         match &self.accounted {
-            Ok(()) => say("  account             every datagram sent was received or counted as dropped"),
-            Err(error) => say(&format!("  account             {error}")),
+            Ok(()) => say("  accounting          every datagram sent was received or counted as dropped"),
+            Err(error) => say(&format!("  accounting          {error}")),
         }
         for warning in &self.warnings {
             say(&format!("  warning             {warning}"));
         }
-        say(
-            "\nThe trusted execution environments are SIMULATED, and everybody is admitted: this shows what is checked, and what the wires show.",
-        );
+        say("\nThe trusted execution environments are SIMULATED and admission is open: \
+             this shows which checks are made and what the links reveal.");
     }
 }

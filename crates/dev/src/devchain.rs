@@ -1,6 +1,7 @@
-//! `openrelay-dev devchain`: the development chain by itself.
+//! `openrelay-dev devchain`: the development chain alone.
 //!
-//! Owns arguments and the ready line. The chain proves nothing to anybody: whoever has its address can do everything to it.
+//! Owns its options and the ready line. The chain proves nothing to anybody: anyone who reaches its address has full
+//! control of it.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
@@ -34,59 +35,75 @@ use crate::simulation::Simulation;
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
-    /// Answers JSON-RPC until it is ended; prints one `ready` line with its URL
+    /// Answer JSON-RPC until the process ends
+    ///
+    /// Prints one `ready` line with its URL.
     Run(Options),
 }
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Where to answer; port 0 takes a free one. Repeatable: several endpoints of one chain
+    /// Address to listen on; port 0 takes a free port
+    ///
+    /// Repeat the option for several endpoints of one chain.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
     listen: Vec<SocketAddr>,
-    /// Answer on an address that is not loopback: in test networks only, for everybody can do everything to this chain
+    /// Listen on an address that is not loopback
+    ///
+    /// For test networks only: anyone who reaches the address has full control of the chain.
     #[arg(long)]
     expose: bool,
-    /// Keep the chain in this file, and go on with what is in it
+    /// Keep the chain in this file and continue from its content
     #[arg(long, value_name = "FILE", conflicts_with = "import")]
     state: Option<PathBuf>,
-    /// Answer for the chain that these files hold; nothing is added to it unless asked to (`evm_mine`)
+    /// Serve the chain in these files
+    ///
+    /// Blocks are added only on request (`evm_mine`).
     #[arg(long, num_args = 2, value_names = ["GENESIS.json", "CHAIN.rlp"])]
     import: Option<Vec<PathBuf>>,
-    /// Put the contracts on the chain, and write the file for clients and operators that says where they are
+    /// Deploy the contracts and write the chain file
+    ///
+    /// Clients and operators read the file, which says where the contracts are.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["import", "state"])]
     network: Option<PathBuf>,
-    /// A mirror that this file shall name; repeatable
+    /// Mirror to name in the chain file; repeatable
     #[arg(long, value_name = "URL", requires = "network")]
     mirror: Vec<String>,
-    /// What times of rounds and images are divided by
+    /// Divisor of the times of rounds and images
     #[arg(long, value_name = "NUMBER", requires = "network")]
     haste: Option<u32>,
-    /// Begin with an approved image and collateral, which validators of known keys have voted for hours ago: those of a simulation in this folder, for which the file shall name the
-    /// mirror
+    /// Start with an approved image and collateral
+    ///
+    /// Validators with public keys voted for them hours ago. The simulation in this folder supplies both, and the
+    /// chain file must name the mirror that serves them.
     #[arg(long, value_name = "DIR", requires = "network")]
     simulate: Option<PathBuf>,
-    /// The relay's program, which the image of the simulation stands for
+    /// Relay's program, which the simulated image stands for
     #[arg(long, value_name = "FILE", requires = "simulate")]
     relay: Option<PathBuf>,
-    /// Folder of a built image, which is the one that was approved then
+    /// Folder of a built image to approve instead
     #[arg(long, value_name = "DIR", requires = "relay")]
     image: Option<PathBuf>,
-    /// Seconds between two blocks; 0 for blocks with transactions only
+    /// Seconds between blocks; 0 mines only with transactions
     #[arg(long, default_value_t = 2)]
     block_time: u64,
-    /// Begin this many seconds ago, with a clock that stays so far behind until evm_increaseTime moves it
+    /// Start this many seconds in the past
+    ///
+    /// The clock stays that far behind until evm_increaseTime moves it.
     #[arg(long, value_name = "SECONDS", default_value_t = 0, conflicts_with_all = ["import", "state", "simulate"])]
     behind: u64,
 }
 
-/// Blocks of the last minutes that a chain with a simulation begins with: one of them is a block that evidence can name.
+/// Number of recent blocks, one per second, with which a chain with a simulation starts. Evidence can name one of
+/// them.
 pub(crate) const YOUNG_BLOCKS: u64 = ANCHOR_EVERY + 64;
 
 pub(crate) fn run(command: Command) -> Result<()> {
     let Command::Run(options) = command;
     if let Some(exposed) = options.listen.iter().find(|address| !options.expose && !address.ip().is_loopback()) {
         bail!(
-            "{exposed} is not loopback, and everybody who reaches this chain can do everything to it; if that is meant: --expose"
+            "{exposed} is not loopback, and anyone who reaches this chain has full control of it; \
+             to allow that, pass --expose"
         );
     }
     let (mut node, block_time) = make(&options)?;
@@ -103,10 +120,10 @@ pub(crate) fn run(command: Command) -> Result<()> {
         if let Some((dir, relay)) = options.simulate.as_ref().zip(options.relay.as_ref()) {
             let begins = node.chain().last().header.timestamp;
             let (simulation, publication) = Simulation::prepare(dir, relay, options.image.as_deref())?;
-            simulation.note_old_block(0, node.chain().block(0).context("no block")?.hash)?;
+            simulation.note_old_block(0, node.chain().block(0).context("the chain has no block 0")?.hash)?;
             approve(&mut InProcess(&mut node), network.chain_id, &network.contracts, begins, &publication)?;
             simulation.sign_votes(network.chain_id, network.contracts.images, true)?;
-            // Evidence names blocks on which others stand; each is a second younger than the one before.
+            // Evidence names blocks that later blocks build on. Each block is one second after the previous one.
             node.tell_time(unix_seconds() - YOUNG_BLOCKS);
             for _ in 0..YOUNG_BLOCKS {
                 node.mine();
@@ -121,7 +138,7 @@ pub(crate) fn run(command: Command) -> Result<()> {
     let node = Arc::new(Mutex::new(node));
     let mut servers = Vec::new();
     for (at, listener) in listeners.into_iter().enumerate() {
-        // One of them passes the time.
+        // Only the first server makes blocks as time passes.
         let block_time = (at == 0 && block_time > 0).then(|| Duration::from_secs(block_time));
         servers.push(serve(node.clone(), listener, block_time)?);
     }
@@ -138,11 +155,14 @@ impl Options {
     }
 }
 
-/// The file for clients and operators. Two of three endpoints must agree; of fewer, all.
+/// Returns the chain file for clients and operators. Two of three endpoints must agree; with fewer endpoints all
+/// must.
 fn network_file(network: &Network, rules: &Rules, urls: &[String], mirrors: &[String]) -> String {
     let list = |all: &[String]| all.iter().map(|url| format!("\"{url}\"")).collect::<Vec<_>>().join(", ");
     format!(
-        "# A development chain: it proves nothing to anybody.\nchain_id = {}\ndirectory = \"{}\"\ncode_hash = \"{}\"\nregistry = \"{}\"\nimages = \"{}\"\nvalidators = \"{}\"\ncollateral = \"{}\"\nhaste = {}\n\
+        "# A development chain: it proves nothing to anybody.\nchain_id = {}\ndirectory = \"{}\"\n\
+         code_hash = \"{}\"\nregistry = \"{}\"\nimages = \"{}\"\nvalidators = \"{}\"\ncollateral = \"{}\"\n\
+         haste = {}\n\
          endpoints = [{}]\nquorum = {}\ninsecure = true\nmirrors = [{}]\nevidence = [{}]\nrefresh_s = 1\n",
         network.chain_id,
         network.directory,
@@ -159,7 +179,7 @@ fn network_file(network: &Network, rules: &Rules, urls: &[String], mirrors: &[St
     )
 }
 
-/// The node that the options ask for, and its block time.
+/// Creates the node for these options, and returns it with its block time.
 fn make(options: &Options) -> Result<(Node, u64)> {
     if let Some(files) = &options.import {
         let [genesis, blocks] = files.as_slice() else { bail!("--import takes two files") };
@@ -180,20 +200,22 @@ fn make(options: &Options) -> Result<(Node, u64)> {
     Ok((node, options.block_time))
 }
 
-/// Gives an endpoint faults.
+/// Sets the faults of an endpoint.
 pub(crate) fn set_faults(url: &str, faults: &str) -> Result<()> {
-    let faults: Value = serde_json::from_str(faults).context("the faults are no JSON")?;
+    let faults: Value = serde_json::from_str(faults).context("the faults are not JSON")?;
     Endpoint::new(url).ask("devchain_setFaults", &json!([faults]))?;
     Ok(())
 }
 
-/// Makes the next block.
+/// Mines the next block.
 pub(crate) fn mine(url: &str) -> Result<()> {
     Endpoint::new(url).ask("evm_mine", &json!([]))?;
     Ok(())
 }
 
-/// Puts the contracts on a development chain of others, whose first known account signs for everybody, and writes the file for clients and operators.
+/// Deploys the contracts on another development chain and writes the file for clients and operators.
+///
+/// That chain's first known account signs for all accounts.
 pub(crate) fn deploy(url: &str, path: &Path, mirror: &str, dir: &Path, relay: &Path) -> Result<()> {
     let endpoint = Endpoint::new(url);
     let chain_id = endpoint.ask_number("eth_chainId", &json!([]))?.saturating_to();
@@ -206,13 +228,13 @@ pub(crate) fn deploy(url: &str, path: &Path, mirror: &str, dir: &Path, relay: &P
     let answer = endpoint.call(contracts.registry, &RelayRegistry::directoryCall {}.abi_encode())?;
     let directory = RelayRegistry::directoryCall::abi_decode_returns(&answer)?;
     let code = endpoint.ask("eth_getCode", &json!([directory, "latest"]))?;
-    let code: Bytes = code.as_str().context("no code")?.parse()?;
+    let code: Bytes = code.as_str().context("the endpoint returned no code")?.parse()?;
     let network = Network { chain_id, directory, code_hash: keccak256(&code), contracts };
     let block = endpoint.ask("eth_getBlockByNumber", &json!(["latest", false]))?;
-    let begins: U256 = block["timestamp"].as_str().context("no time")?.parse()?;
+    let begins: U256 = block["timestamp"].as_str().context("the endpoint returned no time")?.parse()?;
     let (simulation, publication) = Simulation::prepare(dir, relay, None)?;
     let first = endpoint.ask("eth_getBlockByNumber", &json!(["0x0", false]))?;
-    simulation.note_old_block(0, first["hash"].as_str().context("no hash")?.parse()?)?;
+    simulation.note_old_block(0, first["hash"].as_str().context("the endpoint returned no hash")?.parse()?)?;
     approve(&mut ByRpc(&endpoint), chain_id, &network.contracts, begins.saturating_to(), &publication)?;
     simulation.sign_votes(chain_id, network.contracts.images, true)?;
     endpoint.ask("evm_setNextBlockTimestamp", &json!([unix_seconds() - YOUNG_BLOCKS]))?;
@@ -221,15 +243,15 @@ pub(crate) fn deploy(url: &str, path: &Path, mirror: &str, dir: &Path, relay: &P
     Ok(fs::write(path, network_file(&network, &rules, &[url.to_owned()], &[mirror.to_owned()]))?)
 }
 
-/// Lets the validators of a chain that began with an approved image vote against one: two thirds revoke it.
+/// Makes the validators of a chain that started with an approved image vote to revoke an image. Two thirds revoke it.
 pub(crate) fn revoke(path: &Path, round: u64) -> Result<()> {
     let file = ChainFile::load(path)?;
-    let images = file.images.context("the chain's file names no images")?;
+    let images = file.images.context("the chain file has no image registry")?;
     let dir = temporary_dir()?;
     for (id, place) in (1..).zip(VALIDATORS) {
         let sender = Sender::new(&file, SigningKey::from_slice(KNOWN[place].1.as_slice())?, &dir);
         let call = ImageRegistry::accuseCall { round, validatorId: id, reason: B256::ZERO };
-        // The third vote finds the image revoked already.
+        // The third vote fails, because two votes have already revoked the image.
         if sender.send(&format!("accuse {id}"), images, &call.abi_encode()).is_err() && id < 3 {
             bail!("validator {id} cannot vote against image {round}");
         }
@@ -237,9 +259,9 @@ pub(crate) fn revoke(path: &Path, round: u64) -> Result<()> {
     fs::remove_dir_all(dir).context("cannot clean up")
 }
 
-/// Registers an egress that does not run, with a key of its own; its number and the block that it is in.
+/// Registers an egress that does not run, with its own key. Returns its number and the block of its registration.
 pub(crate) fn register(path: &Path, number: u8) -> Result<(u64, u64)> {
-    /// What it says that it carries, in Mbit/s.
+    /// Bandwidth that the relay advertises, in Mbit/s.
     const ADVERTISED: u32 = 1_000;
     let file = ChainFile::load(path)?;
     let dir = temporary_dir()?;
@@ -268,12 +290,12 @@ pub(crate) fn register(path: &Path, number: u8) -> Result<(u64, u64)> {
     };
     let receipt = sender.send("register", file.registry, &call.abi_encode())?;
     let mut registered = receipt.logs.iter().filter_map(|log| RelayRegistry::Registered::decode_log(log).ok());
-    let relay_id = registered.next().context("nothing was registered")?.relayId;
+    let relay_id = registered.next().context("the receipt has no Registered event")?.relayId;
     fs::remove_dir_all(dir).context("cannot clean up")?;
     Ok((relay_id, receipt.block))
 }
 
-/// Gives an account ether and tokens there.
+/// Gives an account ether and tokens on that chain.
 pub(crate) fn fund(url: &str, path: &Path, account: Address) -> Result<()> {
     let endpoint = Endpoint::new(url);
     let file = ChainFile::load(path)?;
@@ -292,10 +314,10 @@ fn send(endpoint: &Endpoint, transaction: &Value) -> Result<Value> {
     while Instant::now() < deadline {
         let receipt = endpoint.ask("eth_getTransactionReceipt", &json!([hash]))?;
         if !receipt.is_null() {
-            ensure!(receipt["status"] == "0x1", "refused: {transaction}");
+            ensure!(receipt["status"] == "0x1", "the transaction failed: {transaction}");
             return Ok(receipt);
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    bail!("not in a block in time: {transaction}")
+    bail!("the transaction was not mined within 20 s: {transaction}")
 }

@@ -1,7 +1,7 @@
 //! `openrelay devnet`: the network, kept by one process.
 //!
-//! Owns entering the namespaces (as root, or as a user inside a user namespace) and the few words that `break`, `status` and `down` say to
-//! the process that keeps the network. When that process ends, everything is gone.
+//! Owns how it enters the namespaces, as root or as a user inside a user namespace. It also owns the short protocol
+//! with which `break`, `status` and `down` talk to the keeper. Everything ends with the keeper.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -29,34 +29,40 @@ use crate::{
 /// What to do with the network.
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Bring it up and leave it
+    /// Start the network and keep it running
     Up,
-    /// Bring it up, show two hops at work, take it down
+    /// Start the network, show two hops at work, and stop it
     Demo(demo::Options),
-    /// Bring it up and run all scenarios on it
+    /// Start the network and run all scenarios on it
     Check(CheckOptions),
-    /// Let three validators rebuild an image from its source tree, each from nothing, and vote for it
+    /// Let three validators rebuild an image and vote for it
+    ///
+    /// Each builds it from its source tree, without any earlier build.
     Approve(ApproveOptions),
-    /// Bring it up, open many circuits, and print what the ingress paid
+    /// Open many circuits and print what they cost the ingress
     Load(LoadOptions),
-    /// Bring it up, flood an ingress, and print what that cost its clients
+    /// Flood an ingress and print what that costs its clients
     Flood(FloodOptions),
-    /// Cut the link of a host, or break what relays are believed by, or mend it
+    /// Cut a link or falsify published data, or undo that
     Break {
-        /// nat, ingress-1, ingress-2, egress-1, egress-2, server, chain; evidence (of egress-2: debug, unless --lie says otherwise), collateral, vote (what the rebuilders whom clients name have signed), image (for good)
+        /// Name of a link, or kind of data
+        ///
+        /// Links: nat, ingress-1, ingress-2, egress-1, egress-2, server, chain. Data: evidence (of egress-2; see
+        /// --lie), collateral, vote (what the rebuilders in the clients' policy signed), image (revoked, which cannot
+        /// be undone).
         link: String,
-        /// What the evidence is a lie about: image, debug, stale, key
+        /// Subject of the lie in the evidence: image, debug, stale, key
         #[arg(long, default_value = "debug")]
         lie: String,
-        /// Mend it instead
+        /// Undo it instead
         #[arg(long)]
         mend: bool,
     },
-    /// Say what is up
+    /// Show what is running
     Status,
-    /// Take it down
+    /// Stop the network
     Down,
-    /// Inside the namespaces already
+    /// Run a command inside the namespaces
     #[command(hide = true)]
     Inside {
         #[command(subcommand)]
@@ -64,45 +70,47 @@ pub(crate) enum Command {
     },
 }
 
-/// Which scenarios.
+/// Which scenarios to run.
 #[derive(clap::Args)]
 pub(crate) struct CheckOptions {
-    /// This part alone
+    /// Run this part only
     part: Option<Part>,
-    /// All rows of scenarios of which the others are a choice
+    /// Run all rows of scenarios, not only a selection
     #[arg(long)]
     long: bool,
 }
 
-/// The parts, each on a network of its own.
+/// The parts of the scenarios, each on its own network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub(crate) enum Part {
     /// Circuits on broken links, firewall, crashes
     Circuits,
     /// A directory that a chain proves, and operators
     Chain,
-    /// Sources of records that lie by leaving out
+    /// Record sources that lie by omission
     Withholding,
     /// Validators' votes
     Votes,
-    /// A validator before source trees whose builds never end
+    /// A validator and source trees whose builds never end
     Builds,
-    /// 34 % of the weight that work against a network for thirty days; only where it is named, or with --long
+    /// 34 % of the weight attack a network for thirty days
+    ///
+    /// Runs only with --long or when it is named.
     Shares,
-    /// The client's own program, by such votes
+    /// Updates of the client's program by validators' votes
     Updates,
-    /// Vendors' collateral, by such votes
+    /// Vendors' collateral by validators' votes
     Collateral,
     /// Clients that reach no endpoint
     Checkpoints,
-    /// A chain that takes back what it said
+    /// A chain that reorganises
     Reorganisation,
-    /// Evidence of relays, and who refuses it
+    /// Relay evidence and its refusals
     Evidence,
 }
 
 impl Part {
-    /// Runs its scenarios below a folder, with `long` all of their rows.
+    /// Runs the part's scenarios below a folder; with `long`, all of their rows.
     fn run(self, dir: &Path, long: bool) -> Result<()> {
         match self {
             Self::Circuits => check::run(dir),
@@ -119,33 +127,36 @@ impl Part {
         }
     }
 
-    /// Runs them in namespaces of their own.
+    /// Runs the scenarios in their own namespaces.
     fn enter(self, long: bool) -> Result<()> {
         let name = format!("{self:?}").to_lowercase();
         let long = long.then_some("--long");
         let arguments: Vec<_> = ["check", &name].into_iter().chain(long).map(Into::into).collect();
         let status = run_inside(&arguments)?;
-        ensure!(status.success(), "the part {name} has failed ({status})");
+        ensure!(status.success(), "the part {name} failed ({status})");
         Ok(())
     }
 }
 
 impl CheckOptions {
-    /// Runs the part that is named, or all: circuits alone, for time is a part of their judgement, and of the others,
-    /// which mostly wait, two at once.
+    /// Runs the named part, or all parts.
+    ///
+    /// The circuits part runs alone, because its results depend on timing. The others mostly wait, so two run at
+    /// once.
     fn run(&self) -> Result<()> {
         check_tools()?;
         if let Some(part) = self.part {
             return part.enter(self.long);
         }
         Part::Circuits.enter(self.long)?;
-        // Two minutes for each thing that they can do: what they lose, tests of the model tell each time.
+        // Each row of `Shares` takes about two minutes. Tests of the model check what the attackers lose in every
+        // run.
         let is_wanted = |part: &Part| *part != Part::Circuits && (self.long || *part != Part::Shares);
         let left = Mutex::new(Part::value_variants().iter().filter(|part| is_wanted(part)));
         let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
         let lane = || {
             while let Some(part) = next() {
-                // After a fault the other lane ends its part, and begins none.
+                // After a failure the other lane finishes its part and starts no further one.
                 part.enter(self.long).inspect_err(|_| while next().is_some() {})?;
             }
             Ok(())
@@ -153,51 +164,53 @@ impl CheckOptions {
         std::thread::scope(|scope| {
             let other = scope.spawn(lane);
             let here = lane();
-            other.join().map_err(|_| anyhow!("a lane of scenarios has panicked"))?.and(here)
+            other.join().map_err(|_| anyhow!("a lane of scenarios panicked"))?.and(here)
         })
     }
 }
 
-/// Of which image.
+/// Which image to approve.
 #[derive(clap::Args)]
 pub(crate) struct ApproveOptions {
-    /// The source tree
+    /// Source tree
     #[arg(long, value_name = "DIR", default_value = ".")]
     source: PathBuf,
-    /// Folder of the image that was built of it
+    /// Folder of the image that was built from the tree
     #[arg(long, value_name = "DIR")]
     image: PathBuf,
 }
 
-/// How much load.
+/// How much load to create.
 #[derive(clap::Args)]
 pub(crate) struct LoadOptions {
     /// Circuits to open
     #[arg(long, default_value_t = 11_000)]
     circuits: usize,
-    /// Of those, how many carry a packet at the end
+    /// Circuits that carry a packet at the end
     #[arg(long, default_value_t = 1_000)]
     active: usize,
 }
 
-/// How much flood.
+/// How strong the floods are.
 #[derive(clap::Args)]
 pub(crate) struct FloodOptions {
-    /// Seconds of each flood
+    /// Duration of each flood, in seconds
     #[arg(long, default_value_t = 10)]
     seconds: u64,
     /// Packets per second
     #[arg(long, default_value_t = 50_000)]
     rate: u64,
-    /// How often each flood goes to the relay, and to a port that nobody reads
+    /// Rounds of floods
+    ///
+    /// In each round every flood goes once to the relay, and once to a port that no process reads.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// This kind of flood alone
+    /// Run this kind of flood only
     #[arg(long)]
     kind: Option<flood::Kind>,
 }
 
-/// What runs inside the namespaces.
+/// Commands that run inside the namespaces.
 #[derive(Subcommand)]
 pub(crate) enum Inside {
     Keep {
@@ -211,7 +224,7 @@ pub(crate) enum Inside {
         long: bool,
     },
     Approve(ApproveOptions),
-    /// On the chain's host of such a network: what its validators do in thirty days
+    /// On the chain's host of such a network, run thirty days of its validators
     Shares {
         dir: PathBuf,
         against: vote_check::Against,
@@ -286,7 +299,7 @@ pub(crate) fn run(command: Command) -> Result<()> {
     }
 }
 
-/// Runs `devnet inside …` and ends as it ends.
+/// Runs `devnet inside …` and exits with its exit code.
 fn inside(arguments: &[std::ffi::OsString]) -> Result<()> {
     check_tools()?;
     end_as(run_inside(arguments)?)
@@ -300,11 +313,11 @@ fn end_as(status: ExitStatus) -> Result<()> {
     match status.code() {
         Some(0) => Ok(()),
         Some(code) => std::process::exit(code),
-        None => bail!("ended by a signal"),
+        None => bail!("the inner process was ended by a signal"),
     }
 }
 
-/// A command that runs this program in namespaces of its own; all that it starts ends with it.
+/// Returns a command that runs this program in its own namespaces. Everything that it starts ends with it.
 fn enter() -> Result<Process> {
     let mut command = Process::new("unshare");
     if !is_root() {
@@ -329,7 +342,7 @@ fn is_root() -> bool {
     sandbox::user() == 0
 }
 
-/// Where the keeper listens, for this user.
+/// Returns the path of the keeper's socket, for this user.
 fn socket() -> PathBuf {
     let user = sandbox::user();
     let dir = std::env::var_os("XDG_RUNTIME_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
@@ -338,7 +351,7 @@ fn socket() -> PathBuf {
 
 fn ask(what: &str) -> Result<String> {
     let mut stream =
-        UnixStream::connect(socket()).context("no devnet is up; bring one up with: openrelay devnet up")?;
+        UnixStream::connect(socket()).context("no devnet is running; start one with: openrelay devnet up")?;
     stream.write_all(format!("{what}\n").as_bytes())?;
     let mut answer = String::new();
     for line in BufReader::new(stream).lines() {
@@ -355,7 +368,7 @@ fn ask(what: &str) -> Result<String> {
 fn up() -> Result<()> {
     check_tools()?;
     if UnixStream::connect(socket()).is_ok() {
-        bail!("a devnet is up already; see: openrelay devnet status");
+        bail!("a devnet is already running; see: openrelay devnet status");
     }
     with_packed(up_with)
 }
@@ -365,7 +378,8 @@ fn up_with(image: Option<&Path>) -> Result<()> {
     let mut command = enter()?;
     command.args(["devnet", "inside", "keep"]).args(image);
     command.env("OPENRELAY_DEVNET_SOCKET", socket());
-    // Nothing of ours stays open in what outlives us: whoever reads our output sees its end.
+    // The keeper outlives this process, so it inherits no open output: whoever reads this process's output sees its
+    // end.
     let log = socket().with_extension("log");
     let errors = std::fs::File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
     let mut child =
@@ -373,38 +387,38 @@ fn up_with(image: Option<&Path>) -> Result<()> {
     while UnixStream::connect(socket()).is_err() {
         if let Some(status) = child.try_wait()? {
             let said = std::fs::read_to_string(&log).unwrap_or_default();
-            bail!("the devnet did not come up ({status}): {}", said.trim());
+            bail!("the devnet did not start ({status}): {}", said.trim());
         }
         if started.elapsed() > Duration::from_secs(30) {
             let _ = child.kill();
-            bail!("the devnet did not come up within 30 s");
+            bail!("the devnet did not start within 30 s");
         }
         std::thread::sleep(Duration::from_millis(50));
     }
     say(&status()?);
-    talk("a program on the client goes through two hops: run it with the nsenter line above");
+    talk("to run a program on the client, through two hops, use the nsenter line above");
     Ok(())
 }
 
-/// What the devnet says of itself, with the line that runs a program on its client. Processes have other numbers inside than here, so the client is found by
-/// its network namespace.
+/// Returns the devnet's status, with the line that runs a program on its client.
+///
+/// Process IDs inside the namespaces differ from those outside, so the client is found by its network namespace.
 fn status() -> Result<String> {
     let told = ask("status")?;
     let Some((text, namespace)) = told.rsplit_once(CLIENT) else { return Ok(told) };
     let is_client = |process: &std::fs::DirEntry| {
         std::fs::read_link(process.path().join("ns/net")).is_ok_and(|own| own.as_os_str() == namespace.trim())
     };
-    let client =
-        std::fs::read_dir("/proc")?.flatten().find(is_client).context("the devnet's client is not to be found")?;
+    let client = std::fs::read_dir("/proc")?.flatten().find(is_client).context("cannot find the devnet's client")?;
     let user = if sandbox::user() == 0 { "" } else { " --user --preserve-credentials" };
     let pid = client.file_name();
     Ok(format!("{text}{CLIENT}nsenter --target {}{user} --net --mount --pid -- PROGRAM", pid.display()))
 }
 
-/// Begins the line about the client in the devnet's answer; its network namespace follows.
+/// Start of the line about the client in the devnet's answer. Its network namespace follows.
 const CLIENT: &str = "  client      ";
 
-/// Keeps the network until it is told otherwise.
+/// Keeps the network running until `down`.
 fn keep(packed: Option<PathBuf>) -> Result<()> {
     let dir = temporary_dir()?;
     let programs = Programs { image: packed, ..Programs::simulating()? };
@@ -413,7 +427,8 @@ fn keep(packed: Option<PathBuf>) -> Result<()> {
     let mut command = network.client.command(&programs.openrelay);
     let output = command.args(["up", "--wait", "--config"]).arg(dir.join("config/client/client.toml")).output()?;
     crate::host::checked(&output, "openrelay up")?;
-    let path = PathBuf::from(std::env::var_os("OPENRELAY_DEVNET_SOCKET").context("no socket named")?);
+    let path =
+        PathBuf::from(std::env::var_os("OPENRELAY_DEVNET_SOCKET").context("OPENRELAY_DEVNET_SOCKET is not set")?);
     let _ = std::fs::remove_file(&path);
     let listener = UnixListener::bind(&path).context("cannot listen for devnet commands")?;
     for stream in listener.incoming() {
@@ -432,13 +447,13 @@ fn keep(packed: Option<PathBuf>) -> Result<()> {
             ["break", "vote", _] => other_votes(&network, &programs, true),
             ["mend", "vote", _] => other_votes(&network, &programs, false),
             ["break", "image", _] => chain::revoke(&network, &programs, 1).and_then(|()| refusals(&network, &programs)),
-            ["mend", "image", _] => {
-                Err(anyhow::anyhow!("an image that was revoked stays revoked: openrelay devnet down, then up"))
-            }
+            ["mend", "image", _] => Err(anyhow::anyhow!(
+                "a revoked image stays revoked; to start again, run: openrelay devnet down, then openrelay devnet up"
+            )),
             ["break", link, _] => network.set_link(link, false).map(|()| format!("the link of {link} is cut")),
-            ["mend", link, _] => network.set_link(link, true).map(|()| format!("the link of {link} is mended")),
+            ["mend", link, _] => network.set_link(link, true).map(|()| format!("the link of {link} is restored")),
             ["down"] => {
-                let _ = stream.write_all(b"the devnet is down\n");
+                let _ = stream.write_all(b"the devnet has stopped\n");
                 break;
             }
             _ => Err(anyhow::anyhow!("unknown command")),
@@ -455,16 +470,16 @@ fn keep(packed: Option<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// Starts egress-2 anew, with evidence that is a lie, or true again.
+/// Restarts egress-2 with evidence that lies, or with true evidence.
 fn tell_lie(network: &Network, programs: &Programs, services: &mut Services, lie: Option<&str>) -> Result<String> {
     if let Some(unknown) = lie.filter(|lie| LIES.iter().all(|(kind, _)| kind != lie)) {
-        bail!("there is no lie about {unknown}; there are: {}", LIES.map(|(kind, _)| kind).join(", "));
+        bail!("unknown lie {unknown}; use one of: {}", LIES.map(|(kind, _)| kind).join(", "));
     }
     start_again((network, programs), services, "egress-2", lie)?;
     refusals(network, programs)
 }
 
-/// Starts an egress anew, with this lie in its evidence or none.
+/// Restarts an egress, with this lie in its evidence or without one.
 pub(crate) fn start_again(
     (network, programs): (&Network, &Programs),
     services: &mut Services,
@@ -474,14 +489,14 @@ pub(crate) fn start_again(
     let simulation = Simulation::of(&network.dir)?;
     let told = lie.map(|lie| simulation.lie(lie)).transpose()?;
     simulation.tell(&network.dir.join("config").join(name), "SEV-SNP", told.as_ref())?;
-    let place = services.relays.iter().position(|(own, _)| *own == name).context("there is no such relay")?;
+    let place = services.relays.iter().position(|(own, _)| *own == name).context("no such relay is running")?;
     services.relays.remove(place);
     let started = services.operator(name)?.start(network.host(name)?, programs, &[])?;
     services.relays.insert(place, (name, started));
     Ok(())
 }
 
-/// Lets mirrors serve other collateral than the chain names, or the right one again.
+/// Makes mirrors serve other collateral than the chain names, or the correct one again.
 fn other_collateral(network: &Network, programs: &Programs, broken: bool) -> Result<String> {
     let path = Simulation::of(&network.dir)?.published().join("collateral.json");
     let bytes = std::fs::read(&path)?;
@@ -490,21 +505,21 @@ fn other_collateral(network: &Network, programs: &Programs, broken: bool) -> Res
     refusals_anew(network, programs)
 }
 
-/// Lets mirrors serve other statements of rebuilders, for a value that was not approved, or the right ones again.
+/// Makes mirrors serve rebuilders' statements for a value that was not approved, or the correct ones again.
 fn other_votes(network: &Network, programs: &Programs, broken: bool) -> Result<String> {
     let chain = ChainFile::load(&network.dir.join("config/chain.toml"))?;
-    let images = chain.images.context("the chain's file names no images")?;
+    let images = chain.images.context("the chain file has no image registry")?;
     Simulation::of(&network.dir)?.sign_votes(chain.chain_id, images, !broken)?;
     refusals_anew(network, programs)
 }
 
-/// What clients say who have kept nothing: what was kept before would still do.
+/// Returns what clients without any saved state report. Saved evidence from before would still be accepted.
 fn refusals_anew(network: &Network, programs: &Programs) -> Result<String> {
     let _ = std::fs::remove_dir_all(network.host("chain")?.dir().join("state"));
     refusals(network, programs)
 }
 
-/// What clients that read now say of all relays, once mirrors have looked.
+/// Returns what clients that read the chain now report about all relays, once mirrors have collected evidence.
 fn refusals(network: &Network, programs: &Programs) -> Result<String> {
     let until = Instant::now() + Duration::from_secs(20);
     let mut before = String::new();
@@ -512,7 +527,7 @@ fn refusals(network: &Network, programs: &Programs) -> Result<String> {
         std::thread::sleep(Duration::from_secs(1));
         let line = |relay: &serde_json::Value| {
             let code =
-                relay["refused"]["code"].as_str().map_or("believed".to_owned(), |code| format!("REFUSED [{code}]"));
+                relay["refused"]["code"].as_str().map_or("trusted".to_owned(), |code| format!("REFUSED [{code}]"));
             format!("relay {}   {code}   {}", relay["relay"], relay["refused"]["why"].as_str().unwrap_or(""))
         };
         let said: Vec<String> = chain::verified(network, programs)?.iter().map(line).collect();
@@ -537,10 +552,10 @@ fn describe(network: &Network, programs: &Programs, services: &mut Services) -> 
     Ok(text)
 }
 
-/// A folder for this run.
+/// Creates a folder for this run.
 pub(crate) fn temporary_dir() -> Result<PathBuf> {
     let dir = std::env::temp_dir().join(format!("openrelay-devnet-{}-{}", sandbox::user(), unique()));
-    std::fs::create_dir(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    std::fs::create_dir(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
     Ok(dir)
 }
 

@@ -1,6 +1,8 @@
-//! The part of `openrelay-dev devnet check` about evidence: what clients accept, what they refuse and when, and a second verifier that finds the same.
+//! The part of `openrelay-dev devnet check` about evidence: what clients accept, what they refuse and when, and
+//! whether a second verifier agrees.
 //!
-//! Owns what only real programs show. Which evidence is refused for what, the counter-examples of `sim` and `devnet demo` show.
+//! Owns what only real programs show. The counter-examples of `sim` and `devnet demo` show which evidence is refused
+//! for which reason.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,20 +16,17 @@ use crate::chain_check::{Bench, Scenario};
 use crate::devnet::start_again;
 use crate::scenario::scenario;
 
-/// Runs all scenarios on one network; an error names the first that fails.
+/// Runs all scenarios on one network. An error names the first that fails.
 pub(crate) fn run(dir: &Path) -> Result<()> {
     let mut bench = Bench::start(dir)?;
     let scenarios: [(&str, Scenario); 7] = [
-        (
-            "a second verifier finds the same in what a client keeps, and refuses it with a byte changed",
-            second_verifier,
-        ),
-        ("a policy of one's own: one vendor, images rebuilt here", policies),
-        ("rebuilders whom the policy names must have signed: exit code 5, and who has is shown", named_rebuilders),
-        ("a relay that starts anew is judged by its new evidence; one hop is judged too", starts_anew),
+        ("a second verifier confirms what a client caches, and refuses it with a changed byte", second_verifier),
+        ("a client's own policy: one vendor, images rebuilt locally", policies),
+        ("rebuilders named in the policy must have signed: exit code 5, and signers are shown", named_rebuilders),
+        ("a restarted relay is judged by its new evidence; a single hop is judged too", starts_anew),
         ("an approved image with firmware below the client's floor is refused: exit code 5", old_firmware),
-        ("collateral that the chain does not name is none: exit code 5", other_collateral),
-        ("an image that is revoked ends a circuit that runs, and none opens: exit code 5", revoked_image),
+        ("collateral that the chain does not name is refused: exit code 5", other_collateral),
+        ("an image that is revoked ends running circuits and opens none: exit code 5", revoked_image),
     ];
     for (name, run) in scenarios {
         scenario(name, || run(&mut bench))?;
@@ -35,42 +34,44 @@ pub(crate) fn run(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The client's configuration with more lines in it, instead of what it says of the same.
+/// Writes the client's configuration with `lines` in place of its line with the same key. Returns the path.
 fn with(bench: &Bench, name: &str, lines: &str) -> Result<String> {
     let path = bench.network.dir.join(format!("config/client/{name}.toml"));
     let own = fs::read_to_string(bench.config())?;
-    let (key, _) = lines.split_once(' ').context("no key")?;
+    let (key, _) = lines.split_once(' ').context("the lines have no key")?;
     let kept: Vec<&str> = own.lines().filter(|line| !line.starts_with(&format!("{key} "))).collect();
     fs::write(&path, format!("{lines}{}\n", kept.join("\n")))?;
     Ok(path.display().to_string())
 }
 
-/// `openrelay up`, which must end with exit code 5 and say this.
+/// Runs `openrelay up`, which must end with exit code 5 and print this word.
 fn refuses(bench: &Bench, config: &str, word: &str) -> Result<()> {
     let (code, _, said) = bench.openrelay(&["up", "--wait", "--config", config])?;
     ensure!(code == Some(5) && said.contains(word), "exit code {code:?}, without {word}: {said}");
-    ensure!(bench.openrelay(&["status"])?.1.starts_with("Down"), "something was left behind");
+    ensure!(bench.openrelay(&["status"])?.1.starts_with("Down"), "the client is not down");
     Ok(())
 }
 
-/// Where the client keeps its last reading.
+/// Returns the file in which the client caches its last reading.
 fn reading(bench: &Bench) -> Result<PathBuf> {
     let entries = fs::read_dir(bench.network.client.dir().join("state"))?.flatten();
     let mut paths = entries.map(|entry| entry.path());
-    paths.find(|path| path.extension().is_some_and(|extension| extension == "reading")).context("nothing is kept")
+    paths
+        .find(|path| path.extension().is_some_and(|extension| extension == "reading"))
+        .context("the client has cached no reading")
 }
 
-/// `tools/verify.py reading` on a file: its exit code and what it says.
+/// Runs `tools/verify.py reading` on a file. Returns its exit code and its output.
 fn second_verifier_on(bench: &Bench, file: &Path, more: &[&str]) -> Result<(Option<i32>, String)> {
     let tool = bench.programs.dev.ancestors().map(|dir| dir.join("tools/verify.py")).find(|path| path.exists());
-    let tool = tool.context("tools/verify.py is not beside the build")?;
+    let tool = tool.context("tools/verify.py is not in a folder above the build")?;
     let chain: toml::Table = fs::read_to_string(bench.network.dir.join("config/chain.toml"))?.parse()?;
     let mut command = Command::new("python3");
     command.arg(&tool).arg("reading").arg(file).args(["--haste", &crate::approved::HASTE.to_string()]);
-    let number = chain.get("chain_id").and_then(toml::Value::as_integer).context("the chain's file has its number")?;
+    let number = chain.get("chain_id").and_then(toml::Value::as_integer).context("the chain file has no chain_id")?;
     command.args(["--chain", &number.to_string()]);
     for name in ["directory", "images", "collateral"] {
-        let address = chain.get(name).and_then(|value| value.as_str()).context("the chain's file names it")?;
+        let address = chain.get(name).and_then(|value| value.as_str()).context("the chain file lacks an address")?;
         command.arg(format!("--{name}")).arg(address);
     }
     command.args(more);
@@ -80,23 +81,24 @@ fn second_verifier_on(bench: &Bench, file: &Path, more: &[&str]) -> Result<(Opti
 }
 
 fn second_verifier(bench: &mut Bench) -> Result<()> {
-    let (code, _, said) = bench.openrelay(&["exits", "--config", &bench.config()])?;
+    let (code, _, said) = bench.openrelay(&["egresses", "--config", &bench.config()])?;
     ensure!(code == Some(0), "{said}");
     let kept = reading(bench)?;
     let (code, said) = second_verifier_on(bench, &kept, &[])?;
     ensure!(code == Some(0), "exit code {code:?}: {said}");
     let found: Value = serde_json::from_str(&said)?;
-    let image = found["images"][0]["image"].as_str().context("no image")?;
+    let image = found["images"][0]["image"].as_str().context("the verifier reported no image")?;
     let [state, signers] = ["state", "rebuilt_by"].map(|key| &found["images"][0][key]);
     ensure!(state == "active" && signers.as_array().map(Vec::len) == Some(3), "{said}");
     let relays = bench.verified()?;
     let same = relays.iter().all(|relay| relay["evidence"]["image"] == image);
     ensure!(same && found["evidence"] == 4 && found["refused"] == serde_json::json!([]), "{said} {relays:?}");
-    let block = found["block_hash"].as_str().context("no block")?.to_owned();
+    let block = found["block_hash"].as_str().context("the verifier reported no block")?.to_owned();
     let bytes = fs::read(&kept)?;
-    let text = |word: &[u8]| bytes.windows(word.len()).position(|found| found == word).context("it is there");
+    let text =
+        |word: &[u8]| bytes.windows(word.len()).position(|found| found == word).context("the reading lacks a part");
     let records = text(b"openrelay-records/2")?;
-    // The header, the directory's account, a manifest, the collateral, a record.
+    // One byte each in the header, the directory's account, a manifest, the collateral and a record.
     let places = [40, 800, text(b"\"shapes\"")? + 40, text(b"openrelay.collateral/1")? + 60, records + 60];
     for at in places {
         let mut changed = bytes.clone();
@@ -122,7 +124,7 @@ fn policies(bench: &mut Bench) -> Result<()> {
     let policy = bench.network.dir.join("config/client/policy.toml");
     let config = with(bench, "with-policy", "policy = \"policy.toml\"\n")?;
     fs::write(&policy, "platforms = [\"TDX\"]\n")?;
-    // Egresses run on the other vendor's.
+    // Egresses run on the other vendor's platform.
     refuses(bench, &config, "[platform]")?;
     fs::write(&policy, "platforms = [\"TPM\"]\n")?;
     let (code, _, said) = bench.openrelay(&["up", "--wait", "--config", &config])?;
@@ -130,18 +132,20 @@ fn policies(bench: &mut Bench) -> Result<()> {
     fs::write(&policy, "paranoid = true\n")?;
     refuses(bench, &config, "[not-rebuilt]")?;
     let shown = shown_image(bench)?;
-    let text = |key: &str| shown[key].as_str().map(|text| text.trim_start_matches("0x").to_owned()).context("no image");
+    let text = |key: &str| {
+        shown[key].as_str().map(|text| text.trim_start_matches("0x").to_owned()).context("the image has no such hash")
+    };
     let rebuilt = bench.network.client.dir().join("state/rebuilt-images");
-    // The same bytes may be started by other firmware.
+    // Other firmware may start the same bytes, so the hash of the image alone does not suffice.
     fs::write(&rebuilt, format!("{}\n", text("image")?))?;
     refuses(bench, &config, "[not-rebuilt]")?;
     fs::write(&rebuilt, format!("{}\n", text("value")?))?;
     bench.up(&config)?;
-    ensure!(bench.fetches()?, "nothing goes through");
+    ensure!(bench.fetches()?, "the circuit carries no data");
     bench.down()
 }
 
-/// The first image that `openrelay image show` shows.
+/// Returns the first image that `openrelay image show` lists.
 fn shown_image(bench: &Bench) -> Result<Value> {
     let (code, said, errors) = bench.openrelay(&["image", "show", "--json", "--config", &bench.config()])?;
     ensure!(code == Some(0), "exit code {code:?}: {errors}");
@@ -154,7 +158,8 @@ fn named_rebuilders(bench: &mut Bench) -> Result<()> {
     ensure!(count(&image["rebuilt_by"]) == Some(3) && count(&image["named"]) == Some(3), "{image}");
     let votes = image["endpoint_says"]["votes"].as_array().cloned().unwrap_or_default();
     ensure!(votes.len() == 3 && votes.iter().all(|vote| vote["value"] == image["value"]), "{image}");
-    // Two must: of somebody else's three none has, and with one of the three missing two are left.
+    // The policy requires two rebuilders. In the first policy only one of the two has signed. Later one of three
+    // statements is missing, which leaves two.
     let named: Vec<String> = image["named"].as_array().into_iter().flatten().map(ToString::to_string).collect();
     let policy = bench.network.dir.join("config/client/others.toml");
     let config = with(bench, "other-rebuilders", "policy = \"others.toml\"\n")?;
@@ -167,35 +172,35 @@ fn named_rebuilders(bench: &mut Bench) -> Result<()> {
     let (own, hidden) = (lies.join("attestation-1-1.json"), lies.join("attestation-1-2.json"));
     let kept = [fs::read(&own)?, fs::read(&hidden)?];
     fs::remove_file(&own)?;
-    bench.within("statements of two", || Ok(count(&shown_image(bench)?["rebuilt_by"]) == Some(2)))?;
+    bench.within("two statements", || Ok(count(&shown_image(bench)?["rebuilt_by"]) == Some(2)))?;
     bench.up(&bench.config())?;
     bench.down()?;
-    // What is signed for another value counts for none.
+    // A statement that was signed for another round does not count.
     fs::write(&hidden, String::from_utf8_lossy(&kept[1]).replace("\"round\":1", "\"round\":2"))?;
-    bench.within("the statement of one", || Ok(count(&shown_image(bench)?["rebuilt_by"]) == Some(1)))?;
-    // What was kept before would still do.
+    bench.within("only one statement", || Ok(count(&shown_image(bench)?["rebuilt_by"]) == Some(1)))?;
+    // The cached directory would still be accepted.
     fs::remove_dir_all(bench.network.client.dir().join("state"))?;
     refuses(bench, &bench.config(), "[rebuilders]")?;
     fs::write(&own, &kept[0])?;
     fs::write(&hidden, &kept[1])?;
-    bench.within("statements of all", || Ok(count(&shown_image(bench)?["rebuilt_by"]) == Some(3)))?;
+    bench.within("all statements", || Ok(count(&shown_image(bench)?["rebuilt_by"]) == Some(3)))?;
     Ok(())
 }
 
 fn starts_anew(bench: &mut Bench) -> Result<()> {
     let folder = bench.network.dir.join("config/egress-1/relay.toml");
     fs::write(&folder, format!("one_hop = true\n{}", fs::read_to_string(&folder)?))?;
-    // What was believed before is kept, and is not the reason why the new evidence is not.
+    // The client caches evidence that it accepted before. The cache must not be why it refuses the new evidence.
     let again =
         |bench: &mut Bench, lie| start_again((&bench.network, &bench.programs), &mut bench.services, "egress-1", lie);
     again(bench, Some("debug"))?;
-    bench.within("the reason of a relay that is false since it started anew", || {
+    bench.within("the refusal of a restarted relay that lies", || {
         let (code, said, _) = bench.openrelay(&["verify", "3", "--config", &bench.config()])?;
         Ok(code == Some(5) && said.contains("REFUSED [debug]"))
     })?;
     again(bench, None)?;
     let config = bench.through(1, 3)?;
-    bench.within("a circuit through the relay that started anew", || {
+    bench.within("a circuit through the restarted relay", || {
         Ok(bench.openrelay(&["up", "--wait", "--config", &config])?.0 == Some(0))
     })?;
     let status = bench.status()?;
@@ -211,7 +216,7 @@ fn starts_anew(bench: &mut Bench) -> Result<()> {
     bench.down()
 }
 
-/// The relays' manifest is approved and its image can be used; only this client accepts nothing that old.
+/// The chain approves the relays' manifest and image. Only this client refuses firmware that is this old.
 fn old_firmware(bench: &mut Bench) -> Result<()> {
     let path = bench.network.dir.join("config/sim/roots");
     let own = fs::read(&path)?;
@@ -225,7 +230,10 @@ fn old_firmware(bench: &mut Bench) -> Result<()> {
     let (code, said) = second_verifier_on(bench, &reading(bench)?, &["--min-firmware-generation", &floor])?;
     ensure!(code == Some(5) && said.contains("firmware of generation"), "exit code {code:?}: {said}");
     fs::write(&path, own)?;
-    ensure!(bench.openrelay(&["up", "--wait", "--config", &bench.config()])?.0 == Some(0), "nothing opens again");
+    ensure!(
+        bench.openrelay(&["up", "--wait", "--config", &bench.config()])?.0 == Some(0),
+        "no circuit opens afterwards"
+    );
     bench.down()
 }
 
@@ -238,7 +246,7 @@ fn other_collateral(bench: &mut Bench) -> Result<()> {
     let state = bench.network.client.dir().join("state");
     bench.within("a mirror without the collateral", || {
         fs::remove_dir_all(&state)?;
-        Ok(bench.openrelay(&["exits", "--json", "--config", &bench.config()])?.1.contains("no-view"))
+        Ok(bench.openrelay(&["egresses", "--json", "--config", &bench.config()])?.1.contains("no-view"))
     })?;
     refuses(bench, &bench.config(), "the collateral that the chain names")?;
     let (code, said, _) = bench.openrelay(&["verify", "--config", &bench.config()])?;
@@ -252,13 +260,13 @@ fn other_collateral(bench: &mut Bench) -> Result<()> {
 
 fn revoked_image(bench: &mut Bench) -> Result<()> {
     bench.up(&bench.config())?;
-    ensure!(bench.fetches()?, "nothing goes through");
+    ensure!(bench.fetches()?, "the circuit carries no data");
     bench.revoke(1)?;
     bench.within("the end of the circuit", || Ok(bench.status()?["state"] == "blocked"))?;
     let status = bench.status()?;
     let why = status["refused"].as_str().unwrap_or_default();
     ensure!(why.contains("was revoked"), "{status}");
-    ensure!(!bench.fetches()?, "traffic goes on past a circuit that has ended");
+    ensure!(!bench.fetches()?, "traffic flows although the circuit has ended");
     bench.down()?;
     refuses(bench, &bench.config(), "[image-state]")?;
     let (code, said) = second_verifier_on(bench, &reading(bench)?, &[])?;

@@ -1,7 +1,8 @@
-//! `openrelay-dev flood`: first packets from addresses that do not exist; and what they cost an ingress.
+//! `openrelay-dev flood`: first packets from addresses that do not exist, and their cost for an ingress.
 //!
-//! Owns the attacker, who knows the relay's public key and can write any source into a packet, and the measurement: traffic of a client, memory,
-//! bytes out against bytes in, and whether new clients still get in. Sends inside the devnet only.
+//! Owns the attacker, who knows the relay's public key and can forge any source address. Also owns the measurement: a
+//! client's throughput, memory, bytes out compared with bytes in, and whether new clients can connect. Sends inside
+//! the devnet only.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddrV4;
@@ -26,24 +27,28 @@ use crate::{say, talk};
 /// What the attacker sends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub(crate) enum Kind {
-    /// Valid first packets, 65,536 different ones in turn: what costs a relay most
+    /// Up to 65,536 different valid first packets in turn
+    ///
+    /// The most expensive kind for a relay.
     Fresh,
-    /// One valid first packet again and again
+    /// One valid first packet, repeated
     Replayed,
-    /// The same with one bit flipped, a different one each time
+    /// One valid first packet with a different bit flipped each time
     Flipped,
-    /// Valid first packets with a wrong proof of a cookie: no relay can tell them from a newcomer's by their length
+    /// Valid first packets with a false cookie proof
+    ///
+    /// Their length does not distinguish them from the packets of a new client with a cookie.
     Proven,
 }
 
-/// What to send where.
+/// Options of the attacker.
 #[derive(clap::Args)]
 pub(crate) struct Options {
     #[arg(long)]
     config: std::path::PathBuf,
     #[arg(long)]
     kind: Kind,
-    /// Where to, if not to the ingress: the same packets for nobody
+    /// Target instead of the ingress, where no relay reads
     #[arg(long)]
     to: Option<SocketAddrV4>,
     /// Packets per second
@@ -53,18 +58,20 @@ pub(crate) struct Options {
     seconds: u64,
 }
 
-/// Sources are in 10.0.0.0/8, which the devnet routes back to the attacker, where they end.
+/// Forged source addresses are in 10.0.0.0/8. The devnet routes that network back to the attacker, which drops the
+/// answers.
 pub(crate) const SPOOFED: &str = "10.0.0.0/8";
-/// Packets sent before the clock is looked at.
+/// Number of packets sent between two checks of the clock.
 const BURST: u64 = 50;
-/// A port of the ingress whose socket nobody reads.
+/// A port of the ingress whose socket no process reads.
 const UNREAD_PORT: u16 = 9;
 const HEADERS: usize = 28;
-/// Bytes of a cookie's proof.
+/// Length of a cookie's proof, in bytes.
 const PROOF: usize = 16;
-/// Least share of the unread port's throughput.
+/// Minimum share of the throughput with a flood to the unread port.
 const GOAL: f64 = 0.9;
-/// The same under first packets with proofs, which the kernel must not thin out: who has a cookie gets in.
+/// The same minimum for first packets with proofs, which the kernel must not drop by length, because clients with
+/// cookies send them.
 const GOAL_PROVEN: f64 = 0.75;
 
 /// Sends the flood and prints how many packets it had.
@@ -81,9 +88,11 @@ pub(crate) fn send(options: &Options) -> Result<()> {
     let mut to = options.to;
     for _ in 0..distinct {
         let mut client = open(&file, &directory, &clock, &mut random)?;
-        let std::net::SocketAddr::V4(ingress) = client.remote() else { anyhow::bail!("no IPv4 ingress") };
+        let std::net::SocketAddr::V4(ingress) = client.remote() else {
+            anyhow::bail!("the ingress has no IPv4 address")
+        };
         let to = *to.get_or_insert(ingress);
-        let mut first = client.poll_transmit().context("no first packet")?;
+        let mut first = client.poll_transmit().context("the client sent no first packet")?;
         if options.kind == Kind::Proven {
             let mut proof = [0; PROOF];
             random.fill(&mut proof);
@@ -91,17 +100,17 @@ pub(crate) fn send(options: &Options) -> Result<()> {
         }
         packets.push(ip_packet(to, &first));
     }
-    let to = to.context("no packets")?;
+    let to = to.context("there are no packets to send")?;
     let socket = openrelay_sys::raw::RawSocket::open().context("cannot open a raw socket")?;
     say("ready");
-    // The one who measures says when.
+    // `measure` writes a line when the flood must start.
     std::io::stdin().read_line(&mut String::new())?;
     let started = Instant::now();
     let (mut sent, mut refused) = (0, 0u64);
     while sent < total {
         for _ in 0..BURST {
             let at = usize::try_from(sent % distinct)?;
-            let packet = packets.get_mut(at).context("packets are there")?;
+            let packet = packets.get_mut(at).context("a packet is missing")?;
             let mut source = [0; 5];
             random.fill(&mut source);
             spoof(packet, source);
@@ -120,7 +129,7 @@ pub(crate) fn send(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// `datagram` in UDP and IPv4, its source still open.
+/// Returns `datagram` with UDP and IPv4 headers, without a source.
 fn ip_packet(to: SocketAddrV4, datagram: &[u8]) -> Vec<u8> {
     let mut packet = vec![0; HEADERS];
     packet[0] = 0x45;
@@ -128,7 +137,7 @@ fn ip_packet(to: SocketAddrV4, datagram: &[u8]) -> Vec<u8> {
     packet[9] = openrelay_proto::ip::UDP;
     packet[16..20].copy_from_slice(&to.ip().octets());
     packet[22..24].copy_from_slice(&to.port().to_be_bytes());
-    // Without a UDP checksum, which IPv4 allows.
+    // Without a UDP checksum, which is optional in IPv4.
     packet[24..26].copy_from_slice(&u16::try_from(datagram.len() + 8).unwrap_or(u16::MAX).to_be_bytes());
     packet.extend_from_slice(datagram);
     packet
@@ -140,7 +149,7 @@ fn spoof(packet: &mut [u8], [a, b, c, port @ ..]: [u8; 5]) {
     checksum::fill_v4_header(packet, 20);
 }
 
-/// Flips a bit of the datagram and says which.
+/// Flips a bit of the datagram and returns its position.
 fn flip(packet: &mut [u8], number: u64) -> (usize, u8) {
     let bits = (packet.len() - HEADERS) * 8;
     let at = usize::try_from(number).unwrap_or(0).wrapping_mul(7_919) % bits;
@@ -149,7 +158,7 @@ fn flip(packet: &mut [u8], number: u64) -> (usize, u8) {
     (byte, bit)
 }
 
-/// Holds a UDP socket that nobody reads.
+/// Holds a UDP socket that no process reads.
 pub(crate) fn hold_unread(address: SocketAddrV4) -> Result<()> {
     let _socket = std::net::UdpSocket::bind(address)?;
     say("ready");
@@ -158,14 +167,15 @@ pub(crate) fn hold_unread(address: SocketAddrV4) -> Result<()> {
     }
 }
 
-/// A flood that runs.
+/// A running flood.
 pub(crate) struct Flood {
     child: Child,
     lines: BufReader<std::process::ChildStdout>,
 }
 
 impl Flood {
-    /// Makes an attacker ready, who waits for [`Flood::begin`]; `read` when the ingress shall read what he sends.
+    /// Prepares an attacker that waits for [`Flood::begin`]. With `read` the ingress reads its packets; otherwise
+    /// they go to the unread port.
     pub(crate) fn prepare(
         network: &Network,
         programs: &Programs,
@@ -182,37 +192,38 @@ impl Flood {
             command.args(["--to", &format!("{}:{UNREAD_PORT}", network.address("ingress-1", false)?)]);
         }
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let mut lines = BufReader::new(child.stdout.take().context("no output")?);
+        let mut lines = BufReader::new(child.stdout.take().context("the flood has no output")?);
         let mut line = String::new();
         lines.read_line(&mut line)?;
-        ensure!(line.trim() == "ready", "the flood does not start");
+        ensure!(line.trim() == "ready", "the flood did not start");
         Ok(Self { child, lines })
     }
 
     pub(crate) fn begin(&mut self) -> Result<()> {
-        Ok(self.child.stdin.take().context("begun already")?.write_all(b"\n")?)
+        Ok(self.child.stdin.take().context("the flood has already begun")?.write_all(b"\n")?)
     }
 
-    /// Waits for the end; what was sent.
+    /// Waits for the end and returns what was sent.
     pub(crate) fn finish(mut self) -> Result<Value> {
         let mut line = String::new();
         self.lines.read_line(&mut line)?;
         self.child.wait()?;
-        serde_json::from_str(&line).context("the flood broke off")
+        serde_json::from_str(&line).context("the flood ended early")
     }
 }
 
-/// What one flood did.
+/// The result of one flood.
 struct Outcome {
-    /// Bits per second that a client's download had meanwhile.
+    /// Throughput of a client's download during the flood, in Gbit/s.
     gbit_s: f64,
     sent: u64,
-    /// Bytes that came from spoofed addresses, and bytes that went to them.
+    /// Bytes that came from forged addresses, and bytes that were sent to them.
     bytes: (u64, u64),
     rss_growth_kib: i64,
 }
 
-/// Runs floods of all kinds against the ingress of a devnet, each beside the same flood into an unread port, and prints what they cost.
+/// Runs floods of all kinds against the ingress of a devnet, each paired with the same flood to an unread port.
+/// Prints what they cost.
 pub(crate) fn measure(kind: Option<Kind>, seconds: u64, rate: u64, rounds: usize) -> Result<()> {
     let dir = temporary_dir()?;
     let programs = Programs::find()?;
@@ -239,7 +250,7 @@ fn floods(
     unread.args(["hold-unread", &format!("0.0.0.0:{UNREAD_PORT}")]);
     let _unread = ingress.start(unread, "ready")?;
     connect(network, programs)?;
-    let pid = services.relays.first().map(|(_, service)| service.pid()).context("no ingress")?;
+    let pid = services.relays.first().map(|(_, service)| service.pid()).context("no ingress is running")?;
     let mut report = Vec::new();
     let mut missed = Vec::new();
     let kinds = [Kind::Fresh, Kind::Replayed, Kind::Flipped, Kind::Proven];
@@ -247,10 +258,10 @@ fn floods(
         talk(&format!("flood: {kind:?}, {rate} packets per second for {seconds} s, {rounds} times each"));
         let (mut relay, mut nobody) = (Vec::new(), Vec::new());
         for round in 0..rounds {
-            // In turns, so that a machine that slows down is no verdict.
+            // The order alternates, so that a machine that slows down does not bias the result.
             for read in [round % 2 == 1, round % 2 == 0] {
                 let outcome = flood(network, programs, kind, seconds, rate, pid, read)?;
-                ensure!(outcome.sent == rate * seconds, "the flood was smaller than asked for");
+                ensure!(outcome.sent == rate * seconds, "the flood was smaller than requested");
                 if read {
                     outcome.judge()?;
                     relay.push(outcome);
@@ -274,18 +285,18 @@ fn floods(
         }));
     }
     let admitted = new_clients(network, programs, rate)?;
-    let (_, service) = services.relays.first_mut().context("no ingress")?;
+    let (_, service) = services.relays.first_mut().context("no ingress is running")?;
     let statistics: Value = serde_json::from_str(&service.ask("USR1")?)?;
     say(&json!({
         "schema": "openrelay.flood/1", "ok": missed.is_empty(), "rate": rate, "seconds": seconds, "rounds": rounds,
         "floods": report, "circuits_opened_meanwhile": admitted, "drops": statistics["drops"],
     })
     .to_string());
-    ensure!(missed.is_empty(), "less than was asked for of the unread port's throughput: {}", missed.join(", "));
+    ensure!(missed.is_empty(), "the share of the unread port's throughput is below the goal: {}", missed.join(", "));
     Ok(())
 }
 
-/// The median of what the downloads had.
+/// Returns the median throughput of the downloads.
 fn median(outcomes: &[Outcome]) -> f64 {
     let mut speeds: Vec<f64> = outcomes.iter().map(|outcome| outcome.gbit_s).collect();
     speeds.sort_by(f64::total_cmp);
@@ -293,19 +304,19 @@ fn median(outcomes: &[Outcome]) -> f64 {
 }
 
 impl Outcome {
-    /// What must hold of every flood that a relay reads.
+    /// Checks what must hold for every flood that a relay reads.
     fn judge(&self) -> Result<()> {
         let (come, gone) = self.bytes;
         ensure!(come > 0, "the flood did not reach the ingress");
-        ensure!(gone <= come, "more bytes went to spoofed addresses than came from them");
-        // What is answered with a cookie gets half of its bytes back; answers to handshakes would be more.
+        ensure!(gone <= come, "more bytes were sent to forged addresses than came from them");
+        // A cookie answer has half the bytes of its request. Answers to handshakes would have more.
         ensure!(gone * 10 <= come * 6, "the relay did not ask for cookies");
-        ensure!(self.rss_growth_kib <= 64 << 10, "memory grew by {} KiB", self.rss_growth_kib);
+        ensure!(self.rss_growth_kib <= 64 << 10, "the ingress's memory grew by {} KiB", self.rss_growth_kib);
         Ok(())
     }
 }
 
-/// Spoofed addresses lead back to the attacker and are counted at the ingress.
+/// Routes forged addresses back to the attacker and counts their packets at the ingress.
 pub(crate) fn prepare_links(network: &Network) -> Result<()> {
     let attacker = network.address("server", false)?;
     network.core.sh(&format!("ip route add {SPOOFED} via {attacker}"))?;
@@ -320,13 +331,13 @@ pub(crate) fn prepare_links(network: &Network) -> Result<()> {
         .map(drop)
 }
 
-/// Gives back what [`prepare_links`] changed.
+/// Restores what [`prepare_links`] changed.
 pub(crate) fn mend_links(network: &Network) -> Result<()> {
     network.core.sh(&format!("ip route del {SPOOFED}"))?;
     network.host("ingress-1")?.sh("nft delete table ip flood").map(drop)
 }
 
-/// Bytes of IPv4 from and to spoofed addresses at the ingress so far.
+/// Returns the IPv4 bytes from and to forged addresses at the ingress so far.
 fn counted(network: &Network) -> Result<(u64, u64)> {
     let ingress = network.host("ingress-1")?;
     let bytes = |name: &str| ingress.counter("ip flood", name).map(|(_, bytes)| bytes);
@@ -346,7 +357,7 @@ fn connect(network: &Network, programs: &Programs) -> Result<()> {
 fn delivered(network: &Network, programs: &Programs) -> Result<u64> {
     let output = network.client.command(&programs.openrelay).args(["status", "--json"]).output()?;
     let status: Value = serde_json::from_slice(&output.stdout)?;
-    status["traffic"]["delivered_bytes"].as_u64().context("no traffic in status")
+    status["traffic"]["delivered_bytes"].as_u64().context("the status has no traffic")
 }
 
 fn flood(
@@ -365,7 +376,7 @@ fn flood(
     let warm = delivered(network, programs)?;
     let patience = Instant::now();
     while delivered(network, programs)? < warm + (64 << 20) {
-        ensure!(patience.elapsed() < Duration::from_secs(20), "the download does not start");
+        ensure!(patience.elapsed() < Duration::from_secs(20), "the download did not start within 20 s");
     }
     let (memory, bytes) = (resident_kib(ingress)?, counted(network)?);
     attack.begin()?;
@@ -377,28 +388,28 @@ fn flood(
     let now = counted(network)?;
     Ok(Outcome {
         gbit_s: (after - before) as f64 * 8.0 / took.as_secs_f64() / 1e9,
-        sent: sent["sent"].as_u64().context("no count")?,
+        sent: sent["sent"].as_u64().context("the flood reported no count")?,
         bytes: (now.0 - bytes.0, now.1 - bytes.1),
         rss_growth_kib: i64::try_from(resident_kib(ingress)?)? - i64::try_from(memory)?,
     })
 }
 
-/// Opens circuits while a flood runs: clients with cookies get in. How many did.
+/// Opens circuits while a flood runs, because clients with cookies must be admitted. Returns how many opened.
 fn new_clients(network: &Network, programs: &Programs, rate: u64) -> Result<Value> {
     let mut attack = Flood::prepare(network, programs, Kind::Fresh, 5, rate, true)?;
     attack.begin()?;
     let mut load = network.client.command(&programs.dev);
-    // Beside the tunnel: what `openrelay up` protects, these clients need not.
+    // These clients run outside the tunnel, because they do not need the protection of `openrelay up`.
     load.args(["load", "--circuits", "50", "--active", "50", "--config"]);
     load.arg(network.dir.join("config/client/client.toml"));
     let _ = network.client.command(&programs.openrelay).arg("down").output()?;
     let mut load = load.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-    load.stdin.take().context("no input")?.write_all(b"\n")?;
+    load.stdin.take().context("the load has no input")?.write_all(b"\n")?;
     let output = load.wait_with_output()?;
     attack.finish()?;
     ensure!(output.status.success(), "no new circuit opened during the flood");
     let first = String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or("").to_owned();
-    let opened: Value = serde_json::from_str(&first).context("the clients said nothing")?;
+    let opened: Value = serde_json::from_str(&first).context("the clients printed nothing")?;
     Ok(opened["circuits"].clone())
 }
 
@@ -408,7 +419,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     #[test]
-    fn a_spoofed_packet_keeps_its_datagram() {
+    fn spoofed_packet_keeps_its_datagram() {
         let to = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 443);
         let mut packet = ip_packet(to, &[7; 100]);
         spoof(&mut packet, [1, 2, 3, 4, 5]);

@@ -1,6 +1,6 @@
-//! Hosts: network and mount namespaces, kept by a process that ends with ours.
+//! Hosts: network and mount namespaces, kept by a process that ends with this one.
 //!
-//! Owns how a program is run on a host, and the check for the tools that this takes.
+//! Owns how a program runs on a host, and the check for the tools that hosts need.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -37,7 +37,7 @@ const TOOLS: [(&str, &str); 6] = [
     ("mount", "mount"),
 ];
 
-/// Checks that everything that hosts are made with is there.
+/// Checks that every tool for making hosts is installed.
 pub(crate) fn check_tools() -> Result<()> {
     let missing: Vec<&str> =
         TOOLS.iter().filter(|(tool, _)| find(tool).is_none()).map(|(_, package)| *package).collect();
@@ -46,16 +46,16 @@ pub(crate) fn check_tools() -> Result<()> {
         return Err(Missing(line).into());
     }
     if !Path::new("/dev/net/tun").exists() {
-        return Err(Missing("there is no /dev/net/tun; load it with: modprobe tun".into()).into());
+        return Err(Missing("/dev/net/tun does not exist; load its module with: modprobe tun".into()).into());
     }
     if openrelay_sys::sandbox::user() != 0 {
         let alone = Command::new("unshare").args(["--user", "--map-root-user", "true"]).stderr(Stdio::null()).status();
         if !alone.is_ok_and(|status| status.success()) {
-            return Err(Missing("this user may not make user namespaces; run it as root".into()).into());
+            return Err(Missing("this user may not create user namespaces; run this command as root".into()).into());
         }
         if fs::File::options().read(true).write(true).open("/dev/net/tun").is_err() {
             return Err(Missing(
-                "this user may not open /dev/net/tun; run it as root, or: chmod 666 /dev/net/tun".into(),
+                "this user may not open /dev/net/tun; run this command as root, or: chmod 666 /dev/net/tun".into(),
             )
             .into());
         }
@@ -68,7 +68,7 @@ pub(crate) fn find(tool: &str) -> Option<PathBuf> {
     path.split(':').map(|dir| Path::new(dir).join(tool)).find(|path| path.exists())
 }
 
-/// The search path of programs on hosts.
+/// Search path of programs on hosts.
 pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// One host.
@@ -82,16 +82,17 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    /// Makes a host with an /etc of its own below `dir`.
+    /// Creates a host with its own /etc below `dir`.
     pub(crate) fn new(name: &'static str, dir: &Path) -> Result<Self> {
         let dir = dir.join(name);
-        fs::create_dir_all(dir.join("etc")).context("cannot make a host's folder")?;
-        // Without duplicate address detection, which makes a fresh link wait for seconds.
-        // The keeper reads its input until we are gone. The copy of /etc keeps every change away from the real one.
+        fs::create_dir_all(dir.join("etc")).context("cannot create a host's folder")?;
+        // Duplicate address detection would make a new link wait for seconds. The keeper reads its input until this
+        // process ends. The copy of /etc keeps every change away from the real one.
         let script = format!(
             "cp -a /etc/. {0}/etc/ 2>/dev/null; mount --bind {0}/etc /etc && rm -f /etc/resolv.conf && \
              ip link set lo up && \
-             for knob in accept_dad dad_transmits; do echo 0 > /proc/sys/net/ipv6/conf/default/$knob; done && echo ready && exec cat >/dev/null",
+             for knob in accept_dad dad_transmits; do echo 0 > /proc/sys/net/ipv6/conf/default/$knob; done && \
+             echo ready && exec cat >/dev/null",
             dir.display()
         );
         let mut keeper = Command::new("unshare")
@@ -101,26 +102,26 @@ impl Host {
             .stdout(Stdio::piped())
             .spawn()
             .context("cannot run unshare")?;
-        let lifeline = keeper.stdin.take().context("no lifeline")?;
+        let lifeline = keeper.stdin.take().context("the host's keeper has no input")?;
         let mut line = String::new();
-        BufReader::new(keeper.stdout.take().context("no output")?).read_line(&mut line)?;
+        BufReader::new(keeper.stdout.take().context("the host's keeper has no output")?).read_line(&mut line)?;
         if line.trim() != "ready" {
-            bail!("the host {name} does not start");
+            bail!("the host {name} did not start");
         }
         Ok(Self { name, pid: keeper.id(), dir, keeper, _lifeline: lifeline })
     }
 
-    /// The process whose namespaces are the host's.
+    /// Returns the process whose namespaces are the host's.
     pub(crate) fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// The host's folder.
+    /// Returns the host's folder.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Packets and bytes that the kernel has counted in the counter `name` of the nftables table `table`, like `inet account`.
+    /// Returns the packets and bytes in the counter `name` of the nftables table `table`, such as `inet account`.
     pub(crate) fn counter(&self, table: &str, name: &str) -> Result<(u64, u64)> {
         let text = self.sh(&format!("nft list counter {table} {name}"))?;
         let number = |unit: &str| -> Result<u64> {
@@ -130,13 +131,13 @@ impl Host {
         Ok((number("packets")?, number("bytes")?))
     }
 
-    /// A command that will run on the host.
+    /// Returns a command that will run on the host.
     pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("nsenter");
         command.args(["--net", "--mount", "--target", &self.pid.to_string(), "--"]);
         command.arg(program).env("PATH", PATH);
         command.env("OPENRELAY_RUNTIME_DIR", self.dir.join("run")).env("OPENRELAY_STATE_DIR", self.dir.join("state"));
-        // Whom programs that simulate believe; no others look at it.
+        // The roots that simulating programs trust; other programs ignore this variable.
         let network = self.dir.parent().unwrap_or(&self.dir);
         command.env("OPENRELAY_SIM_ROOTS", network.join("config/sim/roots"));
         command
@@ -148,10 +149,10 @@ impl Host {
         checked(&output, line)
     }
 
-    /// Starts a program on the host that says nothing.
+    /// Starts a program on the host without waiting for a line from it, and discards its errors.
     pub(crate) fn start_quietly(&self, mut command: Command) -> Result<Service> {
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
-        let lines = BufReader::new(child.stdout.take().context("no output")?);
+        let lines = BufReader::new(child.stdout.take().context("the program has no output")?);
         Ok(Service { child, lines, ready: String::new() })
     }
 
@@ -159,7 +160,7 @@ impl Host {
     pub(crate) fn start(&self, mut command: Command, ready: &str) -> Result<Service> {
         let log = fs::File::create(self.dir.join(format!("{}.log", self.name)))?;
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn()?;
-        let mut lines = BufReader::new(child.stdout.take().context("no output")?);
+        let mut lines = BufReader::new(child.stdout.take().context("the program has no output")?);
         let mut line = String::new();
         lines.read_line(&mut line)?;
         if !line.starts_with(ready) {
@@ -183,7 +184,7 @@ impl Drop for Host {
 pub(crate) struct Service {
     child: Child,
     lines: BufReader<std::process::ChildStdout>,
-    /// The line that it printed when it was ready.
+    /// The line that the program printed when it was ready.
     pub(crate) ready: String,
 }
 
@@ -199,27 +200,29 @@ impl Service {
     /// Sends a signal.
     pub(crate) fn signal(&self, signal: &str) -> Result<()> {
         let status = Command::new("kill").args(["-s", signal, &self.child.id().to_string()]).status()?;
-        if status.success() { Ok(()) } else { bail!("cannot signal a service") }
+        if status.success() { Ok(()) } else { bail!("cannot send a signal to a service") }
     }
 
-    /// The program's process: nsenter becomes it.
+    /// Returns the program's process ID. nsenter replaces itself with the program.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// The process that does the work: where the program has started another, that one. Source: proc(5), /proc/pid/task/tid/children.
+    /// Returns the process that does the work: the program's first child, or else the program itself.
+    ///
+    /// Source: proc(5), /proc/pid/task/tid/children.
     pub(crate) fn innermost(&self) -> u32 {
         let pid = self.pid();
         let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
         children.split_whitespace().next().and_then(|child| child.parse().ok()).unwrap_or(pid)
     }
 
-    /// Whether it still runs.
+    /// Returns whether the program still runs.
     pub(crate) fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Whether it has ended, without a fault.
+    /// Returns whether the program has ended successfully.
     pub(crate) fn ended_in_order(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(Some(status)) if status.success())
     }
@@ -242,7 +245,7 @@ impl Drop for Service {
     }
 }
 
-/// The output of a program that must succeed.
+/// Returns the output of a program that must have succeeded.
 pub(crate) fn checked(output: &Output, what: &str) -> Result<String> {
     if !output.status.success() {
         bail!("{what}: {} {}", String::from_utf8_lossy(&output.stderr).trim(), output.status);

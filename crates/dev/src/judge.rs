@@ -1,7 +1,8 @@
-//! The judge: what a link shows to whoever listens on it.
+//! The judge: reports what an eavesdropper sees on a link.
 //!
-//! Owns captures and the three questions: does a packet on this link carry an address that must not be here, in a header or in
-//! a quote; does a name; and does any string of eight bytes of one leg appear on the other. Packets that it missed are told, and are no acquittal.
+//! Owns captures and three questions. Does a packet on this link carry a forbidden address, in a header or in a
+//! quoted header? Does it carry a forbidden name? Does any string of eight bytes of one leg also occur on the other?
+//! The judge reports packets that its captures missed, and a result with missed packets is not a pass.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -20,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::say;
 
-/// Bytes of payload kept of each leg: a little more than the eight MiB that are compared at least.
+/// Bytes of payload that are kept of each leg. The demonstration requires a comparison of at least 8 MiB.
 const SAMPLE: usize = 9 << 20;
 const ETHERNET: usize = 14;
 
@@ -28,7 +29,7 @@ const ETHERNET: usize = 14;
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Rules {
     pub(crate) links: Vec<LinkRule>,
-    /// The relays' port: payloads of other ports are in clear for everybody and are not compared.
+    /// Port of the relays. Payloads of other ports are plain text in any case and are not compared.
     pub(crate) port: u16,
 }
 
@@ -36,11 +37,11 @@ pub(crate) struct Rules {
 #[derive(Serialize, Deserialize)]
 pub(crate) struct LinkRule {
     pub(crate) link: String,
-    /// Addresses that no header and no quote may carry.
+    /// Addresses that no header and no quoted header may carry.
     pub(crate) forbidden: Vec<IpAddr>,
     /// The leg whose bytes are compared: 1 or 2.
     pub(crate) leg: Option<u8>,
-    /// Names that no payload may carry; with a leg or a name, payloads are looked through for the addresses too.
+    /// Names that no payload may carry. With a leg or a name, payloads are also searched for the addresses.
     pub(crate) names: Vec<String>,
 }
 
@@ -48,24 +49,24 @@ pub(crate) struct LinkRule {
 #[derive(Serialize, Deserialize, Default, Debug)]
 pub(crate) struct Verdict {
     pub(crate) links: BTreeMap<String, Seen>,
-    /// Bytes of UDP payload compared, of leg 1 and leg 2.
+    /// Bytes of UDP payload that were compared, for leg 1 and leg 2.
     pub(crate) sampled: [usize; 2],
-    /// Strings of eight bytes that stand on both legs.
+    /// Number of strings of eight bytes that occur on both legs.
     pub(crate) shared: usize,
 }
 
 /// What was seen on one link.
 #[derive(Serialize, Deserialize, Default, Debug)]
 pub(crate) struct Seen {
-    /// Packets that crossed it, trains as one, by the link's own counters.
+    /// Packets that crossed the link, by its own counters. A train counts as one.
     pub(crate) packets: u64,
-    /// Packets with a forbidden address or a name.
+    /// Packets with a forbidden address or name.
     pub(crate) guilty: u64,
     /// Packets whose headers the capture missed.
     pub(crate) missed: u64,
 }
 
-/// Watches until the input ends, then prints the verdict as JSON.
+/// Watches until standard input ends, then prints the verdict as JSON.
 pub(crate) fn run(rules: &Path) -> Result<()> {
     let rules: Rules = serde_json::from_slice(&std::fs::read(rules)?)?;
     let mut netlink = Netlink::open()?;
@@ -73,8 +74,8 @@ pub(crate) fn run(rules: &Path) -> Result<()> {
     for rule in &rules.links {
         let link = netlink.link(&rule.link).with_context(|| format!("there is no link {}", rule.link))?;
         let start = || Capture::start(link).context("cannot capture; this needs CAP_NET_RAW");
-        // One sees every header, of which the kernel passes on the suspicious: it must miss nothing. The other takes samples of payload for as
-        // long as they are wanted, and may miss what it has no room for.
+        // The capture sees every header, of which the kernel passes on only suspicious ones, so it must miss nothing.
+        // The sampler collects payload while more is wanted, and may miss packets for which it has no room.
         let capture = start()?;
         capture.narrow(rules.port, &rule.forbidden)?;
         captures.push(capture);
@@ -120,7 +121,9 @@ pub(crate) fn run(rules: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Packets that have crossed a link of this network namespace in either direction. Source: proc(5), /proc/net/dev.
+/// Returns the packets that have crossed a link of this network namespace in either direction.
+///
+/// Source: proc(5), /proc/net/dev.
 fn crossed(link: &str) -> u64 {
     let table = std::fs::read_to_string("/proc/net/dev").unwrap_or_default();
     let own = table.lines().find_map(|line| line.trim().strip_prefix(&format!("{link}:"))).unwrap_or("");
@@ -132,19 +135,19 @@ struct Watch {
     rules: Rules,
     verdict: Verdict,
     samples: [Vec<u8>; 2],
-    /// Bytes of payload that were looked through on each link.
+    /// Bytes of payload that were searched on each link.
     searched: Vec<usize>,
 }
 
 impl Watch {
-    /// Looks for what must not stand in a header or in a quoted one.
+    /// Searches a packet's header, and headers that it quotes, for forbidden addresses.
     fn see_header(&mut self, number: usize, frame: &[u8]) {
         let (Some(rule), Some(packet)) = (self.rules.links.get(number), frame.get(ETHERNET..)) else { return };
         let guilty = is_guilty(rule, packet, udp_payload(packet, self.rules.port), false);
         self.verdict.links.entry(rule.link.clone()).or_default().guilty += u64::from(guilty);
     }
 
-    /// Looks for what must not stand in a payload of the relays' port, and keeps it for comparison.
+    /// Searches a payload of the relays' port for forbidden addresses and names, and keeps it for comparison.
     fn see_payload(&mut self, number: usize, frame: &[u8]) {
         let (Some(rule), Some(packet)) = (self.rules.links.get(number), frame.get(ETHERNET..)) else { return };
         let Some(payload) = udp_payload(packet, self.rules.port) else { return };
@@ -159,12 +162,12 @@ impl Watch {
         }
     }
 
-    /// Whether payloads of this link need not be seen any more.
+    /// Returns whether enough payload of this link has been searched.
     fn has_enough(&self, number: usize) -> bool {
         self.searched.get(number).is_none_or(|searched| *searched >= SAMPLE)
     }
 
-    /// Counts strings of eight bytes that stand in both samples.
+    /// Counts strings of eight bytes that occur in both samples.
     fn compare(&mut self) {
         self.verdict.sampled = [self.samples[0].len(), self.samples[1].len()];
         let mut windows = self.samples.each_ref().map(|sample| {
@@ -185,7 +188,7 @@ impl Watch {
     }
 }
 
-/// Whether a packet carries what it must not.
+/// Returns whether a packet carries anything forbidden.
 fn is_guilty(rule: &LinkRule, packet: &[u8], payload: Option<&[u8]>, search: bool) -> bool {
     let header = match packet.first().map(|byte| byte >> 4) {
         Some(4) => packet.get(12..20),
@@ -205,8 +208,8 @@ fn is_guilty(rule: &LinkRule, packet: &[u8], payload: Option<&[u8]>, search: boo
         return true;
     }
     match payload {
-        // Ciphertext: four bytes would turn up by chance, sixteen or a name do not.
-        // An IPv4 address is looked for as it is written in sixteen bytes.
+        // In ciphertext a string of four bytes would occur by chance; one of sixteen bytes or a name does not. An
+        // IPv4 address is therefore searched in its form of sixteen bytes.
         Some(payload) if search => {
             let long = |address: &IpAddr| match address {
                 IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
@@ -216,7 +219,7 @@ fn is_guilty(rule: &LinkRule, packet: &[u8], payload: Option<&[u8]>, search: boo
                 || rule.names.iter().any(|name| contains(payload, name.as_bytes()))
         }
         Some(_) => false,
-        // Errors of ICMP quote packets in clear.
+        // ICMP errors quote packets in plain text.
         None if is_icmp(packet) => rule.forbidden.iter().map(octets).any(|needle| contains(packet, &needle)),
         None => false,
     }
@@ -230,7 +233,7 @@ fn is_icmp(packet: &[u8]) -> bool {
     }
 }
 
-/// The payload of a UDP packet from or to `port`; trains are one payload.
+/// Returns the payload of a UDP packet from or to `port`. A train is one payload.
 fn udp_payload(packet: &[u8], port: u16) -> Option<&[u8]> {
     let start = match packet.first()? >> 4 {
         4 if packet.get(9) == Some(&17) => usize::from(packet.first()? & 0x0f) * 4,
@@ -246,7 +249,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_addresses_in_headers_and_quotes_and_shared_strings() {
+    fn addresses_in_headers_and_quotes_and_shared_strings_are_found() {
         let rule =
             LinkRule { link: "x".into(), forbidden: vec!["192.0.2.9".parse().unwrap()], leg: Some(1), names: vec![] };
         let mut packet = vec![0; 60];

@@ -1,7 +1,8 @@
-//! A relay that leaks, so that the judge can be judged.
+//! A relay that leaks, to test the judge.
 //!
-//! Runs the real relay and, beside it, at an ingress sends every egress a copy of what clients send, with their addresses, and at an egress sends every
-//! ingress the addresses that it talks to. Never part of anything but the test that the judge fails on it.
+//! Runs the real relay and leaks beside it. At an ingress it sends every egress a copy of what clients send, with
+//! their addresses. At an egress it sends every ingress the addresses that the egress talks to. Only the test that
+//! the judge fails on such a relay uses it.
 
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
@@ -20,16 +21,16 @@ use openrelay_sys::net::Netlink;
 const LEAKED: usize = 200;
 const ETHERNET: usize = 14;
 
-/// Starts to leak beside this process, which becomes the real relay.
+/// Starts to leak beside this process, which then becomes the real relay.
 pub(crate) fn run(arguments: &[OsString]) -> Result<()> {
     let own = std::env::current_exe()?;
-    let config = arguments.iter().skip_while(|a| *a != "--config").nth(1).context("no --config")?;
+    let config = arguments.iter().skip_while(|a| *a != "--config").nth(1).context("there is no --config")?;
     Command::new(&own).arg("leak").arg(config).stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
     let error = Command::new(own.with_file_name("openrelay-relay")).args(arguments).exec();
     Err(error.into())
 }
 
-/// Leaks until it is ended.
+/// Leaks until the process ends.
 pub(crate) fn beside(config: &Path) -> Result<()> {
     let directory = std::fs::read_to_string(config.with_file_name("directory.signed"))?;
     let capture = Capture::start(Netlink::open()?.link("wan")?)?;
@@ -49,7 +50,7 @@ fn is_tcp(packet: &[u8]) -> bool {
     packet.get(9) == Some(&6)
 }
 
-/// The IPv4 endpoints of the directory's relays in this role.
+/// Returns the IPv4 endpoints of the directory's relays in this role.
 fn endpoints(directory: &str, role: &str) -> Vec<SocketAddr> {
     let body = directory.split_once('\n').map_or("", |(_, body)| body);
     let value: serde_json::Value = serde_json::from_str(body).unwrap_or_default();

@@ -1,7 +1,7 @@
 //! `openrelay-dev load`: many clients at once.
 //!
-//! Owns clients without tunnel devices: they open circuits, the way `openrelay up` does, and keep them. `measure` runs them against one ingress and
-//! prints what that cost it.
+//! Owns clients without tunnel devices. They open circuits as `openrelay up` does and keep them. `measure` runs them
+//! against one ingress and prints the ingress's CPU time and memory.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
@@ -25,17 +25,19 @@ use crate::host::checked;
 use crate::say;
 use crate::topology::{Network, Programs};
 
-/// Circuits that open at the same time: enough to keep an ingress busy, few enough that none waits for its turn.
+/// Circuits that open at the same time: enough to keep an ingress busy, and few enough that none has to wait for its
+/// turn.
 const AT_ONCE: usize = 192;
-/// Circuits that begin in one turn: not so many that the ingress takes them for a flood and asks for cookies.
+/// Circuits that begin in one turn: few enough that the ingress does not take them for a flood and ask for cookies.
 const NEW: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Longer than a client waits for anything when it opens a circuit, shorter than it waits when the circuit is idle.
+/// Longer than a client waits for anything while it opens a circuit, and shorter than it waits when the circuit is
+/// idle.
 const SETTLED: Duration = Duration::from_millis(500);
 
-/// Circuits for each CPU second of the ingress, at least.
+/// Minimum number of circuits per CPU second of the ingress.
 const CIRCUITS_GOAL: f64 = 4_000.0;
-/// Memory that 10,000 sessions may cost the ingress, in KiB.
+/// Maximum memory that 10,000 sessions may cost the ingress, in KiB.
 const MEMORY_GOAL: u64 = 64 << 10;
 
 struct One {
@@ -43,7 +45,8 @@ struct One {
     socket: UdpSocket,
 }
 
-/// Opens `count` circuits through ingress 1 and egress 3, keeps them, then sends `active` of them a packet each; prints what happened as JSON.
+/// Opens `count` circuits through ingress 1 and egress 3 and keeps them. Then sends a packet through each of `active`
+/// circuits, and prints the results as JSON.
 pub(crate) fn run(config: &Path, count: usize, active: usize) -> Result<()> {
     let file: ClientFile = read(config)?;
     let (directory, _) = directory_of(config, &config.with_file_name("state"))?;
@@ -58,7 +61,7 @@ pub(crate) fn run(config: &Path, count: usize, active: usize) -> Result<()> {
         for one in &mut opening {
             drive(one, &clock, &mut random)?;
         }
-        // All at once: a busy relay finds several datagrams whenever it looks.
+        // All clients send together, so that a busy relay finds several datagrams whenever it reads.
         for one in &mut opening {
             one.send();
         }
@@ -75,7 +78,7 @@ pub(crate) fn run(config: &Path, count: usize, active: usize) -> Result<()> {
     }
     let seconds = started.elapsed().as_secs_f64();
     say(&json!({ "circuits": open.len(), "seconds": seconds }).to_string());
-    // The one who measures looks at the ingress now, then asks to go on.
+    // `measure` reads the ingress's counters here and then writes a line to continue.
     std::io::stdin().read_line(&mut String::new())?;
     let answered = exchange(&mut open, active, &clock, &mut random)?;
     say(&json!({ "active": active, "answered": answered }).to_string());
@@ -90,7 +93,7 @@ fn begin(file: &ClientFile, directory: &VerifiedDirectory, clock: &Clock, random
     Ok(One { client, socket })
 }
 
-/// A client that begins to open a circuit through ingress 1 and egress 3.
+/// Returns a client that begins to open a circuit through ingress 1 and egress 3.
 pub(crate) fn open(
     file: &ClientFile,
     directory: &VerifiedDirectory,
@@ -99,30 +102,32 @@ pub(crate) fn open(
 ) -> Result<Client> {
     let wish = Wish { ingress: Some(1), egress: Some(3), ..Wish::default() };
     let (ingress, egress) = selection::circuit(directory.directory(), &wish, |_, _| true, |_| 0)?;
-    let own = OwnRelays::from_config(file.attestation, directory).context("the relays are not one's own")?;
-    let register =
-        |record| Ok::<_, anyhow::Error>(Hop::Own(directory.register(record).context("not in the directory")?, own));
+    let own = OwnRelays::from_config(file.attestation, directory)
+        .context("the configuration does not allow the user's own relays")?;
+    let register = |record| {
+        Ok::<_, anyhow::Error>(Hop::Own(directory.register(record).context("the relay is not in the directory")?, own))
+    };
     let hops = Hops::Two(register(ingress)?, register(egress)?);
-    let consent = OpenConsent::from_config(file.admission).context("no consent")?;
+    let consent = OpenConsent::from_config(file.admission).context("the configuration has no admission")?;
     let pick = |endpoints: &[SocketAddr]| endpoints.iter().copied().find(SocketAddr::is_ipv4);
     Ok(circuit::open(hops, consent, None, pick, clock.now(), random)?)
 }
 
 impl One {
-    /// Whether the circuit is open, its path is measured, and nothing is left to be said or repeated.
+    /// Returns whether the circuit is open, its path is measured, and nothing is left to send or repeat.
     fn is_settled(&self, now: Time) -> bool {
         self.client.is_connected() && self.client.poll_timeout().since(now) > SETTLED
     }
 
     fn send(&mut self) {
         while let Some(datagram) = self.client.poll_transmit() {
-            // What is lost is repeated.
+            // Lost datagrams are repeated.
             let _ = self.socket.send(&datagram);
         }
     }
 }
 
-/// Takes in what came and does what is due.
+/// Handles received datagrams and due timeouts.
 fn drive(one: &mut One, clock: &Clock, random: &mut OsRandom) -> Result<()> {
     let mut buffer = [0; 2_048];
     while let Ok(len) = one.socket.recv(&mut buffer) {
@@ -139,7 +144,7 @@ fn drive(one: &mut One, clock: &Clock, random: &mut OsRandom) -> Result<()> {
     Ok(())
 }
 
-/// Sends a ping to the tunnel's gateway through each of the first `active` circuits; how many were answered.
+/// Sends a ping to the devnet's server through each of the first `active` circuits. Returns how many were answered.
 fn exchange(open: &mut [One], active: usize, clock: &Clock, random: &mut OsRandom) -> Result<usize> {
     let mut answered = 0;
     for one in open.iter_mut().take(active) {
@@ -163,7 +168,7 @@ fn exchange(open: &mut [One], active: usize, clock: &Clock, random: &mut OsRando
     Ok(answered)
 }
 
-/// An echo request from the client's address to the devnet's server.
+/// Returns an echo request from the client's address to the devnet's server.
 fn ping() -> Vec<u8> {
     let mut packet =
         vec![0x45, 0, 0, 28, 0, 0, 0x40, 0, 64, 1, 0, 0, 100, 64, 0, 2, 93, 184, 215, 2, 8, 0, 0, 0, 0, 1, 0, 1];
@@ -173,30 +178,30 @@ fn ping() -> Vec<u8> {
     packet
 }
 
-/// Runs the load against a devnet and prints what the ingress paid.
+/// Runs the load against a devnet and prints what it cost the ingress.
 pub(crate) fn measure(count: usize, active: usize) -> Result<()> {
     use std::io::{BufRead as _, Write as _};
     let dir = temporary_dir()?;
     let programs = Programs::find()?;
     let network = Network::new(&dir)?;
     let mut services = network.serve(&programs, &[])?;
-    let ingress = services.relays.first().map(|(_, service)| service.pid()).context("no ingress")?;
+    let ingress = services.relays.first().map(|(_, service)| service.pid()).context("no ingress is running")?;
     let (cpu, memory) = (cpu_seconds(ingress)?, resident_kib(ingress)?);
     let mut command = network.client.command(&programs.dev);
     command.args(["load", "--config"]).arg(dir.join("config/client/client.toml"));
     command.args(["--circuits", &count.to_string(), "--active", &active.to_string()]);
     let mut child = command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn()?;
-    let mut lines = std::io::BufReader::new(child.stdout.take().context("no output")?);
+    let mut lines = std::io::BufReader::new(child.stdout.take().context("the load has no output")?);
     let mut line = String::new();
     lines.read_line(&mut line)?;
     let opened: Value = serde_json::from_str(&line).context("the load did not open its circuits")?;
     let (cpu, memory) = (cpu_seconds(ingress)? - cpu, resident_kib(ingress)? - memory);
-    child.stdin.take().context("no input")?.write_all(b"\n")?;
+    child.stdin.take().context("the load has no input")?.write_all(b"\n")?;
     line.clear();
     lines.read_line(&mut line)?;
     let exchanged: Value = serde_json::from_str(&line).context("the load did not exchange its packets")?;
     child.wait()?;
-    let (_, service) = services.relays.first_mut().context("no ingress")?;
+    let (_, service) = services.relays.first_mut().context("no ingress is running")?;
     let statistics: Value = serde_json::from_str(&service.ask("USR1")?)?;
     drop(services);
     drop(network);
@@ -216,19 +221,20 @@ pub(crate) fn measure(count: usize, active: usize) -> Result<()> {
         "answered": exchanged["answered"],
     })
     .to_string());
-    let held = statistics["sessions"].as_u64().context("no sessions in the statistics")?;
+    let held = statistics["sessions"].as_u64().context("the statistics have no sessions")?;
     ensure!(exchanged["answered"] == exchanged["active"] && held >= count as u64, "circuits were lost");
     ensure!(
         enough,
-        "the goals are {CIRCUITS_GOAL} circuits for a CPU second and {MEMORY_GOAL} KiB; here {per_second:.0} and {memory}"
+        "the goals are {CIRCUITS_GOAL} circuits per CPU second and {MEMORY_GOAL} KiB; \
+         measured: {per_second:.0} and {memory}"
     );
     Ok(())
 }
 
-/// CPU time of a process. Source: proc(5), /proc/PID/stat fields 14 and 15.
+/// Returns the CPU time of a process, in seconds. Source: proc(5), /proc/PID/stat fields 14 and 15.
 pub(crate) fn cpu_seconds(pid: u32) -> Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let after = stat.rsplit_once(')').context("no name")?.1;
+    let after = stat.rsplit_once(')').context("the process has no name")?.1;
     let ticks: Vec<u64> = after.split_whitespace().skip(11).take(2).filter_map(|t| t.parse().ok()).collect();
     let hertz: f64 =
         checked(&std::process::Command::new("getconf").arg("CLK_TCK").output()?, "getconf")?.trim().parse()?;
@@ -237,6 +243,6 @@ pub(crate) fn cpu_seconds(pid: u32) -> Result<f64> {
 
 pub(crate) fn resident_kib(pid: u32) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS")).context("no VmRSS")?;
-    Ok(line.split_whitespace().nth(1).context("no number")?.parse()?)
+    let line = status.lines().find(|line| line.starts_with("VmRSS")).context("the process has no VmRSS")?;
+    Ok(line.split_whitespace().nth(1).context("VmRSS has no value")?.parse()?)
 }

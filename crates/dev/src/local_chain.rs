@@ -1,6 +1,6 @@
 //! A development chain on this host's loopback interface, for scenarios that need no other hosts.
 //!
-//! Owns its process and whatever else is started beside it; all end with their owner.
+//! Owns the chain's process and the processes that are started beside it. All end with their owner.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -14,13 +14,17 @@ use crate::topology::Programs;
 pub(crate) struct Process(Child);
 
 impl Process {
-    /// Starts a program, and returns what stands after `url=` in the line that says that it is ready.
+    /// Starts a program and returns the text after `url=` in the line that reports that it is ready.
     pub(crate) fn start(command: &mut Command) -> Result<(Self, String)> {
         let mut this = Self(command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?);
         let mut line = String::new();
         BufReader::new(this.0.stdout.take().context("no output")?).read_line(&mut line)?;
-        ensure!(line.starts_with("ready"), "it does not start: {line}");
-        let url = line.split_whitespace().find_map(|word| word.strip_prefix("url=")).context("no URL")?.to_owned();
+        ensure!(line.starts_with("ready"), "the program did not start: {line}");
+        let url = line
+            .split_whitespace()
+            .find_map(|word| word.strip_prefix("url="))
+            .context("the program printed no URL")?
+            .to_owned();
         Ok((this, url))
     }
 }
@@ -32,7 +36,7 @@ impl Drop for Process {
     }
 }
 
-/// A chain with the contracts on it.
+/// A chain with the contracts deployed.
 pub(crate) struct LocalChain {
     pub(crate) programs: Programs,
     pub(crate) dir: PathBuf,
@@ -40,34 +44,37 @@ pub(crate) struct LocalChain {
 }
 
 impl LocalChain {
-    /// Starts it; `chain.toml` in the folder says where it is.
+    /// Starts a chain. It writes `chain.toml` in the folder, which says where it is.
     pub(crate) fn start(dir: &Path) -> Result<Self> {
         Self::start_with(dir, &[])
     }
 
-    /// The same, where time passes with transactions alone.
+    /// Starts a chain whose time passes only with transactions.
     pub(crate) fn start_without_time(dir: &Path) -> Result<Self> {
         Self::start_with(dir, &["--block-time", "0"])
     }
 
-    /// The same, where times of rounds are divided by so much.
+    /// Starts a chain whose time passes only with transactions, and whose round times are divided by `haste`.
     pub(crate) fn start_with_haste(dir: &Path, haste: u32) -> Result<Self> {
         Self::start_with(dir, &["--block-time", "0", "--haste", &haste.to_string()])
     }
 
-    /// The same, where time passes with transactions alone, from this many seconds ago on.
+    /// Starts a chain whose time passes only with transactions and begins `seconds` seconds in the past.
     pub(crate) fn start_behind(dir: &Path, seconds: u64) -> Result<Self> {
         Self::start_with(dir, &["--block-time", "0", "--behind", &seconds.to_string()])
     }
 
-    /// A chain that runs already, which `chain.toml` in the folder names.
+    /// Uses a chain that already runs and that `chain.toml` in the folder names.
     pub(crate) fn of(dir: &Path) -> Result<Self> {
         Ok(Self { programs: Programs::find()?, dir: dir.to_owned(), process: None })
     }
 
     fn start_with(dir: &Path, arguments: &[&str]) -> Result<Self> {
-        // The namespace that this runs in has a loopback interface of its own.
-        ensure!(Command::new("ip").args(["link", "set", "lo", "up"]).status()?.success(), "cannot use the loopback");
+        // The namespace of this process has its own loopback interface.
+        ensure!(
+            Command::new("ip").args(["link", "set", "lo", "up"]).status()?.success(),
+            "cannot enable the loopback interface"
+        );
         let programs = Programs::find()?;
         let mut command = Command::new(&programs.dev);
         command.args(["devchain", "run", "--listen", "127.0.0.1:0", "--network"]).arg(dir.join("chain.toml"));
@@ -76,17 +83,18 @@ impl LocalChain {
         Ok(Self { programs, dir: dir.to_owned(), process: Some(process) })
     }
 
-    /// Ends the chain's process: its endpoint is reached no more.
+    /// Ends the chain's process. Its endpoint is then unreachable.
     pub(crate) fn end(&mut self) {
         self.process = None;
     }
 
-    /// A run of `openrelay` with state of its own: exit code, output and talk.
+    /// Runs `openrelay` with its own state folder. Returns the exit code, and standard output followed by standard
+    /// error.
     pub(crate) fn openrelay(&self, arguments: &[&str]) -> Result<(i32, String)> {
         self.run(&self.programs.openrelay, arguments)
     }
 
-    /// The same of `openrelay-sim`, which believes the roots in this folder.
+    /// Runs `openrelay-sim`, which trusts the roots in this folder. Returns the same as [`Self::openrelay`].
     pub(crate) fn openrelay_sim(&self, arguments: &[&str]) -> Result<(i32, String)> {
         self.run(&self.programs.openrelay.with_file_name("openrelay-sim"), arguments)
     }
@@ -97,10 +105,10 @@ impl LocalChain {
         command.args(arguments).env("OPENRELAY_STATE_DIR", self.dir.join("state"));
         let output = command.stdin(Stdio::null()).output()?;
         let text = [output.stdout, output.stderr].concat();
-        Ok((output.status.code().context("killed")?, String::from_utf8_lossy(&text).into_owned()))
+        Ok((output.status.code().context("the program was killed")?, String::from_utf8_lossy(&text).into_owned()))
     }
 
-    /// The same, which must end with this code and say this; returns all that it says.
+    /// Runs `openrelay`, which must end with this exit code and print this word. Returns everything that it prints.
     pub(crate) fn says(&self, arguments: &[&str], code: i32, word: &str) -> Result<String> {
         let (found, text) = self.openrelay(arguments)?;
         ensure!(found == code && text.contains(word), "{arguments:?}: exit code {found}: {text}");

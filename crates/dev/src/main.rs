@@ -1,6 +1,7 @@
-//! `openrelay-dev`: a whole network on one machine, for trying and testing.
+//! `openrelay-dev` runs a whole network on one machine, for experiments and tests.
 //!
-//! Owns nothing of the product: it starts `openrelay` and `openrelay-relay`, gives them hosts and links, and watches the links.
+//! Owns none of the product's functions. It starts `openrelay` and `openrelay-relay`, gives them hosts and links, and
+//! watches the links.
 
 mod account;
 mod approved;
@@ -49,82 +50,88 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Client, NAT, two ingresses, two egresses and a small internet, in namespaces
+    /// Run client, NAT, relays and a small internet in namespaces
     Devnet {
         #[command(subcommand)]
         command: devnet::Command,
     },
-    /// An EVM chain for development, with JSON-RPC
+    /// Run a development EVM chain with JSON-RPC
     Devchain {
         #[command(subcommand)]
         command: devchain::Command,
     },
-    /// Starts an image in an emulated machine, and compares what firmware measures with what was predicted
+    /// Boot an image in an emulated machine and check measurements
+    ///
+    /// Compares what the firmware measures with the prediction.
     Boot {
-        /// The image
+        /// Image to boot
         image: PathBuf,
-        /// One JSON object instead of text
+        /// Print one JSON object instead of text
         #[arg(long)]
         json: bool,
     },
     /// Attack the boot of an image as a hostile host
     Attacks(attacks::Options),
-    /// Puts the contracts on a development chain of others, and writes the file that says where they are
+    /// Deploy the contracts on another development chain
+    ///
+    /// Writes the file that says where the contracts are.
     #[command(hide = true)]
     ChainDeploy { url: String, file: PathBuf, mirror: String, simulate: PathBuf, relay: PathBuf },
-    /// Gives an account ether and tokens there
+    /// Give an account ether and tokens on that chain
     #[command(hide = true)]
     ChainFund { url: String, file: PathBuf, account: alloy_primitives::Address },
-    /// Gives an endpoint of the development chain these faults and no others
+    /// Set exactly these faults at a development chain's endpoint
     #[command(hide = true)]
     ChainFaults { url: String, faults: String },
-    /// Lets its validators vote against an image
+    /// Make the chain's validators vote to revoke an image
     #[command(hide = true)]
     ChainRevoke { file: PathBuf, round: u64 },
-    /// Registers an egress that does not run; prints its number and the block
+    /// Register an egress that does not run
+    ///
+    /// Prints its number and the block.
     #[command(hide = true)]
     ChainRegister { file: PathBuf, number: u8 },
-    /// Makes the next block of the development chain
+    /// Mine the next block of the development chain
     #[command(hide = true)]
     ChainMine { url: String },
-    /// The servers of the small internet: web, DNS, echo
+    /// Serve the small internet: web, DNS and echo
     Internet {
         /// Addresses to serve on
         #[arg(required = true)]
         addresses: Vec<IpAddr>,
-        /// The chain's host, for the name server
+        /// Address of the chain's host, for the name server
         #[arg(long)]
         chain: Option<std::net::Ipv4Addr>,
     },
-    /// Fetches bytes from the small internet's web server and checks them
+    /// Fetch bytes from the small internet's web server and check them
     Fetch {
-        /// HOST:PORT, or NAME:PORT to ask the resolver
+        /// HOST:PORT, or NAME:PORT to query the resolver
         host: String,
-        /// How many bytes
+        /// Number of bytes to fetch
         bytes: u64,
-        /// Use IPv6 only, or IPv4 only
+        /// Use IPv6 only; the default is IPv4 only
         #[arg(long)]
         v6: bool,
     },
-    /// Downloads without end from the small internet's web server, to keep a path busy
+    /// Download endlessly from the web server, to keep a path busy
     #[command(hide = true)]
     Drain { host: String },
-    /// Exchanges datagrams with the small internet's echo server
+    /// Exchange datagrams with the small internet's echo server
     Echo {
         server: SocketAddr,
         #[arg(default_value_t = 100)]
         count: u32,
-        /// Bytes of each; growing if not given
+        /// Bytes per datagram; by default the size grows
         #[arg(long)]
         size: Option<usize>,
     },
-    /// Runs openrelay-relay and leaks beside it, for judging the judge
+    /// Run openrelay-relay and leak beside it, to test the judge
     LeakingRelay {
-        /// run --config FILE
+        /// Arguments for openrelay-relay: run --config FILE
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<std::ffi::OsString>,
     },
-    /// Opens many circuits and keeps them
+    /// Open many circuits and keep them open
     Load {
         #[arg(long)]
         config: PathBuf,
@@ -133,24 +140,24 @@ enum Command {
         #[arg(long, default_value_t = 100)]
         active: usize,
     },
-    /// Sends first packets from addresses that do not exist
+    /// Send first packets from addresses that do not exist
     Flood(flood::Options),
-    /// Holds a UDP port that nobody reads
+    /// Hold a UDP port without reading from it
     #[command(hide = true)]
     HoldUnread { address: SocketAddrV4 },
-    /// Sends datagrams of all sizes and no sense
+    /// Send meaningless datagrams of all sizes
     #[command(hide = true)]
     Garbage { to: SocketAddr },
-    /// Sends the end of a TCP connection that never was
+    /// Send the FIN of a TCP connection that never existed
     #[command(hide = true)]
     Stray { to: std::net::Ipv4Addr },
-    /// Makes connection tracking forget what an address began
+    /// Delete the tracked connections that an address opened
     #[command(hide = true)]
     Forget { address: IpAddr },
-    /// Leaks beside the relay of a configuration
+    /// Leak beside the relay that this configuration describes
     #[command(hide = true)]
     Leak { config: PathBuf },
-    /// Serves another mirror's records, without descriptors that are to be withheld
+    /// Serve another mirror's records without some descriptors
     #[command(hide = true)]
     Thin {
         #[arg(long)]
@@ -158,13 +165,15 @@ enum Command {
         /// URL of the other mirror's records
         #[arg(long)]
         of: String,
-        /// Folder with a file for each reader that is lied to: the relays that it may know
+        /// Folder with one file per deceived reader
+        ///
+        /// The file lists the relays that the reader may know.
         #[arg(long)]
         lists: PathBuf,
     },
-    /// Watches links of this network namespace
+    /// Watch links of this network namespace
     Judge {
-        /// What to look for
+        /// File of the rules: what to look for
         #[arg(long)]
         rules: PathBuf,
     },
@@ -214,14 +223,14 @@ fn forget(address: IpAddr) -> anyhow::Result<()> {
     Ok(openrelay_sys::conntrack::Conntrack::open()?.forget(address)?)
 }
 
-/// Prints a line of result.
+/// Prints a result line on standard output.
 fn say(line: &str) {
     use std::io::Write as _;
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
-/// Prints a line of talk.
+/// Prints a progress or error line on standard error.
 fn talk(line: &str) {
     use std::io::Write as _;
     let _ = writeln!(std::io::stderr(), "{line}");

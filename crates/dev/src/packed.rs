@@ -1,6 +1,8 @@
-//! The image that a network's validators approve: packed from the programs that are already built, by each of three for itself, before there are namespaces, in which nothing can be downloaded.
+//! Packs the image that a network's validators approve, from programs that are already built.
 //!
-//! Owns that they agree. Where the packages that an image is made of cannot be had, nothing is packed, and that is said.
+//! Each of three validators packs it alone, and this module checks that they agree. It packs before the namespaces
+//! exist, because nothing can be downloaded inside them. Where the packages of an image are unavailable it packs
+//! nothing and reports that.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,36 +17,37 @@ use crate::scenario::in_a_folder;
 use crate::talk;
 use crate::topology::Programs;
 
-/// What an image is packed of beside the programs, by hash.
+/// The packages that an image is packed from, besides the programs, by hash.
 const LOCK: &str = include_str!("../../../image/inputs.lock");
-/// What starts an image, built by `./x firmware`, beside this program.
+/// The firmware that starts an image. `./x firmware` builds it, beside this program.
 const FIRMWARE: &str = "firmware.fd";
-/// The builder's exit code where this machine lacks something: with programs and firmware given, a package that nobody has.
+/// The builder's exit code when this machine lacks something. Programs and firmware are given, so it means a package
+/// that no source provides.
 const MISSING: i32 = 77;
-/// What is packed: built already, beside this program.
+/// The programs that are packed. They are already built, beside this program.
 const PROGRAMS: [&str; 2] = ["openrelay-init", "openrelay-relay"];
 
-/// Runs `act` with the folder of the image, while it is there.
+/// Runs `act` with the folder of the image, which exists while `act` runs.
 pub(crate) fn with_packed<T>(act: impl FnOnce(Option<&Path>) -> Result<T>) -> Result<T> {
     in_a_folder(|dir| act(pack(&Programs::find()?, dir)?.as_deref()))
 }
 
-/// Packs the image below `dir`, once for each validator; returns the folder of the first, or `None` where its packages cannot be had.
+/// Packs the image below `dir`, once for each validator.
+///
+/// Returns the folder of the first validator's image, or `None` where its packages are unavailable.
 fn pack(programs: &Programs, dir: &Path) -> Result<Option<PathBuf>> {
     let started = Instant::now();
     let lock = dir.join("inputs.lock");
     fs::write(&lock, LOCK)?;
     let stripped = PROGRAMS.map(|name| (programs.dev.with_file_name(name), dir.join(name)));
     for (built, stripped) in &stripped {
-        ensure!(built.exists(), "{} is not there; run: cargo build --release", built.display());
+        ensure!(built.exists(), "{} does not exist; run: cargo build --release", built.display());
         let output = Command::new("strip").arg("-o").arg(stripped).arg(built).output();
-        checked(&output.context("cannot run strip, of the package binutils")?, "strip")?;
+        checked(&output.context("cannot run strip; install the package binutils")?, "strip")?;
     }
     let firmware = programs.dev.with_file_name(FIRMWARE);
     if !firmware.exists() {
-        talk(
-            "no image is packed; the relay's program stands for one: no firmware is built; build it with ./x firmware",
-        );
+        talk("no image is packed, because no firmware is built; the relay's program stands for one; run: ./x firmware");
         return Ok(None);
     }
     let place = |validator: usize| dir.join(format!("validator-{validator}"));
@@ -56,7 +59,7 @@ fn pack(programs: &Programs, dir: &Path) -> Result<Option<PathBuf>> {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.spawn().context("cannot run openrelay image build")
     };
-    // What the first has downloaded the others find.
+    // The first build downloads the packages; the others find them.
     let first = start(1)?.wait_with_output()?;
     if first.status.code() == Some(MISSING) {
         let said = String::from_utf8_lossy(&first.stderr).into_owned();
@@ -71,10 +74,10 @@ fn pack(programs: &Programs, dir: &Path) -> Result<Option<PathBuf>> {
     for (validator, output) in (2..).zip(&others) {
         checked(output, "openrelay image build")?;
         if packed(validator)? != packed(1)? {
-            bail!("validators 1 and {validator} have packed different images of the same programs");
+            bail!("validators 1 and {validator} packed different images of the same programs");
         }
     }
     let (count, seconds) = (others.len() + 1, started.elapsed().as_secs_f64());
-    talk(&format!("{seconds:>6.1} s  {count} validators have packed the relay's image, and have the same"));
+    talk(&format!("{seconds:>6.1} s  {count} validators packed the relay's image with the same result"));
     Ok(Some(place(1)))
 }

@@ -1,4 +1,6 @@
-//! A part of `openrelay-dev devnet check`: a chain that takes a registration back after its operator was told of it.
+//! A part of `openrelay-dev devnet check`: a chain that removes a registration after its operator has seen it.
+//!
+//! Owns the check that the product reports the removal and registers again only once.
 
 use std::path::Path;
 
@@ -12,16 +14,16 @@ use crate::scenario::scenario;
 
 /// Runs the scenario.
 pub(crate) fn run(dir: &Path) -> Result<()> {
-    scenario("a registration that the chain took back is noticed, and made anew once", || reorganised(dir))
+    scenario("a registration that a reorganisation removed is noticed and repeated once", || reorganised(dir))
 }
 
 fn reorganised(dir: &Path) -> Result<()> {
-    // No block comes between a registration and what takes it back.
+    // Without time no block comes between a registration and the reorganisation.
     let world = LocalChain::start_without_time(dir)?;
     let path = |name: &str| dir.join(name).display().to_string();
     let (chain, password) = (path("chain.toml"), path("password"));
     crate::chain::write_secret(Path::new(&password), "a password\n")?;
-    let url = ChainFile::load(Path::new(&chain))?.endpoints.first().context("no endpoint")?.clone();
+    let url = ChainFile::load(Path::new(&chain))?.endpoints.first().context("the chain file has no endpoint")?.clone();
     let relay = |what: &str, folder: &str, code: i32, word: &str| {
         world.says(&["relay", what, "--dir", &path(folder), "--password-file", &password], code, word)
     };
@@ -37,9 +39,9 @@ fn reorganised(dir: &Path) -> Result<()> {
     }
     relay("bond", "first", 0, "relay_id 1")?;
     status("first", 5, "no mirror")?;
-    // The block with the registration is gone, and with it what it paid.
+    // Removes the block of the registration, and with it the payment.
     Endpoint::new(&url).ask("devchain_reorganise", &json!(["0x1"]))?;
-    status("first", 3, "the chain took the registration back")?;
+    status("first", 3, "the chain reverted the registration")?;
     relay("run", "first", 3, "has left the registry")?;
     relay("bond", "second", 0, "relay_id 1")?;
     status("first", 3, "operated by")?;
@@ -48,6 +50,6 @@ fn reorganised(dir: &Path) -> Result<()> {
     let head = || Endpoint::new(&url).ask_number("eth_blockNumber", &json!([]));
     let before = head()?;
     relay("bond", "first", 0, "relay_id 2")?;
-    anyhow::ensure!(head()? == before, "a second bond sent something");
+    anyhow::ensure!(head()? == before, "a second bond sent a transaction");
     Ok(())
 }

@@ -1,6 +1,6 @@
-//! Running a scenario: in a folder of its own, and told in one line.
+//! Runs one scenario in a temporary folder and reports its result in one line.
 //!
-//! Owns no scenario.
+//! Contains no scenario itself.
 
 use std::path::Path;
 use std::time::Instant;
@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use crate::devnet::temporary_dir;
 use crate::say;
 
-/// Does something in a folder that is removed after it, whatever comes of it.
+/// Runs `act` in a temporary folder and removes the folder afterwards, also after an error.
 pub(crate) fn in_a_folder<T>(act: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
     let dir = temporary_dir()?;
     let result = act(&dir);
@@ -18,7 +18,7 @@ pub(crate) fn in_a_folder<T>(act: impl FnOnce(&Path) -> Result<T>) -> Result<T> 
     result
 }
 
-/// Runs a scenario, and says that it has passed and how long it took; an error names it.
+/// Runs a scenario and prints that it passed and how long it took. An error names the scenario.
 pub(crate) fn scenario(name: &str, act: impl FnOnce() -> Result<()>) -> Result<()> {
     let started = Instant::now();
     act().with_context(|| format!("scenario failed: {name}"))?;

@@ -1,6 +1,6 @@
-//! The small internet: web server, name server, echo server, and their clients.
+//! The small internet: web server, name server and echo server, and their clients.
 //!
-//! Owns a web server of known bytes, so that a fetch can be checked without the server's word for it.
+//! The web server sends known bytes, so that a client can check a download without trusting the server.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
@@ -12,18 +12,18 @@ use serde_json::json;
 
 use crate::say;
 
-/// The web server's port.
+/// Port of the web server.
 pub(crate) const WEB: u16 = 80;
-/// The echo server's port.
+/// Port of the echo server.
 pub(crate) const ECHO: u16 = 7;
 const DNS: u16 = 53;
-/// The name of the server, which the name server knows.
+/// Name of the web server, which the name server resolves.
 pub(crate) const NAME: &str = "web.devnet";
-/// The name of the chain's host, which it knows where it was told the address.
+/// Name of the chain's host. The name server resolves it when it was given the address.
 pub(crate) const CHAIN: &str = "chain.devnet";
 const BLOCK: usize = 1 << 20;
 
-/// Serves until it is ended.
+/// Serves until the process ends.
 pub(crate) fn serve(addresses: &[IpAddr], chain: Option<Ipv4Addr>) -> Result<()> {
     let v4 = addresses.iter().find_map(|address| if let IpAddr::V4(v4) = address { Some(*v4) } else { None });
     let v6 = addresses.iter().find_map(|address| if let IpAddr::V6(v6) = address { Some(*v6) } else { None });
@@ -45,7 +45,7 @@ pub(crate) fn serve(addresses: &[IpAddr], chain: Option<Ipv4Addr>) -> Result<()>
     Ok(())
 }
 
-/// The bytes that the web server repeats: different in every eight of them.
+/// Returns the bytes that the web server repeats. Each group of eight differs from the others.
 fn block() -> Vec<u8> {
     let mut state = 0x0123_4567_89ab_cdefu64;
     let mut bytes = Vec::with_capacity(BLOCK);
@@ -61,7 +61,7 @@ fn block() -> Vec<u8> {
 fn serve_web(listener: &TcpListener) {
     for stream in listener.incoming().flatten() {
         std::thread::spawn(move || {
-            // A client that goes away in the middle is its own business.
+            // A client that disconnects early is not an error.
             let _ = serve_one(stream);
         });
     }
@@ -90,7 +90,7 @@ fn serve_one(mut stream: TcpStream) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Downloads without end and throws it away, to keep a path busy.
+/// Downloads endlessly and discards the data, to keep a path busy.
 pub(crate) fn drain(host: &str) -> Result<()> {
     let mut stream = TcpStream::connect(host).context("cannot connect")?;
     write!(stream, "GET /{} HTTP/1.1\r\nHost: {host}\r\n\r\n", u64::MAX)?;
@@ -99,10 +99,13 @@ pub(crate) fn drain(host: &str) -> Result<()> {
     Ok(())
 }
 
-/// Fetches and checks; prints what it got as JSON.
+/// Fetches `bytes` bytes and checks them; prints the result as JSON.
 pub(crate) fn fetch(host: &str, bytes: u64, v6: bool) -> Result<()> {
     let addresses = host.to_socket_addrs().with_context(|| format!("cannot resolve {host}"))?;
-    let address = addresses.into_iter().find(|address| address.is_ipv6() == v6).context("no address of that family")?;
+    let address = addresses
+        .into_iter()
+        .find(|address| address.is_ipv6() == v6)
+        .context("the name has no address of this family")?;
     let mut expected = Context::new(&SHA256);
     let block = block();
     let mut left = bytes;
@@ -138,10 +141,10 @@ pub(crate) fn fetch(host: &str, bytes: u64, v6: bool) -> Result<()> {
     let ok = received == bytes && got.finish().as_ref() == expected.finish().as_ref();
     let gbit_s = received as f64 * 8.0 / seconds / 1e9;
     say(&json!({ "bytes": received, "sha256_ok": ok, "seconds": seconds, "gbit_s": gbit_s }).to_string());
-    if ok { Ok(()) } else { bail!("got {received} of {bytes} bytes, or wrong ones") }
+    if ok { Ok(()) } else { bail!("received {received} of {bytes} bytes, or their hash is wrong") }
 }
 
-/// Sends datagrams of growing size, or of `size`, and checks what comes back; prints how many did as JSON.
+/// Sends datagrams of growing size, or of `size`, and checks the answers; prints their number as JSON.
 pub(crate) fn exchange(server: SocketAddr, count: u32, size: Option<usize>) -> Result<()> {
     let any: SocketAddr = if server.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
     let socket = UdpSocket::bind(any)?;
@@ -155,7 +158,7 @@ pub(crate) fn exchange(server: SocketAddr, count: u32, size: Option<usize>) -> R
         datagram[..4].copy_from_slice(&number.to_be_bytes());
         let started = Instant::now();
         socket.send(&datagram)?;
-        // An answer that comes late is not an answer to what was asked after it.
+        // A late answer does not count for a later question.
         loop {
             match socket.recv(&mut buffer) {
                 Ok(len) if buffer.get(..len) == Some(&datagram) => {
@@ -175,7 +178,7 @@ pub(crate) fn exchange(server: SocketAddr, count: u32, size: Option<usize>) -> R
     if answered == count { Ok(()) } else { bail!("{answered} of {count} datagrams came back") }
 }
 
-/// Sends datagrams of all sizes, from none to the largest, full of zeros, ones and noise.
+/// Sends datagrams of many sizes, from empty to the largest, filled with zeros, ones and noise.
 pub(crate) fn garbage(to: SocketAddr) -> Result<()> {
     let any: SocketAddr = if to.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
     let socket = UdpSocket::bind(any)?;
@@ -196,7 +199,7 @@ pub(crate) fn garbage(to: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-/// Sends the end of a TCP connection that never was, from the tunnel's address.
+/// Sends the FIN of a TCP connection that never existed, from the tunnel's address.
 pub(crate) fn stray(to: Ipv4Addr) -> Result<()> {
     let mut bytes = vec![0; 40];
     bytes[0] = 0x45;
@@ -224,13 +227,13 @@ fn answer(socket: &UdpSocket, reply: impl Fn(&[u8]) -> Option<Vec<u8>>) {
     }
 }
 
-/// A name in a message.
+/// Encodes a name as in a DNS message.
 fn encoded(name: &str) -> Vec<u8> {
     let label = |label: &str| [&[u8::try_from(label.len()).unwrap_or(0)], label.as_bytes()].concat();
     name.split('.').flat_map(label).chain([0]).collect()
 }
 
-/// Answers A and AAAA for these names. Source: RFC 1035 §4.
+/// Answers A and AAAA queries for these names. Source: RFC 1035 §4.
 fn resolve(query: &[u8], names: &[(&str, Option<Ipv4Addr>, Option<Ipv6Addr>)]) -> Option<Vec<u8>> {
     let question = query.get(12..)?;
     let end = question.iter().position(|&byte| byte == 0)? + 5;

@@ -1,8 +1,8 @@
-//! The part of `openrelay-dev devnet check` about 34 % of the validators' weight that work against a network for thirty
-//! days of its chain's time.
+//! The part of `openrelay-dev devnet check` in which 34 % of the validators' weight attack a network for thirty days
+//! of its chain's time.
 //!
-//! Owns the network around them: relays that run the image which the others have approved meanwhile, and a client that
-//! connects at the end. The days themselves are in `vote_check`.
+//! Owns the network around them: relays that run the image which the other validators approved meanwhile, and a
+//! client that connects at the end. `vote_check` contains the thirty days.
 
 use std::fs;
 use std::path::Path;
@@ -22,7 +22,7 @@ use crate::vote_check::{Against, BEHIND};
 /// The relays of the network.
 const RELAYS: [&str; 2] = ["ingress-1", "egress-1"];
 
-/// Runs the scenario for each thing that they can do, or for the dearest alone.
+/// Runs the scenario for each kind of attack, or only for the most expensive one.
 pub(crate) fn run(dir: &Path, long: bool) -> Result<()> {
     let ways: &[Against] =
         if long { &[Against::Silent, Against::Abstains, Against::Failed] } else { &[Against::Failed] };
@@ -30,7 +30,7 @@ pub(crate) fn run(dir: &Path, long: bool) -> Result<()> {
         let dir = dir.join(against.name());
         fs::create_dir_all(&dir)?;
         let words = against.words();
-        scenario(&format!("34 % of the weight {words} for 30 days: images, collateral and circuits go on"), || {
+        scenario(&format!("34 % of the weight {words} for 30 days: images, collateral and circuits continue"), || {
             thirty_days(&dir, *against)
         })?;
     }
@@ -61,11 +61,11 @@ fn thirty_days(dir: &Path, against: Against) -> Result<()> {
     let bench = Bench { network, services: Services { others, relays, operators, machine: None }, programs };
     let config = bench.config();
     bench.within("the first circuit", || Ok(bench.up(&config).is_ok()))?;
-    ensure!(bench.fetches()?, "nothing comes through the circuit");
+    ensure!(bench.fetches()?, "the circuit carries no data");
     let status = bench.status()?;
     let image = alloy_primitives::hex::encode(simulation.image);
-    let hops = status["evidence"].as_array().context("no evidence")?;
+    let hops = status["evidence"].as_array().context("the status has no evidence")?;
     let run_it = |hop: &serde_json::Value| hop["image"].as_str().is_some_and(|shown| shown.contains(&image));
-    ensure!(hops.len() == 2 && hops.iter().all(run_it), "not the image that was approved, {image}: {status}");
+    ensure!(hops.len() == 2 && hops.iter().all(run_it), "the hops do not run the approved image {image}: {status}");
     bench.down()
 }

@@ -1,6 +1,7 @@
-//! What a network of simulated trusted execution environments is made of: mock vendors, what they publish, and the manifest of the image that its relays say they run.
+//! The parts of a network of simulated trusted execution environments.
 //!
-//! Owns the folder `config/sim`. Nothing in it proves anything to anybody.
+//! Owns the folder `config/sim`: mock vendors, what they publish, and the manifest of the image that relays claim to
+//! run. Nothing in it proves anything to anybody.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,14 +22,14 @@ use serde_json::{Value, json};
 
 use crate::approved::{Publication, VALIDATORS};
 
-/// In an operator's folder: what its relay simulates.
+/// File in an operator's folder that says what its relay simulates.
 pub(crate) const TOLD: &str = "sim.json";
 const OLD_BLOCK: &str = "old-block.json";
-/// What a relay's evidence can be a lie about, and the code that it is refused with.
+/// The subjects about which relay evidence can lie, each with its refusal code.
 pub(crate) const LIES: [(&str, &str); 4] =
     [("image", "measurement"), ("debug", "debug"), ("stale", "too-old"), ("key", "other-key")];
 
-/// The round in which the image was approved.
+/// The round that approved the image.
 const ROUND: u64 = 1;
 
 /// The folder of a network's simulation.
@@ -38,11 +39,13 @@ pub(crate) struct Simulation {
 }
 
 impl Simulation {
-    /// Makes vendors, and publishes what they say and the manifest of an image: the one in the folder `image`, or one that stands for this relay's program.
+    /// Creates vendors and publishes their data and the manifest of an image.
+    ///
+    /// The image is the one in the folder `image`, or else one that stands for this relay's program.
     pub(crate) fn prepare(network: &Path, relay: &Path, image: Option<&Path>) -> Result<(Self, Publication)> {
         let dir = network.join("config/sim");
         fs::create_dir_all(dir.join("published"))?;
-        // A day before now, so that everything is valid already.
+        // One day in the past, so that everything is already valid.
         let vendors = Vendors::new(unix_seconds() - 86_400);
         fs::write(dir.join("vendors"), vendors.encode())?;
         fs::write(dir.join("roots"), encode_roots(vendors.roots()))?;
@@ -73,7 +76,7 @@ impl Simulation {
         Ok((Self { dir, image }, publication))
     }
 
-    /// The simulation of a network that was prepared.
+    /// Opens the simulation of a network that was prepared before.
     pub(crate) fn of(network: &Path) -> Result<Self> {
         let dir = network.join("config/sim");
         let manifest = fs::read(dir.join("published/image-1.json")).context("this network has no simulation")?;
@@ -81,7 +84,9 @@ impl Simulation {
         Ok(Self { dir, image: manifest.image.into() })
     }
 
-    /// Publishes what the validators of the chain's past have signed: that they got the image, or, if not `truly`, that they got another one.
+    /// Publishes the votes of the validators that approved the image in the chain's past.
+    ///
+    /// With `truly` they signed the approved image; without it they signed a different value.
     pub(crate) fn sign_votes(&self, chain_id: u64, images: Address, truly: bool) -> Result<()> {
         let manifest = fs::read(self.published().join("image-1.json"))?;
         let value = image_value(self.image, if truly { sha256(&manifest) } else { B256::ZERO });
@@ -99,18 +104,18 @@ impl Simulation {
         Ok(())
     }
 
-    /// Files for a mirror to serve.
+    /// Returns the folder of files for a mirror to serve.
     pub(crate) fn published(&self) -> PathBuf {
         self.dir.join("published")
     }
 
-    /// Notes a block that is older than evidence may be.
+    /// Records a block that is older than evidence may be.
     pub(crate) fn note_old_block(&self, height: u64, hash: B256) -> Result<()> {
         let noted = json!({ "height": height, "hash": hash.to_string() });
-        fs::write(self.dir.join(OLD_BLOCK), noted.to_string()).context("cannot note a block")
+        fs::write(self.dir.join(OLD_BLOCK), noted.to_string()).context("cannot record the old block")
     }
 
-    /// The lie that a relay with such evidence tells.
+    /// Returns the description of a lie of this kind, as the simulating relay reads it.
     pub(crate) fn lie(&self, kind: &str) -> Result<Value> {
         if kind != "stale" {
             return Ok(kind.into());
@@ -119,17 +124,19 @@ impl Simulation {
         Ok(json!({ "stale": noted }))
     }
 
-    /// Tells the relay of an operator's folder what to simulate: its platform, and a lie if it is to tell one.
+    /// Tells the relay of an operator's folder what to simulate: its platform, and a lie if `lie` is set.
     pub(crate) fn tell(&self, folder: &Path, platform: &str, lie: Option<&Value>) -> Result<()> {
         let told = json!({
             "vendors": self.dir.join("vendors"), "manifest": self.dir.join("published/image-1.json"),
             "platform": platform, "lie": lie,
         });
-        fs::write(folder.join(TOLD), told.to_string()).context("cannot tell what to simulate")
+        fs::write(folder.join(TOLD), told.to_string()).context("cannot write what the relay simulates")
     }
 }
 
-/// A manifest whose measurements stand for the relay's program: what chips would report of it no chip of ours can say.
+/// Returns a manifest whose measurements stand for the relay's program.
+///
+/// No chip measures the program here, so the values are hashes of it.
 fn manifest(image: B256, binary: &[u8]) -> Manifest {
     let launch = Measurement::Snp(stands_for(b"launch", binary));
     let shapes = vec![Shape { name: "simulated SEV-SNP".into(), measurement: launch }];
@@ -138,7 +145,7 @@ fn manifest(image: B256, binary: &[u8]) -> Manifest {
     with_domain(Manifest { kind: 1, version: 1, firmware_generation, image, shapes, advisories }, binary)
 }
 
-/// A manifest with a trust domain besides: its registers depend on a host's tables, and no host is there.
+/// Adds a simulated trust domain to a manifest. Its registers would depend on a host's tables, and there is no host.
 fn with_domain(mut manifest: Manifest, binary: &[u8]) -> Manifest {
     let of = |what: &[u8]| stands_for(what, binary);
     let rtmrs = [of(b"rtmr 0"), of(b"rtmr 1"), of(b"rtmr 2"), [0; 48]];

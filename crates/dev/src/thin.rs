@@ -1,7 +1,7 @@
-//! `openrelay-dev thin`: a mirror that lies by leaving out. It serves another mirror's records, without the descriptors
-//! that it is told to withhold from whoever asks.
+//! `openrelay-dev thin`: a mirror that lies by omission.
 //!
-//! Owns nothing of the product. Its files have the chain's root: all that a source of records can do is to withhold.
+//! It serves another mirror's records without the descriptors that it must withhold from a reader. It owns none of
+//! the product's functions. Its files match the chain's root, so withholding is all that it can do.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -17,19 +17,21 @@ use openrelay_node::chain::way::get;
 
 use crate::say;
 
-/// How long the honest mirror may take.
+/// The longest time that the honest mirror may take.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Where a file of records has its root. Source: crates/ledger/src/chain/set/file.rs.
+/// The position of the root in a file of records, in bytes. Source: crates/ledger/src/chain/set/file.rs.
 const ROOT: std::ops::Range<usize> = 20..52;
 
-/// Serves `/records/READER` until it is ended. The file `READER` in the folder `lists` has the numbers of the relays of
-/// which that reader gets the descriptors; without the file it gets all.
+/// Serves `/records/READER` until the process ends.
+///
+/// The file `READER` in the folder `lists` holds the numbers of the relays whose descriptors that reader gets.
+/// Without the file the reader gets all descriptors.
 pub(crate) fn serve(listen: SocketAddr, of: &str, lists: &Path) -> Result<()> {
     let listener = TcpListener::bind(listen).with_context(|| format!("cannot listen on {listen}"))?;
     say(&format!("ready url=http://{}/records/", listener.local_addr()?));
     for stream in listener.incoming() {
         let (of, lists) = (of.to_owned(), lists.to_owned());
-        // Whoever asks and goes away has no answer.
+        // A reader that disconnects gets no answer.
         std::thread::spawn(move || stream.map(|stream| answer(stream, &of, &lists)));
     }
     Ok(())
@@ -49,7 +51,7 @@ fn answer(mut stream: TcpStream, of: &str, lists: &Path) -> Result<()> {
     Ok(stream.write_all(&body)?)
 }
 
-/// The honest mirror's records, of which only relays in the list have descriptors.
+/// Returns the honest mirror's records. Only relays in the list keep their descriptors.
 fn records(of: &str, list: &Path) -> Result<Vec<u8>> {
     let (_, whole) = get(of, PATIENCE, u64::try_from(MAX_FILE)?).map_err(|why| anyhow!("{why}"))?;
     let Ok(list) = fs::read_to_string(list) else { return Ok(whole) };
@@ -58,7 +60,7 @@ fn records(of: &str, list: &Path) -> Result<Vec<u8>> {
     let set = RecordSet::verify(&whole, root)?;
     ensure!(set.withheld.is_empty() && set.malformed.is_empty(), "the honest mirror does not have all descriptors");
     let entry = |record: &ChainRecord| -> Result<Entry> {
-        let bytes = record.descriptor.encode().context("a descriptor that was read can be written")?;
+        let bytes = record.descriptor.encode().context("a parsed descriptor cannot be encoded")?;
         Ok(if keeps.contains(&record.registration.relay_id) {
             Entry::Whole(record.registration, bytes)
         } else {

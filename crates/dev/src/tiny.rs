@@ -1,6 +1,6 @@
-//! A source tree whose image is built in a moment: packages of a few bytes, which are packages all the same.
+//! A source tree whose image builds in a moment, from complete packages of a few bytes.
 //!
-//! Owns what validators rebuild in scenarios. What a real image is made of stands in image/inputs.lock.
+//! Owns what validators rebuild in scenarios. image/inputs.lock lists the parts of a real image.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,12 +12,12 @@ use openrelay_image::{hex, sha256};
 
 use crate::host::checked;
 
-/// The end of a firmware for SEV, whose sections are what launch digests are made of.
+/// The end of a firmware for SEV. Launch digests cover its sections.
 const FIRMWARE: &[u8] = include_bytes!("../../image/testdata/ovmf-amdsev-suffix.bin");
-/// The release that the tree's kernel has.
+/// The release of the tree's kernel.
 const RELEASE: &str = "6.12-tiny";
 
-/// Files of a package: their paths and their content.
+/// Files of a package: paths and contents.
 type Files<'a> = &'a [(&'a str, &'a [u8])];
 
 /// The tree, its packages by hash, and its two programs.
@@ -28,7 +28,7 @@ pub(crate) struct Tiny {
 }
 
 impl Tiny {
-    /// Makes it below `dir`.
+    /// Creates the tree below `dir`.
     pub(crate) fn make(dir: &Path) -> Result<Self> {
         let this = Self {
             tree: dir.join("tree"),
@@ -54,7 +54,8 @@ impl Tiny {
             let bytes = package(&dir.join(name), files)?;
             let hash = hex(&sha256(&bytes));
             lock += &format!(
-                "\n[[package]]\nname = \"{name}\"\nrole = \"{role}\"\npath = \"pool/{name}.deb\"\nsha256 = \"{hash}\"\nsize = {}\nfile = \"boot/vmlinuz\"\n",
+                "\n[[package]]\nname = \"{name}\"\nrole = \"{role}\"\npath = \"pool/{name}.deb\"\n\
+                 sha256 = \"{hash}\"\nsize = {}\nfile = \"boot/vmlinuz\"\n",
                 bytes.len()
             );
             fs::write(this.inputs.join(hash), bytes)?;
@@ -62,7 +63,8 @@ impl Tiny {
         // The firmware's source is the firmware itself, which has no modules.
         let (hash, size) = (hex(&sha256(FIRMWARE)), FIRMWARE.len());
         lock += &format!(
-            "\n[[package]]\nname = \"edk2\"\nrole = \"firmware\"\npath = \"pool/edk2\"\nsha256 = \"{hash}\"\nsize = {size}\ngeneration = {MIN_FIRMWARE_GENERATION}\n"
+            "\n[[package]]\nname = \"edk2\"\nrole = \"firmware\"\npath = \"pool/edk2\"\n\
+             sha256 = \"{hash}\"\nsize = {size}\ngeneration = {MIN_FIRMWARE_GENERATION}\n"
         );
         fs::write(this.inputs.join(hash), FIRMWARE)?;
         let platform = this.tree.join("image/firmware");
@@ -76,20 +78,21 @@ impl Tiny {
     }
 }
 
-/// A package with these files.
+/// Builds a Debian package with these files and returns its bytes.
 fn package(dir: &Path, files: Files<'_>) -> Result<Vec<u8>> {
     let root = dir.join("root");
     for (path, content) in files {
         let path = root.join(path);
-        fs::create_dir_all(path.parent().context("it stands in a folder")?)?;
+        fs::create_dir_all(path.parent().context("the file has no folder")?)?;
         fs::write(path, content)?;
     }
-    let line = "tar -C root --sort=name --mtime=@0 --owner=0 --group=0 -cf data.tar . && xz -f data.tar && echo 2.0 > debian-binary && rm -f p.deb && ar rcD p.deb debian-binary data.tar.xz";
+    let line = "tar -C root --sort=name --mtime=@0 --owner=0 --group=0 -cf data.tar . && xz -f data.tar && \
+                echo 2.0 > debian-binary && rm -f p.deb && ar rcD p.deb debian-binary data.tar.xz";
     checked(&Command::new("sh").current_dir(dir).args(["-ec", line]).output()?, line)?;
     Ok(fs::read(dir.join("p.deb"))?)
 }
 
-/// The smallest program that firmware would start, with the one section that images have of the stub.
+/// Returns the smallest program that firmware would start, with the one section of the stub that images contain.
 fn stub() -> Vec<u8> {
     let mut out = vec![0; 0x600];
     let mut put = |at: usize, bytes: &[u8]| {

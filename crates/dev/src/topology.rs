@@ -6,8 +6,8 @@
 //!      server ────┤              └── egress-1    egress-2
 //!       chain ────┘
 //! ```
-//! Each relay has a network of its own, so that the rules that keep hops apart hold here as they do outside. All addresses
-//! are public-looking and exist in namespaces only.
+//! Each relay has its own network, so that the rules that keep hops apart hold here as on the Internet. All addresses
+//! look public and exist in namespaces only.
 
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
@@ -23,7 +23,7 @@ use crate::boot::{self, Machine, Parts};
 use crate::chain::{self, Operator};
 use crate::host::{Host, Service, checked};
 
-/// A host at the core: name, link, IPv4 network and IPv6 network, of which the core has .1 and the host .2.
+/// A host at the core: name, link, IPv4 network and IPv6 network. In both networks the core has .1 and the host .2.
 struct Site {
     name: &'static str,
     link: &'static str,
@@ -41,31 +41,31 @@ const SITES: [Site; 7] = [
     Site { name: "chain", link: "chn", v4: "185.199.108", v6: "2a15:1:1:" },
 ];
 
-/// The client's addresses behind the NAT.
+/// The client's IPv4 address, behind the NAT.
 pub(crate) const CLIENT_V4: &str = "192.168.77.2";
 /// The client's IPv6 address, which the NAT routes.
 pub(crate) const CLIENT_V6: &str = "2001:db8:77::2";
-/// How long relays may take to read of each other, and how often they are asked.
+/// The longest time for relays to learn of each other, and the interval between queries.
 const PATIENCE: Duration = Duration::from_secs(20);
 const ASK_EVERY: Duration = Duration::from_millis(100);
-/// The relays in the order in which they are named or register, which gives them their numbers.
+/// The relays in the order in which they are named or register. The order gives them their numbers.
 pub(crate) const RELAYS: [&str; 4] = ["ingress-1", "ingress-2", "egress-1", "egress-2"];
 
-/// The relay whose number stands under `key` in a client's status.
+/// Returns the relay whose number is under `key` in a client's status.
 pub(crate) fn relay_in_status(status: &serde_json::Value, key: &str) -> Result<&'static str> {
-    let number = status[key].as_u64().with_context(|| format!("status names no {key}"))?;
+    let number = status[key].as_u64().with_context(|| format!("the status has no {key}"))?;
     RELAYS.get(usize::try_from(number)?.wrapping_sub(1)).copied().with_context(|| format!("there is no relay {number}"))
 }
 
-/// The relay that runs in a machine, if one does.
+/// The relay that runs in a machine, if any does.
 pub(crate) const BOOTED: &str = "egress-2";
 
 /// Port of the relays.
 pub(crate) const PORT: u16 = 443;
-/// The port of the first relay that lies; the others have those after it.
+/// Port of the first relay that lies. The other lying relays use the ports after it.
 pub(crate) const FIRST_LIAR: u16 = 4431;
 
-/// All hosts, linked.
+/// All hosts and the links between them.
 pub(crate) struct Network {
     pub(crate) core: Host,
     pub(crate) client: Host,
@@ -74,7 +74,7 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    /// Makes hosts and links below `dir`.
+    /// Creates hosts and links below `dir`.
     pub(crate) fn new(dir: &Path) -> Result<Self> {
         let core = Host::new("core", dir)?;
         let client = Host::new("client", dir)?;
@@ -105,8 +105,10 @@ impl Network {
         let nat = self.host("nat")?;
         veth(nat, "lan", &self.client, "eth0")?;
         nat.sh(&format!(
-            "{FORWARD}ip addr add 192.168.77.1/24 dev lan\nip addr add 2001:db8:77::1/64 dev lan nodad\nip link set lan up\n\
-             nft 'table ip nat {{ chain post {{ type nat hook postrouting priority srcnat; oifname \"wan\" masquerade; }}; }}'\n"
+            "{FORWARD}ip addr add 192.168.77.1/24 dev lan\nip addr add 2001:db8:77::1/64 dev lan nodad\n\
+             ip link set lan up\n\
+             nft 'table ip nat {{ chain post {{ type nat hook postrouting priority srcnat; \
+             oifname \"wan\" masquerade; }}; }}'\n"
         ))?;
         let script = format!(
             "ip addr add {CLIENT_V4}/24 dev eth0\nip addr add {CLIENT_V6}/64 dev eth0 nodad\nip link set eth0 up\n\
@@ -117,7 +119,7 @@ impl Network {
         self.client.sh(&script).map(drop)
     }
 
-    /// The host called `name`.
+    /// Returns the host called `name`.
     pub(crate) fn host(&self, name: &str) -> Result<&Host> {
         if name == "client" {
             return Ok(&self.client);
@@ -125,21 +127,21 @@ impl Network {
         self.hosts.iter().find(|host| host.name == name).with_context(|| format!("there is no host {name}"))
     }
 
-    /// The address of a host at the core.
+    /// Returns the address of a host at the core.
     pub(crate) fn address(&self, name: &str, v6: bool) -> Result<IpAddr> {
         let site = SITES.iter().find(|site| site.name == name).with_context(|| format!("there is no host {name}"))?;
         let text = if v6 { format!("{}:2", site.v6) } else { format!("{}.2", site.v4) };
         Ok(text.parse()?)
     }
 
-    /// The addresses of a host and of its neighbour at the core, and the bits of their network.
+    /// Returns the addresses of a host and of its neighbour at the core, and the prefix length of their network.
     pub(crate) fn link_addresses(&self, name: &str, v6: bool) -> Result<(IpAddr, IpAddr, u8)> {
         let site = SITES.iter().find(|site| site.name == name).with_context(|| format!("there is no host {name}"))?;
         let neighbour = if v6 { format!("{}:1", site.v6) } else { format!("{}.1", site.v4) };
         Ok((self.address(name, v6)?, neighbour.parse()?, if v6 { 64 } else { 24 }))
     }
 
-    /// Connects a card of a machine to the network of a host, which goes on with an address of its own beside it.
+    /// Connects a machine's network card to the network of a host. The host keeps another address beside it.
     fn bridge(&self, name: &str) -> Result<()> {
         let (v4, neighbour, _) = self.link_addresses(name, false)?;
         let beside = v4.to_string().trim_end_matches('2').to_owned() + "3";
@@ -148,11 +150,13 @@ impl Network {
              ip addr add {beside}/24 dev br0\nip route add default via {neighbour}\n\
              ip tuntap add tap0 mode tap\nip link set tap0 master br0 up\n"
         ))?;
-        // The address is another card's now.
+        // The machine's card has the address from here on.
         self.core.sh(&format!("ip neigh flush dev {}", Self::link_of(name)?)).map(drop)
     }
 
-    /// Starts an image in a machine on the network of a host, which stands for it, and may attack it.
+    /// Boots an image in a machine on the network of a host.
+    ///
+    /// The machine takes the host's place. The host may attack it.
     fn boot(&self, name: &str, operator: &Operator, image: &Path, attacks: &[String]) -> Result<(Machine, PathBuf)> {
         self.bridge(name)?;
         let host = self.host(name)?;
@@ -174,29 +178,29 @@ impl Network {
         Ok((machine, host.dir().join("feed")))
     }
 
-    /// The names of all links at the core, as `break` takes them.
+    /// Returns the names of all links at the core, as `break` takes them.
     pub(crate) fn links() -> Vec<&'static str> {
         SITES.iter().map(|site| site.name).collect()
     }
 
-    /// The core's end of the link to `name`.
+    /// Returns the core's end of the link to `name`.
     pub(crate) fn link_of(name: &str) -> Result<&'static str> {
         match SITES.iter().find(|site| site.name == name) {
             Some(site) => Ok(site.link),
             None => {
                 bail!(
-                    "there is no link {name}; there are: {}; and evidence, collateral, vote, image",
+                    "unknown link {name}; use one of: {}, evidence, collateral, vote, image",
                     Self::links().join(", ")
                 )
             }
         }
     }
 
-    /// Cuts or mends the link to `name`.
+    /// Cuts or restores the link to `name`.
     pub(crate) fn set_link(&self, name: &str, up: bool) -> Result<()> {
         let link = Self::link_of(name)?;
         if up {
-            let site = SITES.iter().find(|site| site.name == name).context("the link is there")?;
+            let site = SITES.iter().find(|site| site.name == name).context("the link does not exist")?;
             // A link that was down has lost its IPv6 address.
             self.core
                 .sh(&format!("ip link set {link} up; ip addr replace {}:1/64 dev {link} nodad\n", site.v6))
@@ -212,7 +216,7 @@ impl Network {
         self.start(programs, relay_arguments)
     }
 
-    /// Starts servers, a chain with its mirror, and relays that register there.
+    /// Starts servers, a chain with its mirror, and relays that register on the chain.
     pub(crate) fn serve_by_chain(&self, programs: &Programs) -> Result<Services> {
         let mut others = vec![self.internet(programs)?];
         others.extend(chain::start(self, programs)?);
@@ -221,15 +225,20 @@ impl Network {
         let machine = match programs.image.as_ref().filter(|_| programs.boot) {
             Some(image) => {
                 let booted = RELAYS.iter().position(|name| *name == BOOTED).and_then(|place| registered.get(place));
-                // Ingresses speak to it as soon as its key is on the chain, which may be before it listens.
+                // Ingresses connect to the relay as soon as its key is on the chain, which may be before it listens.
                 for name in RELAYS.iter().filter(|name| **name != BOOTED) {
                     account::watch_machine(self.host(name)?, self.address(BOOTED, false)?)?;
                 }
-                Some(self.boot(BOOTED, booted.context("it is registered")?, image, &programs.attacked)?)
+                Some(self.boot(
+                    BOOTED,
+                    booted.context("the booted relay is not registered")?,
+                    image,
+                    &programs.attacked,
+                )?)
             }
             None => None,
         };
-        // Each tries a password and waits for a block.
+        // Each start derives a key from a password and waits for a block, so relays start in parallel.
         let started: Result<Vec<Service>> = std::thread::scope(|scope| {
             let threads: Vec<_> = RELAYS
                 .iter()
@@ -251,11 +260,11 @@ impl Network {
                 .collect()
         });
         let mut relays: Vec<_> = RELAYS.into_iter().zip(started?).collect();
-        // Each must have read of the keys that the others have made.
+        // Each relay must have read the keys that the others generated.
         let deadline = Instant::now() + PATIENCE;
         for (name, relay) in &mut relays {
             while serde_json::from_str::<serde_json::Value>(&relay.ask("USR1")?)?["peers"] != 2 {
-                ensure!(Instant::now() < deadline, "{name} does not know of the others in time");
+                ensure!(Instant::now() < deadline, "{name} did not learn of the other relays within 20 s");
                 std::thread::sleep(ASK_EVERY);
             }
         }
@@ -276,7 +285,7 @@ impl Network {
         server.start(command, "ready")
     }
 
-    /// Starts servers and relays, whose configurations are written.
+    /// Starts servers and relays from existing configurations.
     pub(crate) fn start(&self, programs: &Programs, relay_arguments: &[&str]) -> Result<Services> {
         let internet = self.internet(programs)?;
         let mut relays = Vec::new();
@@ -296,9 +305,9 @@ impl Network {
         Ok(Services { others: vec![internet], relays, operators: Vec::new(), machine: None })
     }
 
-    /// `openrelay selfhost init` for this network.
+    /// Runs `openrelay selfhost init` for this network.
     pub(crate) fn selfhost(&self, programs: &Programs) -> Result<()> {
-        // A name with both addresses makes a relay that listens on both.
+        // A name with both addresses makes a relay listen on both.
         let mut hosts = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
         for name in RELAYS {
             for v6 in if programs.outer_v6 { &[true][..] } else { &[false, true] } {
@@ -319,23 +328,23 @@ impl Network {
         checked(&output, "openrelay selfhost init").map(drop)
     }
 
-    /// Where the small internet's servers answer.
+    /// Returns the address at which the small internet's servers answer on `port`.
     pub(crate) fn server(&self, port: u16, v6: bool) -> Result<SocketAddr> {
         Ok(SocketAddr::new(self.address("server", v6)?, port))
     }
 }
 
-/// The programs of this checkout or installation, beside this one.
+/// The programs of this checkout or installation, beside this program.
 #[derive(Clone)]
 pub(crate) struct Programs {
     pub(crate) dev: PathBuf,
     pub(crate) openrelay: PathBuf,
     pub(crate) relay: PathBuf,
-    /// Folder of the image that is approved; otherwise the relay's program stands for one.
+    /// Folder of the approved image. Without it the relay's program stands for an image.
     pub(crate) image: Option<PathBuf>,
-    /// Whether one relay runs from that image, in a machine of its own.
+    /// Whether one relay runs from that image, in its own machine.
     pub(crate) boot: bool,
-    /// How the host of that machine attacks its boot.
+    /// The attacks of the machine's host on its boot.
     pub(crate) attacked: Vec<String>,
     /// Whether relays are started so that they leak.
     pub(crate) leak: bool,
@@ -344,7 +353,8 @@ pub(crate) struct Programs {
 }
 
 impl Programs {
-    /// The same with those that simulate trusted execution environments: for networks of a chain, whose relays must show evidence.
+    /// Returns the programs that simulate trusted execution environments, for networks with a chain, whose relays
+    /// must show evidence.
     pub(crate) fn simulating() -> Result<Self> {
         let product = Self::find()?;
         let beside = |name| product.dev.with_file_name(name);
@@ -374,22 +384,22 @@ impl Programs {
     }
 }
 
-/// Everything that runs.
+/// All running processes.
 pub(crate) struct Services {
     #[expect(dead_code, reason = "held for as long as they must run")]
     pub(crate) others: Vec<Service>,
     pub(crate) relays: Vec<(&'static str, Service)>,
-    /// The machine that the relay [`BOOTED`] runs in, if one does.
+    /// The machine in which the relay [`BOOTED`] runs, if any does.
     pub(crate) machine: Option<Machine>,
-    /// Who runs them, where a chain says so.
+    /// The operators of the relays, on a network with a chain.
     pub(crate) operators: Vec<(&'static str, Operator)>,
 }
 
 impl Services {
-    /// The operator of a relay.
+    /// Returns the operator of a relay.
     pub(crate) fn operator(&self, name: &str) -> Result<&Operator> {
         let found = self.operators.iter().find(|(own, _)| *own == name);
-        found.map(|(_, operator)| operator).with_context(|| format!("nobody runs {name} by a chain"))
+        found.map(|(_, operator)| operator).with_context(|| format!("no operator on a chain runs {name}"))
     }
 }
 

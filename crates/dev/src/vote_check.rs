@@ -1,6 +1,7 @@
-//! The third part of `openrelay-dev devnet check`: validators who vote on images, by the product's own commands, on a development chain of their own whose time is moved.
+//! The third part of `openrelay-dev devnet check`: validators vote on images with the product's own commands.
 //!
-//! Owns the proposer, which signs releases with the development chain's key.
+//! They vote on their own development chain, whose time the scenarios move. Owns the proposer, which signs releases
+//! with the development chain's key.
 
 mod collateral;
 mod endless;
@@ -31,16 +32,16 @@ use crate::local_chain::LocalChain;
 use crate::scenario::scenario;
 use crate::tiny::Tiny;
 
-/// Bonds, in the token's smallest unit; three like it, and each is a family.
+/// The bond of each validator, in the token's smallest unit. Each validator is its own family.
 const BOND: &str = "3000000000000000000";
 const WITHDRAWAL: &str = "0x00000000000000000000000000000000c01dc01d";
-/// The image that the source gives, and one that differs.
+/// The image that the source builds, and a different one.
 const IMAGE: B256 = B256::repeat_byte(0x11);
 const OTHER: B256 = B256::repeat_byte(0x22);
 const MEASUREMENTS: B256 = B256::repeat_byte(0x33);
 const SALT: B256 = B256::repeat_byte(0x44);
 
-/// Runs all scenarios on one chain; an error names the first that fails.
+/// Runs all scenarios on one chain. An error names the first that fails.
 pub(crate) fn run(dir: &Path) -> Result<()> {
     let world = World::start(dir)?;
     let tiny = Tiny::make(&dir.join("tiny"))?;
@@ -50,25 +51,27 @@ pub(crate) fn run(dir: &Path) -> Result<()> {
         rebuilds(&world, &rebuilding)
     })?;
     let mut outsider = None;
-    scenario("a third of all weight that lies can neither approve an image nor stop one, and pays", || {
+    scenario("a third of all weight that lies can neither approve nor stop an image, and pays a penalty", || {
         outsider = Some(hostile::lying_third(&world, &rebuilding)?);
         Ok(())
     })?;
-    scenario("a validator that is killed at each step goes on, votes once and pays nothing", || {
+    scenario("a validator that is killed at each step recovers, votes once and pays nothing", || {
         hostile::killed(&world, &rebuilding)
     })?;
-    scenario("a validator whose disk is full in the middle of a build says so, and not that the build fails", || {
+    scenario("a validator whose disk fills up during a build reports that and not a failed build", || {
         hostile::full_disk(&world, &rebuilding)
     })?;
-    scenario("a validator that copies another's commitment earns nothing and pays", || {
-        hostile::copying(&world, &rebuilding, outsider.as_ref().context("nobody has joined")?)
+    scenario("a validator that copies another's commitment earns nothing and pays a penalty", || {
+        hostile::copying(&world, &rebuilding, outsider.as_ref().context("no outsider has joined")?)
     })?;
-    scenario("a validator that signs two values of one round loses its whole bond to who reports it", || {
-        hostile::equivocating(&world, outsider.as_ref().context("nobody has joined")?)
+    scenario("a validator that signs two values in one round loses its whole bond to a report", || {
+        hostile::equivocating(&world, outsider.as_ref().context("no outsider has joined")?)
     })
 }
 
-/// Runs the scenario of builds that never end, on a chain of its own, whose last quarters of an hour can be told apart.
+/// Runs the scenario of builds that never end, on its own chain.
+///
+/// That chain's time divisor leaves the last quarter of an hour of a round long enough to be observed.
 pub(crate) fn endless(dir: &Path) -> Result<()> {
     let world = World::of(dir, LocalChain::start_with_haste(dir, HASTE)?)?;
     let tiny = Tiny::make(&dir.join("tiny"))?;
@@ -77,36 +80,36 @@ pub(crate) fn endless(dir: &Path) -> Result<()> {
     })
 }
 
-/// Plays thirty days of a network against which 34 % of the weight work, on the chain of the network in the folder `dir`.
+/// Runs thirty days of a network that 34 % of the weight attack, on the chain of the network in the folder `dir`.
 pub(crate) fn shares(dir: &Path, against: Against) -> Result<()> {
     shares::run(dir, against)
 }
 
-/// Runs the scenario of validators who fetch collateral, on a chain of its own.
+/// Runs the scenario of validators that fetch collateral, on its own chain.
 pub(crate) fn collateral(dir: &Path) -> Result<()> {
     let world = World::of(dir, LocalChain::start_with_haste(dir, HASTE)?)?;
-    scenario("validators fetch collateral, hold it against evidence, and vote for the newest that holds", || {
+    scenario("validators fetch collateral, check it against evidence, and vote for the newest that holds", || {
         collateral::run(&world)
     })
 }
 
-/// Runs the scenario of a client that updates itself, on a chain of its own.
+/// Runs the scenario of a client that updates itself, on its own chain.
 pub(crate) fn updates(dir: &Path) -> Result<()> {
     let world = World::start(dir)?;
     let tiny = Tiny::make(&dir.join("tiny"))?;
-    scenario("a client updates itself to what validators have approved, never back, and to nothing else", || {
+    scenario("a client updates itself only to what validators approved, and never to an older version", || {
         update::run(&world, &tiny)
     })
 }
 
-/// Lets validators on a chain of their own rebuild the image in the folder `built` from its source tree, and vote.
+/// Makes validators on their own chain rebuild the image in the folder `built` from its source tree, and vote.
 pub(crate) fn from_source(dir: &Path, tree: &Path, built: &Path) -> Result<()> {
-    // Commitments are open for more than an hour: three builds take minutes each.
+    // Commitments are accepted for more than an hour, because three builds take minutes each.
     let world = World::of(dir, LocalChain::start_with_haste(dir, HASTE)?)?;
     from_source::run(&world, tree, built)
 }
 
-/// What is proposed.
+/// A proposal.
 struct What {
     kind: u8,
     source: B256,
@@ -115,7 +118,7 @@ struct What {
     measurements: B256,
 }
 
-/// What is proposed where nobody builds anything.
+/// The proposal for rounds in which no validator builds anything.
 const NAMED: What = What {
     kind: RELAY_IMAGE,
     source: B256::repeat_byte(0x55),
@@ -137,7 +140,7 @@ impl World {
 
     fn of(dir: &Path, local: LocalChain) -> Result<Self> {
         let chain = ChainFile::load(&dir.join("chain.toml"))?;
-        let images = chain.images.context("the chain's file names no image registry")?;
+        let images = chain.images.context("the chain file has no image registry")?;
         let proposer = Sender::new(&chain, SigningKey::from_slice(KNOWN[3].1.as_slice())?, dir);
         crate::chain::write_secret(&dir.join("password"), "a password\n")?;
         Ok(Self { local, images, proposer })
@@ -151,7 +154,7 @@ impl World {
         Ok(C::abi_decode_returns(&self.endpoint().call(to, &call.abi_encode())?)?)
     }
 
-    /// `openrelay validator` on the folder of validator `number`.
+    /// Returns the arguments of `openrelay validator` for the folder of validator `number`.
     fn arguments(&self, number: u64, arguments: &[&str]) -> Vec<String> {
         let folder = self.local.dir.join(format!("validator-{number}")).display().to_string();
         let password = self.local.dir.join("password").display().to_string();
@@ -162,14 +165,15 @@ impl World {
         all.into_iter().map(str::to_owned).collect()
     }
 
-    /// The same, which must end with this code and say this.
+    /// Runs `openrelay validator`, which must end with this exit code and print this word.
     fn says(&self, number: u64, arguments: &[&str], code: i32, word: &str) -> Result<()> {
         let all = self.arguments(number, arguments);
         let all: Vec<&str> = all.iter().map(String::as_str).collect();
         self.local.says(&all, code, word).map(drop)
     }
 
-    /// Makes a block at this time, unless it has come: blocks of one second push a development chain's time ahead of the clock.
+    /// Mines a block at the time `end`, unless that has passed. Each block is one second after the previous one, so a
+    /// development chain's time can be ahead of the clock.
     fn pass_until(&self, end: u64) -> Result<()> {
         if self.time()? < end {
             self.endpoint().ask("evm_setNextBlockTimestamp", &json!([end]))?;
@@ -178,10 +182,10 @@ impl World {
         Ok(())
     }
 
-    /// The time of the newest block.
+    /// Returns the time of the newest block.
     fn time(&self) -> Result<u64> {
         let block = self.endpoint().ask("eth_getBlockByNumber", &json!(["latest", false]))?;
-        Ok(block["timestamp"].as_str().context("no time")?.parse::<U256>()?.to())
+        Ok(block["timestamp"].as_str().context("the block has no timestamp")?.parse::<U256>()?.to())
     }
 
     fn await_reveals(&self, round: u64) -> Result<()> {
@@ -220,21 +224,22 @@ impl World {
         };
         let call = ImageRegistry::proposeCall {
             roundKind: 0,
-            // The bindings of the two contracts have a type each for the same struct.
+            // The bindings of the two contracts have different types for the same struct.
             release: alloy_sol_types::SolValue::abi_decode(&release.abi_encode())?,
             signatures: vec![signature],
             blind: self.ask(self.images, &blind)?,
         };
-        let receipt = self.proposer.send("propose", self.images, &call.abi_encode()).context("a proposal")?;
+        let receipt = self.proposer.send("propose", self.images, &call.abi_encode()).context("cannot propose")?;
         let mut proposed = receipt.logs.iter().filter_map(|log| ImageRegistry::Proposed::decode_log(log).ok());
-        Ok(proposed.next().context("nothing was proposed")?.round)
+        Ok(proposed.next().context("the receipt has no Proposed event")?.round)
     }
 
-    /// What a release of a source tree names: the hash of the tree and that of its inputs.
+    /// Returns the hashes that a release of a source tree names: that of the tree and that of its inputs.
     fn hashes_of(&self, tree: &Path) -> Result<(B256, B256)> {
         let said = self.local.says(&["validator", "source", &tree.display().to_string()], 0, "source tree")?;
         let hash = |line: &str| -> Result<B256> {
-            let found = said.lines().find_map(|said| said.strip_prefix(line)).context("no hash")?;
+            let found =
+                said.lines().find_map(|said| said.strip_prefix(line)).context("validator source printed no hash")?;
             Ok(found.trim().parse()?)
         };
         Ok((hash("source tree")?, hash("inputs.lock")?))
@@ -243,7 +248,7 @@ impl World {
     fn open(&self, round: u64, what: &What) -> Result<()> {
         let (image, measurements) = (what.image, what.measurements);
         let call = ImageRegistry::openCall { round, image, measurements, salt: SALT };
-        self.proposer.send("open", self.images, &call.abi_encode()).context("the proposer opens")?;
+        self.proposer.send("open", self.images, &call.abi_encode()).context("the proposer cannot open the value")?;
         Ok(())
     }
 
@@ -253,12 +258,12 @@ impl World {
     }
 }
 
-/// Makes a validator.
+/// Creates a validator and bonds it.
 fn join(world: &World, number: u64) -> Result<()> {
     let chain = world.local.dir.join("chain.toml").display().to_string();
     let init = ["init", "--chain", &chain, "--withdrawal", WITHDRAWAL, "--bond", BOND];
     world.says(number, &init, 0, "validator_key 0x")?;
-    world.says(number, &init, 1, "is there already")?;
+    world.says(number, &init, 1, "already exists")?;
     world.says(number, &["status"], 3, "run: openrelay validator bond")?;
     world.says(number, &["bond"], 0, &format!("validator {number}"))?;
     world.says(number, &["bond"], 0, &format!("validator {number}"))?;
@@ -269,13 +274,16 @@ fn votes(world: &World) -> Result<()> {
     (1..=3).try_for_each(|number| join(world, number))?;
     let full = world.bond(1)?;
     good_image(world)?;
-    ensure!((world.bond(1)?, world.bond(3)?) == (full, full), "honest bonds were touched");
+    ensure!((world.bond(1)?, world.bond(3)?) == (full, full), "honest validators lost bond");
     bad_image(world)?;
-    ensure!((world.bond(1)?, world.bond(3)?) == (full, full - full / 200), "half a percent for no reveal");
+    ensure!(
+        (world.bond(1)?, world.bond(3)?) == (full, full - full / 200),
+        "a validator that does not reveal must lose 0.5 % of its bond"
+    );
     Ok(())
 }
 
-/// A tree that validators rebuild by themselves.
+/// A tree that validators rebuild themselves.
 #[derive(Clone)]
 struct Rebuilding<'a> {
     tiny: &'a Tiny,
@@ -285,12 +293,13 @@ struct Rebuilding<'a> {
 }
 
 impl Rebuilding<'_> {
-    /// What is proposed of it, with the image that it gives.
+    /// Returns a proposal of this tree, with the image that it builds.
     fn good(&self, world: &World, version: u64) -> Result<What> {
         self.what(world, &self.tiny.programs, version)
     }
 
-    /// The same, with an image in which one byte of one program is another: nobody who builds it gets that.
+    /// Returns a proposal of this tree with another image, in which one byte of a program differs. No build of the
+    /// tree gives that image.
     fn planted(&self, world: &World, version: u64) -> Result<What> {
         let planted = [self.tiny.programs[0].clone(), self.tree.with_file_name("planted")];
         std::fs::write(&planted[1], [&std::fs::read(&self.tiny.programs[1])?[..], b"!"].concat())?;
@@ -310,13 +319,14 @@ impl Rebuilding<'_> {
         arguments.extend(["--version", &version, "--kind", word, "--json", "--programs"]);
         arguments.extend(programs.iter().map(String::as_str));
         let said = world.local.says(&arguments, 0, "image-build/1")?;
-        let line = said.lines().find(|line| line.starts_with('{')).context("no answer")?;
+        let line = said.lines().find(|line| line.starts_with('{')).context("image build printed no JSON")?;
         let built: serde_json::Value = serde_json::from_str(line)?;
-        let hash = |name: &str| -> Result<B256> { Ok(built[name].as_str().context("no hash")?.parse()?) };
+        let hash =
+            |name: &str| -> Result<B256> { Ok(built[name].as_str().context("image build reported no hash")?.parse()?) };
         Ok(What { kind, source, inputs, image: hash("image")?, measurements: hash("manifest")? })
     }
 
-    /// `openrelay validator run` for this validator, which takes one look if it is to be `once`.
+    /// Returns the arguments of `openrelay validator run` for this validator. With `once` it makes one pass and ends.
     fn arguments(&self, world: &World, id: u64, once: bool) -> Vec<String> {
         let text = |path: &Path| path.display().to_string();
         let publish = text(&world.local.dir.join(format!("published-{id}")));
@@ -330,7 +340,7 @@ impl Rebuilding<'_> {
         world.arguments(id, &all)
     }
 
-    /// Takes one look, in a process of its own, which must say this.
+    /// Makes one pass in its own process, which must print this word.
     fn run(&self, world: &World, id: u64, word: &str) -> Result<()> {
         let all = self.arguments(world, id, true);
         let all: Vec<&str> = all.iter().map(String::as_str).collect();
@@ -338,7 +348,7 @@ impl Rebuilding<'_> {
     }
 }
 
-/// Validators who rebuild by themselves, each step in a process of its own, as if the one before had been killed.
+/// Validators rebuild themselves. Each step runs in its own process, as if the previous process had been killed.
 fn rebuilds(world: &World, rebuilding: &Rebuilding<'_>) -> Result<()> {
     let published = |id: u64| -> Vec<String> {
         let entries = std::fs::read_dir(world.local.dir.join(format!("published-{id}"))).into_iter().flatten();
@@ -352,20 +362,21 @@ fn rebuilds(world: &World, rebuilding: &Rebuilding<'_>) -> Result<()> {
         let round = world.propose(version, what)?;
         if late {
             run(1, "no source tree here has the hash")?;
-            // One that had decided when its commitment failed commits that: another answer of the same round could cost it all.
+            // This validator's commitment failed after it had decided. It must commit that answer: another answer in
+            // the same round could cost its whole bond.
             let answer = format!("answers = [{{ failed = {{ log = \"{SALT}\" }} }}]\n");
             std::fs::write(world.local.dir.join(format!("validator-3/round-{round}.toml")), answer)?;
             run(3, "committed")?;
             let end: u64 = world.ask(world.images, &ImageRegistry::roundOfCall { round })?.commitEnd.to();
-            // Each transaction makes a block a second later: there is time for two.
+            // Each transaction mines a block one second later, so there is time for two.
             world.pass_until(end - 3)?;
         }
         let voters = if late { 1..=2 } else { 1..=3 };
         for id in voters.clone() {
             let before = published(id);
             run(id, "committed")?;
-            // Whoever sees more now could vote by it and build nothing.
-            ensure!(published(id) == before, "validator {id} shows what it votes for before it reveals it");
+            // A validator that sees the result at this point could vote for it without building.
+            ensure!(published(id) == before, "validator {id} publishes its vote before it reveals it");
         }
         world.await_reveals(round)?;
         world.open(round, what)?;
@@ -380,26 +391,26 @@ fn rebuilds(world: &World, rebuilding: &Rebuilding<'_>) -> Result<()> {
     };
     let good = rebuilding.good(world, 3)?;
     let state = round(3, &good, false)?;
-    ensure!(state == 7, "what three validators have rebuilt is approved, not {state}");
-    // What they have published says how, and names the same twice, which proves nothing against anybody.
+    ensure!(state == 7, "an image that three validators rebuilt must be approved; the state is {state}");
+    // Two copies of a published attestation name the same value, which proves nothing against anybody.
     let attestation = world.local.dir.join("published-1/attestation-3-1.json").display().to_string();
     world.says(2, &["report", &attestation, &attestation], 1, "that proves nothing")?;
     let state = round(4, &rebuilding.planted(world, 4)?, false)?;
-    ensure!(state == 5, "what nobody rebuilds is rejected, not {state}");
-    // A tree that nobody has proves nothing against the proposal: they abstain, and late.
+    ensure!(state == 5, "an image that no validator can rebuild must be rejected; the state is {state}");
+    // A missing tree proves nothing against the proposal, so validators abstain, shortly before the deadline.
     let missing = What { source: B256::repeat_byte(0x77), ..good };
     let state = round(5, &missing, true)?;
-    ensure!(state == 6, "a tree that nobody has reaches no quorum, not {state}");
+    ensure!(state == 6, "a round on a tree that no validator has must reach no quorum; the state is {state}");
     Ok(())
 }
 
-/// Everybody finds the same; one had committed something else before.
+/// All validators find the same image. One of them committed a different answer first.
 fn good_image(world: &World) -> Result<()> {
     let round = world.propose(1, &NAMED)?;
     let number = round.to_string();
     let (image, other, measurements) = (IMAGE.to_string(), OTHER.to_string(), MEASUREMENTS.to_string());
     let found = ["vote", &number, "--image", &image, "--measurements", &measurements];
-    world.says(1, &["vote", &number], 2, "say what was found")?;
+    world.says(1, &["vote", &number], 2, "no answer: give --image")?;
     world.says(1, &["vote", "9"], 1, "there is no round 9")?;
     world.says(3, &["vote", &number, "--image", &other, "--measurements", &measurements], 0, "committed")?;
     for id in 1..=3 {
@@ -409,7 +420,7 @@ fn good_image(world: &World) -> Result<()> {
     }
     world.await_reveals(round)?;
     world.open(round, &NAMED)?;
-    // Who has lost the folder's answers says so and does not reveal something else.
+    // A validator that has lost its saved answer reports it and reveals nothing else.
     let answers = world.local.dir.join(format!("validator-2/round-{round}.toml"));
     let kept = std::fs::read(&answers)?;
     std::fs::remove_file(&answers)?;
@@ -425,13 +436,13 @@ fn good_image(world: &World) -> Result<()> {
     for id in [1, 3] {
         world.says(id, &["vote", &number], 0, "settled")?;
     }
-    world.says(1, &["vote", &number], 0, "nothing is to be done")?;
+    world.says(1, &["vote", &number], 0, "nothing to do")?;
     let state = world.ask(world.images, &ImageRegistry::stateOfCall { round })?;
-    ensure!(state == 7, "approved and not usable yet, not {state}");
+    ensure!(state == 7, "the image must be approved and not usable yet; the state is {state}");
     Ok(())
 }
 
-/// Two find something else, one commits and is not heard of again.
+/// All commit to another image. Two reveal it, and the third never reveals.
 fn bad_image(world: &World) -> Result<()> {
     let round = world.propose(2, &NAMED)?;
     let number = round.to_string();
@@ -447,6 +458,6 @@ fn bad_image(world: &World) -> Result<()> {
     world.await_end(round)?;
     world.says(3, &["vote", &number], 0, "finished")?;
     let state = world.ask(world.images, &ImageRegistry::stateOfCall { round })?;
-    ensure!(state == 5, "rejected, not {state}");
+    ensure!(state == 5, "the image must be rejected; the state is {state}");
     Ok(())
 }

@@ -1,8 +1,8 @@
-//! The part of `openrelay-dev devnet check` about sources of records that lie by leaving out: mirrors, and relays of
-//! the client's own circuit, the ingress among them.
+//! The part of `openrelay-dev devnet check` about record sources that lie by omission: mirrors, and relays of the
+//! client's own circuit, including the ingress.
 //!
-//! Owns that one honest source is enough for real clients, and what they do without one. A relay lies by what it is
-//! handed: its operator's agent reads from a mirror that withholds, so the relay passes on what is left.
+//! Owns the check that one honest source is enough for real clients, and what clients do without one. A relay lies
+//! because of its input: its operator's agent reads from a mirror that withholds, so the relay passes on the rest.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,23 +14,23 @@ use crate::chain_check::{Bench, stop};
 use crate::host::Service;
 use crate::scenario::scenario;
 
-/// Where the mirror that lies listens, on the chain's host.
+/// Port of the lying mirror, on the chain's host.
 const PORT: u16 = 8560;
-/// Sources of a client whose circuit leads through relays 1 and 3 and whose questions therefore go through 1 and 4.
+/// Record sources of a client whose circuit uses relays 1 and 3. Its queries therefore go through relays 1 and 4.
 const SOURCES: [&str; 4] = ["ingress-1", "egress-2", "mirror-a", "mirror-b"];
-/// The last subset of them.
+/// The last subset of the sources, as a bit mask: all of them.
 const ALL: u8 = 0b1111;
 const MIRRORS: [&str; 2] = [SOURCES[2], SOURCES[3]];
-/// Relays of the network.
+/// Number of relays of the network.
 const RELAYS: u64 = 4;
-/// What each relay advertises, in Mbit/s; a relay that is registered here does the same.
+/// Bandwidth that each relay advertises, in Mbit/s. Relays that are registered here advertise the same.
 const WEIGHT: u64 = 1_000;
 
 /// Runs both scenarios on one network.
 pub(crate) fn run(dir: &Path) -> Result<()> {
     let mut bench = Bench::start(dir)?;
     let lies = Lies::start(&mut bench)?;
-    scenario("of two mirrors one that withholds changes nothing; two are refused with the missing share", || {
+    scenario("one withholding mirror of two changes nothing; two are refused with the missing share", || {
         first_start(&bench, &lies)
     })?;
     scenario("each subset of ingress, egress and two mirrors withholds a relay: one honest source is enough", || {
@@ -38,10 +38,10 @@ pub(crate) fn run(dir: &Path) -> Result<()> {
     })
 }
 
-/// The mirror that lies, and a client that reads from it under two names.
+/// The lying mirror, and the configurations of a client that reads from it under two names.
 struct Lies {
     lists: PathBuf,
-    /// Through relays 1 and 3, and through 2 and 4.
+    /// Configurations for circuits through relays 1 and 3, and through relays 2 and 4.
     config: String,
     other: String,
     _mirror: Service,
@@ -54,8 +54,8 @@ impl Lies {
         fs::create_dir_all(&lists)?;
         let (host, address) = (bench.network.host("chain")?, bench.network.address("chain", false)?);
         let plain = fs::read_to_string(folder.join("chain.toml"))?;
-        let own = plain.lines().find(|line| line.starts_with("mirrors = ")).context("no mirrors")?;
-        let honest = own.split('"').nth(1).context("no mirror")?;
+        let own = plain.lines().find(|line| line.starts_with("mirrors = ")).context("the chain file has no mirrors")?;
+        let honest = own.split('"').nth(1).context("the chain file has no mirror")?;
         let mut command = host.command(&bench.programs.dev);
         command.args(["thin", "--listen", &format!("{address}:{PORT}"), "--of", honest, "--lists"]).arg(&lists);
         let mirror = host.start(command, "ready")?;
@@ -80,7 +80,7 @@ impl Lies {
         Ok(Self { lists, config, other, _mirror: mirror })
     }
 
-    /// From now on these sources withhold all descriptors but those of `keep`.
+    /// Makes these sources withhold all descriptors except those of `keep`. Other sources withhold nothing.
     fn tell(&self, liars: &[&str], keep: &[u64]) -> Result<()> {
         let text = keep.iter().map(u64::to_string).collect::<Vec<_>>().join(" ");
         for source in SOURCES {
@@ -95,23 +95,24 @@ impl Lies {
         Ok(())
     }
 
-    /// Of which relays a client has no descriptor, and up to how many thousandths of a role's weight that is.
+    /// Returns for how many relays a client has no descriptor, and the largest share of a role's weight that they can
+    /// have, in thousandths.
     fn missing(proof: &Value) -> Result<(u64, u64)> {
         let number = |key: &str| proof[key].as_u64().with_context(|| format!("no {key}: {proof}"));
         Ok((number("withheld")?, number("missing_permille")?))
     }
 }
 
-/// `exits --json`: the numbers of the egresses, and what the directory was proven by.
-fn exits(bench: &Bench, config: &str) -> Result<(Vec<u64>, Value)> {
-    let (code, json, said) = bench.openrelay(&["exits", "--json", "--config", config])?;
-    ensure!(code == Some(0), "exits: exit code {code:?}: {said}");
+/// Returns the egresses that `egresses --json` lists, and the proof of the directory.
+fn egresses(bench: &Bench, config: &str) -> Result<(Vec<u64>, Value)> {
+    let (code, json, said) = bench.openrelay(&["egresses", "--json", "--config", config])?;
+    ensure!(code == Some(0), "egresses: exit code {code:?}: {said}");
     let shown: Value = serde_json::from_str(&json)?;
-    let relays = shown["exits"].as_array().into_iter().flatten().filter_map(|exit| exit["relay"].as_u64());
+    let relays = shown["exits"].as_array().into_iter().flatten().filter_map(|egress| egress["relay"].as_u64());
     Ok((relays.collect(), shown["directory_proof"].clone()))
 }
 
-/// A client that has kept nothing.
+/// Deletes the client's state, so that it has no cache.
 fn forget(bench: &Bench) -> Result<()> {
     let state = bench.network.client.dir().join("state");
     if state.exists() {
@@ -120,12 +121,12 @@ fn forget(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-/// Datagrams that have left the client's host for a relay's port.
+/// Returns how many datagrams have left the client's host for a relay's port.
 fn sent(bench: &Bench) -> Result<u64> {
     Ok(bench.network.client.counter("inet sent", "circuits")?.0)
 }
 
-/// `openrelay up`, which must refuse with the missing share and send nothing to any relay.
+/// Runs `openrelay up`, which must refuse with the missing share and send nothing to any relay.
 fn refuses(bench: &Bench, config: &str, relays: u64, missing: u64) -> Result<()> {
     let before = sent(bench)?;
     let (code, _, said) = bench.openrelay(&["up", "--wait", "--config", config])?;
@@ -135,59 +136,59 @@ fn refuses(bench: &Bench, config: &str, relays: u64, missing: u64) -> Result<()>
             missing / 10,
             missing % 10
         ),
-        "at most 2.0 % may be".to_owned(),
+        "the limit is 2.0 %".to_owned(),
     ];
     ensure!(code == Some(5) && words.iter().all(|words| said.contains(words)), "exit code {code:?}: {said}");
-    ensure!(bench.openrelay(&["status"])?.1.starts_with("Down"), "something was left behind");
-    ensure!(sent(bench)? == before, "a datagram has left for a relay");
+    ensure!(bench.openrelay(&["status"])?.1.starts_with("Down"), "the client is not down");
+    ensure!(sent(bench)? == before, "a datagram was sent to a relay");
     Ok(())
 }
 
 fn opens(bench: &Bench, config: &str) -> Result<()> {
     let before = sent(bench)?;
     bench.up(config)?;
-    ensure!(bench.fetches()?, "nothing comes through the circuit");
-    ensure!(sent(bench)? > before, "the counter counts nothing");
+    ensure!(bench.fetches()?, "the circuit carries no data");
+    ensure!(sent(bench)? > before, "the counter of sent datagrams does not work");
     bench.down()
 }
 
-/// Clients that have kept nothing ask mirrors alone, from their own address.
+/// Clients without a cache query only mirrors, from their own address.
 fn first_start(bench: &Bench, lies: &Lies) -> Result<()> {
     bench.network.client.sh("nft 'table inet sent { counter circuits { }; \
          chain out { type filter hook output priority 0; udp dport 443 counter name circuits; }; }'")?;
     for config in [&lies.config, &lies.other] {
-        bench.within("a circuit through relays that were started again", || Ok(bench.up(config).is_ok()))?;
+        bench.within("a circuit through restarted relays", || Ok(bench.up(config).is_ok()))?;
         bench.down()?;
     }
-    // The lying operator has relays 1 and 3.
+    // The lying mirrors serve the descriptors of relays 1 and 3, which the lying operator owns.
     let own = [1, 3];
     for liars in [&[][..], &MIRRORS[..1], &MIRRORS[1..]] {
         lies.tell(liars, &own)?;
         forget(bench)?;
-        let (found, proof) = exits(bench, &lies.config)?;
+        let (found, proof) = egresses(bench, &lies.config)?;
         ensure!(found == [3, 4] && Lies::missing(&proof)? == (0, 0), "{liars:?} withhold: {found:?} {proof}");
-        // A circuit through those that are withheld.
+        // A circuit through the relays whose descriptors are withheld.
         forget(bench)?;
         opens(bench, &lies.other)?;
     }
     lies.tell(&MIRRORS, &own)?;
     forget(bench)?;
-    // Of each role the half is missing for certain; all that is missing may be of one role.
+    // Half of each role is missing for certain, and the missing relays may all be of one role.
     let share = (2 * WEIGHT * 1_000).div_ceil(3 * WEIGHT);
     refuses(bench, &lies.config, 2, share)?;
     refuses(bench, &lies.other, 2, share)?;
-    let (found, proof) = exits(bench, &lies.config)?;
+    let (found, proof) = egresses(bench, &lies.config)?;
     ensure!(found == [3] && Lies::missing(&proof)? == (2, share), "{found:?} {proof}");
-    let (_, text, _) = bench.openrelay(&["exits", "--config", &lies.config])?;
-    ensure!(text.contains("no circuit opens while that is more than 2.0 %"), "exits: {text}");
-    // What a client has kept nobody takes away.
+    let (_, text, _) = bench.openrelay(&["egresses", "--config", &lies.config])?;
+    ensure!(text.contains("no circuit opens while that is more than 2.0 %"), "egresses: {text}");
+    // A lying mirror cannot remove what a client has cached.
     lies.tell(&[], &own)?;
     opens(bench, &lies.config)?;
     lies.tell(&MIRRORS, &own)?;
     opens(bench, &lies.config)
 }
 
-/// A client that is up asks its relays too. In each row a relay registers that the liars withhold.
+/// A connected client queries its relays too. Each row registers a relay that the lying sources withhold.
 fn subsets(bench: &Bench, lies: &Lies) -> Result<()> {
     let keep: Vec<u64> = (1..=RELAYS).collect();
     lies.tell(&[], &keep)?;
@@ -202,36 +203,39 @@ fn subsets(bench: &Bench, lies: &Lies) -> Result<()> {
         let read_since = |block: u64| -> Result<bool> { Ok(proof()?["block"].as_u64() >= Some(block)) };
         bench.within("a directory with the new relay", || read_since(block))?;
         if liars != ALL {
-            // Relays are handed a directory a second later than mirrors have it.
-            let is_known = || Ok(Lies::missing(&proof()?)? == (0, 0) && exits(bench, &lies.config)?.0.contains(&relay));
+            // Relays receive a directory one second later than mirrors.
+            let is_known = || Ok(Lies::missing(&proof()?)? == (0, 0) && egresses(bench, &lies.config)?.0.contains(&relay));
             bench.within(&format!("relay {relay}, which {named:?} withhold"), is_known)?;
             continue;
         }
-        // Nobody tells of it; the share is shown, at each reading again.
+        // All sources withhold the relay. The client reports the missing share, again after each reading.
         let share = (WEIGHT * 1_000).div_ceil(3 * WEIGHT);
         for later in 0..3 {
             bench.within("a newer directory", || read_since(block + later))?;
             ensure!(Lies::missing(&proof()?)? == (1, share), "all withhold: {}", proof()?);
         }
-        ensure!(!exits(bench, &lies.config)?.0.contains(&relay), "relay {relay} is known, and all withhold it");
+        ensure!(
+            !egresses(bench, &lies.config)?.0.contains(&relay),
+            "relay {relay} is known although all sources withhold it"
+        );
         let (_, text, _) = bench.openrelay(&["status"])?;
         ensure!(text.contains("missing     descriptors of 1 relays, up to 33.4 %"), "status: {text}");
-        ensure!(bench.fetches()?, "the running circuit did not go on");
+        ensure!(bench.fetches()?, "the running circuit stopped");
         bench.down()?;
         refuses(bench, &lies.config, 1, share)?;
-        // Control: one of them tells the truth again.
+        // Control: one source is honest again.
         lies.tell(&named[..3], &keep)?;
         opens(bench, &lies.config)?;
     }
     Ok(())
 }
 
-/// Registers a relay that does not run; its number and the block.
+/// Registers a relay that does not run. Returns its number and the block of its registration.
 fn register(bench: &Bench, number: u64) -> Result<(u64, u64)> {
     let mut command = bench.network.host("chain")?.command(&bench.programs.dev);
     command.arg("chain-register").arg(bench.network.dir.join("config/chain.toml")).arg(number.to_string());
     let said = crate::host::checked(&command.output()?, "register a relay")?;
     let mut numbers = said.split_whitespace().map(str::parse);
-    let mut next = || -> Result<u64> { Ok(numbers.next().context("no number")??) };
+    let mut next = || -> Result<u64> { Ok(numbers.next().context("chain-register printed no number")??) };
     Ok((next()?, next()?))
 }

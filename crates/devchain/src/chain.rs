@@ -1,6 +1,7 @@
-//! The chain: blocks, the states behind the last of them, and the pool of transactions that wait.
+//! The chain: blocks, the states after the last of them, and the pool of pending transactions.
 //!
-//! Owns the rules by which a block follows another; time is an argument. A block that is imported must have the roots that running it gives.
+//! Owns the rules by which a block follows another. Time is an argument. An imported block must have the roots that
+//! its execution gives.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -23,51 +24,51 @@ use crate::execute::{Call, Rigour, Surroundings, TRANSACTION_GAS, environment, o
 use crate::fork::Schedule;
 use crate::state::State;
 
-/// Gas of a block.
+/// Gas limit of a block.
 const GAS_LIMIT: u64 = 60_000_000;
 /// Base fee of the first block, in wei.
 const FIRST_BASE_FEE: u64 = 1_000_000_000;
-/// States behind the last block that are kept: what nodes without an archive keep.
+/// Number of states that are kept behind the last block, as in nodes without an archive.
 const STATES: usize = 256;
 /// Seconds between two blocks of a chain whose time is an argument.
 const STEP: u64 = 2;
-/// SHA-256 of nothing: no requests. Source: EIP-7685.
+/// SHA-256 of the empty list of requests. Source: EIP-7685.
 const NO_REQUESTS: B256 = b256!("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
-/// By how much more than the one before it a transaction must pay to take its place, in percent.
+/// By how much more a transaction must pay than the one that it replaces, in percent.
 const REPLACE: u128 = 10;
 
-/// A transaction in a block, and what came of it.
+/// A transaction in a block, and its result.
 #[derive(Clone, Debug)]
 pub struct Done {
-    /// As it was signed.
+    /// The signed transaction.
     pub transaction: TxEnvelope,
-    /// Who sent it.
+    /// The sender.
     pub sender: Address,
-    /// What it did.
+    /// The receipt.
     pub receipt: ReceiptEnvelope,
-    /// Gas that it used, refunds taken off.
+    /// Gas that it used, after refunds.
     pub gas_used: u64,
-    /// The contract that it made.
+    /// Address of the contract that it created.
     pub created: Option<Address>,
 }
 
 /// A block.
 #[derive(Clone, Debug)]
 pub struct Block {
-    /// Its header.
+    /// The header.
     pub header: Header,
     /// The header's hash.
     pub hash: B256,
-    /// What is in it.
+    /// The transactions.
     pub transactions: Vec<Done>,
-    /// Blocks that came second.
+    /// Ommers: blocks beside the chain.
     pub ommers: Vec<Header>,
-    /// Payments out of the beacon chain.
+    /// Withdrawals from the beacon chain.
     pub withdrawals: Option<Withdrawals>,
 }
 
 impl Block {
-    /// The block as peers send it.
+    /// Returns the block as peers send it.
     pub fn to_rlp(&self) -> Vec<u8> {
         let transactions = self.transactions.iter().map(|done| done.transaction.clone()).collect();
         let body = BlockBody { transactions, ommers: self.ommers.clone(), withdrawals: self.withdrawals.clone() };
@@ -75,26 +76,26 @@ impl Block {
     }
 }
 
-/// What a transaction did, in short.
+/// The result of a transaction, in short.
 #[derive(Clone, Debug)]
 pub struct Receipt {
-    /// What it returned.
+    /// The data that it returned.
     pub output: Bytes,
-    /// Gas that it used, refunds taken off.
+    /// Gas that it used, after refunds.
     pub gas_used: u64,
-    /// What it logged.
+    /// The logs that it emitted.
     pub logs: Vec<Log>,
-    /// The contract that it made.
+    /// Address of the contract that it created.
     pub created: Option<Address>,
 }
 
-/// Why a block is not taken.
+/// Why a block is refused.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("block {number}: {why}")]
 pub struct ImportError {
-    /// Which.
+    /// Number of the block.
     pub number: u64,
-    /// What is wrong with it.
+    /// What is wrong with the block.
     pub why: String,
 }
 
@@ -108,26 +109,26 @@ pub struct Chain {
     /// States after the last blocks, the newest last.
     states: VecDeque<State>,
     keep_all: bool,
-    /// Places of transactions: block and index.
+    /// Positions of transactions, by hash: block and index.
     places: BTreeMap<B256, (usize, usize)>,
     pool: Vec<(TxEnvelope, Address)>,
     now: u64,
     step: u64,
-    /// When the next block is to be, and none after it.
+    /// Time of the next block only.
     next_timestamp: Option<u64>,
-    /// The base fee stays what it is.
+    /// A base fee that does not change.
     pub(crate) stuck_base_fee: Option<u64>,
 }
 
 impl Chain {
-    /// A development chain at this time, in seconds since the Unix epoch, whose blocks are two seconds apart.
+    /// Creates a development chain at this time, in seconds since the Unix epoch. Its blocks are two seconds apart.
     pub fn new(timestamp: u64) -> Self {
         let mut chain = crate::genesis::development(timestamp);
         chain.step = STEP;
         chain
     }
 
-    /// A chain that begins with `state`. Its time is told by [`Chain::set_now`].
+    /// Creates a chain that begins with `state`. [`Chain::set_now`] sets its time.
     pub fn with_genesis(chain_id: u64, state: State, timestamp: u64) -> Self {
         let header = Header {
             gas_limit: GAS_LIMIT,
@@ -144,7 +145,7 @@ impl Chain {
         Self::begin(chain_id, Schedule::osaka(), header, state)
     }
 
-    /// A chain that begins with this header and state.
+    /// Creates a chain that begins with this header and state.
     pub(crate) fn begin(chain_id: u64, schedule: Schedule, header: Header, state: State) -> Self {
         let hash = header.hash_slow();
         let now = header.timestamp;
@@ -169,60 +170,60 @@ impl Chain {
         self.keep_all = true;
     }
 
-    /// What tells this chain from others.
+    /// Returns the chain ID, which distinguishes this chain from others.
     pub fn chain_id(&self) -> u64 {
         self.chain_id
     }
 
-    /// Its time.
+    /// Returns the chain's time.
     pub fn timestamp(&self) -> u64 {
         self.now
     }
 
-    /// Lets time pass without transactions.
+    /// Advances time without transactions.
     pub fn advance(&mut self, seconds: u64) {
         self.now += seconds;
     }
 
-    /// Sets its time; the next block is later than the last one all the same.
+    /// Sets the chain's time. The next block is later than the last one in any case.
     pub fn set_now(&mut self, now: u64) {
         self.now = now;
     }
 
-    /// The next block has just this time, which must be later than the last one's.
+    /// Sets the exact time of the next block, which must be later than the last block.
     pub fn set_next_timestamp(&mut self, timestamp: u64) {
         self.next_timestamp = Some(timestamp);
     }
 
-    /// The newest block.
+    /// Returns the newest block.
     pub fn last(&self) -> &Block {
-        // A chain has a first block from the beginning, and none is ever taken away but by `revert`, which keeps that one.
+        // A chain always has its first block: only `revert` removes blocks, and it keeps that one.
         &self.blocks[self.blocks.len() - 1]
     }
 
-    /// The block at this height.
+    /// Returns the block at this height.
     pub fn block(&self, number: u64) -> Option<&Block> {
         self.blocks.get(usize::try_from(number).ok()?)
     }
 
-    /// The block with this hash.
+    /// Returns the block with this hash.
     pub fn block_by_hash(&self, hash: B256) -> Option<&Block> {
         self.blocks.iter().rev().find(|block| block.hash == hash)
     }
 
-    /// The state after the block at this height, while it is kept.
+    /// Returns the state after the block at this height, if it is still kept.
     pub fn state(&self, number: u64) -> Option<&State> {
         let behind = self.blocks.len().checked_sub(1)?.checked_sub(usize::try_from(number).ok()?)?;
         self.states.get(self.states.len().checked_sub(1)?.checked_sub(behind)?)
     }
 
-    /// The state after the newest block.
+    /// Returns the state after the newest block.
     pub fn newest(&self) -> &State {
-        // As `last`: there is always one.
+        // As in `last`: there is always one.
         &self.states[self.states.len() - 1]
     }
 
-    /// Where a transaction stands: its block, and its index in it.
+    /// Returns the position of a transaction: its block, and its index in the block.
     pub fn place(&self, hash: B256) -> Option<(&Block, usize)> {
         let (block, index) = *self.places.get(&hash)?;
         Some((self.blocks.get(block)?, index))
@@ -232,28 +233,28 @@ impl Chain {
         self.schedule.rules(block.header.number, block.header.timestamp)
     }
 
-    /// Transactions that wait.
+    /// Returns the pending transactions.
     pub fn pool(&self) -> impl Iterator<Item = &(TxEnvelope, Address)> {
         self.pool.iter()
     }
 
-    /// Forgets a transaction that waits; whether there was one.
+    /// Removes a pending transaction. Returns whether there was one.
     pub fn drop_from_pool(&mut self, hash: B256) -> bool {
         let before = self.pool.len();
         self.pool.retain(|(transaction, _)| *transaction.tx_hash() != hash);
         self.pool.len() < before
     }
 
-    /// What the gas of the next block costs, in wei.
+    /// Returns the base fee of the next block, in wei.
     pub fn next_base_fee(&self) -> u64 {
         let fee = || self.last().header.next_block_base_fee(BaseFeeParams::ethereum());
         self.stuck_base_fee.or_else(fee).unwrap_or(FIRST_BASE_FEE)
     }
 
-    /// Takes a signed transaction into the pool.
+    /// Adds a signed transaction to the pool.
     ///
     /// # Errors
-    /// Why it is refused, in the words of nodes.
+    /// Returns why it is refused, in the words of nodes.
     pub fn submit(&mut self, transaction: TxEnvelope) -> Result<B256, String> {
         if transaction.chain_id().is_some_and(|id| id != self.chain_id) {
             return Err(format!("invalid chain id: have {:?}, want {}", transaction.chain_id(), self.chain_id));
@@ -290,7 +291,7 @@ impl Chain {
         Ok(hash)
     }
 
-    /// Makes a block of all transactions in the pool that can be in one now.
+    /// Mines a block from all transactions in the pool that can be included now.
     pub fn mine(&mut self) -> &Block {
         let mut header = self.next_header();
         let mut state = self.newest().clone();
@@ -301,7 +302,7 @@ impl Chain {
             let around = Surroundings { chain_id: self.chain_id, rules, header: &header, hashes: &hashes };
             around.begin(&mut state);
             let mut used = 0;
-            // Again and again, for one may make room for the next of the same sender.
+            // Repeats, because a transaction can make the sender's next one includable.
             loop {
                 let fits = |(transaction, sender): &(TxEnvelope, Address)| {
                     state.account(*sender).map_or(0, |a| a.nonce) == transaction.nonce()
@@ -310,7 +311,7 @@ impl Chain {
                 };
                 let Some(at) = self.pool.iter().position(fits) else { break };
                 let (transaction, sender) = self.pool.remove(at);
-                // What cannot be run is dropped, as nodes do.
+                // A transaction that cannot run is dropped, as nodes do.
                 if let Ok(one) = execute(&around, &mut state, transaction, sender, used, Rigour::Whole) {
                     used += one.gas_used;
                     done.push(one);
@@ -324,31 +325,32 @@ impl Chain {
         self.last()
     }
 
-    /// Makes a contract of `code`, constructor and its arguments, for a sender who signs nothing and pays nothing.
+    /// Creates a contract from `code`, which is its constructor and arguments. The sender signs nothing and pays
+    /// nothing.
     ///
     /// # Errors
-    /// [`Failure`]: nothing has changed then but the time.
+    /// [`Failure`]; only the time has changed then.
     pub fn deploy(&mut self, from: Address, code: Bytes) -> Result<Receipt, Failure> {
         self.unsigned(from, TxKind::Create, U256::ZERO, code)
     }
 
-    /// Calls the contract `to`, for a sender who signs nothing and pays nothing, and keeps what that changes.
+    /// Calls the contract `to` and keeps the changes. The sender signs nothing and pays nothing.
     ///
     /// # Errors
-    /// [`Failure`]: nothing has changed then but the time.
+    /// [`Failure`]; only the time has changed then.
     pub fn send(&mut self, from: Address, to: Address, data: Bytes) -> Result<Receipt, Failure> {
         self.unsigned(from, TxKind::Call(to), U256::ZERO, data)
     }
 
-    /// Gives `to` of what `from` has, in wei.
+    /// Transfers `value` wei from `from` to `to`.
     ///
     /// # Errors
-    /// [`Failure`]: nothing has changed then but the time.
+    /// [`Failure`]; only the time has changed then.
     pub fn give(&mut self, from: Address, to: Address, value: U256) -> Result<Receipt, Failure> {
         self.unsigned(from, TxKind::Call(to), value, Bytes::new())
     }
 
-    /// Calls the contract `to` and keeps nothing.
+    /// Calls the contract `to` without keeping changes.
     ///
     /// # Errors
     /// [`Failure`] of the call.
@@ -357,7 +359,9 @@ impl Chain {
         self.ask(&call, self.last().header.number).map(|result| result.into_output().unwrap_or_default())
     }
 
-    /// The answer to a question about the state after the block at this height, with the time that the chain has now where that is the newest.
+    /// Returns the result of a call on the state after the block at this height.
+    ///
+    /// On a chain whose time is an argument the call sees the present time, for any block.
     ///
     /// # Errors
     /// [`Failure`] of the call.
@@ -366,12 +370,12 @@ impl Chain {
         outcome(&result).map(|()| result)
     }
 
-    /// The same, with runs that fail among the answers.
+    /// Does what [`Chain::ask`] does, but returns failed runs as results.
     ///
     /// # Errors
-    /// [`Failure::Refused`] when it was not run.
+    /// [`Failure::Refused`] when the call did not run.
     pub fn try_call(&self, call: &Call, number: u64) -> Result<ExecutionResult, Failure> {
-        let missing = || Failure::Refused("the state of that block is not kept".into());
+        let missing = || Failure::Refused("the state of this block is not kept".into());
         let (block, state) = self.block(number).zip(self.state(number)).ok_or_else(missing)?;
         let mut header = block.header.clone();
         if self.step > 0 {
@@ -385,20 +389,20 @@ impl Chain {
         around.run(state, environment, rigour).map(|done| done.result).map_err(Failure::Refused)
     }
 
-    /// The slots of a contract that are not zero.
+    /// Returns the non-zero slots of a contract.
     pub fn storage(&self, address: Address) -> BTreeMap<U256, U256> {
         self.newest().account(address).map(|account| account.storage.clone()).unwrap_or_default()
     }
 
-    /// Takes a block that somebody made: runs it and holds it to its own header.
+    /// Imports a block that another node made: runs it and compares the results with its header.
     ///
     /// # Errors
-    /// [`ImportError`]; the chain is as before then.
+    /// [`ImportError`]; the chain is unchanged then.
     pub fn import(&mut self, block: RlpBlock<TxEnvelope>, senders: &[Address]) -> Result<(), ImportError> {
         let RlpBlock { header, body } = block;
         let wrong = |why: String| ImportError { number: header.number, why };
         if header.parent_hash != self.last().hash || header.number != self.last().header.number + 1 {
-            return Err(wrong("does not follow the block before it".into()));
+            return Err(wrong("the block does not follow the previous block".into()));
         }
         let rules = self.schedule.rules(header.number, header.timestamp);
         let mut state = self.newest().clone();
@@ -409,7 +413,7 @@ impl Chain {
             let mut used = 0;
             for (index, transaction) in body.transactions.into_iter().enumerate() {
                 let signed = transaction.recover_signer_unchecked().ok();
-                // Only what nobody signed has its sender written down.
+                // Only unsigned transactions have a recorded sender.
                 let unsigned = *transaction.signature() == nobodys();
                 let given = senders.get(index).copied().filter(|_| unsigned);
                 let sender = given.or(signed).ok_or_else(|| wrong(format!("transaction {index} has no sender")))?;
@@ -435,18 +439,18 @@ impl Chain {
             ("transactions root", own.transactions_root, header.transactions_root),
         ] {
             if is != says {
-                return Err(wrong(format!("its {what} is {is}, its header says {says}")));
+                return Err(wrong(format!("the {what} is {is}, but the header has {says}")));
             }
         }
         if own != header {
-            return Err(wrong("its gas, bloom, ommers or withdrawals are not those of its header".into()));
+            return Err(wrong("the gas, bloom, ommers or withdrawals differ from the header".into()));
         }
         self.now = self.now.max(header.timestamp);
         self.append(header, done, body.ommers, body.withdrawals, state);
         Ok(())
     }
 
-    /// Takes away all blocks above this height, and what waits.
+    /// Removes all blocks above this height, and all pending transactions.
     pub fn revert(&mut self, number: u64) -> bool {
         let Some(keep) = usize::try_from(number).ok().filter(|_| self.state(number).is_some()) else { return false };
         while self.blocks.len() > keep + 1 {
@@ -536,7 +540,7 @@ impl Chain {
     }
 }
 
-/// The signature of transactions that nobody signed.
+/// Returns the signature of unsigned transactions.
 fn nobodys() -> Signature {
     Signature::new(U256::ZERO, U256::ZERO, false)
 }
@@ -572,12 +576,12 @@ fn finish(
     let receipt = RlpReceipt { status, cumulative_gas_used: used + gas_used, logs: result.logs().to_vec() };
     let receipt = ReceiptEnvelope::from_typed(transaction.tx_type(), receipt);
     let created = result.created_address().filter(|_| result.is_success());
-    // Made or not, a transaction that creates has an address.
+    // A transaction that creates has a contract address, even when creation fails.
     let created = created.or_else(|| transaction.is_create().then(|| sender.create(transaction.nonce())));
     Done { transaction, sender, receipt, gas_used, created }
 }
 
-/// Writes into `header` what running the block gave.
+/// Writes the results of the block's execution into `header`.
 fn seal(header: &mut Header, state: &State, done: &[Done]) {
     let transactions: Vec<&TxEnvelope> = done.iter().map(|one| &one.transaction).collect();
     let receipts: Vec<ReceiptEnvelope> = done.iter().map(|one| one.receipt.clone()).collect();

@@ -1,6 +1,6 @@
 //! The network's contracts on a development chain.
 //!
-//! Owns their deployment and the faucet. The artifacts are the committed ones.
+//! Owns their deployment and the faucet. Uses the committed artifacts.
 #![allow(missing_docs, clippy::too_many_arguments, reason = "the bindings are made by a macro")]
 
 use alloy_primitives::{Address, B256, Bytes, U256};
@@ -19,16 +19,16 @@ const TOKEN: u64 = 1_000_000_000_000_000_000;
 /// What the faucet gives for gas, in wei: ten ether.
 const ETHER: u64 = 10 * TOKEN;
 
-/// Where the contracts are.
+/// Addresses of the contracts on a chain.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Network {
-    /// What tells the chain from others.
+    /// Chain ID, which distinguishes the chain from others.
     pub chain_id: u64,
-    /// The Directory contract.
+    /// Address of the Directory contract.
     pub directory: Address,
-    /// Keccak-256 of its code.
+    /// Keccak-256 of the Directory contract's code.
     pub code_hash: B256,
-    /// The contracts that were made one by one.
+    /// The contracts that were created one by one.
     pub contracts: Contracts,
 }
 
@@ -37,7 +37,7 @@ pub struct Network {
 pub struct Contracts {
     /// The token of bonds.
     pub token: Address,
-    /// The registry that writes the directory.
+    /// The registry, which writes the directory.
     pub registry: Address,
     /// The keys that sign releases.
     pub release_keys: Address,
@@ -53,31 +53,32 @@ pub struct Contracts {
     pub issuers: Address,
 }
 
-/// What the contracts are made with.
+/// The constructor arguments of the contracts.
 #[derive(Clone, Debug)]
 pub struct Rules {
-    /// Stake for each Mbit/s, and the bounds that it can be set to, in the token's smallest unit.
+    /// Stake for each Mbit/s, and the lower and upper bound to which it can be set, in the token's smallest unit.
     pub rate: [u64; 3],
     /// Smallest bond of a relay, in the token's smallest unit.
     pub relay_bond: u64,
-    /// The contracts that may slash relays' bonds; zero for none.
+    /// Contracts that may slash relays' bonds; zero for none.
     pub relay_judges: [Address; 2],
     /// Smallest bond of a validator.
     pub min_bond: u64,
-    /// What a proposal deposits.
+    /// Deposit of a proposal.
     pub deposit: u64,
-    /// Families that must name a value.
+    /// Number of families that must name a value.
     pub families: u8,
-    /// What times of rounds and images are divided by.
+    /// Divisor of the times of rounds and images.
     pub haste: u32,
-    /// How many keys must sign a release, and which they are, ascending.
+    /// Number of keys that must sign a release, and the keys in ascending order.
     pub release_keys: (u8, Vec<Address>),
-    /// Seconds of an epoch of the beacon.
+    /// Duration of a beacon epoch, in seconds.
     pub epoch: u64,
 }
 
 impl Default for Rules {
-    /// Those of development chains: three families, days that last a few seconds, and the third known key signs releases.
+    /// Returns the rules of development chains: three families, days of a few seconds, and the third known key signs
+    /// releases.
     fn default() -> Self {
         Self {
             rate: [TOKEN, 1, 10 * TOKEN],
@@ -94,10 +95,13 @@ impl Default for Rules {
 }
 
 impl Contracts {
-    /// What makes them, if `deployer` makes them in this order from `nonce` on and nothing else in between; the first known account governs, the second
-    /// guards. `code` gives the creation code of a contract by its name: [`committed`], or another's.
+    /// Returns the contracts' addresses and the data of the transactions that create them.
     ///
-    /// Contracts that name each other are told each other's addresses beforehand.
+    /// `deployer` must create them in this order from `nonce` on, with nothing in between. The first known account is
+    /// the governor, the second the guardian. `code` returns a contract's creation code by name: [`committed`], or
+    /// another function.
+    ///
+    /// Contracts that name each other get each other's addresses in advance.
     pub fn creations(deployer: Address, nonce: u64, rules: &Rules, code: &dyn Fn(&str) -> Bytes) -> (Self, Vec<Bytes>) {
         let at = |place: u64| deployer.create(nonce + place);
         let this = Self {
@@ -140,7 +144,7 @@ impl Contracts {
         (this, creations)
     }
 
-    /// Makes them on a chain, for a sender who signs nothing.
+    /// Creates the contracts on a chain, for a sender that signs nothing.
     ///
     /// # Errors
     /// [`Failure`] of a creation.
@@ -156,7 +160,7 @@ impl Contracts {
 }
 
 impl Node {
-    /// Puts all contracts on the chain; its first known account governs.
+    /// Deploys all contracts on the chain. Its first known account is the governor.
     ///
     /// # Errors
     /// [`Failure`] of a deployment.
@@ -166,7 +170,7 @@ impl Node {
         Ok(network)
     }
 
-    /// Sends for somebody who signs nothing.
+    /// Sends a transaction for a sender that signs nothing.
     ///
     /// # Errors
     /// [`Failure`] of the call.
@@ -176,7 +180,7 @@ impl Node {
         Ok(receipt)
     }
 
-    /// Gives an account ether for gas and so much of a token.
+    /// Gives an account ether for gas, and `amount` of a token.
     pub(crate) fn fund(&mut self, account: Address, token: Address, amount: U256) -> Result<(), Failure> {
         let chain = self.chain_mut();
         chain.give(KNOWN[0].0, account, U256::from(ETHER))?;
@@ -195,7 +199,7 @@ fn deploy(chain: &mut Chain, rules: &Rules) -> Result<Network, Failure> {
     Ok(Network { chain_id: chain.chain_id(), directory, code_hash, contracts })
 }
 
-/// The creation code of a contract as it is committed; empty for a name that there is not.
+/// Returns the committed creation code of a contract, or nothing for an unknown name.
 pub fn committed(name: &str) -> Bytes {
     match name {
         "TestToken" => TestToken::BYTECODE.clone(),
@@ -210,7 +214,7 @@ pub fn committed(name: &str) -> Bytes {
     }
 }
 
-/// The call that makes so many tokens for somebody.
+/// Returns the call that mints `amount` tokens for `to`.
 pub fn mint_call(to: Address, amount: U256) -> Bytes {
     TestToken::mintCall { to, amount }.abi_encode().into()
 }

@@ -1,6 +1,6 @@
-//! Running transactions in the EVM.
+//! Executes transactions in the EVM.
 //!
-//! Owns how a block and a transaction look to revm, and what every block does besides its transactions.
+//! Owns how revm sees a block and a transaction, and the system calls of every block.
 
 use alloy_consensus::{Header, Transaction, TxEnvelope, Typed2718};
 use alloy_primitives::{Address, B256, Bytes, TxKind, U256, address};
@@ -15,35 +15,35 @@ use revm::{ExecuteEvm, MainBuilder, SystemCallEvm};
 use crate::fork::Rules;
 use crate::state::{Account, State, View};
 
-/// Holds the beacon chain's roots. Source: EIP-4788.
+/// The contract with the beacon chain's roots. Source: EIP-4788.
 const BEACON_ROOTS: Address = address!("000F3df6D732807Ef1319fB7B8bB8522d0Beac02");
-/// Holds the hashes of blocks. Source: EIP-2935.
+/// The contract with the hashes of blocks. Source: EIP-2935.
 const HISTORY: Address = address!("0000F90827F1C53a10cb7A02335B175320002935");
-/// Queues of withdrawals and consolidations. Source: EIP-7002, EIP-7251.
+/// The queues of withdrawals and consolidations. Source: EIP-7002, EIP-7251.
 const QUEUES: [Address; 2] =
     [address!("00000961Ef480Eb55e80D19ad83579A64c007002"), address!("0000BBdDc7CE488642fb579F8B00f3a590007251")];
 /// Gas that a transaction may use under Osaka. Source: EIP-7825.
 pub(crate) const TRANSACTION_GAS: u64 = 1 << 24;
 
-/// Where transactions run.
+/// The context in which transactions run.
 pub(crate) struct Surroundings<'a> {
     pub(crate) chain_id: u64,
     pub(crate) rules: Rules,
     pub(crate) header: &'a Header,
-    /// By number.
+    /// Block hashes by number.
     pub(crate) hashes: &'a [B256],
 }
 
-/// Who pays, and what is let pass.
+/// Which checks apply to a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Rigour {
-    /// As in a block.
+    /// All checks, as in a block.
     Whole,
-    /// As for questions: no nonce, no balance for gas, no base fee.
+    /// A call: without checks of nonce, balance for gas and base fee.
     Question,
-    /// A question that names a price, which must do.
+    /// A call that names a gas price, which must cover the base fee.
     PricedQuestion,
-    /// A transaction of the chain's owner, signed by nobody: gas costs nothing.
+    /// An unsigned transaction of the chain's owner. Gas is free.
     Unsigned,
 }
 
@@ -70,7 +70,7 @@ impl<'a> Surroundings<'a> {
             block.beneficiary = header.beneficiary;
             block.timestamp = U256::from(header.timestamp);
             block.gas_limit = header.gas_limit;
-            // As nodes answer questions that name no price.
+            // Nodes answer calls that name no gas price in this way.
             let free = rigour == Rigour::Question;
             block.basefee = header.base_fee_per_gas.filter(|_| !free).unwrap_or_default();
             block.difficulty = header.difficulty;
@@ -95,7 +95,7 @@ impl<'a> Surroundings<'a> {
         context.build_mainnet()
     }
 
-    /// Runs a transaction and changes nothing.
+    /// Runs a transaction without changing the state.
     pub(crate) fn run(&self, state: &State, transaction: TxEnv, rigour: Rigour) -> Result<ResultAndState, String> {
         self.evm(state, rigour).transact(transaction).map_err(|error| {
             if let revm::context::result::EVMError::Transaction(why) = error {
@@ -106,7 +106,7 @@ impl<'a> Surroundings<'a> {
         })
     }
 
-    /// Runs what comes before the transactions of a block.
+    /// Runs the system calls before a block's transactions.
     pub(crate) fn begin(&self, state: &mut State) {
         if self.rules.spec.is_enabled_in(SpecId::CANCUN)
             && let Some(root) = self.header.parent_beacon_block_root
@@ -118,7 +118,7 @@ impl<'a> Surroundings<'a> {
         }
     }
 
-    /// Runs what comes after them.
+    /// Runs the system calls after a block's transactions.
     pub(crate) fn end(&self, state: &mut State) {
         if self.rules.spec.is_enabled_in(SpecId::PRAGUE) {
             QUEUES.into_iter().for_each(|queue| self.system_call(state, queue, Bytes::new()));
@@ -130,13 +130,13 @@ impl<'a> Surroundings<'a> {
             return;
         }
         let done = self.evm(state, Rigour::Whole).system_call(to, data);
-        // A database of this kind has no faults.
+        // This kind of database cannot fail.
         if let Ok(done) = done {
             state.commit(done.state, self.rules.spec);
         }
     }
 
-    /// What a miner got for a block. Source: EIP-649, EIP-1234.
+    /// Pays the miner's reward for a block. Source: EIP-649, EIP-1234.
     pub(crate) fn reward(&self, state: &mut State, ommers: &[Header]) {
         if self.rules.spec.is_enabled_in(SpecId::MERGE) || self.header.number == 0 {
             return;
@@ -156,10 +156,10 @@ impl<'a> Surroundings<'a> {
     }
 }
 
-/// A transaction as the EVM takes it.
+/// Converts a transaction for the EVM.
 ///
 /// # Errors
-/// What makes it none.
+/// Why the transaction is invalid.
 pub(crate) fn environment(transaction: &TxEnvelope, sender: Address) -> Result<TxEnv, String> {
     let authorizations = transaction.authorization_list().unwrap_or_default();
     let mut environment = TxEnv::builder()
@@ -179,20 +179,20 @@ pub(crate) fn environment(transaction: &TxEnvelope, sender: Address) -> Result<T
     environment.tx_type(Some(transaction.ty())).build().map_err(|error| format!("{error:?}"))
 }
 
-/// What a question would do: a call with no signature.
+/// A call without a signature.
 #[derive(Clone, Debug)]
 pub struct Call {
-    /// Who asks.
+    /// The sender.
     pub from: Address,
-    /// Whom; a contract to be made when there is none.
+    /// The called contract, or a creation.
     pub to: TxKind,
-    /// With what.
+    /// The input data.
     pub data: Bytes,
-    /// In wei.
+    /// The value in wei.
     pub value: U256,
-    /// At most.
+    /// The gas limit.
     pub gas: Option<u64>,
-    /// Fee for each gas, and the part of it for the miner.
+    /// Maximum fee for each gas, and the miner's part of it.
     pub fees: Option<(u128, Option<u128>)>,
 }
 
@@ -214,7 +214,7 @@ impl Call {
     }
 }
 
-/// What came of a run, in the words of receipts.
+/// Converts the result of a run into an error unless it succeeded.
 pub(crate) fn outcome(result: &ExecutionResult) -> Result<(), crate::Failure> {
     match result {
         ExecutionResult::Success { .. } => Ok(()),

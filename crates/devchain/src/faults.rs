@@ -1,6 +1,6 @@
-//! How an endpoint can fail or lie, on purpose.
+//! Deliberate failures and lies of an endpoint.
 //!
-//! Owns the list; `rpc` and `server` play them.
+//! Owns the list; `rpc` and `server` implement them.
 
 use alloy_primitives::{Address, U256};
 use serde::Deserialize;
@@ -9,96 +9,96 @@ use serde::Deserialize;
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 #[serde(tag = "kind", rename_all = "camelCase")]
 pub enum Fault {
-    /// Speaks of the block so many behind as the newest.
+    /// Reports a block that is this far behind as the newest.
     StaleHead {
-        /// How many.
+        /// Number of blocks.
         blocks: u64,
     },
-    /// Says that it is another chain.
+    /// Reports another chain ID.
     OtherChain {
-        /// Which.
+        /// The reported chain ID.
         id: u64,
     },
     /// Changes a byte of each header's state root.
     ForgedHeader,
-    /// Changes a byte of each proof.
+    /// Changes a byte of each account proof.
     ForgedProof,
-    /// Proofs without nodes.
+    /// Returns account proofs without nodes.
     NoProof,
-    /// Lies about one account, and about no other.
+    /// Lies about one account only.
     LiesAbout {
         /// The account.
         account: Address,
-        /// How.
+        /// The kind of lie.
         lie: Lie,
     },
-    /// Shows one block with another state root, and all others as they are.
+    /// Reports one block with another state root, and all others unchanged.
     ForgedBlock {
-        /// Its height.
+        /// Height of the block.
         number: u64,
     },
-    /// No state but the newest block's is there to be proven, and not even that one.
+    /// Serves no state and no proofs, not even of the newest block.
     ProofWindow0,
-    /// `null` instead of every error.
+    /// Returns `null` instead of every error.
     NullForError,
-    /// Answers end in the middle.
+    /// Cuts answers in half.
     Truncated,
-    /// Answers are of a gibibyte.
+    /// Sends answers of one gibibyte.
     Huge,
-    /// Answers take so many milliseconds.
+    /// Delays each answer.
     Slow {
-        /// How many.
+        /// Delay in milliseconds.
         ms: u64,
     },
-    /// The base fee stays at so many wei.
+    /// Keeps the base fee constant.
     StuckBaseFee {
-        /// How many.
+        /// The base fee in wei.
         wei: u64,
     },
-    /// Transactions are taken and forgotten.
+    /// Accepts transactions and discards them.
     DropTransactions,
-    /// Logs of more than so many blocks at once are refused.
+    /// Refuses logs of more than this many blocks at once.
     RangeLimit {
-        /// How many.
+        /// Number of blocks.
         blocks: u64,
     },
-    /// Logs of more than so many events at once are refused.
+    /// Refuses logs of more than this many events at once.
     EventLimit {
-        /// How many.
+        /// Number of events.
         events: usize,
     },
-    /// Logs are said to be of another contract.
+    /// Reports another contract as the source of each log.
     ForeignEvents,
-    /// Every request fails.
+    /// Fails every request.
     Down,
 }
 
-/// What is wrong in the proof of one account. A slot is meant by its key.
+/// What is wrong in the proof of one account. Slots are identified by their keys.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 #[serde(tag = "about", rename_all = "camelCase")]
 pub enum Lie {
-    /// The slot holds something else.
+    /// The slot has another value.
     Value {
-        /// Which slot.
+        /// The slot.
         slot: U256,
     },
     /// The slot is empty.
     Empty {
-        /// Which slot.
+        /// The slot.
         slot: U256,
     },
-    /// Its proof has a byte changed.
+    /// A byte of the slot's proof is changed.
     Proof {
-        /// Which slot.
+        /// The slot.
         slot: U256,
     },
-    /// It is left out of the answer.
+    /// The slot is missing in the answer.
     Omitted {
-        /// Which slot.
+        /// The slot.
         slot: U256,
     },
     /// The account has another balance.
     Balance,
-    /// There is no such account.
+    /// The account does not exist.
     Absent,
 }

@@ -1,18 +1,18 @@
-//! Which rules hold at which block.
+//! The rules that apply at each block.
 //!
-//! Owns the schedule in a genesis file: forks by block number until the merge, by time after it.
+//! Owns the schedule of a genesis file: forks by block number until the merge, and by time after it.
 
 use revm::primitives::hardfork::SpecId;
 use serde_json::Value;
 
-/// Rules that hold from some time on.
+/// The rules of one fork.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rules {
-    /// What the EVM does.
+    /// The EVM specification.
     pub(crate) spec: SpecId,
-    /// How fast the fee for blobs moves. Source: EIP-7892.
+    /// How fast the blob fee moves. Source: EIP-7892.
     pub(crate) blob_fraction: u64,
-    /// Gas for blobs in a block to which the fee is indifferent, and at most.
+    /// Target and maximum number of blobs in a block. At the target the fee stays constant.
     pub(crate) blobs: (u64, u64),
 }
 
@@ -26,14 +26,14 @@ pub(crate) struct Schedule {
 
 const CANCUN: Rules = Rules { spec: SpecId::CANCUN, blob_fraction: 3_338_477, blobs: (3, 6) };
 
-/// The keys of forks by number in a genesis file, in their order.
+/// Keys of the forks by block number in a genesis file, in their order.
 const NUMBERED: [(&str, SpecId); 10] = [
     ("homesteadBlock", SpecId::HOMESTEAD),
     ("eip150Block", SpecId::TANGERINE),
     ("eip155Block", SpecId::SPURIOUS_DRAGON),
     ("eip158Block", SpecId::SPURIOUS_DRAGON),
     ("byzantiumBlock", SpecId::BYZANTIUM),
-    // The price of storage between these two is not in revm; no chain has used it for long.
+    // revm lacks the storage prices between these two forks. No chain has used them for long.
     ("constantinopleBlock", SpecId::PETERSBURG),
     ("petersburgBlock", SpecId::PETERSBURG),
     ("istanbulBlock", SpecId::ISTANBUL),
@@ -41,7 +41,7 @@ const NUMBERED: [(&str, SpecId); 10] = [
     ("londonBlock", SpecId::LONDON),
 ];
 
-/// The same by time.
+/// Keys of the forks by time, without the suffix `Time`.
 const TIMED: [(&str, SpecId); 6] = [
     ("shanghai", SpecId::SHANGHAI),
     ("cancun", SpecId::CANCUN),
@@ -52,13 +52,13 @@ const TIMED: [(&str, SpecId); 6] = [
 ];
 
 impl Schedule {
-    /// One fork from the first block on. Pinned, for later ones price storage otherwise.
+    /// Returns one fork from the first block on. It is pinned, because later forks price storage differently.
     pub(crate) fn osaka() -> Self {
         let rules = Rules { spec: SpecId::OSAKA, blob_fraction: 5_007_716, blobs: (6, 9) };
         Self { by_number: Vec::new(), merge: 0, by_time: vec![(0, rules)] }
     }
 
-    /// The schedule in the `config` of a genesis file.
+    /// Reads the schedule from the `config` of a genesis file.
     pub(crate) fn of_genesis(config: &Value) -> Self {
         let number = |key: &str| config[key].as_u64();
         let by_number = NUMBERED.iter().filter_map(|(key, spec)| Some((number(key)?, *spec))).collect();
@@ -77,7 +77,7 @@ impl Schedule {
         Self { by_number, merge: number("mergeNetsplitBlock").unwrap_or(0), by_time }
     }
 
-    /// The rules of a block.
+    /// Returns the rules of a block.
     pub(crate) fn rules(&self, number: u64, timestamp: u64) -> Rules {
         if number < self.merge {
             let spec = self.by_number.iter().rev().find(|(from, _)| *from <= number);

@@ -1,6 +1,6 @@
-//! How a chain begins: from a genesis file, or with accounts for development.
+//! The start of a chain: from a genesis file, or with accounts for development.
 //!
-//! Owns the reading of `genesis.json` and `chain.rlp`. Source: go-ethereum, core/genesis.go; execution-apis, tests/.
+//! Owns the parsing of `genesis.json` and `chain.rlp`. Source: go-ethereum, core/genesis.go; execution-apis, tests/.
 
 use alloy_consensus::{Block, Header, TxEnvelope};
 use alloy_eips::eip2935::{HISTORY_STORAGE_ADDRESS, HISTORY_STORAGE_CODE};
@@ -12,8 +12,10 @@ use crate::chain::{Chain, ImportError};
 use crate::fork::Schedule;
 use crate::state::State;
 
-/// Accounts whose keys everybody knows, each with 10,000 ether: those of the phrase "test test test test test test test test test test test junk", as other
-/// development chains have them, so that one scenario runs on both.
+/// Accounts with public keys, each with 10,000 ether.
+///
+/// They belong to the phrase "test test test test test test test test test test test junk". Other development chains
+/// use the same, so that one scenario runs on both.
 pub const KNOWN: [(Address, B256); 5] = [
     (
         address!("f39Fd6e51aad88F6F4ce6aB8827279cffFb92266"),
@@ -37,37 +39,37 @@ pub const KNOWN: [(Address, B256); 5] = [
     ),
 ];
 
-/// A genesis file, or a file of blocks, that does not read.
+/// Why a genesis file or a file of blocks is refused.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum GenesisError {
-    /// The genesis file.
-    #[error("the genesis file does not read: {0}")]
+    /// The genesis file is malformed.
+    #[error("the genesis file is malformed: {0}")]
     Genesis(String),
-    /// The file of blocks.
-    #[error("the file of blocks does not read at byte {at}: {why}")]
+    /// The file of blocks is malformed.
+    #[error("the file of blocks is malformed at byte {at}: {why}")]
     Blocks {
-        /// Where.
+        /// Position in the file, in bytes.
         at: usize,
-        /// Why.
+        /// The error of the decoder.
         why: String,
     },
-    /// A block that does not fit.
+    /// A block does not fit the chain.
     #[error(transparent)]
     Import(#[from] ImportError),
 }
 
-/// A development chain with the [`KNOWN`] accounts, at this time.
+/// Creates a development chain with the [`KNOWN`] accounts, at this time.
 pub fn development(timestamp: u64) -> Chain {
     let mut state = State::default();
     for (account, _) in KNOWN {
         state.account_mut(account).balance = U256::from(10_000) * U256::from(1_000_000_000_000_000_000_u64);
     }
-    // Chains since Prague keep the hashes of their blocks, which evidence is held against.
+    // Chains since Prague store the hashes of their blocks, with which evidence is compared.
     state.account_mut(HISTORY_STORAGE_ADDRESS).set_code(HISTORY_STORAGE_CODE.clone());
     Chain::with_genesis(31_337, state, timestamp)
 }
 
-/// The chain that a genesis file begins.
+/// Creates the chain that a genesis file describes.
 ///
 /// # Errors
 /// [`GenesisError::Genesis`] names what is missing.
@@ -78,15 +80,15 @@ pub fn read_genesis(text: &str) -> Result<Chain, GenesisError> {
     let chain_id = config["chainId"].as_u64().ok_or_else(|| bad("config has no chainId"))?;
     let schedule = Schedule::of_genesis(config);
     let mut state = State::default();
-    for (address, entry) in file["alloc"].as_object().ok_or_else(|| bad("there is no alloc"))? {
-        let address: Address = address.parse().map_err(|_| bad(&format!("alloc: {address} is no address")))?;
+    for (address, entry) in file["alloc"].as_object().ok_or_else(|| bad("alloc is missing"))? {
+        let address: Address = address.parse().map_err(|_| bad(&format!("alloc: {address} is not an address")))?;
         let account = state.account_mut(address);
         account.balance = number(&entry["balance"]).unwrap_or_default();
         account.nonce = number(&entry["nonce"]).unwrap_or_default().saturating_to();
         account.set_code(bytes(&entry["code"]).unwrap_or_default());
         for (slot, value) in entry["storage"].as_object().into_iter().flatten() {
-            let slot = number(&Value::from(slot.as_str())).ok_or_else(|| bad("a slot is no number"))?;
-            let value = number(value).ok_or_else(|| bad("a slot's value is no number"))?;
+            let slot = number(&Value::from(slot.as_str())).ok_or_else(|| bad("a slot is not a number"))?;
+            let value = number(value).ok_or_else(|| bad("a slot's value is not a number"))?;
             if !value.is_zero() {
                 account.storage.insert(slot, value);
             }
@@ -111,17 +113,17 @@ pub fn read_genesis(text: &str) -> Result<Chain, GenesisError> {
     Ok(chain)
 }
 
-/// Adds the blocks of a `chain.rlp`, one after the other.
+/// Adds the blocks of a `chain.rlp` in their order.
 ///
 /// # Errors
-/// [`GenesisError`] with the first block that does not read or does not fit.
+/// [`GenesisError`] with the first block that is malformed or does not fit.
 pub fn read_chain(chain: &mut Chain, rlp: &[u8]) -> Result<(), GenesisError> {
     let mut rest = rlp;
     while !rest.is_empty() {
         let at = rlp.len() - rest.len();
         let block = Block::<TxEnvelope>::decode(&mut rest)
             .map_err(|error| GenesisError::Blocks { at, why: error.to_string() })?;
-        // Some files begin with the first block, which the genesis file has made.
+        // Some files start with the first block, which the genesis file already defines.
         if block.header.number == 0 && block.header.hash_slow() == chain.last().hash {
             continue;
         }

@@ -1,7 +1,7 @@
-//! An EVM chain in this process: for development and tests, never part of a release.
+//! An EVM chain in this process, for development and tests. Never part of a release.
 //!
-//! Owns state and blocks, and JSON-RPC on loopback. The hard fork is pinned, for later ones price storage otherwise. It can also follow a chain that others made, through all
-//! forks, and answer for it.
+//! Owns state and blocks, and JSON-RPC on loopback. The hard fork is pinned, because later forks price storage
+//! differently. It can also import a chain that others made, through all forks, and answer for it.
 
 mod chain;
 mod contracts;
@@ -26,16 +26,16 @@ pub use store::{Store, StoreError};
 
 use alloy_primitives::Bytes;
 
-/// Why a transaction or a question did nothing.
+/// Why a transaction or a call had no effect.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Failure {
-    /// The contract refused, with these bytes.
+    /// The contract reverted with this data.
     #[error("reverted with {0}")]
     Reverted(Bytes),
-    /// It ended otherwise: out of gas, an opcode that is none.
+    /// The run ended otherwise: out of gas, or an invalid opcode.
     #[error("halted: {0}")]
     Halted(String),
-    /// It was never begun.
+    /// The run did not start.
     #[error("refused: {0}")]
     Refused(String),
 }

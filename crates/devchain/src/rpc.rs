@@ -1,6 +1,7 @@
-//! JSON-RPC: what an endpoint answers.
+//! JSON-RPC: the answers of an endpoint.
 //!
-//! Owns the methods, each listed in [`Node::answer`]; what is not listed is refused as unknown. Source: ethereum/execution-apis.
+//! Owns the methods, all of which [`Node::answer`] lists. Other methods are refused as unknown. Source:
+//! ethereum/execution-apis.
 
 mod json;
 mod params;
@@ -20,7 +21,7 @@ use crate::store::Store;
 use json::{data, quantity};
 use params::Filter;
 
-/// An error of JSON-RPC.
+/// A JSON-RPC error.
 #[derive(Clone, Debug)]
 pub(crate) struct RpcError {
     code: i64,
@@ -50,14 +51,14 @@ impl From<Failure> for RpcError {
     }
 }
 
-/// A chain with what an endpoint adds to it.
+/// A chain, and the state of an endpoint besides it.
 #[derive(Debug)]
 pub struct Node {
     chain: Chain,
     faults: Vec<Fault>,
     store: Option<Store>,
     automine: bool,
-    /// Seconds by which its time is ahead of the real one, and behind it.
+    /// Seconds by which the node's time is ahead of the real time, and behind it.
     ahead: u64,
     behind: u64,
     snapshots: Vec<u64>,
@@ -66,12 +67,12 @@ pub struct Node {
 type Answer = Result<Value, RpcError>;
 
 impl Node {
-    /// An endpoint for `chain`. With `automine` each transaction makes a block.
+    /// Creates an endpoint for `chain`. With `automine` each transaction mines a block.
     pub fn new(chain: Chain, automine: bool, store: Option<Store>) -> Self {
         Self { chain, faults: Vec::new(), store, automine, ahead: 0, behind: 0, snapshots: Vec::new() }
     }
 
-    /// Its chain.
+    /// Returns the node's chain.
     pub fn chain(&self) -> &Chain {
         &self.chain
     }
@@ -80,31 +81,31 @@ impl Node {
         &mut self.chain
     }
 
-    /// Keeps what was added without this node's doing.
+    /// Stores blocks that were added to the chain directly.
     pub(crate) fn keep_all(&mut self) {
         if let Some(store) = &mut self.store {
             store.rewrite(&self.chain);
         }
     }
 
-    /// From now on it has these faults and no others.
+    /// Gives the node exactly these faults.
     pub(crate) fn set_faults(&mut self, faults: Vec<Fault>) {
         let stuck = faults.iter().find_map(|f| if let Fault::StuckBaseFee { wei } = f { Some(*wei) } else { None });
         self.chain.stuck_base_fee = stuck;
         self.faults = faults;
     }
 
-    /// From now on its time is this many seconds behind what it is told.
+    /// Keeps the node's time this many seconds behind the time that it is told.
     pub fn stay_behind(&mut self, seconds: u64) {
         self.behind = seconds;
     }
 
-    /// Tells it the time, in seconds since the Unix epoch.
+    /// Tells the node the time, in seconds since the Unix epoch.
     pub fn tell_time(&mut self, now: u64) {
         self.chain.set_now((now + self.ahead).saturating_sub(self.behind));
     }
 
-    /// Makes a block, of what waits or empty, and keeps it.
+    /// Mines a block, possibly an empty one, and stores it.
     pub fn mine(&mut self) {
         let block = self.chain.mine();
         if let Some(store) = &mut self.store {
@@ -112,7 +113,7 @@ impl Node {
         }
     }
 
-    /// Answers a request, or a list of them.
+    /// Answers a request or a batch of requests.
     pub fn handle(&mut self, request: &Value) -> Value {
         match request.as_array().filter(|all| !all.is_empty()) {
             Some(all) => all.iter().map(|one| self.handle_one(one)).collect(),
@@ -270,7 +271,7 @@ impl Node {
         other.unwrap_or_else(|| self.chain.chain_id())
     }
 
-    /// The height that it says is the newest.
+    /// Returns the height that the node reports as the newest.
     fn head(&self) -> u64 {
         let behind =
             self.faults.iter().find_map(|f| if let Fault::StaleHead { blocks } = f { Some(*blocks) } else { None });
@@ -297,7 +298,7 @@ impl Node {
         }
     }
 
-    /// A block by number, name or hash.
+    /// Returns a block by number, tag or hash.
     fn block(&self, wanted: &Value) -> Result<&Block, RpcError> {
         let hash = match wanted {
             Value::String(text) if text.len() == 66 => Some(text.as_str()),
@@ -305,9 +306,9 @@ impl Node {
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => None,
         };
         let found = match hash {
-            Some(hash) => {
-                self.chain.block_by_hash(hash.parse().map_err(|_| RpcError::params("invalid argument: no block hash"))?)
-            }
+            Some(hash) => self
+                .chain
+                .block_by_hash(hash.parse().map_err(|_| RpcError::params("invalid argument: not a block hash"))?),
             None => {
                 let number = wanted.as_object().and_then(|object| object.get("blockNumber")).unwrap_or(wanted);
                 self.chain.block(self.height(number)?)
@@ -320,7 +321,10 @@ impl Node {
         let number = self.block(wanted)?.header.number;
         let state = self.chain.state(number).filter(|_| !self.has(&Fault::ProofWindow0));
         state.map(|state| (number, state)).ok_or_else(|| {
-            RpcError::server(format!("historical state of block {number} is not available: distance to target block exceeds maximum proof window"))
+            RpcError::server(format!(
+                "historical state of block {number} is not available: \
+                 distance to target block exceeds maximum proof window"
+            ))
         })
     }
 
@@ -390,7 +394,7 @@ impl Node {
         let lies: Vec<Lie> = self.faults.iter().filter_map(|fault| lie_about(fault, address)).collect();
         let account = state.account(address).filter(|_| !lies.contains(&Lie::Absent)).unwrap_or(&none);
         let storage = keys.iter().zip(slots).zip(proofs).filter_map(|((key, slot), mut proof)| {
-            // As it was asked for: padded or not.
+            // Echoes the key as requested, padded or not.
             let key = if key.len() == 66 { data(&slot.to_be_bytes::<32>()) } else { quantity(slot) };
             let mut value = account.storage.get(&slot).copied().unwrap_or_default();
             for lie in &lies {
@@ -465,7 +469,7 @@ impl Node {
         Ok(found.into())
     }
 
-    /// The least gas with which it succeeds.
+    /// Returns the smallest gas limit with which the call succeeds.
     fn estimate(&self, params: &Value) -> Answer {
         let mut call = params::call(&params[0])?;
         let (number, _) = self.state(&params[1])?;
@@ -550,7 +554,7 @@ impl Node {
     }
 }
 
-/// What a miner gets for each gas, that development chains ask for.
+/// The miner's fee for each gas that this chain suggests, in wei.
 const TIP: u64 = 1_000_000_000;
 
 fn at_index(block: Option<&Block>, index: u64) -> Value {
@@ -559,7 +563,7 @@ fn at_index(block: Option<&Block>, index: u64) -> Value {
     place.map_or(Value::Null, |(block, index)| json::transaction(block, index))
 }
 
-/// The tips of a block at these percentiles of its gas.
+/// Returns the tips of a block at these percentiles of its gas.
 fn rewards(block: &Block, percentiles: &[f64]) -> Vec<Value> {
     let base_fee = block.header.base_fee_per_gas.unwrap_or_default();
     let tip = |done: &crate::chain::Done| done.transaction.effective_tip_per_gas(base_fee).unwrap_or_default();
@@ -580,7 +584,7 @@ fn rewards(block: &Block, percentiles: &[f64]) -> Vec<Value> {
     percentiles.iter().map(at).collect()
 }
 
-/// What a fault makes of the proof of this account.
+/// Returns how a fault changes the proof of this account.
 fn lie_about(fault: &Fault, address: Address) -> Option<Lie> {
     if let Fault::LiesAbout { account, lie } = fault
         && *account == address

@@ -1,6 +1,6 @@
 //! JSON-RPC over HTTP, on loopback or in a test's own network.
 //!
-//! Owns the socket, the clock, and the empty blocks that pass the time.
+//! Owns the socket, the clock, and the empty blocks that are mined as time passes.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -20,17 +20,17 @@ use crate::rpc::Node;
 
 /// Largest request, in bytes.
 const MAX_REQUEST: usize = 4 << 20;
-/// What [`Fault::Huge`] sends.
+/// Length of the answer that [`Fault::Huge`] sends, in bytes.
 const HUGE: u64 = 1 << 30;
 
 type Faults = Arc<Mutex<Vec<Fault>>>;
 
-/// A server at work; it ends when this is dropped.
+/// A running server. Dropping it ends it.
 #[derive(Debug)]
 pub struct Server {
-    /// Where it answers.
+    /// The address on which it listens.
     pub address: SocketAddr,
-    /// What it answers with.
+    /// The node that answers.
     pub node: Arc<Mutex<Node>>,
     faults: Faults,
     end: Option<tokio::sync::oneshot::Sender<()>>,
@@ -38,17 +38,17 @@ pub struct Server {
 }
 
 impl Server {
-    /// The URL for clients.
+    /// Returns the URL for clients.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// From now on this endpoint has these faults and no others; those that share its node do not.
+    /// Gives this endpoint exactly these faults. Endpoints that share its node are unaffected.
     pub fn set_faults(&self, faults: Vec<Fault>) {
         *self.faults.lock().unwrap_or_else(PoisonError::into_inner) = faults;
     }
 
-    /// Waits until it ends.
+    /// Waits until the server ends.
     pub fn wait(mut self) {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -65,10 +65,10 @@ impl Drop for Server {
     }
 }
 
-/// Serves `node` on `listener`. With a block time there is a block as often, if only an empty one.
+/// Serves `node` on `listener`. With a block time, mines a block at that interval, even an empty one.
 ///
 /// # Errors
-/// When the socket or the thread is refused.
+/// Fails when the socket or the thread cannot be set up.
 pub fn serve(node: Arc<Mutex<Node>>, listener: TcpListener, block_time: Option<Duration>) -> io::Result<Server> {
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
@@ -116,7 +116,7 @@ async fn answer(State((node, faults)): State<(Arc<Mutex<Node>>, Faults)>, reques
         return StatusCode::PAYLOAD_TOO_LARGE.into_response();
     }
     let request = serde_json::from_slice::<Value>(&request);
-    // The way back from every fault.
+    // Handled before any fault, so that every fault can be removed.
     if let Ok(request) = &request
         && request["method"] == "devchain_setFaults"
     {
@@ -171,7 +171,7 @@ async fn answer(State((node, faults)): State<(Arc<Mutex<Node>>, Faults)>, reques
     ([("content-type", "application/json")], text).into_response()
 }
 
-/// An answer without end, as far as anybody wants to read.
+/// Returns an answer that is longer than any client should read.
 fn huge() -> Response {
     const PIECE: usize = 1 << 16;
     let pieces = HUGE / PIECE as u64;

@@ -1,7 +1,7 @@
-//! The state of all accounts at one block, its root, and proofs of what is in it.
+//! The state of all accounts at one block, its root, and proofs of its content.
 //!
-//! Owns copies that cost little: accounts are shared between the states of blocks until one changes them. Roots are computed anew for each block, with the
-//! storage roots of untouched accounts kept.
+//! Copies are cheap: states of several blocks share accounts until one changes them. Each block's root is computed
+//! from the start, but the storage roots of untouched accounts are kept.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -32,44 +32,44 @@ impl Default for Code {
 /// One account.
 #[derive(Clone, Debug, Default)]
 pub struct Account {
-    /// Transactions sent, or contracts made.
+    /// Number of transactions sent, or of contracts created.
     pub nonce: u64,
-    /// In wei.
+    /// Balance in wei.
     pub balance: U256,
     code: Code,
-    /// The slots that are not zero.
+    /// The non-zero slots.
     pub storage: BTreeMap<U256, U256>,
-    /// The root of `storage`, once it was asked for; every change begins anew.
+    /// The cached root of `storage`. Every change clears it.
     root: OnceLock<B256>,
 }
 
 impl Account {
-    /// An account with this balance.
+    /// Creates an account with this balance.
     pub fn with_balance(balance: U256) -> Self {
         Self { balance, ..Self::default() }
     }
 
-    /// Its code.
+    /// Returns the account's code.
     pub fn code(&self) -> Bytes {
         self.code.bytecode.original_bytes()
     }
 
-    /// Gives it code.
+    /// Sets the account's code.
     pub fn set_code(&mut self, code: Bytes) {
         self.code = Code { hash: keccak256(&code), bytecode: Bytecode::new_raw(code) };
     }
 
-    /// Keccak-256 of its code.
+    /// Returns Keccak-256 of the account's code.
     pub const fn code_hash(&self) -> B256 {
         self.code.hash
     }
 
-    /// Whether it has code.
+    /// Returns whether the account has code.
     pub fn is_contract(&self) -> bool {
         self.code.hash != KECCAK256_EMPTY
     }
 
-    /// The root of its storage trie.
+    /// Returns the root of the account's storage trie.
     pub fn storage_root(&self) -> B256 {
         *self.root.get_or_init(|| {
             if self.storage.is_empty() {
@@ -108,24 +108,24 @@ pub struct State {
 }
 
 impl State {
-    /// The account at `address`, if there is one.
+    /// Returns the account at `address`, if there is one.
     pub fn account(&self, address: Address) -> Option<&Account> {
         self.accounts.get(&address).map(Arc::as_ref)
     }
 
-    /// The account at `address`, made when there is none, to be changed.
+    /// Returns the account at `address` for changes, creating it if necessary.
     pub fn account_mut(&mut self, address: Address) -> &mut Account {
         let account = Arc::make_mut(self.accounts.entry(address).or_default());
         account.root = OnceLock::new();
         account
     }
 
-    /// The root of the state trie.
+    /// Returns the root of the state trie.
     pub fn root(&self) -> B256 {
         build(self.leaves(), Vec::new()).0
     }
 
-    /// The nodes that prove the account, or that there is none, and each of the slots.
+    /// Returns the nodes that prove the account or its absence, and the nodes that prove each slot.
     pub fn prove(&self, address: Address, slots: &[U256]) -> (Proof, Vec<Proof>) {
         let account = build(self.leaves(), vec![keccak256(address)]).1.remove(0);
         let keys: Vec<B256> = slots.iter().map(|slot| keccak256(B256::from(*slot))).collect();
@@ -138,7 +138,7 @@ impl State {
         self.accounts.iter().map(|(address, account)| (keccak256(address), account.leaf())).collect()
     }
 
-    /// Keeps what a transaction changed.
+    /// Applies the changes of a transaction.
     pub(crate) fn commit(&mut self, changes: EvmState, spec: SpecId) {
         for (address, change) in changes {
             if !change.is_touched() {
@@ -173,7 +173,7 @@ impl State {
     }
 }
 
-/// The root of a trie with these leaves, and the nodes towards each of `targets`.
+/// Returns the root of a trie with these leaves, and the nodes towards each of `targets`.
 fn build(leaves: BTreeMap<B256, Vec<u8>>, targets: Vec<B256>) -> (B256, Vec<Proof>) {
     let paths: Vec<Nibbles> = targets.into_iter().map(Nibbles::unpack).collect();
     let mut builder = HashBuilder::default();
@@ -189,11 +189,11 @@ fn build(leaves: BTreeMap<B256, Vec<u8>>, targets: Vec<B256>) -> (B256, Vec<Proo
     (root, paths.iter().map(towards).collect())
 }
 
-/// A state as the EVM reads it, with the hashes of the blocks before.
+/// A state as the EVM reads it, with the hashes of previous blocks.
 #[derive(Clone, Copy)]
 pub(crate) struct View<'a> {
     pub(crate) state: &'a State,
-    /// By number.
+    /// Block hashes by number.
     pub(crate) hashes: &'a [B256],
 }
 
@@ -210,7 +210,7 @@ impl DatabaseRef for View<'_> {
         }))
     }
 
-    /// Never asked: accounts come with their code.
+    /// Never called, because accounts contain their code.
     fn code_by_hash_ref(&self, _: B256) -> Result<Bytecode, Infallible> {
         Ok(Bytecode::default())
     }

@@ -1,7 +1,7 @@
-//! A chain on disk: how it began, and each of its blocks on a line.
+//! A chain on disk: its start, and each block on a line.
 //!
-//! Owns a file that is only added to but for reorganisations. Reading it runs every block again, so what is read has been checked; a last line that a crash has torn is
-//! forgotten.
+//! The file only grows, except for reorganisations. Opening it executes every block again, so its content is checked.
+//! An incomplete last line, left by a crash, is discarded.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
@@ -15,25 +15,25 @@ use serde_json::{Value, json};
 use crate::chain::{Block, Chain};
 use crate::genesis::development;
 
-/// Why a chain cannot be kept or read.
+/// Why a chain cannot be stored or read.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The file.
+    /// The file cannot be read or written.
     #[error("{path}: {source}")]
     File {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// What is in it.
-    #[error("{path}, line {line}: {why}; move the file away to begin anew")]
+    /// The content is malformed.
+    #[error("{path}, line {line}: {why}; move the file away to start a new chain")]
     Line {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// Which line.
+        /// Number of the line.
         line: usize,
-        /// Why.
+        /// What is wrong with the line.
         why: String,
     },
 }
@@ -43,12 +43,12 @@ pub enum StoreError {
 pub struct Store {
     path: PathBuf,
     file: File,
-    /// The first error in keeping a block, if there was one.
+    /// The first error in storing a block, if there was one.
     fault: Option<String>,
 }
 
 impl Store {
-    /// Reads the chain in the file `path`, or begins one in it at `now`.
+    /// Reads the chain in the file `path`, or starts a new one in it at the time `now`.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -66,9 +66,9 @@ impl Store {
             None => development(now),
             Some((number, line)) => {
                 let began = serde_json::from_str::<Value>(line).ok().and_then(|first| first["began"].as_u64());
-                let mut chain = development(began.ok_or_else(|| bad(number, "is no file of a chain".into()))?);
+                let mut chain = development(began.ok_or_else(|| bad(number, "not a chain file".into()))?);
                 for (number, line) in lines {
-                    let (block, senders) = read(line).ok_or_else(|| bad(number, "is no block".into()))?;
+                    let (block, senders) = read(line).ok_or_else(|| bad(number, "not a block".into()))?;
                     chain.import(block, &senders).map_err(|error| bad(number, error.to_string()))?;
                 }
                 chain
@@ -91,7 +91,7 @@ impl Store {
         self.write(&line(block));
     }
 
-    /// Writes the whole chain anew.
+    /// Rewrites the whole chain.
     pub(crate) fn rewrite(&mut self, chain: &Chain) {
         let mut text = first_line(chain);
         for number in 1..=chain.last().header.number {
@@ -105,7 +105,7 @@ impl Store {
         }
     }
 
-    /// What went wrong with the file, if anything did.
+    /// Returns the first error of writing the file, if there was one.
     pub fn fault(&self) -> Option<&str> {
         self.fault.as_deref()
     }

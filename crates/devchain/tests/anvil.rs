@@ -1,14 +1,17 @@
-//! The same scenario on this chain and on anvil, another development chain: gas, status, logs, contracts and storage must be equal to the unit.
+//! Runs the same scenario on this chain and on anvil, another development chain. Gas, status, logs, contracts and
+//! storage must be exactly equal.
 //!
-//! But for one thing: anvil keeps a leaf for a slot that has become zero, where a trie has none (yellow paper, section 4.1), so after the first such slot its storage roots are
-//! its own. That is the scenario's last step; the values are equal there too.
+//! There is one difference. Anvil keeps a leaf for a slot that has become zero, where a trie has none (yellow paper,
+//! section 4.1). From the first such slot on its storage roots differ. That is the scenario's last step, after which
+//! the slots' values are still equal.
 //!
-//! `OPENRELAY_ANVIL` names anvil's program, as `./x test` does; without it this test says so and judges nothing. Both chains are asked over HTTP.
+//! `OPENRELAY_ANVIL` names anvil's program, as `./x test` does. Without it this test reports that and checks nothing.
+//! Both chains are queried over HTTP.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
     clippy::print_stderr,
-    reason = "a test that cannot go on must stop, and says what it left out"
+    reason = "a test that cannot go on must stop, and reports what it skipped"
 )]
 
 use std::io::{BufRead as _, BufReader};
@@ -28,7 +31,7 @@ use serde_json::{Value, json};
 
 const START: u64 = 1_900_000_000;
 
-/// anvil at work.
+/// A running anvil.
 struct Anvil(Child);
 
 impl Drop for Anvil {
@@ -40,7 +43,7 @@ impl Drop for Anvil {
 
 fn anvil() -> Option<(Anvil, Endpoint)> {
     let Some(program) = std::env::var_os("OPENRELAY_ANVIL") else {
-        eprintln!("not judged: OPENRELAY_ANVIL names no anvil; ./x test unit installs and names it");
+        eprintln!("skipped: OPENRELAY_ANVIL is not set; ./x test unit installs anvil and sets it");
         return None;
     };
     let mut child = Command::new(program)
@@ -51,12 +54,12 @@ fn anvil() -> Option<(Anvil, Endpoint)> {
         .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let address = lines.find_map(|line| line.unwrap().strip_prefix("Listening on ").map(str::to_owned)).unwrap();
-    // What it goes on to say must have somewhere to go.
+    // Anvil's further output must be read, so that it does not block.
     std::thread::spawn(move || lines.for_each(drop));
     Some((Anvil(child), Endpoint::new(&format!("http://{address}"))))
 }
 
-/// One transaction of the scenario: who sends, to whom, what, after how many seconds.
+/// One transaction of the scenario: sender, recipient, data, and seconds after the previous one.
 struct Step {
     from: usize,
     to: TxKind,
@@ -78,17 +81,17 @@ fn scenario() -> (Vec<Step>, Address, Address) {
     alloy_sol_types::sol! { function mint(address to, uint256 amount) external; }
     let (to_token, to_registry) = (TxKind::Call(token), TxKind::Call(registry));
     let descriptors: [Vec<u8>; 3] = [vec![1; 111], vec![2; 90], vec![3; 162]];
-    for who in 1..=3 {
+    for operator in 1..=3 {
         let amount = U256::from(1_000_000);
-        step(0, to_token, mintCall { to: KNOWN[who].0, amount }.abi_encode(), 2);
-        step(who, to_token, Token::approveCall { spender: registry, value: U256::MAX }.abi_encode(), 2);
+        step(0, to_token, mintCall { to: KNOWN[operator].0, amount }.abi_encode(), 2);
+        step(operator, to_token, Token::approveCall { spender: registry, value: U256::MAX }.abi_encode(), 2);
         let register = RelayRegistry::registerCall {
-            advertisedMbit: 100 * u32::try_from(who).unwrap(),
+            advertisedMbit: 100 * u32::try_from(operator).unwrap(),
             withdrawal: KNOWN[4].0,
             amount: U256::from(20_000).to(),
-            descriptor: descriptors[who - 1].clone().into(),
+            descriptor: descriptors[operator - 1].clone().into(),
         };
-        step(who, to_registry, register.abi_encode(), 3);
+        step(operator, to_registry, register.abi_encode(), 3);
     }
     let hash = |at: usize| keccak256(&descriptors[at]);
     let described = Bytes::from(vec![9; 120]);
@@ -130,7 +133,8 @@ fn scenario() -> (Vec<Step>, Address, Address) {
     (steps, token, registry)
 }
 
-/// Plays the scenario; what each transaction did, without what is each chain's own, and the contracts after it.
+/// Runs the scenario. Returns each transaction's result, without what differs between chains, and the contracts after
+/// it.
 fn play(endpoint: &Endpoint, automine_waits: bool) -> Vec<(Value, Vec<Value>)> {
     let (steps, token, registry) = scenario();
     let (mut nonces, mut time, mut done) = ([0u64; 5], START + 100, Vec::new());
@@ -158,7 +162,7 @@ fn play(endpoint: &Endpoint, automine_waits: bool) -> Vec<(Value, Vec<Value>)> {
             if !receipt.is_null() {
                 break receipt;
             }
-            assert!(automine_waits, "no receipt at once");
+            assert!(automine_waits, "the receipt is not available at once");
             std::thread::yield_now();
         };
         let logs: Vec<Value> = receipt["logs"]
@@ -182,14 +186,14 @@ fn play(endpoint: &Endpoint, automine_waits: bool) -> Vec<(Value, Vec<Value>)> {
 }
 
 #[test]
-fn the_registry_does_the_same_on_anvil_to_the_unit_of_gas() {
+fn registry_behaves_the_same_on_anvil_with_equal_gas() {
     let Some((_running, anvil)) = anvil() else { return };
     let node = Arc::new(Mutex::new(Node::new(development(START), true, None)));
     let server = serve(node, TcpListener::bind("127.0.0.1:0").unwrap(), None).unwrap();
     let own = Endpoint::new(&server.url());
     let (ours, theirs) = (play(&own, false), play(&anvil, true));
     let refused = ours.iter().filter(|(told, _)| told["status"] == "0x0").count();
-    assert_eq!((ours.len(), refused), (23, 4), "the scenario itself");
+    assert_eq!((ours.len(), refused), (23, 4), "the scenario has another length or number of refusals");
     for (at, (own, other)) in ours.iter().zip(&theirs).enumerate() {
         assert_eq!(own.0, other.0, "transaction {at}");
         if at + 1 < ours.len() {

@@ -1,4 +1,4 @@
-//! Clients and operators of a chain against endpoints and mirrors that lie, fail and lag.
+//! Tests clients and operators of a chain against endpoints and mirrors that lie, fail and lag.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -56,7 +56,7 @@ fn directory(
     openrelay_node::chain::directory(&Outside, file, kept, 0)
 }
 
-/// A way with two relays, which mirror what they are told to.
+/// A transport over two relays, which mirror the given files.
 #[derive(Default)]
 struct Relays {
     ingress: Vec<u8>,
@@ -84,7 +84,7 @@ impl Way for Relays {
     }
 }
 
-/// Three endpoints with a chain each, all alike, and a mirror.
+/// Three endpoints with equal chains, and a mirror.
 struct World {
     network: Network,
     servers: Vec<Server>,
@@ -107,7 +107,7 @@ fn serve_bytes(bytes: Vec<u8>) -> String {
     url
 }
 
-/// Evidence that proves nothing, of a relay at a height.
+/// Returns evidence that proves nothing, of a relay at a block height.
 fn staple(network: [u8; 32], relay_id: u64, block_height: u64) -> Staple {
     let evidence = Evidence::decode(&[&[2], &[0; 672 + 96][..], &[0, 0]].concat()).unwrap();
     let (image, block_hash) = ([1; 32], [2; 32]);
@@ -116,7 +116,7 @@ fn staple(network: [u8; 32], relay_id: u64, block_height: u64) -> Staple {
     Staple { evidence, binding }
 }
 
-/// An endpoint of this chain that notes what it is asked.
+/// Serves an endpoint of this chain that records its requests.
 fn serve_and_note(node: Arc<Mutex<Node>>) -> (String, Arc<Mutex<Vec<serde_json::Value>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -149,7 +149,7 @@ fn serve_and_note(node: Arc<Mutex<Node>>) -> (String, Arc<Mutex<Vec<serde_json::
 }
 
 impl World {
-    /// The newest block is so many seconds old.
+    /// Creates a world whose newest block is `age` seconds old.
     fn new(name: &str, age: u64) -> Self {
         let mut node = Node::new(development(now() - age - 100), true, None);
         node.tell_time(now() - age - 90);
@@ -205,7 +205,7 @@ impl World {
         (0..3).for_each(|endpoint| self.fault(endpoint, faults));
     }
 
-    /// All have the blocks of the first.
+    /// Gives all endpoints the first endpoint's blocks.
     fn share(&self) {
         let chain = self.servers[0].node.lock().unwrap().chain().clone();
         for server in &self.servers {
@@ -213,7 +213,7 @@ impl World {
         }
     }
 
-    /// One more block, the same for all.
+    /// Mines one more block, the same at all endpoints.
     fn mine(&self) {
         self.servers[0].node.lock().unwrap().mine();
         self.share();
@@ -223,7 +223,7 @@ impl World {
         self.servers[0].node.lock().unwrap().chain().last().header.number
     }
 
-    /// How many relays the directory has, or why there is none.
+    /// Returns how many relays the directory has, or the reason of the failure.
     fn read(&self) -> Result<usize, String> {
         read(&self.file, now(), 0).map(|(_, found)| found.body().relays.len()).map_err(|error| error.to_string())
     }
@@ -247,15 +247,15 @@ fn register(node: &mut Node, network: &Network, number: u8) {
 }
 
 #[test]
-fn an_honest_chain_gives_the_whole_directory_with_what_proves_it() {
+fn honest_chain_gives_the_whole_directory_with_its_proof() {
     let world = World::new("honest", 0);
     let (reading, found) = read(&world.file, now(), 0).unwrap();
-    let Source::Chain(facts) = found.source() else { panic!("no chain") };
+    let Source::Chain(facts) = found.source() else { panic!("the source is not a chain") };
     assert_eq!((facts.block, facts.withheld, facts.malformed, facts.inactive), (world.head(), 0, 0, 0));
     assert_eq!(found.body().relays.len(), 3);
     assert_eq!(found.relay(2).unwrap().key(), Some([2; 32]));
     assert_eq!(found.network_id(), world.file.trust().network_id());
-    // As bytes too, of which every change is seen.
+    // The encoded reading works too, and every change in it is detected.
     let bytes = reading.encode().unwrap();
     let again = Reading::decode(&bytes).unwrap();
     assert_eq!(again, reading);
@@ -269,22 +269,22 @@ fn an_honest_chain_gives_the_whole_directory_with_what_proves_it() {
         let read = Reading::decode(&changed);
         let both = read.and_then(|read| Ok((read.verify(&trust, now(), 86_400, 0)?, read.voted(&trust)?)));
         if let Ok((other, said)) = both {
-            let Source::Chain(other) = other.source() else { panic!("no chain") };
+            let Source::Chain(other) = other.source() else { panic!("the source is not a chain") };
             assert_eq!(other.storage_root, facts.storage_root, "byte {at}");
             if (states..bytes.len() - reading.records.len()).contains(&at) {
-                // Something that nobody needs, like a place in the list of images that is still empty.
+                // A byte that no reader needs, such as an empty place in the list of images.
                 assert_eq!((said.images, said.bundle), (voted.images.clone(), voted.bundle), "byte {at}");
             } else {
-                // A header that differs elsewhere than in its state root has another hash, which no quorum shows.
+                // A header that differs outside its state root has another hash, which no quorum reports.
                 assert_ne!(other.block_hash, facts.block_hash, "byte {at}");
             }
         }
     }
 }
 
-/// Mirrors and endpoints together learn nothing of who asks: whatever evidence somebody has, the questions are the same.
+/// Mirrors and endpoints together cannot recognise a client: its queries do not depend on the evidence that it has.
 #[test]
-fn what_endpoints_are_asked_does_not_follow_from_what_mirrors_have() {
+fn queries_to_endpoints_do_not_depend_on_evidence_from_mirrors() {
     let mut world = World::new("questions", 700);
     let node = world.servers[0].node.clone();
     node.lock().unwrap().tell_time(now() - 690);
@@ -306,14 +306,14 @@ fn what_endpoints_are_asked_does_not_follow_from_what_mirrors_have() {
     assert_eq!((odd, kept.staples.len()), (none.clone(), 0));
     let (even, kept) = questions(&[0, 256, 512, 1 << 60]);
     assert_eq!(even, none);
-    // Of those that it can name the newest two, and the header of the newest.
+    // Of the staples whose blocks evidence can name, the newest two are kept, and the header of the newest.
     let heights: Vec<u64> = kept.staples.iter().map(|staple| staple.binding.block_height).collect();
     assert_eq!((heights, kept.headers.len()), (vec![512, 256], 1));
 }
 
-/// Evidence that somebody has kept is not pushed out by what a mirror brings in the same relay's name.
+/// Evidence in the cache is not displaced by what a mirror sends in the same relay's name.
 #[test]
-fn what_mirrors_bring_takes_no_place_of_what_was_kept() {
+fn evidence_from_mirrors_does_not_displace_cached_evidence() {
     let mut world = World::new("places", 700);
     {
         let mut node = world.servers[0].node.lock().unwrap();
@@ -334,26 +334,26 @@ fn what_mirrors_bring_takes_no_place_of_what_was_kept() {
     let heights: Vec<u64> = found.staples.iter().map(|staple| staple.binding.block_height).collect();
     assert_eq!(heights, [0, 512, 256]);
     assert!(Reading::decode(&reading.encode().unwrap()).is_ok());
-    // What nobody could read again is not written.
+    // A reading that could not be read back is not encoded.
     kept.attestation = vec![0; MAX_ATTESTATION + 1];
     assert_eq!(kept.encode(), None);
 }
 
-/// One that lies or fails is only one; when all do, the reason is said.
+/// One endpoint that lies or fails is tolerated. When all do, the error gives the reason.
 #[test]
-fn lying_endpoints_are_survived_one_by_one_and_refused_together() {
+fn one_lying_endpoint_is_tolerated_and_three_are_refused() {
     let world = World::new("lying", 0);
     let rows: [(&str, Vec<Fault>, &str); 10] = [
         ("another chain", vec![Fault::OtherChain { id: 5 }], "serves chain 5, not 31337"),
-        ("a forged header", vec![Fault::ForgedHeader], "header does not read"),
+        ("a forged header", vec![Fault::ForgedHeader], "header is malformed"),
         ("a forged proof", vec![Fault::ForgedProof], "does not show what is claimed"),
         ("no proof", vec![Fault::NoProof], "does not show what is claimed"),
         ("no state to prove", vec![Fault::ProofWindow0], "proof window"),
         ("null for an error", vec![Fault::ProofWindow0, Fault::NullForError], "no account or no proof"),
-        ("half an answer", vec![Fault::Truncated], "does not read"),
+        ("half an answer", vec![Fault::Truncated], "malformed answer"),
         ("an answer of a gibibyte", vec![Fault::Huge], "limit"),
         ("nothing", vec![Fault::Down], "503"),
-        ("a method that is not there", vec![Fault::Down, Fault::NullForError], "503"),
+        ("an unknown method", vec![Fault::Down, Fault::NullForError], "503"),
     ];
     for (what, faults, said) in rows {
         world.fault(0, &faults);
@@ -366,28 +366,28 @@ fn lying_endpoints_are_survived_one_by_one_and_refused_together() {
 }
 
 #[test]
-fn an_endpoint_that_answers_too_late_is_survived() {
+fn endpoint_that_answers_too_late_is_tolerated() {
     let world = World::new("slow", 0);
     world.fault(0, &[Fault::Slow { ms: 60_000 }]);
     assert_eq!(world.read(), Ok(3));
 }
 
 #[test]
-fn an_old_head_is_refused_by_who_has_seen_a_newer_one() {
+fn head_older_than_one_seen_before_is_refused() {
     let world = World::new("stale", 0);
     let seen = world.head();
     world.fault(0, &[Fault::StaleHead { blocks: 2 }]);
     let (_, found) = read(&world.file, now(), seen).unwrap();
-    assert_eq!(found.body().sequence, seen, "another endpoint was asked");
+    assert_eq!(found.body().sequence, seen, "another endpoint must be queried");
     world.fault_all(&[Fault::StaleHead { blocks: 2 }]);
     assert!(read(&world.file, now(), seen).unwrap_err().to_string().contains("was seen before"));
     let old = World::new("old", 86_400 + 60);
     assert!(old.read().unwrap_err().contains("s old"));
 }
 
-/// An old head is a true one, which the others confirm; only no mirror has its records any more.
+/// An old head is genuine, and the other endpoints confirm it. But no mirror has its records any longer.
 #[test]
-fn an_endpoint_that_is_behind_a_change_is_only_one() {
+fn endpoint_that_lags_behind_a_change_is_skipped() {
     let mut world = World::new("behind", 0);
     for server in &world.servers {
         register(&mut server.node.lock().unwrap(), &world.network, 9);
@@ -400,9 +400,9 @@ fn an_endpoint_that_is_behind_a_change_is_only_one() {
     assert_eq!(world.read(), Ok(4));
 }
 
-/// The registry takes descriptors that readers do not: they cost their own relay, not the mirror.
+/// The registry accepts descriptors that readers refuse. They affect only their own relay, not the mirror.
 #[test]
-fn a_descriptor_that_is_too_long_costs_its_own_relay_only() {
+fn too_long_descriptor_affects_only_its_own_relay() {
     let world = World::new("long", 0);
     let call = |descriptor: Vec<u8>| RelayRegistry::describeCall {
         relayId: 2,
@@ -420,13 +420,13 @@ fn a_descriptor_that_is_too_long_costs_its_own_relay_only() {
         let mut file = world.file.clone();
         (file.mirrors, file.quorum) = (vec![serve_bytes(mirror.records().to_vec())], 1);
         let (_, found) = read(&file, now(), 0).unwrap();
-        let Source::Chain(facts) = found.source() else { panic!("no chain") };
+        let Source::Chain(facts) = found.source() else { panic!("the source is not a chain") };
         assert_eq!((found.body().relays.len(), facts.withheld, facts.malformed), (2, 0, 1), "{length}");
     }
 }
 
 #[test]
-fn endpoints_that_do_not_agree_are_no_quorum() {
+fn endpoints_that_disagree_are_not_a_quorum() {
     let world = World::new("split", 0);
     for (at, server) in world.servers.iter().enumerate() {
         let mut node = server.node.lock().unwrap();
@@ -434,8 +434,8 @@ fn endpoints_that_do_not_agree_are_no_quorum() {
         node.mine();
     }
     let why = world.read().unwrap_err();
-    assert!(why.contains("do not agree") && why.contains("1 of 3"), "{why}");
-    // Two that agree outvote the third, whoever is asked first.
+    assert!(why.contains("disagree") && why.contains("1 of 3"), "{why}");
+    // Two endpoints that agree outvote the third, whichever is queried first.
     for at in [0, 1] {
         let chain = world.servers[2].node.lock().unwrap().chain().clone();
         *world.servers[at].node.lock().unwrap() = Node::new(chain, true, None);
@@ -449,18 +449,18 @@ fn endpoints_that_do_not_agree_are_no_quorum() {
 }
 
 #[test]
-fn another_contract_is_not_trusted() {
+fn contract_with_other_code_is_refused() {
     let mut world = World::new("code", 0);
     world.file.code_hash = B256::repeat_byte(1);
     assert!(world.read().unwrap_err().contains("other code"));
     world.file.code_hash = world.network.code_hash;
-    // A registry whose directory looks the same but is another contract.
+    // A directory contract in its place that has other code.
     world.file.directory = world.network.contracts.token;
     assert!(world.read().unwrap_err().contains("other code"));
 }
 
 #[test]
-fn a_mirror_that_lies_costs_nothing_but_the_way_to_the_next() {
+fn lying_mirror_is_skipped_for_the_next_one() {
     let mut world = World::new("mirror", 0);
     let honest = Mirror::new(world.file.clone());
     let mut honest = honest;
@@ -484,7 +484,7 @@ fn a_mirror_that_lies_costs_nothing_but_the_way_to_the_next() {
 }
 
 #[test]
-fn relays_on_the_way_serve_records_and_are_believed_as_little_as_mirrors() {
+fn relays_of_the_circuit_serve_records_and_are_not_trusted() {
     let mut world = World::new("relays", 0);
     let mut honest = Mirror::new(world.file.clone());
     honest.follow().unwrap();
@@ -497,7 +497,7 @@ fn relays_on_the_way_serve_records_and_are_believed_as_little_as_mirrors() {
             .map_err(|error| error.to_string())
     };
     let liar = Relays { ingress: tampered.clone(), egress: b"nonsense".to_vec(), ..Relays::default() };
-    assert_eq!(read(&world.file, &liar), Ok(3), "a mirror has them");
+    assert_eq!(read(&world.file, &liar), Ok(3), "a mirror has the records");
     world.file.mirrors = Vec::new();
     let why = read(&world.file, &liar).unwrap_err();
     assert!(why.contains("the ingress") && why.contains("the egress"), "{why}");
@@ -506,7 +506,7 @@ fn relays_on_the_way_serve_records_and_are_believed_as_little_as_mirrors() {
 }
 
 #[test]
-fn relays_on_the_way_serve_signed_checkpoints() {
+fn relays_of_the_circuit_serve_signed_checkpoints() {
     let mut world = World::new("relays-checkpoint", 0);
     let signed = serve_checkpoint(&mut world, &[0, 1]);
     let way = Relays { checkpoint: signed.encode().unwrap(), ..Relays::default() };
@@ -519,7 +519,7 @@ fn relays_on_the_way_serve_signed_checkpoints() {
 }
 
 #[test]
-fn without_endpoints_a_kept_directory_will_do_until_it_is_too_old() {
+fn cached_directory_serves_without_endpoints_until_it_is_too_old() {
     let mut world = World::new("kept", 500);
     let kept = world.folder.join("kept.reading");
     let (_, warning) = directory(&world.file, &kept).unwrap();
@@ -527,7 +527,7 @@ fn without_endpoints_a_kept_directory_will_do_until_it_is_too_old() {
     world.fault_all(&[Fault::Down]);
     let (found, warning) = directory(&world.file, &kept).unwrap();
     assert_eq!(found.directory().body().relays.len(), 3);
-    assert!(warning.unwrap().contains("kept"));
+    assert!(warning.unwrap().contains("cached directory"));
     world.file.max_age_s = 400;
     directory(&world.file, &kept).unwrap_err();
     world.file.max_age_s = 86_400;
@@ -536,11 +536,12 @@ fn without_endpoints_a_kept_directory_will_do_until_it_is_too_old() {
     std::fs::remove_dir_all(&world.folder).unwrap();
 }
 
-/// What three keys, of which two must, sign of the world as it is now: served by a mirror.
+/// Makes `places` of three keys sign the world's newest block, and serves the checkpoint from a mirror. Two
+/// signatures are required.
 fn serve_checkpoint(world: &mut World, places: &[u8]) -> CheckpointFile {
     let key = |place: u8| DirectoryKey::from_seed([place + 1; 32]).unwrap();
     let (reading, found) = read(&world.file, now(), 0).unwrap();
-    let Source::Chain(facts) = found.source() else { panic!("no chain") };
+    let Source::Chain(facts) = found.source() else { panic!("the source is not a chain") };
     let checkpoint = Checkpoint {
         chain_id: world.file.chain_id,
         number: facts.block,
@@ -557,7 +558,7 @@ fn serve_checkpoint(world: &mut World, places: &[u8]) -> CheckpointFile {
 }
 
 #[test]
-fn without_endpoints_a_signed_checkpoint_will_do() {
+fn signed_checkpoint_serves_without_endpoints() {
     let mut world = World::new("checkpoint", 100);
     let kept = world.folder.join("reading");
     let file = serve_checkpoint(&mut world, &[0, 2]);
@@ -565,9 +566,9 @@ fn without_endpoints_a_signed_checkpoint_will_do() {
     let (found, warning) = directory(&world.file, &kept).unwrap();
     assert_eq!(found.directory().body().relays.len(), 3);
     assert!(warning.unwrap().contains("signed checkpoint"));
-    // Now it is kept, and nothing older is taken.
+    // The client has cached it, and accepts nothing older.
     assert_eq!(found.directory().body().sequence, file.signed.checkpoint.number);
-    // Too few keys, other keys, another reading: the kept one serves, and without it nothing does.
+    // With too few keys, the cached directory serves, and without it nothing does.
     for places in [&[0][..], &[]] {
         world.fault_all(&[]);
         serve_checkpoint(&mut world, places);
@@ -575,12 +576,12 @@ fn without_endpoints_a_signed_checkpoint_will_do() {
         let fresh = world.folder.join(format!("fresh-{}", places.len()));
         let why = directory(&world.file, &fresh).unwrap_err().to_string();
         assert!(why.contains("first start") && why.contains("2 must"), "{why}");
-        assert!(directory(&world.file, &kept).unwrap().1.unwrap().contains("was kept"));
+        assert!(directory(&world.file, &kept).unwrap().1.unwrap().contains("cached directory"));
     }
 }
 
 #[test]
-fn a_checkpoint_speaks_for_its_block_only() {
+fn checkpoint_proves_only_its_own_block() {
     let mut world = World::new("spliced", 0);
     let old = serve_checkpoint(&mut world, &[0, 1]);
     world.mine();
@@ -589,27 +590,27 @@ fn a_checkpoint_speaks_for_its_block_only() {
     world.file.checkpoints = vec![serve_bytes(spliced.encode().unwrap())];
     let why = directory(&world.file, &world.folder.join("spliced")).unwrap_err().to_string();
     assert!(why.contains("of another block"), "{why}");
-    // One that lies is only one: the next has it.
+    // One lying mirror is tolerated, because the next mirror has the checkpoint.
     world.file.checkpoints.push(serve_bytes(old.encode().unwrap()));
     directory(&world.file, &world.folder.join("other")).unwrap();
 }
 
 #[test]
-fn a_first_start_takes_nothing_older_than_the_checkpoint() {
+fn first_start_accepts_nothing_older_than_the_checkpoint() {
     let mut world = World::new("first", 0);
     let stale = world.head();
     world.mine();
     let signed = serve_checkpoint(&mut world, &[1, 2]).signed.checkpoint.number;
     assert!(signed > stale);
     world.fault_all(&[Fault::StaleHead { blocks: 1 }]);
-    // The endpoints agree on an old block; the checkpoint is newer.
+    // The endpoints agree on an old block, but the checkpoint is newer.
     let (found, warning) = directory(&world.file, &world.folder.join("reading")).unwrap();
     assert_eq!(found.directory().body().sequence, signed);
     assert!(warning.unwrap().contains("was seen before"));
 }
 
 #[test]
-fn a_mirror_follows_and_begins_anew_after_a_reorganisation() {
+fn mirror_follows_and_restarts_after_a_reorganisation() {
     let world = World::new("reorganised", 0);
     let mut mirror = Mirror::new(world.file.clone());
     mirror.follow().unwrap();
@@ -626,12 +627,12 @@ fn a_mirror_follows_and_begins_anew_after_a_reorganisation() {
         node.handle(&json!({"id": 1, "method": "devchain_reorganise", "params": ["0x4"]}));
         (0..4).for_each(|_| node.mine());
     }
-    // The first look sees that its events are of no chain any more.
+    // The first call notices that the mirror's events belong to no chain any longer.
     let _ = mirror.follow();
     mirror.follow().unwrap();
     assert_eq!(mirror.records(), before);
     assert_eq!(mirror.relay_of(Address::repeat_byte(9)), None);
-    // Who leaves may register anew.
+    // An operator that leaves may register again.
     assert_eq!(mirror.relay_of(Address::repeat_byte(2)), Some(2));
     let hash = keccak256(descriptor(2).encode().unwrap());
     let unbond = RelayRegistry::unbondCall { relayId: 2, descriptorHash: hash }.abi_encode();
@@ -659,7 +660,7 @@ fn mint(amount: u64) -> Vec<u8> {
 }
 
 #[test]
-fn what_was_signed_is_sent_again_and_only_once() {
+fn signed_transaction_is_resent_and_only_once() {
     let world = World::new("journal", 0);
     world.fault(0, &[Fault::DropTransactions]);
     let sender = sender(&world, 0);
@@ -668,19 +669,19 @@ fn what_was_signed_is_sent_again_and_only_once() {
         panic!("sent")
     };
     assert_eq!(nonce(&world, 0), before);
-    // Killed here, started again, and the endpoint works: the same transaction, not a second one.
+    // A killed and restarted sender with a working endpoint sends the same transaction, not a second one.
     world.fault(0, &[]);
     let again = Sender::new(&world.file, SigningKey::from_slice(KNOWN[0].1.as_slice()).unwrap(), &world.folder);
     assert_eq!(again.send("mint", world.network.contracts.token, &mint(1)).unwrap().hash, hash);
     assert_eq!(nonce(&world, 0), before + 1);
-    // Done is done: the next of this name is another.
+    // After completion the next transaction of this name is a new one.
     assert_ne!(again.send("mint", world.network.contracts.token, &mint(1)).unwrap().hash, hash);
     std::fs::remove_dir_all(&world.folder).unwrap();
 }
 
-/// Who writes down what came of it may be killed before that.
+/// A caller may be killed before it records the outcome.
 #[test]
-fn what_is_in_a_block_is_told_until_it_is_forgotten() {
+fn mined_transaction_is_reported_until_it_is_forgotten() {
     let world = World::new("resume", 0);
     let sender = sender(&world, 0).with_patience(Duration::from_secs(5));
     assert!(sender.resume("mint").unwrap().is_none());
@@ -690,7 +691,7 @@ fn what_is_in_a_block_is_told_until_it_is_forgotten() {
         assert_eq!(sender.resume("mint").unwrap().unwrap().hash, done.hash);
         assert_eq!(sender.send_and_keep("mint", world.network.contracts.token, &mint(1)).unwrap().hash, done.hash);
     }
-    assert_eq!(nonce(&world, 0), before, "nothing was sent again");
+    assert_eq!(nonce(&world, 0), before, "a transaction was sent again");
     sender.forget().unwrap();
     sender.forget().unwrap();
     assert!(sender.resume("mint").unwrap().is_none());
@@ -698,7 +699,7 @@ fn what_is_in_a_block_is_told_until_it_is_forgotten() {
 }
 
 #[test]
-fn a_transaction_whose_place_another_has_taken_is_given_up() {
+fn transaction_replaced_by_another_is_given_up() {
     let world = World::new("overtaken", 0);
     world.fault(0, &[Fault::DropTransactions]);
     sender(&world, 0).send("mint", world.network.contracts.token, &mint(1)).unwrap_err();
@@ -716,7 +717,7 @@ fn a_transaction_whose_place_another_has_taken_is_given_up() {
 }
 
 #[test]
-fn fees_out_of_proportion_are_not_paid() {
+fn excessive_fees_are_not_paid() {
     let world = World::new("fees", 0);
     world.fault(0, &[Fault::StuckBaseFee { wei: 1_000_000_000_000_000 }]);
     world.servers[0].node.lock().unwrap().mine();
@@ -727,7 +728,7 @@ fn fees_out_of_proportion_are_not_paid() {
 }
 
 #[test]
-fn another_wish_waits_for_the_one_that_is_under_way() {
+fn new_transaction_waits_for_the_pending_one() {
     let world = World::new("queue", 0);
     world.fault(0, &[Fault::DropTransactions]);
     let sender = sender(&world, 0);
@@ -737,12 +738,12 @@ fn another_wish_waits_for_the_one_that_is_under_way() {
     let before = nonce(&world, 0);
     let patient = Sender::new(&world.file, SigningKey::from_slice(KNOWN[0].1.as_slice()).unwrap(), &world.folder);
     patient.send("second", world.network.contracts.token, &mint(2)).unwrap();
-    assert_eq!(nonce(&world, 0), before + 2, "both, in their order");
+    assert_eq!(nonce(&world, 0), before + 2, "both are sent in their order");
     std::fs::remove_dir_all(&world.folder).unwrap();
 }
 
 #[test]
-fn what_a_contract_refuses_and_what_cannot_be_paid_is_not_sent() {
+fn refused_or_unaffordable_transaction_is_not_sent() {
     let world = World::new("refused", 0);
     let call = RelayRegistry::withdrawCall { relayId: 1 }.abi_encode();
     let why = sender(&world, 0).send("withdraw", world.network.contracts.registry, &call).unwrap_err();
@@ -756,31 +757,31 @@ fn what_a_contract_refuses_and_what_cannot_be_paid_is_not_sent() {
     let kept = std::fs::read_dir(&world.folder)
         .unwrap()
         .filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|extension| extension == "json"));
-    assert_eq!(kept.count(), 0, "nothing was signed");
+    assert_eq!(kept.count(), 0, "a transaction was signed");
 }
 
 #[test]
-fn what_was_read_just_now_is_not_asked_for_again() {
+fn recent_reading_is_not_queried_again() {
     let mut world = World::new("lately", 0);
     let kept = world.folder.join("reading");
-    assert!(read_lately(&world.file, &kept).is_none(), "nothing was read");
+    assert!(read_lately(&world.file, &kept).is_none(), "nothing was read yet");
     directory(&world.file, &kept).unwrap();
     let found = read_lately(&world.file, &kept).unwrap();
     assert_eq!(found.directory().body().relays.len(), 3);
     let note = kept.with_extension("read-at");
     let read_at = |at: u64| std::fs::write(&note, format!("{at}\n")).unwrap();
     read_at(now() - world.file.refresh_s - 1);
-    assert!(read_lately(&world.file, &kept).is_none(), "too long ago");
+    assert!(read_lately(&world.file, &kept).is_none(), "the reading is too old");
     read_at(now() + 100);
-    assert!(read_lately(&world.file, &kept).is_none(), "at a time that has not come yet");
+    assert!(read_lately(&world.file, &kept).is_none(), "the reading is in the future");
     read_at(now());
     let code = std::mem::replace(&mut world.file.code_hash, B256::repeat_byte(1));
-    assert!(read_lately(&world.file, &kept).is_none(), "it is checked as ever");
+    assert!(read_lately(&world.file, &kept).is_none(), "the cache must be verified");
     world.file.code_hash = code;
     assert!(read_lately(&world.file, &kept).is_some());
     doubt_reading(&kept);
     assert!(read_lately(&world.file, &kept).is_none(), "a relay in it did not answer");
-    // What endpoints have not shown was not read lately, however new it is.
+    // A reading that no endpoint has confirmed does not count as recent, however new it is.
     serve_checkpoint(&mut world, &[0, 1]);
     world.fault_all(&[Fault::Down]);
     assert!(directory(&world.file, &kept).unwrap().1.unwrap().contains("signed checkpoint"));
@@ -788,7 +789,7 @@ fn what_was_read_just_now_is_not_asked_for_again() {
 }
 
 #[test]
-fn records_whose_root_is_the_same_are_not_asked_for_again() {
+fn records_with_unchanged_root_are_not_queried_again() {
     let mut world = World::new("same-root", 0);
     let (older, _) = read(&world.file, now(), 0).unwrap();
     world.file.mirrors = Vec::new();
@@ -799,17 +800,23 @@ fn records_whose_root_is_the_same_are_not_asked_for_again() {
     assert_ne!(newer.header, older.header);
     let mut tampered = older.clone();
     *tampered.records.last_mut().unwrap() ^= 1;
-    assert!(again(&tampered).unwrap_err().to_string().contains("none is configured"), "they are checked as any");
+    assert!(
+        again(&tampered).unwrap_err().to_string().contains("none is configured"),
+        "cached records must be verified"
+    );
 }
 
 #[test]
-fn nothing_older_than_what_is_in_use_takes_its_place() {
+fn directory_older_than_the_one_in_use_is_refused() {
     let world = World::new("floor", 0);
     let kept = world.folder.join("reading");
     directory(&world.file, &kept).unwrap();
     let floor = world.head() + 1;
     let older = |floor| openrelay_node::chain::directory(&Outside, &world.file, &kept, floor).map(|_| ());
-    assert!(older(floor).unwrap_err().to_string().contains("was seen before"), "neither read nor kept");
+    assert!(
+        older(floor).unwrap_err().to_string().contains("was seen before"),
+        "neither endpoints nor the cache may give it"
+    );
     world.mine();
     older(floor).unwrap();
 }

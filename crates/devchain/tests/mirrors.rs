@@ -1,6 +1,6 @@
-//! Mirrors against floods of events, endpoints that limit what they answer, and restarts.
+//! Tests mirrors against floods of events, endpoints that limit their answers, and restarts.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
-#![allow(clippy::print_stdout, reason = "figures are printed")]
+#![allow(clippy::print_stdout, reason = "the test prints measurements")]
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
@@ -26,7 +26,7 @@ fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()
 }
 
-/// A chain of so many empty blocks with its contracts, and what it is called.
+/// A chain with its contracts at one endpoint, and its chain file.
 struct World {
     network: Network,
     server: Server,
@@ -83,7 +83,8 @@ impl World {
 
 fn file(network: &Network, url: String) -> ChainFile {
     let text = format!(
-        "chain_id = {}\ndirectory = \"{}\"\ncode_hash = \"{}\"\nregistry = \"{}\"\nendpoints = [\"{url}\"]\nquorum = 1\ninsecure = true\n",
+        "chain_id = {}\ndirectory = \"{}\"\ncode_hash = \"{}\"\nregistry = \"{}\"\n\
+         endpoints = [\"{url}\"]\nquorum = 1\ninsecure = true\n",
         network.chain_id, network.directory, network.code_hash, network.contracts.registry
     );
     let path = std::env::temp_dir().join(format!("openrelay-mirrors-{}-{:?}.toml", std::process::id(), Instant::now()));
@@ -123,7 +124,7 @@ fn register(node: &mut Node, network: &Network, number: u8) {
 }
 
 #[test]
-fn an_endpoint_that_limits_ranges_to_ten_blocks_is_read_whole() {
+fn endpoint_that_limits_ranges_to_ten_blocks_is_read_completely() {
     let world = World::new("ten");
     for number in 1..=3 {
         world.register(number);
@@ -142,14 +143,14 @@ fn an_endpoint_that_limits_ranges_to_ten_blocks_is_read_whole() {
         let all = vec![vec![RelayRegistry::Registered::SIGNATURE_HASH]];
         assert_eq!(world.logs(all).all(0, world.head()).unwrap().len(), 3, "{faults:?}");
     }
-    // Where not even one block is answered, the reason is the endpoint's own.
+    // Where the endpoint refuses even one block, the error contains its reason.
     world.server.set_faults(vec![Fault::RangeLimit { blocks: 0 }]);
     let why = Mirror::new(world.file.clone()).follow().unwrap_err().to_string();
     assert!(why.contains("exceeds the range limit"), "{why}");
 }
 
 #[test]
-fn events_of_a_contract_that_was_not_asked_for_are_refused() {
+fn events_of_another_contract_are_refused() {
     let world = World::new("foreign");
     world.register(1);
     world.server.set_faults(vec![Fault::ForeignEvents]);
@@ -159,14 +160,14 @@ fn events_of_a_contract_that_was_not_asked_for_are_refused() {
     assert!(mirror.records().is_empty());
     world.server.set_faults(Vec::new());
     mirror.follow().unwrap();
-    // The endpoint knows no other topic than the one that was asked for either.
+    // A query by topic returns only events with that topic.
     let registered = vec![vec![RelayRegistry::Registered::SIGNATURE_HASH]];
     assert_eq!(world.logs(registered).newest(0, world.head()).unwrap().len(), 1);
 }
 
-/// An operator's commands ask for the events of one relay, whatever others have filled the blocks with.
+/// An operator's command queries the events of one relay, however many events other relays have added.
 #[test]
-fn the_newest_events_of_one_relay_are_found_by_its_topic() {
+fn newest_events_of_a_relay_are_found_by_topic() {
     let world = World::new("topic");
     (1..=3).for_each(|number| world.register(number));
     world.describe(2, 7);
@@ -188,7 +189,7 @@ fn the_newest_events_of_one_relay_are_found_by_its_topic() {
 }
 
 #[test]
-fn a_mirror_that_starts_again_goes_on_with_what_it_has_kept() {
+fn restarted_mirror_continues_from_its_stored_state() {
     let world = World::new("again");
     (1..=2).for_each(|number| world.register(number));
     world.mine(100);
@@ -198,7 +199,7 @@ fn a_mirror_that_starts_again_goes_on_with_what_it_has_kept() {
     let begun = world.head();
     world.describe(2, 9);
     world.register(3);
-    // What was kept is not asked for again: such ranges are refused, and the last blocks take few questions.
+    // The mirror queries only recent blocks, not those that it has stored.
     let (url, asked) = noting(world.server.node.clone());
     let file = ChainFile { endpoints: vec![url], ..world.file.clone() };
     let mut mirror = Mirror::keeping(file.clone(), world.path());
@@ -207,11 +208,11 @@ fn a_mirror_that_starts_again_goes_on_with_what_it_has_kept() {
     assert_eq!(mirror.directory().unwrap().directory().relay(2).unwrap().key_epoch, 9);
     assert_eq!(mirror.directory().unwrap().directory().body().relays.len(), 3);
     let first = asked.lock().unwrap().iter().map(|(from, _)| *from).min().unwrap();
-    assert!(first > begun - 70, "block {first} was asked for, of {begun} that were kept");
+    assert!(first > begun - 70, "the mirror queried block {first} although it had stored {begun}");
     let mut fresh = Mirror::new(world.file.clone());
     fresh.follow().unwrap();
     assert_eq!(mirror.records(), fresh.records());
-    // As it was written, whole: no half of a file is ever there.
+    // A damaged file is discarded with a warning.
     for bad in [&kept[..kept.len() / 2], b"", b"{}", &[b' '; 10]] {
         std::fs::write(world.path(), bad).unwrap();
         let mut mirror = Mirror::keeping(file.clone(), world.path());
@@ -223,7 +224,7 @@ fn a_mirror_that_starts_again_goes_on_with_what_it_has_kept() {
 }
 
 #[test]
-fn what_another_chain_or_contract_has_kept_is_refused() {
+fn state_of_another_chain_or_contract_is_refused() {
     let world = World::new("other");
     world.register(1);
     world.mine(100);
@@ -243,7 +244,8 @@ fn what_another_chain_or_contract_has_kept_is_refused() {
         let why = Mirror::keeping(world.file.clone(), world.path()).take_warning();
         assert!(why.is_some_and(|why| why.contains("another")), "{key}");
     }
-    // Of a chain that was reorganised since, and with content that no chain has: it begins anew, and nothing of it is served.
+    // After a reorganisation, or with content that no chain has, the mirror starts again and serves nothing of the
+    // stored state.
     let mut fresh = Mirror::new(world.file.clone());
     fresh.follow().unwrap();
     let mut other_block = value.clone();
@@ -261,10 +263,10 @@ fn what_another_chain_or_contract_has_kept_is_refused() {
     std::fs::remove_dir_all(&world.folder).unwrap();
 }
 
-/// The blocks of each question for logs.
+/// First and last block of each query for logs.
 type Asked = Arc<Mutex<Vec<(u64, u64)>>>;
 
-/// An endpoint of this node that notes which blocks it is asked for logs of.
+/// Serves an endpoint of this node that records the blocks of its queries for logs.
 fn noting(node: Arc<Mutex<Node>>) -> (String, Asked) {
     let asked = Asked::default();
     let notes = asked.clone();
@@ -282,7 +284,7 @@ fn range(filter: &Value) -> (u64, u64) {
     (height("fromBlock"), height("toBlock"))
 }
 
-/// An endpoint that answers as it is told to.
+/// Serves an endpoint with these answers.
 fn answering(mut answer: impl FnMut(&Value) -> String + Send + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -310,8 +312,9 @@ fn answering(mut answer: impl FnMut(&Value) -> String + Send + 'static) -> Strin
     url
 }
 
-/// A registry with very many relays and events, without the hours that it would take to make them in a chain: blocks are real and
-/// empty, events, registrations and the root are what a chain with them would show.
+/// A registry with very many relays and events, without the hours that creating them on a chain would take.
+///
+/// Blocks are real and empty. Events, registrations and the root are what a chain with them would show.
 struct Flood {
     node: Node,
     registry: Address,
@@ -353,7 +356,7 @@ impl Flood {
                 (begin + relay * BLOCKS / (RELAYS + 1), log(event.encode_log_data()))
             })
             .collect();
-        // Each of them as long as the registry takes: 256 bytes. The last one is what counts.
+        // Each event has the registry's maximum of 256 bytes. Only the last one counts.
         events.extend((0..EVENTS).map(|number| {
             let last = number + 1 == EVENTS;
             let event = RelayRegistry::Described {
@@ -416,7 +419,8 @@ impl Flood {
         json!({"jsonrpc": "2.0", "id": request["id"], "result": result})
     }
 
-    /// As many as endpoints usually give; still more than fit into an answer that is read.
+    /// Returns at most 10,000 logs, as endpoints usually do. That is still more than fits into an answer that the
+    /// mirror accepts.
     fn logs(&self, filter: &Value) -> Option<Value> {
         let (from, to) = range(filter);
         let begin = self.events.partition_point(|(block, _)| *block < from);
@@ -435,16 +439,17 @@ impl Flood {
     }
 }
 
-/// What the gas of a call is, by the chain's own estimate.
+/// Returns the gas of a call, as the chain estimates it.
 fn gas(node: &mut Node, from: Address, to: Address, data: Vec<u8>) -> u64 {
     let call = json!([{"from": from, "to": to, "input": hex::encode_prefixed(data)}]);
     let answer = node.handle(&json!({"id": 1, "method": "eth_estimateGas", "params": call}));
     u64::from_str_radix(answer["result"].as_str().unwrap().trim_start_matches("0x"), 16).unwrap()
 }
 
-/// All of it in 2,000 blocks; which of the relays are silent a mirror finds out after it has started (`asking` has that row).
+/// All events are in 2,000 blocks. A mirror finds silent relays only after it has started; the tests of `asking`
+/// cover that.
 #[test]
-fn a_fresh_mirror_of_20000_relays_and_100000_events_of_one_owner_starts_within_60_s() {
+fn mirror_of_20000_relays_and_100000_events_of_one_owner_starts_within_60_s() {
     let mut node = Node::new(development(now() - 10_000), true, None);
     node.tell_time(now() - 9_000);
     let network = node.deploy(&Rules::default()).unwrap();
@@ -468,8 +473,8 @@ fn a_fresh_mirror_of_20000_relays_and_100000_events_of_one_owner_starts_within_6
     let took = started.elapsed();
     let token = U256::from(10u64.pow(18));
     println!(
-        "a mirror of {RELAYS} relays and {EVENTS} events starts in {:.1} s with {} questions; the attacker pays {} Mgas for \
-         descriptions ({describe} each), and bonds of {} tokens",
+        "a mirror of {RELAYS} relays and {EVENTS} events starts in {:.1} s with {} queries; \
+         the attacker pays {} Mgas for descriptions ({describe} each), and bonds of {} tokens",
         took.as_secs_f64(),
         questions.lock().unwrap(),
         describe * EVENTS / 1_000_000,

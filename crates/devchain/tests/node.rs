@@ -1,4 +1,4 @@
-//! An endpoint with transactions that are signed, and a chain that is kept in a file.
+//! Tests an endpoint with signed transactions, and a chain that is stored in a file.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
 
 use alloy_consensus::{SignableTransaction, TxEip1559, TxEnvelope};
@@ -46,7 +46,7 @@ fn node() -> Node {
 }
 
 #[test]
-fn known_accounts_are_those_of_their_keys() {
+fn known_accounts_match_their_keys() {
     for (address, key) in KNOWN {
         let key = SigningKey::from_slice(key.as_slice()).unwrap();
         assert_eq!(Address::from_public_key(key.verifying_key()), address);
@@ -54,7 +54,7 @@ fn known_accounts_are_those_of_their_keys() {
 }
 
 #[test]
-fn a_signed_transaction_is_in_the_next_block_and_has_a_receipt() {
+fn signed_transaction_is_mined_and_has_a_receipt() {
     let mut node = node();
     node.tell_time(NOW + 100);
     let transaction = signed(0, 0, 10 * GWEI, 5);
@@ -70,10 +70,10 @@ fn a_signed_transaction_is_in_the_next_block_and_has_a_receipt() {
 }
 
 #[test]
-fn gaps_wait_and_a_replacement_pays_a_tenth_more() {
+fn nonce_gap_waits_and_replacement_pays_ten_percent_more() {
     let mut node = node();
     send(&mut node, &signed(0, 1, 10 * GWEI, 1));
-    assert_eq!(node.chain().last().transactions.len(), 0, "the one before it is missing");
+    assert_eq!(node.chain().last().transactions.len(), 0, "the previous transaction is missing");
     let count =
         |node: &mut Node, block: &str| number(&ask(node, "eth_getTransactionCount", json!([KNOWN[0].0, block])));
     assert_eq!((count(&mut node, "latest"), count(&mut node, "pending")), (0, 0));
@@ -89,7 +89,7 @@ fn gaps_wait_and_a_replacement_pays_a_tenth_more() {
 }
 
 #[test]
-fn what_waits_can_be_dropped_and_blocks_taken_back() {
+fn pending_transaction_can_be_dropped_and_block_reverted() {
     let mut node = node();
     send(&mut node, &signed(0, 0, 10 * GWEI, 1));
     assert_eq!(ask(&mut node, "devchain_reorganise", json!(["0x1"]))["result"], true);
@@ -103,7 +103,7 @@ fn what_waits_can_be_dropped_and_blocks_taken_back() {
 }
 
 #[test]
-fn its_proofs_are_those_that_readers_verify() {
+fn account_proofs_are_accepted_by_readers() {
     let mut node = node();
     send(&mut node, &signed(0, 0, 10 * GWEI, 7));
     let raw = ask(&mut node, "debug_getRawHeader", json!(["latest"]));
@@ -128,7 +128,7 @@ fn its_proofs_are_those_that_readers_verify() {
 }
 
 #[test]
-fn a_kept_chain_is_read_back_and_a_torn_or_changed_one_is_seen() {
+fn stored_chain_is_restored_and_changed_one_is_refused() {
     let path = std::env::temp_dir().join(format!("openrelay-devchain-{}", std::process::id()));
     let _ = std::fs::remove_file(&path);
     let (store, chain) = Store::open(&path, NOW).unwrap();
@@ -141,7 +141,7 @@ fn a_kept_chain_is_read_back_and_a_torn_or_changed_one_is_seen() {
     drop(node);
     let (_, chain) = Store::open(&path, 0).unwrap();
     assert_eq!((chain.last().hash, chain.last().header.number), (head, 3));
-    // A crash in the middle of a write.
+    // A crash during a write leaves an incomplete last line.
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, &text.as_bytes()[..text.len() - 9]).unwrap();
     assert_eq!(Store::open(&path, 0).unwrap().1.last().header.number, 2);

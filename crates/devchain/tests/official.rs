@@ -1,11 +1,12 @@
-//! The chain of ethereum/execution-apis and the answers that its tests ask for.
+//! Tests the official chain of ethereum/execution-apis and the answers that its tests expect.
 //!
-//! The files are not ours to keep here: `OPENRELAY_EXECUTION_APIS` names the `tests` folder of a checkout of that repository. Without it these tests say so and judge nothing.
+//! The files are third-party and not stored here. `OPENRELAY_EXECUTION_APIS` names the `tests` folder of a checkout
+//! of that repository. Without it these tests report that and check nothing.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
     clippy::print_stderr,
-    reason = "a test that cannot go on must stop, and says what it left out"
+    reason = "a test that cannot go on must stop, and reports what it skipped"
 )]
 
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use std::path::{Path, PathBuf};
 use openrelay_devchain::{Chain, Node, read_chain, read_genesis};
 use serde_json::Value;
 
-/// The folders of the methods that devchain has.
+/// Folders of the methods that devchain implements.
 const CLAIMED: [&str; 28] = [
     "debug_getRawBlock",
     "debug_getRawHeader",
@@ -48,7 +49,7 @@ const CLAIMED: [&str; 28] = [
 fn folder() -> Option<PathBuf> {
     let folder = std::env::var_os("OPENRELAY_EXECUTION_APIS").map(PathBuf::from);
     if folder.is_none() {
-        eprintln!("not judged: OPENRELAY_EXECUTION_APIS names no checkout of ethereum/execution-apis");
+        eprintln!("skipped: OPENRELAY_EXECUTION_APIS is not set to a checkout of ethereum/execution-apis");
     }
     folder
 }
@@ -62,7 +63,7 @@ fn imported(folder: &Path) -> Chain {
 
 /// An import checks the roots of every block.
 #[test]
-fn every_block_of_the_official_chain_has_the_roots_that_running_it_gives() {
+fn official_chain_is_imported_with_matching_roots() {
     let Some(folder) = folder() else { return };
     let chain = imported(&folder);
     assert!(chain.last().header.number >= 50);
@@ -70,7 +71,7 @@ fn every_block_of_the_official_chain_has_the_roots_that_running_it_gives() {
 }
 
 #[test]
-fn answers_are_those_of_the_official_files() {
+fn answers_match_the_official_files() {
     let Some(folder) = folder() else { return };
     let chain = imported(&folder);
     let (mut judged, mut wrong) = (0, Vec::new());
@@ -80,7 +81,7 @@ fn answers_are_those_of_the_official_files() {
             let path = file.unwrap().path();
             let text = std::fs::read_to_string(&path).unwrap();
             let speconly = text.contains("speconly:");
-            // Each file is a conversation with a node that has just this chain.
+            // Each file is a conversation with a node that has exactly this chain.
             let mut node = Node::new(chain.clone(), false, None);
             let mut answer = Value::Null;
             for line in text.lines() {
@@ -96,12 +97,13 @@ fn answers_are_those_of_the_official_files() {
             }
         }
     }
-    eprintln!("{judged} answers judged");
-    assert!(judged >= 100, "only {judged} answers were there to be judged");
+    eprintln!("{judged} answers checked");
+    assert!(judged >= 100, "found only {judged} answers to check");
     assert!(wrong.is_empty(), "{} of {judged}:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-/// Errors must have the same code; their words and extra data are each client's own. What is marked as being about form must have the same form.
+/// Errors must have the same code and data; messages differ between clients. Files that are marked as being about
+/// form must match in form only.
 fn same(expected: &Value, answer: &Value, speconly: bool) -> bool {
     let (error, own) = (&expected["error"]["code"], &answer["error"]["code"]);
     if !error.is_null() || !own.is_null() {

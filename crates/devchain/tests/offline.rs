@@ -1,4 +1,5 @@
-//! Clients without endpoints, and with a chain that stands still: how long what was kept or signed serves, and what ends it.
+//! Tests clients without endpoints, and with a chain that stands still: how long a cached or signed directory serves,
+//! and what ends it.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
 
 use std::io::{Read as _, Write as _};
@@ -23,7 +24,7 @@ fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()
 }
 
-/// Three endpoints with a chain each, all alike, and a client's folder.
+/// Three endpoints with equal chains, and a client's folder.
 struct World {
     servers: Vec<Server>,
     file: ChainFile,
@@ -31,7 +32,7 @@ struct World {
 }
 
 impl World {
-    /// The newest block is so many seconds old.
+    /// Creates a world whose newest block is `age` seconds old.
     fn new(name: &str, age: u64) -> Self {
         let mut node = Node::new(development(now() - age - 100), true, None);
         node.tell_time(now() - age - 90);
@@ -50,7 +51,8 @@ impl World {
         let urls: Vec<String> = servers.iter().map(|server| format!("\"{}\"", server.url())).collect();
         let contracts = &network.contracts;
         let text = format!(
-            "chain_id = {}\ndirectory = \"{}\"\ncode_hash = \"{}\"\nregistry = \"{}\"\nimages = \"{}\"\ncollateral = \"{}\"\n\
+            "chain_id = {}\ndirectory = \"{}\"\ncode_hash = \"{}\"\nregistry = \"{}\"\nimages = \"{}\"\n\
+             collateral = \"{}\"\n\
              endpoints = [{}]\nquorum = 2\n",
             network.chain_id,
             network.directory,
@@ -72,12 +74,12 @@ impl World {
         self.folder.join("reading")
     }
 
-    /// The reading as it was when the newest block was young.
+    /// Returns the reading at the time when the newest block was new.
     fn read_then(&self, age: u64) -> Reading {
         read(&self.file, now() - age, 0).unwrap().0
     }
 
-    /// The same, kept by a client.
+    /// Stores that reading in the client's cache.
     fn keep(&self, age: u64) {
         std::fs::write(self.kept(), self.read_then(age).encode().unwrap()).unwrap();
     }
@@ -86,7 +88,7 @@ impl World {
         endpoints.iter().for_each(|endpoint| self.servers[*endpoint].set_faults(faults.to_vec()));
     }
 
-    /// These endpoints have a block more than the others.
+    /// Mines one more block at these endpoints only.
     fn mine(&self, endpoints: &[usize]) {
         let time = now();
         for endpoint in endpoints {
@@ -100,7 +102,7 @@ impl World {
         directory(&Outside, &self.file, &self.kept(), 0)
     }
 
-    /// Whether the directory is judged as the newest that is known.
+    /// Returns whether the directory counts as the newest known.
     fn is_newest_known(&self) -> bool {
         self.directory().unwrap().0.is_newest_known()
     }
@@ -128,29 +130,29 @@ fn serve_bytes(bytes: Vec<u8>) -> String {
 const ALL: [usize; 3] = [0, 1, 2];
 
 #[test]
-fn a_kept_directory_serves_71_hours_while_all_endpoints_are_blocked() {
+fn cached_directory_serves_71_hours_while_all_endpoints_are_blocked() {
     let mut world = World::new("blocked", 71 * HOUR);
     world.keep(71 * HOUR);
     world.fault(&ALL, &[Fault::Down]);
     let (found, warning) = world.directory().unwrap();
-    assert!(found.is_newest_known() && warning.unwrap().contains("was kept"));
-    // Nobody listens either.
+    assert!(found.is_newest_known() && warning.unwrap().contains("cached directory"));
+    // No server listens at the endpoints either.
     world.file.endpoints = vec!["http://127.0.0.1:1".into(), "http://127.0.0.1:2".into()];
     assert!(world.is_newest_known());
     assert!(kept_directory(&world.file, &world.kept()).unwrap().is_newest_known());
 }
 
 #[test]
-fn a_kept_directory_serves_71_hours_while_the_chain_stands_still() {
+fn cached_directory_serves_71_hours_while_the_chain_stands_still() {
     let world = World::new("still", 71 * HOUR);
     world.keep(71 * HOUR);
     let (found, warning) = world.directory().unwrap();
     let warning = warning.unwrap();
-    assert!(found.is_newest_known() && warning.contains("was kept") && warning.contains("stands still"), "{warning}");
+    assert!(found.is_newest_known() && warning.contains("cached") && warning.contains("has stalled"), "{warning}");
 }
 
 #[test]
-fn after_72_hours_a_kept_directory_is_refused_with_its_age() {
+fn cached_directory_is_refused_with_its_age_after_72_hours() {
     let world = World::new("old", 73 * HOUR);
     world.keep(73 * HOUR);
     for faults in [vec![Fault::Down], Vec::new()] {
@@ -165,21 +167,21 @@ fn after_72_hours_a_kept_directory_is_refused_with_its_age() {
 }
 
 #[test]
-fn a_newer_block_that_a_quorum_shows_ends_what_a_kept_directory_is_good_for() {
+fn newer_block_shown_by_a_quorum_ends_the_cached_directory() {
     let world = World::new("newer", 20 * HOUR);
     world.keep(20 * HOUR);
-    // Two endpoints go on and prove nothing.
+    // Two endpoints have a newer block but prove nothing.
     world.fault(&ALL, &[Fault::NoProof]);
     assert!(world.is_newest_known());
     world.mine(&[0, 1]);
     assert!(!world.is_newest_known());
-    // That is remembered, whatever becomes of the endpoints.
+    // The client remembers the newer block, whatever endpoints do later.
     world.fault(&ALL, &[Fault::Down]);
     assert!(!world.is_newest_known());
     assert!(!kept_directory(&world.file, &world.kept()).unwrap().is_newest_known());
     std::fs::write(world.kept().with_extension("newest"), "nonsense").unwrap();
     assert!(!world.is_newest_known());
-    // Until a directory is proven at the newest block again.
+    // This holds until a directory is proven at the newest block again.
     world.fault(&ALL, &[]);
     world.mine(&[2]);
     let (found, warning) = world.directory().unwrap();
@@ -189,7 +191,7 @@ fn a_newer_block_that_a_quorum_shows_ends_what_a_kept_directory_is_good_for() {
 }
 
 #[test]
-fn a_newer_block_that_one_endpoint_claims_changes_nothing() {
+fn newer_block_claimed_by_one_endpoint_is_ignored() {
     let world = World::new("one", 20 * HOUR);
     world.keep(20 * HOUR);
     world.fault(&ALL, &[Fault::NoProof]);
@@ -197,12 +199,12 @@ fn a_newer_block_that_one_endpoint_claims_changes_nothing() {
     assert!(world.is_newest_known());
 }
 
-/// The network's keys have signed the newest block.
+/// Makes one of the network's keys sign the newest block.
 fn sign(world: &mut World, age: u64) {
     let key = DirectoryKey::from_seed([1; 32]).unwrap();
     let reading = world.read_then(age);
     let (_, found) = read(&world.file, now() - age, 0).unwrap();
-    let Source::Chain(facts) = found.source() else { panic!("no chain") };
+    let Source::Chain(facts) = found.source() else { panic!("the source is not a chain") };
     let (number, hash, timestamp) = (facts.block, facts.block_hash, facts.timestamp);
     let mut signed = Signed::new(Checkpoint { chain_id: world.file.chain_id, number, hash, timestamp });
     signed.sign(0, &key);
@@ -212,13 +214,13 @@ fn sign(world: &mut World, age: u64) {
 }
 
 #[test]
-fn a_first_start_from_a_checkpoint_serves_71_hours_without_endpoints() {
+fn checkpoint_serves_a_first_start_71_hours_without_endpoints() {
     let mut world = World::new("checkpoint", 71 * HOUR);
     sign(&mut world, 71 * HOUR);
     world.fault(&ALL, &[Fault::Down]);
     let (found, warning) = world.directory().unwrap();
     assert!(found.is_newest_known() && warning.unwrap().contains("signed checkpoint"));
-    // From there on it is kept.
+    // The client caches it from there on.
     world.file.checkpoints = vec!["http://127.0.0.1:1/checkpoint".into()];
     assert!(world.is_newest_known());
     let mut world = World::new("old-checkpoint", 73 * HOUR);
@@ -229,7 +231,7 @@ fn a_first_start_from_a_checkpoint_serves_71_hours_without_endpoints() {
 }
 
 #[test]
-fn where_nobody_is_reached_nothing_is_refused() {
+fn unreachable_sources_are_not_a_refusal() {
     let mut world = World::new("nobody", 0);
     world.fault(&ALL, &[Fault::Down]);
     assert!(matches!(world.directory(), Err(ChainError::Unreached { .. })));
@@ -241,7 +243,7 @@ fn where_nobody_is_reached_nothing_is_refused() {
     world.file.checkpoints.clear();
     world.fault(&[0, 1], &[Fault::ForgedHeader]);
     assert!(matches!(world.directory(), Err(ChainError::Endpoints(_) | ChainError::Quorum { .. })));
-    // Endpoints answer, and nobody has the records.
+    // Endpoints answer, but no mirror has the records.
     world.fault(&ALL, &[]);
     world.file.mirrors = vec!["http://127.0.0.1:1/records".into()];
     assert!(matches!(world.directory(), Err(ChainError::Unserved(_))));
@@ -250,14 +252,14 @@ fn where_nobody_is_reached_nothing_is_refused() {
 }
 
 #[test]
-fn a_clock_of_1970_is_named_as_the_reason() {
+fn clock_of_1970_is_reported_as_the_reason() {
     let world = World::new("clock", 0);
     let why = read(&world.file, 0, 0).unwrap_err().to_string();
     assert!(why.contains("in the future; check this machine's clock"), "{why}");
 }
 
 #[test]
-fn floors_are_read_by_a_quorum_and_with_proof() {
+fn floors_need_a_quorum_and_a_proof() {
     let world = World::new("floors", 0);
     let honest = voted(&world.file).unwrap();
     assert_eq!((honest.intel_floor, honest.amd_floor), (0, 0));
@@ -268,7 +270,7 @@ fn floors_are_read_by_a_quorum_and_with_proof() {
         world.fault(&ALL, std::slice::from_ref(&fault));
         voted(&world.file).unwrap_err();
     }
-    // One that is alone with what it proves decides nothing.
+    // A single endpoint decides nothing, even with proofs.
     world.fault(&ALL, &[]);
     world.mine(&[0]);
     assert_eq!(voted(&world.file).unwrap(), honest);

@@ -1,4 +1,4 @@
-//! The registry's contracts against the readers of `ledger`, and against what operators and strangers may do.
+//! Tests the registry's contracts against the readers of `ledger`, and what operators and strangers may do.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -22,7 +22,7 @@ const DAY: u64 = 86_400;
 const RATE: u64 = 10;
 const HIGHEST_RATE: u64 = 1_000;
 const MIN_BOND: u64 = 50;
-/// Changes of a relay at once, and the seconds after which one more can be made.
+/// Number of changes that a relay can make at once, and the seconds until it can make one more.
 const BURST: u64 = 16;
 const REFILL: u64 = 600;
 /// The contract that may slash.
@@ -35,7 +35,7 @@ fn person(number: u8) -> Address {
     Address::repeat_byte(number)
 }
 
-/// A chain with the contracts on it and three people who have tokens.
+/// A chain with the contracts, and three people who have tokens.
 struct World {
     chain: Chain,
     token: Address,
@@ -107,21 +107,21 @@ impl World {
         )
     }
 
-    /// The storage root of the directory as the chain has it.
+    /// Returns the storage root of the directory on the chain.
     fn root(&self) -> B256 {
         let slots = self.chain.storage(self.directory);
         directory_root(slots.into_iter().map(|(slot, hash)| (slot.to(), B256::from(hash))))
     }
 }
 
-/// What makes the registry.
+/// Returns the creation code of the registry with its arguments.
 fn creation(token: Address, min_bond: u64, judges: [Address; 2]) -> Bytes {
     let [rate, least, most, min_bond] = [RATE, 1, HIGHEST_RATE, min_bond].map(U256::from);
     let arguments = (token, GOVERNOR, GUARDIAN, rate, least, most, min_bond, judges).abi_encode_params();
     [&code("RelayRegistry")[..], &arguments].concat().into()
 }
 
-/// The creation code of a contract, as it is in the folder that `OPENRELAY_ARTIFACTS` names, so that mutants can be tested.
+/// Returns the creation code of a contract from the folder in `OPENRELAY_ARTIFACTS`, so that mutants can be tested.
 fn code(name: &str) -> Bytes {
     let committed = || std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../contracts/artifacts");
     let folder = std::env::var_os("OPENRELAY_ARTIFACTS").map_or_else(committed, std::path::PathBuf::from);
@@ -130,7 +130,7 @@ fn code(name: &str) -> Bytes {
     artifact["bytecode"].as_str().unwrap().parse().unwrap()
 }
 
-/// The withdrawal address of a person's relays.
+/// Returns the withdrawal address of a person's relays.
 fn cold(operator: Address) -> Address {
     Address::from_word(keccak256(operator))
 }
@@ -158,7 +158,7 @@ fn refusal<T: SolError>(result: Result<Receipt, Failure>, error: &T) {
 }
 
 #[test]
-fn artifacts_are_of_these_sources() {
+fn artifacts_are_compiled_from_these_sources() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../contracts");
     let mut checked = 0;
     let names = [
@@ -189,13 +189,13 @@ fn artifacts_are_of_these_sources() {
             checked += 1;
         }
     }
-    assert!(checked > names.len(), "{checked}: some have others in them");
+    assert!(checked > names.len(), "only {checked} sources were checked, although some contracts import others");
 }
 
 #[test]
-fn what_the_registry_writes_is_what_readers_prove() {
+fn registry_writes_what_readers_prove() {
     let mut world = World::new();
-    assert_eq!(world.root(), directory_root([]), "nothing but records is in the directory");
+    assert_eq!(world.root(), directory_root([]), "the directory contains only records");
     world.register(person(1), 100, 1_000, &descriptor(1)).unwrap();
     world.register(person(2), 100, 4_000, &descriptor(2)).unwrap();
     world.register(person(3), 7, 100, b"nonsense").unwrap();
@@ -211,14 +211,14 @@ fn what_the_registry_writes_is_what_readers_prove() {
     let set = RecordSet::verify(&write(entries.clone()).unwrap(), world.root()).unwrap();
     assert_eq!((set.records.len(), set.malformed), (2, vec![3]));
     assert_eq!(set.records[1].descriptor.key_epoch, 4);
-    // What was true before is refused.
+    // A record with previous content is refused.
     let mut stale = entries;
     stale[1] = entry(2, person(2), 100, 3, Status::Active, descriptor(2));
     assert!(RecordSet::verify(&write(stale).unwrap(), world.root()).is_err());
 }
 
 #[test]
-fn a_registration_stays_within_its_budget() {
+fn registration_stays_within_gas_budget() {
     let mut world = World::new();
     world.register(person(1), 100, 1_000, &descriptor(1)).unwrap();
     let before = world.chain.storage(world.registry).len() + world.chain.storage(world.directory).len();
@@ -230,7 +230,7 @@ fn a_registration_stays_within_its_budget() {
 }
 
 #[test]
-fn a_relay_leaves_with_its_bond_after_two_weeks_and_not_before() {
+fn bond_is_returned_after_two_weeks_and_not_before() {
     let mut world = World::new();
     world.register(person(1), 100, 1_500, &descriptor(1)).unwrap();
     assert_eq!(world.balance(person(1)), U256::from(RICH - 1_500));
@@ -243,17 +243,17 @@ fn a_relay_leaves_with_its_bond_after_two_weeks_and_not_before() {
     world.chain.advance(10);
     world.tell(person(3), &withdraw).unwrap();
     assert_eq!((world.balance(cold(person(1))), world.balance(world.registry)), (U256::from(1_500), U256::ZERO));
-    assert_eq!(world.root(), directory_root([]), "nothing is left in the directory");
+    assert_eq!(world.root(), directory_root([]), "the directory is empty");
     refusal(world.tell(person(1), &withdraw), &RelayRegistry::WrongStatus {});
     let left = world.ask(&RelayRegistry::relayOfCall { relayId: 1 });
     assert_eq!((left.withdrawal, left.operator, left.status), (cold(person(1)), Address::ZERO, 0));
-    // Its number is never given to another.
+    // The relay's number is never reused.
     world.register(person(2), 100, 1_000, &descriptor(2)).unwrap();
     assert_eq!(world.ask(&RelayRegistry::countCall {}), 2);
 }
 
 #[test]
-fn strangers_and_stolen_hot_keys_get_nowhere() {
+fn strangers_and_stolen_hot_keys_are_refused() {
     let mut world = World::new();
     world.register(person(1), 100, 1_000, &descriptor(1)).unwrap();
     let hash = keccak256(descriptor(1));
@@ -273,7 +273,7 @@ fn strangers_and_stolen_hot_keys_get_nowhere() {
         &RelayRegistry::StaleDescriptor {},
     );
     let write = sol_write(1, B256::ZERO);
-    assert!(world.chain.send(person(1), world.directory, write).is_err(), "the directory obeys the registry alone");
+    assert!(world.chain.send(person(1), world.directory, write).is_err(), "only the registry writes the directory");
 }
 
 fn sol_write(relay_id: u64, hash: B256) -> Bytes {
@@ -282,7 +282,7 @@ fn sol_write(relay_id: u64, hash: B256) -> Bytes {
 }
 
 #[test]
-fn bad_registrations_are_refused_in_words() {
+fn bad_registrations_are_refused_with_named_errors() {
     let mut world = World::new();
     refusal(
         world.register(person(1), 100, 999, &descriptor(1)),
@@ -291,13 +291,13 @@ fn bad_registrations_are_refused_in_words() {
     refusal(world.register(person(1), 0, 999, &descriptor(1)), &RelayRegistry::BadValue {});
     refusal(world.register(person(1), 1, 999, &[]), &RelayRegistry::BadDescriptor {});
     refusal(world.register(person(1), 1, 999, &[1; 257]), &RelayRegistry::BadDescriptor {});
-    assert!(world.register(person(9), 1, 999, &descriptor(1)).is_err(), "who has no tokens");
+    assert!(world.register(person(9), 1, 999, &descriptor(1)).is_err(), "an account without tokens cannot register");
     assert_eq!(world.ask(&RelayRegistry::countCall {}), 0);
     assert_eq!(world.root(), directory_root([]));
 }
 
 #[test]
-fn powers_are_bounded_in_time_and_size() {
+fn governor_and_guardian_powers_are_bounded_in_time_and_size() {
     let mut world = World::new();
     let rate = |rate: u64| RelayRegistry::announceRateCall { next: rate.try_into().unwrap() };
     refusal(world.tell(GUARDIAN, &rate(20)), &RelayRegistry::NotAllowed {});
@@ -310,7 +310,11 @@ fn powers_are_bounded_in_time_and_size() {
     let reclass = RelayRegistry::reclassCall { relayId: 1, descriptorHash: keccak256(descriptor(1)) };
     world.tell(person(3), &reclass).unwrap();
     refusal(world.tell(person(3), &reclass), &RelayRegistry::NothingChanges {});
-    assert_eq!(world.ask(&RelayRegistry::relayOfCall { relayId: 1 }).bondClass, 0, "too little under the new rate");
+    assert_eq!(
+        world.ask(&RelayRegistry::relayOfCall { relayId: 1 }).bondClass,
+        0,
+        "the bond is too small under the new rate"
+    );
 
     refusal(world.tell(GOVERNOR, &RelayRegistry::pauseCall {}), &RelayRegistry::NotAllowed {});
     world.tell(GUARDIAN, &RelayRegistry::pauseCall {}).unwrap();
@@ -347,7 +351,7 @@ fn relay_below_the_minimum_bond_is_refused_at_any_bandwidth() {
 }
 
 #[test]
-fn restarting_relay_never_waits_and_a_flood_of_descriptions_does() {
+fn restarting_relay_never_waits_but_a_flood_of_descriptions_does() {
     let mut world = World::new();
     world.register(person(1), 100, 1_000, &descriptor(1)).unwrap();
     for number in 0..16 {
@@ -357,13 +361,14 @@ fn restarting_relay_never_waits_and_a_flood_of_descriptions_does() {
     let Failure::Reverted(why) = refused else { panic!("{refused:?}") };
     let from: u64 = RelayRegistry::TooManyChanges::abi_decode(&why).unwrap().from.to();
     assert!(from > world.chain.timestamp() && from <= world.chain.timestamp() + REFILL, "{from}");
-    // One in ten minutes, and not two.
+    // One change in ten minutes, and not two.
     world.chain.set_next_timestamp(from - 1);
     world.describe(person(1), 1, 1).unwrap_err();
     world.chain.set_next_timestamp(from);
     world.describe(person(1), 1, 2).unwrap();
     world.describe(person(1), 1, 3).unwrap_err();
-    // The budget is the relay's: another one is not slowed down, and a day later all of it is back.
+    // Each relay has its own budget, so another relay is unaffected. One day later the whole budget is available
+    // again.
     world.register(person(2), 100, 1_000, &descriptor(2)).unwrap();
     world.describe(person(2), 2, 4).unwrap();
     world.chain.advance(DAY);
@@ -374,7 +379,7 @@ fn restarting_relay_never_waits_and_a_flood_of_descriptions_does() {
 }
 
 #[test]
-fn events_of_a_relay_that_nobody_pays_for_are_bounded() {
+fn events_of_a_relay_that_cost_nothing_are_bounded() {
     let mut world = World::new();
     world.register(person(1), 100, 1_000, &descriptor(1)).unwrap();
     let hash = keccak256(descriptor(1));
@@ -389,16 +394,17 @@ fn events_of_a_relay_that_nobody_pays_for_are_bounded() {
     let registry = world.registry;
     let changed = |receipt: Receipt| receipt.logs.iter().filter(|log| log.address == registry).count();
     let little = world.tell(person(3), &top_up(1)).unwrap();
-    assert_eq!(changed(little), 0, "the record stays, so mirrors have nothing to read");
+    assert_eq!(changed(little), 0, "the record is unchanged, so mirrors have nothing to read");
     let doubled = world.tell(person(3), &top_up(1_000)).unwrap();
     assert_eq!(changed(doubled), 1);
     let reclass = RelayRegistry::reclassCall { relayId: 1, descriptorHash: hash };
     refusal(world.tell(person(3), &reclass), &RelayRegistry::NothingChanges {});
 }
 
-/// A thief of the hot key uses up the budget at every chance, and the withdrawal address still replaces him.
+/// A thief of the hot key uses the whole budget at every chance, but the withdrawal address can still replace the
+/// thief.
 #[test]
-fn stolen_hot_key_cannot_keep_the_withdrawal_address_from_acting() {
+fn stolen_hot_key_cannot_block_the_withdrawal_address() {
     let mut world = World::new();
     world.register(person(1), 100, 1_000, &descriptor(1)).unwrap();
     for _ in 0..3 {
@@ -411,7 +417,7 @@ fn stolen_hot_key_cannot_keep_the_withdrawal_address_from_acting() {
     refusal(world.tell(owner, &take(person(1))), &RelayRegistry::NothingChanges {});
     world.tell(owner, &take(person(2))).unwrap();
     world.describe(person(1), 1, 1).unwrap_err();
-    // Of the withdrawal address' own calls there is an end too.
+    // The withdrawal address's own calls are bounded too.
     let mut calls = 1;
     while world.tell(owner, &take(person(2 - calls % 2))).is_ok() {
         calls += 1;
@@ -421,7 +427,7 @@ fn stolen_hot_key_cannot_keep_the_withdrawal_address_from_acting() {
 }
 
 #[test]
-fn judge_slashes_a_bond_also_while_it_unbonds_and_nobody_else_does() {
+fn judge_slashes_a_bond_even_while_unbonding_and_nobody_else_does() {
     let mut world = World::new();
     world.register(person(1), 100, 2_000, &descriptor(1)).unwrap();
     for stranger in [person(1), person(2), GOVERNOR, GUARDIAN, Address::ZERO] {
@@ -429,7 +435,7 @@ fn judge_slashes_a_bond_also_while_it_unbonds_and_nobody_else_does() {
     }
     refusal(world.slash(JUDGE, 2, 100, person(3)), &RelayRegistry::WrongStatus {});
     refusal(world.slash(JUDGE, 1, 10_001, person(3)), &RelayRegistry::BadValue {});
-    // No descriptor is named, and the record stands until anybody writes it again.
+    // Slashing needs no descriptor. The record stays until any account writes it again.
     world.slash(JUDGE, 1, 1_000, person(3)).unwrap();
     assert_eq!((world.bond(1), world.ask(&RelayRegistry::burnedCall {})), (1_800, U256::from(190)));
     let before = entry(1, person(1), 100, 2, Status::Active, descriptor(1));
@@ -438,7 +444,7 @@ fn judge_slashes_a_bond_also_while_it_unbonds_and_nobody_else_does() {
     world.tell(person(2), &RelayRegistry::reclassCall { relayId: 1, descriptorHash: hash }).unwrap();
     let after = entry(1, person(1), 100, 1, Status::Active, descriptor(1));
     assert!(RecordSet::verify(&write(vec![after]).unwrap(), world.root()).is_ok());
-    // With half of what it needs it cannot describe itself; the bond can be filled up.
+    // With half the required bond the relay cannot describe itself. The bond can be topped up.
     world.slash(JUDGE, 1, 5_000, Address::ZERO).unwrap();
     assert!(world.describe(person(1), 1, 2).is_err());
     world.tell(person(1), &RelayRegistry::unbondCall { relayId: 1, descriptorHash: hash }).unwrap();
@@ -446,17 +452,21 @@ fn judge_slashes_a_bond_also_while_it_unbonds_and_nobody_else_does() {
     world.slash(JUDGE, 1, 10_000, person(3)).unwrap();
     world.chain.advance(60);
     world.tell(person(1), &RelayRegistry::withdrawCall { relayId: 1 }).unwrap();
-    assert_eq!(world.balance(cold(person(1))), U256::ZERO, "all of it was taken");
+    assert_eq!(world.balance(cold(person(1))), U256::ZERO, "the whole bond was slashed");
     refusal(world.slash(JUDGE, 1, 100, person(3)), &RelayRegistry::WrongStatus {});
     let bounty = 10 + 45;
     let rich = world.balance(person(3));
     world.tell(person(2), &RelayRegistry::claimCall { owner: person(3) }).unwrap();
     world.tell(person(2), &RelayRegistry::claimCall { owner: person(3) }).unwrap();
-    assert_eq!(world.balance(person(3)) - rich, U256::from(bounty), "once");
-    assert_eq!(world.balance(world.registry), U256::from(2_000 - bounty), "the rest is nobody's");
+    assert_eq!(world.balance(person(3)) - rich, U256::from(bounty), "a bounty is paid once");
+    assert_eq!(
+        world.balance(world.registry),
+        U256::from(2_000 - bounty),
+        "the rest is burned and stays in the registry"
+    );
 }
 
-/// A judge that a deployment leaves out is nobody, not the zero address' holder.
+/// The zero address stands for a missing judge, so its holder must not be able to slash.
 #[test]
 fn deployment_without_judges_slashes_nothing() {
     let mut world = World::new();
@@ -467,7 +477,7 @@ fn deployment_without_judges_slashes_nothing() {
     }
 }
 
-/// What anybody may try.
+/// A call that anybody may try.
 #[derive(Clone, Debug)]
 enum Step {
     Slash { relay: u64, part: u64 },
@@ -499,7 +509,7 @@ fn any_step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A relay as the model has it: of whom it is, who operates it, and what it has left of its budget.
+/// A relay in the model: its owner, its operator, and its remaining budget.
 #[derive(Clone)]
 struct Modelled {
     owner: u8,
@@ -509,7 +519,7 @@ struct Modelled {
     class: u8,
     status: Status,
     free_at: u64,
-    /// The times of its last changes, the newest last.
+    /// Times of its last changes, the newest last.
     changes: Vec<u64>,
     bytes: Vec<u8>,
 }
@@ -519,7 +529,8 @@ impl Modelled {
         self.status != Status::Unbonding
     }
 
-    /// Whether one more change can be made: a bucket that loses one in [`REFILL`], counted in seconds from all changes.
+    /// Returns whether the relay can make one more change: a bucket that drains by one in [`REFILL`] seconds,
+    /// recomputed from all changes.
     fn may_change(&self, now: u64, most: u64) -> bool {
         let (mut level, mut last) = (0u64, 0);
         for at in &self.changes {
@@ -535,7 +546,7 @@ fn class(bond: u64, mbit: u32) -> u8 {
     (0u8..8).take_while(|doublings| bond >= needed << doublings).count().try_into().unwrap()
 }
 
-/// The registry as it is meant: what each call does, or that it is refused.
+/// A model of the registry: the effect of each call, or its refusal.
 #[derive(Default)]
 struct Registry {
     relays: std::collections::BTreeMap<u64, Modelled>,
@@ -546,7 +557,7 @@ struct Registry {
 }
 
 impl Registry {
-    /// `now`: the time of the block that the call is in.
+    /// Applies a call in a block at the time `now`, and returns `None` if it is refused.
     fn play(&mut self, who: u8, step: &Step, bytes: Vec<u8>, now: u64) -> Option<()> {
         match *step {
             Step::Register { mbit, bond } => {
@@ -613,7 +624,7 @@ impl Registry {
     }
 }
 
-/// How many random sequences: a few by hand, as many as `./x test` says there.
+/// Returns the number of random sequences: a few by default, or the number that `./x test` sets.
 fn sequences() -> u32 {
     std::env::var("OPENRELAY_SEQUENCES").ok().and_then(|count| count.parse().ok()).unwrap_or(200)
 }
@@ -621,9 +632,10 @@ fn sequences() -> u32 {
 proptest! {
     #![proptest_config(ProptestConfig { cases: sequences(), failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever three people try in whatever order: the registry allows what the model allows, the directory is the model's, and no token is made or lost.
+    /// Three people try random calls in random order. The registry allows exactly what the model allows, the
+    /// directory equals the model's, and no token is created or lost.
     #[test]
-    fn the_registry_does_what_its_model_does(steps in prop::collection::vec((1u8..=3, any_step()), 1..40)) {
+    fn registry_matches_its_model(steps in prop::collection::vec((1u8..=3, any_step()), 1..40)) {
         let mut world = World::new();
         let mut model = Registry::default();
         for (turn, (who, step)) in steps.into_iter().enumerate() {
@@ -634,7 +646,10 @@ proptest! {
                 Step::Register { mbit, bond } => world.register(caller, mbit, bond, &bytes),
                 Step::Describe { relay, mbit } => {
                     let descriptor = bytes.clone().into();
-                    world.tell(caller, &RelayRegistry::describeCall { relayId: relay, advertisedMbit: mbit, descriptor })
+                    world.tell(
+                        caller,
+                        &RelayRegistry::describeCall { relayId: relay, advertisedMbit: mbit, descriptor },
+                    )
                 }
                 Step::TopUp { relay, amount } => {
                     let (amount, hash) = (amount.try_into().unwrap(), hash(relay));
@@ -673,9 +688,13 @@ proptest! {
         let burned = world.ask(&RelayRegistry::burnedCall {});
         let bounties = world.ask(&RelayRegistry::creditOfCall { owner: person(9) });
         prop_assert_eq!((burned, bounties), (U256::from(model.burned), U256::from(model.bounties)));
-        prop_assert_eq!(world.balance(world.registry), U256::from(held) + burned + bounties, "bonds are all there");
+        prop_assert_eq!(
+            world.balance(world.registry),
+            U256::from(held) + burned + bounties,
+            "the registry holds all bonds"
+        );
         let cold_sum: U256 = (1..=3).map(|who| world.balance(cold(person(who)))).sum();
         let inside = U256::from(held) + burned + bounties;
-        prop_assert_eq!(cold_sum + inside, U256::from(model.paid_in), "what was paid in is held or was paid back");
+        prop_assert_eq!(cold_sum + inside, U256::from(model.paid_in), "every deposit is held or was paid back");
     }
 }

@@ -1,10 +1,12 @@
-//! Where two images differ: which part, which file in it, which byte.
+//! Comparison of two images: the section, the file and the byte at which they first differ.
+//!
+//! Owns the walk through sections and the initrd. Never trusts lengths in its input: malformed input has no entries.
 
 use std::collections::BTreeMap;
 
 use crate::pe::section;
 
-/// The first difference of two images, in words; `None` when they are the same.
+/// Describes the first difference of two images; `None` if they are equal.
 pub fn first_difference(one: &[u8], two: &[u8]) -> Option<String> {
     if one == two {
         return None;
@@ -22,7 +24,7 @@ pub fn first_difference(one: &[u8], two: &[u8]) -> Option<String> {
         return Some(in_initrd(left, right));
     }
     let sizes = format!("{} and {} bytes", one.len(), two.len());
-    first_byte(one, two).map(|at| format!("byte {at}, in none of the sections that both have ({sizes})"))
+    first_byte(one, two).map(|at| format!("byte {at}, outside the sections that both images have ({sizes})"))
 }
 
 fn first_byte(one: &[u8], two: &[u8]) -> Option<usize> {
@@ -34,11 +36,11 @@ fn first_byte(one: &[u8], two: &[u8]) -> Option<usize> {
 fn in_initrd(one: &[u8], two: &[u8]) -> String {
     let unpacked = |bytes| zstd::bulk::decompress(bytes, 256 << 20).ok().and_then(|bytes| entries(&bytes));
     let (Some(left), Some(right)) = (unpacked(one), unpacked(two)) else {
-        return format!("section .initrd, packed byte {}", first_byte(one, two).unwrap_or(0));
+        return format!("section .initrd, compressed byte {}", first_byte(one, two).unwrap_or(0));
     };
     for (path, content) in &left {
         match right.get(path) {
-            None => return format!("section .initrd: {path} is in the first alone"),
+            None => return format!("section .initrd: {path} is only in the first image"),
             Some(other) => {
                 if let Some(at) = first_byte(content, other) {
                     let sizes = format!("{} and {} bytes", content.len(), other.len());
@@ -48,12 +50,12 @@ fn in_initrd(one: &[u8], two: &[u8]) -> String {
         }
     }
     match right.keys().find(|path| !left.contains_key(*path)) {
-        Some(path) => format!("section .initrd: {path} is in the second alone"),
-        None => "section .initrd: the same files, packed otherwise".into(),
+        Some(path) => format!("section .initrd: {path} is only in the second image"),
+        None => "section .initrd: same files, compressed differently".into(),
     }
 }
 
-/// The files of a first file system, by path.
+/// Returns the files of an initrd by path.
 fn entries(bytes: &[u8]) -> Option<BTreeMap<String, Vec<u8>>> {
     let (mut at, mut found) = (0usize, BTreeMap::new());
     loop {

@@ -1,7 +1,8 @@
-//! Crates that a source tree's `Cargo.lock` names, and the files in their archives.
+//! The crates that a source tree's `Cargo.lock` names, and the files in their archives.
 //!
-//! Both are other people's. A name becomes part of a path, so whatever could climb out of a folder is refused; an archive
-//! that holds anything but files and folders below its own, or more than a crate has, is refused whole.
+//! Owns the checks of both, since neither is trusted. Names become parts of paths, so a name that could leave a
+//! folder is refused. An archive is refused whole if it exceeds the limits of a crate, or holds anything but files
+//! and folders below its own folder.
 //! Source: cargo, `Cargo.lock` versions 3 and 4; cargo, `ops/cargo_package.rs`.
 
 use std::collections::BTreeSet;
@@ -11,53 +12,53 @@ use flate2::read::GzDecoder;
 
 use crate::{ImageError, hex, sha256};
 
-/// How a lock names the one source of crates that is taken: cargo's own name for its public registry.
+/// The only accepted source of crates: cargo's name for its public registry.
 pub const SOURCE: &str = "registry+https://github.com/rust-lang/crates.io-index";
-/// Largest archive that is read, in bytes.
+/// Limit on an archive, in bytes.
 pub const MAX_ARCHIVE: u64 = 64 << 20;
-/// Most that one archive holds, in bytes.
+/// Limit on the content of one archive, in bytes.
 const MAX_UNPACKED: u64 = 512 << 20;
-/// Most files and folders in one archive.
+/// Limit on files and folders in one archive.
 const MAX_ENTRIES: usize = 50_000;
-/// Most packages that a lock names.
+/// Limit on packages in a lock file.
 const MAX_PACKAGES: usize = 5_000;
-/// Longest name, and longest version.
+/// Limit on the length of a name and of a version, in bytes.
 const MAX_NAME: usize = 64;
-/// Longest path below a crate's folder.
+/// Limit on a path below a crate's folder, in bytes.
 const MAX_PATH: usize = 512;
 
-/// A crate of the public registry, as a lock names it.
+/// A crate of the public registry, as a lock file names it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Crate {
-    /// Letters, digits, `-` and `_`.
+    /// Name: letters, digits, `-` and `_`.
     pub name: String,
-    /// A version in the form of Semantic Versioning.
+    /// Version, in the form of Semantic Versioning.
     pub version: String,
-    /// SHA-256 of its archive, in hexadecimal digits.
+    /// SHA-256 of the archive, in hexadecimal digits.
     pub sha256: String,
 }
 
-/// A file of a crate.
+/// A file in a crate.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct File {
-    /// Below the crate's folder, with `/` between names.
+    /// Path below the crate's folder, separated by `/`.
     pub path: String,
-    /// Whether it is a program.
+    /// Whether the file is executable.
     pub executable: bool,
-    /// What is in it.
+    /// Content.
     pub content: Vec<u8>,
 }
 
 impl Crate {
-    /// The name of its folder, and with `.crate` of its archive.
+    /// Returns the name of the crate's folder; its archive has the suffix `.crate`.
     pub fn folder(&self) -> String {
         format!("{}-{}", self.name, self.version)
     }
 
-    /// Whether these bytes are its archive.
+    /// Checks that these bytes are the crate's archive.
     ///
     /// # Errors
-    /// [`ImageError::OtherInput`].
+    /// [`ImageError::OtherInput`] if the hash differs.
     pub fn check(&self, archive: &[u8]) -> Result<(), ImageError> {
         let found = hex(&sha256(archive));
         if found == self.sha256 {
@@ -66,17 +67,17 @@ impl Crate {
         Err(ImageError::OtherInput { name: self.folder(), found, wanted: self.sha256.clone() })
     }
 
-    /// The files in its archive, which must be the one that the lock names.
+    /// Returns the files in the archive, which must have the hash of the lock file.
     ///
     /// # Errors
-    /// [`ImageError`], for other bytes, and for an archive with anything but files and folders below its own.
+    /// [`ImageError`] if the hash differs, or the archive holds anything but files and folders below its own folder.
     pub fn unpack(&self, archive: &[u8]) -> Result<Vec<File>, ImageError> {
         self.check(archive)?;
         let folder = self.folder();
         let fault = |why: String| ImageError::Package { package: folder.clone(), why };
         let broken = |error: std::io::Error| fault(format!("its archive cannot be read: {error}"));
         let too_much = || fault(format!("it holds more than {MAX_UNPACKED} bytes or {MAX_ENTRIES} files"));
-        // One byte more than may be, so that what is cut off is noticed.
+        // Reads beyond the limit, so that truncation at the limit is noticed.
         let mut left = MAX_UNPACKED;
         let mut archive = tar::Archive::new(GzDecoder::new(archive).take(MAX_UNPACKED * 2));
         let (mut files, mut paths, mut entries) = (Vec::new(), BTreeSet::new(), 0);
@@ -87,31 +88,31 @@ impl Crate {
                 return Err(too_much());
             }
             let bytes = entry.path_bytes().into_owned();
-            let path = String::from_utf8(bytes).map_err(|_| fault("a name in it is not UTF-8".into()))?;
+            let path = String::from_utf8(bytes).map_err(|_| fault("the name of an entry is not UTF-8".into()))?;
             let kind = entry.header().entry_type();
-            let below = below(&path, &folder).ok_or_else(|| fault(format!("{path:?} leads out of its folder")))?;
+            let below = below(&path, &folder).ok_or_else(|| fault(format!("{path:?} is outside its folder")))?;
             if kind.is_dir() {
                 continue;
             }
             if !kind.is_file() {
-                return Err(fault(format!("{path:?} is a link or device; a crate has files and folders only")));
+                return Err(fault(format!("{path:?} is a link or device; a crate holds only files and folders")));
             }
             left = left.checked_sub(entry.size()).ok_or_else(too_much)?;
             let executable = entry.header().mode().map_err(broken)? & 0o100 != 0;
             let mut content = Vec::new();
             entry.read_to_end(&mut content).map_err(broken)?;
             if below.is_empty() || !paths.insert(below.to_owned()) {
-                return Err(fault(format!("{path:?} is in it twice")));
+                return Err(fault(format!("{path:?} occurs twice")));
             }
             files.push(File { path: below.to_owned(), executable, content });
         }
-        // To its end, where its own checksum stands.
+        // Reads to the end, where gzip's own checksum is.
         std::io::copy(&mut archive.into_inner(), &mut std::io::sink()).map_err(broken)?;
         Ok(files)
     }
 }
 
-/// The part of an entry's path below the crate's folder; `None` where it leads elsewhere.
+/// Returns the part of an entry's path below the crate's folder; `None` if the entry is outside.
 fn below<'a>(path: &'a str, folder: &str) -> Option<&'a str> {
     let rest = path.strip_prefix(folder)?;
     if rest.is_empty() || rest == "/" {
@@ -122,10 +123,10 @@ fn below<'a>(path: &'a str, folder: &str) -> Option<&'a str> {
     (rest.len() <= MAX_PATH && rest.split('/').all(plain)).then_some(rest)
 }
 
-/// The crates that a lock names, ascending.
+/// Returns the crates in a lock file, in ascending order.
 ///
 /// # Errors
-/// [`ImageError::Lock`] for a lock that is malformed, names another source, or has a name or version that no crate has.
+/// [`ImageError::Lock`] if the lock file is malformed, names another source, or has an invalid name or version.
 pub fn locked(lock: &str) -> Result<Vec<Crate>, ImageError> {
     let fault = |why: String| ImageError::Lock(why);
     let table: toml::Table = lock.parse().map_err(|_| fault("Cargo.lock is malformed".into()))?;
@@ -152,12 +153,12 @@ pub fn locked(lock: &str) -> Result<Vec<Crate>, ImageError> {
             return Err(fault(format!("Cargo.lock names {name:?} {version:?}, which is not a crate and its version")));
         }
         match text("source")? {
-            // A package of the tree.
+            // A package of the source tree itself.
             None => {}
             Some(SOURCE) => {
                 let checksum = text("checksum")?.unwrap_or_default();
                 if checksum.len() != 64 || !checksum.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')) {
-                    return Err(fault(format!("Cargo.lock has no SHA-256 of {name} {version}")));
+                    return Err(fault(format!("Cargo.lock has no SHA-256 for {name} {version}")));
                 }
                 let (name, version, sha256) = (name.to_owned(), version.to_owned(), checksum.to_owned());
                 let one = Crate { name, version, sha256 };
@@ -182,13 +183,13 @@ fn one_line(text: &str) -> String {
     text.chars().filter(|letter| !letter.is_control()).take(100).collect()
 }
 
-/// A name of the registry. Source: cargo, `restricted_names.rs`; crates.io allows ASCII alone.
+/// Reports whether the registry allows this name. Source: cargo, `restricted_names.rs`; crates.io allows only ASCII.
 fn is_name(name: &str) -> bool {
     let letters = name.bytes().all(|letter| letter.is_ascii_alphanumeric() || matches!(letter, b'-' | b'_'));
     letters && name.len() <= MAX_NAME && name.bytes().next().is_some_and(|first| first.is_ascii_alphabetic())
 }
 
-/// A version in the form of Semantic Versioning 2.0.
+/// Reports whether this is a version in the form of Semantic Versioning 2.0.
 fn is_version(version: &str) -> bool {
     let identifiers = |text: &str| {
         text.split('.')
@@ -201,14 +202,16 @@ fn is_version(version: &str) -> bool {
     version.len() <= MAX_NAME && three && identifiers(before) && identifiers(build)
 }
 
-/// A manifest and a lock of our own that name exactly these crates, so that cargo downloads them as its settings say. What
-/// stands in them is checked names, versions and hashes; `wanted` are those that are missing of `all`.
+/// Returns a generated manifest and lock file that name exactly these crates, so that cargo downloads them as
+/// configured. Both contain only checked names, versions and hashes; `wanted` are the crates of `all` that are
+/// missing.
 pub fn manifest(wanted: &[Crate], all: &[Crate]) -> (String, String) {
     let mut manifest =
-        "[package]\nname = \"inputs\"\nversion = \"0.0.0\"\nedition = \"2021\"\n[lib]\npath = \"lib.rs\"\n[workspace]\n[dependencies]\n"
+        "[package]\nname = \"inputs\"\nversion = \"0.0.0\"\nedition = \"2021\"\n[lib]\npath = \"lib.rs\"\n\
+         [workspace]\n[dependencies]\n"
             .to_owned();
     for (index, one) in wanted.iter().enumerate() {
-        // A name of its own, for several versions of one crate may be wanted.
+        // Each gets its own name, since several versions of one crate may be wanted.
         manifest += &format!(
             "input{index} = {{ package = \"{}\", version = \"={}\", default-features = false }}\n",
             one.name, one.version
@@ -236,12 +239,13 @@ mod tests {
 
     fn package(name: &str, version: &str, source: &str, checksum: &str) -> String {
         format!(
-            "[[package]]\nname = \"{name}\"\nversion = \"{version}\"\nsource = \"{source}\"\nchecksum = \"{checksum}\"\n"
+            "[[package]]\nname = \"{name}\"\nversion = \"{version}\"\nsource = \"{source}\"\n\
+             checksum = \"{checksum}\"\n"
         )
     }
 
     #[test]
-    fn crates_of_the_registry_are_read_from_a_lock_and_packages_of_the_tree_are_not() {
+    fn only_registry_crates_are_read_from_a_lock_file() {
         let hash = "ab".repeat(32);
         let text = lock(&(package("b_c", "1.2.3-rc.1+x.y", SOURCE, &hash) + &package("a", "0.0.1", SOURCE, &hash)));
         let crates = locked(&text).unwrap();
@@ -254,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn lock_with_a_name_a_version_or_a_source_of_its_own_is_refused() {
+    fn lock_file_with_an_invalid_name_version_or_source_is_refused() {
         let hash = "00".repeat(32);
         let names =
             ["../a", "a/b", "..", ".", "", "a\\\\b", "-a", "1a", "a b", "ä", "a\\n[dependencies]", &"a".repeat(65)];
@@ -296,32 +300,32 @@ mod tests {
         ] {
             assert!(locked(text).is_err(), "{text}");
         }
-        // The same without what is wrong is taken.
+        // Control: the lock file without the fault is accepted.
         assert_eq!(locked(&lock(&one)).unwrap().len(), 1);
     }
 
     #[test]
-    fn lock_that_names_more_packages_than_are_built_is_refused() {
+    fn lock_file_over_the_package_limit_is_refused() {
         let hash = "ab".repeat(32);
         let names = |count: usize| {
             let packages = (1..count).map(|number| package(&format!("a{number}"), "1.0.0", SOURCE, &hash));
             locked(&lock(&packages.collect::<String>()))
         };
-        // The package of the tree counts, and is no crate.
+        // The tree's own package counts towards the limit but is not a crate.
         assert_eq!(names(MAX_PACKAGES).unwrap().len(), MAX_PACKAGES - 1);
         let why = names(MAX_PACKAGES + 1).unwrap_err().to_string();
         assert!(why.contains("names 5001 packages; at most 5000"), "{why}");
     }
 
     #[test]
-    fn refusal_of_a_source_is_one_short_line() {
+    fn refusal_of_a_source_is_one_short_printable_line() {
         let source = format!("git+https://example.org/\\u001b[2J\\n{}", "x".repeat(500));
         let why = locked(&lock(&package("a", "1.0.0", &source, ""))).unwrap_err().to_string();
         assert!(why.contains("has a from another source") && why.contains("git+https://example.org/[2Jxx"), "{why}");
         assert!(!why.chars().any(char::is_control) && why.len() < 300, "{why}");
     }
 
-    /// An archive with one entry after a good file, and the crate that names it.
+    /// Returns an archive with one more entry after a valid file, and the crate that names it.
     fn archive(edit: impl FnOnce(&mut tar::Builder<Vec<u8>>)) -> (Crate, Vec<u8>) {
         let mut builder = tar::Builder::new(Vec::new());
         add(&mut builder, b"a-1.0.0/Cargo.toml", tar::EntryType::Regular, b"[package]");
@@ -333,7 +337,7 @@ mod tests {
         (Crate { name: "a".into(), version: "1.0.0".into(), sha256: hex(&sha256(&bytes)) }, bytes)
     }
 
-    /// Writes the name as it is: the builder's own functions refuse the bad ones.
+    /// Writes the name unchecked, since the builder's functions refuse invalid names.
     fn add(builder: &mut tar::Builder<Vec<u8>>, name: &[u8], kind: tar::EntryType, content: &[u8]) {
         let mut header = tar::Header::new_gnu();
         header.as_mut_bytes()[..name.len()].copy_from_slice(name);
@@ -348,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn files_of_a_crate_are_unpacked() {
+    fn crate_archive_yields_its_files() {
         let (one, bytes) = archive(|builder| {
             add(builder, b"a-1.0.0/", tar::EntryType::Directory, b"");
             add(builder, b"a-1.0.0/src/", tar::EntryType::Directory, b"");
@@ -369,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn archive_with_anything_but_files_of_its_own_is_refused() {
+    fn archive_with_foreign_paths_links_or_duplicates_is_refused() {
         use tar::EntryType as Kind;
         let refused = |what: &str, name: &[u8], kind: Kind| {
             let (one, bytes) = archive(|builder| add(builder, name, kind, b""));
@@ -387,7 +391,7 @@ mod tests {
             b"b-1.0.0/x",
             b"a-1.0.0/a\nb",
         ] {
-            refused("leads out of its folder", name, Kind::Regular);
+            refused("is outside its folder", name, Kind::Regular);
         }
         for kind in [Kind::Symlink, Kind::Link, Kind::Char, Kind::Block, Kind::Fifo, Kind::Continuous] {
             refused("is a link or device", b"a-1.0.0/x", kind);
@@ -397,8 +401,8 @@ mod tests {
     }
 
     #[test]
-    fn archive_that_claims_or_holds_too_much_is_refused_without_being_read() {
-        // Ten GiB that its header claims; the archive ends before.
+    fn archive_over_the_limits_is_refused() {
+        // The header claims ten GiB; the archive ends earlier.
         let (one, bytes) = archive(|builder| {
             let mut header = tar::Header::new_gnu();
             header.set_path("a-1.0.0/big").unwrap();
@@ -408,7 +412,7 @@ mod tests {
             builder.get_mut().extend_from_slice(header.as_bytes());
         });
         assert!(one.unpack(&bytes).unwrap_err().to_string().contains("holds more than"));
-        // And one more file than a crate may have, each empty; one less is taken.
+        // One file more than the limit is refused, each file being empty; exactly the limit is accepted.
         for (others, taken) in [(MAX_ENTRIES, false), (MAX_ENTRIES - 1, true)] {
             let (one, bytes) = archive(|builder| {
                 for index in 0..others {

@@ -1,6 +1,6 @@
-//! Files out of a package of Debian's, without running anything of it.
+//! Extraction of files from Debian packages.
 //!
-//! Source: deb(5), ar(5).
+//! Owns the limits on a package's size. Never runs anything from a package. Source: deb(5), ar(5).
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -9,20 +9,20 @@ use lzma_rust2::XzReader;
 
 use crate::ImageError;
 
-/// Largest package that is unpacked, in bytes: bombs end here.
+/// Limit on the unpacked size of a package, in bytes, against decompression bombs.
 const MAX_UNPACKED: u64 = 1 << 30;
-/// Largest file that is taken out of one.
+/// Limit on the size of one extracted file, in bytes.
 const MAX_FILE: u64 = 64 << 20;
 const MAGIC: &[u8] = b"!<arch>\n";
 const HEAD: usize = 60;
 
-/// The files of a package that are wanted, by their paths in it; each must be there.
+/// Returns the wanted files of a package by path.
 ///
 /// # Errors
-/// [`ImageError::Package`].
+/// [`ImageError::Package`] if the package is malformed or lacks a wanted file.
 pub fn files(package: &str, bytes: &[u8], wanted: &[&str]) -> Result<BTreeMap<String, Vec<u8>>, ImageError> {
     let fault = |why: String| ImageError::Package { package: package.into(), why };
-    let packed = member(bytes, "data.tar.xz").ok_or_else(|| fault("it has no data.tar.xz".into()))?;
+    let packed = member(bytes, "data.tar.xz").ok_or_else(|| fault("no data.tar.xz".into()))?;
     let unpacked = XzReader::new(packed, true).take(MAX_UNPACKED);
     let mut archive = tar::Archive::new(unpacked);
     let mut found = BTreeMap::new();
@@ -33,7 +33,7 @@ pub fn files(package: &str, bytes: &[u8], wanted: &[&str]) -> Result<BTreeMap<St
             continue;
         }
         if !entry.header().entry_type().is_file() || entry.size() > MAX_FILE {
-            return Err(fault(format!("{path} is no plain file of at most {MAX_FILE} bytes")));
+            return Err(fault(format!("{path} is not a regular file of at most {MAX_FILE} bytes")));
         }
         let mut content = Vec::new();
         entry.read_to_end(&mut content).map_err(|error| fault(format!("{path}: {error}")))?;
@@ -43,12 +43,12 @@ pub fn files(package: &str, bytes: &[u8], wanted: &[&str]) -> Result<BTreeMap<St
         }
     }
     match wanted.iter().find(|path| !found.contains_key(**path)) {
-        Some(path) => Err(fault(format!("there is no {path} in it"))),
+        Some(path) => Err(fault(format!("no file {path}"))),
         None => Ok(found),
     }
 }
 
-/// A member of an ar archive.
+/// Returns a member of an ar archive.
 fn member<'a>(bytes: &'a [u8], name: &str) -> Option<&'a [u8]> {
     let mut rest = bytes.strip_prefix(MAGIC)?;
     while rest.len() >= HEAD {
@@ -59,7 +59,7 @@ fn member<'a>(bytes: &'a [u8], name: &str) -> Option<&'a [u8]> {
         if text(0, 16)?.trim_end_matches('/') == name {
             return Some(content);
         }
-        // Members begin at even places.
+        // Members begin at even offsets.
         rest = tail.get(size + size % 2..).unwrap_or(&[]);
     }
     None
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_package_says_what_it_lacks_and_never_panics() {
+    fn malformed_package_is_refused_with_its_reason() {
         for bytes in [&b""[..], b"!<arch>\n", b"not a package", &package("control.tar.xz", b"x")] {
             let said = files("p", bytes, &["a"]).unwrap_err().to_string();
             assert!(said.contains("data.tar.xz"), "{said}");
@@ -83,7 +83,7 @@ mod tests {
         for content in [&b""[..], b"\xfd7zXZ\0\0\x04 and then nothing", &[0xff; 100]] {
             assert!(files("p", &package("data.tar.xz", content), &["a"]).is_err());
         }
-        // A length of a gigabyte that is not there.
+        // Claims a length of one gigabyte, with no content.
         let claims = [MAGIC, format!("{:<48}{:<10}`\n", "data.tar.xz", 1 << 30).as_bytes()].concat();
         assert!(files("p", &claims, &["a"]).is_err());
     }

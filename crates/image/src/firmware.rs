@@ -1,7 +1,7 @@
-//! What is inside firmware: its modules by name, and whether it has a way to load what was not measured.
+//! Inspection of firmware: the names of its modules, and traces of loaders for unmeasured code.
 //!
-//! Owns the list of marks that known loaders leave in firmware, and the walk through firmware volumes. Never says that
-//! firmware is good: a firmware without these marks is as good as its source.
+//! Owns the list of names that known loaders leave in firmware, and the walk through firmware volumes. Never says
+//! that firmware is good: firmware without these traces is only as good as its source.
 //!
 //! Source: UEFI Platform Initialization Specification 1.8, volume 3, sections 3.2 (firmware volumes) and 2.2 (files and
 //! their sections).
@@ -12,43 +12,44 @@ use lzma_rust2::LzmaReader;
 
 use crate::{ImageError, index};
 
-/// Largest firmware, in bytes.
+/// Limit on firmware, in bytes.
 pub const MAX_FIRMWARE: usize = 4 << 20;
-/// Largest unpacked section, in bytes, and what unpacking it may take, in KiB.
+/// Limit on an unpacked section, in bytes.
 const MAX_UNPACKED: u64 = 64 << 20;
+/// Limit on the memory that unpacking takes, in KiB.
 const MAX_MEMORY: u32 = 64 << 10;
 
-/// The section that LZMA packs: EE4E5898-3914-4259-9D6E-DC7BD79403CF.
+/// GUID of LZMA-compressed sections: EE4E5898-3914-4259-9D6E-DC7BD79403CF.
 const LZMA: [u8; 16] = [0x98, 0x58, 0x4e, 0xee, 0x14, 0x39, 0x59, 0x42, 0x9d, 0x6e, 0xdc, 0x7b, 0xd7, 0x94, 0x03, 0xcf];
 const VOLUME: &[u8] = b"_FVH";
-/// Where the mark stands in a volume's header.
+/// Offset of the signature in a volume's header.
 const VOLUME_MARK: usize = 40;
 const FILE_HEADER: usize = 24;
 const SECTION_HEADER: usize = 4;
-/// Kinds of files that are code: from the security core to an application.
+/// File types of code, from the security core to applications.
 const CODE: std::ops::RangeInclusive<u8> = 0x03..=0x09;
-/// The section with a file's name, in UCS-2.
+/// Section type of a file's name, in UCS-2.
 const NAME: u8 = 0x15;
 
-/// Names of files, of the host's or of a disk's, that firmware with a loader asks for; each in ASCII or UCS-2.
+/// File names that a loader in firmware uses, on the host's side or on a disk; each appears in ASCII or UCS-2.
 const LOADERS: [(&str, &str); 8] = [
-    ("etc/boot/shim", "it starts a program of the host's instead of the measured kernel"),
-    ("etc/acpi/tables", "it takes ACPI tables of the host's"),
-    ("etc/table-loader", "it takes ACPI tables of the host's"),
-    ("etc/smbios/", "it takes SMBIOS tables of the host's"),
-    ("bootorder", "it takes the host's boot order"),
+    ("etc/boot/shim", "it starts a program from the host instead of the measured kernel"),
+    ("etc/acpi/tables", "it takes ACPI tables from the host"),
+    ("etc/table-loader", "it takes ACPI tables from the host"),
+    ("etc/smbios/", "it takes SMBIOS tables from the host"),
+    ("bootorder", "it takes the boot order from the host"),
     ("\\EFI\\BOOT\\", "it starts programs from disks"),
     ("BootOrder", "it starts programs from disks"),
-    ("etc/system-states", "it resumes from what the host says is a suspended machine"),
+    ("etc/system-states", "it resumes a machine that the host claims is suspended"),
 ];
-/// What a loader of named blobs looks for: allowed are the three parts alone.
+/// Prefix of named blobs, of which only the three parts below are allowed.
 const NAMED: &str = "etc/boot/";
 const PARTS: [&str; 3] = ["kernel", "initrd", "cmdline"];
 
-/// Refuses firmware that holds marks of a loader, packed or not.
+/// Refuses firmware that contains traces of a loader, compressed or not.
 ///
 /// # Errors
-/// [`ImageError::Firmware`] says which way to load it has; also for firmware that is too large or cannot be unpacked.
+/// [`ImageError::Firmware`] names the loader; also for firmware that is too large or cannot be decompressed.
 pub fn check(firmware: &[u8]) -> Result<(), ImageError> {
     if firmware.len() > MAX_FIRMWARE {
         return Err(ImageError::Firmware("it is larger than 4 MiB"));
@@ -65,23 +66,23 @@ pub fn check(firmware: &[u8]) -> Result<(), ImageError> {
             PARTS.iter().any(|part| rest.strip_prefix(part.as_bytes()).is_some_and(|rest| rest.first() == Some(&0)))
         };
         if !places(content, NAMED.as_bytes()).all(is_part) || places(content, &wide(NAMED)).next().is_some() {
-            return Err(ImageError::Firmware("it loads named blobs of the host's besides the three measured parts"));
+            return Err(ImageError::Firmware("it loads named blobs from the host besides the three measured parts"));
         }
     }
     Ok(())
 }
 
-/// The names of all modules that are code, sorted, in the volumes of the firmware and of what it packs.
+/// Returns the sorted names of all code modules in the volumes of the firmware, including its compressed sections.
 ///
 /// # Errors
-/// [`ImageError::Firmware`] where a volume is malformed or a module has no name.
+/// [`ImageError::Firmware`] if a volume is malformed or a module has no name.
 pub fn modules(firmware: &[u8]) -> Result<Vec<String>, ImageError> {
     let unpacked = unpacked(firmware)?;
     let mut found = Vec::new();
     for content in std::iter::once(firmware).chain(unpacked.iter().map(Vec::as_slice)) {
         for mark in places(content, VOLUME) {
             let Some(begin) = mark.checked_sub(VOLUME_MARK) else { continue };
-            // Code that looks for volumes has the mark too.
+            // Code that searches for volumes also contains the signature.
             if !is_header(&content[begin..]) {
                 continue;
             }
@@ -93,12 +94,12 @@ pub fn modules(firmware: &[u8]) -> Result<Vec<String>, ImageError> {
     Ok(found)
 }
 
-/// What the LZMA sections of firmware hold.
+/// Returns the content of the firmware's LZMA sections.
 fn unpacked(firmware: &[u8]) -> Result<Vec<Vec<u8>>, ImageError> {
-    const FAULT: ImageError = ImageError::Firmware("a packed section in it cannot be unpacked");
+    const FAULT: ImageError = ImageError::Firmware("a compressed section in it cannot be decompressed");
     let mut all = Vec::new();
     for at in places(firmware, &LZMA) {
-        // Its header: size and kind, this name, where the content begins, attributes.
+        // Section header: size and type, this GUID, offset of the content, attributes.
         let Some(begin) = at.checked_sub(SECTION_HEADER) else { continue };
         if firmware.get(begin + 3) != Some(&0x02) {
             continue;
@@ -117,7 +118,7 @@ fn unpacked(firmware: &[u8]) -> Result<Vec<Vec<u8>>, ImageError> {
     Ok(all)
 }
 
-/// Whether a volume begins here: the words of its header have a sum of zero.
+/// Reports whether a volume begins here: the 16-bit words of its header sum to zero.
 fn is_header(bytes: &[u8]) -> bool {
     let header = index::<2>(bytes, 48).and_then(|length| bytes.get(..length));
     header.is_some_and(|header| {
@@ -126,7 +127,7 @@ fn is_header(bytes: &[u8]) -> bool {
     })
 }
 
-/// The names of a volume's files that are code; `None` where the volume is malformed or one has no name.
+/// Returns the names of a volume's code files; `None` if the volume is malformed or a file has no name.
 fn files(volume: &[u8]) -> Option<Vec<String>> {
     let volume = volume.get(..index::<8>(volume, 32)?)?;
     let (mut at, extension) = (index::<2>(volume, 48)?, index::<2>(volume, 52)?);
@@ -149,7 +150,7 @@ fn files(volume: &[u8]) -> Option<Vec<String>> {
     Some(found)
 }
 
-/// The name in a file's sections.
+/// Returns the name in a file's sections.
 fn name(mut sections: &[u8]) -> Option<String> {
     loop {
         let size = index::<3>(sections, 0).filter(|size| *size >= SECTION_HEADER)?;
@@ -172,14 +173,14 @@ fn wide(text: &str) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
+    #![allow(clippy::unwrap_used, reason = "a test that cannot continue must stop")]
     use std::io::Write as _;
 
     use lzma_rust2::{LzmaOptions, LzmaWriter};
 
     use super::*;
 
-    /// A section that packs this.
+    /// Returns a compressed section with this content.
     fn packed(content: &[u8]) -> Vec<u8> {
         let size = Some(content.len() as u64);
         let mut packer = LzmaWriter::new_use_header(Vec::new(), &LzmaOptions::with_preset(0), size).unwrap();
@@ -189,7 +190,7 @@ mod tests {
         [&size[..3], &[0x02], &LZMA, &[24, 0, 1, 0], &inside].concat()
     }
 
-    /// A volume with a file of code for each name.
+    /// Returns a volume with one code file for each name.
     fn volume_of(names: &[&str]) -> Vec<u8> {
         let mut volume = vec![0; 72];
         volume[40..44].copy_from_slice(VOLUME);
@@ -215,7 +216,7 @@ mod tests {
         volume_of(&[name])
     }
 
-    /// The same with a header that has an extension, behind which its file begins.
+    /// Returns a volume whose header has an extension, after which the file begins.
     fn extended(name: &str) -> Vec<u8> {
         let mut volume = volume(name);
         let mut extension = vec![0xff; 24];
@@ -237,13 +238,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_packed_is_looked_through_too() {
+    fn compressed_sections_are_inspected() {
         let firmware = [volume("Pei"), vec![0; 7], packed(&volume("Dxe")), packed(&volume("Boot"))].concat();
         assert_eq!(modules(&firmware).unwrap(), ["Boot", "Dxe", "Pei"]);
         assert_eq!(check(&firmware), Ok(()));
         let loads = [volume("Pei"), packed(&[&volume("Dxe")[..], b"etc/table-loader"].concat())].concat();
         assert!(check(&loads).is_err());
-        // The name of the packing alone, where no section begins, is none.
+        // The GUID alone, where no section begins, is ignored.
         assert_eq!(modules(&[&[0; 2][..], &LZMA, &volume("Pei")].concat()).unwrap(), ["Pei"]);
         let section = packed(&volume("Dxe"));
         let edit = |at: usize, byte: u8| {
@@ -252,36 +253,36 @@ mod tests {
             modules(&edited)
         };
         assert_eq!(edit(3, 0x19).unwrap(), [""; 0], "another kind of section");
-        for (at, byte, what) in [(2, 0xff, "longer than the firmware"), (21, 0xff, "begins behind its end")] {
+        for (at, byte, what) in [(2, 0xff, "longer than the firmware"), (21, 0xff, "content begins after its end")] {
             let why = edit(at, byte).unwrap_err();
-            assert_eq!(why, ImageError::Firmware("a packed section in it cannot be unpacked"), "{what}");
+            assert_eq!(why, ImageError::Firmware("a compressed section in it cannot be decompressed"), "{what}");
         }
     }
 
     #[test]
-    fn what_unpacks_to_more_than_may_be_is_refused() {
+    fn section_over_the_unpacked_limit_is_refused() {
         let most = usize::try_from(MAX_UNPACKED).unwrap();
         assert_eq!(modules(&packed(&vec![0; most])).unwrap(), [""; 0]);
         assert!(modules(&packed(&vec![0; most + 1])).is_err());
     }
 
     #[test]
-    fn mark_of_a_volume_without_its_header_is_none() {
+    fn volume_signature_without_a_valid_header_is_ignored() {
         for around in [&[1; 400][..], &[0; 400]] {
             let firmware = [around, VOLUME, around].concat();
             assert_eq!(modules(&firmware).unwrap(), [""; 0]);
         }
-        // A header that would end before its mark.
+        // A header that would end before its signature.
         let short = [&[0; VOLUME_MARK][..], VOLUME, &[0; 4], &[40, 0], &[0; 300]].concat();
         assert_eq!(modules(&short).unwrap(), [""; 0]);
-        // Control: with a header its length counts.
+        // Control: with a header, its length counts.
         let mut cut = volume("Boot");
         cut.truncate(200);
         assert_eq!(modules(&cut), Err(ImageError::Firmware("a volume in it is malformed")));
     }
 
     #[test]
-    fn each_known_way_to_load_is_refused_in_both_encodings() {
+    fn each_known_loader_is_refused_in_both_encodings() {
         for (name, why) in LOADERS {
             for mark in [name.as_bytes().to_vec(), wide(name)] {
                 let firmware = [&[0xff; 64][..], &mark, &[0; 64]].concat();
@@ -292,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn named_blobs_are_refused_unless_they_are_the_three_parts() {
+    fn named_blobs_other_than_the_three_parts_are_refused() {
         let with = |name: &str| check(&[&[0; 8][..], name.as_bytes(), &[0; 8]].concat());
         for part in PARTS {
             assert_eq!(with(&format!("etc/boot/{part}")), Ok(()));
@@ -303,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn cut_and_changed_firmware_never_panics() {
+    fn truncated_or_changed_firmware_never_panics() {
         let whole = [volume("Boot"), [&[0, 1, 0, 2][..], &LZMA, &[24, 0, 1, 0], &[0x5d; 200]].concat()].concat();
         for length in 0..whole.len() {
             let _ = (check(&whole[..length]), modules(&whole[..length]));

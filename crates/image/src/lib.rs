@@ -1,11 +1,13 @@
-//! Images of relays: packed from inputs that are named by hash, the same bytes on every machine, and what firmware and chips will report of them.
+//! Relay images: deterministic packing of inputs named by hash, and prediction of the measurements that firmware and
+//! chips will report.
 //!
-//! Owns the formats: packages, the first file system, the unified kernel image; and the calculators. Pure: bytes in, bytes out; files and downloads are the caller's. Never runs
-//! anything of what it packs.
+//! Owns the formats (packages, initrd, unified kernel image) and the measurement calculators. Pure: bytes in, bytes
+//! out; the caller reads files and downloads. Never runs anything that it packs.
 //!
 //! ```text
 //! inputs.lock ─▶ packages (deb) ─▶ kernel, modules, nft ─┐
-//!                              init, relay ─▶ initrd (newc, zstd) ─▶ unified kernel image (pe) ─▶ measurements (pcr, snp, tdx) ─▶ manifest
+//! init, relay ─▶ initrd (newc, zstd) ─▶ unified kernel image (pe)
+//! unified kernel image ─▶ measurements (pcr, snp, tdx) ─▶ manifest
 //! ```
 
 pub mod compare;
@@ -22,67 +24,67 @@ pub mod tdx;
 
 use aws_lc_rs::digest::{SHA256, SHA384, digest};
 
-/// What is wrong with an input.
+/// A fault of an input.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ImageError {
-    /// The lock file.
+    /// The lock file is malformed or inconsistent.
     #[error("the lock file: {0}")]
     Lock(String),
-    /// A file that is another one than the lock names.
-    #[error("{name} has SHA-256 {found}, but the lock names {wanted}: it is another file")]
+    /// A file has another hash than the lock file requires.
+    #[error("{name} has SHA-256 {found}, but the lock file requires {wanted}; fetch the right file")]
     OtherInput {
-        /// Which.
+        /// Name of the input.
         name: String,
-        /// Its hash.
+        /// Its actual hash.
         found: String,
-        /// What the lock says.
+        /// The hash in the lock file.
         wanted: String,
     },
-    /// Something in a package.
+    /// A package is malformed or lacks a file.
     #[error("package {package}: {why}")]
     Package {
-        /// Which.
+        /// Name of the package.
         package: String,
-        /// What is wrong.
+        /// The fault.
         why: String,
     },
-    /// A kernel image or stub.
+    /// A kernel image or boot stub is malformed.
     #[error("the boot stub or kernel: {0}")]
     Executable(&'static str),
-    /// Firmware.
+    /// Firmware is malformed or forbidden.
     #[error("the firmware: {0}")]
     Firmware(&'static str),
-    /// A packer.
+    /// Compression failed.
     #[error("cannot pack: {0}")]
     Packing(String),
 }
 
-/// SHA-256.
+/// Returns the SHA-256 of `bytes`.
 pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     let mut out = [0; 32];
     out.copy_from_slice(digest(&SHA256, bytes).as_ref());
     out
 }
 
-/// SHA-384.
+/// Returns the SHA-384 of `bytes`.
 pub(crate) fn sha384(bytes: &[u8]) -> [u8; 48] {
     let mut out = [0; 48];
     out.copy_from_slice(digest(&SHA384, bytes).as_ref());
     out
 }
 
-/// Hexadecimal digits.
+/// Returns `bytes` as lower-case hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A number of N bytes, little-endian, at a place.
+/// Reads a little-endian number of N bytes at an offset.
 pub(crate) fn le<const N: usize>(bytes: &[u8], at: usize) -> Option<u64> {
     let found: [u8; N] = *bytes.get(at..)?.first_chunk()?;
     Some(found.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte)))
 }
 
-/// The same as an index.
+/// Reads a little-endian number of N bytes at an offset, as an index.
 pub(crate) fn index<const N: usize>(bytes: &[u8], at: usize) -> Option<usize> {
     usize::try_from(le::<N>(bytes, at)?).ok()
 }

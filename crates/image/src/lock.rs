@@ -1,28 +1,28 @@
-//! `inputs.lock`: what an image is made of, each by its hash.
+//! `inputs.lock`: the inputs of an image, each with its hash.
 //!
-//! Owns its form. What is not in it does not go into an image.
+//! Owns the format. An input that is not listed here never becomes part of an image.
 
 use serde::Deserialize;
 
 use crate::{ImageError, hex, sha256};
 
-/// What an image is made of.
+/// The inputs of an image.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lock {
-    /// The kernel's command line, measured with it.
+    /// The kernel's command line, which is measured with the kernel.
     pub cmdline: String,
     /// The kernel's release.
     pub kernel_release: String,
-    /// Modules of the kernel, in the order in which they are loaded, below `usr/lib/modules/RELEASE`.
+    /// Kernel modules below `usr/lib/modules/RELEASE`, in load order.
     pub modules: Vec<String>,
-    /// Packages of Debian's archive.
+    /// Packages from Debian's archive.
     #[serde(rename = "package")]
     pub packages: Vec<Package>,
     /// Tools that compile the relay.
     #[serde(rename = "tool", default)]
     pub tools: Vec<Tool>,
-    /// Machines that launch digests are made for.
+    /// Machine shapes for which launch digests are computed.
     #[serde(rename = "shape")]
     pub shapes: Vec<ShapeOf>,
 }
@@ -31,70 +31,71 @@ pub struct Lock {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Package {
-    /// What it is called here.
+    /// Name in the lock file.
     pub name: String,
-    /// Where it stands in the archive.
+    /// Path in the archive.
     pub path: String,
-    /// Of the file.
+    /// SHA-256 of the package, in hexadecimal digits.
     pub sha256: String,
-    /// In bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// What it is for: `kernel`, `stub`, `firmware`, or files of the first file system.
+    /// Purpose: `kernel`, `stub`, `firmware`, or `files` for the initrd.
     pub role: Role,
-    /// The file in it, for a kernel or a stub.
+    /// Path of the kernel or stub in the package.
     #[serde(default)]
     pub file: Option<String>,
-    /// The generation of a firmware; only a firmware has one. 0 stands for firmware that is not the project's own.
+    /// Generation of firmware, which no other package has. 0 means third-party firmware.
     #[serde(default)]
     pub generation: Option<u32>,
-    /// Files of the first file system: from the package's path to the path there.
+    /// Files for the initrd: path in the package, path in the initrd.
     #[serde(default)]
     pub files: Vec<(String, String)>,
 }
 
-/// What a package is for.
+/// The purpose of a package.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// The kernel and its modules.
     Kernel,
-    /// What the firmware starts, and which measures the rest.
+    /// The program that the firmware starts and that measures the rest.
     Stub,
-    /// Source of the firmware: edk2, an archive as tar.xz. The source tree's `image/firmware` makes firmware of it.
+    /// Source code of the firmware: edk2 as a tar.xz archive. The source tree's `image/firmware` builds firmware from
+    /// it.
     Firmware,
-    /// Files of the first file system.
+    /// Files for the initrd.
     Files,
 }
 
-/// A tool, by a file of it.
+/// A tool, identified by one of its files.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tool {
-    /// What it is called.
+    /// Name.
     pub name: String,
-    /// The command that says where it is.
+    /// Command that prints the tool's location.
     pub ask: Vec<String>,
-    /// What of the answer's folder is meant, if not the answer itself.
+    /// Path below the printed folder, if the location is not the file itself.
     #[serde(default)]
     pub below: Option<String>,
-    /// Of the file.
+    /// SHA-256 of the file, in hexadecimal digits.
     pub sha256: String,
 }
 
-/// A shape of machine.
+/// A machine shape.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ShapeOf {
-    /// The processor, as it is called on the command line of a virtual machine.
+    /// Processor model, as a virtual machine's command line names it.
     pub processor: String,
-    /// Family, model and stepping, as the processor says them.
+    /// Family, model and stepping, as the processor reports them.
     pub signature: u32,
     /// Numbers of virtual processors.
     pub counts: Vec<u32>,
 }
 
 impl Lock {
-    /// Reads it.
+    /// Parses a lock file.
     ///
     /// # Errors
     /// [`ImageError::Lock`] with line and key.
@@ -103,7 +104,7 @@ impl Lock {
         let faulty = |package: &&Package| package.sha256.len() != 64 || package.path.contains("..");
         if let Some(package) = lock.packages.iter().find(faulty) {
             return Err(ImageError::Lock(format!(
-                "package {} has no SHA-256, or a path that leaves the archive",
+                "package {} has no SHA-256, or its path leaves the archive",
                 package.name
             )));
         }
@@ -111,34 +112,34 @@ impl Lock {
             lock.packages.iter().find(|package| package.generation.is_some() != (package.role == Role::Firmware))
         {
             return Err(ImageError::Lock(format!(
-                "package {}: a firmware names its generation (generation = NUMBER), and nothing else does",
+                "package {}: a firmware package must have a generation (generation = NUMBER), and no other package may",
                 package.name
             )));
         }
         for role in [Role::Kernel, Role::Stub, Role::Firmware] {
             if lock.packages.iter().filter(|package| package.role == role).count() != 1 {
-                return Err(ImageError::Lock(format!("there must be just one package with the role {role:?}")));
+                return Err(ImageError::Lock(format!("there must be exactly one package with the role {role:?}")));
             }
         }
         Ok(lock)
     }
 
-    /// The generation of the firmware.
+    /// Returns the generation of the firmware.
     ///
     /// # Errors
-    /// [`ImageError::Lock`] where the lock names no firmware with a generation.
+    /// [`ImageError::Lock`] if the lock file has no firmware with a generation.
     pub fn firmware_generation(&self) -> Result<u32, ImageError> {
         let firmware = self.packages.iter().find(|package| package.role == Role::Firmware);
         let generation = firmware.and_then(|package| package.generation);
-        generation.ok_or_else(|| ImageError::Lock("no firmware names its generation".into()))
+        generation.ok_or_else(|| ImageError::Lock("no firmware package has a generation".into()))
     }
 }
 
 impl Package {
-    /// Whether these bytes are the package.
+    /// Checks that these bytes are the package.
     ///
     /// # Errors
-    /// [`ImageError::OtherInput`].
+    /// [`ImageError::OtherInput`] if the hash differs.
     pub fn check(&self, bytes: &[u8]) -> Result<(), ImageError> {
         let found = hex(&sha256(bytes));
         if found == self.sha256 {
@@ -150,10 +151,10 @@ impl Package {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
+    #![allow(clippy::unwrap_used, reason = "a test that cannot continue must stop")]
     use super::*;
 
-    /// A lock of these packages, each with its role, path, SHA-256 and further lines.
+    /// Parses a lock file with these packages, each given by role, path, SHA-256 and further lines.
     fn lock(packages: &[(&str, &str, &str, &str)]) -> Result<Lock, ImageError> {
         let package = |(role, path, sha256, more): &(&str, &str, &str, &str)| {
             format!(
@@ -166,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn lock_names_one_of_each_part_and_the_generation_of_its_firmware_alone() {
+    fn lock_file_needs_one_of_each_part_and_one_firmware_generation() {
         let hash = "ab".repeat(32);
         let kernel = ("kernel", "a.deb", hash.as_str(), "");
         let stub = ("stub", "b.deb", hash.as_str(), "");
@@ -177,11 +178,11 @@ mod tests {
             let why = lock(packages).unwrap_err().to_string();
             assert!(why.contains(what), "{why}");
         };
-        refused(&[kernel, stub, (firmware.0, firmware.1, &hash, "")], "the firmware: a firmware names its generation");
-        refused(&[kernel, (stub.0, stub.1, &hash, "generation = 7\n"), firmware], "and nothing else does");
-        refused(&[kernel, stub], "just one package with the role Firmware");
-        refused(&[kernel, kernel, stub, firmware], "just one package with the role Kernel");
-        refused(&[kernel, (stub.0, "../b.deb", &hash, ""), firmware], "a path that leaves the archive");
+        refused(&[kernel, stub, (firmware.0, firmware.1, &hash, "")], "the firmware: a firmware package must have a");
+        refused(&[kernel, (stub.0, stub.1, &hash, "generation = 7\n"), firmware], "and no other package may");
+        refused(&[kernel, stub], "exactly one package with the role Firmware");
+        refused(&[kernel, kernel, stub, firmware], "exactly one package with the role Kernel");
+        refused(&[kernel, (stub.0, "../b.deb", &hash, ""), firmware], "its path leaves the archive");
         refused(&[kernel, (stub.0, stub.1, "ab", ""), firmware], "has no SHA-256");
     }
 }

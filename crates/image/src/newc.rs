@@ -1,6 +1,6 @@
-//! The first file system, as the kernel unpacks it. The same entries give the same bytes: no times, no owners, numbers by order.
+//! The initrd in the kernel's newc format. Equal entries give equal bytes: no times, no owners, inode numbers by order.
 //!
-//! Source: linux, Documentation/driver-api/early-userspace/buffer-format.rst.
+//! Owns the encoding. Never reads files. Source: linux, Documentation/driver-api/early-userspace/buffer-format.rst.
 
 use std::collections::BTreeMap;
 
@@ -8,17 +8,17 @@ const FILE: u32 = 0o100_000;
 const FOLDER: u32 = 0o040_000;
 const DEVICE: u32 = 0o020_000;
 
-/// An entry: its mode, its device, its content.
+/// An entry: mode, device number, content.
 type Entry = (u32, (u32, u32), Vec<u8>);
 
-/// The entries, by path.
+/// The entries of an initrd, by path.
 #[derive(Clone, Default, Debug)]
 pub struct Tree {
     entries: BTreeMap<String, Entry>,
 }
 
 impl Tree {
-    /// Adds a folder, and those above it.
+    /// Adds a folder and its parents.
     pub fn folder(&mut self, path: &str) {
         for (at, _) in path.match_indices('/').chain([(path.len(), "")]) {
             if let Some(above) = path.get(..at).filter(|above| !above.is_empty()) {
@@ -27,7 +27,7 @@ impl Tree {
         }
     }
 
-    /// Adds a file, which everybody may read, and run if it is a program.
+    /// Adds a file that everybody may read, and execute if it is a program.
     pub fn file(&mut self, path: &str, program: bool, content: Vec<u8>) {
         if let Some((folder, _)) = path.rsplit_once('/') {
             self.folder(folder);
@@ -36,7 +36,7 @@ impl Tree {
         self.entries.insert(path.into(), (mode, (0, 0), content));
     }
 
-    /// Adds a character device that its owner alone may use.
+    /// Adds a character device that only its owner may use.
     pub fn device(&mut self, path: &str, major: u32, minor: u32) {
         if let Some((folder, _)) = path.rsplit_once('/') {
             self.folder(folder);
@@ -44,10 +44,10 @@ impl Tree {
         self.entries.insert(path.into(), (DEVICE | 0o600, (major, minor), Vec::new()));
     }
 
-    /// Its bytes.
+    /// Encodes the tree.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        // A folder's path is less than those below it, so it comes first.
+        // A folder's path sorts before the paths below it, so it comes first.
         for (number, (path, (mode, device, content))) in (1..).zip(&self.entries) {
             put(&mut out, number, path, (*mode, *device), content);
         }
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_order_of_adding_makes_no_difference_and_folders_come_before_what_is_in_them() {
+    fn encoding_ignores_insertion_order_and_puts_folders_first() {
         let mut one = Tree::default();
         one.file("usr/bin/a", true, b"a".to_vec());
         one.device("dev/console", 5, 1);

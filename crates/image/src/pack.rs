@@ -1,4 +1,7 @@
-//! Packing an image: from packages and programs to one file, and to what it will be known by.
+//! Packing of an image from packages and programs into one file, and its manifest.
+//!
+//! Owns the layout of the initrd. Never packs a package whose hash differs from the lock file, nor firmware that can
+//! load unmeasured code.
 
 use std::collections::BTreeMap;
 
@@ -10,12 +13,13 @@ use crate::newc::Tree;
 use crate::snp::{FEATURES, Start, launch_digest};
 use crate::{ImageError, deb, firmware, pe, sha256};
 
-/// How hard the first file system is packed: the library's highest level but one that needs no more memory. One thread, so that the bytes are the same everywhere.
+/// Compression level of the initrd: the highest that needs no additional memory. Compression is single-threaded, so
+/// that the bytes are equal everywhere.
 const LEVEL: i32 = 19;
-/// Folders that are mounted over, or that programs write to.
+/// Mount points and writable folders.
 const FOLDERS: [&str; 6] = ["dev", "proc", "sys", "run", "tmp", "root"];
 
-/// What is compiled from the project's source tree.
+/// Programs compiled from the project's source tree.
 #[derive(Clone, Debug)]
 pub struct Programs {
     /// The first process.
@@ -29,22 +33,22 @@ pub struct Programs {
 /// An image.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Image {
-    /// The unified kernel image: the file that is voted for.
+    /// The unified kernel image: the file that validators vote for.
     pub file: Vec<u8>,
-    /// The firmware that starts it under SEV-SNP.
+    /// The firmware that starts the image under SEV-SNP.
     pub firmware: Vec<u8>,
 }
 
-/// Packs an image of packages, by their names, and programs.
+/// Packs an image from packages, given by name, and programs.
 ///
 /// # Errors
-/// [`ImageError`]: a package that is another one than the lock names is refused, whatever is in it, and so is firmware
-/// that can load anything but the measured parts.
+/// [`ImageError`] if the hash of a package differs from the lock file, whatever its content, or if the firmware can
+/// load anything but the measured parts.
 pub fn pack(lock: &Lock, packages: &BTreeMap<String, Vec<u8>>, programs: Programs) -> Result<Image, ImageError> {
     firmware::check(&programs.firmware)?;
     let mut tree = Tree::default();
     FOLDERS.iter().for_each(|folder| tree.folder(folder));
-    // Without it the first process would have no output before it has mounted anything.
+    // Without a console device, the first process has no output until it has mounted /dev.
     tree.device("dev/console", 5, 1);
     tree.file("init", true, programs.init);
     tree.file("relay", true, programs.relay);
@@ -55,7 +59,7 @@ pub fn pack(lock: &Lock, packages: &BTreeMap<String, Vec<u8>>, programs: Program
         match package.role {
             Role::Kernel => kernel = Some(unpack_kernel(lock, package, bytes, &mut tree)?),
             Role::Stub => stub = Some(one_file(package, bytes)?),
-            // Built already.
+            // Already built into `programs`.
             Role::Firmware => {}
             Role::Files => {
                 let wanted: Vec<&str> = package.files.iter().map(|(from, _)| from.as_str()).collect();
@@ -66,8 +70,8 @@ pub fn pack(lock: &Lock, packages: &BTreeMap<String, Vec<u8>>, programs: Program
             }
         }
     }
-    // A lock without one of them is refused when it is read.
-    let none = || ImageError::Lock("kernel and stub must be there".into());
+    // `Lock::parse` refuses a lock file without either.
+    let none = || ImageError::Lock("kernel or stub is missing".into());
     let (kernel, stub) = (kernel.ok_or_else(none)?, stub.ok_or_else(none)?);
     let initrd = zstd::bulk::compress(&tree.encode(), LEVEL).map_err(|error| ImageError::Packing(error.to_string()))?;
     let sections = [
@@ -80,20 +84,20 @@ pub fn pack(lock: &Lock, packages: &BTreeMap<String, Vec<u8>>, programs: Program
 }
 
 fn missing(package: &Package) -> ImageError {
-    ImageError::Package { package: package.name.clone(), why: "it was not given".into() }
+    ImageError::Package { package: package.name.clone(), why: "not provided".into() }
 }
 
 fn one_file(package: &Package, bytes: &[u8]) -> Result<Vec<u8>, ImageError> {
     let path =
-        package.file.as_deref().ok_or_else(|| ImageError::Lock(format!("package {} names no file", package.name)))?;
+        package.file.as_deref().ok_or_else(|| ImageError::Lock(format!("package {} lacks `file`", package.name)))?;
     let mut found = deb::files(&package.name, bytes, &[path])?;
     found.remove(path).ok_or_else(|| missing(package))
 }
 
-/// The kernel; its modules go into the first file system, numbered in the order in which they are loaded.
+/// Returns the kernel, and adds its modules to the initrd, numbered in load order.
 fn unpack_kernel(lock: &Lock, package: &Package, bytes: &[u8], tree: &mut Tree) -> Result<Vec<u8>, ImageError> {
     let path =
-        package.file.as_deref().ok_or_else(|| ImageError::Lock(format!("package {} names no file", package.name)))?;
+        package.file.as_deref().ok_or_else(|| ImageError::Lock(format!("package {} lacks `file`", package.name)))?;
     let modules: Vec<String> =
         lock.modules.iter().map(|module| format!("usr/lib/modules/{}/{module}", lock.kernel_release)).collect();
     let wanted: Vec<&str> = modules.iter().map(String::as_str).chain([path]).collect();
@@ -106,16 +110,16 @@ fn unpack_kernel(lock: &Lock, package: &Package, bytes: &[u8], tree: &mut Tree) 
 }
 
 impl Image {
-    /// SHA-256 of it.
+    /// Returns the SHA-256 of the file.
     pub fn hash(&self) -> [u8; 32] {
         sha256(&self.file)
     }
 
-    /// What a relay image will be known by: launch digests for all machines of the lock, and the generation of the
-    /// firmware.
+    /// Returns the manifest of a relay image: launch digests for all machine shapes of the lock file, and the
+    /// generation of the firmware.
     ///
     /// # Errors
-    /// [`ImageError`] when the firmware is not made for it.
+    /// [`ImageError`] if the firmware does not fit the image.
     pub fn manifest(&self, lock: &Lock, kind: u8, version: u64) -> Result<Manifest, ImageError> {
         let start = Start {
             firmware: &self.firmware,

@@ -1,6 +1,7 @@
-//! What a TPM will hold after an image was started: registers that firmware, boot stub and kernel extend.
+//! Predicted TPM registers (PCRs) of a started image, as firmware, boot stub and kernel extend them.
 //!
-//! Source: TCG PC Client Platform Firmware Profile; systemd-stub(7), section "TPM PCR Notes"; linux, drivers/firmware/efi/libstub/efi-stub-helper.c.
+//! Owns PCRs 4, 9 and 11. Never predicts registers that depend on the machine. Source: TCG PC Client Platform
+//! Firmware Profile; systemd-stub(7), section "TPM PCR Notes"; linux, drivers/firmware/efi/libstub/efi-stub-helper.c.
 
 use crate::pe::{authenticode, section};
 use crate::{ImageError, sha256};
@@ -8,7 +9,7 @@ use crate::{ImageError, sha256};
 /// Sections in the order in which the stub measures them. Source: systemd, src/fundamental/uki.c.
 const MEASURED: [&str; 5] = [".linux", ".cmdline", ".initrd", ".uname", ".sbat"];
 
-/// A register: what it holds follows from what it was extended by, in order.
+/// A register; its value depends on the hashes it was extended with and on their order.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Register(pub [u8; 32]);
 
@@ -18,7 +19,8 @@ impl Register {
     }
 }
 
-/// Register 11: the parts of the image, as the stub measures them before it starts the kernel. It depends on nothing else.
+/// Returns PCR 11: the image's sections, as the stub measures them before it starts the kernel. Nothing else affects
+/// it.
 ///
 /// # Errors
 /// [`ImageError::Executable`].
@@ -31,7 +33,8 @@ pub fn register_11(image: &[u8]) -> Result<Register, ImageError> {
     Ok(register)
 }
 
-/// Register 4, where a machine starts the image at once: the image, that the firmware goes on to what it starts, the kernel. Firmware that tries others before has more in it.
+/// Returns PCR 4 for a machine that boots the image first: the image, the call of the boot option, the separator, the
+/// kernel. Firmware that tries other boot options first extends it further.
 ///
 /// # Errors
 /// [`ImageError::Executable`].
@@ -44,7 +47,7 @@ pub fn register_4(image: &[u8]) -> Result<Register, ImageError> {
     Ok(register)
 }
 
-/// Register 9: command line and initrd, as the kernel measures what it was started with.
+/// Returns PCR 9: command line and initrd, as the kernel measures them.
 ///
 /// # Errors
 /// [`ImageError::Executable`].

@@ -1,22 +1,26 @@
-//! The unified kernel image: a boot stub with command line, initrd and kernel as sections of its own. And the hash that firmware measures a program by.
+//! The unified kernel image: a boot stub with command line, initrd and kernel as further sections; and the hash with
+//! which firmware measures a program.
 //!
-//! Source: PE format (Microsoft), sections "COFF File Header", "Section Table"; UAPI group specification 5, Unified Kernel Image; Windows Authenticode PE signature format.
+//! Owns the reading and writing of PE headers. Never executes or relocates code. Source: PE format (Microsoft),
+//! sections "COFF File Header", "Section Table"; UAPI group specification 5, Unified Kernel Image; Windows
+//! Authenticode PE signature format.
 
 use std::ops::Range;
 
 use crate::{ImageError, index, sha256};
 
 const SECTION: usize = 40;
-/// Readable data.
+/// Characteristics of a section with readable, initialised data.
 const DATA: u32 = 0x4000_0040;
 const STAMP: usize = 8;
 const CHECKSUM: usize = 64;
 const SECURITY: usize = 112 + 4 * 8;
 
-/// Where things are in a program of 64 bits.
+/// Offsets and sizes in a 64-bit program.
 struct Layout {
-    /// Of the PE signature, and of the optional header.
+    /// Offset of the PE signature.
     signature: usize,
+    /// Offset of the optional header.
     optional: usize,
     headers: usize,
     section_alignment: usize,
@@ -25,7 +29,7 @@ struct Layout {
     count: usize,
 }
 
-/// A section: its name, its place in memory, and in the file.
+/// A section: its name, its place in memory, its place in the file.
 struct Section {
     name: [u8; 8],
     virtual_size: usize,
@@ -66,16 +70,16 @@ fn sections(bytes: &[u8], layout: &Layout) -> Option<Vec<Section>> {
     (0..layout.count).map(section).collect()
 }
 
-/// The stub with these sections added, in their order; without time stamp, checksum and signature.
+/// Returns the stub with these sections appended in order, and with time stamp, checksum and signature cleared.
 ///
 /// # Errors
-/// [`ImageError::Executable`] when the stub is none, or has no room for more.
+/// [`ImageError::Executable`] if the stub is malformed or has no room for more sections.
 pub fn unify(stub: &[u8], added: &[(&str, &[u8])]) -> Result<Vec<u8>, ImageError> {
-    const NONE: ImageError = ImageError::Executable("this is no boot stub of 64 bits");
+    const NONE: ImageError = ImageError::Executable("not a 64-bit boot stub");
     let layout = layout(stub).ok_or(NONE)?;
     let present = sections(stub, &layout).ok_or(NONE)?;
     if layout.table + SECTION * (layout.count + added.len()) > layout.headers {
-        return Err(ImageError::Executable("the stub has no room for more sections"));
+        return Err(ImageError::Executable("no room for more sections in the stub"));
     }
     let end = present.iter().map(|section| section.raw.end).max().ok_or(NONE)?;
     let mut address = present.iter().map(|section| section.address + section.virtual_size.max(1)).max().ok_or(NONE)?;
@@ -109,20 +113,20 @@ pub fn unify(stub: &[u8], added: &[(&str, &[u8])]) -> Result<Vec<u8>, ImageError
 }
 
 fn little(number: usize) -> Result<[u8; 4], ImageError> {
-    let number = u32::try_from(number).map_err(|_| ImageError::Executable("it would be larger than 4 GiB"))?;
+    let number = u32::try_from(number).map_err(|_| ImageError::Executable("the result would exceed 4 GiB"))?;
     Ok(number.to_le_bytes())
 }
 
 fn write(out: &mut [u8], at: usize, bytes: &[u8]) -> Result<(), ImageError> {
     let place = out.get_mut(at..).and_then(|rest| rest.get_mut(..bytes.len()));
-    place.ok_or(ImageError::Executable("its headers end too soon"))?.copy_from_slice(bytes);
+    place.ok_or(ImageError::Executable("the headers end too early"))?.copy_from_slice(bytes);
     Ok(())
 }
 
-/// The content of a section, as long as it is in memory.
+/// Returns the content of a section, in its length in memory.
 ///
 /// # Errors
-/// [`ImageError::Executable`] when there is none of this name.
+/// [`ImageError::Executable`] if there is no section of this name.
 pub fn section<'a>(bytes: &'a [u8], name: &str) -> Result<&'a [u8], ImageError> {
     let found = || {
         let layout = layout(bytes)?;
@@ -131,10 +135,11 @@ pub fn section<'a>(bytes: &'a [u8], name: &str) -> Result<&'a [u8], ImageError> 
             sections.iter().find(|section| section.name.split(|byte| *byte == 0).next() == Some(name.as_bytes()))?;
         bytes.get(section.raw.clone())?.get(..section.virtual_size)
     };
-    found().ok_or(ImageError::Executable("it lacks a section that every image has"))
+    found().ok_or(ImageError::Executable("a section that every image needs is missing"))
 }
 
-/// The hash that firmware measures a program by (Authenticode, SHA-256): all but checksum, the entry of the signature, and the signature.
+/// Returns the hash with which firmware measures a program (Authenticode, SHA-256). It covers everything but the
+/// checksum, the signature's directory entry and the signature.
 ///
 /// # Errors
 /// [`ImageError::Executable`].
@@ -156,5 +161,5 @@ pub fn authenticode(bytes: &[u8]) -> Result<[u8; 32], ImageError> {
         hashed.extend_from_slice(bytes.get(end..bytes.len().checked_sub(signature)?).unwrap_or(&[]));
         Some(sha256(&hashed))
     };
-    hashed().ok_or(ImageError::Executable("it cannot be hashed as firmware does"))
+    hashed().ok_or(ImageError::Executable("malformed headers, so no Authenticode hash"))
 }

@@ -1,25 +1,28 @@
-//! The launch digest of SEV-SNP: what a chip will report of firmware, kernel, initrd, command line and the processors' first state.
+//! The launch digest of SEV-SNP: the chip's measurement of firmware, kernel, initrd, command line and initial
+//! processor state.
 //!
-//! Source: SEV-SNP firmware ABI (56860), section 8.17.2 "PAGE_INFO"; AMD64 Architecture Programmer's Manual, volume 2, table B-4 (VMSA); OVMF, AmdSev platform; QEMU, target/i386/sev.c.
+//! Owns the page list of a launch. Never accepts firmware that leaves the kernel unmeasured. Source: SEV-SNP firmware
+//! ABI (56860), section 8.17.2 "PAGE_INFO"; AMD64 Architecture Programmer's Manual, volume 2, table B-4 (VMSA); OVMF,
+//! AmdSev platform; QEMU, target/i386/sev.c.
 
 use crate::{ImageError, index, le, sha256, sha384};
 
 const PAGE: usize = 4_096;
-/// Where firmware ends in a guest's memory.
+/// End of firmware in a guest's address space.
 const TOP: u64 = 1 << 32;
 const NORMAL: u8 = 1;
 const VMSA: u8 = 2;
 const ZERO: u8 = 3;
 const SECRETS: u8 = 5;
 const CPUID: u8 = 6;
-/// Where the page with a processor's state counts as being.
+/// Address that the digest records for a processor's state page.
 const VMSA_AT: u64 = 0xffff_ffff_f000;
-/// Where the first processor begins.
+/// Reset vector of the first processor.
 const RESET: u64 = 0xffff_fff0;
-/// SNP is on.
+/// SEV features: SNP is active.
 pub const FEATURES: u64 = 1;
 
-/// GUIDs, as they stand in firmware.
+// GUIDs in the byte order of firmware.
 const FOOTER: [u8; 16] = guid(0x96b5_82de, 0x1fb2, 0x45f7, [0xba, 0xea, 0xa3, 0x66, 0xc5, 0x5a, 0x08, 0x2d]);
 const RESET_BLOCK: [u8; 16] = guid(0x00f7_71de, 0x1a7e, 0x4fcb, [0x89, 0x0e, 0x68, 0xc7, 0x7e, 0x2f, 0xb4, 0x4e]);
 const HASH_TABLE: [u8; 16] = guid(0x7255_371f, 0x3a3b, 0x4b04, [0x92, 0x7b, 0x1d, 0xa6, 0xef, 0xa8, 0xd4, 0x54]);
@@ -35,20 +38,20 @@ const fn guid(a: u32, b: u16, c: u16, d: [u8; 8]) -> [u8; 16] {
     [a0, a1, a2, a3, b0, b1, c0, c1, d0, d1, d2, d3, d4, d5, d6, d7]
 }
 
-/// What a machine is started with.
+/// The parts with which a machine starts.
 #[derive(Clone, Copy, Debug)]
 pub struct Start<'a> {
     /// The firmware.
     pub firmware: &'a [u8],
     /// The kernel.
     pub kernel: &'a [u8],
-    /// The first file system.
+    /// The initrd.
     pub initrd: &'a [u8],
     /// The command line.
     pub cmdline: &'a str,
 }
 
-/// The digest, as it grows.
+/// A growing launch digest.
 struct Launch([u8; 48]);
 
 impl Launch {
@@ -65,10 +68,10 @@ impl Launch {
     }
 }
 
-/// The launch digest of a machine with so many processors of this signature.
+/// Returns the launch digest of a machine with this number of processors of this signature.
 ///
 /// # Errors
-/// [`ImageError::Firmware`] for firmware that is not made for it: one that leaves the kernel unmeasured is refused.
+/// [`ImageError::Firmware`] if the firmware is not made for SEV-SNP or leaves the kernel unmeasured.
 pub fn launch_digest(
     start: &Start<'_>,
     processors: u32,
@@ -80,7 +83,7 @@ pub fn launch_digest(
     let mut launch = Launch([0; 48]);
     let size = u64::try_from(firmware.len()).unwrap_or(u64::MAX);
     if !firmware.len().is_multiple_of(PAGE) || size > TOP {
-        return Err(ImageError::Firmware("it is not made of whole pages"));
+        return Err(ImageError::Firmware("its size is not a multiple of 4 KiB, or exceeds 4 GiB"));
     }
     for (number, page) in firmware.chunks_exact(PAGE).enumerate() {
         launch.add(NORMAL, TOP - size + (number * PAGE) as u64, sha384(page));
@@ -88,7 +91,7 @@ pub fn launch_digest(
     let mut hashed = false;
     for (at, size, kind) in footer.metadata()? {
         match kind {
-            // Memory of the firmware's, and of a supervisor's that is not there.
+            // Memory of the firmware, and of a supervisor (SVSM) that is absent.
             1 | 4 => launch.pages(ZERO, at, size),
             2 => launch.add(SECRETS, at, [0; 48]),
             3 => launch.add(CPUID, at, [0; 48]),
@@ -96,7 +99,7 @@ pub fn launch_digest(
                 hashed = true;
                 launch.add(NORMAL, at, sha384(&hash_page(start, footer.hash_table()?)));
             }
-            _ => return Err(ImageError::Firmware("it has a section that is not known")),
+            _ => return Err(ImageError::Firmware("it has a section of unknown type")),
         }
     }
     if !hashed {
@@ -110,7 +113,7 @@ pub fn launch_digest(
     Ok(launch.0)
 }
 
-/// The table at the end of firmware.
+/// The GUID table at the end of firmware.
 struct Footer<'a> {
     firmware: &'a [u8],
     entries: Vec<([u8; 16], &'a [u8])>,
@@ -119,7 +122,7 @@ struct Footer<'a> {
 impl<'a> Footer<'a> {
     fn of(firmware: &'a [u8]) -> Result<Self, ImageError> {
         let read = || {
-            // The reset vector is behind it; entries are read backwards: content, length, name.
+            // The reset vector follows the table. Entries are read backwards: content, length, GUID.
             let end = firmware.len().checked_sub(32)?;
             let table_end = end.checked_sub(18)?;
             if firmware.get(end - 16..end)? != FOOTER {
@@ -137,7 +140,7 @@ impl<'a> Footer<'a> {
             }
             Some(entries)
         };
-        let entries = read().ok_or(ImageError::Firmware("it has no table that says what is to be measured"))?;
+        let entries = read().ok_or(ImageError::Firmware("it has no GUID table, which locates the measured parts"))?;
         Ok(Self { firmware, entries })
     }
 
@@ -151,16 +154,16 @@ impl<'a> Footer<'a> {
     }
 
     fn reset(&self) -> Result<u64, ImageError> {
-        self.number(RESET_BLOCK, "it does not say where further processors begin")
+        self.number(RESET_BLOCK, "it has no reset address for further processors")
     }
 
     fn hash_table(&self) -> Result<u64, ImageError> {
-        self.number(HASH_TABLE, "it has no place for hashes of the kernel")
+        self.number(HASH_TABLE, "it has no place for the hashes of the kernel")
     }
 
-    /// Sections: where, how long, and of what kind.
+    /// Returns the sections: address, size, type.
     fn metadata(&self) -> Result<Vec<(u64, u64, u64)>, ImageError> {
-        const WHAT: &str = "it has no metadata of SEV";
+        const WHAT: &str = "it has no SEV metadata";
         let back = usize::try_from(self.number(METADATA, WHAT)?).unwrap_or(usize::MAX);
         let read = || {
             let table = self.firmware.get(self.firmware.len().checked_sub(back)?..)?;
@@ -171,14 +174,14 @@ impl<'a> Footer<'a> {
                 let at = 16 + 12 * number;
                 Some((le::<4>(table, at)?, le::<4>(table, at + 4)?, le::<4>(table, at + 8)?))
             };
-            // A megabyte of sections would be none.
+            // Bounds the number of sections that malformed firmware can claim.
             (0..index::<4>(table, 12)?.min(1_024)).map(section).collect()
         };
         read().ok_or(ImageError::Firmware(WHAT))
     }
 }
 
-/// The page in which the firmware finds the hashes of what it may start.
+/// Returns the page in which the firmware finds the hashes of the parts that it may start.
 fn hash_page(start: &Start<'_>, at: u64) -> Vec<u8> {
     let begin = usize::try_from(at).unwrap_or(0) % PAGE;
     let mut page = vec![0; PAGE];
@@ -188,7 +191,7 @@ fn hash_page(start: &Start<'_>, at: u64) -> Vec<u8> {
     page
 }
 
-/// The table of hashes that QEMU puts into a guest's memory: 168 bytes.
+/// Returns the hash table that QEMU puts into a guest's memory: 168 bytes.
 ///
 /// Source: QEMU, target/i386/sev.c, `SevHashTable`.
 pub fn hash_table(kernel: &[u8], initrd: &[u8], cmdline: &str) -> Vec<u8> {
@@ -204,15 +207,15 @@ pub fn hash_table(kernel: &[u8], initrd: &[u8], cmdline: &str) -> Vec<u8> {
     .concat()
 }
 
-/// The address in a guest's memory at which this firmware reads the table of hashes.
+/// Returns the guest address at which this firmware reads the hash table.
 ///
 /// # Errors
-/// [`ImageError::Firmware`] when the firmware's own table has no such address.
+/// [`ImageError::Firmware`] if the firmware's GUID table has no such address.
 pub fn hash_table_address(firmware: &[u8]) -> Result<u64, ImageError> {
     Footer::of(firmware)?.hash_table()
 }
 
-/// The state in which a processor begins.
+/// Returns the initial state of a processor, as its VMSA page.
 fn first_state(begins: u64, signature: u32, features: u64) -> Vec<u8> {
     let mut page = vec![0; PAGE];
     let mut put = |at: usize, bytes: &[u8]| {

@@ -1,7 +1,10 @@
-//! The build-time measurement of a trust domain (MRTD): what Intel's module reports of firmware. What the firmware starts is in registers whose content depends on the host's tables as
-//! well, which nobody can compute beforehand: it is not proven by this.
+//! The build-time measurement of a trust domain (MRTD): the TDX module's measurement of firmware.
 //!
-//! Source: Intel TDX Module ABI, TDH.MEM.PAGE.ADD and TDH.MR.EXTEND; Intel TDX Virtual Firmware Design Guide, section "TDVF descriptor".
+//! Owns only the MRTD. Never predicts the RTMRs, which hold what the firmware starts: their content also depends on
+//! the host's tables, which nobody can compute in advance. The MRTD therefore does not prove that part.
+//!
+//! Source: Intel TDX Module ABI, TDH.MEM.PAGE.ADD and TDH.MR.EXTEND; Intel TDX Virtual Firmware Design Guide, section
+//! "TDVF descriptor".
 
 use aws_lc_rs::digest::{Context, SHA384};
 
@@ -11,18 +14,18 @@ const PAGE: u64 = 4_096;
 const CHUNK: usize = 256;
 const EXTEND: u64 = 1;
 const AUGMENT: u64 = 2;
-/// Where the descriptor is, from the end, stands in the firmware's table under this name.
+/// GUID in the firmware's table of the entry with the descriptor's offset from the end.
 const METADATA: [u8; 16] =
     [0x35, 0x65, 0x7a, 0xe4, 0x4a, 0x98, 0x98, 0x47, 0x86, 0x5e, 0x46, 0x85, 0xa7, 0xbf, 0x8e, 0xc2];
-/// A gigabyte of pages would be none.
+/// Limit on a section's size in memory, in bytes.
 const MAX_SIZE: u64 = 1 << 30;
 
-/// The measurement of firmware.
+/// Returns the MRTD of firmware.
 ///
 /// # Errors
-/// [`ImageError::Firmware`] for firmware that is not made for trust domains.
+/// [`ImageError::Firmware`] if the firmware is not made for trust domains.
 pub fn mrtd(firmware: &[u8]) -> Result<[u8; 48], ImageError> {
-    let sections = sections(firmware).ok_or(ImageError::Firmware("it has no descriptor for trust domains"))?;
+    let sections = sections(firmware).ok_or(ImageError::Firmware("it has no TDX descriptor"))?;
     let mut context = Context::new(&SHA384);
     for (data, at, size, attributes) in sections {
         for page in 0..size / PAGE {
@@ -35,8 +38,7 @@ pub fn mrtd(firmware: &[u8]) -> Result<[u8; 48], ImageError> {
             }
             let begin = usize::try_from(page * PAGE).unwrap_or(usize::MAX);
             let content = data.get(begin..).and_then(|rest| rest.get(..4_096));
-            let content =
-                content.ok_or(ImageError::Firmware("a section that is measured is longer than its content"))?;
+            let content = content.ok_or(ImageError::Firmware("a measured section is longer than its content"))?;
             for (number, chunk) in content.chunks_exact(CHUNK).enumerate() {
                 context.update(&record(b"MR.EXTEND", address + (number * CHUNK) as u64));
                 context.update(chunk);
@@ -59,10 +61,10 @@ fn record(name: &[u8], address: u64) -> [u8; 128] {
 
 type Section<'a> = (&'a [u8], u64, u64, u64);
 
-/// Content, address, size in memory, attributes.
+/// Returns content, address, size in memory and attributes of each section.
 fn sections(firmware: &[u8]) -> Option<Vec<Section<'_>>> {
     let name = firmware.windows(16).rposition(|bytes| bytes == METADATA)?;
-    // Before the name stands the length of the entry, and before that the number.
+    // The entry's length precedes the GUID; the offset precedes the length.
     let back = index::<4>(firmware, name.checked_sub(6)?)?;
     let table = firmware.get(firmware.len().checked_sub(back)?..)?;
     if table.get(..4)? != b"TDVF" || le::<4>(table, 8)? != 1 {

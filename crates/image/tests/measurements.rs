@@ -1,5 +1,6 @@
-//! The calculators against what others have computed, and against changes of each input.
-#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test that cannot go on must stop")]
+//! The measurement calculators compared with published results, with another implementation, and under changes of
+//! each input.
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test that cannot continue must stop")]
 
 use std::path::{Path, PathBuf};
 
@@ -12,16 +13,16 @@ use sev::measurement::vmsa::{GuestFeatures, VMMType};
 
 const FIRMWARE: &[u8] = include_bytes!("../testdata/ovmf-amdsev-suffix.bin");
 const LOCK: &str = include_str!("../../../image/inputs.lock");
-/// What `EPYC-v4` says of itself.
+/// CPUID signature of `EPYC-v4`.
 const EPYC: u32 = 0x0080_0f12;
 
 fn start(cmdline: &str) -> Start<'_> {
     Start { firmware: FIRMWARE, kernel: b"", initrd: b"", cmdline }
 }
 
-/// Source: crate `sev` 8.0.0, tests/measurement (also of `sev-snp-measure`).
+/// Source: crate `sev` 8.0.0, tests/measurement (also used by `sev-snp-measure`).
 #[test]
-fn launch_digests_are_those_of_others() {
+fn launch_digests_match_published_ones() {
     let rows = [
         (
             "console=ttyS0 loglevel=7",
@@ -54,7 +55,7 @@ fn launch_digests_are_those_of_others() {
     }
 }
 
-/// Firmware, kernel and initrd in files of a folder, for crate `sev`, which reads files and computes by itself.
+/// Firmware, kernel and initrd as files, because crate `sev` reads files for its own computation.
 struct Files<'a> {
     start: Start<'a>,
     dir: PathBuf,
@@ -93,7 +94,7 @@ impl Drop for Files<'_> {
 }
 
 #[test]
-fn another_calculator_gets_the_same_digests() {
+fn launch_digests_match_the_sev_crate() {
     let types = [
         (CpuType::EpycV4, EPYC),
         (CpuType::EpycMilan, 0x00a0_0f11),
@@ -113,17 +114,17 @@ fn another_calculator_gets_the_same_digests() {
     }
 }
 
-/// The firmware that images are packed with is built, and committed nowhere.
+/// Images are packed with firmware that is built and never committed.
 #[test]
-fn another_calculator_gets_the_same_digests_of_the_built_firmware_for_all_shapes() {
+fn launch_digests_of_the_built_firmware_match_the_sev_crate() {
     let Some(path) = std::env::var_os("OPENRELAY_FIRMWARE") else {
-        eprintln!("not judged: OPENRELAY_FIRMWARE names no firmware; ./x image attacks builds one and names it");
+        eprintln!("skipped: OPENRELAY_FIRMWARE is not set; ./x image attacks builds a firmware and sets it");
         return;
     };
     let read = std::fs::read(&path);
     assert!(read.is_ok(), "OPENRELAY_FIRMWARE: {}: {read:?}", Path::new(&path).display());
     let (firmware, lock) = (read.unwrap(), Lock::parse(LOCK).unwrap());
-    assert!(!lock.shapes.is_empty(), "the lock names machines");
+    assert!(!lock.shapes.is_empty(), "the lock file has machine shapes");
     let start = Start { firmware: &firmware, kernel: &[7; 9_000], initrd: &[9; 5_000], cmdline: &lock.cmdline };
     let files = Files::new("built", start);
     for shape in &lock.shapes {
@@ -133,7 +134,7 @@ fn another_calculator_gets_the_same_digests_of_the_built_firmware_for_all_shapes
             for features in [FEATURES, FEATURES | 0x20] {
                 let (own, other) = (hex(&digest(features)), files.other_digest(*processors, vcpu_type, features));
                 assert_eq!(own, other, "{} x {processors}, {features:#x}", shape.processor);
-                // A difference would be seen: the processors' first state is in both.
+                // Control: a difference would be seen, because both include the processors' initial state.
                 assert_ne!(hex(&digest(features | 0x40)), other, "{} x {processors}", shape.processor);
             }
         }
@@ -141,7 +142,7 @@ fn another_calculator_gets_the_same_digests_of_the_built_firmware_for_all_shapes
 }
 
 #[test]
-fn everything_that_is_started_is_in_the_digest() {
+fn every_started_part_changes_the_launch_digest() {
     let digest = |start: Start<'_>, processors, signature| launch_digest(&start, processors, signature, 1).unwrap();
     let own = start("a");
     let all = [
@@ -158,8 +159,8 @@ fn everything_that_is_started_is_in_the_digest() {
 }
 
 #[test]
-fn firmware_that_does_not_measure_the_kernel_is_refused() {
-    // The kind of the section that holds the hashes becomes that of plain memory.
+fn firmware_that_leaves_the_kernel_unmeasured_is_refused() {
+    // Changes the type of the hash section to plain memory.
     let place = FIRMWARE.windows(4).position(|bytes| bytes == b"ASEV").unwrap();
     let sections = FIRMWARE[place + 16..].chunks_exact(12);
     let at = sections.clone().position(|section| section[8..] == 0x10u32.to_le_bytes()).unwrap();
@@ -173,9 +174,9 @@ fn firmware_that_does_not_measure_the_kernel_is_refused() {
     }
 }
 
-/// Whatever firmware says of itself, nothing is read past its end.
+/// Nothing is read past the end of firmware, whatever its tables claim.
 #[test]
-fn no_changed_byte_of_firmware_makes_it_panic() {
+fn flipped_firmware_bits_never_panic() {
     for at in FIRMWARE.len() - 2_048..FIRMWARE.len() {
         for bit in 0..8 {
             let mut other = FIRMWARE.to_vec();

@@ -1,39 +1,44 @@
-//! What a machine is told: its addresses, and files for the relay.
+//! A machine's configuration: its addresses, and files for the relay.
 //!
 //! ```text
 //! openrelay-machine/1
 //! address IP/PREFIX NEIGHBOUR          up to four of these
-//! file NAME LENGTH                     then so many bytes; names are those below
+//! file NAME LENGTH                     followed by that many bytes; names are those below
 //! end
 //! ```
 //!
-//! Owns the form. Faults name the line by its number and quote nothing. Nothing in it is believed: what it names
-//! wrongly is not what the relay's evidence is bound to. Nothing in it changes what is logged, for nothing is.
+//! Owns the format. Errors give the number of a line and quote nothing. Nothing in a configuration is trusted: a false
+//! value in it does not match what the relay's evidence is bound to. Nothing in it enables logging, because nothing is
+//! logged.
 
 use std::net::IpAddr;
 
 const HEAD: &str = "openrelay-machine/1";
-/// Files that a relay reads.
+/// The files that a relay reads.
 const NAMES: [&str; 2] = ["relay.toml", "chain.toml"];
-/// Files that a simulation reads as well.
+/// The files that a simulation reads as well.
 const SIMULATION: [&str; 3] = ["sim.json", "vendors", "manifest.json"];
-/// Largest configuration, in bytes.
+/// The largest configuration, in bytes.
 const MAX_LENGTH: usize = 1 << 20;
 const MAX_ADDRESSES: usize = 4;
 
-/// What a machine is told.
+/// A machine's configuration.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub(crate) struct Config {
-    /// Addresses with the bits of their networks, and the neighbour that everything else goes to.
+    /// Addresses with the prefix lengths of their networks, and the neighbour that is the gateway for everything
+    /// else.
     pub(crate) addresses: Vec<(IpAddr, u8, IpAddr)>,
     /// Files by name.
     pub(crate) files: Vec<(String, Vec<u8>)>,
-    /// Whether it is told what to simulate; a relay that does not simulate does not look.
+    /// Whether it has files for a simulation, which a relay that does not simulate ignores.
     pub(crate) simulation: bool,
 }
 
 impl Config {
-    /// Reads it; `None` before its end has come.
+    /// Parses a configuration. Returns `None` while its end is missing.
+    ///
+    /// # Errors
+    /// The reason, if it is malformed or too large.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Self>, String> {
         if bytes.len() > MAX_LENGTH {
             return Err(format!("the configuration has more than {MAX_LENGTH} bytes"));
@@ -57,7 +62,7 @@ impl Config {
                     let twice = this.files.iter().any(|(own, _)| own == name);
                     let length: usize = length.parse().map_err(|_| fault("has no length"))?;
                     if !known || twice || length > MAX_LENGTH {
-                        return Err(fault("names a file that is not known here, or one that is there already"));
+                        return Err(fault("names an unknown or duplicate file, or one that is too large"));
                     }
                     let Some((content, tail)) = rest.split_at_checked(length) else { return Ok(None) };
                     this.simulation |= SIMULATION.contains(name);
@@ -65,7 +70,7 @@ impl Config {
                     rest = tail;
                 }
                 ["end"] => return Ok(Some(this)),
-                _ => return Err(fault("has words that are not known here")),
+                _ => return Err(fault("is malformed")),
             }
         }
         Ok(None)
@@ -82,13 +87,14 @@ fn address(own: &str, neighbour: &str) -> Option<(IpAddr, u8, IpAddr)> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
+    #![allow(clippy::unwrap_used, reason = "a test that cannot continue must stop")]
     use super::*;
 
-    const WHOLE: &str = "openrelay-machine/1\naddress 192.0.2.2/24 192.0.2.1\naddress 2001:db8::2/64 2001:db8::1\nfile relay.toml 5\na = 1file chain.toml 0\nend\n";
+    const WHOLE: &str = "openrelay-machine/1\naddress 192.0.2.2/24 192.0.2.1\naddress 2001:db8::2/64 2001:db8::1\n\
+                         file relay.toml 5\na = 1file chain.toml 0\nend\n";
 
     #[test]
-    fn it_is_read_when_it_is_whole_and_not_before() {
+    fn configuration_is_parsed_once_it_is_complete() {
         for end in 0..WHOLE.len() {
             assert_eq!(Config::parse(&WHOLE.as_bytes()[..end]), Ok(None), "{end}");
         }
@@ -98,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_else_it_says_is_refused() {
+    fn malformed_configuration_is_refused_without_quoting_it() {
         let head = "openrelay-machine/1\n";
         for text in [
             "something else\n".to_owned(),

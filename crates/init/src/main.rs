@@ -1,10 +1,12 @@
 //! `openrelay-init`: the first process of a relay's image.
 //!
-//! Owns what a machine needs before a relay can run: file systems in memory, the kernel's modules, addresses; then the relay, and the end. There is no disk, no shell, no way in.
-//! Says one line, which holds what everybody may know: the kernel's release, and what the machine's TPM has measured, if it has one.
+//! Owns what a machine needs before a relay can run: file systems in memory, the kernel's modules, and addresses.
+//! Then it starts the relay and, when that ends, powers off. There is no disk, no shell and no login. It prints one
+//! line with public data: the kernel's release, and what the machine's TPM has measured, if it has one.
 //!
 //! ```text
-//! port org.openrelay.config ─▶ addresses, files in memory          port org.openrelay.feed ◀─▶ the relay's standard input and output
+//! port org.openrelay.config ─▶ addresses, files in memory
+//! port org.openrelay.feed ◀─▶ the relay's standard input and output
 //! ```
 
 mod config;
@@ -20,7 +22,7 @@ use openrelay_sys::net::Netlink;
 
 use config::Config;
 
-/// File systems that there are at once, and the one that a module brings.
+/// File systems that the kernel has from the start; `CONFIGFS` needs a module.
 const MOUNTS: [(&str, &str); 5] =
     [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev"), ("tmpfs", "/run"), ("tmpfs", "/tmp")];
 const CONFIGFS: (&str, &str) = ("configfs", "/sys/kernel/config");
@@ -28,11 +30,11 @@ const MODULES: &str = "/modules";
 const PORTS: &str = "/sys/class/virtio-ports";
 const CONFIG_PORT: &str = "org.openrelay.config";
 const FEED_PORT: &str = "org.openrelay.feed";
-/// The card that all machines of this kind have.
+/// The network card that all machines of this kind have.
 const CARD: &str = "eth0";
-/// A module for hardware that is not there.
+/// The error of a module for hardware that is absent.
 const ENODEV: i32 = 19;
-/// How long a card or a port may take to appear.
+/// How long a card may take to appear.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn main() {
@@ -44,7 +46,7 @@ fn main() {
         say(&format!("openrelay-init: {why}"));
     }
     let error = power_off();
-    say(&format!("openrelay-init: cannot end: {error}"));
+    say(&format!("openrelay-init: cannot power off: {error}"));
 }
 
 fn run() -> Result<(), String> {
@@ -54,7 +56,7 @@ fn run() -> Result<(), String> {
     load_modules()?;
     mount(CONFIGFS.0, Path::new(CONFIGFS.1)).map_err(|error| format!("cannot mount {}: {error}", CONFIGFS.1))?;
     say(&format!("ready {}", measured()));
-    let Some(port) = port(CONFIG_PORT) else { return Err("it was given no configuration, and ends".into()) };
+    let Some(port) = port(CONFIG_PORT) else { return Err("there is no configuration; ending".into()) };
     let config = read_config(&port)?;
     configure(&config)?;
     let feed = port_of(FEED_PORT)?;
@@ -73,12 +75,12 @@ fn run() -> Result<(), String> {
     Err(format!("the relay has ended ({status})"))
 }
 
-/// Prints a line on the console. Never anything of users: nothing here knows of them.
+/// Prints a line on the console. It is never about users, because nothing here knows of them.
 fn say(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
-/// Loads what is there, by its number.
+/// Loads all modules, in the order of their numbers.
 fn load_modules() -> Result<(), String> {
     let listed = fs::read_dir(MODULES).map_err(|error| format!("{MODULES}: {error}"))?;
     let mut paths: Vec<PathBuf> = listed.flatten().map(|entry| entry.path()).collect();
@@ -88,7 +90,7 @@ fn load_modules() -> Result<(), String> {
         let loaded = File::open(&path).and_then(|file| load_module(&file, packed));
         match loaded {
             Ok(()) => {}
-            // For a chip of the other vendor.
+            // A module for a chip of the other vendor.
             Err(error) if error.raw_os_error() == Some(ENODEV) => {}
             Err(error) => return Err(format!("cannot load {}: {error}", path.display())),
         }
@@ -96,7 +98,7 @@ fn load_modules() -> Result<(), String> {
     Ok(())
 }
 
-/// The kernel's release, and the registers that say what was started.
+/// Returns the kernel's release, and the TPM registers that measure what was started.
 fn measured() -> String {
     let read = |path: &str| fs::read_to_string(path).map(|text| text.trim().to_lowercase()).ok();
     let mut line = format!("kernel={}", read("/proc/sys/kernel/osrelease").unwrap_or_default());
@@ -108,7 +110,7 @@ fn measured() -> String {
     line
 }
 
-/// The device of the port with this name.
+/// Returns the device of the port with this name.
 fn port(name: &str) -> Option<PathBuf> {
     let ports = fs::read_dir(PORTS).ok()?.flatten();
     let found = ports
@@ -127,7 +129,7 @@ fn read_config(port: &Path) -> Result<Config, String> {
     loop {
         match Config::parse(&bytes)? {
             Some(config) => return Ok(config),
-            // A port whose other side is not there yet has nothing to read.
+            // A port whose other side is not connected yet has nothing to read.
             None => match file.read(&mut piece).map_err(|error| format!("the configuration: {error}"))? {
                 0 => std::thread::sleep(Duration::from_millis(20)),
                 count => bytes.extend(piece.iter().take(count)),
@@ -141,7 +143,7 @@ fn configure(config: &Config) -> Result<(), String> {
         fs::write(Path::new("/run").join(name), content).map_err(|error| format!("{name}: {error}"))?;
     }
     let fault = |what: &'static str| move |error: std::io::Error| format!("cannot {what}: {error}");
-    let mut netlink = Netlink::open().map_err(fault("talk to the kernel's routing"))?;
+    let mut netlink = Netlink::open().map_err(fault("open a netlink socket"))?;
     let until = Instant::now() + PATIENCE;
     let card = loop {
         match netlink.link(CARD) {

@@ -1,4 +1,4 @@
-//! The CPU time of a client that reads the records of all relays. The goals: 50 ms for 3,000 relays, 1 s for 20,000.
+//! CPU time that a client takes to read the records of all relays. Goals: 50 ms for 3,000 relays, 1 s for 20,000.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark that cannot go on must stop")]
 
 use alloy_primitives::{Address, B256, keccak256};
@@ -41,7 +41,8 @@ fn verify_one_file(bencher: Bencher<'_, '_>, relays: u64) {
     bencher.bench_local(|| RecordSet::verify(black_box(&file), root).unwrap());
 }
 
-/// All that a client does with records: an earlier reading, the files of two sources, and the check of what is kept.
+/// Everything that a client does with records: an earlier reading, the files of two sources, and the check of the file
+/// that is kept.
 #[divan::bench(args = [3_000, 20_000, 100_000])]
 fn read_from_two_sources(bencher: Bencher<'_, '_>, relays: u64) {
     let (file, root) = directory(relays);

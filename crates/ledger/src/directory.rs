@@ -1,6 +1,7 @@
-//! The directory: relays that were checked, and the directory file, signed by whoever runs a network.
+//! The directory: the verified set of relays, and the directory file that a self-hosted network's operator signs.
 //!
-//! Owns the type that nothing but a check makes, the file's form and every reason to refuse one. Keeps no state: the highest sequence seen is the caller's to remember.
+//! Owns the type that only a verification constructs, the file format, and every reason to refuse a file. It never
+//! keeps state: the caller remembers the highest sequence that it has seen.
 //!
 //! ```text
 //! openrelay-directory/1 <signature, 128 hexadecimal digits>\n
@@ -17,12 +18,13 @@ use crate::chain::reading::Facts;
 use crate::hex;
 use crate::record::Record;
 
-/// Largest file that is read: one MiB, thousands of relays.
+/// Largest file that is accepted, in bytes: 1 MiB, enough for thousands of relays.
 pub const MAX_FILE: usize = 1 << 20;
 const HEAD: &str = "openrelay-directory/1 ";
 const CONTEXT: &[u8] = b"openrelay-directory/1\n";
 
-/// A directory whose origin, age and records were checked. Only [`Directory::verify`] and [`crate::chain::reading::Reading::verify`] make one.
+/// A directory whose origin, age and records were verified. Only [`Directory::verify`] and
+/// [`crate::chain::reading::Reading::verify`] construct one.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Directory {
     body: Body,
@@ -30,73 +32,75 @@ pub struct Directory {
     source: Source,
 }
 
-/// What a directory was checked by.
+/// How a directory was verified.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Source {
-    /// The signature of who runs the network.
+    /// By the signature of the network's operator.
     Signed,
-    /// Proofs from a chain.
+    /// By proofs from a chain.
     Chain(Facts),
 }
 
-/// What the file says.
+/// The signed content of a directory file.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Body {
-    /// Name of the network, part of every handshake.
+    /// Name of the network, which is part of every handshake.
     pub network: String,
-    /// Goes up with each directory of the network.
+    /// Sequence number, which rises with each directory of the network.
     pub sequence: u64,
-    /// When it was signed, in seconds since the Unix epoch.
+    /// Time of signing, in seconds since the Unix epoch.
     pub issued: u64,
-    /// When it ends, in seconds since the Unix epoch.
+    /// Time of expiry, in seconds since the Unix epoch.
     pub expires: u64,
-    /// One person runs all relays and says so: the rules that keep the hops of a circuit apart mean nothing and do not apply.
+    /// Whether one person runs all relays and declares it. The rules that keep the hops of a circuit apart would be
+    /// meaningless then, so they do not apply.
     #[serde(default)]
     pub single_operator: bool,
-    /// The relays.
+    /// Relays of the network.
     pub relays: Vec<Record>,
 }
 
 /// Why a directory is refused.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum DirectoryError {
-    /// Too large to be read.
-    #[error("the directory has {0} bytes; at most {MAX_FILE} are read")]
+    /// The file is too large.
+    #[error("the directory has {0} bytes; the limit is {MAX_FILE}")]
     TooLarge(usize),
-    /// Not such a file.
+    /// The file is not a directory file.
     #[error("this is not a directory file: it does not begin with \"{HEAD}\" and a signature")]
     NotADirectory,
     /// The signature is not by the trusted key.
     #[error("the directory is not signed by the trusted key")]
     BadSignature,
-    /// The signed text does not read.
-    #[error("the directory is signed but does not read: {0}")]
+    /// The signed text is malformed.
+    #[error("the directory is signed but malformed: {0}")]
     Malformed(String),
-    /// It has ended.
+    /// The directory has expired.
     #[error("the directory expired {0} s ago; fetch or sign a new one")]
     Expired(u64),
-    /// It is from the future.
+    /// The directory is from the future.
     #[error("the directory was signed {0} s in the future; check this machine's clock")]
     NotYetValid(u64),
-    /// A newer one was seen.
-    #[error("the directory is number {found}, but number {seen} was seen before: somebody serves an old one")]
+    /// A newer directory was seen before.
+    #[error("the directory is number {found}, but number {seen} was seen before: its source serves an old one")]
     RolledBack {
-        /// Its sequence.
+        /// Sequence of the directory.
         found: u64,
-        /// The highest one seen.
+        /// Highest sequence that was seen.
         seen: u64,
     },
 }
 
-/// The clock may be this far behind the signer's, in seconds.
+/// Largest time that this machine's clock may be behind the signer's, in seconds.
 const CLOCK_SKEW: u64 = 300;
 
 impl Directory {
-    /// Checks the file in `bytes` against the trusted key, at `now` in seconds since the Unix epoch, given the highest sequence `seen`.
+    /// Verifies the file in `bytes` against the trusted key, at `now` in seconds since the Unix epoch. `seen` is the
+    /// highest sequence seen so far.
     ///
     /// # Errors
-    /// [`DirectoryError`] says why it is refused; nothing of it may be used then.
+    /// [`DirectoryError`]; then nothing of the file may be used.
     pub fn verify(bytes: &[u8], trusted: &[u8; 32], now: u64, seen: u64) -> Result<Self, DirectoryError> {
         if bytes.len() > MAX_FILE {
             return Err(DirectoryError::TooLarge(bytes.len()));
@@ -132,7 +136,7 @@ impl Directory {
         Self { body, network_id, source }
     }
 
-    /// The same with those relays alone that `keep` says.
+    /// Returns a copy with only the relays that `keep` selects.
     #[must_use]
     pub fn only(&self, keep: impl Fn(&Record) -> bool) -> Self {
         let mut this = self.clone();
@@ -140,37 +144,37 @@ impl Directory {
         this
     }
 
-    /// What it says.
+    /// Returns the directory's content.
     pub fn body(&self) -> &Body {
         &self.body
     }
 
-    /// What it was checked by.
+    /// Returns how the directory was verified.
     pub fn source(&self) -> Source {
         self.source
     }
 
-    /// The record of this relay.
+    /// Returns the record of this relay.
     pub fn relay(&self, relay_id: u64) -> Option<&Record> {
         self.body.relays.iter().find(|relay| relay.relay_id == relay_id)
     }
 
-    /// The network's identity in handshakes: the hash of what it is trusted by and of its name.
+    /// Returns the network ID for handshakes: the hash of the network's trust anchor and name.
     pub fn network_id(&self) -> [u8; 32] {
         self.network_id
     }
 }
 
 impl Body {
-    /// Reads a body.
+    /// Parses a body.
     ///
     /// # Errors
-    /// What does not read.
+    /// What is malformed.
     pub fn from_json(bytes: &[u8]) -> Result<Self, String> {
         serde_json::from_slice(bytes).map_err(|error| error.to_string())
     }
 
-    /// What is wrong with the body, if anything.
+    /// Checks the body, and returns what is wrong with it.
     fn check(&self) -> Result<(), String> {
         if self.network.is_empty() || self.network.len() > 64 {
             return Err("network must have 1 to 64 bytes".into());
@@ -181,7 +185,7 @@ impl Body {
                 return Err(format!("relays[{place}] (relay_id {}): {fault}", relay.relay_id));
             }
             if !ids.insert(relay.relay_id) {
-                return Err(format!("relays[{place}]: relay_id {} is there twice", relay.relay_id));
+                return Err(format!("relays[{place}]: relay_id {} is listed twice", relay.relay_id));
             }
         }
         Ok(())
@@ -195,36 +199,33 @@ pub struct DirectoryKey {
 }
 
 impl DirectoryKey {
-    /// The key with this seed.
-    ///
-    /// # Errors
-    /// Never for a seed of 32 bytes; `None` stands for a fault of the library.
+    /// Returns the key with this seed. `None` only if the library fails, which it never does for a seed of 32 bytes.
     pub fn from_seed(seed: [u8; 32]) -> Option<Self> {
         let seed = Zeroizing::new(seed);
         let pair = Ed25519KeyPair::from_seed_unchecked(&*seed).ok()?;
         Some(Self { seed, pair })
     }
 
-    /// The secret seed, for its 0600 file.
+    /// Returns the secret seed, for its file of mode 0600.
     pub fn expose(&self) -> &[u8; 32] {
         &self.seed
     }
 
-    /// The public key, for configurations.
+    /// Returns the public key, for configurations.
     pub fn public(&self) -> [u8; 32] {
         let mut out = [0; 32];
         out.copy_from_slice(self.pair.public_key().as_ref());
         out
     }
 
-    /// Its signature of something else than a directory, whose bytes begin with a context of their own.
+    /// Signs something other than a directory. The message must begin with its own context.
     pub(crate) fn sign_bytes(&self, message: &[u8]) -> [u8; 64] {
         let mut out = [0; 64];
         out.copy_from_slice(self.pair.sign(message).as_ref());
         out
     }
 
-    /// The directory file that says `body`.
+    /// Returns the signed directory file with this body.
     ///
     /// # Errors
     /// What is wrong with the body.
@@ -267,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signed_directory_reads_back_and_every_other_is_refused() {
+    fn signed_directory_verifies_and_any_other_is_refused() {
         let key = DirectoryKey::from_seed([7; 32]).unwrap();
         let other = DirectoryKey::from_seed([8; 32]).unwrap();
         let file = key.sign(&body()).unwrap();
@@ -285,14 +286,14 @@ mod tests {
         for bit in 0..file.len() * 8 {
             let mut copy = file.clone();
             copy[bit / 8] ^= 1 << (bit % 8);
-            // Upper case hexadecimal digits of the signature are the same signature.
+            // Upper-case hexadecimal digits are the same signature.
             let same = copy.eq_ignore_ascii_case(&file) && bit / 8 < HEAD.len() + 128 && bit / 8 >= HEAD.len();
             assert_eq!(verify(&copy, 1_500, 0).is_ok(), same, "bit {bit}");
         }
     }
 
     #[test]
-    fn bad_records_are_not_signed_and_say_where() {
+    fn bad_record_is_not_signed_and_is_named() {
         let key = DirectoryKey::from_seed([7; 32]).unwrap();
         let mut twice = body();
         twice.relays[1].relay_id = 1;

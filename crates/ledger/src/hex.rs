@@ -1,11 +1,11 @@
-//! Bytes as hexadecimal text.
+//! Hexadecimal encoding of bytes.
 
-/// The text of `bytes`, lower case.
+/// Encodes `bytes` in lower-case digits.
 pub fn encode(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The `N` bytes of `text`; `None` unless it is exactly `2 N` digits.
+/// Decodes `text`, which must have exactly `2 N` digits; otherwise `None`.
 pub fn decode<const N: usize>(text: &str) -> Option<[u8; N]> {
     let digits = text.as_bytes();
     if digits.len() != 2 * N {

@@ -1,7 +1,7 @@
-//! What the network agrees on about its relays.
+//! The network's shared view of its relays.
 //!
-//! Sans-IO: files are bytes, time and randomness are arguments. A [`directory::Directory`] is what was checked: a file that one person signed for a network of
-//! their own, or what an EVM chain proves ([`chain`]) for a public one.
+//! Sans-IO: files are bytes; time and randomness are arguments. A [`directory::Directory`] is always verified: by the
+//! signature of one person for a self-hosted network, or by proofs of an EVM chain ([`chain`]) for a public one.
 
 pub mod chain;
 pub mod directory;

@@ -1,4 +1,7 @@
-//! Records: what is known of one relay.
+//! Records: what the directory states about each relay.
+//!
+//! Owns the record's fields, the check that they are well-formed, and the rules that keep two relays out of one
+//! circuit. It never checks where a record comes from; [`crate::directory`] and [`crate::chain`] do.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -27,41 +30,41 @@ impl std::fmt::Display for Role {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
-    /// Stable number in the registry.
+    /// Relay ID: a stable number in the registry.
     pub relay_id: u64,
-    /// What it serves as.
+    /// Role.
     pub role: Role,
-    /// Handshake key, X25519, 64 hexadecimal digits.
+    /// Handshake key, X25519, as 64 hexadecimal digits.
     pub handshake_key: String,
-    /// How often the handshake key has been replaced.
+    /// Number of times that the handshake key was replaced.
     pub key_epoch: u32,
-    /// Where it listens, at most one address of each family.
+    /// Addresses on which the relay listens, at most one of each address family.
     pub endpoints: Vec<SocketAddr>,
-    /// Who runs it.
+    /// Operator of the relay.
     pub operator: String,
-    /// Relays that their operators declare to belong together.
+    /// Family: a name that operators declare for relays that belong together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub family: Option<String>,
-    /// Stake behind it, in whole tokens.
+    /// Stake behind the relay, in whole tokens.
     #[serde(default)]
     pub stake: u64,
-    /// Tested bandwidth, in Mbit/s.
+    /// Advertised bandwidth, in Mbit/s.
     #[serde(default)]
     pub bandwidth_mbit: u32,
 }
 
 impl Record {
-    /// The handshake key's bytes; `None` when the text is none.
+    /// Returns the bytes of the handshake key; `None` if the text is not a key.
     pub fn key(&self) -> Option<[u8; 32]> {
         crate::hex::decode(&self.handshake_key)
     }
 
-    /// The endpoint of this family.
+    /// Returns the endpoint of this address family.
     pub fn endpoint(&self, v6: bool) -> Option<SocketAddr> {
         self.endpoints.iter().copied().find(|endpoint| endpoint.is_ipv6() == v6)
     }
 
-    /// What is wrong with the record, if anything.
+    /// Returns what is wrong with the record, if anything.
     pub(crate) fn fault(&self) -> Option<&'static str> {
         if self.key().is_none() {
             return Some("handshake_key is not 64 hexadecimal digits");
@@ -70,10 +73,10 @@ impl Record {
             return Some("endpoints must be one or two addresses");
         }
         if self.endpoints.len() == 2 && self.endpoints.iter().filter(|e| e.is_ipv6()).count() != 1 {
-            return Some("two endpoints must be of different families");
+            return Some("two endpoints must be of different address families");
         }
         if self.endpoints.iter().any(|e| e.port() == 0 || e.ip().is_unspecified() || e.ip().is_multicast()) {
-            return Some("an endpoint is not an address that can be reached");
+            return Some("an endpoint is not a reachable address");
         }
         if self.operator.is_empty() || self.operator.len() > 64 {
             return Some("operator must have 1 to 64 bytes");
@@ -81,7 +84,7 @@ impl Record {
         None
     }
 
-    /// Whether this relay and `other` must not be hops of one circuit.
+    /// Returns whether this relay and `other` must not be hops of one circuit.
     pub fn conflicts_with(&self, other: &Self) -> bool {
         let same_family = self.family.is_some() && self.family == other.family;
         let same_network = self.endpoints.iter().any(|a| other.endpoints.iter().any(|b| same_network(a.ip(), b.ip())));
@@ -89,7 +92,7 @@ impl Record {
     }
 }
 
-/// Whether two addresses are in one /16 (IPv4) or one /32 (IPv6).
+/// Returns whether two addresses are in one /16 (IPv4) or one /32 (IPv6).
 fn same_network(a: IpAddr, b: IpAddr) -> bool {
     match (a, b) {
         (IpAddr::V4(a), IpAddr::V4(b)) => a.to_bits() >> 16 == b.to_bits() >> 16,

@@ -1,22 +1,29 @@
-//! Choosing the hops of a circuit.
+//! Selection of a circuit's hops.
 //!
-//! Owns the rules: never two hops of one operator, one /16 or /32, or one declared family, unless one person runs everything and the directory
-//! says so; never two that cannot reach each other; the egress at random by stake and tested bandwidth; the ingress kept once chosen. Randomness is an argument.
+//! Owns the rules:
+//!
+//! - The two hops never share an operator, a /16 or /32, or a declared family. If one person runs all relays, and the
+//!   directory says so, this rule does not apply.
+//! - The two hops can always reach each other.
+//! - The egress is drawn at random, weighted by stake and advertised bandwidth.
+//! - The ingress is kept once it was chosen.
+//!
+//! Randomness is an argument.
 
 use crate::chain::reading::MAX_MISSING;
 use crate::directory::{Directory, Source};
 use crate::record::{Record, Role};
 
-/// What the user asks for.
+/// A user's wishes for a circuit.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Wish {
-    /// This ingress and no other.
+    /// Use this ingress and no other.
     pub ingress: Option<u64>,
-    /// This egress and no other.
+    /// Use this egress and no other.
     pub egress: Option<u64>,
-    /// The ingress of before, if it is still there.
+    /// Keep the previous ingress if it is still in the directory.
     pub sticky_ingress: Option<u64>,
-    /// Only relays that this host can reach: IPv4, IPv6.
+    /// Use only relays that this host can reach by IPv4 or IPv6.
     pub families: Families,
 }
 
@@ -35,10 +42,10 @@ impl Default for Families {
     }
 }
 
-/// Why there is no choice.
+/// Why no hops can be chosen.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum SelectionError {
-    /// The relay asked for is not in the directory, or not in this role.
+    /// The requested relay is not in the directory, or not in this role.
     #[error("relay {0} is not in the directory as {1}")]
     NotThere(u64, Role),
     /// There is no relay in this role.
@@ -46,33 +53,34 @@ pub enum SelectionError {
     None(Role),
     /// Every pair breaks a rule.
     #[error(
-        "no two relays may be hops of one circuit: each pair shares an operator, a family or a network, or has no address family in which \
-         one reaches the other; name other relays, or sign a directory that says single_operator"
+        "no two relays may be hops of one circuit: each pair shares an operator, a family or a network, or has no \
+         common address family; choose other relays, or sign a directory that sets single_operator"
     )]
     Conflict,
-    /// So much is missing that whoever leaves it out would have a say in the choice.
+    /// So much weight is missing that a source that withholds it would influence the choice.
     #[error(
-        "the descriptors of {relays} relays are missing, up to {} of the weight of a role, and at most {} may be: every source that was \
-         asked withholds them; name further mirrors in chain.toml",
+        "the descriptors of {relays} relays are missing, up to {} of the weight of a role; the limit is {}; \
+         every source that was asked withholds them; add mirrors to chain.toml",
         percent(*.missing), percent(MAX_MISSING)
     )]
     Missing {
-        /// How many.
+        /// Number of relays without descriptor.
         relays: usize,
         /// Their share of weight, in thousandths.
         missing: u16,
     },
 }
 
-/// Thousandths as a percentage.
+/// Formats thousandths as a percentage.
 pub fn percent(thousandths: u16) -> String {
     format!("{}.{} %", thousandths / 10, thousandths % 10)
 }
 
-/// Chooses an ingress and an egress that `together` allows to be hops of one circuit, whoever runs them; `random` gives numbers below its argument.
+/// Chooses an ingress and an egress, which `together` must allow as hops of one circuit besides the rules here.
+/// `random` returns numbers below its argument.
 ///
 /// # Errors
-/// [`SelectionError`] says what is missing.
+/// [`SelectionError`].
 pub fn circuit<'a>(
     directory: &'a Directory,
     wish: &Wish,
@@ -96,10 +104,11 @@ pub fn circuit<'a>(
     Ok((ingress, egress))
 }
 
-/// Chooses an egress for a circuit through this ingress, which need not be in the directory any more; none of `avoid`, if there is another one.
+/// Chooses an egress for a circuit through this ingress, which need not be in the directory. A relay in `avoid` is
+/// chosen only if there is no other.
 ///
 /// # Errors
-/// [`SelectionError`] says what is missing.
+/// [`SelectionError`].
 pub fn egress<'a>(
     directory: &'a Directory,
     ingress: &Record,
@@ -114,16 +123,16 @@ pub fn egress<'a>(
     weighted(from, &mut random).ok_or(SelectionError::Conflict)
 }
 
-/// Whether two relays may be hops of one circuit: nobody has both, and one reaches the other.
+/// Returns whether two relays may be hops of one circuit: no party runs both, and they share an address family.
 fn may_be_hops(directory: &Directory, ingress: &Record, egress: &Record) -> bool {
     let allowed = directory.body().single_operator || !ingress.conflicts_with(egress);
     allowed && [false, true].iter().any(|&v6| ingress.endpoint(v6).is_some() && egress.endpoint(v6).is_some())
 }
 
-/// Chooses the egress of a circuit of one hop.
+/// Chooses the egress of a one-hop circuit.
 ///
 /// # Errors
-/// [`SelectionError`] says what is missing.
+/// [`SelectionError`].
 pub fn one_hop<'a>(
     directory: &'a Directory,
     wish: &Wish,
@@ -134,7 +143,7 @@ pub fn one_hop<'a>(
     weighted(&egresses, &mut random).ok_or(SelectionError::None(Role::Egress))
 }
 
-/// Whether hops may be chosen from this directory: at most [`MAX_MISSING`] of the weight is missing.
+/// Checks that hops may be chosen from this directory: at most [`MAX_MISSING`] of the weight is missing.
 ///
 /// # Errors
 /// [`SelectionError::Missing`].
@@ -168,11 +177,11 @@ fn candidates(
     }
 }
 
-/// One of `relays`, by stake times tested bandwidth, each counted as at least one.
+/// Draws one of `relays`, weighted by stake times advertised bandwidth, each counted as at least one.
 fn weighted<'a>(relays: &[&'a Record], random: &mut impl FnMut(u64) -> u64) -> Option<&'a Record> {
     let weight = |relay: &Record| u128::from(relay.stake.max(1)) * u128::from(relay.bandwidth_mbit.max(1));
     let total: u128 = relays.iter().map(|relay| weight(relay)).sum();
-    // Scaled so that the sum fits the generator's range; what is lost is below one part in 2^32.
+    // Scales the weights so that their sum fits the generator's range. The loss is below one part in 2^32.
     let shift = (128 - total.leading_zeros()).saturating_sub(63);
     let scaled = |relay: &Record| u64::try_from(weight(relay) >> shift).unwrap_or(u64::MAX).max(1);
     let sum: u64 = relays.iter().map(|relay| scaled(relay)).sum();
@@ -252,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn one_person_may_run_both_hops_when_the_directory_says_so() {
+    fn one_operator_may_run_both_hops_if_the_directory_says_so() {
         let relays = vec![relay(1, Role::Ingress, 1, 1, 1), relay(2, Role::Egress, 1, 1, 1)];
         assert_eq!(
             circuit(&directory(relays.clone(), false), &Wish::default(), whoever, |_| 0),
@@ -262,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sticky_ingress_stays_and_a_wish_is_obeyed() {
+    fn sticky_ingress_is_kept_and_unknown_egress_is_refused() {
         let relays =
             vec![relay(1, Role::Ingress, 1, 1, 1), relay(2, Role::Ingress, 2, 2, 1), relay(3, Role::Egress, 3, 3, 1)];
         let directory = directory(relays, false);
@@ -275,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn the_only_pair_that_may_be_is_found() {
+    fn only_allowed_pair_is_found() {
         let ingresses = (1..=40).map(|id| relay(id, Role::Ingress, 1, 1, 1_000_000));
         let egresses = (41..=80).map(|id| relay(id, Role::Egress, 2, 2, 1_000_000));
         let directory = directory(ingresses.chain(egresses).collect(), false);
@@ -289,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn an_egress_to_be_avoided_is_taken_only_when_there_is_no_other() {
+    fn avoided_egress_is_chosen_only_if_there_is_no_other() {
         let relays = vec![
             relay(1, Role::Ingress, 1, 1, 1),
             relay(2, Role::Egress, 2, 2, 1_000_000),
@@ -299,12 +308,12 @@ mod tests {
         let directory = directory(relays.clone(), false);
         for dice in [0, 1, 500_000, u64::MAX] {
             let chosen = |avoid: &[u64]| egress(&directory, &relays[0], avoid, |below| dice % below).unwrap().relay_id;
-            // Relay 4 is of the ingress' operator.
+            // Relay 4 belongs to the ingress' operator.
             assert_eq!((chosen(&[2]), chosen(&[3, 9])), (3, 2));
             assert!([2, 3].contains(&chosen(&[2, 3])) && [2, 3].contains(&chosen(&[])));
         }
         let gone = relay(9, Role::Ingress, 9, 9, 1);
-        assert!(egress(&directory, &gone, &[], |_| 0).is_ok(), "the ingress need not be there any more");
+        assert!(egress(&directory, &gone, &[], |_| 0).is_ok(), "the ingress need not be in the directory");
         assert_eq!(egress(&directory, &relay(9, Role::Ingress, 2, 2, 1), &[], |_| u64::MAX).map(|r| r.relay_id), Ok(4));
     }
 }

@@ -1,4 +1,5 @@
-//! What each share of the weight can do, and what it costs, played in the model: the tables of docs/contracts.md are its output.
+//! The power of each share of the weight, and what its use costs, played in the model. The tables of docs/contracts.md
+//! are this test's output.
 //!
 //! `OPENRELAY_WRITE_TABLES=1 cargo test -p openrelay-ledger --test shares` writes them there.
 #![allow(
@@ -17,14 +18,15 @@ use openrelay_ledger::votes::rounds::{Answer, Commitment, Outcome};
 const GOOD: u64 = 1;
 const BAD: u64 = 2;
 const DAY: u64 = 86_400;
-/// Half of the validators is the coalition, in which all weigh the same; so do all others. Each is a family.
+/// Number of validators in the coalition, and of the others. All validators of a side have the same weight, and each
+/// is its own family.
 const SIDE: u64 = 50;
 const TOTAL: u128 = 30_000_000_000;
 const DEPOSIT: u128 = 1_000;
 const PROPOSER: u64 = 1_000;
 const BEGIN: u64 = 1_000_000 * PERIOD;
 
-/// The rows: how a share is called, and its weight.
+/// The rows: name and weight of a share.
 const SHARES: [(&str, u128); 6] = [
     ("1/5", TOTAL / 5),
     ("1/3", TOTAL / 3),
@@ -73,7 +75,7 @@ fn everybody() -> Vec<u64> {
     (1..=2 * SIDE).collect()
 }
 
-/// Everybody's answers: those of the others and of the coalition.
+/// Returns the answers of the others and of the coalition.
 fn answers(others_say: Option<Answer>, coalition_says: Option<Answer>) -> Vec<(u64, Answer)> {
     let with = |say: Option<Answer>| move |id| say.map(|answer| (id, answer));
     others().filter_map(with(others_say)).chain(coalition().filter_map(with(coalition_says))).collect()
@@ -98,7 +100,7 @@ impl World {
         self.images.set.validators[&id].bond
     }
 
-    /// A whole round, settled: what is proposed has this value.
+    /// Runs and settles a whole round on a proposal with this value.
     fn round(&mut self, version: u64, value: u64, emergency: bool, answers: &[(u64, Answer)]) -> (u64, Outcome) {
         let proposal = Proposal { proposer: PROPOSER, version, value, emergency };
         let round = self.images.propose(proposal, self.now).unwrap();
@@ -117,7 +119,7 @@ impl World {
         (round, outcome)
     }
 
-    /// An image that everybody approves, in use.
+    /// Has everybody approve an image, and waits until it can be used.
     fn approve(&mut self, version: u64) -> u64 {
         let good = Some(Answer::Value(GOOD));
         let (round, outcome) = self.round(version, GOOD, false, &answers(good, good));
@@ -126,7 +128,7 @@ impl World {
         round
     }
 
-    /// The coalition moves against an image.
+    /// Has the coalition vote against an image.
     fn accuse(&mut self, image: u64) -> State {
         for id in coalition() {
             if self.images.accuse(id, image, id, self.now).is_err() {
@@ -155,7 +157,7 @@ impl Bundles {
         this
     }
 
-    /// A whole round of the next period.
+    /// Runs and settles a whole round of the next period.
     fn round(&mut self, answers: &[(u64, Answer)]) -> u64 {
         self.now = (self.now / PERIOD + 1) * PERIOD;
         let round = self.model.open(self.now).unwrap();
@@ -173,7 +175,7 @@ impl Bundles {
         round
     }
 
-    /// In how many days one of the rounds puts `wanted` in force; `None` where none does in 29 days.
+    /// Returns the days until one of the rounds puts `wanted` in force; `None` if none does within 29 days.
     fn days_until(&mut self, wanted: Entry, answers: &[(u64, Answer)]) -> Option<u64> {
         let begin = self.now;
         while self.now < begin + 29 * DAY {
@@ -186,7 +188,7 @@ impl Bundles {
     }
 }
 
-/// What a round costs one of these, in hundredths of a percent.
+/// Returns what a round cost one validator, in hundredths of a percent of its bond.
 fn lost(before: u128, after: u128) -> u128 {
     (before - after) * 10_000 / before
 }
@@ -199,7 +201,7 @@ const fn yes(is: bool) -> &'static str {
     if is { "yes" } else { "no" }
 }
 
-/// The ways by which the coalition keeps a true image from this.
+/// Returns whether the coalition can force such an outcome on a true image: in no way, in every way, or by lying.
 fn ways(share: u128, emergency: bool, is: impl Fn(Outcome) -> bool) -> String {
     let by = |(way, _): &&(Way, &str)| {
         let mut world = World::new(share);
@@ -213,7 +215,7 @@ fn ways(share: u128, emergency: bool, is: impl Fn(Outcome) -> bool) -> String {
     }
 }
 
-/// The most that one of the others pays for answering as it is, in a round that the coalition has proposed.
+/// Returns the most that one of the others pays for an honest answer, in a round that the coalition proposed.
 fn harm(share: u128) -> String {
     let mut most = 0;
     for honest in [Answer::Value(GOOD), Answer::Failed] {
@@ -326,13 +328,13 @@ fn prices() -> String {
     text
 }
 
-/// The day on which a release is approved that is proposed again and again.
+/// Returns the day on which a release is approved that is proposed again and again.
 fn first_approval(share: u128, said: &[(u64, Answer)]) -> u64 {
     let mut world = World::new(share);
     world.approve(1);
     let begin = world.now;
     loop {
-        assert!(world.now < begin + 365 * DAY, "a third is enough for ever");
+        assert!(world.now < begin + 365 * DAY, "the coalition stops the release for ever");
         if world.round(2, GOOD, false, said).1 == Outcome::Approved {
             return (world.now - begin) / DAY;
         }
@@ -340,9 +342,9 @@ fn first_approval(share: u128, said: &[(u64, Answer)]) -> u64 {
     }
 }
 
-/// The tables in docs/contracts.md are what the model does.
+/// The tables in docs/contracts.md are the model's output.
 #[test]
-fn tables_of_shares_are_what_the_model_does() {
+fn tables_of_shares_match_the_model() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/contracts.md");
     let document = std::fs::read_to_string(&path).unwrap();
     let mut made = document.clone();
@@ -357,13 +359,13 @@ fn tables_of_shares_are_what_the_model_does() {
         std::fs::write(&path, &made).unwrap();
     } else {
         let how = "OPENRELAY_WRITE_TABLES=1 cargo test -p openrelay-ledger --test shares";
-        assert_eq!(document, made, "docs/contracts.md is not what the model does; run: {how}");
+        assert_eq!(document, made, "docs/contracts.md does not match the model; run: {how}");
     }
 }
 
-/// What the documents promise in words, in figures: the network goes on, and whoever lies pays.
+/// The promises of the documents, in numbers: the network goes on, and liars pay.
 #[test]
-fn network_goes_on_for_thirty_days_with_34_percent_against_it() {
+fn network_goes_on_for_30_days_against_34_percent() {
     for (way, name) in WAYS {
         let mut world = World::new(TOTAL * 34 / 100);
         world.approve(1);
@@ -377,9 +379,9 @@ fn network_goes_on_for_thirty_days_with_34_percent_against_it() {
             world.now += DAY;
             assert_ne!(outcome, Outcome::Rejected, "{name}");
             let usable = |round: &u64| world.images.state(*round, world.now).is_some_and(State::usable);
-            assert!(world.images.images.keys().any(usable), "{name}: no image can be used");
+            assert!(world.images.images.keys().any(usable), "{name}: no image is usable");
         }
-        assert!(world.bond(SIDE + 1) < rival, "{name}: it costs nothing");
-        assert!(others().all(|id| world.bond(id) == (TOTAL * 66 / 100) / u128::from(SIDE)), "{name}: others pay");
+        assert!(world.bond(SIDE + 1) < rival, "{name}: the coalition pays nothing");
+        assert!(others().all(|id| world.bond(id) == (TOTAL * 66 / 100) / u128::from(SIDE)), "{name}: the others pay");
     }
 }

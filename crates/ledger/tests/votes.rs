@@ -1,10 +1,11 @@
-//! Every state that a small network of validators can get into, with a third of the stake or a little more against it: what must never happen does not,
-//! and what must be possible is. The model is the one that the contracts are held against by random sequences.
+//! Explores every state of a small network of validators against a rival with a third of the stake, or slightly more.
+//! It checks that what must never happen does not, and that what must be possible does. Random sequences of calls
+//! compare the contracts with the same model.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
     clippy::print_stdout,
-    reason = "a test that cannot go on must stop, and says how many states there were"
+    reason = "a test that cannot go on must stop, and prints the number of states"
 )]
 
 use openrelay_ledger::votes::images::{Image, Images, Proposal, State};
@@ -13,31 +14,31 @@ use openrelay_ledger::votes::set::Status;
 use openrelay_ledger::votes::{Party, Refusal};
 use stateright::{Checker, Model, Property};
 
-/// What the source gives, and what it does not.
+/// The value that the source gives, and one that it does not give.
 const GOOD: u64 = 1;
 const BAD: u64 = 2;
 const ANSWERS: [Answer; 4] = [Answer::Value(GOOD), Answer::Value(BAD), Answer::Failed, Answer::Abstain];
 const BOND: u128 = 10_000;
 const DEPOSIT: u128 = 100;
-/// Proposers: an honest one and the rival's.
+/// An honest proposer, and the rival's.
 const PROPOSER: Party = 50;
 const RIVAL: Party = 51;
-/// Who reports.
+/// Reporter of faults.
 const ANYBODY: Party = 60;
 
-/// Honest validators, and a rival with a third of the stake or a little more, whose number is the last one.
+/// Honest validators, and a rival with a third of the stake or slightly more. The rival has the last number.
 #[derive(Clone, Copy)]
 struct Network {
     honest: u64,
-    /// The rival has a little more than a third.
+    /// Whether the rival has slightly more than a third.
     more: bool,
-    /// The rival also proposes: the same version with a bad value, or another one with either.
+    /// Whether the rival also proposes: the same version with a bad value, or another version with either value.
     proposes: bool,
-    /// How often the rival moves against each image.
+    /// Number of the rival's motions against each image.
     accuses: usize,
-    /// The rival copies, equivocates, shows salts, leaves and adds to its bond.
+    /// Whether the rival copies, equivocates, shows salts, leaves and adds to its bond.
     tricks: bool,
-    /// What must be seen on the way.
+    /// What must occur in some state.
     possible: &'static [Possible],
 }
 
@@ -45,10 +46,10 @@ struct Network {
 struct World {
     images: Images,
     now: u64,
-    /// Tokens that were put in and not paid out.
+    /// Tokens that were paid in and not paid out.
     inside: u128,
     topped: bool,
-    /// Something that was held is decided.
+    /// Whether an undecided penalty was decided.
     decided: bool,
 }
 
@@ -63,9 +64,9 @@ enum Action {
     SettleMotion(u64, usize),
     Propose(u64, u64),
     RivalCommit(u64, Answer),
-    /// What the first validator has committed.
+    /// Commits to a copy of the first validator's commitment.
     RivalCopy(u64),
-    /// What it committed itself, or with what the author of a copy has shown.
+    /// Reveals what the rival committed to, or what the author of a copied commitment revealed.
     RivalReveal(u64),
     RivalEquivocates(u64),
     RivalShowsSalt(u64),
@@ -73,7 +74,7 @@ enum Action {
     RivalWithdraws,
     RivalTopsUp,
     RivalAccuses(u64),
-    /// Until the next moment at which something changes.
+    /// Advances the time to the next moment at which something changes.
     Tick,
 }
 
@@ -90,7 +91,8 @@ impl Network {
         (1..=self.rival()).collect()
     }
 
-    /// What honest people do before time passes: commit, reveal, open and finish. That they do is the premise of what is promised.
+    /// Returns what honest validators do before time passes: commit, reveal, open and finish. The contracts' promises
+    /// assume that they do.
     fn owed(self, world: &World) -> Vec<Action> {
         let mut owed = Vec::new();
         for (number, image) in &world.images.images {
@@ -127,14 +129,14 @@ impl Network {
         if self.proposes && world.images.images.len() == 1 {
             all.extend([Action::Propose(1, BAD), Action::Propose(2, GOOD), Action::Propose(2, BAD)]);
         }
-        // For proposals and motions after it, it would have more than a third.
+        // With proposals or motions after it, the rival would have more than a third.
         if self.tricks && !world.topped && self.accuses == 0 && (!self.proposes || world.images.images.len() == 2) {
             all.push(Action::RivalTopsUp);
         }
         for (number, image) in &world.images.images {
             let number = *number;
             if self.tricks && image.round.outcome == Outcome::Open {
-                // Whoever wants may try, at any time, and may settle as late as it likes.
+                // Anybody may try to finish a round at any time, and may settle it late.
                 all.push(Action::Finish(number));
             } else if self.tricks && image.round.settled.is_empty() {
                 all.push(Action::Settle(number));
@@ -183,7 +185,7 @@ impl Network {
         moments.into_iter().filter(|moment| *moment > world.now).min()
     }
 
-    /// What the rival has committed, and can now say of it.
+    /// Returns the opening that the rival can give of its commitment.
     fn rivals_opening(self, world: &World, round: u64) -> Result<Commitment, Refusal> {
         match world.images.images[&round].round.votes.get(&self.rival()) {
             Some(Mark::Committed(what)) => Ok(Commitment { author: (round, self.rival()), ..*what }),
@@ -303,11 +305,11 @@ impl Model for Network {
             Property::always("tokens are conserved", |_: &Self, world: &World| {
                 world.images.set.money() == world.inside
             }),
-            Property::always("what is counted is at most what was bonded", |_: &Self, world: &World| {
+            Property::always("the counted weight is at most the bonded weight", |_: &Self, world: &World| {
                 let counted = |image: &Image| ANSWERS.map(|answer| image.round.weight(answer)).iter().sum::<u128>();
                 all_images(world, |image| counted(image) <= image.round.snapshot.total)
             }),
-            Property::always("a copied commitment is never shown", |network: &Self, world: &World| {
+            Property::always("a copied commitment is never revealed", |network: &Self, world: &World| {
                 let rival = network.rival();
                 world.images.images.iter().all(|(number, image)| {
                     let copies =
@@ -315,7 +317,7 @@ impl Model for Network {
                     !copies || network.apply(&mut world.clone(), Action::RivalReveal(*number)).is_err()
                 })
             }),
-            Property::always("nobody shows two answers", |network: &Self, world: &World| {
+            Property::always("nobody reveals two answers", |network: &Self, world: &World| {
                 let rival = network.rival();
                 world.images.images.iter().all(|(number, image)| {
                     let shown = matches!(image.round.votes.get(&rival), Some(Mark::Revealed(_)));
@@ -324,12 +326,12 @@ impl Model for Network {
                     !shown || ANSWERS.into_iter().all(|answer| again(answer).is_err())
                 })
             }),
-            Property::always("who has honestly committed can reveal", |network: &Self, world: &World| {
+            Property::always("an honest commitment can be revealed", |network: &Self, world: &World| {
                 let hidden = network.owed(world).into_iter().filter(|owed| matches!(owed, Action::Reveal(..)));
                 hidden.into_iter().all(|reveal| network.apply(&mut world.clone(), reveal).is_ok())
             }),
             Property::always(
-                "where all honest reveal alike the round ends in approval: a third cannot stop it, and a little more has it held again",
+                "an honest round is approved: a third cannot stop it, and slightly more only has it repeated",
                 |network: &Self, world: &World| {
                     all_images(world, |image| {
                         let ended = image.proposal.proposer == PROPOSER && image.round.outcome != Outcome::Open;
@@ -344,23 +346,19 @@ impl Model for Network {
                 let rounds = world.images.images.values().filter(ended).count() as u128;
                 world.images.set.credits.get(&PROPOSER).copied().unwrap_or(0) == rounds * DEPOSIT
             }),
-            Property::always(
-                "whoever stops a round by lying pays when it is settled",
-                |network: &Self, world: &World| {
-                    let rival = network.rival();
-                    all_images(world, |image| {
-                        let round = &image.round;
-                        let stopped = round.outcome == Outcome::NoQuorum && round.right == Some(Answer::Value(GOOD));
-                        let lies = match round.votes.get(&rival) {
-                            Some(Mark::Revealed(answer)) => *answer != Answer::Abstain && Some(*answer) != round.right,
-                            Some(Mark::Committed(_) | Mark::Voided) | None => false,
-                        };
-                        let (held, idle) =
-                            (round.held.contains_key(&rival), world.images.set.idle.contains_key(&rival));
-                        !(stopped && lies && round.settled.contains(&rival)) || held || idle || world.decided
-                    })
-                },
-            ),
+            Property::always("a liar that stops a round pays when it is settled", |network: &Self, world: &World| {
+                let rival = network.rival();
+                all_images(world, |image| {
+                    let round = &image.round;
+                    let stopped = round.outcome == Outcome::NoQuorum && round.right == Some(Answer::Value(GOOD));
+                    let lies = match round.votes.get(&rival) {
+                        Some(Mark::Revealed(answer)) => *answer != Answer::Abstain && Some(*answer) != round.right,
+                        Some(Mark::Committed(_) | Mark::Voided) | None => false,
+                    };
+                    let (held, idle) = (round.held.contains_key(&rival), world.images.set.idle.contains_key(&rival));
+                    !(stopped && lies && round.settled.contains(&rival)) || held || idle || world.decided
+                })
+            }),
             Property::always("a third cannot approve", |_: &Self, world: &World| {
                 all_images(world, |image| image.round.outcome != Outcome::Approved || image.round.opened == Some(GOOD))
             }),
@@ -369,7 +367,7 @@ impl Model for Network {
                 images()
                     .all(|image| images().filter(|other| other.proposal.version == image.proposal.version).count() == 1)
             }),
-            Property::always("what is in use has two thirds for what was opened", |_: &Self, world: &World| {
+            Property::always("a usable image has two thirds for its opened value", |_: &Self, world: &World| {
                 all_images(world, |image| {
                     let (round, value) = (&image.round, image.round.opened.map(Answer::Value));
                     image.usable_from.is_none()
@@ -387,8 +385,8 @@ impl Model for Network {
             Property::always("no honest bond is touched", |network: &Self, world: &World| {
                 (1..=network.honest).all(|id| world.images.set.validators[&id].bond == BOND)
             }),
-            Property::always("nobody's funds are locked for ever", |network: &Self, world: &World| {
-                // Whatever locks somebody can be finished and settled by anybody, in time.
+            Property::always("no funds are locked for ever", |network: &Self, world: &World| {
+                // Anybody can finish and settle whatever locks a validator, in time.
                 let mut images = world.images.clone();
                 for number in images.images.keys().copied().collect::<Vec<_>>() {
                     let end = images.images[&number].round.end().max(world.now);
@@ -402,7 +400,7 @@ impl Model for Network {
                 }
                 images.set.validators.values().all(|validator| validator.locks == 0)
             }),
-            Property::always("who has left has no open commitment", |_: &Self, world: &World| {
+            Property::always("a validator that has left has no open commitment", |_: &Self, world: &World| {
                 world.images.set.validators.values().all(|one| one.status != Status::Gone || one.locks == 0)
             }),
         ];
@@ -411,14 +409,14 @@ impl Model for Network {
     }
 }
 
-/// What must be possible, or the above would be promised of nothing.
+/// A state that must be reachable; otherwise the properties above would hold for no case of interest.
 type Possible = (&'static str, fn(&Network, &World) -> bool);
 
 const APPROVED: Possible = ("an image is approved", |_, world| any_image(world, |image| image.usable_from.is_some()));
 const PAYS: Possible = ("the rival pays for a wrong value", |network, world| {
     any_image(world, |image| image.round.held.contains_key(&network.rival()))
 });
-const PAYS_UNDECIDED: Possible = ("the rival pays for a false failure that stopped a round", |network, world| {
+const PAYS_UNDECIDED: Possible = ("the rival pays for a false failure that stops a round", |network, world| {
     any_image(world, |image| {
         image.round.outcome == Outcome::NoQuorum && image.round.held.contains_key(&network.rival())
     })
@@ -439,7 +437,7 @@ const REJECTED: Possible =
 const SUSPENDED: Possible =
     ("an image is suspended", |_, world| any_image(world, |image| image.motions.iter().any(|motion| motion.suspended)));
 
-/// Explores to the end.
+/// Explores all states, and checks the properties.
 fn explore(network: Network) {
     let checker = network.checker().threads(2).spawn_bfs().join();
     println!("{} states, depth {}", checker.unique_state_count(), checker.max_depth());
@@ -448,7 +446,7 @@ fn explore(network: Network) {
 }
 
 #[test]
-fn three_validators_and_a_rival_with_tricks_and_more_stake_later() {
+fn properties_hold_for_three_validators_with_a_tricky_rival_that_adds_stake() {
     explore(Network {
         honest: 2,
         more: false,
@@ -460,7 +458,7 @@ fn three_validators_and_a_rival_with_tricks_and_more_stake_later() {
 }
 
 #[test]
-fn three_validators_and_a_rival_with_a_little_more_than_a_third() {
+fn properties_hold_for_three_validators_with_a_rival_above_a_third() {
     explore(Network {
         honest: 2,
         more: true,
@@ -472,7 +470,7 @@ fn three_validators_and_a_rival_with_a_little_more_than_a_third() {
 }
 
 #[test]
-fn four_validators_and_a_rival_with_tricks_who_moves_against_the_image() {
+fn properties_hold_for_four_validators_with_a_tricky_rival_that_accuses() {
     explore(Network {
         honest: 3,
         more: false,
@@ -484,7 +482,7 @@ fn four_validators_and_a_rival_with_tricks_who_moves_against_the_image() {
 }
 
 #[test]
-fn three_validators_and_a_rival_who_proposes_and_moves_against_images() {
+fn properties_hold_for_three_validators_with_a_rival_that_proposes_and_accuses() {
     explore(Network {
         honest: 2,
         more: false,

@@ -1,6 +1,7 @@
-//! The relays of a directory, each judged by its evidence.
+//! Verdicts on the relays of a directory, and the trust policy behind them.
 //!
-//! Owns [`AttestedRelay`], which only a verdict makes, and the policy file. The checks are `attest`'s; what the chain says is proven by `ledger`; this puts the two together.
+//! Owns [`AttestedRelay`], which only a verdict makes, and the policy file. Combines the checks of `attest` with what
+//! `ledger` proves about the chain; never judges evidence itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -27,11 +28,11 @@ use serde::Deserialize;
 use crate::config::{ConfigError, key_fault, read};
 use crate::directory::{RegisteredRelay, VerifiedDirectory};
 
-/// Evidence of a relay that is kept: one that was announced just now, and the one before it.
+/// Number of staples that are cached for each relay: the one that it announced last, and the one before.
 pub(crate) const NEWEST: usize = 2;
-/// What AMD calls the products that evidence can be of.
+/// AMD's names of the products that evidence can come from.
 const AMD_PRODUCTS: [&str; 3] = ["Milan", "Genoa", "Turin"];
-/// What Intel says of firmware that a policy can accept: not `Revoked`.
+/// Intel's firmware statuses that a policy can accept. `Revoked` is not among them.
 const INTEL_STATUSES: [&str; 6] = [
     "UpToDate",
     "SWHardeningNeeded",
@@ -40,26 +41,28 @@ const INTEL_STATUSES: [&str; 6] = [
     "OutOfDate",
     "OutOfDateConfigurationNeeded",
 ];
-/// Statements that are kept of those whom nobody has named: nobody knows whose they are, and they could be many.
+/// Most statements that are cached of signers outside the policy. Nobody knows whose they are, and there could be
+/// many.
 const OTHERS: usize = 128;
 
-/// What is good enough: the vendors' roots, which a program's `main` hands in, and the policy.
+/// Trust policy: the vendors' roots, which a program's `main` passes in, and the rules.
 #[derive(Clone, Debug)]
 pub struct Standard {
-    /// The roots.
+    /// The vendors' roots.
     pub roots: Roots,
-    /// The policy.
+    /// The rules.
     pub policy: Policy,
 }
 
 impl Standard {
-    /// What clients are released with, by these roots; those of a simulation are believed by who hands them in, and whatever follows says so.
+    /// Returns the policy that clients are released with, for these roots. Simulated roots are accepted because the
+    /// caller passes them in, and every result then reports the simulation.
     pub fn of(roots: Roots) -> Self {
         let policy = Policy { simulation: roots.simulated, ..Policy::default() };
         Self { roots, policy }
     }
 
-    /// The same with the policy in a file; `rebuilt` are the images that were rebuilt here.
+    /// Applies the policy file `path`. `rebuilt` has the values of the images rebuilt on this machine.
     ///
     /// # Errors
     /// [`ConfigError`] with file, line and key.
@@ -70,18 +73,19 @@ impl Standard {
             let called = |name: &String| {
                 let all = [Platform::Sgx, Platform::Tdx, Platform::SevSnp];
                 all.into_iter().find(|platform| platform.name() == name).ok_or_else(|| {
-                    key_fault(path, "platforms", format!("there is no {name:?}; there are SGX, TDX and SEV-SNP"))
+                    key_fault(path, "platforms", format!("unknown platform {name:?}; use SGX, TDX or SEV-SNP"))
                 })
             };
             policy.platforms = names.iter().map(called).collect::<Result<_, _>>()?;
             if names.is_empty() {
-                return Err(key_fault(path, "platforms", "names none: no relay could be accepted"));
+                return Err(key_fault(path, "platforms", "is empty; no relay could be accepted"));
             }
         }
-        // What is spelt otherwise than vendors do would fit nothing, and say so of each relay only.
+        // A value that vendors spell differently would match nothing. Without this check the user would only see
+        // every relay refused.
         let known =
             |key: &str, names: &[String], all: &[&str]| match names.iter().find(|name| !all.contains(&name.as_str())) {
-                Some(name) => Err(key_fault(path, key, format!("there is no {name:?}; there are {}", all.join(", ")))),
+                Some(name) => Err(key_fault(path, key, format!("unknown value {name:?}; use {}", all.join(", ")))),
                 None => Ok(()),
             };
         if let Some(products) = file.amd_products {
@@ -104,17 +108,17 @@ impl Standard {
         }
         let named: Vec<[u8; 20]> = file.rebuilders.iter().map(|address| address.0.0).collect();
         if named.iter().collect::<BTreeSet<_>>().len() != named.len() {
-            return Err(key_fault(path, "rebuilders", "names somebody twice"));
+            return Err(key_fault(path, "rebuilders", "contains an address twice"));
         }
         let needed = file.rebuilders_needed.unwrap_or(named.len());
         if named.is_empty() && file.rebuilders_needed.is_some() {
-            return Err(key_fault(path, "rebuilders_needed", "asks for some of `rebuilders`, which names nobody"));
+            return Err(key_fault(path, "rebuilders_needed", "requires signatures, but `rebuilders` is empty"));
         }
         if needed > named.len() || (needed == 0 && file.rebuilders_needed.is_some()) {
             return Err(key_fault(
                 path,
                 "rebuilders_needed",
-                format!("must be 1 to {}, as many as are named", named.len()),
+                format!("must be 1 to {}, the number of `rebuilders`", named.len()),
             ));
         }
         (policy.rebuilders, policy.rebuilders_needed) = (named, needed);
@@ -122,28 +126,28 @@ impl Standard {
     }
 }
 
-/// A policy in a file. What is not named is as clients are released.
+/// A policy file. Keys that are not set have the values that clients are released with.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PolicyFile {
-    /// Kinds of environment: SGX, TDX, SEV-SNP.
+    /// Accepted platforms: SGX, TDX, SEV-SNP.
     platforms: Option<Vec<String>>,
-    /// Products of AMD's.
+    /// Accepted products of AMD.
     amd_products: Option<Vec<String>>,
-    /// Words of Intel's for the state of firmware.
+    /// Accepted firmware statuses, in Intel's spelling.
     intel_statuses: Option<Vec<String>>,
-    /// How old the block in evidence may be, in seconds.
+    /// Maximum age of the block in evidence, in seconds.
     max_age_s: Option<u64>,
-    /// Machines on which two threads share a core, too.
+    /// Whether machines on which two threads share a core are accepted.
     #[serde(default = "yes")]
     smt: bool,
-    /// Only images that were rebuilt on this machine.
+    /// Accepts only images that were rebuilt on this machine.
     #[serde(default)]
     paranoid: bool,
-    /// Rebuilders who must have signed that they got the image, by the addresses of their keys.
+    /// Addresses of the keys of rebuilders who must have signed that they reproduced the image.
     #[serde(default)]
     rebuilders: Vec<Address>,
-    /// How many of them must have; all if not given.
+    /// Number of them that must have signed; all if not set.
     rebuilders_needed: Option<usize>,
 }
 
@@ -151,7 +155,7 @@ const fn yes() -> bool {
     true
 }
 
-/// A relay that a verdict stands behind. Not `Clone`: it is used up by one circuit.
+/// A relay whose evidence was accepted. Not `Clone`: a circuit consumes it.
 #[derive(Debug)]
 pub struct AttestedRelay {
     relay: RegisteredRelay,
@@ -164,27 +168,27 @@ impl AttestedRelay {
     }
 }
 
-/// The relays of a directory, judged.
+/// The relays of a directory, judged by their evidence.
 #[derive(Clone, Debug)]
 pub struct Judged {
-    /// Of each relay the verdicts on its evidence that will do, at least one, the newest first.
+    /// For each relay its accepted verdicts, at least one, the newest first; or why it was refused.
     results: BTreeMap<u64, Result<Vec<Verdict>, Refusal>>,
     images: Vec<Approved>,
     policy: Policy,
-    /// The evidence that the verdicts are of, to the byte.
+    /// The evidence behind the verdicts, byte for byte.
     believed: Vec<Staple>,
-    /// What those have signed whom the policy names.
+    /// Statements of rebuilders whom the policy lists.
     named: Vec<Statement>,
     /// Why no relay could be judged.
     fault: Option<String>,
-    /// Whether that is because no mirror has brought evidence.
+    /// Whether the reason is that no mirror delivered evidence.
     unserved: bool,
 }
 
-/// An image that validators have approved, whatever became of it since.
+/// An image that validators approved, whatever state it is in since then.
 #[derive(Clone, Debug)]
 pub struct Approved {
-    /// What evidence is held against.
+    /// The image that evidence is checked against.
     pub image: Image,
     /// The number of the round.
     pub round: u64,
@@ -192,7 +196,7 @@ pub struct Approved {
     pub version: u64,
 }
 
-/// What the chain has said and mirrors have brought, as far as the two fit.
+/// What the chain says and mirrors delivered, as far as they match.
 struct View {
     ledger: LedgerView,
     bundle: Option<Bundle>,
@@ -202,7 +206,7 @@ struct View {
 }
 
 impl Judged {
-    /// Judges all relays of a directory at `now`, in seconds since the Unix epoch.
+    /// Judges all relays of a directory at the time `now`, in seconds since the Unix epoch.
     pub fn of(directory: &VerifiedDirectory, trust: &Trust, standard: &Standard, now: u64) -> Self {
         let none = |fault: Option<String>, refusal: &Refusal| {
             let results = directory.directory().body().relays.iter();
@@ -215,12 +219,12 @@ impl Judged {
         };
         let voted = match reading.voted(trust) {
             Ok(voted) => voted,
-            Err(error) => return none(Some(error.to_string()), &Refusal::NoView("what the chain says of images")),
+            Err(error) => return none(Some(error.to_string()), &Refusal::NoView("the chain's record of images")),
         };
         let file = match AttestationFile::decode(&reading.attestation) {
             Ok(file) => file,
             Err(_) if reading.attestation.is_empty() => {
-                let why = "no mirror has brought evidence; `evidence` in the chain's file says who is asked";
+                let why = "no mirror has delivered evidence; check the mirrors under `evidence` in chain.toml";
                 return Self { unserved: true, ..none(Some(why.into()), &Refusal::NoEvidence) };
             }
             Err(refusal) => return none(Some(refusal.to_string()), &Refusal::NoEvidence),
@@ -228,11 +232,10 @@ impl Judged {
         let mut view = View::new(reading, trust, &voted, &file);
         view.ledger.newest_known = directory.is_newest_known();
         let fault = view.bundle.is_none().then(|| {
-            "no mirror has brought the collateral that the chain names; `evidence` in the chain's file says who is asked"
-                .into()
+            "no mirror has the collateral that the chain names; check the mirrors under `evidence` in chain.toml".into()
         });
         let (mut results, mut believed) = (BTreeMap::new(), Vec::new());
-        // Of thousands each is looked for once.
+        // With thousands of relays, the staples of each must not be searched for in the whole list.
         let mut by_relay: BTreeMap<u64, Vec<&Staple>> = BTreeMap::new();
         for staple in &file.staples {
             by_relay.entry(staple.binding.relay_id).or_default().push(staple);
@@ -253,20 +256,20 @@ impl Judged {
         Self { results, images: view.images, policy, believed, named, fault, unserved: false }
     }
 
-    /// The relay with this record as a circuit takes it.
+    /// Returns the relay with this record, ready for a circuit.
     ///
     /// # Errors
-    /// [`Refusal`]: why it is not believed.
+    /// [`Refusal`] says why the relay is not accepted.
     pub fn attest(&self, directory: &VerifiedDirectory, record: &Record) -> Result<AttestedRelay, Refusal> {
         let evidence = self.verdicts(record.relay_id)?.iter().map(Verdict::identity).collect();
         let relay = directory.register(record).ok_or(Refusal::NoView("the relay's record"))?;
         Ok(AttestedRelay { relay, evidence })
     }
 
-    /// What was found about a relay, by its newest evidence that will do.
+    /// Returns the verdict on a relay's newest accepted evidence.
     ///
     /// # Errors
-    /// [`Refusal`]: why it is not believed.
+    /// [`Refusal`] says why the relay is not accepted.
     pub fn verdict(&self, relay_id: u64) -> Result<&Verdict, Refusal> {
         self.verdicts(relay_id)?.first().ok_or(Refusal::NoEvidence)
     }
@@ -278,30 +281,31 @@ impl Judged {
         }
     }
 
-    /// Takes out what was not believed: of relays that are believed all evidence but that, and most statements of whom nobody named. Of relays that are not, all stays, in its order: what was
-    /// believed once stands before what came later.
+    /// Removes what was not accepted from the evidence file. Relays that were accepted keep exactly their accepted
+    /// evidence. Relays that were refused keep all of theirs in its order: evidence that was accepted earlier stays
+    /// in front of later evidence. Of the statements of signers outside the policy, most are removed.
     pub(crate) fn keep_believed(&self, file: &mut AttestationFile) {
         let refused = |staple: &Staple| matches!(self.results.get(&staple.binding.relay_id), Some(Err(_)));
         file.staples.retain(refused);
         file.staples.splice(0..0, self.believed.iter().cloned());
         if self.fault.is_none() {
-            // Some of the others too: another policy may name whoever has signed them.
+            // Some others stay too, because another policy may list their signers.
             let others = file.statements.iter().filter(|statement| !self.named.contains(statement)).take(OTHERS);
             file.statements = self.named.iter().chain(others).copied().collect();
         }
     }
 
-    /// The relays that are not believed, and why.
+    /// Returns the relays that are not accepted, and why.
     pub fn refused(&self) -> impl Iterator<Item = (u64, &Refusal)> {
         self.results.iter().filter_map(|(relay_id, result)| Some((*relay_id, result.as_ref().err()?)))
     }
 
-    /// The newest approved version that the evidence of this verdict can be of.
+    /// Returns the newest approved version that the evidence of this verdict can belong to.
     pub fn image(&self, verdict: &Verdict) -> Option<&Approved> {
         self.versions(verdict).last()
     }
 
-    /// Where the image of this verdict stands by what is known here; `None` where it is none that was approved.
+    /// Returns the state of this verdict's image as far as it is known here; `None` if it is not an approved image.
     pub fn image_state(&self, verdict: &Verdict) -> Option<ImageState> {
         ImageState::of_all(self.versions(verdict).map(|approved| approved.image.state))
     }
@@ -311,27 +315,27 @@ impl Judged {
         self.images.iter().filter(move |approved| approved.image.is_what_runs(&hash, &measurement))
     }
 
-    /// The images that validators have approved, by ascending version.
+    /// Returns the images that validators approved, by ascending version.
     pub fn images(&self) -> impl Iterator<Item = &Approved> {
         self.images.iter()
     }
 
-    /// By what was judged.
+    /// Returns the rules that relays were judged by.
     pub fn policy(&self) -> &Policy {
         &self.policy
     }
 
-    /// Why no relay could be judged.
+    /// Returns why no relay could be judged.
     pub fn fault(&self) -> Option<&str> {
         self.fault.as_deref()
     }
 
-    /// Whether no relay could be judged because no mirror has brought evidence: then nothing was refused.
+    /// Returns whether no relay could be judged because no mirror delivered evidence. Then nothing was refused.
     pub fn is_unserved(&self) -> bool {
         self.unserved
     }
 
-    /// The directory with those relays alone that are believed.
+    /// Returns the directory reduced to the accepted relays.
     pub fn attested(&self, directory: &Directory) -> Directory {
         directory.only(|record| self.verdict(record.relay_id).is_ok())
     }
@@ -341,7 +345,7 @@ impl View {
     fn new(reading: &Reading, trust: &Trust, voted: &Voted, file: &AttestationFile) -> Self {
         let time = Header::decode(&reading.header).ok().map(|header| header.timestamp);
         let headers = file.headers.iter().filter_map(|rlp| Header::decode(rlp).ok());
-        // Of a block that the chain has: the hash is of the header's bytes.
+        // Only headers of blocks on the chain: the hash covers the header's bytes.
         let blocks = headers.filter(|header| voted.blocks.get(&header.number) == Some(&header.hash));
         let block = |header: Header| {
             (header.number, Block { hash: header.hash.0, height: header.number, time: header.timestamp })
@@ -363,13 +367,14 @@ impl View {
             block: None,
             relay: None,
             images: Some(images.iter().map(|approved| approved.image.clone()).collect()),
-            // Of a lower number than the chain asks for, they are older ones.
+            // A bundle with a lower AMD floor than the chain requires holds older floors.
             floors: floors.filter(|_| bundle.as_ref().is_some_and(|bundle| bundle.amd_floor >= voted.amd_floor)),
         };
         Self { ledger, bundle, images, signed, blocks: blocks.map(block).collect() }
     }
 
-    /// Judges all evidence of a relay, the newest first: while it is renewed the relay still announces the older.
+    /// Judges all evidence of a relay, the newest first. While a relay renews its evidence, it still announces the
+    /// older one.
     fn judge<'a>(
         &self,
         record: &Record,
@@ -377,7 +382,7 @@ impl View {
         standard: &Standard,
         now: u64,
     ) -> Result<Vec<(Verdict, &'a Staple)>, Refusal> {
-        // Those of the relay's present key first: of a relay that is refused, theirs is the reason.
+        // Evidence for the relay's current key comes first: if the relay is refused, that evidence gives the reason.
         let present = |staple: &Staple| {
             let binding = &staple.binding;
             binding.key_epoch == record.key_epoch && record.key() == Some(binding.handshake_key)
@@ -417,9 +422,11 @@ impl View {
     }
 }
 
-/// Images whose manifest is what was voted for, by ascending version. A version is an image with its manifest: the same bytes
-/// with other firmware are another one, with a state of its own. Where two versions are the same bytes for the same machines,
-/// no evidence tells them apart: the newer is told, with where both stand together.
+/// Returns the images whose manifests were voted for, by ascending version.
+///
+/// A version is an image together with its manifest. The same bytes with other firmware are another version, with a
+/// state of its own. If two versions are the same bytes for the same machines, evidence cannot tell them apart. Then
+/// the newer version is returned, with the combined state of both.
 pub(crate) fn approved(
     voted: &[VotedImage],
     haste: u64,
@@ -444,7 +451,7 @@ pub(crate) fn approved(
         Some(Approved { image, round, version })
     };
     let mut found: Vec<Approved> = Vec::new();
-    // By ascending version.
+    // `voted` is in order of ascending version.
     for mut approved in voted.iter().filter_map(of_vote) {
         let image = &mut approved.image;
         let of_same = |older: &Image| older.hash == image.hash && older.measurements == image.measurements;
@@ -457,7 +464,7 @@ pub(crate) fn approved(
     found
 }
 
-/// What a state on the chain means for anyone who runs the image.
+/// Returns what a state on the chain means for anyone who runs the image.
 const fn image_state(state: State) -> ImageState {
     match state {
         State::ApprovedPending => ImageState::Pending,
@@ -475,8 +482,8 @@ const fn image_state(state: State) -> ImageState {
     }
 }
 
-/// Where the client's program with this hash stands among these packages; `None` when it is none of them. The manifest
-/// of a package follows from hash and version, so no mirror is asked for it.
+/// Returns the state of the client program with this hash among these packages; `None` if it is not one of them. The
+/// manifest of a package follows from hash and version, so no mirror is asked for it.
 pub(crate) fn program_state(program: [u8; 32], voted: &[VotedImage], haste: u64, time: u64) -> Option<ImageState> {
     let is_it = |package: &&VotedImage| {
         let (kind, version, image) = (CLIENT_PACKAGE, package.version, program);
@@ -487,10 +494,11 @@ pub(crate) fn program_state(program: [u8; 32], voted: &[VotedImage], haste: u64,
     ImageState::of_all(voted.iter().filter(is_it).map(|package| image_state(package.state(voted, time, haste))))
 }
 
-/// A statement, and whose key has signed it.
+/// A statement, and the address of the key that signed it.
 pub(crate) type Signed = (Statement, [u8; 20]);
 
-/// Whose keys have signed that the values which these rounds have approved are what they got. Whatever 65 bytes there are, they are most often somebody's: only an address that one knows means
+/// Returns the statements of the file with their signers. Each states that the signer rebuilt the value that a round
+/// approved. Almost any 65 bytes are a valid signature of some address, so only an address known beforehand means
 /// something.
 pub(crate) fn signed(voted: &[VotedImage], trust: &Trust, file: &AttestationFile) -> Vec<Signed> {
     let Some(contracts) = trust.contracts else { return Vec::new() };
@@ -503,7 +511,7 @@ pub(crate) fn signed(voted: &[VotedImage], trust: &Trust, file: &AttestationFile
     file.statements.iter().filter_map(by).collect()
 }
 
-/// One relay on a chip: of several the one that was registered first.
+/// Accepts one relay on each chip: of several, the one that registered first.
 fn refuse_shared_chips(results: &mut BTreeMap<u64, Result<Vec<Verdict>, Refusal>>) {
     let mut chips = BTreeSet::new();
     for result in results.values_mut() {
@@ -514,7 +522,7 @@ fn refuse_shared_chips(results: &mut BTreeMap<u64, Result<Vec<Verdict>, Refusal>
     }
 }
 
-/// SHA-256 of these bytes.
+/// Returns the SHA-256 of these bytes.
 pub(crate) fn sha256(bytes: &[u8]) -> B256 {
     B256::from_slice(digest(&SHA256, bytes).as_ref())
 }
@@ -531,7 +539,8 @@ pub(crate) mod tests {
 
     const NOW: u64 = 1_800_000_000;
 
-    /// The same bytes, approved in two versions, which became usable at these times; whether the older was revoked, and until when it is suspended.
+    /// Returns the state of an image with the same bytes in two approved versions. The versions became usable at
+    /// these times; the older one may be revoked, or suspended until a time.
     fn twice(usable_from: [u64; 2], revoked: bool, suspended_until: u64) -> ImageState {
         let manifests = [1, 2].map(|version| {
             let (image, shapes, advisories) = ([7; 32], Vec::new(), Vec::new());
@@ -550,18 +559,18 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_policy_that_nothing_could_fit_is_refused_by_its_key() {
+    fn policy_that_accepts_nothing_is_refused_with_its_key() {
         let path = std::env::temp_dir().join(format!("openrelay-policy-{}", std::process::id()));
         let read = |text: &str| {
             std::fs::write(&path, text).unwrap();
             Standard::of(Roots::genuine()).with_file(&path, Vec::new())
         };
         for (text, words) in [
-            ("platforms = []", "platforms: names none"),
-            ("platforms = [\"TPM\"]", "platforms: there is no \"TPM\""),
-            ("amd_products = [\"genoa\"]", "amd_products: there is no \"genoa\"; there are Milan, Genoa, Turin"),
-            ("intel_statuses = [\"Revoked\"]", "intel_statuses: there is no \"Revoked\""),
-            ("rebuilders_needed = 3", "rebuilders_needed: asks for some of `rebuilders`, which names nobody"),
+            ("platforms = []", "platforms: is empty"),
+            ("platforms = [\"TPM\"]", "platforms: unknown platform \"TPM\""),
+            ("amd_products = [\"genoa\"]", "amd_products: unknown value \"genoa\"; use Milan, Genoa, Turin"),
+            ("intel_statuses = [\"Revoked\"]", "intel_statuses: unknown value \"Revoked\""),
+            ("rebuilders_needed = 3", "rebuilders_needed: requires signatures, but `rebuilders` is empty"),
         ] {
             let said = read(text).unwrap_err().to_string();
             assert!(said.contains(words), "{text}: {said}");
@@ -575,7 +584,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn an_image_that_was_approved_twice_can_be_used_while_either_can_unless_it_was_stopped() {
+    fn image_approved_twice_is_usable_while_either_is_unless_stopped() {
         assert_eq!(twice([NOW - 40 * 86_400, NOW - 20 * 86_400], false, 0), ImageState::Active);
         assert_eq!(twice([NOW - 40 * 86_400, NOW + 1], false, 0), ImageState::Active);
         assert_eq!(twice([NOW + 1, NOW + 2], false, 0), ImageState::Pending);
@@ -584,7 +593,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn versions_of_one_image_with_other_firmware_have_states_of_their_own() {
+    fn versions_with_different_firmware_have_separate_states() {
         let manifests = [1, 2].map(|version| {
             let measurement = Measurement::Snp([u8::try_from(version).unwrap(); 48]);
             let shapes = vec![Shape { name: "EPYC-v4 x 1".into(), measurement }];
@@ -612,7 +621,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn state_of_the_running_program_follows_from_its_hash_and_the_votes_alone() {
+    fn program_state_follows_from_hash_and_votes() {
         let package = |version, image: [u8; 32], revoked| {
             let (kind, shapes, advisories) = (CLIENT_PACKAGE, Vec::new(), Vec::new());
             let manifest = Manifest { kind, version, firmware_generation: None, image, shapes, advisories };
@@ -624,11 +633,11 @@ pub(crate) mod tests {
         assert_eq!(state([1; 32]), Some(ImageState::Revoked));
         assert_eq!(state([2; 32]), Some(ImageState::Retired));
         assert_eq!(state([3; 32]), Some(ImageState::Active));
-        assert_eq!(state([4; 32]), None, "a program that nobody approved");
+        assert_eq!(state([4; 32]), None, "a program that was never approved");
     }
 
     #[test]
-    fn image_approved_with_a_manifest_of_no_generation_is_known_and_has_none() {
+    fn manifest_without_firmware_generation_gives_image_without_one() {
         let generation = |firmware_generation| {
             let (image, shapes, advisories) = ([7; 32], Vec::new(), Vec::new());
             let manifest = Manifest { kind: 1, version: 1, firmware_generation, image, shapes, advisories }.encode();
@@ -640,7 +649,7 @@ pub(crate) mod tests {
         assert_eq!([generation(None), generation(Some(0)), generation(Some(5))], [None, Some(0), Some(5)]);
     }
 
-    /// Evidence of AMD's form, with such a signature, bound to this relay and block.
+    /// Returns evidence in AMD's form with such a signature, bound to this relay and block.
     pub(crate) fn staple(relay_id: u64, block_height: u64, signature: u8) -> Staple {
         let evidence = [&[2][..], &[0; 672], &[signature; 96], &[0, 0]].concat();
         let binding = Binding {
@@ -656,9 +665,10 @@ pub(crate) mod tests {
         Staple { evidence: Evidence::decode(&evidence).unwrap(), binding }
     }
 
-    /// What was believed stays to the byte, and nothing that only looks like it; of relays that are not believed all stays in its order.
+    /// Accepted evidence stays byte for byte, and lookalikes are removed. Refused relays keep all evidence in its
+    /// order.
     #[test]
-    fn what_is_kept_is_what_was_believed() {
+    fn only_accepted_evidence_is_cached() {
         let statement = |byte| Statement { round: 1, signature: [byte; 65] };
         let judged = Judged {
             results: [(1, Ok(Vec::new())), (2, Err(Refusal::NoView("the collateral"))), (4, Ok(Vec::new()))].into(),
@@ -678,7 +688,7 @@ pub(crate) mod tests {
         file.statements = vec![statement(6); 300];
         judged.keep_believed(&mut file);
         assert_eq!((file.statements.len(), file.statements[0]), (1 + OTHERS, statement(7)));
-        // Where nothing could be judged, nothing of it is taken out.
+        // If nothing could be judged, no statement is removed.
         let blind = Judged { fault: Some("no proof".into()), ..judged };
         file.statements = vec![statement(6); 300];
         blind.keep_believed(&mut file);

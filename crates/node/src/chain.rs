@@ -1,6 +1,7 @@
-//! The chain as this node uses it: asked over RPC, believed only as far as proofs and a quorum go.
+//! The chain as this node uses it: queried over RPC, and trusted only as far as proofs and a quorum of endpoints go.
 //!
-//! Owns what leaves the machine for it. Checks are `ledger`'s; nothing here makes a directory but by them.
+//! Owns every query about the chain that leaves this machine. The checks are in `ledger`; nothing here makes a
+//! directory without them.
 
 mod asking;
 pub mod checkpoint;
@@ -37,13 +38,17 @@ use crate::clock::unix_seconds;
 use crate::directory::{VerifiedDirectory, replace};
 use crate::random::OsRandom;
 
-/// The directory as the chain proves it now; or, when its endpoints or mirrors give none, at a block that the keys of checkpoints have signed; or the last one that was kept in
-/// the file `kept`. Either only while it is young enough, and with a warning. What is read is kept there. Nothing older than the block `floor` is taken.
+/// Returns the directory that the chain proves at its newest block. If endpoints or mirrors do not provide one, falls
+/// back to a signed checkpoint, then to the last reading cached in the file `kept`. A fallback is used only while it
+/// is young enough, and comes with a warning. A reading from endpoints or a checkpoint is cached in `kept`. Blocks
+/// below `floor` are refused.
 ///
-/// A client that has kept nothing yet and has no floor, and knows keys of checkpoints, takes nothing that is older than a checkpoint, and nothing at all without one.
+/// A client that knows checkpoint keys, but has no cached reading and no floor, first fetches a checkpoint. It
+/// accepts nothing older than that checkpoint, and fails without one.
 ///
 /// # Errors
-/// [`ChainError`] of reading it now, when nothing that was kept will do.
+/// [`ChainError`] of the attempt to read the newest block, if no fallback is usable; at a first start, of the missing
+/// checkpoint.
 pub fn directory(
     way: &dyn Way,
     file: &ChainFile,
@@ -53,7 +58,7 @@ pub fn directory(
     let last = read_kept(kept);
     let old = last.clone();
     let old = old.map(|last| VerifiedDirectory::of_reading(last, &file.trust(), file.max_age_s, floor));
-    // What is too old to be used is still young enough to tell that something is older.
+    // A reading that is too old to use still shows that another one is older.
     let seen = last.as_ref().and_then(|last| last.verify(&file.trust(), unix_seconds(), MAX_AGE, 0).ok());
     let mut seen = seen.map_or(0, |seen| seen.body().sequence).max(floor);
     let mut signed = None;
@@ -72,18 +77,19 @@ pub fn directory(
         }
         Err(error) => error,
     };
-    // Endpoints may show a newer block and not prove it: then what is older is not taken for long.
+    // Endpoints may show a newer block without proving it. Evidence is then accepted against an older directory for a
+    // shorter time.
     let newest = newest::learn(way, file, kept, &error);
     if signed.is_none() && file.checkpoint_quorum > 0 {
         signed = checkpoint::fetch(way, file, unix_seconds(), seen).ok();
     }
     if let Some(mut signed) = signed {
         if let Some(last) = &last {
-            // Which evidence comes with a checkpoint nobody has signed.
+            // The signatures of a checkpoint do not cover the evidence that comes with it.
             evidence::add_kept(file, &mut signed.reading, last);
         }
         let age = unix_seconds().saturating_sub(signed.checkpoint.timestamp);
-        let warning = format!("the directory is one of a signed checkpoint, {age} s old: {error}");
+        let warning = format!("using the directory of a signed checkpoint, which is {age} s old: {error}");
         let found = VerifiedDirectory::of_proven(signed.directory, signed.reading);
         let found = completed(way, file, found, last.as_ref());
         let unkept = found.reading().and_then(|reading| keep(kept, reading));
@@ -94,7 +100,7 @@ pub fn directory(
         Some(Ok(old)) => {
             let old = completed(way, file, old, None);
             let age = unix_seconds().saturating_sub(old.directory().body().issued);
-            let warning = format!("the directory is one that was kept, {age} s old: {error}");
+            let warning = format!("using the cached directory, which is {age} s old: {error}");
             Ok((old.as_newest_of(newest), Some(warning)))
         }
         Some(Err(ReadingError::Stale { age, limit })) => Err(ChainError::Outdated { age, limit, why: Box::new(error) }),
@@ -102,7 +108,7 @@ pub fn directory(
     }
 }
 
-/// The directory with the descriptors that it lacks, as far as sources or an older reading have them.
+/// Returns the directory with its missing descriptors filled in, as far as sources or an older reading have them.
 fn completed(
     way: &dyn Way,
     file: &ChainFile,
@@ -116,13 +122,13 @@ fn completed(
     let gathered = records::gather(way, file, root, &earlier, &mut OsRandom::default());
     let filled = gathered.ok().map(|records| Reading { records, ..reading.clone() });
     let filled = filled.and_then(|reading| {
-        // It was verified just now, but for the descriptors.
+        // Everything but the descriptors was verified just now.
         VerifiedDirectory::of_reading(reading, &file.trust(), MAX_AGE, 0).ok()
     });
     filled.unwrap_or(directory)
 }
 
-/// Relays of which it has no descriptor.
+/// Returns the number of relays whose descriptor is missing.
 fn withheld(directory: &VerifiedDirectory) -> usize {
     match directory.directory().source() {
         Source::Chain(facts) => facts.withheld,
@@ -130,39 +136,40 @@ fn withheld(directory: &VerifiedDirectory) -> usize {
     }
 }
 
-/// The directory in the file `kept`, if endpoints have shown it within the last `refresh_s` seconds and no descriptor is
-/// missing from it. A client that is up reads it that often, so a new circuit right after one asks nobody from the user's
-/// own address.
+/// Returns the directory cached in the file `kept` if endpoints confirmed it within the last `refresh_s` seconds and
+/// no descriptor is missing. A connected client refreshes the cache that often, so a new circuit right after another
+/// one sends no query from the user's own address.
 pub fn read_lately(file: &ChainFile, kept: &Path) -> Option<VerifiedDirectory> {
     let at: u64 = std::fs::read_to_string(note(kept)).ok()?.trim().parse().ok()?;
     let age = unix_seconds().checked_sub(at)?;
     if age > file.refresh_s { None } else { kept_directory(file, kept).filter(|directory| withheld(directory) == 0) }
 }
 
-/// The directory in the file `kept`, however it came there, if it is young enough.
+/// Returns the directory cached in the file `kept`, from whatever source, if it is young enough.
 pub fn kept_directory(file: &ChainFile, kept: &Path) -> Option<VerifiedDirectory> {
     let directory = VerifiedDirectory::of_reading(read_kept(kept)?, &file.trust(), file.max_age_s, 0).ok()?;
     Some(directory.as_newest_of(newest::known(kept)))
 }
 
-/// From now on [`read_lately`] gives nothing until endpoints are asked again: a relay in it does not answer, so it may have another key by now.
+/// Makes [`read_lately`] return `None` until endpoints are asked again. Called when a relay of the directory does not
+/// answer: its key may have changed.
 pub fn doubt_reading(kept: &Path) {
-    // One that cannot be removed ends by itself soon.
+    // A note that cannot be removed expires soon.
     let _ = std::fs::remove_file(note(kept));
 }
 
-/// The file that says when the reading beside it was shown by endpoints.
+/// Returns the path of the file that holds the time at which endpoints confirmed the reading beside it.
 fn note(kept: &Path) -> PathBuf {
     kept.with_extension("read-at")
 }
 
 fn note_reading(kept: &Path) {
-    // Without it endpoints are asked once more than they need be.
+    // Without the note, endpoints are asked once more than necessary.
     let _ = std::fs::write(note(kept), format!("{}\n", unix_seconds()));
 }
 
-/// All evidence that mirrors have and `genuine` says a chip has signed, the collateral that each mirror has, and what is wrong
-/// with mirrors' files. Nothing else of it is checked.
+/// Returns all evidence held by mirrors that `genuine` attributes to a chip, the collateral of each mirror, and the
+/// faults in mirrors' files. Checks nothing else.
 pub fn mirrored_evidence(
     file: &ChainFile,
     genuine: &dyn Fn(&Staple) -> bool,
@@ -170,18 +177,19 @@ pub fn mirrored_evidence(
     staples::all(file, genuine)
 }
 
-/// Keeps a reading; a warning when it cannot.
+/// Caches a reading. Returns a warning on failure.
 fn keep(kept: &Path, reading: &Reading) -> Option<String> {
     let folder = kept.parent().unwrap_or(Path::new("."));
     let Some(bytes) = reading.encode() else {
-        return Some("the directory is larger than one can be, and is not kept".into());
+        return Some("the directory exceeds the maximum size and is not cached".into());
     };
     let written = std::fs::create_dir_all(folder).and_then(|()| replace(kept, &bytes));
-    written.err().map(|error| format!("cannot keep the directory in {}: {error}", kept.display()))
+    written.err().map(|error| format!("cannot cache the directory in {}: {error}", kept.display()))
 }
 
-/// Keeps of the evidence in the file `kept` what was believed, and of relays that are not believed all, if the file is of this directory: what mirrors bring later then takes no place of it.
-/// A warning when that cannot be written.
+/// Reduces the evidence in the cached file to what was accepted, if the file belongs to this directory. Relays
+/// without accepted evidence keep all of theirs. Evidence that mirrors bring later therefore cannot displace accepted
+/// evidence. Returns a warning when the file cannot be written.
 pub fn keep_believed(kept: &Path, directory: &VerifiedDirectory, judged: &Judged) -> Option<String> {
     let mut reading = read_kept(kept).filter(|reading| Some(reading) == directory.reading())?;
     let mut file = AttestationFile::decode(&reading.attestation).ok()?;
@@ -194,7 +202,7 @@ pub fn keep_believed(kept: &Path, directory: &VerifiedDirectory, judged: &Judged
     keep(kept, &reading)
 }
 
-/// The reading in the file `kept`; nothing is checked.
+/// Returns the reading in the file `path` without checking it.
 pub fn read_kept(path: &Path) -> Option<Reading> {
     let size = std::fs::metadata(path).ok()?.len();
     if size > u64::try_from(MAX_READING).ok()? {

@@ -1,4 +1,4 @@
-//! The file that says which chain, which contracts and which endpoints.
+//! The chain file: which chain and contracts are trusted, and which endpoints and mirrors are asked.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -13,63 +13,66 @@ use serde::Deserialize;
 
 use crate::config::{ConfigError, key_fault, read as read_file};
 
-/// What is trusted of a chain, and who is asked.
+/// The trusted chain and contracts, and the servers that are asked about them.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChainFile {
-    /// What tells the chain from others.
+    /// The chain's EIP-155 chain ID.
     pub chain_id: u64,
     /// The Directory contract.
     pub directory: Address,
-    /// Keccak-256 of its code.
+    /// Keccak-256 of the Directory contract's code.
     pub code_hash: B256,
-    /// The registry that writes it.
+    /// The registry that writes the directory.
     pub registry: Address,
-    /// Votes on images; what validators need.
+    /// The contract with the votes on images; needed by validators.
     #[serde(default)]
     pub images: Option<Address>,
-    /// Votes on vendors' collateral; what evidence of relays is judged by, together with images.
+    /// The contract with the votes on vendors' collateral. Together with `images` it is needed to verify relay
+    /// evidence.
     #[serde(default)]
     pub collateral: Option<Address>,
-    /// 1; what development networks divide times of images by.
+    /// Divisor of the time limits of image votes: 1, more on development networks.
     #[serde(default = "default_haste")]
     pub haste: u32,
-    /// Validators and their bonds, whom they give their bond to: no endpoint is asked for that address.
+    /// The contract of the validators and their bonds. Validators pay their bond to this address, so it is never
+    /// taken from an endpoint.
     #[serde(default)]
     pub validators: Option<Address>,
-    /// The block from which on a mirror looks for events.
+    /// First block that a mirror searches for events.
     #[serde(default)]
     pub first_block: u64,
     /// RPC endpoints, of different operators.
     pub endpoints: Vec<String>,
-    /// How many of them must show the same header.
+    /// Number of endpoints that must show the same header.
     pub quorum: usize,
-    /// Whether plain HTTP to other machines, and a quorum of one endpoint, are accepted: then whoever is on the way, or runs that
-    /// endpoint, decides which block is the newest.
+    /// Accepts plain HTTP to other machines, and a quorum of one endpoint. Anyone on the path, or the operator of
+    /// that endpoint, then decides which block is the newest.
     #[serde(default)]
     pub insecure: bool,
     /// Mirrors of the records.
     #[serde(default)]
     pub mirrors: Vec<String>,
-    /// Mirrors of what relays are judged by: evidence, collateral, manifests of images.
+    /// Mirrors of what relays are judged by: evidence, collateral, image manifests.
     #[serde(default)]
     pub evidence: Vec<String>,
-    /// Mirrors of the client's packages: the hash of a package follows.
+    /// Mirrors of the client's packages; the hash of a package is appended to the URL.
     #[serde(default)]
     pub packages: Vec<String>,
-    /// Mirrors of checkpoints, for the first start and for when no endpoint can be used.
+    /// Mirrors of checkpoints, used at the first start and when no endpoint is usable.
     #[serde(default)]
     pub checkpoints: Vec<String>,
-    /// Ed25519 keys that sign checkpoints, each 64 hexadecimal digits; a signature names its key by the place here.
+    /// Ed25519 keys that sign checkpoints, each 64 hexadecimal digits. A signature refers to its key by the index in
+    /// this list.
     #[serde(default)]
     pub checkpoint_keys: Vec<String>,
-    /// How many of them must have signed one.
+    /// Number of these keys that must sign a checkpoint.
     #[serde(default)]
     pub checkpoint_quorum: usize,
-    /// How old a directory may be when no endpoint answers, in seconds; at most 72 hours.
+    /// Maximum age of a directory while no endpoint answers, in seconds; at most 72 hours.
     #[serde(default = "default_max_age")]
     pub max_age_s: u64,
-    /// How often relays read the directory anew, in seconds.
+    /// Interval at which relays and connected clients refresh the directory, in seconds.
     #[serde(default = "default_refresh")]
     pub refresh_s: u64,
 }
@@ -87,7 +90,7 @@ fn default_refresh() -> u64 {
 }
 
 impl ChainFile {
-    /// Reads and checks it.
+    /// Reads and checks the file.
     ///
     /// # Errors
     /// [`ConfigError`] with file, line and key.
@@ -104,7 +107,7 @@ impl ChainFile {
             }
             let mut known = BTreeSet::new();
             if let Some(url) = urls.iter().find(|url| Place::of(url).is_some_and(|place| !known.insert(place))) {
-                let why = format!("{url:?} names a mirror a second time, which is no second source");
+                let why = format!("{url:?} lists a mirror a second time; remove the duplicate");
                 return Err(key_fault(path, key, why));
             }
         }
@@ -119,7 +122,7 @@ impl ChainFile {
             return Err(key_fault(path, "checkpoint_keys", format!("must be at most {MAX_KEYS} keys")));
         }
         if file.checkpoint_quorum > keys || (file.checkpoint_quorum == 0) != file.checkpoints.is_empty() {
-            let must = format!("must be 1 to {keys}, the number of keys, where checkpoints are named, otherwise 0");
+            let must = format!("must be 1 to {keys}, the number of keys, if `checkpoints` is set, otherwise 0");
             return Err(key_fault(path, "checkpoint_quorum", must));
         }
         if file.quorum == 0 || file.quorum > file.endpoints.len() {
@@ -132,21 +135,21 @@ impl ChainFile {
                 return Err(key_fault(path, "endpoints", format!("{url:?} is not a URL with a host")));
             };
             if place.is_exposed() && !file.insecure {
-                let why = "anyone on the way can answer for it; use https://, or write insecure = true";
+                let why = "anyone on the path can answer for it; use https:// or set insecure = true";
                 return Err(key_fault(path, "endpoints", format!("{url:?} is plain http to another machine: {why}")));
             }
             if !known.insert(place) {
-                let why = format!("{url:?} names an endpoint a second time, which is no second opinion");
+                let why = format!("{url:?} lists an endpoint a second time; a duplicate confirms nothing, remove it");
                 return Err(key_fault(path, "endpoints", why));
             }
         }
         if file.quorum == 1 && !file.insecure {
-            let why = "must be at least 2, so that no single endpoint decides; or write insecure = true";
+            let why = "must be at least 2, so that no single endpoint decides; or set insecure = true";
             return Err(key_fault(path, "quorum", why));
         }
         let keys: BTreeSet<[u8; 32]> = file.checkpoint_keys.iter().filter_map(|key| hex::decode(key)).collect();
         if keys.len() < file.checkpoint_keys.len() {
-            return Err(key_fault(path, "checkpoint_keys", "names a key twice, whose signature would count twice"));
+            return Err(key_fault(path, "checkpoint_keys", "contains a key twice; its signature would count twice"));
         }
         if file.max_age_s > MAX_AGE {
             return Err(key_fault(path, "max_age_s", format!("must be at most {MAX_AGE}, 72 hours")));
@@ -157,14 +160,14 @@ impl ChainFile {
         Ok(file)
     }
 
-    /// Whose checkpoints are believed.
+    /// Returns the keys that sign checkpoints, and their quorum.
     pub fn signers(&self) -> Signers {
-        // Those that are none were refused when the file was read.
+        // `load` has refused malformed keys.
         let keys = self.checkpoint_keys.iter().filter_map(|key| hex::decode(key)).collect();
         Signers { keys, quorum: self.checkpoint_quorum }
     }
 
-    /// What of it is trusted.
+    /// Returns what readings of this chain are verified against.
     pub fn trust(&self) -> Trust {
         let contracts = self.images.zip(self.collateral);
         let contracts = contracts.map(|(images, collateral)| Contracts { images, collateral, haste: self.haste });
@@ -172,19 +175,20 @@ impl ChainFile {
     }
 }
 
-/// Where an endpoint or a mirror is, in one spelling: scheme and host in lower case, the port always named, no final
-/// slash or dot.
+/// Normalized location of an endpoint or mirror: scheme and host in lower case, an explicit port, no trailing slash
+/// or dot.
 #[derive(PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Place {
     secure: bool,
     host: String,
     port: u16,
-    /// Path and query; of users and passwords one endpoint can have several.
+    /// Path and query. User and password are left out: one endpoint can have several.
     rest: String,
 }
 
 impl Place {
-    /// Source: RFC 3986, section 3. `None` for what names no host, or one with unusual characters.
+    /// Parses a URL. Returns `None` for a URL without a host, or with unusual characters in the host.
+    /// Source: RFC 3986, section 3.
     fn of(url: &str) -> Option<Self> {
         let (scheme, rest) = url.split_once("://")?;
         let (authority, rest) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
@@ -199,13 +203,13 @@ impl Place {
         if host.is_empty() || !host.chars().all(|one| one.is_ascii_alphanumeric() || ".-_:".contains(one)) {
             return None;
         }
-        // An address has many spellings, like ::1 and 0:0:0:0:0:0:0:1.
+        // An address has several spellings, such as ::1 and 0:0:0:0:0:0:0:1.
         let host = host.parse::<IpAddr>().map_or(host, |address| address.to_canonical().to_string());
         let rest = rest.split('#').next().unwrap_or("").trim_end_matches('/').to_owned();
         Some(Self { secure, host, port, rest })
     }
 
-    /// Whether others can be on the way.
+    /// Returns whether third parties can be on the path to it.
     fn is_exposed(&self) -> bool {
         let loopback = self.host.parse::<IpAddr>().map_or(self.host == "localhost", |address| address.is_loopback());
         !self.secure && !loopback

@@ -1,7 +1,7 @@
-//! The only way to a circuit.
+//! The only way to open a circuit.
 //!
-//! Owns [`open`], which takes what only verifiers make, by value. `proto` opens sessions from plain keys and is called from here alone:
-//! an unchecked tunnel does not compile.
+//! Owns [`open`], which takes by value what only verifiers make. `proto` opens sessions from plain keys and is called
+//! from here alone, so code that opens an unchecked tunnel does not compile.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -17,12 +17,12 @@ use crate::clock::unix_minutes;
 use crate::config::{AdmissionMode, AttestationMode};
 use crate::directory::{RegisteredRelay, VerifiedDirectory};
 
-/// A relay that a circuit may go through.
+/// A relay that a circuit may use.
 #[derive(Debug)]
 pub enum Hop {
-    /// One that a verdict stands behind.
+    /// A relay whose evidence was accepted.
     Attested(AttestedRelay),
-    /// One of the user's own, which proves nothing.
+    /// One of the user's own relays, which proves nothing.
     Own(RegisteredRelay, OwnRelays),
 }
 
@@ -31,28 +31,30 @@ pub enum Hop {
 pub enum Hops {
     /// Ingress and egress.
     Two(Hop, Hop),
-    /// An egress alone: it sees the client's address as well. Said so in status.
+    /// An egress alone. It also sees the client's address, which the status reports.
     One(Hop),
 }
 
-/// The user's word that all relays are his own and need prove nothing. Made only where the configuration says so, and the directory is one that one person has signed.
+/// The user's statement that all relays are their own and need no evidence. Made only if the configuration makes that
+/// statement and the directory is signed by one person, not proven by a chain.
 #[derive(Clone, Copy, Debug)]
 pub struct OwnRelays(());
 
 impl OwnRelays {
-    /// The word, if the configuration says `attestation = "none"` and one person runs all relays of the directory.
+    /// Returns the statement if the configuration has `attestation = "none"` and one person runs all relays of the
+    /// directory.
     pub fn from_config(mode: AttestationMode, directory: &VerifiedDirectory) -> Option<Self> {
         let own = directory.reading().is_none() && directory.directory().body().single_operator;
         (mode == AttestationMode::None && own).then_some(Self(()))
     }
 }
 
-/// The user's consent to relays that admit everybody. Made only where the configuration names it.
+/// The user's consent to relays that admit everybody. Made only if the configuration gives it.
 #[derive(Debug)]
 pub struct OpenConsent(());
 
 impl OpenConsent {
-    /// Consent, if the configuration says `admission = "open"`.
+    /// Returns the consent if the configuration has `admission = "open"`.
     pub fn from_config(mode: AdmissionMode) -> Option<Self> {
         match mode {
             AdmissionMode::Open => Some(Self(())),
@@ -60,13 +62,13 @@ impl OpenConsent {
     }
 }
 
-/// Why no circuit was begun.
+/// Why a circuit could not be started.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum OpenError {
-    /// This host has no address family in common with the first hop.
+    /// This host shares no address family with the first hop.
     #[error("the first hop has no address that this machine can reach")]
     Unreachable,
-    /// A key in the directory is not one.
+    /// A handshake key in the directory is not a valid public key.
     #[error("a relay's handshake key in the directory is a low-order point")]
     BadKey,
 }
@@ -80,10 +82,10 @@ impl Hop {
     }
 }
 
-/// Begins to open a circuit. `pick` chooses the first hop's address among its endpoints.
+/// Starts to open a circuit. `pick` chooses the first hop's address among its endpoints.
 ///
 /// # Errors
-/// [`OpenError`] when there is nothing to begin with.
+/// [`OpenError`] when the first hop has no usable address, or a key is invalid.
 pub fn open(
     hops: Hops,
     OpenConsent(()): OpenConsent,
@@ -99,10 +101,11 @@ pub fn open(
     begin(ingress, egress, keepalive, pick, now, random)
 }
 
-/// Begins to ask a relay for its evidence, an egress through an ingress whose evidence is known to the asker: no circuit comes of it, and nothing of a user's goes along.
+/// Starts to ask a relay for its evidence. An egress is asked through an ingress whose evidence digest the caller
+/// knows. Opens no circuit and sends nothing that belongs to a user.
 ///
 /// # Errors
-/// [`OpenError`] when there is nothing to begin with.
+/// [`OpenError`] when the first hop has no usable address, or a key is invalid.
 pub fn ask_for_evidence(
     relay: RegisteredRelay,
     through: Option<(RegisteredRelay, EvidenceDigest)>,
@@ -122,7 +125,7 @@ fn begin(
     random: &mut dyn Random,
 ) -> Result<Client, OpenError> {
     let (egress, endpoints) = egress.into_parts();
-    // What is asked of an ingress alone is asked of it as the only hop, for it names nobody further.
+    // An ingress that is asked for its own evidence is the only hop: it is told of no further relay.
     let (ingress, ingress_evidence, egress_address) = match ingress {
         Some((ingress, evidence)) => {
             let (responder, endpoints) = ingress.into_parts();

@@ -1,7 +1,7 @@
 //! A running client: one thread between the tunnel device and the circuit.
 //!
-//! Owns the order of coming up and going down: firewall, socket, device, circuit, routes, names; and all back in reverse.
-//! [`Pump::handle_device`] is the way up of a packet, [`Pump::handle_train`] its way down.
+//! Owns the order of connecting: firewall, socket, device, circuit, routes, DNS. Disconnecting restores all of them
+//! in reverse. [`Pump::handle_device`] is the packet path up, [`Pump::handle_train`] the packet path down.
 
 pub mod host;
 pub mod lockdown;
@@ -50,120 +50,118 @@ use refresh::{Abandon, Reader, Refresher};
 /// Why the client is not connected.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// Its configuration or a file that it names.
+    /// The configuration, or a file that it names, is unusable.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The chain that proves the directory.
+    /// The chain does not prove a directory.
     #[error(transparent)]
     Chain(#[from] ChainError),
-    /// No hops to be had.
+    /// No hops can be selected.
     #[error("no circuit: {0}")]
     Selection(#[from] SelectionError),
-    /// Nothing to begin with.
+    /// A circuit cannot be started.
     #[error("no circuit: {0}")]
     Open(#[from] OpenError),
-    /// This host.
+    /// This host refused a change.
     #[error(transparent)]
     Host(#[from] HostError),
-    /// No relays that are believed.
+    /// No relay was accepted.
     #[error("no circuit: {0}")]
     Untrusted(String),
-    /// No mirror has brought evidence, so no relay was judged.
+    /// No mirror delivered evidence, so no relay was judged.
     #[error("no circuit: {0}")]
     Unserved(String),
-    /// A relay has other evidence than was judged.
+    /// A relay shows evidence that was not judged beforehand.
     #[error("no circuit: {}", failure_text(Failure::OtherEvidence(*.0)))]
     OtherEvidence(ProtoRole),
-    /// The relays.
+    /// The circuit failed.
     #[error("no circuit: {}", failure_text(*.0))]
     Failed(Failure),
-    /// It took too long.
+    /// The circuit did not open in time.
     #[error("no circuit within {} s", .0.as_secs())]
     TimedOut(Duration),
 }
 
 fn failure_text(failure: Failure) -> &'static str {
     match failure {
-        Failure::IngressSilent => "the ingress does not answer; is it running, and is UDP to it allowed?",
-        Failure::EgressSilent => "the egress does not answer the ingress; try another one",
-        Failure::Refused(_) => "the ingress refused the circuit; its directory may be older than this one",
-        Failure::OtherEvidence(ProtoRole::Ingress) => {
-            "the ingress shows other evidence than was judged; try again soon"
-        }
-        Failure::OtherEvidence(ProtoRole::Egress) => "the egress shows other evidence than was judged; try again soon",
-        Failure::Protocol => "a relay broke the protocol; try another one",
+        Failure::IngressSilent => "the ingress does not answer; check that it runs and that UDP to it is allowed",
+        Failure::EgressSilent => "the egress does not answer the ingress; try another egress",
+        Failure::Refused(_) => "the ingress refused the circuit; its directory may be older than yours",
+        Failure::OtherEvidence(ProtoRole::Ingress) => "the ingress shows unverified evidence; try again soon",
+        Failure::OtherEvidence(ProtoRole::Egress) => "the egress shows unverified evidence; try again soon",
+        Failure::Protocol => "a relay violated the protocol; try another relay",
     }
 }
 
 /// What the user asked for.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Do without an ingress.
+    /// Connect without an ingress.
     pub one_hop: bool,
-    /// Where what must be given back is written down.
+    /// Where changes to the host are recorded, so that they can be restored.
     pub folders: Folders,
-    /// What is good enough, before the policy that the configuration names.
+    /// Trust policy, before the policy file of the configuration is applied.
     pub standard: Standard,
 }
 
-/// What there is to say about a client that is up.
+/// Status of a connected client.
 #[derive(Clone, Debug)]
 pub struct Facts {
-    /// Registry number of the ingress; `None` with one hop.
+    /// Relay ID of the ingress; `None` with one hop.
     pub ingress: Option<u64>,
-    /// Registry number of the egress.
+    /// Relay ID of the egress.
     pub egress: u64,
     /// Whether one person runs all relays of the directory.
     pub single_operator: bool,
     /// Name of the network.
     pub network: String,
-    /// Sequence of the directory; of a chain, the block.
+    /// Sequence number of the directory; on a chain, the block number.
     pub sequence: u64,
-    /// What the directory was checked by.
+    /// What the directory was verified by.
     pub source: Source,
-    /// Whether the chain's file accepts plain HTTP or a quorum of one.
+    /// Whether the chain file accepts plain HTTP or a quorum of one.
     pub insecure: bool,
     /// The tunnel device.
     pub device: String,
     /// How the client is admitted.
     pub admission: &'static str,
-    /// What was found about the relays, the first hop first; empty where they are the user's own and prove nothing.
+    /// Verdicts on the relays, the first hop first. Empty if the relays are the user's own and prove nothing.
     pub attested: Vec<AttestedHop>,
     /// Milliseconds from the first datagram to the first packet.
     pub setup_ms: u64,
-    /// What the user should know.
+    /// A warning for the user.
     pub warning: Option<String>,
 }
 
-/// What was found about a hop.
+/// The verdict on a hop.
 #[derive(Clone, Debug)]
 pub struct AttestedHop {
-    /// The relay's number.
+    /// The relay ID.
     pub relay_id: u64,
     /// The verdict.
     pub verdict: Verdict,
-    /// The number of the round in which its image was approved.
+    /// The number of the round in which the relay's image was approved.
     pub round: u64,
-    /// Who has signed that they rebuilt it, by address.
+    /// Addresses of the rebuilders who signed that they reproduced the image.
     pub rebuilt_by: Vec<[u8; 20]>,
 }
 
-/// A client that is up.
+/// A connected client.
 pub struct Connection {
-    /// What there is to say.
+    /// Status of the connection.
     pub facts: Facts,
     commands: Sender<Command>,
     bell: Arc<Waker>,
     thread: Option<JoinHandle<()>>,
     shared: Arc<Mutex<Shared>>,
-    /// Where the directory is one of a chain.
+    /// Refreshes the directory, if a chain proves it.
     refresher: Option<Refresher>,
-    /// And the file in which its last reading is kept.
+    /// The file that caches the chain's last reading.
     reading: Option<PathBuf>,
     host: Option<HostState>,
 }
 
-/// What the data thread tells the others, now and then.
+/// What the data thread reports to other threads from time to time.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Shared {
     pub(crate) counts: Counts,
@@ -171,7 +169,7 @@ pub(crate) struct Shared {
     pub(crate) lost: bool,
 }
 
-/// Everything chosen before anything is changed.
+/// Everything that is chosen before anything is changed.
 struct Plan {
     file: ClientFile,
     directory: VerifiedDirectory,
@@ -179,7 +177,7 @@ struct Plan {
     consent: OpenConsent,
     ingress: Option<u64>,
     egress: u64,
-    /// The records of both.
+    /// The records of the hops, the first hop first.
     chosen: Vec<Record>,
     chain: Option<ChainFile>,
     attested: Vec<AttestedHop>,
@@ -189,15 +187,16 @@ struct Plan {
 }
 
 impl Connection {
-    /// Connects by the configuration `path`, waiting up to `patience` for the circuit. The firewall is up before the first
-    /// datagram leaves; on failure everything is given back.
+    /// Connects with the configuration `path` and waits up to `patience` for the circuit. The firewall is up before
+    /// the first datagram leaves. On failure everything is restored.
     ///
     /// # Errors
-    /// [`ConnectError`] says what is wrong and what would be right.
+    /// [`ConnectError`] gives the cause and the remedy.
     pub fn open(path: &Path, options: &Options, patience: Duration) -> Result<Self, ConnectError> {
         match Self::open_once(path, options, patience) {
-            // Made since mirrors were asked: they are asked again, once, as by everybody. About what the relay has shown nobody is asked: the
-            // question would follow from it, and who answers would see it and this address together.
+            // The relay renewed its evidence after mirrors were asked. They are asked again, once, the same way as by
+            // every client. The client never asks about the evidence that the relay has just shown. Such a query
+            // would depend on what the relay shows, and whoever answers would see it together with this address.
             Err(ConnectError::OtherEvidence(_)) => Self::open_once(path, options, patience),
             other => other,
         }
@@ -208,7 +207,7 @@ impl Connection {
         let clock = Clock::start();
         let mut random = OsRandom::default();
         let keepalive = Some(Duration::from_secs(plan.file.keepalive_s.into())).filter(|every| !every.is_zero());
-        let mut netlink = Netlink::open().map_err(HostError::at("talk to the kernel's routing"))?;
+        let mut netlink = Netlink::open().map_err(HostError::at("open a netlink socket"))?;
         let mut pick = |endpoints: &[SocketAddr]| {
             endpoints.iter().copied().find(|endpoint| netlink.route_link(endpoint.ip()).is_ok())
         };
@@ -228,7 +227,7 @@ impl Connection {
             socket.without_trains();
         }
         socket.set_mark(lockdown::MARK).map_err(HostError::at("mark the tunnel's own datagrams"))?;
-        let tun = Tun::create(&plan.file.device, 1).map_err(HostError::at("make the tunnel device"))?;
+        let tun = Tun::create(&plan.file.device, 1).map_err(HostError::at("create the tunnel device"))?;
         let udp_segmentation = tun.udp_segmentation;
         let device = tun.name.clone();
         let mut host = HostState::new(&options.folders, &device, remote)?;
@@ -237,13 +236,13 @@ impl Connection {
         let started = Instant::now();
         let (event_sender, events) = mpsc::channel();
         let (commands, command_receiver) = mpsc::channel();
-        let bell = Arc::new(Waker::new().map_err(HostError::at("make an event descriptor"))?);
+        let bell = Arc::new(Waker::new().map_err(HostError::at("create an event descriptor"))?);
         let shared = Arc::new(Mutex::new(Shared::default()));
         let queue = tun
             .queues
             .into_iter()
             .next()
-            .ok_or_else(|| HostError::at("make the tunnel device")(io::ErrorKind::Other.into()))?;
+            .ok_or_else(|| HostError::at("create the tunnel device")(io::ErrorKind::Other.into()))?;
         let pump = Pump::new(client, socket, queue, udp_segmentation, clock).with_links(
             command_receiver,
             event_sender,
@@ -325,7 +324,7 @@ impl Connection {
         }
     }
 
-    /// What was carried so far.
+    /// Returns what was carried so far.
     pub fn counts(&self) -> Counts {
         let mut counts = self.own_counts();
         if let Some(refresher) = &self.refresher {
@@ -334,7 +333,7 @@ impl Connection {
         counts
     }
 
-    /// What is known of the directory now; `None` where it is no chain's, and is read at `up` alone.
+    /// Returns the state of the directory. `None` if no chain proves it: such a directory is read at `up` only.
     pub fn refreshed(&self) -> Option<Refreshed> {
         self.refresher.as_ref().map(Refresher::known)
     }
@@ -350,26 +349,26 @@ impl Connection {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner).counts.clone()
     }
 
-    /// Largest inner packet that the path carries.
+    /// Returns the largest inner packet that the path carries, in bytes.
     pub fn mtu(&self) -> u16 {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner).mtu
     }
 
-    /// Whether the circuit was lost. Traffic stays blocked until `down`.
+    /// Returns whether the circuit was lost. Traffic stays blocked until `down`.
     pub fn is_lost(&self) -> bool {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner).lost
     }
 
-    /// Replaces all keys of the circuit now.
+    /// Replaces all keys of the circuit.
     pub fn rekey(&self) {
         let _ = self.commands.send(Command::Rekey);
         self.bell.wake();
     }
 
-    /// Ends the circuit and gives routes, names and firewall back as they were.
+    /// Closes the circuit and restores routes, DNS and firewall.
     ///
     /// # Errors
-    /// What could not be given back; the rest was.
+    /// [`HostError`] with the change that could not be restored. The others were restored.
     pub fn close(mut self) -> Result<Counts, HostError> {
         if let (true, Some(reading)) = (self.is_lost(), &self.reading) {
             crate::chain::doubt_reading(reading);
@@ -401,7 +400,7 @@ impl Connection {
 }
 
 impl Drop for Connection {
-    /// A connection that did not come up gives everything back.
+    /// Restores the host if [`Connection::close`] was not called, as when the circuit did not open.
     fn drop(&mut self) {
         if self.thread.is_some() {
             self.stop_thread();
@@ -412,7 +411,8 @@ impl Drop for Connection {
     }
 }
 
-/// Reads the configuration, verifies the directory, judges its relays, chooses the hops. Changes nothing.
+/// Reads the configuration, verifies the directory, judges its relays and chooses the hops. Changes nothing on the
+/// host.
 fn choose(path: &Path, options: &Options) -> Result<Plan, ConnectError> {
     let file: ClientFile = read(path)?;
     check_device(path, &file.device)?;
@@ -431,7 +431,8 @@ fn choose(path: &Path, options: &Options) -> Result<Plan, ConnectError> {
     };
     let mut random = OsRandom::default();
     let mut below = below(&mut random);
-    // A relay that the configuration names is a fault of that line, unless it is there and not believed.
+    // If the configuration names a relay that is missing, the error points to that line. If the relay is present but
+    // refused, the error gives the reason.
     let named = |error: SelectionError| -> ConnectError {
         if let Some(why) = judge.refused(&directory, &error) {
             return if judge.is_unserved() { ConnectError::Unserved(why) } else { ConnectError::Untrusted(why) };
@@ -462,7 +463,7 @@ fn choose(path: &Path, options: &Options) -> Result<Plan, ConnectError> {
     };
     let (ingress, egress) = (ingress.map(|ingress| ingress.relay_id), egress.relay_id);
     let consent = OpenConsent::from_config(file.admission)
-        .ok_or_else(|| crate::config::fault(path, "admission must be named"))?;
+        .ok_or_else(|| crate::config::fault(path, "`admission` must be set"))?;
     let chain = match origin {
         Origin::Chain(chain) => Some(*chain),
         Origin::Signed { .. } => None,
@@ -487,14 +488,14 @@ fn choose(path: &Path, options: &Options) -> Result<Plan, ConnectError> {
     })
 }
 
-/// How often an egress is drawn so that it may be of another vendor than the ingress.
+/// How often an egress is drawn in search of another platform than the ingress has.
 const DRAWS: usize = 8;
 
-/// By what relays are believed.
+/// Why relays are accepted.
 enum Judge {
-    /// The user's word that they are his own.
+    /// The user states that all relays are their own.
     Own(OwnRelays),
-    /// Their evidence.
+    /// Verdicts on the relays' evidence, with the policy behind them.
     Evidence(Box<(Judged, Standard)>),
 }
 
@@ -508,17 +509,18 @@ impl Judge {
     ) -> Result<Self, ConnectError> {
         match origin {
             Origin::Signed { .. } => OwnRelays::from_config(file.attestation, directory).map(Self::Own).ok_or_else(|| {
-                let must = "must be \"none\" with a signed directory, which must say single_operator: its relays prove nothing, and are accepted as your own";
+                let must = "must be \"none\" with a signed directory, and the directory must say single_operator: its \
+                            relays prove nothing and are accepted as your own";
                 key_fault(path, "attestation", must).into()
             }),
             Origin::Chain(_) if file.attestation == AttestationMode::None => {
-                let must = "must not be \"none\" with a chain: its relays are strangers'";
+                let must = "must not be \"none\" with a chain: strangers run its relays";
                 Err(key_fault(path, "attestation", must).into())
             }
             Origin::Chain(chain) => {
                 let standard = standard_of(path, file, options)?;
                 let judged = Judged::of(directory, &chain.trust(), &standard, unix_seconds());
-                // What cannot be written was warned of when the directory was to be kept.
+                // Caching the directory has already given a warning if files cannot be written.
                 let _ = crate::chain::keep_believed(&kept_of(chain, &options.folders.state), directory, &judged);
                 Ok(Self::Evidence(Box::new((judged, standard))))
             }
@@ -532,7 +534,7 @@ impl Judge {
         }
     }
 
-    /// Why there is nothing to choose from, if that is for want of evidence.
+    /// Returns why there are no relays to choose from, if evidence is the reason.
     fn refused(&self, directory: &VerifiedDirectory, error: &SelectionError) -> Option<String> {
         let Self::Evidence(trusted) = self else { return None };
         if let SelectionError::Missing { .. } = error {
@@ -550,9 +552,9 @@ impl Judge {
         let (id, refusal) = refused.next()?;
         let others = refused.count();
         let others =
-            if others == 0 { String::new() } else { format!(" ({others} others are refused too: openrelay verify)") };
+            if others == 0 { String::new() } else { format!(" ({others} more are refused; run: openrelay verify)") };
         Some(match judged.fault() {
-            Some(fault) => format!("no relay can be judged: {fault}"),
+            Some(fault) => format!("no relay can be verified: {fault}"),
             None => why(id, refusal) + &others,
         })
     }
@@ -561,7 +563,7 @@ impl Judge {
         matches!(self, Self::Evidence(trusted) if trusted.0.is_unserved())
     }
 
-    /// Two hops on two chips, of two vendors if that can be had.
+    /// Chooses two hops on two chips, of two platforms if possible.
     fn pair<'a>(
         &self,
         usable: &'a Directory,
@@ -584,7 +586,8 @@ impl Judge {
             Err(SelectionError::Conflict) => {}
             Err(error) => return Err(named(error)),
             Ok((ingress, first)) => {
-                // The ingress stays, and an egress of the other vendor is drawn by its weight, not sought: of few they would get everybody's traffic.
+                // The ingress stays. An egress of the other platform is drawn by weight, not picked on purpose: if a
+                // platform has few egresses, they would get everybody's traffic.
                 let again = Wish { ingress: Some(ingress.relay_id), ..*wish };
                 let mut egress = first;
                 for _ in 0..DRAWS {
@@ -597,7 +600,7 @@ impl Judge {
                 return Ok((ingress, first));
             }
         }
-        // Nobody has both, and still they may not be hops of one circuit: for their chips.
+        // A pair exists, but the chips of its relays keep them out of one circuit.
         let (one, two) = selection::circuit(usable, wish, |_, _| true, below).map_err(named)?;
         let refusal = refusal(one, two).unwrap_or(Refusal::SameChip);
         Err(ConnectError::Untrusted(format!("{refusal} [{}]; {}", refusal.code(), refusal.next_step())))
@@ -621,19 +624,19 @@ impl Judge {
     }
 }
 
-/// What was found about a relay, if it is believed.
+/// Returns the verdict on a relay, if the relay was accepted.
 pub fn attested_hop(judged: &Judged, relay_id: u64) -> Option<AttestedHop> {
     let verdict = judged.verdict(relay_id).ok()?.clone();
     let approved = judged.image(&verdict)?;
     Some(AttestedHop { relay_id, verdict, round: approved.round, rebuilt_by: approved.image.rebuilt_by.clone() })
 }
 
-/// Where values of images that were rebuilt on this machine are kept, in the folder `state`.
+/// Returns the path of the file in the folder `state` that lists the values of images rebuilt on this machine.
 pub fn rebuilt_images(state: &Path) -> PathBuf {
     state.join("rebuilt-images")
 }
 
-/// What is good enough by the configuration.
+/// Returns the trust policy that the configuration sets.
 fn standard_of(path: &Path, file: &ClientFile, options: &Options) -> Result<Standard, ConnectError> {
     let standard = options.standard.clone();
     let Some(policy) = &file.policy else { return Ok(standard) };
@@ -642,18 +645,19 @@ fn standard_of(path: &Path, file: &ClientFile, options: &Options) -> Result<Stan
     Ok(standard.with_file(&crate::config::beside(path, policy), rebuilt)?)
 }
 
-/// What is good enough by the configuration `path`.
+/// Returns the trust policy that the configuration `path` sets.
 ///
 /// # Errors
-/// [`ConnectError`] when it or its policy does not read.
+/// [`ConnectError`] if the configuration or its policy file cannot be read or is malformed.
 pub fn standard_for(path: &Path, options: &Options) -> Result<Standard, ConnectError> {
     standard_of(path, &read(path)?, options)
 }
 
-/// The relays of the directory that the configuration `path` names, judged as they would be for a circuit.
+/// Judges the relays of a directory with the configuration `path`, as for a circuit. Returns `None` if they are the
+/// user's own and need no evidence.
 ///
 /// # Errors
-/// [`ConnectError`] says why there is none.
+/// [`ConnectError`] if the configuration is unusable.
 pub fn judged_of(
     path: &Path,
     directory: &VerifiedDirectory,
@@ -666,27 +670,28 @@ pub fn judged_of(
     }
 }
 
-/// Numbers below a limit, for drawing hops.
+/// Returns a source of random numbers below a limit, for drawing hops.
 fn below(random: &mut OsRandom) -> impl FnMut(u64) -> u64 + '_ {
     |limit| u64::from_le_bytes(array(random)) % limit.max(1)
 }
 
-/// The file in the folder `state` in which the last reading of this chain is kept.
+/// Returns the path of the file in the folder `state` that caches this chain's last reading.
 pub fn kept_of(chain: &ChainFile, state: &Path) -> PathBuf {
     Memory::of(state, &chain.trust().network_id()).reading
 }
 
-/// The directory that the configuration `path` names, as it is proven now, with what is remembered in the folder `state`; also a warning.
+/// Returns the directory of the configuration `path`, proven as recently as possible, and a warning. Uses and updates
+/// the files in the folder `state`.
 ///
 /// # Errors
-/// [`ConnectError`] says why there is none.
+/// [`ConnectError`] says why there is no directory.
 pub fn directory_of(path: &Path, state: &Path) -> Result<(VerifiedDirectory, Option<String>), ConnectError> {
     let file: ClientFile = read(path)?;
     let origin = file.origin(path)?;
     look_up(&origin, state).map(|(directory, _, warning)| (directory, warning))
 }
 
-/// The directory of a chain, if it was read just now.
+/// Returns the cached directory of a chain, if it was read recently.
 fn read_lately(origin: &Origin, state: &Path) -> Option<(VerifiedDirectory, Memory)> {
     let Origin::Chain(chain) = origin else { return None };
     let memory = Memory::of(state, &chain.trust().network_id());
@@ -708,9 +713,9 @@ fn look_up(origin: &Origin, state: &Path) -> Result<(VerifiedDirectory, Memory, 
     }
 }
 
-/// The families in which this host has a route to some relay.
+/// Returns the address families in which this host has a route to some relay.
 fn reachable_families(directory: &Directory) -> Result<Families, HostError> {
-    let mut netlink = Netlink::open().map_err(HostError::at("talk to the kernel's routing"))?;
+    let mut netlink = Netlink::open().map_err(HostError::at("open a netlink socket"))?;
     let mut has = |v6: bool| {
         let mut endpoints = directory.body().relays.iter().filter_map(|relay| relay.endpoint(v6));
         endpoints.any(|endpoint| netlink.route_link(endpoint.ip()).is_ok())
@@ -718,19 +723,20 @@ fn reachable_families(directory: &Directory) -> Result<Families, HostError> {
     Ok(Families { v4: has(false), v6: has(true) })
 }
 
-/// What the client remembers between connections, of each network by itself: networks are told apart by who signs their directories.
+/// Files that the client keeps between connections. Each network has its own. The key that signs its directory, or
+/// its network ID on a chain, tells networks apart.
 struct Memory {
-    /// The file with the highest directory sequence seen.
+    /// Holds the highest directory sequence number seen.
     sequence: PathBuf,
-    /// The file with the ingress of the circuit before.
+    /// Holds the ingress of the previous circuit.
     ingress: PathBuf,
-    /// The file with the last reading of the chain.
+    /// Caches the chain's last reading.
     reading: PathBuf,
 }
 
 impl Memory {
     fn of(folder: &Path, trusted: &[u8; 32]) -> Self {
-        // Where this fails so does writing, which is reported.
+        // If this fails, so does writing the files, which is reported.
         let _ = fs::create_dir_all(folder);
         let network = hex::encode(trusted.first_chunk::<8>().unwrap_or(&[0; 8]));
         Self {
@@ -740,7 +746,8 @@ impl Memory {
         }
     }
 
-    /// A host where this cannot be read, or kept, takes a new ingress each time.
+    /// Returns the ingress of the previous circuit. A host that cannot read or write the file uses a new ingress each
+    /// time.
     fn ingress(&self) -> Option<u64> {
         fs::read_to_string(&self.ingress).ok()?.trim().parse().ok()
     }

@@ -1,6 +1,6 @@
-//! The clocks: monotonic time for the protocol, minutes for handshakes.
+//! Clocks: monotonic time for the protocol, Unix time for handshakes, directories and evidence.
 //!
-//! Owns the only reading of clocks on the data path.
+//! Owns the only code of the data path that reads a clock.
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -11,23 +11,24 @@ use openrelay_proto::time::Time;
 pub struct Clock(Instant);
 
 impl Clock {
-    /// A clock that starts now.
+    /// Starts a clock.
     pub fn start() -> Self {
         Self(Instant::now())
     }
 
-    /// Now.
+    /// Returns the time since the clock started.
     pub fn now(&self) -> Time {
         Time::from_micros(u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
 }
 
-/// Seconds of the system's clock since the Unix epoch.
+/// Returns the system clock's seconds since the Unix epoch.
 pub fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// Minutes of the system's clock since the Unix epoch. Self-hosted networks verify no time beyond it.
+/// Returns the system clock's minutes since the Unix epoch. Self-hosted networks check the system clock against
+/// nothing else.
 pub fn unix_minutes() -> u32 {
     u32::try_from(unix_seconds() / 60).unwrap_or(u32::MAX)
 }

@@ -1,6 +1,7 @@
 //! Configuration files of relays and clients.
 //!
-//! Owns their form and the reading of what they name: directory, keys. Every error says which file, line and key, and what would be right.
+//! Owns their format, and reads what they refer to: directory and keys. Every error names the file, the line and the
+//! key, and says what is expected.
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
@@ -13,7 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::chain_file::ChainFile;
 
-/// Largest configuration or key file that is read, in bytes.
+/// Largest configuration or key file, in bytes.
 const MAX_FILE: u64 = 2 << 20;
 
 /// What is wrong with a configuration.
@@ -22,17 +23,17 @@ pub enum ConfigError {
     /// A file cannot be read.
     #[error("cannot read {path}: {source}")]
     Read {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
-    /// A file does not say what it should.
+    /// A file has invalid content.
     #[error("{path}: {fault}")]
     Fault {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// What is wrong, with line and key, and what would be right.
+        /// What is wrong, with line and key, and what is expected.
         fault: String,
         /// The line, from 1 on, and the key, as far as they are known.
         at: (Option<usize>, Option<String>),
@@ -40,7 +41,8 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    /// The file, line and key alone. What is wrong may quote the file, which a guest's host must not read.
+    /// Returns file, line and key without the message. The message may quote the file, which the host of a guest must
+    /// not read.
     pub fn without_content(&self) -> String {
         match self {
             Self::Read { path, source } => format!("cannot read {}: {}", path.display(), source.kind()),
@@ -61,7 +63,7 @@ impl ConfigError {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AdmissionMode {
-    /// Everybody is admitted and nothing is proven.
+    /// Everybody is admitted; users prove nothing.
     Open,
 }
 
@@ -72,7 +74,7 @@ pub enum AttestationMode {
     /// That a chip has started an image that validators approved.
     #[default]
     Required,
-    /// Nothing: they are the user's own.
+    /// Nothing: the relays are the user's own.
     None,
 }
 
@@ -80,45 +82,46 @@ pub enum AttestationMode {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RelayFile {
-    /// What it serves as.
+    /// The relay's role.
     pub role: Role,
-    /// Its number in the directory.
+    /// The relay ID in the directory.
     pub relay_id: u64,
-    /// Addresses that it listens on, at most one of each family.
+    /// Addresses to listen on, at most one of each family.
     pub listen: Vec<SocketAddr>,
     /// The signed directory.
     #[serde(default)]
     pub directory: Option<PathBuf>,
-    /// The key that the directory is signed with, 64 hexadecimal digits.
+    /// The key that signs the directory, 64 hexadecimal digits.
     #[serde(default)]
     pub directory_key: Option<String>,
-    /// File with its secret handshake key, which only its owner may read. Not with a chain: the key is made at each start then.
+    /// File with the secret handshake key, readable by its owner only. Not used with a chain: the key is then made at
+    /// each start.
     #[serde(default)]
     pub handshake_key: Option<PathBuf>,
     /// The chain that proves the directory, instead of a signed file.
     #[serde(default)]
     pub chain: Option<PathBuf>,
-    /// SHA-256 of the image that it runs, 64 hexadecimal digits; must be there with a chain.
+    /// SHA-256 of the image that the relay runs, 64 hexadecimal digits; required with a chain.
     #[serde(default)]
     pub image: Option<String>,
-    /// How users are admitted; must be named.
+    /// How users are admitted; required.
     pub admission: AdmissionMode,
-    /// Egress only: also take clients without an ingress, which shows it their addresses.
+    /// Egress only: also accept clients without an ingress, which shows their addresses to the egress.
     #[serde(default)]
     pub one_hop: bool,
-    /// Shards, each a thread; 0 for one per core.
+    /// Number of shards, each a thread; 0 for one per core.
     #[serde(default)]
     pub shards: u8,
-    /// Sessions per shard at most.
+    /// Maximum number of sessions per shard.
     #[serde(default = "default_capacity")]
     pub capacity: u32,
-    /// The numeric user that it becomes before it serves.
+    /// The numeric user ID that the relay switches to before it serves.
     #[serde(default = "default_user")]
     pub user: u32,
-    /// Whether datagrams are sent and received in trains; false where a network driver gets them wrong.
+    /// Whether datagrams are sent and received in trains; false if a network driver handles them wrongly.
     #[serde(default = "yes")]
     pub udp_trains: bool,
-    /// Egress only: name of its tunnel device.
+    /// Egress only: name of the tunnel device.
     #[serde(default = "default_egress_device")]
     pub device: String,
 }
@@ -130,32 +133,33 @@ pub struct ClientFile {
     /// The signed directory.
     #[serde(default)]
     pub directory: Option<PathBuf>,
-    /// The key that the directory is signed with, 64 hexadecimal digits.
+    /// The key that signs the directory, 64 hexadecimal digits.
     #[serde(default)]
     pub directory_key: Option<String>,
     /// The chain that proves the directory, instead of a signed file.
     #[serde(default)]
     pub chain: Option<PathBuf>,
-    /// Must name what the client accepts; `open` relays prove nothing.
+    /// The admission that the client accepts; required. Relays with `open` prove nothing by it.
     pub admission: AdmissionMode,
-    /// What relays must prove; `none` only with a directory of one's own relays.
+    /// What relays must prove. `none` is allowed only with a directory of your own relays.
     #[serde(default)]
     pub attestation: AttestationMode,
-    /// Which evidence is good enough; without it what clients are released with.
+    /// The policy file, which says which evidence is accepted. Without it, the policy that clients are released with
+    /// applies.
     #[serde(default)]
     pub policy: Option<PathBuf>,
     /// Name servers, asked through the tunnel.
     pub dns: Vec<IpAddr>,
-    /// This ingress and no other.
+    /// The only ingress to use.
     #[serde(default)]
     pub ingress: Option<u64>,
-    /// This egress and no other.
+    /// The only egress to use.
     #[serde(default)]
     pub egress: Option<u64>,
-    /// Seconds of silence after which a keepalive goes out; 0 for never.
+    /// Seconds of silence before a keepalive is sent; 0 for never.
     #[serde(default = "default_keepalive")]
     pub keepalive_s: u32,
-    /// Whether datagrams are sent and received in trains; false where a network driver gets them wrong.
+    /// Whether datagrams are sent and received in trains; false if a network driver handles them wrongly.
     #[serde(default = "yes")]
     pub udp_trains: bool,
     /// Name of the tunnel device.
@@ -163,17 +167,17 @@ pub struct ClientFile {
     pub device: String,
 }
 
-/// Where the directory comes from, and what it is trusted by.
+/// Where the directory comes from, and what it is verified by.
 #[derive(Clone, Debug)]
 pub enum Origin {
-    /// A file that this key has signed.
+    /// A file, verified by a signature.
     Signed {
         /// The file.
         path: PathBuf,
-        /// The key.
+        /// The key that signs it.
         trusted: [u8; 32],
     },
-    /// A chain.
+    /// A chain, verified by its proofs.
     Chain(Box<ChainFile>),
 }
 
@@ -189,28 +193,28 @@ impl Origin {
                 Ok(Self::Signed { path: beside(path, directory), trusted: public_key(path, "directory_key", key)? })
             }
             (None, None, Some(chain)) => Ok(Self::Chain(Box::new(ChainFile::load(&beside(path, chain))?))),
-            (_, _, Some(_)) => Err(key_fault(path, "chain", "stands for directory and directory_key; remove those")),
-            (None, _, None) => Err(fault(path, "directory and directory_key, or chain, must be there")),
-            (Some(_), None, None) => Err(fault(path, "directory_key must be there: the key that signed the directory")),
+            (_, _, Some(_)) => Err(key_fault(path, "chain", "replaces directory and directory_key; remove them")),
+            (None, _, None) => Err(fault(path, "directory and directory_key, or chain, must be set")),
+            (Some(_), None, None) => Err(fault(path, "directory_key must be set: the key that signs the directory")),
         }
     }
 }
 
 impl RelayFile {
-    /// Where the directory comes from; `path` is the configuration's own.
+    /// Returns where the directory comes from. `path` is the path of this configuration.
     ///
     /// # Errors
-    /// [`ConfigError`] when it names neither kind or both, or one that does not read.
+    /// [`ConfigError`] if neither kind or both are set, or if a key or the chain file is malformed.
     pub fn origin(&self, path: &Path) -> Result<Origin, ConfigError> {
         Origin::of(path, self.directory.as_deref(), self.directory_key.as_deref(), self.chain.as_deref())
     }
 }
 
 impl ClientFile {
-    /// Where the directory comes from; `path` is the configuration's own.
+    /// Returns where the directory comes from. `path` is the path of this configuration.
     ///
     /// # Errors
-    /// [`ConfigError`] when it names neither kind or both, or one that does not read.
+    /// [`ConfigError`] if neither kind or both are set, or if a key or the chain file is malformed.
     pub fn origin(&self, path: &Path) -> Result<Origin, ConfigError> {
         Origin::of(path, self.directory.as_deref(), self.directory_key.as_deref(), self.chain.as_deref())
     }
@@ -224,7 +228,7 @@ fn default_capacity() -> u32 {
     65_536
 }
 
-/// Nobody's: the user that Debian calls `nobody`.
+/// The user that Debian calls `nobody`.
 fn default_user() -> u32 {
     65_534
 }
@@ -241,7 +245,7 @@ fn default_keepalive() -> u32 {
     25
 }
 
-/// Reads a configuration; paths in it count from its own folder.
+/// Reads a configuration. Paths in it are relative to its folder.
 ///
 /// # Errors
 /// [`ConfigError`] with file, line and key.
@@ -251,7 +255,7 @@ pub fn read<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T, ConfigError> {
     toml::from_str(&text).map_err(|error: toml::de::Error| {
         let before = error.span().and_then(|span| text.get(..span.start));
         let line = before.map(|before| before.matches('\n').count() + 1);
-        // A name that one of our types has, not whatever stands there.
+        // Reports only names that can be keys, never arbitrary content of the file.
         let known = |key: &&str| error.message().starts_with("invalid ") && is_key(key);
         let named = line.and_then(|line| text.lines().nth(line - 1)).and_then(|line| line.split_once('='));
         let key = named.map(|(key, _)| key.trim()).filter(known).map(str::to_owned);
@@ -259,17 +263,17 @@ pub fn read<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T, ConfigError> {
     })
 }
 
-/// Whether this could be a key of ours.
+/// Returns whether this can be the name of a key.
 fn is_key(key: &str) -> bool {
     !key.is_empty() && key.len() <= 24 && key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
 }
 
-/// A fault of `path` in words.
+/// Returns an error about the file `path`.
 pub fn fault(path: &Path, fault: impl Into<String>) -> ConfigError {
     ConfigError::Fault { path: path.to_owned(), fault: fault.into(), at: (None, None) }
 }
 
-/// A fault in the value of `key` in the configuration `path`: what it must be.
+/// Returns an error about the value of `key` in the configuration `path`: what it must be.
 pub fn key_fault(path: &Path, key: &str, must: impl std::fmt::Display) -> ConfigError {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let is_key = |line: &str| line.split_once('=').is_some_and(|(name, _)| name.trim() == key);
@@ -281,7 +285,7 @@ pub fn key_fault(path: &Path, key: &str, must: impl std::fmt::Display) -> Config
     ConfigError::Fault { path: path.to_owned(), fault, at: (line, Some(key.to_owned())) }
 }
 
-/// `file` as it stands in the configuration `config`.
+/// Resolves the path `file` from the configuration `config`.
 pub fn beside(config: &Path, file: &Path) -> PathBuf {
     config.parent().map_or_else(|| file.to_owned(), |folder| folder.join(file))
 }
@@ -289,12 +293,12 @@ pub fn beside(config: &Path, file: &Path) -> PathBuf {
 /// Reads a file of limited size.
 ///
 /// # Errors
-/// [`ConfigError`] when it cannot be read or is too large.
+/// [`ConfigError`] if it cannot be read or is too large.
 pub fn read_bytes(path: &Path) -> Result<Vec<u8>, ConfigError> {
     let refuse = |source| ConfigError::Read { path: path.to_owned(), source };
     let size = std::fs::metadata(path).map_err(refuse)?.len();
     if size > MAX_FILE {
-        return Err(fault(path, format!("has {size} bytes; at most {MAX_FILE} are read")));
+        return Err(fault(path, format!("has {size} bytes; at most {MAX_FILE} are allowed")));
     }
     std::fs::read(path).map_err(refuse)
 }
@@ -302,23 +306,23 @@ pub fn read_bytes(path: &Path) -> Result<Vec<u8>, ConfigError> {
 /// Reads a secret key of 64 hexadecimal digits from a file that only its owner may read.
 ///
 /// # Errors
-/// [`ConfigError`] when the file is open to others or holds something else.
+/// [`ConfigError`] if other users may read the file, or it holds something else.
 pub fn read_secret(path: &Path) -> Result<Zeroizing<[u8; 32]>, ConfigError> {
     let metadata = std::fs::metadata(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     let mode = metadata.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
         let shown = path.display();
-        return Err(fault(path, format!("others may read this secret (mode {mode:o}); run: chmod 600 {shown}")));
+        return Err(fault(path, format!("other users may read this secret (mode {mode:o}); run: chmod 600 {shown}")));
     }
     let bytes = Zeroizing::new(read_bytes(path)?);
     let text = std::str::from_utf8(&bytes).unwrap_or("").trim();
     hex::decode(text).map(Zeroizing::new).ok_or_else(|| fault(path, "must hold 64 hexadecimal digits"))
 }
 
-/// Reads a public key of 64 hexadecimal digits from the value of `key` in the configuration `path`.
+/// Parses a public key of 64 hexadecimal digits, the value of `key` in the configuration `path`.
 ///
 /// # Errors
-/// [`ConfigError`] when it is something else.
+/// [`ConfigError`] if it is something else.
 pub fn public_key(path: &Path, key: &str, value: &str) -> Result<[u8; 32], ConfigError> {
     hex::decode(value).ok_or_else(|| key_fault(path, key, "must be 64 hexadecimal digits"))
 }
@@ -326,7 +330,7 @@ pub fn public_key(path: &Path, key: &str, value: &str) -> Result<[u8; 32], Confi
 /// Checks the addresses that a relay listens on.
 ///
 /// # Errors
-/// [`ConfigError`] when there are none, or two of one family.
+/// [`ConfigError`] if there are none, or two of one family.
 pub fn check_listen(path: &Path, listen: &[SocketAddr]) -> Result<(), ConfigError> {
     let v6 = listen.iter().filter(|address| address.is_ipv6()).count();
     if listen.is_empty() || v6 > 1 || listen.len() - v6 > 1 {
@@ -335,10 +339,10 @@ pub fn check_listen(path: &Path, listen: &[SocketAddr]) -> Result<(), ConfigErro
     Ok(())
 }
 
-/// Checks the name of a tunnel device: what the kernel takes, and what needs no quoting in a firewall.
+/// Checks the name of a tunnel device: the kernel must accept it, and nftables must need no quotes for it.
 ///
 /// # Errors
-/// [`ConfigError`] when it is no such name.
+/// [`ConfigError`] if the name is not of this form.
 pub fn check_device(path: &Path, device: &str) -> Result<(), ConfigError> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     if device.is_empty() || device.len() > 15 || !device.bytes().all(is_plain) {
@@ -353,7 +357,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn faults_name_file_line_and_key_and_say_what_would_be_right() {
+    fn error_names_file_line_and_key_and_says_what_is_expected() {
         let path = std::env::temp_dir().join(format!("openrelay-test-{}-relay.toml", std::process::id()));
         std::fs::write(&path, "# a relay\nrole = \"egress\"\nlisten = []\ndirectory_key = \"12\"\nuser = \"x\"\n")
             .unwrap();

@@ -1,6 +1,6 @@
-//! The directory as this node uses it: read, checked, turned into what the protocol takes.
+//! The directory as this node uses it: read, verified, and converted for the protocol.
 //!
-//! Owns [`RegisteredRelay`], which only a verified directory makes: no circuit opens without one.
+//! Owns [`RegisteredRelay`], which only a verified directory makes. No circuit opens without one.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,17 +16,17 @@ use openrelay_proto::relay::Peer;
 use crate::clock::unix_seconds;
 use crate::config::{ConfigError, fault, read_bytes};
 
-/// A directory that was verified: by a signature, or by a chain.
+/// A directory that was verified, by a signature or by a chain.
 #[derive(Clone, Debug)]
 pub struct VerifiedDirectory {
     directory: Directory,
-    /// What it was proven by, where a chain proves it.
+    /// The reading that proves it, if a chain does.
     reading: Option<Arc<Reading>>,
-    /// Whether whoever read it knows of no newer block.
+    /// Whether its reader knew of no newer block.
     newest_known: bool,
 }
 
-/// A relay that a verified directory names. Not `Clone`: it stands for one check and is used up by one circuit.
+/// A relay of a verified directory. Not `Clone`: it stands for one check, and a circuit consumes it.
 #[cfg(feature = "chain")]
 #[derive(Debug)]
 pub struct RegisteredRelay {
@@ -42,7 +42,8 @@ impl RegisteredRelay {
 }
 
 impl VerifiedDirectory {
-    /// Reads the directory in the file `path` and checks it against `trusted`, now, given the highest sequence `seen`.
+    /// Reads the directory in the file `path`. Verifies it against the key `trusted`, the current time and the
+    /// highest sequence number `seen`.
     ///
     /// # Errors
     /// [`ConfigError`] says why it is refused.
@@ -53,8 +54,8 @@ impl VerifiedDirectory {
         Ok(Self { directory, reading: None, newest_known: false })
     }
 
-    /// The directory that a reading of a chain proves, which is at most `max_age` seconds old, given the highest block `seen`. Newer blocks may be
-    /// known; [`VerifiedDirectory::as_newest_of`] says otherwise.
+    /// Returns the directory that a reading of a chain proves. It must be at most `max_age` seconds old and not older
+    /// than the block `seen`. A newer block may be known, unless [`VerifiedDirectory::as_newest_of`] says otherwise.
     ///
     /// # Errors
     /// [`ReadingError`] says why it is refused.
@@ -63,15 +64,16 @@ impl VerifiedDirectory {
         Ok(Self { directory, reading: Some(Arc::new(reading)), newest_known: false })
     }
 
-    /// The same, with the highest sequence seen kept in the file `memory`; also returns a warning when it cannot be kept, so that an older
-    /// directory would not be noticed after a restart.
+    /// Does the same as [`VerifiedDirectory::read`], and remembers the highest sequence number seen in the file
+    /// `memory`. Returns a warning if the number cannot be saved: an older directory would then go unnoticed after a
+    /// restart.
     ///
     /// # Errors
-    /// [`ConfigError`] says why it is refused: also when `memory` is there and does not read.
+    /// [`ConfigError`] says why it is refused. An existing but malformed `memory` is an error too.
     pub fn read_newest(path: &Path, trusted: [u8; 32], memory: &Path) -> Result<(Self, Option<String>), ConfigError> {
         let seen = match std::fs::read_to_string(memory) {
             Ok(text) => text.trim().parse().map_err(|_| {
-                fault(memory, "must hold the highest directory sequence seen; delete it to forget that")
+                fault(memory, "must hold the highest directory sequence number seen; delete it to forget it")
             })?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
             Err(source) => return Err(ConfigError::Read { path: memory.to_owned(), source }),
@@ -82,45 +84,46 @@ impl VerifiedDirectory {
             return Ok((this, None));
         }
         let written = replace(memory, format!("{sequence}\n").as_bytes());
-        let warning = |error| format!("cannot remember the directory's sequence in {}: {error}", memory.display());
+        let warning = |error| format!("cannot save the directory's sequence in {}: {error}", memory.display());
         Ok((this, written.err().map(warning)))
     }
 
-    /// A directory that was verified just now, with what proves it: nothing but a check makes one. No newer block is known.
+    /// Returns a directory that was verified just now, with the reading that proves it. Only a verification makes a
+    /// [`Directory`]. No newer block is known.
     pub fn of_proven(directory: Directory, reading: Reading) -> Self {
         Self { directory, reading: Some(Arc::new(reading)), newest_known: true }
     }
 
-    /// The same directory for a reader who knows of no block above `newest`.
+    /// Returns the same directory for a reader who knows of no block above `newest`.
     #[must_use]
     pub fn as_newest_of(mut self, newest: u64) -> Self {
         self.newest_known = self.directory.body().sequence >= newest;
         self
     }
 
-    /// Whether whoever read it knows of no newer block: evidence of its relays may then be judged longer by it.
+    /// Returns whether its reader knew of no newer block. Evidence is then accepted against it for a longer time.
     pub const fn is_newest_known(&self) -> bool {
         self.newest_known
     }
 
-    /// What it was proven by; `None` where a signature stands for it.
+    /// Returns the reading that proves it; `None` if it is verified by a signature.
     pub fn reading(&self) -> Option<&Reading> {
         self.reading.as_deref()
     }
 
-    /// What the directory says.
+    /// Returns the content of the directory.
     pub fn directory(&self) -> &Directory {
         &self.directory
     }
 
-    /// The relay with this record as a circuit takes it; `None` when the record is not of this directory.
+    /// Returns the relay with this record, ready for a circuit; `None` if this directory has no such relay.
     #[cfg(feature = "chain")]
     pub fn register(&self, record: &Record) -> Option<RegisteredRelay> {
         let own = self.directory.relay(record.relay_id)?;
         Some(RegisteredRelay { responder: self.responder(own)?, endpoints: own.endpoints.clone() })
     }
 
-    /// The identity of `record` in handshakes.
+    /// Returns the identity of `record` in handshakes; `None` if its key is malformed.
     pub fn responder(&self, record: &Record) -> Option<Responder> {
         Some(Responder {
             network: self.directory.network_id(),
@@ -134,7 +137,8 @@ impl VerifiedDirectory {
         })
     }
 
-    /// The relays of the other role, with the endpoints that a relay which listens on these families can reach.
+    /// Returns the relays of the other role, with the endpoints that a relay listening on these address families can
+    /// reach.
     pub fn peers(&self, own: Role, v4: bool, v6: bool) -> BTreeMap<RelayId, Peer> {
         let others = self.directory.body().relays.iter().filter(|record| record.role != own);
         let peers = others.filter_map(|record| {
@@ -146,13 +150,13 @@ impl VerifiedDirectory {
     }
 }
 
-/// Writes in two steps, so that a crash leaves the old content or the new.
+/// Replaces a file in two steps, so that a crash leaves either the old or the new content.
 ///
 /// # Errors
-/// When the file, or the draft beside it, cannot be written.
+/// The I/O error if the file, or the draft beside it, cannot be written.
 pub fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     use std::io::Write as _;
-    // Of each process by itself, so that two who write at once do not mix.
+    // Each process has its own draft, so that two processes do not mix their writes.
     let draft = path.with_extension(format!("{}.new", std::process::id()));
     let write = || {
         let mut file = std::fs::File::create(&draft)?;
@@ -161,7 +165,7 @@ pub fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
         std::fs::rename(&draft, path)
     };
     write().inspect_err(|_| {
-        // On a disk that is full it would be in the way; where it could not be made there is none.
+        // On a full disk the draft would take up space. If it could not be created, there is nothing to remove.
         let _ = std::fs::remove_file(&draft);
     })
 }
@@ -173,9 +177,9 @@ mod tests {
     use openrelay_ledger::hex;
 
     #[test]
-    fn what_cannot_be_written_leaves_no_draft() {
+    fn failed_write_leaves_no_draft() {
         let folder = std::env::temp_dir().join(format!("openrelay-draft-{}", std::process::id()));
-        // A folder is in the file's place.
+        // A folder occupies the file's path.
         std::fs::create_dir_all(folder.join("file/inner")).unwrap();
         replace(&folder.join("file"), b"content").unwrap_err();
         let names: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
@@ -184,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_older_than_one_seen_is_refused_after_a_restart_too() {
+    fn directory_older_than_one_seen_is_refused_after_restart() {
         let folder = std::env::temp_dir().join(format!("openrelay-test-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let (path, memory) = (folder.join("directory.signed"), folder.join("directory.seen"));
@@ -216,7 +220,7 @@ mod tests {
         assert_eq!(read().unwrap(), None);
         assert_eq!(read().unwrap(), None);
         publish(4);
-        assert!(read().unwrap_err().to_string().contains('5'), "says what was seen");
+        assert!(read().unwrap_err().to_string().contains('5'), "the error names the number seen");
         publish(6);
         assert_eq!(read().unwrap(), None);
         publish(5);

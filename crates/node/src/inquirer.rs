@@ -1,7 +1,8 @@
-//! Asking relays for their evidence, as ordinary clients do: what mirrors collect, and validators look at.
+//! Asks relays for their evidence the same way as ordinary clients do. Mirrors collect the answers, and validators
+//! check them.
 //!
-//! Owns a question on a socket of its own. An egress is asked through an ingress, which is asked first. Nothing that is answered
-//! is trusted here.
+//! Owns one query on a socket of its own. An egress is queried through an ingress, which is queried first. Never
+//! trusts an answer.
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
@@ -21,36 +22,37 @@ use crate::random::OsRandom;
 /// How long a relay may take to answer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Why a relay has shown nothing.
+/// Why a relay has shown no evidence.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum InquiryError {
-    /// It does not answer.
-    #[error("it does not answer")]
+    /// The relay did not answer in time.
+    #[error("the relay does not answer")]
     Silent,
-    /// It says that it has none.
-    #[error("it has no evidence")]
+    /// The relay reports that it has no evidence.
+    #[error("the relay has no evidence")]
     None,
-    /// What it shows is no evidence.
-    #[error("what it shows does not read: {0}")]
+    /// The relay's evidence cannot be parsed.
+    #[error("the relay's evidence is malformed: {0}")]
     Malformed(openrelay_attest::Refusal),
-    /// This machine has no way to it.
-    #[error("this machine cannot ask it")]
+    /// This machine cannot open a circuit to the relay, or cannot reach it.
+    #[error("this machine cannot reach the relay")]
     Unreachable,
-    /// There is no ingress to ask an egress through.
-    #[error("no ingress answers through which it could be asked")]
+    /// No ingress answers, so the egress cannot be asked.
+    #[error("no ingress answers, so the egress cannot be asked")]
     NoIngress,
 }
 
-/// Asks one relay one question.
+/// Asks one relay for its evidence.
 pub(crate) trait Ask: Sync {
-    /// What a relay shows, an egress through an ingress that has shown evidence with this digest.
+    /// Returns the evidence that a relay shows. An egress is asked through an ingress that has shown evidence with
+    /// this digest.
     ///
     /// # Errors
     /// [`InquiryError`].
     fn ask(&self, relay: &Record, through: Option<(&Record, EvidenceDigest)>) -> Result<Evidence, InquiryError>;
 }
 
-/// The relays of a directory, over the network.
+/// The relays of a directory, asked over the network.
 pub(crate) struct Network<'a>(pub(crate) &'a VerifiedDirectory);
 
 impl Ask for Network<'_> {
@@ -69,7 +71,7 @@ impl Ask for Network<'_> {
                 let _ = socket.send(&datagram);
             }
             let rest = client.poll_timeout().since(clock.now()).min(until.saturating_duration_since(Instant::now()));
-            // Zero would be for ever.
+            // A timeout of zero would mean none.
             let _ = socket.set_read_timeout(Some(rest.max(Duration::from_millis(1))));
             if let Ok(length) = socket.recv(&mut buffer)
                 && let Some(datagram) = buffer.get_mut(..length)
@@ -94,17 +96,18 @@ impl Ask for Network<'_> {
 /// Asks relays of a directory one after the other, and remembers which ingresses answer.
 pub struct Inquirer<'a> {
     directory: &'a VerifiedDirectory,
-    /// What ingresses have shown, by which egresses can be asked through them; `None` for those that were silent.
+    /// Digests of the evidence that ingresses have shown; egresses are asked through them. `None` for an ingress that
+    /// was silent.
     ingresses: BTreeMap<u64, Option<EvidenceDigest>>,
 }
 
 impl<'a> Inquirer<'a> {
-    /// One that has asked nobody yet.
+    /// Returns an inquirer that has asked no relay yet.
     pub fn new(directory: &'a VerifiedDirectory) -> Self {
         Self { directory, ingresses: BTreeMap::new() }
     }
 
-    /// What a relay shows.
+    /// Returns the evidence that a relay shows.
     ///
     /// # Errors
     /// [`InquiryError`].
@@ -120,7 +123,7 @@ impl<'a> Inquirer<'a> {
         staple_of(shown)
     }
 
-    /// An ingress that answers, drawn at random each time, and that may be a hop before this egress.
+    /// Returns an ingress that answers and may share a circuit with this egress, drawn at random each time.
     fn an_ingress(&mut self, egress: &Record) -> Result<(&'a Record, EvidenceDigest), InquiryError> {
         let all = self.directory.directory().body().relays.iter();
         let mut all: Vec<&Record> =
@@ -136,13 +139,13 @@ impl<'a> Inquirer<'a> {
     }
 }
 
-/// Takes one out at random.
+/// Removes and returns a random element.
 pub(crate) fn draw<T>(all: &mut Vec<T>) -> Option<T> {
     let drawn = u64::from_le_bytes(array(&mut OsRandom::default())).checked_rem(u64::try_from(all.len()).ok()?)?;
     Some(all.swap_remove(usize::try_from(drawn).ok()?))
 }
 
-/// The digest by which an egress can be asked through an ingress that has shown this.
+/// Returns the digest by which an egress can be asked through an ingress that has shown this.
 pub(crate) fn digest_of(shown: &Result<Evidence, InquiryError>) -> Option<EvidenceDigest> {
     match shown {
         Ok(Evidence::Staple(bytes)) => Staple::decode(bytes).ok().map(|staple| staple.evidence.identity()),
@@ -151,7 +154,7 @@ pub(crate) fn digest_of(shown: &Result<Evidence, InquiryError>) -> Option<Eviden
     }
 }
 
-/// The evidence in what a relay has shown.
+/// Returns the evidence in what a relay has shown.
 pub(crate) fn staple_of(shown: Result<Evidence, InquiryError>) -> Result<Staple, InquiryError> {
     match shown? {
         Evidence::Staple(bytes) => Staple::decode(&bytes).map_err(InquiryError::Malformed),
@@ -172,7 +175,7 @@ fn answer(client: &mut Client) -> Option<Result<Evidence, InquiryError>> {
     None
 }
 
-/// A socket that talks to this address alone; `None` where there is no way to it.
+/// Returns a socket connected to this address; `None` if there is no route to it.
 fn socket_to(remote: SocketAddr) -> Option<UdpSocket> {
     let local: SocketAddr = if remote.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
     let socket = UdpSocket::bind(local).ok()?;

@@ -1,7 +1,7 @@
-//! The shells around the protocol: sockets, devices, threads, files.
+//! Everything around the protocol that touches the system: sockets, devices, threads, files, and queries to a chain.
 //!
-//! Owns the data path's loops, which are plain threads. A feature per role: `relay` and `client`; `chain` for what asks a chain's endpoints.
-//! Roots of trust are values that `main` passes in.
+//! Owns the loops of the data path, which are plain threads. Each role has a feature: `relay` and `client`; `chain`
+//! adds queries to a chain's endpoints. Never chooses roots of trust: `main` passes them in as values.
 
 #[cfg(feature = "chain")]
 pub mod attestation;
@@ -27,8 +27,9 @@ mod train;
 
 use openrelay_proto::suite::{Suite, Suites};
 
-/// The suites that this processor is good at: ChaCha20-Poly1305, and each of the others where it has all instructions
-/// that the library needs (without them it falls back to code that is many times slower).
+/// Returns the cipher suites that this processor runs fast. ChaCha20-Poly1305 is always among them. Each of the
+/// others is added only if the processor has all instructions that the library needs. Without them the library falls
+/// back to code that is many times slower.
 pub(crate) fn suites() -> Suites {
     #[cfg(target_arch = "x86_64")]
     let (gcm, aegis) = {

@@ -1,8 +1,9 @@
-//! Joining packets from the tunnel into trains for a TUN device.
+//! Joins packets from the tunnel into trains for a TUN device.
 //!
-//! Owns the packet under construction; its payloads stay where they were decrypted, and one vectored write hands them over.
-//! Joins only what this host's own parse finds to be consecutive pieces of one flow with checksums left open.
-//! Source: linux `tcp_gro_receive`, `udp_gro_receive` for what may be joined.
+//! Owns the packet under construction. Its payloads stay where they were decrypted, and one vectored write hands them
+//! to the device. Joins only packets that this host's own parse finds to be consecutive pieces of one flow with
+//! unfinished checksums.
+//! Source: Linux `tcp_gro_receive` and `udp_gro_receive` for what may be joined.
 
 use std::io::IoSlice;
 use std::ops::Range;
@@ -10,11 +11,11 @@ use std::ops::Range;
 use openrelay_proto::ip::{Packet, TCP, UDP, checksum};
 use openrelay_sys::tun::{Segmentation, TunQueue, VNET_LEN, VnetHeader};
 
-/// Pieces of one train at most.
+/// Most pieces in one train.
 const MAX_PIECES: usize = 64;
-/// Bytes of a joined packet at most: what its own length field holds.
+/// Largest joined packet, in bytes: the limit of its length field.
 const MAX_LEN: usize = 65_535;
-/// Bytes of headers at most: IPv4 and TCP, both with all options. A packet with longer ones is refused.
+/// Longest headers, in bytes: IPv4 and TCP, both with all options. A packet with longer headers is refused.
 const MAX_HEADERS: usize = 120;
 const ACK: u8 = 0x10;
 const PSH: u8 = 0x08;
@@ -31,14 +32,14 @@ pub struct Merger {
     segment: usize,
     payload: usize,
     pieces: Vec<Range<usize>>,
-    /// Packets that the device took.
+    /// Packets that the device accepted.
     pub written: u64,
-    /// Packets that the device refused.
+    /// Packets that the device refused, or whose headers were too long.
     pub refused: u64,
 }
 
 impl Merger {
-    /// A merger for a device that takes UDP trains, or not.
+    /// Returns a merger for a device; `udp` tells whether the device accepts UDP trains.
     pub fn new(udp: bool) -> Self {
         Self {
             udp,
@@ -55,7 +56,8 @@ impl Merger {
         }
     }
 
-    /// Adds the packet at `offset` of `buffer`; writes the one under construction first if it does not continue it.
+    /// Adds the packet at `offset` of `buffer`. If it does not continue the one under construction, writes that one
+    /// first.
     pub fn push(&mut self, queue: &TunQueue, buffer: &[u8], offset: usize, packet: Packet, partial: bool) {
         let Some(bytes) = buffer.get(offset..offset + packet.len) else { return };
         let header_len = packet.transport + packet.transport_header_len(bytes);
@@ -80,7 +82,7 @@ impl Merger {
         self.open = partial && !payload.is_empty() && !packet.fragment && self.may_grow(&packet, headers);
     }
 
-    /// Whether packets of this kind are joined at all.
+    /// Returns whether packets of this kind are joined at all.
     fn may_grow(&self, packet: &Packet, headers: &[u8]) -> bool {
         let dont_fragment = packet.is_v6() || packet.dont_fragment;
         match packet.protocol {
@@ -200,15 +202,15 @@ impl Merger {
     }
 }
 
-/// Whether two packets of one flow differ in nothing that a joined packet cannot express.
+/// Returns whether the network headers of two packets of one flow differ only in what a joined packet can express.
 fn same_network_header(first: &Packet, headers: &[u8], bytes: &[u8]) -> bool {
     if first.is_v6() {
-        // Version, class, flow label; next header and hop limit; extension headers.
+        // Version, traffic class, flow label; next header and hop limit; extension headers.
         headers.get(..4) == bytes.get(..4)
             && headers.get(6..8) == bytes.get(6..8)
             && headers.get(40..first.transport) == bytes.get(40..first.transport)
     } else {
-        // Version, length of the header, service; flags and fragment; time to live and protocol.
+        // Version, header length, type of service; flags and fragment offset; time to live and protocol.
         headers.get(..2) == bytes.get(..2)
             && headers.get(6..10) == bytes.get(6..10)
             && headers.get(20..first.transport) == bytes.get(20..first.transport)
@@ -229,7 +231,7 @@ fn set(bytes: &mut [u8], at: usize, value: usize) {
 mod tests {
     use super::*;
 
-    /// A later fragment: what stands where a transport header would is payload, of any length.
+    /// Returns a later fragment. It has payload of any length in the place of a transport header.
     fn fragment(v6: bool, protocol: u8, payload: &[u8]) -> Vec<u8> {
         let mut bytes = if v6 {
             let mut head = vec![0x60, 0, 0, 0, 0, 0, 44, 64];
@@ -267,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_longer_than_any_that_are_joined_are_counted() {
+    fn packet_with_oversized_headers_is_refused_and_counted() {
         let queue = TunQueue::sink().unwrap();
         let mut bytes = vec![0x60, 0, 0, 0, 0, 0, 0, 64];
         bytes.extend_from_slice(&[0x2a; 32]);

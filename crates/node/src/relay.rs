@@ -1,8 +1,8 @@
 //! A running relay: threads around the protocol's shards and handshaker.
 //!
-//! Owns which thread does what. One thread per shard moves packets, one does handshakes, at an egress one forgets connections of ended sessions; nothing
-//! else runs. Opening
-//! sockets and devices ([`Relay::prepare`]) comes before privileges are dropped, starting threads ([`Prepared::start`]) after.
+//! Owns which thread does what. One thread per shard moves packets, and one does handshakes. At an egress, one more
+//! deletes connections of ended sessions. There are no other threads. [`Relay::prepare`] opens sockets and devices
+//! before privileges are dropped; [`Prepared::start`] starts the threads afterwards.
 
 mod egress;
 mod handshakes;
@@ -42,30 +42,31 @@ use crate::train::Sockets;
 use handshakes::HandshakeThread;
 use worker::Worker;
 
-/// Where a relay remembers, beside its configuration, the highest directory sequence that it has seen: the one thing that it writes.
+/// The only file that a relay writes, beside its configuration: the highest directory sequence number that it has
+/// seen.
 const MEMORY: &str = "directory.seen";
-/// Requests that wait for the handshake thread at most.
+/// Most requests that wait for the handshake thread.
 const REQUEST_QUEUE: usize = 1_024;
-/// Addresses whose connections wait to be forgotten at most.
+/// Most ended sessions whose connections wait to be deleted.
 const FREED_QUEUE: usize = 256;
-/// Pause after each: the kernel walks its whole table for it.
+/// Pause after each of them: the kernel walks its whole table for it.
 const FORGET_EVERY: Duration = Duration::from_millis(10);
 
 /// Why a relay does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Its configuration or a file that it names.
+    /// The configuration, or a file that it names, is unusable.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// Something that this host refuses.
+    /// This host refused a step.
     #[error("cannot {step}: {source}")]
     Host {
-        /// What was tried.
+        /// What was attempted.
         step: String,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
-    /// The firewall.
+    /// nftables refused the table, or is missing.
     #[error(transparent)]
     Firewall(#[from] openrelay_sys::nft::NftError),
 }
@@ -76,18 +77,18 @@ impl StartError {
         move |source| Self::Host { step, source }
     }
 
-    /// Whether the process lacks a privilege.
+    /// Returns whether the process lacks a privilege.
     pub fn is_privilege(&self) -> bool {
         matches!(self, Self::Host { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
     }
 
-    /// Whether a tool is missing.
+    /// Returns whether the `nft` program is missing.
     pub fn is_missing_tool(&self) -> bool {
         matches!(self, Self::Firewall(openrelay_sys::nft::NftError::Missing))
     }
 }
 
-/// A relay with its sockets and devices open and nothing running.
+/// A relay whose sockets and devices are open, and whose threads have not started.
 pub struct Prepared {
     config: Arc<RelayConfig>,
     secret: RelaySecret,
@@ -98,11 +99,11 @@ pub struct Prepared {
     admission: AdmissionMode,
     capacity: u32,
     listen: (bool, bool),
-    /// What the operator should know.
+    /// Warnings for the operator.
     pub warnings: Vec<String>,
 }
 
-/// A relay at work.
+/// A running relay.
 pub struct Relay {
     config: Arc<RelayConfig>,
     listen: (bool, bool),
@@ -111,7 +112,7 @@ pub struct Relay {
     workers: Vec<JoinHandle<()>>,
     lost_device: Arc<Waker>,
     handshakes: Option<(HandshakeStop, JoinHandle<()>)>,
-    /// What the handshake thread refused.
+    /// Packets that the handshake thread refused.
     refused: Arc<Mutex<Drops>>,
 }
 
@@ -123,38 +124,38 @@ struct HandshakeStop {
     bell: Arc<Waker>,
 }
 
-/// What the other threads tell a shard's thread.
+/// Messages of other threads to a shard's thread.
 pub(crate) enum Command {
-    /// Something from the handshake thread.
+    /// A result of the handshake thread.
     Output(Output),
-    /// The relay knows of others than before.
+    /// A changed configuration: peers, evidence or mirrored files.
     Config(Arc<RelayConfig>),
-    /// Say what you counted.
+    /// Report the counts.
     Report(SyncSender<Report>),
     /// End all sessions and stop.
     Stop(SyncSender<Report>),
 }
 
-/// What a relay counted: the declared statistics, and nothing about anybody.
+/// What a relay counted: the declared statistics, and nothing about any user.
 #[derive(Clone, Default, Debug)]
 pub struct Report {
-    /// What its shards counted, and what the handshake thread refused, among the drops.
+    /// Counts of the shards. The drops include what the handshake thread refused.
     pub counts: ShardCounts,
-    /// Datagrams that the kernel took.
+    /// Datagrams that the kernel accepted.
     pub sent: u64,
-    /// Datagrams that shards made of their own accord: control and handshake packets.
+    /// Datagrams that shards originated: control and handshake packets.
     pub originated: u64,
-    /// Packets read from the tunnel device, after they were cut.
+    /// Packets read from the tunnel device, counted after they were split.
     pub device_read: u64,
-    /// Packets that the tunnel device took, before they were joined.
+    /// Packets that the tunnel device accepted, counted before they were joined.
     pub device_written: u64,
     /// Datagrams that the kernel dropped because a receive buffer was full.
     pub overflows: u64,
-    /// Sessions held.
+    /// Current sessions.
     pub sessions: u64,
-    /// Circuits held.
+    /// Current circuits.
     pub circuits: u64,
-    /// Relays of the other role that the directory names.
+    /// Relays of the other role in the directory.
     pub peers: u64,
 }
 
@@ -177,7 +178,7 @@ impl Report {
     }
 }
 
-/// Who a relay is, and what it knows of others.
+/// A relay's identity, and what it knows of other relays.
 pub struct Identity {
     directory: VerifiedDirectory,
     secret: RelaySecret,
@@ -187,7 +188,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// What the files of the configuration `path` say: a signed directory and a secret key.
+    /// Returns the identity from the files of the configuration `path`: a signed directory and a secret key.
     ///
     /// # Errors
     /// [`ConfigError`].
@@ -195,12 +196,13 @@ impl Identity {
         let file: RelayFile = read(path)?;
         let memory = beside(path, Path::new(MEMORY));
         let (directory, warning) = VerifiedDirectory::read_newest(directory, trusted, &memory)?;
-        let key = file.handshake_key.ok_or_else(|| fault(path, "handshake_key must be there: a file with the key"))?;
+        let key = file.handshake_key.ok_or_else(|| fault(path, "`handshake_key` must name the file with the key"))?;
         let secret = RelaySecret::from_bytes(*read_secret(&beside(path, &key))?);
         Ok(Self { directory, secret, mirror: Mirror::default(), evidence: Announced::open(), warning })
     }
 
-    /// A key that was made at this start, a directory that names it, and evidence of what runs.
+    /// Returns the identity from a key that was made at this start, a directory that lists it, and evidence of what
+    /// runs.
     pub fn of_chain(directory: VerifiedDirectory, secret: RelaySecret, evidence: Announced) -> Self {
         let mut mirror = Mirror::default();
         mirror_reading(&mut mirror, &directory);
@@ -208,7 +210,7 @@ impl Identity {
     }
 }
 
-/// What a directory was read from is mirrored.
+/// Makes the relay mirror the files that a directory was read from.
 fn mirror_reading(mirror: &mut Mirror, directory: &VerifiedDirectory) {
     if let Some(reading) = directory.reading() {
         mirror.records = Mirrored::new(reading.records.clone());
@@ -217,18 +219,16 @@ fn mirror_reading(mirror: &mut Mirror, directory: &VerifiedDirectory) {
 }
 
 impl Relay {
-    /// Opens what the configuration `path` asks for: sockets, and for an egress device and firewall.
+    /// Opens the sockets of the configuration `path`, and at an egress the device and the firewall.
     ///
     /// # Errors
-    /// [`StartError`] says what is wrong and what would be right.
+    /// [`StartError`] gives the cause and the remedy.
     pub fn prepare(path: &Path, identity: Identity) -> Result<Prepared, StartError> {
         let file: RelayFile = read(path)?;
         check_listen(path, &file.listen)?;
         check_device(path, &file.device)?;
         if file.user == 0 {
-            return Err(
-                key_fault(path, "user", "must not be 0: a relay serves as a user of its own, like 65534").into()
-            );
+            return Err(key_fault(path, "user", "must not be 0: use an unprivileged user, such as 65534").into());
         }
         let Identity { directory, secret, mirror, evidence, warning: forgetful } = identity;
         let record = directory
@@ -241,9 +241,9 @@ impl Relay {
             );
         }
         if record.key() != Some(*secret.public().as_bytes()) {
-            return Err(fault(path, "the relay's handshake key is not the one that the directory names for it").into());
+            return Err(fault(path, "the relay's handshake key differs from the one in the directory").into());
         }
-        let own = directory.responder(record).ok_or_else(|| fault(path, "the directory's record does not read"))?;
+        let own = directory.responder(record).ok_or_else(|| fault(path, "the relay's record is malformed"))?;
         let v4 = file.listen.iter().any(SocketAddr::is_ipv4);
         let v6 = file.listen.iter().any(SocketAddr::is_ipv6);
         let config = Arc::new(RelayConfig {
@@ -278,13 +278,14 @@ impl Relay {
     }
 }
 
-/// One set of sockets for each shard.
+/// Opens one set of sockets for each shard.
 fn bind(listen: &[SocketAddr], config: &RelayConfig, shards: u8) -> Result<Vec<Sockets>, StartError> {
     let one = |address: SocketAddr, shared| {
         UdpSocket::bind(address, shared).map_err(StartError::host(format!("listen on {address} (UDP)")))
     };
     for address in listen {
-        // Shards share their port with each other and with nobody else: a second relay would get a part of the first one's datagrams.
+        // Fails if another process has the port. Shards share it with each other only: a second relay would get a
+        // part of the first one's datagrams.
         drop(one(*address, false)?);
     }
     let set = |_| {
@@ -310,12 +311,12 @@ fn shard_count(asked: u8) -> u8 {
 }
 
 impl Prepared {
-    /// How many shards there will be.
+    /// Returns the number of shards.
     pub fn shards(&self) -> usize {
         self.sockets.len()
     }
 
-    /// The admission in force, by name.
+    /// Returns the name of the admission in force.
     pub fn admission(&self) -> &'static str {
         match self.admission {
             AdmissionMode::Open => OpenAdmission.name(),
@@ -325,7 +326,7 @@ impl Prepared {
     /// Starts the threads.
     ///
     /// # Errors
-    /// [`StartError`] when the process has no file descriptors or threads left.
+    /// [`StartError`] if the process has no file descriptors or threads left.
     pub fn start(self) -> Result<Relay, StartError> {
         let clock = Clock::start();
         let mut random = OsRandom::default();
@@ -336,7 +337,7 @@ impl Prepared {
         let numbers = 0..u8::try_from(shards).unwrap_or(MAX_SHARDS);
         let slots: Vec<_> = numbers.clone().map(|n| Arc::new(Mutex::new(Slots::new(n, self.capacity)))).collect();
         let bells = new_bells(shards + 1)?;
-        let lost_device = Arc::new(Waker::new().map_err(StartError::host("make an event descriptor"))?);
+        let lost_device = Arc::new(Waker::new().map_err(StartError::host("create an event descriptor"))?);
         let (requests, request_queue) = mpsc::sync_channel(REQUEST_QUEUE);
         let handshake_bell = bells.last().cloned().unwrap_or_else(|| bells[0].clone());
         let mut rings = ring::mesh(shards);
@@ -345,7 +346,7 @@ impl Prepared {
         let freed = match self.conntrack {
             Some(conntrack) => {
                 let (sender, receiver) = mpsc::sync_channel(FREED_QUEUE);
-                // It ends when the shards are gone; nobody waits for that.
+                // The thread ends when the shards are gone; nobody waits for it.
                 spawn("conntrack".into(), move || forget(&conntrack, &receiver))?;
                 Some(sender)
             }
@@ -403,10 +404,11 @@ impl Prepared {
     }
 }
 
-/// Lets the kernel forget the connections of sessions that ended, on a thread of its own and not many a second: each walks the whole table.
+/// Makes the kernel delete the connections of ended sessions. Runs on its own thread and at a limited rate, because
+/// each deletion walks the whole table.
 fn forget(conntrack: &Conntrack, freed: &Receiver<Freed>) {
     for (v4, v6) in freed {
-        // What cannot be forgotten rests for five minutes all the same.
+        // After a failure the address still rests for five minutes.
         let _ = conntrack.forget(v4.into());
         let _ = conntrack.forget(v6.into());
         std::thread::sleep(FORGET_EVERY);
@@ -415,7 +417,7 @@ fn forget(conntrack: &Conntrack, freed: &Receiver<Freed>) {
 
 fn new_bells(count: usize) -> Result<Vec<Arc<Waker>>, StartError> {
     let bells: io::Result<Vec<_>> = (0..count).map(|_| Waker::new().map(Arc::new)).collect();
-    bells.map_err(StartError::host("make an event descriptor"))
+    bells.map_err(StartError::host("create an event descriptor"))
 }
 
 fn spawn<T: Send + 'static>(
@@ -427,25 +429,26 @@ fn spawn<T: Send + 'static>(
 }
 
 impl Relay {
-    /// Becomes readable when the tunnel device is gone: somebody has removed it, and nothing can be carried any more.
+    /// Returns a descriptor that becomes readable when somebody removes the tunnel device. The relay carries nothing
+    /// then.
     pub fn lost_device(&self) -> BorrowedFd<'_> {
         self.lost_device.as_fd()
     }
 
-    /// What the relay has counted so far.
+    /// Returns what the relay has counted so far.
     pub fn report(&self) -> Report {
         let mut report = self.ask(Command::Report);
         self.count_refused(&mut report);
         report
     }
 
-    /// From now on the relay knows of the others that this directory names, and mirrors what it was read from; false when it names this relay no more, or with another key, and
-    /// only what it mirrors has changed.
+    /// Makes the relay use the peers of this directory, and mirror the files that it was read from. Returns false if
+    /// the directory does not list this relay with its current key; then only the mirrored files change.
     pub fn update(&mut self, directory: &VerifiedDirectory) -> bool {
         let mut config = RelayConfig::clone(&self.config);
         mirror_reading(&mut config.mirror, directory);
         let own = directory.directory().relay(self.config.own.relay.0).and_then(|record| directory.responder(record));
-        // The epoch is in the handshake too.
+        // The key epoch is part of the handshake too.
         let named = own.is_some_and(|own| (own.key, own.key_epoch) == (config.own.key, config.own.key_epoch));
         if named {
             let role = if config.is_ingress() { Role::Ingress } else { Role::Egress };
@@ -455,14 +458,14 @@ impl Relay {
         named
     }
 
-    /// From now on the relay announces and shows this evidence.
+    /// Makes the relay announce and show this evidence.
     pub fn show(&mut self, evidence: Announced) {
         let mut config = RelayConfig::clone(&self.config);
         config.evidence = evidence;
         self.use_config(config);
     }
 
-    /// From now on the relay mirrors this signed checkpoint.
+    /// Makes the relay mirror this signed checkpoint.
     pub fn mirror_checkpoint(&mut self, file: Vec<u8>) {
         let mut config = RelayConfig::clone(&self.config);
         config.mirror.checkpoint = Mirrored::new(file);
@@ -481,7 +484,7 @@ impl Relay {
         }
     }
 
-    /// Packets that were handed over as handshakes, and refused: they are of that number.
+    /// Adds the number of peers, and moves what the handshake thread refused from the handshakes to the drops.
     fn count_refused(&self, report: &mut Report) {
         report.peers = self.config.peers.len() as u64;
         let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
@@ -503,7 +506,7 @@ impl Relay {
         total
     }
 
-    /// Ends all sessions, stops all threads, and returns the final count.
+    /// Ends all sessions, stops all threads, and returns the final counts.
     pub fn stop(mut self) -> Report {
         let mut report = self.ask(Command::Stop);
         for worker in self.workers.drain(..) {

@@ -1,9 +1,10 @@
-//! Cutting what a TUN device hands over into packets that fit the path.
+//! Splits packets from a TUN device into pieces that fit the path.
 //!
-//! Owns TCP segmentation, the cutting of UDP trains and the fragmentation of IPv4, after this host's own parse of the packet. TCP is cut to whatever
-//! fits the path, so a path that shrinks stalls no connection; what else may be fragmented is, for its sender would never be told. Checksums are left to
-//! the far end with one bit, but for fragments.
-//! Source: RFC 9293 §3.1, RFC 791 §3.2; linux `tcp_gso_segment`, `__udp_gso_segment` for which fields change.
+//! Owns TCP segmentation, the splitting of UDP trains and IPv4 fragmentation, based on this host's own parse of the
+//! packet. TCP is split to whatever fits the path, so a path that shrinks stalls no connection. Other packets are
+//! fragmented if their header allows it, because their sender would not be told that they are too big. Except for
+//! fragments, one bit leaves the checksum to the far end.
+//! Source: RFC 9293 §3.1, RFC 791 §3.2; Linux `tcp_gso_segment` and `__udp_gso_segment` for which fields change.
 
 use std::io::IoSlice;
 
@@ -13,31 +14,32 @@ use openrelay_sys::tun::{Segmentation, TunQueue, VnetHeader};
 
 const FIN_PSH: u8 = 0x01 | 0x08;
 const CWR: u8 = 0x80;
-/// Length of an IPv4 header without options. One with options is not fragmented: not all of them go into every fragment.
+/// Length of an IPv4 header without options. A packet with options is not fragmented: some options do not go into
+/// every fragment.
 const PLAIN_HEADER: usize = 20;
 const MORE_FRAGMENTS: u16 = 0x2000;
 
-/// How a packet is cut.
+/// How a packet is split.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Split {
-    /// Bytes of all headers, repeated in each piece; zero when the packet is not cut.
+    /// Bytes of all headers, repeated in each piece; zero if the packet is not split.
     headers: usize,
     /// Bytes of payload in each piece but the last.
     payload: usize,
-    /// How many pieces.
+    /// Number of pieces.
     pub pieces: usize,
     /// Whether the transport checksum is left to the receiver.
     pub partial: bool,
-    /// Whether the pieces are fragments, and whether the first one's transport checksum is still to be finished.
+    /// `Some` if the pieces are fragments; true if the first one's transport checksum is still unfinished.
     fragments: Option<bool>,
 }
 
 impl Split {
-    /// Decides how to cut `packet`, which `bytes` hold, so that no piece is longer than `mtu`.
+    /// Decides how to split `packet`, whose bytes are `bytes`, so that no piece is longer than `mtu`.
     ///
     /// # Errors
-    /// [`DropReason::PacketTooBig`] when it may not be cut and does not fit; [`DropReason::BadPacket`] when the device's header does not
-    /// go with the packet.
+    /// [`DropReason::PacketTooBig`] if the packet does not fit and must not be split. [`DropReason::BadPacket`] if
+    /// the device's header contradicts the packet, or a checksum is wrong.
     pub fn plan(header: &VnetHeader, packet: &Packet, bytes: &[u8], mtu: u16) -> Result<Self, DropReason> {
         let mtu = usize::from(mtu);
         let partial = is_partial(header, packet)?;
@@ -56,7 +58,7 @@ impl Split {
         let payload = packet.len - headers.min(packet.len);
         let fits = mtu.saturating_sub(headers);
         if packet.protocol == TCP && !packet.fragment && fits > 0 && asked > 0 {
-            // Without offload the checksum is whole; it must be right before the far end replaces it.
+            // Without offload the checksum is complete. It must be right before the far end replaces it.
             if !partial && !header.data_valid && !checksum::transport_is_valid(packet, bytes) {
                 return Err(DropReason::BadPacket);
             }
@@ -82,7 +84,7 @@ impl Split {
         Err(DropReason::PacketTooBig)
     }
 
-    /// Bytes of piece `number`.
+    /// Returns the length of piece `number`, in bytes.
     pub fn len(&self, packet: &Packet, number: usize) -> usize {
         if self.headers == 0 {
             return packet.len;
@@ -91,7 +93,7 @@ impl Split {
         self.headers + self.payload.min(payload - (number * self.payload).min(payload))
     }
 
-    /// Writes piece `number` of the packet that `bytes` hold into `out`, which has exactly its length.
+    /// Writes piece `number` of the packet in `bytes` to `out`, which has exactly the piece's length.
     pub fn write(&self, packet: &Packet, bytes: &[u8], number: usize, out: &mut [u8]) {
         if self.headers == 0 {
             if let Some(whole) = bytes.get(..out.len()) {
@@ -120,17 +122,17 @@ impl Split {
     }
 }
 
-/// Tells the sender of `packet`, through the device that it came from, that no more than `mtu` bytes fit.
+/// Tells the sender of `packet`, through the device that it came from, that at most `mtu` bytes fit.
 pub(crate) fn say_too_big(queue: &TunQueue, packet: &Packet, bytes: &[u8], mtu: u16) {
     let mut error = [0; 600];
     if let Some(len) = icmp::packet_too_big(packet, bytes, mtu, &mut error) {
         let vnet = VnetHeader::PLAIN.to_bytes();
-        // A sender that is not told finds out by itself.
+        // Without this message the sender finds out by itself.
         let _ = queue.write(&[IoSlice::new(&vnet), IoSlice::new(error.get(..len).unwrap_or(&[]))]);
     }
 }
 
-/// Whether the kernel left the transport checksum to whoever sends the packet on.
+/// Returns whether the kernel left the transport checksum to this program.
 fn is_partial(header: &VnetHeader, packet: &Packet) -> Result<bool, DropReason> {
     if !header.needs_checksum {
         return Ok(false);
@@ -155,16 +157,18 @@ fn fix_network_header(packet: &Packet, out: &mut [u8], len: usize, number: usize
     }
 }
 
-/// Finishes the transport checksum of the whole packet in its first fragment: so far the field holds the pseudo-header's sum.
+/// Finishes the whole packet's transport checksum in its first fragment. Until then the field holds the
+/// pseudo-header's sum.
 fn finish_checksum(packet: &Packet, bytes: &[u8], out: &mut [u8]) {
     if let (Some(at), Some(transport)) = (packet.checksum_at(), bytes.get(packet.transport..packet.len)) {
         let check = !checksum::fold(checksum::sum(transport, 0));
-        // Zero says that there is none. Source: RFC 768.
+        // Zero would mean that there is no checksum. Source: RFC 768.
         set(out, at, if check == 0 && packet.protocol == UDP { 0xffff } else { check });
     }
 }
 
-/// The header of a piece that begins `offset` bytes after that of the packet, which may be a fragment itself.
+/// Fixes the header of a fragment that begins `offset` bytes after the packet does. The packet may be a fragment
+/// itself.
 fn fix_fragment(out: &mut [u8], offset: usize, last: bool) {
     let len = u16::try_from(out.len()).unwrap_or(u16::MAX);
     set(out, 2, len);
@@ -210,7 +214,7 @@ fn set(bytes: &mut [u8], at: usize, value: u16) {
 mod tests {
     use super::*;
 
-    /// A UDP packet without DF, its checksum whole or left to be finished.
+    /// Returns a UDP packet without DF, with a finished or unfinished checksum.
     fn datagram(len: usize, partial: bool) -> (VnetHeader, Vec<u8>) {
         let mut bytes: Vec<u8> = (0..len).map(|n| u8::try_from(n % 251).unwrap()).collect();
         bytes[..28].copy_from_slice(&[
@@ -243,14 +247,14 @@ mod tests {
         (0..split.pieces).map(piece).collect()
     }
 
-    /// Puts fragments together the way that a host does. Source: RFC 791 §3.2.
+    /// Reassembles fragments as a host does. Source: RFC 791 §3.2.
     fn joined(fragments: &[Vec<u8>]) -> Vec<u8> {
         let mut whole = fragments[0][..20].to_vec();
         for (number, fragment) in fragments.iter().enumerate() {
             let place = get(fragment, 6);
             assert_eq!(usize::from(place & 0x1fff) * 8, whole.len() - 20);
             assert_eq!(place & MORE_FRAGMENTS != 0, number + 1 < fragments.len());
-            assert_eq!(get(fragment, 4), 0x0707, "one number for all");
+            assert_eq!(get(fragment, 4), 0x0707, "all fragments have one identification");
             whole.extend_from_slice(&fragment[20..]);
         }
         let len = u16::try_from(whole.len()).unwrap();
@@ -261,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_and_may_be_fragmented_is() {
+    fn oversized_packet_without_df_is_fragmented() {
         for mtu in [576, 1_152, 1_280, 1_392] {
             for len in [usize::from(mtu) + 1, 1_404, 1_408, 4_000] {
                 for partial in [false, true] {
@@ -269,7 +273,7 @@ mod tests {
                     let (_, whole) = datagram(bytes.len(), false);
                     let fragments = pieces(&header, &bytes, mtu);
                     assert_eq!(joined(&fragments), whole, "{len} bytes, MTU {mtu}, {partial}");
-                    // A second, narrower path cuts the pieces again.
+                    // A second, narrower path splits the pieces again.
                     let narrower = fragments
                         .iter()
                         .flat_map(|f| if f.len() > 300 { pieces(&VnetHeader::PLAIN, f, 300) } else { vec![f.clone()] });
@@ -280,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_not_be_fragmented_is_not() {
+    fn oversized_packet_with_df_is_refused() {
         let (header, mut bytes) = datagram(1_404, false);
         bytes[6] = 0x40;
         let packet = Packet::parse(&bytes).unwrap();

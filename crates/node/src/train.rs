@@ -1,22 +1,22 @@
-//! Trains: datagrams of one length to one address, sent with one system call; and the sockets that send them.
+//! Trains: datagrams of one length to one address, sent with one system call. Also the sockets that send them.
 //!
-//! Owns the buffer that outgoing datagrams are built and sealed in. A train ends at a shorter datagram, at another address or
-//! length, and when it is full.
+//! Owns the buffer in which outgoing datagrams are built and sealed. A train ends after a shorter datagram, before
+//! another address or a longer datagram, and when it is full.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use openrelay_sys::udp::{TRAIN_BYTES, TRAIN_SEGMENTS, UdpSocket};
 
-/// The sockets of one shard or client. Between relays each shard has sockets of its own: the port that all shards share is dealt out by
-/// the kernel by address, so an answer to one shard would reach another.
+/// The sockets of one shard or client. Each ingress shard has its own sockets towards other relays. The kernel
+/// distributes datagrams to the shared port by address, so an answer to one shard would reach another.
 #[derive(Debug, Default)]
 pub(crate) struct Sockets {
-    /// First those that clients reach, then those towards relays.
+    /// First the sockets that clients reach, then the sockets towards relays.
     pub(crate) all: Vec<UdpSocket>,
-    /// How many of `all` clients reach.
+    /// Number of sockets in `all` that clients reach.
     pub(crate) listening: usize,
-    /// The relays that are reached through the others.
+    /// The relays that are reached through the other sockets.
     pub(crate) relays: BTreeSet<SocketAddr>,
 }
 
@@ -28,7 +28,7 @@ impl Sockets {
     }
 }
 
-/// What became of the datagrams of trains.
+/// Counts of datagrams that were sent or failed.
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Sent {
     pub(crate) datagrams: u64,
@@ -36,7 +36,7 @@ pub(crate) struct Sent {
 }
 
 impl Sent {
-    /// Sends `bytes` in datagrams of `stride` and counts them.
+    /// Sends `bytes` in datagrams of `stride` bytes and counts them.
     pub(crate) fn send(&mut self, sockets: &Sockets, to: SocketAddr, bytes: &[u8], stride: usize) {
         let datagrams = bytes.len().div_ceil(stride.max(1)) as u64;
         let sent = sockets.towards(to).and_then(|socket| socket.send(to, bytes, stride).ok()).unwrap_or(0) as u64;
@@ -61,7 +61,8 @@ impl Train {
         Self { buffer: vec![0; TRAIN_BYTES], to: None, stride: 0, used: 0, closed: false, sent: Sent::default() }
     }
 
-    /// Room for the next datagram, of `len` bytes, to `to`; sends the train first if it does not fit. Finish it with [`Train::commit`].
+    /// Returns room for the next datagram, of `len` bytes, to `to`. Sends the train first if the datagram does not
+    /// fit. Call [`Train::commit`] when it is written.
     pub(crate) fn room(&mut self, sockets: &Sockets, to: SocketAddr, len: usize) -> &mut [u8] {
         let full = self.used + len > TRAIN_BYTES || self.used >= self.stride * TRAIN_SEGMENTS;
         if self.closed || full || self.to != Some(to) || len > self.stride {
@@ -73,13 +74,13 @@ impl Train {
         self.buffer.get_mut(self.used..end).unwrap_or_default()
     }
 
-    /// Keeps the `len` bytes that [`Train::room`] gave.
+    /// Keeps the `len` bytes that [`Train::room`] returned.
     pub(crate) fn commit(&mut self, len: usize) {
         self.used += len;
         self.closed = len < self.stride;
     }
 
-    /// Adds a copy of `datagram`, to `to`.
+    /// Adds a copy of `datagram` for `to`.
     #[cfg(feature = "relay")]
     pub(crate) fn add(&mut self, sockets: &Sockets, to: SocketAddr, datagram: &[u8]) {
         let room = self.room(sockets, to, datagram.len());
@@ -87,12 +88,12 @@ impl Train {
             room.copy_from_slice(datagram);
             self.commit(datagram.len());
         } else {
-            // Longer than any datagram can be.
+            // It is longer than any datagram can be.
             self.sent.failed += 1;
         }
     }
 
-    /// Sends what there is.
+    /// Sends the train.
     pub(crate) fn flush(&mut self, sockets: &Sockets) {
         if let (Some(to), Some(bytes)) = (self.to, self.buffer.get(..self.used))
             && self.used > 0
@@ -117,7 +118,7 @@ mod tests {
     const SEGMENT: u16 = 1_300;
     const HEADERS: usize = 40;
 
-    /// A TCP packet of 40 segments as the kernel hands it over, and its virtio header.
+    /// Returns a TCP packet of 40 segments as the kernel hands it over, and its virtio header.
     fn long_packet() -> (VnetHeader, Vec<u8>) {
         let mut packet = vec![0; HEADERS + usize::from(SEGMENT) * 40];
         let len = u16::try_from(packet.len()).unwrap();
@@ -138,7 +139,8 @@ mod tests {
         (header, packet)
     }
 
-    /// What a thread does to a long packet beside sealing it: cut, gather, send, receive, join, write. Returns the pieces.
+    /// Does everything to a long packet that a thread does, except sealing: splits, gathers, sends, receives, joins,
+    /// writes. Returns the number of pieces.
     fn carry(
         (header, bytes): &(VnetHeader, Vec<u8>),
         (train, sockets): (&mut Train, &Sockets),

@@ -1,6 +1,6 @@
-//! `openrelay checkpoint`: keys of checkpoints, and signing what a quorum of endpoints shows.
+//! `openrelay checkpoint`: makes checkpoint keys, and signs blocks that a quorum of endpoints shows.
 //!
-//! Owns the file that mirrors serve. Never signs a block that this machine's own endpoints do not show.
+//! Owns the checkpoint file that mirrors serve. Never signs a block that this machine's own endpoints do not show.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ use crate::failure::Failure;
 use crate::selfhost::write;
 use crate::{say, talk};
 
-/// Makes a key and prints its public part.
+/// Makes a key, writes it to `out` and prints its public part.
 pub(crate) fn make_key(out: &Path) -> Result<(), Failure> {
     let mut seed = [0; 32];
     aws_lc_rs::rand::fill(&mut seed).map_err(Failure::plain)?;
@@ -27,17 +27,17 @@ pub(crate) fn make_key(out: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Signs the newest block, or the block of the file that is there, and writes the file with the reading at that block.
-pub(crate) fn sign(chain: &Path, key: &Path, file: &Path, anew: bool) -> Result<(), Failure> {
+/// Signs the block in `file`, or the newest block, and writes the file with the reading at that block.
+pub(crate) fn sign(chain: &Path, key: &Path, file: &Path, always_newest: bool) -> Result<(), Failure> {
     let trusted = ChainFile::load(chain).map_err(Failure::plain)?;
     let seed = read_secret(key).map_err(Failure::plain)?;
-    let key = DirectoryKey::from_seed(*seed).ok_or_else(|| Failure::plain("this is no key of checkpoints"))?;
+    let key = DirectoryKey::from_seed(*seed).ok_or_else(|| Failure::plain("this is not a checkpoint key"))?;
     let public = hex::encode(&key.public());
     let place = trusted.checkpoint_keys.iter().position(|known| *known == public);
     let place = place
         .and_then(|place| u8::try_from(place).ok())
-        .ok_or_else(|| Failure::plain(format!("{}: checkpoint_keys does not name {public}", chain.display())))?;
-    let mut made = if file.exists() && !anew { again(&trusted, file)? } else { newest(&trusted)? };
+        .ok_or_else(|| Failure::plain(format!("{}: checkpoint_keys does not list {public}", chain.display())))?;
+    let mut made = if file.exists() && !always_newest { again(&trusted, file)? } else { newest(&trusted)? };
     made.signed.sign(place, &key);
     let number = made.signed.checkpoint.number;
     let bytes = made.encode().ok_or_else(|| Failure::plain("the reading is too large"))?;
@@ -49,11 +49,11 @@ pub(crate) fn sign(chain: &Path, key: &Path, file: &Path, anew: bool) -> Result<
     Ok(())
 }
 
-/// The newest block that a quorum shows.
+/// Returns the newest block that a quorum of endpoints shows, without signatures.
 fn newest(trusted: &ChainFile) -> Result<CheckpointFile, Failure> {
     let (reading, directory) = openrelay_node::chain::read(trusted, unix_seconds(), 0)?;
     let Source::Chain(facts) = directory.source() else {
-        return Err(Failure::plain("this directory is of no chain"));
+        return Err(Failure::plain("this directory is not on a chain"));
     };
     let checkpoint = Checkpoint {
         chain_id: trusted.chain_id,
@@ -64,12 +64,12 @@ fn newest(trusted: &ChainFile) -> Result<CheckpointFile, Failure> {
     Ok(CheckpointFile { signed: Signed::new(checkpoint), reading })
 }
 
-/// What another has signed, if a quorum of this machine's endpoints shows the same block.
+/// Returns the file that another signer has signed, if a quorum of this machine's endpoints shows the same block.
 fn again(trusted: &ChainFile, file: &Path) -> Result<CheckpointFile, Failure> {
     let refuse = |why: &dyn std::fmt::Display| Failure::new(5, format!("{}: {why}", file.display()));
     let size = std::fs::metadata(file).map_err(|error| refuse(&error))?.len();
     if size > MAX_FILE as u64 {
-        return Err(refuse(&"is larger than a checkpoint can be"));
+        return Err(refuse(&"is too large for a checkpoint"));
     }
     let bytes = std::fs::read(file).map_err(|error| refuse(&error))?;
     let made = CheckpointFile::decode(&bytes).map_err(|error| refuse(&error))?;
@@ -78,18 +78,18 @@ fn again(trusted: &ChainFile, file: &Path) -> Result<CheckpointFile, Failure> {
     let agree = shown.iter().filter(|shown| **shown == Some(checkpoint.hash)).count();
     if agree < trusted.quorum {
         let why = format!(
-            "{agree} of {} endpoints show block {} as it is here, {} must; with --anew the newest block is signed instead",
+            "{agree} of {} endpoints show block {} with this hash, quorum is {}; use --newest to sign the newest block",
             shown.len(),
             checkpoint.number,
             trusted.quorum
         );
         return Err(refuse(&why));
     }
-    // Whoever signed it first may have put another reading beside it, or another time into it.
+    // The first signer may have put another reading or another time into the file.
     made.fits().map_err(|error| refuse(&error))?;
     made.reading
         .verify(&trusted.trust(), unix_seconds(), trusted.max_age_s, checkpoint.number)
         .map_err(|error| refuse(&error))?;
-    talk(&format!("openrelay: {agree} endpoints show block {} as it is in {}", checkpoint.number, file.display()));
+    talk(&format!("openrelay: {agree} endpoints show block {} with the hash in {}", checkpoint.number, file.display()));
     Ok(made)
 }

@@ -1,9 +1,9 @@
-//! `openrelay confined`: runs a program that nobody has looked at. What a source tree brings runs so: its build scripts, its
-//! settings for cargo and git, and the questions by which its lock finds tools.
+//! `openrelay confined`: runs an unreviewed program in a sandbox. Everything that a source tree brings runs this way:
+//! build scripts, settings for cargo and git, and the commands by which its lock finds tools.
 //!
-//! Owns which of this machine's files such a program may read: the system's programs and Rust's toolchains. Keys, cargo's
-//! folder with its settings and sources, and whatever else the user has, are not among them. How a program is confined
-//! belongs to [`openrelay_sys::confine`].
+//! Owns which of this machine's files such a program may read: the system's programs and Rust's toolchains. It may
+//! not read keys, cargo's folder with its settings and sources, or any other file of the user.
+//! [`openrelay_sys::confine`] implements the sandbox.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -20,38 +20,38 @@ pub(crate) use openrelay_sys::confine::{Ended, Limit, Limits};
 use crate::failure::{Failure, LIMIT_EXCEEDED};
 use crate::talk;
 
-/// What all programs may read of the system.
+/// The system's files that every program may read.
 const SYSTEM: [&str; 10] =
     ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/opt", "/nix", "/etc/ld.so.cache", "/etc/alternatives"];
 
-/// Longest line that is shown of a program's output, in bytes.
+/// The longest line of a program's output that is shown, in bytes.
 const MAX_LINE: u64 = 4_096;
-/// Most of a program's output that is shown, in bytes: it may print without end.
+/// The most of a program's output that is shown, in bytes, because it may print without end.
 const MAX_SHOWN: usize = 4 << 20;
-/// Longest report of a supervisor, in bytes.
+/// The longest report of a supervisor, in bytes.
 const MAX_REPORT: u64 = 4_096;
 /// The signal that no program can catch.
 const SIGKILL: i32 = 9;
-/// The exit code of `openrelay confined` where a limit has ended the program, whose own codes it hands on otherwise.
+/// The exit code of `openrelay confined` if a limit ended the program. Otherwise the program's own code is passed on.
 const LIMITED: u8 = 124;
 
-/// What a short question may use: which files a tree has, where a tool is.
+/// The limits of a short question: which files a tree has, where a tool is.
 pub(crate) const QUESTION: Limits =
     Limits { time: Duration::from_secs(60), memory: 2 << 30, disk: 64 << 20, processes: 64 };
-/// What one step of a build may use.
+/// The limits of one build step.
 pub(crate) const BUILD: Limits =
     Limits { time: Duration::from_secs(3_600), memory: 12 << 30, disk: 16 << 30, processes: 1_024 };
 
-/// The hidden command's arguments.
+/// The arguments of the hidden command.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Arguments {
-    /// File or folder that it may read; repeatable
+    /// File or folder that the program may read; repeatable
     #[arg(long, value_name = "PATH")]
     read: Vec<PathBuf>,
-    /// The same, but only where there are no namespaces
+    /// File or folder to read only if there are no namespaces
     #[arg(long, value_name = "PATH")]
     read_without_view: Vec<PathBuf>,
-    /// Folder that it may write too; repeatable
+    /// Folder that the program may write; repeatable
     #[arg(long, value_name = "DIR")]
     write: Vec<PathBuf>,
     /// Time limit in seconds
@@ -60,33 +60,33 @@ pub(crate) struct Arguments {
     /// Memory limit of all processes together, in bytes
     #[arg(long, default_value_t = BUILD.memory)]
     memory: u64,
-    /// Limit of what the writable folders hold, in bytes
+    /// Size limit of all writable folders, in bytes
     #[arg(long, default_value_t = BUILD.disk)]
     disk: u64,
-    /// Limit of processes and threads at once
+    /// Limit of processes and threads at one time
     #[arg(long, default_value_t = BUILD.processes)]
     processes: u64,
-    /// Go on where the kernel confines nothing
+    /// Run even if the kernel cannot confine the program
     #[arg(long)]
     where_possible: bool,
-    /// Report to the caller through standard input, and end with the caller
+    /// Report to the caller through stdin, and end with it
     #[arg(long)]
     tied: bool,
-    /// The program and its arguments
+    /// Program and its arguments
     #[arg(last = true, required = true)]
     program: Vec<OsString>,
 }
 
-/// Whether a build goes on where the kernel confines nothing.
+/// Whether a build continues if the kernel cannot confine it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Confinement {
-    /// It does not: the source is others'.
+    /// It does not, because the source is third-party.
     Required,
-    /// It does: the source is the user's own.
+    /// It does, because the source is the user's own.
     WherePossible,
 }
 
-/// A program that is to run confined. It gets nothing of the environment but `PATH` and where Rust's toolchains are.
+/// A program to run confined. It inherits only `PATH` and the settings of Rust's toolchains from the environment.
 #[derive(Clone, Debug)]
 pub(crate) struct Confined {
     confinement: Confinement,
@@ -98,14 +98,14 @@ pub(crate) struct Confined {
 }
 
 impl Confined {
-    /// A program that may read the system's programs, write nothing, and use [`QUESTION`].
+    /// Returns a program that may read the system's programs, write nothing, and use the limits of [`QUESTION`].
     pub(crate) fn new(program: impl AsRef<OsStr>, confinement: Confinement) -> Self {
         let mut environment = vec![("HOME".into(), "/tmp".into())];
         environment.extend(std::env::var_os("PATH").map(|path| ("PATH".into(), path)));
         environment.extend(std::env::var_os("RUSTUP_TOOLCHAIN").map(|name| ("RUSTUP_TOOLCHAIN".into(), name)));
         environment.extend(toolchains().map(|path| ("RUSTUP_HOME".into(), path.into())));
         let program = vec![program.as_ref().to_owned()];
-        // Looked up here: the supervisor has another environment.
+        // Looked up here, because the supervisor has another environment.
         let paths = tools().into_iter().map(|path| ("--read", path)).collect();
         Self { confinement, limits: QUESTION, folder: None, environment, paths, program }
     }
@@ -128,46 +128,46 @@ impl Confined {
         self
     }
 
-    /// Runs it in this folder, which it must be able to read.
+    /// Runs the program in this folder, which it must be able to read.
     pub(crate) fn current_dir(mut self, folder: &Path) -> Self {
         self.folder = Some(folder.to_owned());
         self
     }
 
-    /// Lets it read and execute a file, or a folder and what is below.
+    /// Lets the program read and execute a file, or a folder and everything below it.
     pub(crate) fn read(mut self, path: impl Into<PathBuf>) -> Self {
         self.paths.push(("--read", path.into()));
         self
     }
 
-    /// The same, only where there are no namespaces to hide that these files exist.
+    /// Does the same, but only if there are no namespaces to hide that these files exist.
     pub(crate) fn read_without_view(mut self, path: impl Into<PathBuf>) -> Self {
         self.paths.push(("--read-without-view", path.into()));
         self
     }
 
-    /// Lets it write below a folder too.
+    /// Lets the program also write below a folder.
     pub(crate) fn write(mut self, folder: impl Into<PathBuf>) -> Self {
         self.paths.push(("--write", folder.into()));
         self
     }
 
-    /// Ends it at this moment at the latest.
+    /// Ends the program at this moment at the latest.
     pub(crate) fn until(mut self, deadline: Instant) -> Self {
         self.limits.time = self.limits.time.min(deadline.saturating_duration_since(Instant::now()));
         self
     }
 
-    /// Sets what it may use.
+    /// Sets the program's limits.
     pub(crate) fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
     }
 
-    /// Runs it to its end, and shows its output meanwhile.
+    /// Runs the program to its end, and shows its output meanwhile.
     ///
     /// # Errors
-    /// [`Failure`] with code 77 where this machine cannot run it so.
+    /// [`Failure`] with code 77 if this machine cannot run it confined.
     pub(crate) fn run_aloud(&self) -> Result<Ended, Failure> {
         let (mut child, report) = self.start(Stdio::piped())?;
         let aloud = |pipe: &mut dyn Read| {
@@ -194,24 +194,24 @@ impl Confined {
         self.ended(child, report)
     }
 
-    /// Runs it to its end: how it ended, and the first `most` bytes of its output.
+    /// Runs the program to its end. Returns how it ended, and the first `most` bytes of its output.
     ///
     /// # Errors
-    /// [`Failure`] with code 77 where this machine cannot run it so.
+    /// [`Failure`] with code 77 if this machine cannot run it confined.
     pub(crate) fn heard(&self, most: u64) -> Result<(Ended, Vec<u8>), Failure> {
         let (mut child, report) = self.start(Stdio::null())?;
         let mut bytes = Vec::new();
         if let Some(out) = child.stdout.take() {
-            // Closed then: whoever writes on is ended by that.
+            // The pipe is closed after that, which ends a program that keeps writing.
             let _ = out.take(most).read_to_end(&mut bytes);
         }
         Ok((self.ended(child, report)?, bytes))
     }
 
-    /// Whether this machine can run programs so.
+    /// Checks whether this machine can run programs confined.
     ///
     /// # Errors
-    /// [`Failure`] with code 77 and the reason where it cannot.
+    /// [`Failure`] with code 77 and the reason if it cannot.
     pub(crate) fn check(confinement: Confinement) -> Result<(), Failure> {
         Self::new("true", confinement).heard(0).map(|_| ())
     }
@@ -219,7 +219,7 @@ impl Confined {
     fn start(&self, errors: Stdio) -> Result<(Child, UnixStream), Failure> {
         let fault = |error: std::io::Error| Failure::new(77, format!("cannot run a confined program: {error}"));
         let (report, theirs) = UnixStream::pair().map_err(fault)?;
-        // Another file may have taken this program's place.
+        // Another file may have replaced this program at its path.
         let mut command = Command::new("/proc/self/exe");
         let limits = &self.limits;
         command.args(["confined", "--tied", "--time"]).arg(limits.time.as_secs_f64().to_string());
@@ -236,7 +236,7 @@ impl Confined {
         Ok((command.spawn().map_err(fault)?, report))
     }
 
-    /// How the supervisor says that the program has ended.
+    /// Returns how the program ended, as the supervisor reports it.
     fn ended(&self, mut child: Child, report: UnixStream) -> Result<Ended, Failure> {
         let mut text = String::new();
         let read = report.take(MAX_REPORT).read_to_string(&mut text);
@@ -256,18 +256,18 @@ impl Confined {
     }
 }
 
-/// What a supervisor's report begins with where the program was not run.
+/// The beginning of a supervisor's report if the program was not run.
 const FAULT: &str = "fault: ";
 
-/// The failure of a program that did not end with success, if it did not: with code 1 and the source's where it ended by
-/// itself, with [`LIMIT_EXCEEDED`] where one of our limits ended it.
+/// Turns an unsuccessful end into a failure: with code 1 and the source at fault if the program ended by itself, with
+/// [`LIMIT_EXCEEDED`] if one of our limits ended it.
 pub(crate) fn succeeded(ended: Ended, what: &str) -> Result<(), Failure> {
     match ended {
         Ended::Exit(0) => Ok(()),
         Ended::Exit(code) => Err(Failure::of_source(format!("{what} failed with exit code {code}"))),
         Ended::Signal(signal) => {
             let why = format!("{what} ended by signal {signal}");
-            // This is also how the kernel ends a program when the machine has no memory left.
+            // The kernel also ends a program this way when the machine is out of memory.
             Err(if signal == SIGKILL { Failure::plain(why) } else { Failure::of_source(why) })
         }
         Ended::Limit(limit) => {
@@ -285,8 +285,8 @@ fn name(limit: Limit) -> &'static str {
     }
 }
 
-/// The bytes of a file that a confined program has made, at most `most` of them. It may be a link to a file that its maker
-/// cannot read, so `cat` reads it with the same rights.
+/// Returns a file that a confined program has made, at most `most` bytes. The file may be a link to one that its
+/// maker cannot read, so `cat` reads it with the same rights.
 pub(crate) fn read_made(cat: Confined, path: &Path, folder: &Path, most: u64) -> Result<Vec<u8>, Failure> {
     let fault = |why: &str| Failure::of_source(format!("cannot read {}: {why}", path.display()));
     let (ended, bytes) = cat.read(folder).arg("--").arg(path).heard(most + 1)?;
@@ -300,7 +300,7 @@ pub(crate) fn read_made(cat: Confined, path: &Path, folder: &Path, most: u64) ->
     }
 }
 
-/// The folder of cargo, by the environment.
+/// Returns cargo's folder, according to the environment.
 pub(crate) fn cargo_home() -> Option<PathBuf> {
     home("CARGO_HOME", ".cargo")
 }
@@ -314,16 +314,16 @@ fn home(name: &str, below: &str) -> Option<PathBuf> {
     named.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(below)))
 }
 
-/// The folders that every confined program may read.
+/// Returns the folders that every confined program may read.
 pub(crate) fn readable() -> Vec<PathBuf> {
     SYSTEM.iter().map(PathBuf::from).chain(tools()).collect()
 }
 
-/// Rust's tools, wherever they are for this user: the two programs that are called, and rustup's folder.
+/// Returns Rust's tools of this user: the two programs that builds call, and rustup's folder.
 fn tools() -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = |name: &str| std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| path.is_file());
-    // Whole, for rustup looks for all of its folders.
+    // The whole folder, because rustup looks for all of its subfolders.
     ["cargo", "rustc"].into_iter().filter_map(found).chain(toolchains()).collect()
 }
 
@@ -332,9 +332,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let report = arguments.tied.then(|| std::io::stdin().as_fd().try_clone_to_owned()).transpose();
     let mut report = report.map_err(Failure::plain)?.map(File::from);
     let time = Duration::try_from_secs_f64(arguments.time).map_err(|error| Failure::new(2, error.to_string()))?;
-    // A caller that is tied to it has named them.
+    // A caller that started this one with `--tied` has passed them.
     let tools = if arguments.tied { Vec::new() } else { tools() };
-    let (program, rest) = arguments.program.split_first().ok_or_else(|| Failure::new(2, "no program is named"))?;
+    let (program, rest) = arguments.program.split_first().ok_or_else(|| Failure::new(2, "no program is given"))?;
     let spec = Spec {
         program: program.clone(),
         arguments: rest.to_vec(),
@@ -347,8 +347,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     };
     let told = match confine::run(&spec) {
         Ok((ended, isolation)) => Ok((ended, warning(isolation))),
-        Err(ConfineError::Nothing) => Err("this kernel grants neither user namespaces nor Landlock (Linux 5.13), \
-            without which a foreign source could read this user's keys; build it on another machine"
+        Err(ConfineError::Nothing) => Err("this kernel offers neither user namespaces nor Landlock (Linux 5.13), \
+            so a third-party source could read this user's keys; build it on another machine"
             .to_owned()),
         Err(error @ (ConfineError::Step(_) | ConfineError::Start(_))) => Err(error.to_string()),
     };
@@ -373,18 +373,18 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
 }
 
-/// What a user should know of a kernel that grants less.
+/// Returns what the user should know about a kernel that offers less isolation.
 fn warning(isolation: Isolation) -> Option<&'static str> {
     match isolation {
         Isolation::Namespaces => None,
         Isolation::Landlock => {
-            Some("no user namespaces are granted: a build sees names of files, and which processes there are")
+            Some("user namespaces are unavailable: a build can see file names, and which processes are running")
         }
         Isolation::LandlockWithoutSignals => Some(
-            "no user namespaces are granted: a build sees names of files, and can send signals to your processes \
+            "user namespaces are unavailable: a build can see file names, and send signals to your processes \
              (Linux 6.12 prevents that)",
         ),
-        Isolation::Calls => Some("this kernel keeps no file from a build: it can read what you can"),
+        Isolation::Calls => Some("this kernel confines nothing but system calls: a build can read whatever you can"),
     }
 }
 
@@ -393,14 +393,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_exceeded_limit_is_told_from_a_program_that_failed() {
+    fn exceeded_limit_is_distinguished_from_failed_program() {
         let code = |ended| succeeded(ended, "a build").err().map(|failure| failure.code());
         for limit in [Limit::Time, Limit::Memory, Limit::Disk, Limit::Processes] {
             assert_eq!(code(Ended::Limit(limit)), Some(LIMIT_EXCEEDED), "{limit:?}");
         }
         assert_eq!([Ended::Exit(7), Ended::Exit(124), Ended::Signal(9)].map(code), [Some(1); 3]);
         assert_eq!(code(Ended::Exit(0)), None);
-        // A build that ends by itself with an error is the tree's; the kernel may have killed it for want of memory.
+        // An error that ends a build is the tree's fault. SIGKILL may mean that the kernel ran out of memory.
         let of_source = |ended| succeeded(ended, "a build").err().map(|failure| failure.is_of_source());
         assert_eq!([Ended::Exit(1), Ended::Signal(11)].map(of_source), [Some(true); 2]);
         assert_eq!([Ended::Signal(9), Ended::Limit(Limit::Memory)].map(of_source), [Some(false); 2]);

@@ -1,6 +1,6 @@
-//! The control socket, as a client of it: one request, one answer.
+//! The client side of the control socket: one request, one answer.
 //!
-//! Owns where the daemon's files are. The daemon's side is in `daemon`.
+//! Owns the paths of the daemon's files. The daemon's side is in `daemon`.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -11,30 +11,30 @@ use openrelay_node::client::host::Folders;
 
 use crate::failure::Failure;
 
-/// Largest answer that is read, in bytes.
+/// The most bytes of an answer that are read.
 const MAX_ANSWER: u64 = 1 << 20;
 
-/// Folder of socket and log; gone after a reboot.
+/// Returns the folder of the socket and the log, which a reboot empties.
 pub(crate) fn runtime_dir() -> PathBuf {
     std::env::var_os("OPENRELAY_RUNTIME_DIR").map_or_else(|| "/run/openrelay".into(), PathBuf::from)
 }
 
-/// Folder of what outlives a reboot.
+/// Returns the folder of files that outlive a reboot.
 pub(crate) fn state_dir() -> PathBuf {
     std::env::var_os("OPENRELAY_STATE_DIR").map_or_else(|| "/var/lib/openrelay".into(), PathBuf::from)
 }
 
-/// Both, for what is changed on the host.
+/// Returns both folders, for changes to the host.
 pub(crate) fn folders() -> Folders {
     Folders { runtime: runtime_dir(), state: state_dir() }
 }
 
-/// The daemon's socket.
+/// Returns the path of the daemon's socket.
 pub(crate) fn socket() -> PathBuf {
     runtime_dir().join("control.sock")
 }
 
-/// Asks the daemon; `None` when there is none, or when it ends before it answers: whoever is killed takes the questions to it along.
+/// Asks the daemon. Returns `None` if there is no daemon, or if it ends before it answers, as a killed one does.
 pub(crate) fn ask(method: &str, path: &str) -> Result<Option<serde_json::Value>, Failure> {
     let mut stream = match UnixStream::connect(socket()) {
         Ok(stream) => stream,
@@ -58,12 +58,11 @@ pub(crate) fn ask(method: &str, path: &str) -> Result<Option<serde_json::Value>,
         Err(error) => return Err(Failure::new(1, format!("the daemon does not answer: {error}"))),
     }
     let text = String::from_utf8_lossy(&answer);
-    let (head, body) =
-        text.split_once("\r\n\r\n").ok_or_else(|| Failure::plain("the daemon's answer does not read"))?;
+    let (head, body) = text.split_once("\r\n\r\n").ok_or_else(|| Failure::plain("the daemon's answer is malformed"))?;
     if !head.starts_with("HTTP/1.1 200") {
-        return Err(Failure::new(1, format!("the daemon refused: {}", body.trim())));
+        return Err(Failure::new(1, format!("the daemon refused the request: {}", body.trim())));
     }
     serde_json::from_str(body)
         .map(Some)
-        .map_err(|error| Failure::plain(format!("the daemon's answer does not read: {error}")))
+        .map_err(|error| Failure::plain(format!("the daemon's answer is malformed: {error}")))
 }

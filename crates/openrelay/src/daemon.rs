@@ -1,7 +1,8 @@
 //! The daemon: one connection and its control socket.
 //!
-//! Owns the routes that `openapi.json` describes: `GET /v1/status`, `POST /v1/rekey`, `POST /v1/down`. Whom it answers the
-//! socket's owner, group and mode decide (0660): the kernel lets nobody else connect, and knows all groups of a process, which SO_PEERCRED does not.
+//! Owns the routes that `openapi.json` describes: `GET /v1/status`, `POST /v1/rekey`, `POST /v1/down`. It never
+//! checks itself who asks: the socket's owner, group and mode (0660) decide who may connect. The kernel enforces them
+//! and knows all groups of a process, which SO_PEERCRED does not.
 
 use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,10 +23,10 @@ use crate::control::{folders, runtime_dir, socket};
 use crate::failure::Failure;
 use crate::{Program, UpArguments, talk};
 
-/// How long a first connection may take.
+/// How long the first connection may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The routes, as the OpenAPI file must list them.
+/// The routes, exactly as the OpenAPI file must list them.
 const STATUS: &str = "/v1/status";
 const REKEY: &str = "/v1/rekey";
 const DOWN: &str = "/v1/down";
@@ -39,7 +40,7 @@ struct Daemon {
     down: Notify,
 }
 
-/// Runs until it is told to stop.
+/// Connects and serves the control socket until the daemon is told to stop.
 pub(crate) fn run(program: &Program, arguments: &UpArguments) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::plain)?;
     runtime.block_on(serve(program, arguments))
@@ -69,24 +70,26 @@ async fn serve(program: &Program, arguments: &UpArguments) -> Result<(), Failure
 }
 
 fn listen() -> Result<UnixListener, Failure> {
-    std::fs::create_dir_all(runtime_dir())
-        .map_err(|error| Failure::new(77, format!("cannot make {}: {error}; run as root", runtime_dir().display())))?;
+    std::fs::create_dir_all(runtime_dir()).map_err(|error| {
+        Failure::new(77, format!("cannot create {}: {error}; run as root", runtime_dir().display()))
+    })?;
     let path = socket();
     if std::os::unix::net::UnixStream::connect(&path).is_ok() {
-        return Err(Failure::plain("a daemon runs already; see: openrelay status"));
+        return Err(Failure::plain("a daemon is already running; see: openrelay status"));
     }
     let _ = std::fs::remove_file(&path);
     let listener = UnixListener::bind(&path)
         .map_err(|error| Failure::plain(format!("cannot listen on {}: {error}", path.display())))?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o660)).map_err(Failure::plain)?;
-    // Whose members may ask without being root, if the host has such a group and we may give it the socket.
+    // The group's members may ask without root, if the host has such a group and this process may assign the socket
+    // to it.
     if let Some(group) = std::fs::read_to_string("/etc/group").ok().and_then(|groups| number_of(&groups, GROUP)) {
         let _ = std::os::unix::fs::chown(&path, None, Some(group));
     }
     Ok(listener)
 }
 
-/// The number of a group. Source: group(5).
+/// Returns the ID of a group. Source: group(5).
 fn number_of(groups: &str, name: &str) -> Option<u32> {
     let mut lines = groups.lines().map(|line| line.split(':'));
     lines.find_map(|mut fields| (fields.next() == Some(name)).then(|| fields.nth(1))?)?.parse().ok()
@@ -114,7 +117,7 @@ async fn connect_and_wait(program: &Program, arguments: &UpArguments, daemon: &A
     Ok(())
 }
 
-/// The hops in words.
+/// Returns the hops in words.
 fn path(facts: &Facts) -> String {
     match facts.ingress {
         Some(ingress) => format!("ingress {ingress} and egress {}", facts.egress),
@@ -181,13 +184,13 @@ mod tests {
     use super::{DOWN, REKEY, STATUS, number_of};
 
     #[test]
-    fn a_group_is_found_by_its_name() {
+    fn group_is_found_by_its_exact_name() {
         let groups = "root:x:0:\nopenrelayers:x:7:\nopenrelay:x:991:anna,ben\n";
         assert_eq!((number_of(groups, "openrelay"), number_of(groups, "nobody")), (Some(991), None));
     }
 
     #[test]
-    fn the_openapi_file_lists_exactly_the_routes() {
+    fn openapi_file_lists_exactly_the_served_routes() {
         let file: serde_json::Value = serde_json::from_str(include_str!("../openapi.json")).unwrap();
         let mut listed = Vec::new();
         for (path, methods) in file["paths"].as_object().unwrap() {

@@ -1,4 +1,4 @@
-//! `openrelay devnet` and `openrelay devchain`: start `openrelay-dev`, which is not part of releases.
+//! `openrelay devnet` and `openrelay devchain`: starts `openrelay-dev`, which is not part of releases.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::failure::Failure;
 
-/// Becomes `openrelay-dev COMMAND …`, found beside this program or in the path.
+/// Replaces this process with `openrelay-dev COMMAND …`, found beside this program or in `PATH`.
 pub(crate) fn run(command: &str, arguments: &[OsString]) -> Result<(), Failure> {
     let beside = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.join("openrelay-dev")));
     let program = beside.filter(|path| path.exists()).map_or_else(|| "openrelay-dev".into(), OsString::from);
@@ -14,7 +14,8 @@ pub(crate) fn run(command: &str, arguments: &[OsString]) -> Result<(), Failure> 
     Err(Failure::new(
         77,
         format!(
-            "cannot start openrelay-dev: {error}; in a checkout run: cargo build --release, elsewhere install the package openrelay-dev"
+            "cannot start openrelay-dev: {error}; \
+             in a checkout run: cargo build --release, elsewhere install the package openrelay-dev"
         ),
     ))
 }

@@ -1,7 +1,7 @@
-//! `openrelay evidence`: looks at evidence of any machine, by files alone.
+//! `openrelay evidence`: checks evidence of any machine offline, from files.
 //!
-//! Owns how facts and refusals are shown. Makes no verdict, which needs what the chain says: it adds what the released
-//! policy says of the machine, and which checks that leaves out.
+//! Owns how facts and refusals are shown. It never makes a verdict, because a verdict needs facts from the chain. It
+//! reports what the released policy says about the machine, and which checks that leaves out.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -19,15 +19,19 @@ use serde_json::{Map, Value, json};
 use crate::failure::Failure;
 use crate::say;
 
-/// What the released policy is applied to, and what only a chain could add.
+/// What the released policy checks here, and what only a chain can add. Both are also values in the JSON output.
 const COVERED: &str =
     "platform, product, revocation, Intel's status and advisories, attributes, VMPL, guest policy, owner";
 const LEFT_OUT: &str = "floors of firmware, image and its firmware, relay, key, role, block and age";
 
-/// The largest evidence in hexadecimal digits, and two bytes more.
+/// The size of the largest evidence in hexadecimal digits, plus two bytes.
 const MAX_FILE: u64 = 2 * MAX_RAW as u64 + 2;
 
-/// Holds a raw quote or report against vendors' roots and collateral, and prints what follows; exit code 5 when it is refused.
+/// Checks a raw quote or report with the vendors' roots and collateral, and prints the result.
+///
+/// # Errors
+///
+/// Exit code 5 if the evidence is refused.
 pub(crate) fn inspect(
     file: &Path,
     collateral: Option<&Path>,
@@ -46,7 +50,7 @@ pub(crate) fn inspect(
         Ok(_) => ("genuine", Value::Null),
         Err(refusal) => ("refused", refusal.code().into()),
     };
-    // As for an image that withstands no published weakness: which one runs is not known here.
+    // The image is unknown here, so the policy is applied as for one that mitigates no published weakness.
     let policy = outcome.as_ref().map_err(Clone::clone).and_then(|facts| Policy::default().check_machine(facts, &[]));
     let said = policy.as_ref().map_or_else(Refusal::code, |()| "accepted");
     if as_json {
@@ -70,7 +74,7 @@ pub(crate) fn inspect(
             Err(refusal) => say(&format!("policy               refused ({said}): {refusal}")),
         }
         say(&format!("policy covers        {COVERED}"));
-        say(&format!("policy leaves out    {LEFT_OUT}: only a chain says those"));
+        say(&format!("policy leaves out    {LEFT_OUT}: these need the chain"));
         for (name, value) in &shown {
             let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             say(&format!("{name:<20} {text}"));
@@ -84,7 +88,7 @@ pub(crate) fn inspect(
     }
 }
 
-/// Of a file that is too large, enough is read to refuse it for that.
+/// Reads a file. Of a file that is too large it reads just enough to refuse it for its size.
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     let fault = |why: &dyn std::fmt::Display| Failure::plain(format!("cannot read {}: {why}", path.display()));
     let mut bytes = Vec::new();
@@ -96,7 +100,7 @@ fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     Ok(bytes)
 }
 
-/// What is shown is filled in as it becomes known: of what is refused only what had to be done to read it.
+/// Judges evidence, and fills `shown` as facts become known. A refusal leaves only how the evidence was unpacked.
 fn judge(bytes: &[u8], collateral: Option<&[u8]>, now: u64, shown: &mut Map<String, Value>) -> Result<Facts, Refusal> {
     let unpacked = unpack(bytes);
     if let Some((from, _)) = &unpacked {
@@ -115,7 +119,7 @@ fn judge(bytes: &[u8], collateral: Option<&[u8]>, now: u64, shown: &mut Map<Stri
             Some(Collateral::Amd(bundle.collateral))
         }
     };
-    // What is judged is what a relay would send: in our encoding, read again.
+    // Judge what a relay would send: the project's encoding, decoded again.
     let evidence = Evidence::decode(&evidence.encode())?;
     let facts = examine(&evidence, collateral.as_ref(), &Roots::genuine(), now)?;
     shown.insert("identity".into(), hex(&evidence.identity()).into());
@@ -123,7 +127,7 @@ fn judge(bytes: &[u8], collateral: Option<&[u8]>, now: u64, shown: &mut Map<Stri
     Ok(facts)
 }
 
-/// Vendors' tools also write quotes as text, which no quote is.
+/// Unpacks hexadecimal digits or base64, which vendors' tools also write. Raw evidence is never valid text.
 fn unpack(bytes: &[u8]) -> Option<(&'static str, Vec<u8>)> {
     let text: String = std::str::from_utf8(bytes).ok()?.split_whitespace().collect();
     let digits = alloy_primitives::hex::decode(&text).ok().map(|unpacked| ("hexadecimal digits", unpacked));

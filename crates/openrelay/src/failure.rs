@@ -1,7 +1,14 @@
-//! What went wrong, as people and scripts see it.
+//! Failures as people and scripts see them: a message and an exit code.
 //!
-//! Owns the exit codes: 0 ok, 1 failed, 2 usage, 3 not connected or no daemon, 5 trust refused, 7 a limit of ours was
-//! exceeded (time, or memory, disk space or processes of a build), 77 needs privileges or tools.
+//! Owns the exit codes:
+//!
+//! - 0: success
+//! - 1: failed
+//! - 2: wrong usage
+//! - 3: not connected, or no daemon
+//! - 5: verification refused
+//! - 7: exceeded a limit set by this program: time, or a build's memory, disk space or processes
+//! - 77: missing privileges or tools
 
 use std::process::ExitCode;
 
@@ -11,8 +18,8 @@ use openrelay_node::chain::{ChainError, EndpointError};
 use openrelay_node::client::ConnectError;
 use openrelay_node::client::host::HostError;
 
-/// The exit code where a limit of ours was exceeded: of time, or of what a build may use. Nothing is wrong with what was
-/// asked for.
+/// The exit code for exceeding a limit set by this program: time, or what a build may use. The request itself is not
+/// at fault.
 pub(crate) const LIMIT_EXCEEDED: u8 = 7;
 
 /// A failure with its exit code.
@@ -28,17 +35,17 @@ impl Failure {
         Self { code, text: text.into(), of_source: false }
     }
 
-    /// Something that has no exit code of its own.
+    /// Returns a failure that has no exit code of its own.
     pub(crate) fn plain(text: impl std::fmt::Display) -> Self {
         Self::new(1, text.to_string())
     }
 
-    /// What a source tree that is built has brought about, on any machine alike.
+    /// Returns a failure that the source tree under build causes, on any machine alike.
     pub(crate) fn of_source(text: impl std::fmt::Display) -> Self {
         Self { of_source: true, ..Self::plain(text) }
     }
 
-    /// Whether the source tree has brought it about, and not this machine.
+    /// Returns whether the source tree caused the failure, and not this machine.
     pub(crate) fn is_of_source(&self) -> bool {
         self.of_source
     }
@@ -62,7 +69,7 @@ impl std::fmt::Display for Failure {
 }
 
 impl From<ChainError> for Failure {
-    /// A directory that is not proven, or too old, is refused. Where nobody was reached, nothing was refused.
+    /// Refuses a directory that is unproven or too old. If no endpoint or mirror was reached, nothing was refused.
     fn from(error: ChainError) -> Self {
         if matches!(error, ChainError::Unreached { .. } | ChainError::Unserved(_)) {
             return Self::new(3, format!("no directory: {error}; check the connection"));
@@ -109,7 +116,7 @@ impl From<HostError> for Failure {
 
 fn host_failure(error: &HostError) -> Failure {
     if error.is_privilege() {
-        return Failure::new(77, format!("{error}. This needs CAP_NET_ADMIN; run: sudo openrelay up"));
+        return Failure::new(77, format!("{error}; this needs CAP_NET_ADMIN, run: sudo openrelay up"));
     }
     Failure::new(if error.is_missing_tool() { 77 } else { 1 }, error.to_string())
 }

@@ -1,6 +1,7 @@
-//! `openrelay image`: build, measure, compare, verify and show images of relays, and the client's own package.
+//! `openrelay image`: builds, measures, compares, verifies and shows relay images and the client's package.
 //!
-//! Owns files, downloads and the compiler's settings; what an image is, `openrelay-image` says. Never runs anything out of a package.
+//! Owns files, downloads and the compiler's settings; `openrelay-image` defines what an image is. Never runs anything
+//! out of a package.
 
 mod compile;
 mod firmware;
@@ -31,28 +32,28 @@ use crate::control::folders;
 use crate::failure::Failure;
 use crate::{ImageCommand, Program, say, talk};
 
-/// Names of what a build writes.
+/// The names of the files that a build writes.
 pub(crate) const IMAGE: &str = "image.efi";
 pub(crate) const MANIFEST: &str = "manifest.json";
 const FIRMWARE: &str = "firmware.fd";
-/// And of the client's package.
+/// The name of the client's package, the program itself.
 pub(crate) const CLIENT: &str = "openrelay";
-/// Largest file that is read, in bytes: compilers are the largest.
+/// The largest file that is read, in bytes; compilers are the largest.
 const MAX_READ: u64 = 512 << 20;
-/// How long a package may take.
+/// How long the download of one package may take.
 const DOWNLOAD: Duration = Duration::from_secs(600);
 
-/// What is built.
+/// What a build makes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub(crate) enum Kind {
-    /// What relays run.
+    /// The image that relays run.
     Relay,
     /// The client's own program.
     Client,
 }
 
 impl Kind {
-    /// The kind with the contract's number.
+    /// Returns the kind with the contract's number.
     pub(crate) fn of(number: u8) -> Option<Self> {
         [Self::Relay, Self::Client].into_iter().find(|kind| kind.number() == number)
     }
@@ -64,7 +65,7 @@ impl Kind {
         }
     }
 
-    /// How the file is called.
+    /// Returns the name of the built file.
     pub(crate) const fn file(self) -> &'static str {
         match self {
             Self::Relay => IMAGE,
@@ -76,9 +77,9 @@ impl Kind {
 pub(crate) fn run(program: &Program, command: &ImageCommand) -> Result<(), Failure> {
     match command {
         ImageCommand::Build { build, out, json } => {
-            // Before the minutes that a build takes.
+            // Before the build, which takes minutes.
             std::fs::create_dir_all(out)
-                .map_err(|error| Failure::plain(format!("cannot make {}: {error}", out.display())))?;
+                .map_err(|error| Failure::plain(format!("cannot create {}: {error}", out.display())))?;
             let built = make(build)?;
             write(out, &built, build.kind)?;
             tell(&built, *json);
@@ -113,59 +114,65 @@ pub(crate) fn run(program: &Program, command: &ImageCommand) -> Result<(), Failu
     }
 }
 
-/// What an image is built of.
+/// The inputs and settings of a build.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct BuildArguments {
-    /// The source tree
+    /// Source tree
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub(crate) source: PathBuf,
-    /// What else goes into it, by hash; in the source tree if not given
+    /// Lock file of inputs; default: the tree's own
     #[arg(long, value_name = "FILE")]
     pub(crate) lock: Option<PathBuf>,
-    /// Folder for packages and crates, by hash
+    /// Folder that keeps packages and crates by hash
     #[arg(long, value_name = "DIR", env = "OPENRELAY_INPUTS")]
     pub(crate) inputs: Option<PathBuf>,
-    /// Archive to ask for packages before Debian's archives as apt knows them, or a mirror that names packages and crates by hash; repeatable
+    /// Archive or mirror to download from; repeatable
+    ///
+    /// An archive is asked for packages before Debian's archives, as apt knows them. A mirror serves packages and
+    /// crates by hash.
     #[arg(long, value_name = "URL")]
     pub(crate) from: Vec<String>,
-    /// Where the compiler keeps what it makes
+    /// Folder for the compiler's output
     #[arg(long, value_name = "DIR")]
     pub(crate) target: Option<PathBuf>,
-    /// What to build: the image that relays run, or the client's own program
+    /// What to build: the relay image or the client program
     #[arg(long, value_enum, default_value_t = Kind::Relay)]
     pub(crate) kind: Kind,
-    /// Pack these programs instead of compiling them from the source: init, then relay; or the client's
+    /// Pack these programs instead of compiling them
+    ///
+    /// For a relay: first init, then relay. For the client: its one program.
     #[arg(long, num_args = 1..=2, value_name = "PROGRAM")]
     pub(crate) programs: Option<Vec<PathBuf>>,
-    /// Pack this firmware instead of building it from the source
+    /// Pack this firmware instead of building it
     #[arg(long, value_name = "FILE")]
     pub(crate) firmware: Option<PathBuf>,
-    /// Compile the relay that simulates, for development networks
+    /// Compile the simulated relay, for development networks
     #[arg(long)]
     pub(crate) simulate: bool,
-    /// The version that the image is to have
+    /// Version number of the image
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     pub(crate) version: u64,
-    /// Whether the compiler must be confined; here, where the tree is the user's own
+    /// Whether the compiler must be confined. From this command line it is where possible: the tree is the user's
+    /// own.
     #[arg(skip = Confinement::WherePossible)]
     pub(crate) confinement: Confinement,
     /// Time limit of compiling, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 7_200)]
     pub(crate) time: u64,
-    /// When compiling must have ended, where that is not its start and its time limit
+    /// When compiling must have ended, if not at its start plus its time limit
     #[arg(skip)]
     pub(crate) deadline: Option<Instant>,
 }
 
-/// A built image.
+/// A built image or package.
 pub(crate) struct Built {
     pub(crate) image: Image,
     pub(crate) manifest: Manifest,
-    /// Seconds of each stage.
+    /// The seconds that each stage took.
     stages: Vec<(&'static str, f64)>,
 }
 
-/// Builds an image.
+/// Builds an image or the client's package.
 pub(crate) fn make(build: &BuildArguments) -> Result<Built, Failure> {
     let build = &BuildArguments { deadline: Some(build.until()), ..build.clone() };
     let lock = read_lock(&build.lock())?;
@@ -177,9 +184,9 @@ pub(crate) fn make(build: &BuildArguments) -> Result<Built, Failure> {
     };
     let started = Instant::now();
     let packages = match build.kind {
-        // Packing needs all, but for the source of firmware that is there already.
+        // Packing needs all packages, except the source of firmware that is built already.
         Kind::Relay => packages_of(build, &lock, |role| role != Role::Firmware || build.firmware.is_none())?,
-        // Nothing of Debian's is in it.
+        // The client contains no Debian package.
         Kind::Client => BTreeMap::new(),
     };
     if !packages.is_empty() {
@@ -216,27 +223,28 @@ pub(crate) fn make(build: &BuildArguments) -> Result<Built, Failure> {
             (image, manifest)
         }
         (Kind::Client, Err(mut programs)) if programs.len() == 1 => {
-            // The program alone, which no chip starts.
+            // The program alone: no hardware starts or measures it.
             let image = Image { file: programs.remove(0), firmware: Vec::new() };
             let (kind, image_hash) = (build.kind.number(), image.hash());
             let (shapes, advisories) = (Vec::new(), Vec::new());
             let manifest = Manifest { kind, version, firmware_generation: None, image: image_hash, shapes, advisories };
             (image, manifest)
         }
-        (Kind::Relay, _) => return Err(Failure::new(2, "--programs takes two files for a relay's image")),
-        (Kind::Client, _) => return Err(Failure::new(2, "--programs takes one file for the client's package")),
+        (Kind::Relay, _) => return Err(Failure::new(2, "--programs needs two files for a relay image")),
+        (Kind::Client, _) => return Err(Failure::new(2, "--programs needs one file for the client package")),
     };
     Ok(Built { image, manifest, stages })
 }
 
-/// Writes what was built, each file whole or not at all, and last the manifest, which stands for all.
+/// Writes the built files, each completely or not at all. Writes the manifest last, because it stands for all of
+/// them.
 fn write(out: &Path, built: &Built, kind: Kind) -> Result<(), Failure> {
     let put = |name: &str, bytes: &[u8]| {
         let path = out.join(name);
         openrelay_node::directory::replace(&path, bytes)
             .map_err(|error| Failure::plain(format!("cannot write {}: {error}", path.display())))
     };
-    // One of an image of before would stand beside another.
+    // A previous image's manifest would otherwise stand beside another image.
     let _ = std::fs::remove_file(out.join(MANIFEST));
     put(kind.file(), &built.image.file)?;
     if kind == Kind::Relay {
@@ -257,11 +265,11 @@ fn tell(built: &Built, as_json: bool) {
         return say(&said.to_string());
     }
     say(&format!("image     {}   {} bytes", hex(&built.image.hash()), built.image.file.len()));
-    say(&format!("manifest  {manifest}   {} shapes of machines", built.manifest.shapes.len()));
+    say(&format!("manifest  {manifest}   {} machine shapes", built.manifest.shapes.len()));
 }
 
-/// Removes a folder in which something was built, if it is there. The build may have made that hard: folders without
-/// permissions, or deeper than a path can be long.
+/// Removes a build folder if it exists. The build may have made that hard with folders that lack permissions, or that
+/// are nested deeper than a path can be long.
 pub(crate) fn remove(folder: &Path) -> Result<(), Failure> {
     let missing = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
     match std::fs::remove_dir_all(folder) {
@@ -269,25 +277,25 @@ pub(crate) fn remove(folder: &Path) -> Result<(), Failure> {
         Err(error) if missing(&error) => return Ok(()),
         Err(_) => {}
     }
-    // Neither follows a link below the folder, and nothing that was built runs any more.
+    // Neither program follows a link below the folder, and no built program is running any more.
     for (program, options) in [("chmod", &["-R", "u+rwX", "--"][..]), ("rm", &["-rf", "--"])] {
         let _ = Command::new(program).args(options).arg(folder).stderr(std::process::Stdio::null()).status();
     }
     match std::fs::symlink_metadata(folder) {
         Err(error) if missing(&error) => Ok(()),
-        _ => Err(Failure::new(77, format!("cannot remove {}; remove it", folder.display()))),
+        _ => Err(Failure::new(77, format!("cannot remove {}; remove it by hand", folder.display()))),
     }
 }
 
-/// The bytes of a file, which is one, of a size that images, programs and tools have.
+/// Reads a regular file whose size fits images, programs and tools.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     let fault = |why: &dyn std::fmt::Display| Failure::plain(format!("cannot read {}: {why}", path.display()));
     let about = std::fs::metadata(path).map_err(|error| fault(&error))?;
     if !about.is_file() {
-        return Err(fault(&"it is no regular file"));
+        return Err(fault(&"it is not a regular file"));
     }
     if about.len() > MAX_READ {
-        return Err(fault(&format!("it has {} bytes; at most {MAX_READ} are read", about.len())));
+        return Err(fault(&format!("it has {} bytes; at most {MAX_READ} are allowed", about.len())));
     }
     std::fs::read(path).map_err(|error| fault(&error))
 }
@@ -297,37 +305,37 @@ fn read_lock(path: &Path) -> Result<Lock, Failure> {
     Lock::parse(&text).map_err(|error| Failure::of_source(format!("{}: {error}", path.display())))
 }
 
-/// The folder in which inputs are kept, by hash.
+/// Returns the folder in which inputs are kept, by hash.
 fn kept(build: &BuildArguments) -> PathBuf {
     build.inputs.clone().unwrap_or_else(|| folders().state.join("inputs"))
 }
 
 impl BuildArguments {
-    /// When a build that begins now ends at the latest.
+    /// Returns the latest end of a build that begins now.
     fn until(&self) -> Instant {
         self.deadline.unwrap_or_else(|| Instant::now() + Duration::from_secs(self.time))
     }
 
-    /// The lock's path: in the source tree if none is named.
+    /// Returns the lock's path: in the source tree unless it is given.
     fn lock(&self) -> PathBuf {
         self.lock.clone().unwrap_or_else(|| self.source.join("image/inputs.lock"))
     }
 }
 
-/// The packages with wanted roles: those that are kept, and those that are downloaded now.
+/// Returns the packages whose roles are wanted, from the folder of inputs or from a download.
 fn packages_of(
     build: &BuildArguments,
     lock: &Lock,
     wanted: impl Fn(Role) -> bool,
 ) -> Result<BTreeMap<String, Vec<u8>>, Failure> {
     let kept = kept(build);
-    // Where it cannot be made nothing is kept, which is said then.
+    // If the folder cannot be created, nothing is kept, and a warning reports that later.
     let _ = std::fs::create_dir_all(&kept);
     let mut found = BTreeMap::new();
     let mut archives = None;
     for package in lock.packages.iter().filter(|package| wanted(package.role)) {
         let path = kept.join(&package.sha256);
-        // What is kept is held against its hash like everything else: a disk forgets.
+        // A kept package is checked against its hash like any other, because disks corrupt data.
         let bytes = match std::fs::read(&path).ok().filter(|bytes| package.check(bytes).is_ok()) {
             Some(bytes) => bytes,
             None => {
@@ -345,7 +353,7 @@ fn packages_of(
     Ok(found)
 }
 
-/// Debian's archives, as apt on this machine knows them.
+/// Returns Debian's archives, as apt on this machine knows them.
 fn debian_archives() -> Vec<String> {
     let arguments = ["indextargets", "--format", "$(SITE)", "Created-By: Packages"];
     let said = Command::new("apt-get").args(arguments).output().map(|output| output.stdout).unwrap_or_default();
@@ -355,7 +363,7 @@ fn debian_archives() -> Vec<String> {
     sites
 }
 
-/// The first file with the right hash that somebody has.
+/// Returns the first file with the right hash that any archive has.
 fn download(package: &Package, archives: &[String]) -> Result<Vec<u8>, Failure> {
     let mut faults = Vec::new();
     for archive in archives {
@@ -371,11 +379,12 @@ fn download(package: &Package, archives: &[String]) -> Result<Vec<u8>, Failure> 
         }
     }
     if archives.is_empty() {
-        faults.push("no archive is known here; name one with --from".into());
+        faults.push("no archive is known here; add one with --from".into());
     }
-    // That nobody has it here proves nothing of the tree that names it.
+    // A missing input says nothing about the tree that names it.
     let why = format!(
-        "cannot fetch the input {} ({}): {}; put the file with SHA-256 {} into --inputs, or name an archive that has it with --from",
+        "cannot fetch the input {} ({}): {}; \
+         put the file with SHA-256 {} into --inputs, or add an archive that has it with --from",
         package.name,
         package.path,
         faults.join("; "),
@@ -386,21 +395,21 @@ fn download(package: &Package, archives: &[String]) -> Result<Vec<u8>, Failure> 
 
 fn fetch(url: &str, size: u64) -> Result<Vec<u8>, String> {
     let (_, bytes) = openrelay_node::chain::way::get(url, DOWNLOAD, size + 1)?;
-    if bytes.len() as u64 == size { Ok(bytes) } else { Err(format!("{url}: it has not {size} bytes")) }
+    if bytes.len() as u64 == size { Ok(bytes) } else { Err(format!("{url}: its size is not {size} bytes")) }
 }
 
-/// Prints what firmware and chips will report.
+/// Prints what firmware and chips will report of an image.
 fn measure(image: &Path, lock: &Path, firmware: Option<&Path>, as_json: bool) -> Result<(), Failure> {
     let (lock, file) = (read_lock(lock)?, read(image)?);
     let register = |found: Result<pcr::Register, openrelay_image::ImageError>| {
-        let no_image = |error| Failure::plain(format!("{} is no image that starts: {error}", image.display()));
+        let no_image = |error| Failure::plain(format!("{} is not a bootable image: {error}", image.display()));
         found.map(|found| hex(&found.0)).map_err(no_image)
     };
     let (eleven, four, nine) =
         (register(pcr::register_11(&file))?, register(pcr::register_4(&file))?, register(pcr::register_9(&file))?);
     let firmware = firmware.map_or_else(|| image.with_file_name(FIRMWARE), Path::to_path_buf);
-    let firmware = read(&firmware)
-        .map_err(|failure| Failure::plain(format!("{failure}; --firmware names what starts the image")))?;
+    let firmware =
+        read(&firmware).map_err(|failure| Failure::plain(format!("{failure}; name the firmware with --firmware")))?;
     let image = Image { file, firmware };
     let manifest = image.manifest(&lock, Kind::Relay.number(), 0).map_err(Failure::plain)?;
     let mrtd = tdx::mrtd(&image.firmware).map(|mrtd| hex(&mrtd)).ok();
@@ -415,35 +424,35 @@ fn measure(image: &Path, lock: &Path, firmware: Option<&Path>, as_json: bool) ->
             .map(|shape| json!({"shape": shape.name, "launch_digest": launch(&shape.measurement)}))
             .collect();
         let said = json!({
-            "schema": "openrelay.image-measure/1", "image": hex(&image.hash()), "pcr11": eleven, "pcr4": four, "pcr9": nine,
-            "snp": shapes, "mrtd_of_firmware": mrtd, "rtmrs": "not proven",
+            "schema": "openrelay.image-measure/1", "image": hex(&image.hash()), "pcr11": eleven, "pcr4": four,
+            "pcr9": nine, "snp": shapes, "mrtd_of_firmware": mrtd, "rtmrs": "not proven",
         });
         say(&said.to_string());
         return Ok(());
     }
     say(&format!("image     {}", hex(&image.hash())));
-    say(&format!("PCR 11    {eleven}   of the image alone; PCR 12 and 13 must be zeros"));
-    say(&format!("PCR 9     {nine}   command line and initrd, by the kernel"));
-    say(&format!("PCR 4     {four}   where the firmware starts the image at once"));
+    say(&format!("PCR 11    {eleven}   the image alone; PCR 12 and 13 must be zeros"));
+    say(&format!("PCR 9     {nine}   command line and initrd, measured by the kernel"));
+    say(&format!("PCR 4     {four}   if the firmware starts the image directly"));
     for shape in &manifest.shapes {
         say(&format!("SNP       {}   {}", launch(&shape.measurement), shape.name));
     }
     match mrtd {
-        Some(mrtd) => say(&format!("MRTD      {mrtd}   of this firmware, were it started as a trust domain's")),
+        Some(mrtd) => say(&format!("MRTD      {mrtd}   this firmware, if it were started as a trust domain")),
         None => say("MRTD      none: this firmware is not made for trust domains"),
     }
-    say("RTMRs     not proven: this firmware extends none of them by kernel, initrd and command line");
+    say("RTMRs     not proven: this firmware does not extend them with kernel, initrd or command line");
     Ok(())
 }
 
-/// Rebuilds an image here, and holds it against those that the ledger says are good.
+/// Rebuilds an image here, and compares it with the images approved on the chain.
 fn verify(program: &Program, build: &BuildArguments, config: &Path) -> Result<(), Failure> {
     if build.programs.is_some() || build.lock.is_some() || build.firmware.is_some() || build.simulate {
         let why =
-            "an image is rebuilt from its source tree alone: leave out --programs, --lock, --firmware and --simulate";
+            "an image is rebuilt from its source tree alone; leave out --programs, --lock, --firmware and --simulate";
         return Err(Failure::new(2, why));
     }
-    let none = || Failure::plain("on a signed directory nothing is approved by votes");
+    let none = || Failure::plain("a network with a signed directory has no approved images; use one on a chain");
     let all: Vec<Approved> = match build.kind {
         Kind::Relay => {
             let directory = crate::ledger::directory_shown(config)?;
@@ -455,7 +464,7 @@ fn verify(program: &Program, build: &BuildArguments, config: &Path) -> Result<()
             openrelay_node::chain::package::packages(&chain, unix_seconds())?
         }
     };
-    // Anew, and outside of the tree: what another tree has left behind would be taken for this one's.
+    // In a new folder outside the tree: remains of another tree's build could be taken for this one's.
     let place = folders().state.join("rebuilding");
     let target = build.target.clone().unwrap_or_else(|| place.clone());
     remove(&place)?;
@@ -474,21 +483,22 @@ fn verify(program: &Program, build: &BuildArguments, config: &Path) -> Result<()
         openrelay_node::directory::replace(&path, known.as_bytes()).map_err(Failure::plain)?;
     }
     say(&format!(
-        "image     {}   the same as approved in round {}: {}",
+        "image     {}   identical to the one approved in round {}: {}",
         hex(&hash),
         approved.round,
         crate::page::state(approved.image.state)
     ));
-    talk("openrelay: with paranoid = true in the policy only images that were rebuilt here are accepted");
+    talk("openrelay: with paranoid = true in the policy, only images that were rebuilt here are accepted");
     Ok(())
 }
 
-/// The newest approved version that is what was built: the image and what starts it, as the manifest has them.
+/// Returns the newest approved version that equals what was built: the image and its firmware, as the manifest lists
+/// them.
 ///
 /// # Errors
-/// [`Failure`] with code 5 where there is none.
+/// [`Failure`] with code 5 if no approved version equals it.
 fn approved_as<'a>(built: &Manifest, all: &'a [Approved]) -> Result<&'a Approved, Failure> {
-    // A tree does not say which version it became.
+    // A tree does not state which version it became.
     let value = |version: u64| {
         let manifest = Manifest { version, ..built.clone() };
         image_value(built.image.into(), sha256(&manifest.encode()).into()).0
@@ -499,17 +509,17 @@ fn approved_as<'a>(built: &Manifest, all: &'a [Approved]) -> Result<&'a Approved
     let hash = hex(&built.image);
     let why = if all.iter().any(|approved| approved.image.hash == built.image) {
         format!(
-            "this tree gives the image {hash}, which validators have approved with other firmware or for other machines"
+            "this tree builds the image {hash}, which validators approved with other firmware or for other machines"
         )
     } else {
         let known: Vec<String> = all.iter().map(|approved| hex(&approved.image.hash)).collect();
         let known = if known.is_empty() { "none".into() } else { known.join(", ") };
-        format!("this tree gives the image {hash}, which validators have not approved; approved: {known}")
+        format!("this tree builds the image {hash}, which validators have not approved; approved: {known}")
     };
     Err(Failure::new(5, why))
 }
 
-/// Compares this machine's tools with the lock's, or writes them into it.
+/// Compares this machine's tools with the lock's, or writes them into the lock.
 fn lock_tools(path: &Path, update: bool) -> Result<(), Failure> {
     let lock = read_lock(path)?;
     let mut text = String::from_utf8_lossy(&read(path)?).into_owned();
@@ -520,19 +530,20 @@ fn lock_tools(path: &Path, update: bool) -> Result<(), Failure> {
             continue;
         }
         others += 1;
-        say(&format!("{}   {found}   {}   the lock names {}", tool.name, place.display(), tool.sha256));
-        // A name and the hash after it: two tools can have been the same file.
+        say(&format!("{}   {found}   {}   the lock file requires {}", tool.name, place.display(), tool.sha256));
+        // Replace the hash after this name only: two tools can have been the same file.
         let name = format!("name = \"{}\"\n", tool.name);
-        let at = text.find(&name).ok_or_else(|| Failure::plain(format!("the lock has no line {}", name.trim())))?;
+        let at =
+            text.find(&name).ok_or_else(|| Failure::plain(format!("the lock file has no line {}", name.trim())))?;
         let (before, after) = text.split_at(at);
         text = format!("{before}{}", after.replacen(&tool.sha256, &found, 1));
     }
     if others == 0 {
-        say("all tools are those that the lock names");
+        say("all tools match the lock file");
         return Ok(());
     }
     if !update {
-        let why = format!("{others} tools are not those that the lock names; --update writes these into it");
+        let why = format!("{others} tools differ from the lock file; --update writes these into it");
         return Err(Failure::new(1, why));
     }
     openrelay_node::directory::replace(path, text.as_bytes())
@@ -547,7 +558,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rebuilt_image_is_the_approved_one_with_the_same_firmware_alone() {
+    fn rebuilt_image_matches_approved_one_only_with_same_firmware() {
         let manifest = |version, measurement| {
             let shapes = vec![Shape { name: "EPYC-v4 x 1".into(), measurement: Measurement::Snp([measurement; 48]) }];
             let (kind, image, advisories) = (RELAY_IMAGE, [7; 32], Vec::new());
@@ -572,7 +583,7 @@ mod tests {
     }
 
     #[test]
-    fn input_that_nobody_has_is_not_the_trees_fault() {
+    fn unavailable_input_is_not_the_source_trees_fault() {
         let (name, path) = ("kernel".to_owned(), "pool/kernel.deb".to_owned());
         let package = Package {
             name,
@@ -586,7 +597,7 @@ mod tests {
         };
         let failure = download(&package, &["http://127.0.0.1:1".to_owned()]).unwrap_err();
         assert_eq!((failure.code(), failure.is_of_source()), (77, false), "{failure}");
-        // Control: a lock that is none is.
+        // Control: a malformed lock is the tree's fault.
         let path = std::env::temp_dir().join(format!("openrelay-lock-{}", std::process::id()));
         std::fs::write(&path, "no lock").unwrap();
         let failure = read_lock(&path).unwrap_err();

@@ -1,6 +1,6 @@
-//! Keys in files, encrypted with a password: Web3 Secret Storage, version 3, as other Ethereum tools read it.
+//! Keys in files, encrypted with a password: Web3 Secret Storage, version 3, which other Ethereum tools also read.
 //!
-//! Owns the file's form, and where the password comes from. Source: ethereum.org, "Web3 Secret Storage Definition".
+//! Owns the file format, and where the password comes from. Source: ethereum.org, "Web3 Secret Storage Definition".
 
 use std::io::{BufRead as _, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
@@ -18,18 +18,18 @@ use zeroize::Zeroizing;
 
 use crate::failure::Failure;
 
-/// Cost of trying a password: 2^17, 128 MiB, about half a second.
+/// The scrypt cost of new files: n = 2^17, which takes 128 MiB and about half a second for each password tried.
 const LOG_N: u8 = 17;
-/// The most of it that a file may ask for: n up to 2^20, and a gibibyte with r.
+/// The highest scrypt cost that a file may ask for: n up to 2^20, and one gibibyte of memory for n and r together.
 const MAX_LOG_N: u8 = 20;
 const MAX_MEMORY: u64 = 1 << 30;
 
-/// Makes a key and writes it, encrypted, to `path`, which must not exist.
+/// Makes a key and writes it to `path`, encrypted. The file must not exist.
 pub(crate) fn create(path: &Path, password: &[u8]) -> Result<SigningKey, Failure> {
     loop {
         let mut secret = Zeroizing::new([0; 32]);
         rand::fill(&mut *secret).map_err(Failure::plain)?;
-        // One in 2^128 is none.
+        // One secret in 2^128 is not a valid key.
         if let Ok(key) = SigningKey::from_slice(&*secret) {
             store(path, &key, password, LOG_N)?;
             return Ok(key);
@@ -68,27 +68,27 @@ fn store(path: &Path, key: &SigningKey, password: &[u8], log_n: u8) -> Result<()
     file.and_then(|mut file| writeln!(file, "{text}").and_then(|()| file.sync_all())).map_err(|error| refuse(&error))
 }
 
-/// The address of the key in the file `path`, without its password.
+/// Returns the address of the key in the file `path`, without its password.
 pub(crate) fn address(path: &Path) -> Result<Address, Failure> {
     let refuse = |why: &dyn std::fmt::Display| Failure::plain(format!("{}: {why}", path.display()));
     let text = std::fs::read_to_string(path).map_err(|error| refuse(&error))?;
     let file: Value = serde_json::from_str(&text).map_err(|error| refuse(&error))?;
     let address = file["address"].as_str().and_then(|text| format!("0x{text}").parse().ok());
-    address.ok_or_else(|| refuse(&"is no keystore"))
+    address.ok_or_else(|| refuse(&"is not a keystore"))
 }
 
-/// Reads the key in the file `path`, which only its owner may read.
+/// Reads the key in the file `path`, which must be readable by its owner only.
 pub(crate) fn open(path: &Path, password: &[u8]) -> Result<SigningKey, Failure> {
     let refuse = |error: &dyn std::fmt::Display| Failure::plain(format!("{}: {error}", path.display()));
     let text = read_private(path)?;
     decrypt(&text, password).map_err(|why| refuse(&why))
 }
 
-/// Reads a file that only this user, or root, can read or change. A pipe that a shell made has such modes too.
+/// Reads a file that only this user, or root, can read or change. Shells make pipes with such modes too.
 fn read_private(path: &Path) -> Result<Zeroizing<String>, Failure> {
     let refuse = |why: &dyn std::fmt::Display| Failure::plain(format!("{}: {why}", path.display()));
     let mut file = std::fs::File::open(path).map_err(|error| refuse(&error))?;
-    // Of the file that is read, not of whatever has its name a moment before.
+    // Of the file that is open, because its name may have meant another file a moment earlier.
     let metadata = file.metadata().map_err(|error| refuse(&error))?;
     private(path, metadata.mode() & 0o777, metadata.uid(), openrelay_sys::sandbox::user())
         .map_err(|why| refuse(&why))?;
@@ -97,7 +97,7 @@ fn read_private(path: &Path) -> Result<Zeroizing<String>, Failure> {
     Ok(text)
 }
 
-/// Checks mode and owner of a file that holds a secret of the user `own`.
+/// Checks mode and owner of a file that holds a secret of the user with ID `own`.
 fn private(path: &Path, mode: u32, owner: u32, own: u32) -> Result<(), String> {
     if mode & 0o077 != 0 {
         return Err(format!(
@@ -112,10 +112,10 @@ fn private(path: &Path, mode: u32, owner: u32, own: u32) -> Result<(), String> {
 }
 
 fn decrypt(text: &str, password: &[u8]) -> Result<SigningKey, String> {
-    let file: Value = serde_json::from_str(text).map_err(|error| format!("is no keystore: {error}"))?;
+    let file: Value = serde_json::from_str(text).map_err(|error| format!("is not a keystore: {error}"))?;
     let crypto = &file["crypto"];
     if file["version"] != 3 || crypto["cipher"] != "aes-128-ctr" {
-        return Err("is no keystore of version 3 with aes-128-ctr".into());
+        return Err("is not a version 3 keystore with aes-128-ctr".into());
     }
     let bytes = |value: &Value| value.as_str().and_then(|text| hex::decode(text).ok());
     let params = &crypto["kdfparams"];
@@ -135,7 +135,7 @@ fn decrypt(text: &str, password: &[u8]) -> Result<SigningKey, String> {
                 u32::try_from(number(key)?).ok().filter(|n| (1..=64).contains(n)).ok_or(format!("{key} is not 1 to 64"))
             };
             if n.saturating_mul(128 * u64::from(small("r")?)) > MAX_MEMORY {
-                return Err("asks for more than a gibibyte of memory".into());
+                return Err("asks for more than one gibibyte of memory".into());
             }
             scrypt(password, &salt, log_n, small("r")?, small("p")?).map_err(|failure| failure.to_string())?
         }
@@ -152,22 +152,22 @@ fn decrypt(text: &str, password: &[u8]) -> Result<SigningKey, String> {
     let mut secret = Zeroizing::new(bytes(&crypto["ciphertext"]).ok_or("has no ciphertext")?);
     let mac = keccak256([&derived[16..], &secret[..]].concat());
     if bytes(&crypto["mac"]).is_none_or(|own| *own != *mac) {
-        return Err("wrong password, or a damaged file".into());
+        return Err("wrong password, or the file is damaged".into());
     }
     let iv: [u8; 16] = bytes(&crypto["cipherparams"]["iv"]).and_then(|iv| iv.try_into().ok()).ok_or("has no iv")?;
     let cipher = UnboundCipherKey::new(&AES_128, &derived[..16]).and_then(DecryptingKey::ctr);
     let opened = cipher
         .and_then(|cipher| cipher.decrypt(&mut secret, DecryptionContext::Iv128(FixedLength::from(&iv))).map(|_| ()));
-    opened.map_err(|_| "does not decrypt")?;
-    // Some tools leave zeros in front away.
+    opened.map_err(|_| "cannot be decrypted")?;
+    // Some tools leave out leading zeros.
     let mut key = Zeroizing::new([0; 32]);
     let start = key.len().checked_sub(secret.len()).ok_or("holds more than a key")?;
     key[start..].copy_from_slice(&secret);
-    let key = SigningKey::from_slice(&*key).map_err(|_| "holds no key")?;
-    // What is said of a key without its password must be true of it.
+    let key = SigningKey::from_slice(&*key).map_err(|_| "does not hold a valid key")?;
+    // The address is shown without the password, so it must be the key's own.
     let own = hex::encode(Address::from_public_key(key.verifying_key()));
     match file["address"].as_str().map(|shown| shown.trim_start_matches("0x").to_lowercase()) {
-        Some(shown) if shown != own => Err(format!("says that its address is {shown}, but its key is that of {own}")),
+        Some(shown) if shown != own => Err(format!("states the address {shown}, but its key has the address {own}")),
         Some(_) | None => Ok(key),
     }
 }
@@ -179,7 +179,7 @@ fn scrypt(password: &[u8], salt: &[u8], log_n: u8, r: u32, p: u32) -> Result<Zer
     Ok(derived)
 }
 
-/// Source: RFC 9562, version 4.
+/// Returns a random UUID. Source: RFC 9562, version 4.
 fn uuid() -> Result<String, Failure> {
     let mut bytes = [0u8; 16];
     rand::fill(&mut bytes).map_err(Failure::plain)?;
@@ -193,7 +193,7 @@ fn uuid() -> Result<String, Failure> {
     Ok(parts.join("-"))
 }
 
-/// The password: the first line of a file, of standard input (`-`), or what is typed.
+/// Returns the password: the first line of a file or of standard input (`-`), or what the user types.
 pub(crate) fn password(file: Option<&Path>, twice: bool) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let first_line = |text: Zeroizing<String>| Zeroizing::new(text.lines().next().unwrap_or("").as_bytes().to_vec());
     let password = match file {
@@ -207,7 +207,7 @@ pub(crate) fn password(file: Option<&Path>, twice: bool) -> Result<Zeroizing<Vec
             let ask = |what: &str| {
                 rpassword::prompt_password(what)
                     .map(Zeroizing::new)
-                    .map_err(|error| Failure::new(2, format!("no password: {error}; name a file with --password-file")))
+                    .map_err(|error| Failure::new(2, format!("no password: {error}; use --password-file FILE")))
             };
             let typed = first_line(ask("Password of the operator's key: ")?);
             if twice && *first_line(ask("Again: ")?) != *typed {
@@ -229,7 +229,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn password_file_that_others_can_read_or_own_is_refused() {
+    fn password_file_accessible_to_others_is_refused() {
         let path = std::env::temp_dir().join(format!("openrelay-password-{}", std::process::id()));
         std::fs::write(&path, "secret\nmore\n").unwrap();
         let with_mode = |mode| {
@@ -246,12 +246,12 @@ mod tests {
         assert_eq!(private(&path, 0o600, 1_000, 1_000), Ok(()));
         assert_eq!(private(&path, 0o600, 0, 1_000), Ok(()), "root reads everything anyway");
         assert!(private(&path, 0o600, 1_001, 1_000).unwrap_err().contains("belongs to user 1001; run: chown 1000 "));
-        assert!(private(&path, 0o600, 1_001, 0).is_err(), "root's secret that another user can change");
+        assert!(private(&path, 0o600, 1_001, 0).is_err(), "another user can change root's secret");
     }
 
     /// Source: go-ethereum, accounts/keystore/testdata/v3_test_vector.json.
     #[test]
-    fn official_files_open_with_their_password_and_no_other() {
+    fn official_files_open_with_their_own_password_only() {
         let pbkdf2 = r#"{"crypto":{"cipher":"aes-128-ctr","cipherparams":{"iv":"6087dab2f9fdbbfaddc31a909735c1e6"},
             "ciphertext":"5318b4d5bcd28de64ee5559e671353e16f075ecae9f99c7a79a38af5f869aa46","kdf":"pbkdf2",
             "kdfparams":{"c":262144,"dklen":32,"prf":"hmac-sha256",
@@ -269,7 +269,8 @@ mod tests {
             assert_eq!(hex::encode(decrypt(file, password.as_bytes()).unwrap().to_bytes()), secret);
             assert!(decrypt(file, b"another").unwrap_err().contains("wrong password"));
         }
-        // The last row is an official vector too: its cost is outside what RFC 7914, section 2, allows for r = 1, and the library refuses it.
+        // The last row is an official vector too. RFC 7914, section 2, does not allow its cost with r = 1, so the
+        // library refuses it.
         for (from, to) in [
             ("\"n\":2", "\"n\":4294967296"),
             ("\"n\":2", "\"n\":3"),
@@ -283,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_written_for_its_owner_alone_and_read_back() {
+    fn stored_key_is_private_to_its_owner_and_reads_back() {
         let path = std::env::temp_dir().join(format!("openrelay-keystore-{}", std::process::id()));
         let _ = std::fs::remove_file(&path);
         let key = SigningKey::from_slice(&[7; 32]).unwrap();
@@ -295,7 +296,7 @@ mod tests {
         let text = std::fs::read_to_string(&path).unwrap();
         let own = hex::encode(address(&path).unwrap());
         let other = decrypt(&text.replace(&own, &"11".repeat(20)), b"secret").unwrap_err();
-        assert!(other.contains("says that its address is"), "{other}");
+        assert!(other.contains("states the address"), "{other}");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
         assert!(open(&path, b"secret").unwrap_err().to_string().contains("chmod 600"));
         std::fs::remove_file(&path).unwrap();

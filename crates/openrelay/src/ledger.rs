@@ -1,4 +1,8 @@
-//! `openrelay exits`, `openrelay verify` and `openrelay mirror`: what the directory says, why it is believed, and serving it to others.
+//! `openrelay egresses`, `openrelay verify` and `openrelay mirror`: shows a verified directory, and serves one to
+//! clients.
+//!
+//! Owns the output that explains how a directory was verified, and the mirror's HTTP routes. A mirror proves nothing
+//! itself: clients verify what it serves.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -34,18 +38,18 @@ use crate::control::folders;
 use crate::failure::Failure;
 use crate::{Program, say, talk};
 
-/// Development chains with a faucet have this number.
+/// The chain ID of development chains with a faucet.
 pub(crate) const DEVELOPMENT: u64 = 31_337;
 
-/// Asks a contract, by one endpoint's word.
+/// Calls a contract through one endpoint, without a proof.
 pub(crate) fn ask<C: SolCall>(endpoint: &Endpoint, to: Address, call: &C) -> Result<C::Return, Failure> {
     let answer = endpoint.call(to, &call.abi_encode())?;
     C::abi_decode_returns(&answer)
-        .map_err(|error| Failure::plain(format!("{}: {to} does not answer as it should: {error}", endpoint.url())))
+        .map_err(|error| Failure::plain(format!("{}: {to} returned malformed data: {error}", endpoint.url())))
 }
 
-/// The events of these kinds in a round of votes on images, by one endpoint's word: of the blocks from its proposal to the
-/// end of its reveals.
+/// Returns the events of these kinds in a round of votes on images, as one endpoint reports them. Covers the blocks
+/// from the round's proposal to the end of its reveals.
 pub(crate) fn round_logs(
     endpoint: &Endpoint,
     chain: &ChainFile,
@@ -61,17 +65,18 @@ pub(crate) fn round_logs(
     Ok(Logs::new(endpoint.clone(), Wanted { address: images, topics }).all(first, last)?)
 }
 
-/// The number of the newest block, by one endpoint's word.
+/// Returns the number of the newest block, as one endpoint reports it.
 pub(crate) fn newest_block(endpoint: &Endpoint) -> Result<u64, Failure> {
     Ok(endpoint.ask_number("eth_blockNumber", &json!([]))?.saturating_to())
 }
 
-/// The last block from `first` on that is not younger than `time`, in seconds since the Unix epoch; `first` where all are.
+/// Returns the last block from `first` on that is not newer than `time`, in seconds since the Unix epoch. Returns
+/// `first` if all blocks are newer.
 fn last_block_by(endpoint: &Endpoint, time: u64, first: u64) -> Result<u64, Failure> {
     let is_by = |number: u64| -> Result<bool, Failure> {
         let block = endpoint.ask("eth_getBlockByNumber", &json!([format!("{number:#x}"), false]))?;
         let shown = block["timestamp"].as_str().and_then(|text| text.parse::<U256>().ok());
-        let missing = || Failure::plain(format!("{}: it does not show block {number}", endpoint.url()));
+        let missing = || Failure::plain(format!("{}: block {number} is unavailable", endpoint.url()));
         Ok(shown.ok_or_else(missing)? <= U256::from(time))
     };
     let (mut good, mut beyond) = (first, newest_block(endpoint)?.max(first).saturating_add(1));
@@ -86,7 +91,7 @@ fn last_block_by(endpoint: &Endpoint, time: u64, first: u64) -> Result<u64, Fail
     Ok(good)
 }
 
-/// Lets a development chain give an account so much of a token, and ether; does nothing on other chains.
+/// Asks a development chain's faucet to give an account `amount` of a token, and ether. Does nothing on other chains.
 pub(crate) fn faucet(
     chain: &ChainFile,
     endpoint: &Endpoint,
@@ -99,15 +104,15 @@ pub(crate) fn faucet(
     }
     let fund = json!([account.to_string(), token.to_string(), format!("{amount:#x}")]);
     match endpoint.ask("devchain_fund", &fund) {
-        Ok(_) => talk("openrelay: this is a development chain; its faucet gave the bond and ether"),
-        // Another development chain, without one.
+        Ok(_) => talk("openrelay: this is a development chain; its faucet paid the bond and ether"),
+        // A development chain without a faucet.
         Err(EndpointError::Refused { code: -32_601, .. }) => {}
         Err(error) => return Err(error.into()),
     }
     Ok(())
 }
 
-/// What a directory was checked by, as JSON; null for a signature.
+/// Returns the facts that a directory was verified by, as JSON; null for a signature.
 pub(crate) fn facts_json(source: Source) -> Value {
     match source {
         Source::Signed => Value::Null,
@@ -119,13 +124,14 @@ pub(crate) fn facts_json(source: Source) -> Value {
     }
 }
 
-/// Where the configuration has its directory from.
+/// Returns where the configuration takes its directory from.
 pub(crate) fn origin(config: &Path) -> Result<Origin, Failure> {
     let file: ClientFile = read(config).map_err(Failure::plain)?;
     file.origin(config).map_err(Failure::plain)
 }
 
-/// The directory of the configuration, as a client would use it: what one that is up has read, or read now.
+/// Returns the directory as a client would use it: the cached one of a running client, or one that is read for this
+/// call.
 pub(crate) fn directory_for(config: &Path) -> Result<VerifiedDirectory, Failure> {
     match origin(config)? {
         Origin::Chain(chain) if folders().is_changed() => {
@@ -143,7 +149,7 @@ pub(crate) fn directory_for(config: &Path) -> Result<VerifiedDirectory, Failure>
     }
 }
 
-/// The directory for who wants to see the chain: what was kept before is no answer, but from a client that is up.
+/// Returns the directory as the chain shows it. A cached directory is accepted only from a running client.
 pub(crate) fn directory_shown(config: &Path) -> Result<VerifiedDirectory, Failure> {
     match origin(config)? {
         Origin::Chain(chain) if !folders().is_changed() => {
@@ -154,8 +160,8 @@ pub(crate) fn directory_shown(config: &Path) -> Result<VerifiedDirectory, Failur
     }
 }
 
-/// Lists the egresses that there are.
-pub(crate) fn exits(program: &Program, config: &Path, as_json: bool) -> Result<(), Failure> {
+/// Lists egress relays.
+pub(crate) fn egresses(program: &Program, config: &Path, as_json: bool) -> Result<(), Failure> {
     let directory = directory_for(config)?;
     let judged = crate::page::judge(program, config, &directory)?;
     let refusal = |relay: u64| judged.as_ref().and_then(|judged| judged.verdict(relay).err());
@@ -193,13 +199,13 @@ pub(crate) fn exits(program: &Program, config: &Path, as_json: bool) -> Result<(
     Ok(())
 }
 
-/// What a directory was checked by, in words.
+/// Returns in words what a directory was verified by.
 fn believed(directory: &Directory) -> String {
     let body = directory.body();
     match directory.source() {
-        Source::Signed => format!("{}, directory number {}, signed by who runs it", body.network, body.sequence),
+        Source::Signed => format!("{}, directory number {}, signed by its operator", body.network, body.sequence),
         Source::Chain(facts) => format!(
-            "{}, proven at block {} ({}); not usable: {} without descriptor{}, {} malformed, {} that take no circuits",
+            "{}, proven at block {} ({}); not usable: {} without descriptor{}, {} malformed, {} inactive",
             body.network,
             facts.block,
             facts.block_hash,
@@ -211,7 +217,7 @@ fn believed(directory: &Directory) -> String {
     }
 }
 
-/// The share of weight that is missing, in words; empty where none is.
+/// Returns the missing share of weight in words, or an empty string if none is missing.
 fn missing_share(missing: u16) -> String {
     let (share, most) = (percent(missing), percent(MAX_MISSING));
     match missing {
@@ -221,15 +227,15 @@ fn missing_share(missing: u16) -> String {
     }
 }
 
-/// Said where a question would go through the user's own circuit, whose egress need not know that this user asks the chain.
-const WHILE_UP: &str =
-    "openrelay: a client is up: this is what it has read, through a circuit of its own; nobody was asked now";
+/// Shown instead of asking the chain through the user's own circuit, whose egress should not learn that this user
+/// asks.
+const WHILE_UP: &str = "openrelay: showing the running client's cached directory; no endpoint was contacted";
 
 fn nothing_kept() -> Failure {
-    Failure::new(5, "a client is up and keeps no directory; run openrelay down first, then this again")
+    Failure::new(5, "the running client has no cached directory; run openrelay down first, then retry")
 }
 
-/// Prints how the key of a relay is proven.
+/// Prints how the handshake key of a relay is proven.
 pub(crate) fn verify(config: &Path, directory: &VerifiedDirectory, relay_id: u64) -> Result<(), Failure> {
     let chain = match origin(config)? {
         Origin::Chain(chain) => chain,
@@ -237,19 +243,17 @@ pub(crate) fn verify(config: &Path, directory: &VerifiedDirectory, relay_id: u64
     };
     let now = unix_seconds();
     let trusted = if folders().is_changed() {
-        "shown by endpoints, or signed as a checkpoint, when the client that is up read it".to_owned()
+        "shown by endpoints, or signed as a checkpoint, when the running client read it".to_owned()
     } else {
         format!("{} of {} endpoints show the same header", chain.quorum, chain.endpoints.len())
     };
     let reading = directory.reading().ok_or_else(nothing_kept)?;
     let (set, header) = reading.record_set(&chain.trust(), now, chain.max_age_s, 0).map_err(Failure::plain)?;
     say(&format!("block          {} {}   {} s old", header.number, header.hash, now.saturating_sub(header.timestamp)));
-    say(&format!(
-        "header         {trusted}; its hash was computed here. This is the one thing that is trusted to them"
-    ));
+    say(&format!("header         {trusted}; its hash was computed here. Only this is taken on trust"));
     say(&format!("state root     {}", header.state_root));
     say(&format!(
-        "account        {} proven by {} nodes; its code is the trusted one",
+        "account        {} proven by {} nodes; its code is the expected one",
         chain.directory,
         reading.proof.len()
     ));
@@ -263,7 +267,7 @@ pub(crate) fn verify(config: &Path, directory: &VerifiedDirectory, relay_id: u64
     Ok(())
 }
 
-/// Why a relay is not in a directory.
+/// Returns why a relay is not in a directory.
 pub(crate) fn no_such_relay(config: &Path, directory: &VerifiedDirectory, relay_id: u64) -> Failure {
     let set = match (origin(config), directory.reading()) {
         (Ok(Origin::Chain(chain)), Some(reading)) => {
@@ -274,7 +278,7 @@ pub(crate) fn no_such_relay(config: &Path, directory: &VerifiedDirectory, relay_
     let known = |set: &RecordSet| set.records.iter().any(|record| record.registration.relay_id == relay_id);
     let why = match set {
         Some(set) if !known(&set) => missing(relay_id, &set),
-        Some(_) => format!("relay {relay_id} takes no circuits"),
+        Some(_) => format!("relay {relay_id} accepts no circuits"),
         None => format!("relay {relay_id} is not in the directory"),
     };
     Failure::new(5, why)
@@ -282,9 +286,9 @@ pub(crate) fn no_such_relay(config: &Path, directory: &VerifiedDirectory, relay_
 
 fn missing(relay_id: u64, set: &RecordSet) -> String {
     if set.withheld.iter().any(|registration| registration.relay_id == relay_id) {
-        format!("relay {relay_id} is on the chain, but no source has its descriptor: it cannot be used")
+        format!("relay {relay_id} is on the chain but cannot be used: no source has its descriptor")
     } else if set.malformed.contains(&relay_id) {
-        format!("relay {relay_id} is on the chain, but its descriptor is malformed: it cannot be used")
+        format!("relay {relay_id} is on the chain but cannot be used: its descriptor is malformed")
     } else {
         format!("relay {relay_id} is not on the chain")
     }
@@ -292,14 +296,14 @@ fn missing(relay_id: u64, set: &RecordSet) -> String {
 
 fn print_record(record: &ChainRecord) {
     let (registration, descriptor) = (&record.registration, &record.descriptor);
-    // What was read encodes: it was written back the same when it was read.
+    // A decoded descriptor always encodes: both directions apply the same checks.
     let bytes = descriptor.encode().unwrap_or_default();
     let hash = record_hash(registration, openrelay_ledger::chain::descriptor::Descriptor::hash(&bytes));
     let status = match registration.status {
-        Status::Active if registration.bond_class == 0 => "bond too small: takes no circuits",
+        Status::Active if registration.bond_class == 0 => "bond too small: accepts no circuits",
         Status::Active => "active",
-        Status::Draining => "draining: takes no new circuits",
-        Status::Unbonding => "leaving: takes no circuits",
+        Status::Draining => "draining: accepts no new circuits",
+        Status::Unbonding => "leaving: accepts no circuits",
     };
     let endpoints: Vec<String> = descriptor.endpoints.iter().map(ToString::to_string).collect();
     say(&format!("record         {hash}"));
@@ -309,7 +313,7 @@ fn print_record(record: &ChainRecord) {
         registration.operator, registration.advertised_mbit, registration.bond_class
     ));
     say(&format!("handshake key  {} epoch {}", hex::encode(descriptor.handshake_key), descriptor.key_epoch));
-    say("               a circuit to this relay opens with this key or not at all");
+    say("               a circuit to this relay uses this key or does not open");
 }
 
 fn verify_signed(directory: &Directory, relay_id: u64) -> Result<(), Failure> {
@@ -319,20 +323,20 @@ fn verify_signed(directory: &Directory, relay_id: u64) -> Result<(), Failure> {
         .ok_or_else(|| Failure::new(5, format!("relay {relay_id} is not in the directory")))?;
     say(&format!("relay          {} {}   operator {}", relay.relay_id, relay.role, relay.operator));
     say(&format!("handshake key  {} epoch {}", relay.handshake_key, relay.key_epoch));
-    say("               a circuit to this relay opens with this key or not at all");
+    say("               a circuit to this relay uses this key or does not open");
     Ok(())
 }
 
-/// How often a mirror looks for news.
+/// How often a mirror looks for new blocks.
 const FOLLOW_EVERY: Duration = Duration::from_secs(1);
-/// And for relays whose evidence it does not have.
+/// How often a mirror looks for relays whose evidence it does not have.
 const COLLECT_EVERY: Duration = Duration::from_millis(500);
-/// It rests so many times as long as it took to make the file of evidence, which has some 50 MiB in a network of 20,000 relays,
-/// up to so long.
+/// After it has made the file of evidence, a mirror rests this many times as long as that took, at most
+/// [`LONGEST_REST`]. The file has some 50 MiB in a network of 20,000 relays.
 const REST: u32 = 20;
 const LONGEST_REST: Duration = Duration::from_secs(5);
 
-/// Follows the chain and serves its records, and what relays are judged by, until it is ended.
+/// Follows the chain until the process ends, and serves its records and what clients judge relays by.
 pub(crate) fn mirror(
     program: &Program,
     chain: &Path,
@@ -341,7 +345,7 @@ pub(crate) fn mirror(
     files: Option<PathBuf>,
 ) -> Result<(), Failure> {
     let file = ChainFile::load(chain).map_err(Failure::plain)?;
-    // The directory's address tells networks of one chain apart.
+    // One chain can have several networks; the directory's address tells them apart.
     let collection = folders().state.join(format!("mirror-{}-{:#x}.json", file.chain_id, file.directory));
     let mut mirror = Mirror::keeping(file.clone(), collection);
     let begun = mirror.follow();
@@ -365,9 +369,9 @@ pub(crate) fn mirror(
                     *lock(&known) = mirror.directory().cloned();
                     silent = true;
                 }
-                // Said once, not every second.
+                // Reported once, not every second.
                 Err(error) if silent => {
-                    talk(&format!("openrelay: warning: the records are those of before: {error}"));
+                    talk(&format!("openrelay: warning: still serving the previous records: {error}"));
                     silent = false;
                 }
                 Err(_) => {}
@@ -391,7 +395,7 @@ pub(crate) fn mirror(
         }
     };
     std::thread::Builder::new().name("mirror".into()).spawn(follow).map_err(Failure::plain)?;
-    // Apart from the records, for a relay that does not answer takes its time.
+    // In its own thread, because a relay that does not answer would delay the records.
     std::thread::Builder::new().name("evidence".into()).spawn(collect).map_err(Failure::plain)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::plain)?;
     runtime.block_on(async move {
@@ -419,7 +423,7 @@ fn lock<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-#[expect(clippy::unused_async, reason = "axum wants it so")]
+#[expect(clippy::unused_async, reason = "axum requires an async handler")]
 async fn serve(file: Arc<Mutex<Bytes>>) -> Response {
     let bytes = lock(&file).clone();
     if bytes.is_empty() {
@@ -428,7 +432,7 @@ async fn serve(file: Arc<Mutex<Bytes>>) -> Response {
     ([("content-type", "application/octet-stream")], bytes).into_response()
 }
 
-/// The hashes of the bundles of collateral in a folder, each on a line, the youngest first.
+/// Returns the hashes of the collateral bundles in a folder, one a line, the newest first.
 fn collateral_in(folder: &Path) -> String {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let hash = |entry: std::fs::DirEntry| {
@@ -441,19 +445,19 @@ fn collateral_in(folder: &Path) -> String {
     found.iter().rev().map(|(_, hash)| format!("{hash}\n")).collect()
 }
 
-/// The file with this hash, which is its name, as builders keep their inputs, or begins it, as validators publish what
-/// they have built. Whoever asks holds the file against that.
+/// Serves the file with this hash. Builders name their inputs by the hash; validators begin the names of what they
+/// have built with it. Clients compare the file with the hash themselves.
 async fn serve_file(files: Arc<Files>, hash: String) -> Response {
     let Some(folder) = files.folder.clone() else { return StatusCode::NOT_FOUND.into_response() };
     if hash == "collateral" {
         let listed = tokio::task::spawn_blocking(move || collateral_in(&folder)).await;
         return listed.unwrap_or_default().into_response();
     }
-    // Digits alone: nothing that could lead out of the folder.
+    // Only hexadecimal digits, so the name cannot lead out of the folder.
     if openrelay_ledger::hex::decode::<32>(&hash).is_none() {
         return StatusCode::NOT_FOUND.into_response();
     }
-    // One at a time is read, and all who ask for one share it.
+    // One file is read at a time, and everyone who asks for it shares it.
     let mut held = files.held.lock().await;
     if let Some((_, bytes)) = held.iter().find(|(own, _)| *own == hash) {
         return ([("content-type", "application/octet-stream")], bytes.clone()).into_response();
@@ -461,7 +465,7 @@ async fn serve_file(files: Arc<Files>, hash: String) -> Response {
     let wanted = hash.clone();
     let find = move || {
         let entries = std::fs::read_dir(folder)?.flatten();
-        // An image's manifest is named after the image as well.
+        // An image's manifest is named after the image too.
         let named = entries.filter(|entry| {
             let name = entry.file_name();
             name.to_string_lossy().strip_prefix(hash.as_str()).is_some_and(|end| end.is_empty() || end.starts_with('.'))
@@ -484,13 +488,13 @@ async fn serve_file(files: Arc<Files>, hash: String) -> Response {
     }
 }
 
-/// Files that are served by their hash, the last of them from memory.
+/// Files that are served by their hash; the last ones come from memory.
 struct Files {
     folder: Option<PathBuf>,
     held: tokio::sync::Mutex<VecDeque<(String, Bytes)>>,
 }
 
-/// Largest file that is served by its hash, in bytes, and how many are held.
+/// The largest file that is served by its hash, in bytes, and the number of files kept in memory.
 const MAX_SERVED: u64 = 64 << 20;
 const HELD: usize = 4;
 
@@ -500,7 +504,7 @@ impl Files {
     }
 }
 
-/// The file as it is now: whoever signs the next one writes it anew.
+/// Serves the checkpoint file as it is at this moment, because each signer writes it again.
 async fn serve_checkpoint(path: Option<PathBuf>) -> Response {
     let Some(path) = path else { return StatusCode::NOT_FOUND.into_response() };
     match tokio::task::spawn_blocking(move || std::fs::read(path)).await {

@@ -1,6 +1,7 @@
-//! The command line, for the programs that are one: whose evidence they believe is their only difference.
+//! The `openrelay` command line as a library; its programs differ only in the vendors whose evidence they trust.
 //!
-//! Owns arguments, exit codes and what people read. Results go to stdout, talk to stderr.
+//! Owns arguments, exit codes and what people read. Results go to stdout, messages to stderr. It never opens a tunnel
+//! or checks evidence itself: `openrelay-node`, `openrelay-ledger` and `openrelay-attest` do.
 
 mod checkpoint;
 mod confined;
@@ -41,97 +42,102 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Connect: send everything through two relays
+    /// Connect, and route all traffic through two relays
     Up(UpArguments),
-    /// Disconnect and give routes, names and firewall back
+    /// Disconnect, and restore routes, DNS and firewall
     Down,
-    /// Say what is going on
+    /// Show connection status
     Status {
-        /// One JSON object instead of text
+        /// Print one JSON object instead of text
         #[arg(long)]
         json: bool,
     },
-    /// Run relays and client for yourself
+    /// Run relays and a client for yourself
     Selfhost {
         #[command(subcommand)]
         command: SelfhostCommand,
     },
-    /// List the egresses that there are
-    Exits {
+    /// List egress relays
+    #[command(alias = "exits")]
+    Egresses {
         #[command(flatten)]
         config: ConfigArgument,
-        /// One JSON object instead of text
+        /// Print one JSON object instead of text
         #[arg(long)]
         json: bool,
     },
-    /// Show why a relay can be believed, or why not; without a number, of all of them in short
+    /// Explain why a relay is trusted or refused
     Verify {
-        /// Its number
+        /// Relay ID; without it, summarise all relays
         relay: Option<u64>,
         #[command(flatten)]
         config: ConfigArgument,
-        /// One JSON object instead of text
+        /// Print one JSON object instead of text
         #[arg(long)]
         json: bool,
     },
-    /// Run a relay of your own on a chain
+    /// Run your own relay on a chain
     Relay {
         #[command(subcommand)]
         command: RelayCommand,
     },
-    /// Vote on images with a bond on a chain
+    /// Stake a bond on a chain and vote on images
     Validator {
         #[command(subcommand)]
         command: ValidatorCommand,
     },
-    /// Serve the records of all relays to others, who hold them against the chain
+    /// Serve relay records, which clients verify themselves
     Mirror {
         #[command(subcommand)]
         command: MirrorCommand,
     },
-    /// Sign blocks for clients that start for the first time, or reach no endpoint of the chain
+    /// Sign blocks for clients that have no trusted endpoint
+    ///
+    /// Such a client starts for the first time, or reaches no endpoint of the chain.
     Checkpoint {
         #[command(subcommand)]
         command: CheckpointCommand,
     },
-    /// Look at what a chip has signed
+    /// Inspect evidence that a processor signed
     Evidence {
         #[command(subcommand)]
         command: EvidenceCommand,
     },
-    /// Replace this program by the newest that validators have rebuilt and approved; the one of before is kept beside it
+    /// Update this program to the newest approved release
+    ///
+    /// Validators have rebuilt and approved the release. The previous program is kept beside it.
     Update {
         #[command(flatten)]
         config: ConfigArgument,
-        /// The program to replace; this one if not given
+        /// Program to replace; this one by default
         #[arg(long, value_name = "FILE")]
         into: Option<PathBuf>,
-        /// Only say what there is
+        /// Show the newest release, and install nothing
         #[arg(long)]
         check: bool,
-        /// One JSON object instead of text
+        /// Print one JSON object instead of text
         #[arg(long)]
         json: bool,
     },
-    /// Build, measure and compare images of relays
+    /// Build, measure and compare relay images
     Image {
         #[command(subcommand)]
         command: ImageCommand,
     },
-    /// Become a program that reads and writes little and reaches nobody
+    /// Run a program in a sandbox without network
     #[command(hide = true)]
     Confined(confined::Arguments),
-    /// Try everything on this machine, in namespaces (needs openrelay-dev)
+    /// Try everything in local namespaces (needs openrelay-dev)
     #[command(disable_help_flag = true)]
     Devnet {
-        /// up, demo, break LINK, status, down
+        /// One of: up, demo, break LINK, status, down
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<std::ffi::OsString>,
     },
-    /// Run an EVM chain for development (needs openrelay-dev)
+    /// Run a development EVM chain (needs openrelay-dev)
     #[command(disable_help_flag = true)]
     Devchain {
-        /// run --listen ADDR [--state FILE] [--import GENESIS.json CHAIN.rlp]
+        /// run --listen ADDR [--state FILE] [--import GENESIS CHAIN]
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<std::ffi::OsString>,
     },
@@ -139,25 +145,31 @@ enum Command {
 
 #[derive(clap::Args)]
 struct ConfigArgument {
-    /// The client's configuration
+    /// Client configuration
     #[arg(long, env = "OPENRELAY_CONFIG", value_name = "FILE", default_value = "/etc/openrelay/client.toml")]
     config: PathBuf,
 }
 
 #[derive(Subcommand)]
 enum MirrorCommand {
-    /// Follow the chain until it is ended; prints one `ready` line with the URL
+    /// Follow the chain until stopped; prints one `ready` line
+    ///
+    /// The `ready` line has the URL.
     Run {
-        /// The file that says which chain
+        /// Chain file
         #[arg(long, value_name = "FILE")]
         chain: PathBuf,
-        /// Where to serve, over plain HTTP: what is served proves itself
+        /// Address to serve plain HTTP on
+        ///
+        /// Clients verify everything that is served, so the connection needs no TLS.
         #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
         listen: std::net::SocketAddr,
-        /// A signed checkpoint to serve beside the records, as /checkpoint
+        /// Signed checkpoint to serve as /checkpoint
         #[arg(long, value_name = "FILE")]
         checkpoint: Option<PathBuf>,
-        /// Folder with collateral and manifests of images, which are served with the evidence of all relays as /attestation
+        /// Folder with collateral and image manifests
+        ///
+        /// They are served with the evidence of all relays as /attestation.
         #[arg(long, value_name = "DIR")]
         files: Option<PathBuf>,
     },
@@ -165,119 +177,130 @@ enum MirrorCommand {
 
 #[derive(Subcommand)]
 enum CheckpointCommand {
-    /// Make a key and print its public part, which chain files name
+    /// Make a key, and print its public part for chain files
     Key {
-        /// File to write to; must not exist
+        /// File to write; must not exist
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
-    /// Sign the block of the file that is there, or the newest, after looking at the chain
+    /// Sign the block in FILE, or the newest one
+    ///
+    /// Signs only after checking the block on the chain.
     Sign {
-        /// The file that says which chain, with all keys
+        /// Chain file that lists all keys
         #[arg(long, value_name = "FILE")]
         chain: PathBuf,
-        /// The key
+        /// File with the signing key
         #[arg(long, value_name = "FILE")]
         key: PathBuf,
-        /// The checkpoint, with the reading at its block
+        /// Checkpoint file, with the reading at its block
         #[arg(long, value_name = "FILE")]
         file: PathBuf,
-        /// Sign the newest block, whatever is in the file
+        /// Sign the newest block, whatever the file holds
         #[arg(long)]
-        anew: bool,
+        newest: bool,
     },
 }
 
 #[derive(Subcommand)]
 pub(crate) enum ImageCommand {
-    /// Build an image from a source tree and the inputs that it names
+    /// Build an image from a source tree and its locked inputs
     Build {
         #[command(flatten)]
         build: image::BuildArguments,
-        /// Folder to write image, manifest and firmware to
+        /// Folder for image, manifest and firmware
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
-        /// One JSON object instead of text
+        /// Print one JSON object instead of text
         #[arg(long)]
         json: bool,
     },
-    /// Build the firmware that starts images, from the source that the lock names
+    /// Build the boot firmware from the source in the lock file
     Firmware {
         #[command(flatten)]
         build: image::BuildArguments,
         /// File to write the firmware to
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
-        /// Apply further patches, for tests: the firmware is not the approved one
+        /// Apply another patch, for tests only; repeatable
+        ///
+        /// The result is not the approved firmware.
         #[arg(long = "patch", value_name = "FILE")]
         patches: Vec<PathBuf>,
     },
-    /// Compare this machine's tools with those that the lock names
+    /// Compare this machine's tools with the lock file
     Lock {
-        /// Write this machine's tools into the lock
+        /// Write this machine's tools into the lock file
         #[arg(long)]
         update: bool,
-        /// The lock
+        /// Lock file
         #[arg(long, value_name = "FILE", default_value = "image/inputs.lock")]
         lock: PathBuf,
     },
-    /// Say what firmware and chips will report of an image
+    /// Print what firmware and chips will report of an image
     Measure {
-        /// The image
+        /// Image file
         image: PathBuf,
-        /// The inputs that it was built from
+        /// Lock file of the image's inputs
         #[arg(long, value_name = "FILE", default_value = "image/inputs.lock")]
         lock: PathBuf,
-        /// The firmware; beside the image if not given
+        /// Firmware; by default the one beside the image
         #[arg(long, value_name = "FILE")]
         firmware: Option<PathBuf>,
-        /// One JSON object instead of text
+        /// Print one JSON object instead of text
         #[arg(long)]
         json: bool,
     },
-    /// Rebuild an image here and hold it against those that validators have approved
+    /// Rebuild an image here and compare it with approved ones
     Verify {
         #[command(flatten)]
         build: image::BuildArguments,
         #[command(flatten)]
         config: ConfigArgument,
     },
-    /// Print the images that validators have approved: who has signed that they rebuilt them, and who voted how
+    /// List approved images, with rebuilders and votes
+    ///
+    /// Rebuilders have signed that they rebuilt an image. Votes are listed by validator.
     Show {
-        /// One JSON object instead of text
+        /// Print one JSON object instead of text
         #[arg(long)]
         json: bool,
         #[command(flatten)]
         config: ConfigArgument,
     },
-    /// Say where two images differ: section, file, byte
+    /// Show where two images differ: section, file and byte
     Diff {
-        /// One
+        /// First image
         one: PathBuf,
-        /// The other
+        /// Second image
         two: PathBuf,
     },
 }
 
 #[derive(Subcommand)]
 enum EvidenceCommand {
-    /// Say whether a quote of SGX or TDX, or a report of SEV-SNP, is genuine, and what it says; never whether that is good enough
+    /// Check whether evidence is genuine, and print its claims
+    ///
+    /// Accepts a quote of SGX or TDX, or a report of SEV-SNP. Does not judge whether the claims are good enough.
     Inspect {
-        /// The raw quote or report
+        /// Raw quote or report
         file: PathBuf,
-        /// Intel: a JSON object with TCB info, QE identity, their signatures and chains, and both CRLs. AMD: VCEK or VLEK and CRL, PEM
+        /// Vendor collateral to check the evidence with
+        ///
+        /// Intel: a JSON object with TCB info, QE identity, their signatures and chains, and both CRLs. AMD: VCEK or
+        /// VLEK and CRL, PEM.
         #[arg(long, value_name = "FILE")]
         collateral: Option<PathBuf>,
-        /// Judge as at this time, RFC 3339; without it now
+        /// Check as of this RFC 3339 time; default: now
         #[arg(long, value_name = "TIME", value_parser = time)]
         at: Option<chrono::DateTime<chrono::FixedOffset>>,
-        /// One JSON object instead of text
+        /// Print one JSON object instead of text
         #[arg(long)]
         json: bool,
     },
 }
 
-/// A key of 32 bytes as 64 hexadecimal digits.
+/// A 32-byte key, written as 64 hexadecimal digits.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Key([u8; 32]);
 
@@ -293,93 +316,103 @@ impl std::str::FromStr for Key {
 pub(crate) enum RelayCommand {
     /// Make the operator's key and folder
     Init {
-        /// Folder to write to
+        /// Folder to write
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
-        /// The file that says which chain
+        /// Chain file
         #[arg(long, value_name = "FILE")]
         chain: PathBuf,
-        /// What it serves as
+        /// Role of the relay
         #[arg(long, value_parser = ["ingress", "egress"])]
         role: String,
-        /// Where the world reaches it, IP:PORT; one, or an IPv4 and then an IPv6 one
+        /// Public address; repeat for IPv6
+        ///
+        /// Give one address, or an IPv4 address followed by an IPv6 one.
         #[arg(long, value_name = "IP:PORT", required = true)]
         endpoint: Vec<std::net::SocketAddr>,
-        /// What it carries, in Mbit/s; the bond grows with it
+        /// Advertised bandwidth in Mbit/s; the bond grows with it
         #[arg(long, value_name = "MBIT")]
         advertised: u32,
-        /// Where the bond goes back to; keep its key offline
+        /// Address that receives the bond; keep its key offline
         #[arg(long, value_name = "ADDRESS")]
         withdrawal: alloy_primitives::Address,
-        /// Relays that you say belong together: never both hops of a circuit
+        /// Family name, the same for all relays that you run
+        ///
+        /// Clients never use two relays of one family in a circuit.
         #[arg(long, value_name = "NAME")]
         family: Option<String>,
-        /// SHA-256 of the image that it runs
+        /// SHA-256 of the image that the relay runs
         #[arg(long, value_name = "SHA256")]
         image: Option<alloy_primitives::B256>,
-        /// File whose first line is the password; `-` for standard input
+        /// File with the password in line 1; `-` for stdin
         #[arg(long, value_name = "FILE")]
         password_file: Option<PathBuf>,
     },
-    /// Say what is missing for it to serve
+    /// Check what the relay still needs before it can serve
     Check {
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
     },
-    /// Register it with its bond
+    /// Register the relay and post its bond
     Bond {
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
         #[arg(long, value_name = "FILE")]
         password_file: Option<PathBuf>,
     },
-    /// Run it: publish the key of this start, serve, follow the directory
+    /// Run the relay: publish a new handshake key and serve
+    ///
+    /// Also follows the directory. Each start makes a new handshake key.
     Run {
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
         #[arg(long, value_name = "FILE")]
         password_file: Option<PathBuf>,
-        /// Keep all privileges, for tests that look into the process
+        /// Keep all privileges, for tests that inspect it
         #[arg(long, hide = true)]
         unconfined: bool,
-        /// It runs in a machine of its own, whose port org.openrelay.feed is this socket
+        /// Feed socket, if the relay runs in a virtual machine
+        ///
+        /// The socket is the machine's port org.openrelay.feed.
         #[arg(long, value_name = "SOCKET", conflicts_with = "unconfined")]
         machine: Option<PathBuf>,
     },
-    /// Say where it stands, and why it earns nothing
+    /// Show status, and why the relay earns nothing
     Status {
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
     },
-    /// Take no new circuits
+    /// Stop accepting new circuits
     Drain {
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
-        /// Take them again
+        /// Accept new circuits again
         #[arg(long)]
         undo: bool,
         #[arg(long, value_name = "FILE")]
         password_file: Option<PathBuf>,
     },
-    /// Leave: serve no more, and give the bond notice
+    /// Stop serving, and start the bond's notice period
     Unbond {
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
         #[arg(long, value_name = "FILE")]
         password_file: Option<PathBuf>,
     },
-    /// Take the next step of leaving, and say which comes after it
+    /// Take the next step of leaving, and name the one after
     Retire {
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
         #[arg(long, value_name = "FILE")]
         password_file: Option<PathBuf>,
     },
-    /// Publish a handshake key by hand, for a relay that `run` does not run
+    /// Publish a handshake key by hand
+    ///
+    /// For a relay that `openrelay relay run` does not run.
     Rotate {
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
-        /// The relay's public key
+        /// Public handshake key of the relay
         #[arg(long, value_name = "HEX")]
         handshake_key: Key,
         #[arg(long, value_name = "FILE")]
@@ -391,61 +424,67 @@ pub(crate) enum RelayCommand {
 pub(crate) enum ValidatorCommand {
     /// Make the voting key and its folder
     Init {
-        /// Folder to write to
+        /// Folder to write
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
-        /// The file that says which chain
+        /// Chain file
         #[arg(long, value_name = "FILE")]
         chain: PathBuf,
-        /// Where everything is paid to; keep its key offline
+        /// Address that receives payments; keep its key offline
         #[arg(long, value_name = "ADDRESS")]
         withdrawal: alloy_primitives::Address,
-        /// Whose it is, by an address that has admitted this key; without it a family of its own
+        /// Address of the family that admitted this key
+        ///
+        /// Without it the validator forms its own family.
         #[arg(long, value_name = "ADDRESS")]
         family: Option<alloy_primitives::Address>,
-        /// The bond, in the token's smallest unit
+        /// Bond in the token's smallest unit
         #[arg(long, value_name = "AMOUNT")]
         bond: u128,
-        /// File whose first line is the password; `-` for standard input
+        /// File with the password in line 1; `-` for stdin
         #[arg(long, value_name = "FILE")]
         password_file: Option<PathBuf>,
     },
-    /// Join the validators with the bond
+    /// Post the bond and join the validators
     Bond {
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
         #[arg(long, value_name = "FILE")]
         password_file: Option<PathBuf>,
     },
-    /// Say where it stands, what it owes in which round, and why it does not vote
+    /// Show status, open duties, and why it does not vote
     Status {
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
     },
-    /// Do all by itself: rebuild what is proposed, vote, publish how, look at relays' evidence
+    /// Run unattended: rebuild, vote, publish, check relays
+    ///
+    /// Rebuilds proposals, votes on them, publishes its votes, and spot-checks the evidence of relays.
     Run(validator::RunArguments),
-    /// Say what a release of this source tree names
+    /// Print the hashes that a release of this tree must name
     Source {
-        /// The tree
+        /// Source tree
         #[arg(default_value = ".")]
         tree: PathBuf,
     },
-    /// Hand in two attestations of one validator that name different values of one round
+    /// Report a validator that signed two different answers
+    ///
+    /// Takes two attestations of one validator with different values for one round.
     Report {
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
-        /// One
+        /// First attestation
         one: PathBuf,
-        /// The other
+        /// Second attestation
         other: PathBuf,
         #[arg(long, value_name = "FILE")]
         password_file: Option<PathBuf>,
     },
-    /// Take the next step of a round: commit, reveal, finish or settle
+    /// Take a round's next step: commit, reveal, finish, settle
     Vote {
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
-        /// Its number
+        /// Number of the round
         round: u64,
         #[command(flatten)]
         answer: VoteAnswer,
@@ -458,16 +497,16 @@ pub(crate) enum ValidatorCommand {
 #[derive(clap::Args)]
 #[group(multiple = true)]
 pub(crate) struct VoteAnswer {
-    /// SHA-256 of the image that was rebuilt
+    /// SHA-256 of the rebuilt image
     #[arg(long, value_name = "SHA256", requires = "measurements", conflicts_with_all = ["failed", "abstain"])]
     image: Option<alloy_primitives::B256>,
-    /// SHA-256 of its list of measurements
+    /// SHA-256 of the image's list of measurements
     #[arg(long, value_name = "SHA256", requires = "image")]
     measurements: Option<alloy_primitives::B256>,
-    /// The build failed; SHA-256 of its log
+    /// SHA-256 of the log of a failed build
     #[arg(long, value_name = "SHA256", conflicts_with = "abstain")]
     failed: Option<alloy_primitives::B256>,
-    /// Say nothing, and lose nothing
+    /// Commit no opinion; only the first in a row is free
     #[arg(long)]
     abstain: bool,
 }
@@ -484,25 +523,29 @@ impl VoteAnswer {
 
 #[derive(clap::Args)]
 pub(crate) struct UpArguments {
-    /// The client's configuration
+    /// Client configuration
     #[arg(long, env = "OPENRELAY_CONFIG", value_name = "FILE", default_value = "/etc/openrelay/client.toml")]
     config: PathBuf,
-    /// Stay in the foreground instead of going on as a daemon
+    /// Stay in the foreground instead of becoming a daemon
     #[arg(long)]
     foreground: bool,
-    /// Return only when packets flow
+    /// Return only once packets flow
     #[arg(long)]
     wait: bool,
-    /// Do without an ingress: the egress then sees your address, and status says so
+    /// Use no ingress; the egress then sees your address
+    ///
+    /// `openrelay status` shows that the circuit has one hop.
     #[arg(long)]
     one_hop: bool,
 }
 
 #[derive(Subcommand)]
 enum SelfhostCommand {
-    /// Write configurations, keys and a signed directory for relays of your own
+    /// Write configurations, keys and a directory for relays
+    ///
+    /// The directory is signed and lists only your own relays.
     Init {
-        /// Folder to write to; must not exist or be empty
+        /// Folder to write; must be empty or not exist
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
         /// Address of an ingress, HOST:PORT; repeatable
@@ -511,41 +554,43 @@ enum SelfhostCommand {
         /// Address of an egress, HOST:PORT; repeatable
         #[arg(long, value_name = "HOST:PORT", required = true)]
         egress: Vec<String>,
-        /// Name server that clients ask through the tunnel; repeatable
+        /// Name server to use through the tunnel; repeatable
         #[arg(long, value_name = "ADDRESS", default_values = ["9.9.9.9", "2620:fe::fe"])]
         dns: Vec<std::net::IpAddr>,
-        /// Days until the directory must be signed anew
+        /// Days until the directory must be signed again
         #[arg(long, default_value_t = 365)]
         days: u32,
     },
-    /// Sign the next directory, before the old one expires or without a relay
+    /// Sign the next directory, before the old one expires
+    ///
+    /// Also removes relays from the directory.
     Renew {
         /// Folder that `init` wrote
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
-        /// Relay to leave out, by its number; repeatable
+        /// ID of a relay to leave out; repeatable
         #[arg(long, value_name = "RELAY")]
         remove: Vec<u64>,
-        /// Days until the directory must be signed anew
+        /// Days until the directory must be signed again
         #[arg(long, default_value_t = 365)]
         days: u32,
     },
 }
 
-/// What a program believes, and which relay it starts.
+/// What a program trusts, and which relay it starts.
 #[derive(Clone, Debug)]
 pub(crate) struct Program {
     pub(crate) standard: Standard,
 }
 
 impl Program {
-    /// The name of the relay's program: a simulation starts simulations.
+    /// Returns the name of the relay's program: a simulating program starts the simulated relay.
     pub(crate) fn relay(&self) -> &'static str {
         if self.standard.roots.simulated { "openrelay-relay-sim" } else { "openrelay-relay" }
     }
 }
 
-/// Runs the command that the arguments name, believing these vendors.
+/// Runs the command that the arguments name, trusting the vendors behind `roots`.
 pub fn main(roots: Roots) -> ExitCode {
     let program = Program { standard: Standard::of(roots) };
     let result = match Cli::parse().command {
@@ -558,7 +603,7 @@ pub fn main(roots: Roots) -> ExitCode {
         Command::Selfhost { command: SelfhostCommand::Renew { dir, remove, days } } => {
             selfhost::renew(&dir, &remove, days)
         }
-        Command::Exits { config, json } => ledger::exits(&program, &config.config, json),
+        Command::Egresses { config, json } => ledger::egresses(&program, &config.config, json),
         Command::Verify { relay, config, json } => page::verify(&program, &config.config, relay, json),
         Command::Relay { command } => operator::run(&program, &command),
         Command::Validator { command } => validator::run(&program, &command),
@@ -566,8 +611,8 @@ pub fn main(roots: Roots) -> ExitCode {
             ledger::mirror(&program, &chain, listen, checkpoint, files)
         }
         Command::Checkpoint { command: CheckpointCommand::Key { out } } => checkpoint::make_key(&out),
-        Command::Checkpoint { command: CheckpointCommand::Sign { chain, key, file, anew } } => {
-            checkpoint::sign(&chain, &key, &file, anew)
+        Command::Checkpoint { command: CheckpointCommand::Sign { chain, key, file, newest } } => {
+            checkpoint::sign(&chain, &key, &file, newest)
         }
         Command::Evidence { command: EvidenceCommand::Inspect { file, collateral, at, json } } => {
             evidence::inspect(&file, collateral.as_deref(), at, json)
@@ -586,26 +631,28 @@ pub fn main(roots: Roots) -> ExitCode {
     }
 }
 
-/// A time as RFC 3339 writes it.
+/// Parses a time in RFC 3339 format.
 fn time(text: &str) -> Result<chrono::DateTime<chrono::FixedOffset>, String> {
     chrono::DateTime::parse_from_rfc3339(text)
-        .map_err(|error| format!("{error}; a time is written so, with its zone: 2026-11-28T00:00:00Z"))
+        .map_err(|error| format!("{error}; write a time with its zone, like 2026-11-28T00:00:00Z"))
 }
 
-/// Prints a line of result. One that cannot be written ends the program, never with success, for what was still to be said may have been a refusal: quietly, and as the signal would, where the
-/// reader has gone away.
+/// Prints a line of the result to stdout.
+///
+/// A line that cannot be written ends the program, and never with success, because an unwritten line may be a
+/// refusal. Where the reader has closed the pipe, the program ends quietly with the exit code of SIGPIPE.
 pub(crate) fn say(line: &str) {
     use std::io::Write as _;
     if let Err(error) = writeln!(std::io::stdout(), "{line}") {
         if error.kind() == std::io::ErrorKind::BrokenPipe {
             std::process::exit(141);
         }
-        talk(&format!("openrelay: cannot write what was found: {error}"));
+        talk(&format!("openrelay: cannot write the result: {error}"));
         std::process::exit(1);
     }
 }
 
-/// Prints a line of talk.
+/// Prints a message to stderr.
 pub(crate) fn talk(line: &str) {
     use std::io::Write as _;
     let _ = writeln!(std::io::stderr(), "{line}");

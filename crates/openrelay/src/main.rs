@@ -1,4 +1,4 @@
-//! `openrelay`: the command line and daemon, believing the vendors' own roots.
+//! `openrelay`: the command line and daemon, which trust the vendors' own roots.
 
 use std::process::ExitCode;
 

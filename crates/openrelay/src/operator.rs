@@ -1,6 +1,6 @@
-//! `openrelay relay`: an operator's relay on a chain, from its key to its end.
+//! `openrelay relay`: runs an operator's relay on a chain, from its key to its retirement.
 //!
-//! Owns the commands. What stands in an operator's folder is in `folder`, what runs a relay in `agent`.
+//! Owns the commands. The files of an operator's folder are in `folder`; `agent` runs the relay.
 
 mod agent;
 mod folder;
@@ -30,7 +30,7 @@ use folder::{CHAIN, Folder, KEY, NUMBER, OPERATOR, Plan, RELAY, to_toml, write_r
 
 const REGISTER: &str = "register the relay";
 const DRAIN: &str = "drain";
-/// Ether that a start and a few changes cost at most, in wei: a hundredth.
+/// The most ether that a start and a few changes cost, in wei: one hundredth of an ether.
 const GAS_FUNDS: u64 = 10_000_000_000_000_000;
 
 pub(crate) fn run(program: &Program, command: &RelayCommand) -> Result<(), Failure> {
@@ -79,10 +79,10 @@ pub(crate) fn run(program: &Program, command: &RelayCommand) -> Result<(), Failu
 fn init(dir: &Path, chain: &Path, plan: Plan, password_file: Option<&Path>) -> Result<(), Failure> {
     let loaded = ChainFile::load(chain).map_err(Failure::plain)?;
     if dir.join(KEY).exists() {
-        return Err(Failure::plain(format!("{} is there already; nothing was changed", dir.join(KEY).display())));
+        return Err(Failure::plain(format!("{} already exists; nothing was changed", dir.join(KEY).display())));
     }
     let folder = Folder { path: dir.to_owned(), plan, chain: loaded };
-    // What would be refused later is refused now.
+    // Encode the descriptor here, so that a bad plan is refused before a key is made.
     folder.descriptor(0, [0; 32])?;
     if folder.plan.withdrawal == Address::ZERO || folder.plan.advertised_mbit == 0 {
         return Err(Failure::new(2, "the withdrawal address and the advertised bandwidth must not be zero"));
@@ -91,20 +91,22 @@ fn init(dir: &Path, chain: &Path, plan: Plan, password_file: Option<&Path>) -> R
     let write = |name: &str, bytes: &[u8]| {
         replace(&dir.join(name), bytes).map_err(|error| Failure::plain(format!("cannot write {name}: {error}")))
     };
-    std::fs::create_dir_all(dir).map_err(|error| Failure::plain(format!("cannot make {}: {error}", dir.display())))?;
+    std::fs::create_dir_all(dir)
+        .map_err(|error| Failure::plain(format!("cannot create {}: {error}", dir.display())))?;
     write(CHAIN, &read_bytes(chain).map_err(Failure::plain)?)?;
     write(OPERATOR, to_toml(&folder.plan).as_bytes())?;
     let key = keystore::create(&dir.join(KEY), &password)?;
     let address = Address::from_public_key(key.verifying_key());
     say(&format!("operator {address}"));
     talk(&format!(
-        "openrelay: the folder {0} holds the operator's key; keep a copy of it. Send {address} the bond and some ether, then: openrelay relay check --dir {0}",
+        "openrelay: the folder {0} holds the operator's key; keep a copy of it. \
+         Send {address} the bond and some ether, then run: openrelay relay check --dir {0}",
         dir.display()
     ));
     Ok(())
 }
 
-/// What is missing for the relay to earn, each with what to do.
+/// Prints what the relay still needs before it can earn, with a remedy for each point.
 fn check(program: &Program, dir: &Path) -> Result<(), Failure> {
     let folder = Folder::open(dir)?;
     let mut missing = 0;
@@ -139,27 +141,27 @@ fn check(program: &Program, dir: &Path) -> Result<(), Failure> {
     if bonded.is_none() {
         let has = ask(&folder.endpoint(), token, &Token::balanceOfCall { account: operator })?;
         let what = format!("{operator} has the bond: {has} of {needed} of token {token}");
-        let how = if faucet { "openrelay relay bond asks the development chain for it" } else { "send it the rest" };
+        let how = if faucet { "openrelay relay bond gets it from the development chain" } else { "send it the rest" };
         point(has >= needed || faucet, what, how.into());
     }
     let wei = folder.endpoint().ask_number("eth_getBalance", &json!([operator.to_string(), "latest"]))?;
     let what = format!("{operator} has ether for gas: {wei} wei");
     point(wei >= U256::from(GAS_FUNDS) || faucet, what, format!("send it at least {GAS_FUNDS} wei"));
     let image = folder.plan.image;
-    let how = format!("write image = \"…\" into {OPERATOR}: openrelay image show says which are approved");
-    point(!image.is_zero(), format!("the image that it runs is named: {image}"), how);
+    let how = format!("write image = \"…\" into {OPERATOR}: openrelay image show lists approved images");
+    point(!image.is_zero(), format!("the relay's image is set: {image}"), how);
     let relay = relay_program(program);
     let how = format!("install {}", program.relay());
     point(relay.exists(), format!("the relay's program {}", relay.display()), how);
     if missing > 0 {
-        return Err(Failure::new(1, format!("{missing} things are missing")));
+        return Err(Failure::new(1, format!("{missing} requirements are not met")));
     }
     let next = if bonded.is_some() { "run" } else { "bond" };
-    talk(&format!("openrelay: all is there; next: openrelay relay {next} --dir {}", dir.display()));
+    talk(&format!("openrelay: ready; next: openrelay relay {next} --dir {}", dir.display()));
     Ok(())
 }
 
-/// Registers the relay with its bond; a second time it only says so.
+/// Registers the relay with its bond. Prints only its ID if it is registered already.
 fn bond(dir: &Path, password_file: Option<&Path>) -> Result<(), Failure> {
     let folder = Folder::open(dir)?;
     if let Some(relay_id) = folder.relay_id()? {
@@ -168,21 +170,22 @@ fn bond(dir: &Path, password_file: Option<&Path>) -> Result<(), Failure> {
             return Ok(());
         }
         talk(&format!(
-            "openrelay: relay {relay_id} is not this key's on the chain: it has left, or the chain took the registration back"
+            "openrelay: relay {relay_id} is not registered by this key: \
+             it has left, or the chain reverted the registration"
         ));
     }
     if folder.plan.image.is_zero() {
         return Err(Failure::plain(format!(
-            "{OPERATOR} names no image, and a relay that runs none serves nobody: openrelay relay check says what is missing"
+            "{OPERATOR} sets no image, and clients refuse a relay without one; run: openrelay relay check"
         )));
     }
     let sender = folder.sender(password_file)?;
-    // One that was sent before this was killed, or that is in a block though nobody wrote it down, is this relay.
+    // A registration may have been sent or included before this program was killed; it is for this relay.
     if let Some(receipt) = sender.resume(REGISTER)? {
         return write_down(&folder, &sender, &receipt);
     }
     if let Some(relay_id) = folder.relay_of(sender.address())? {
-        talk("openrelay: this key has registered a relay already, which is taken for this one");
+        talk("openrelay: this key already has a registered relay; using that one");
         return write_relay(&folder, relay_id);
     }
     let needed = folder.ask(&RelayRegistry::neededBondCall { advertisedMbit: folder.plan.advertised_mbit })?;
@@ -193,7 +196,7 @@ fn bond(dir: &Path, password_file: Option<&Path>) -> Result<(), Failure> {
         faucet(&folder.chain, sender.endpoint(), account, token, needed)?;
     }
     if needed.bit_len() > 96 {
-        return Err(Failure::plain(format!("the endpoint asks for a bond of {needed}, which no registry takes")));
+        return Err(Failure::plain(format!("the endpoint asks for a bond of {needed}, which no registry accepts")));
     }
     let balance = has(account)?;
     if balance < needed {
@@ -209,7 +212,7 @@ fn bond(dir: &Path, password_file: Option<&Path>) -> Result<(), Failure> {
     let call = RelayRegistry::registerCall {
         advertisedMbit: folder.plan.advertised_mbit,
         withdrawal: folder.plan.withdrawal,
-        // Fits: it was compared.
+        // The amount fits: its length was checked.
         amount: needed.to(),
         descriptor: folder.descriptor(0, [0; 32])?.into(),
     };
@@ -217,7 +220,7 @@ fn bond(dir: &Path, password_file: Option<&Path>) -> Result<(), Failure> {
     write_down(&folder, &sender, &receipt)
 }
 
-/// Writes down which relay a registration has made, and only then takes it out of the journal.
+/// Writes down the ID of the registered relay, and only then removes the registration from the journal.
 fn write_down(folder: &Folder, sender: &Sender, receipt: &Receipt) -> Result<(), Failure> {
     let mut registered = receipt.logs.iter().filter_map(|log| RelayRegistry::Registered::decode_log(log).ok());
     let event =
@@ -236,7 +239,7 @@ fn write_relay(folder: &Folder, relay_id: u64) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Sends a change that names the present descriptor.
+/// Sends a change that names the hash of the current descriptor.
 fn change(folder: &Folder, sender: &Sender, name: &str, call: impl Fn(u64, B256) -> Vec<u8>) -> Result<(), Failure> {
     let relay_id = folder.registered()?;
     let hash = keccak256(folder.published(relay_id)?);
@@ -245,20 +248,18 @@ fn change(folder: &Folder, sender: &Sender, name: &str, call: impl Fn(u64, B256)
     Ok(())
 }
 
-/// Takes the next step of leaving, and says which comes after it.
+/// Takes the next step of leaving, and prints which step follows.
 fn retire(dir: &Path, password_file: Option<&Path>) -> Result<(), Failure> {
     let folder = Folder::open(dir)?;
     let relay_id = folder.registered()?;
     let sender = folder.sender(password_file)?;
     if sender.resume(DRAIN)?.is_some() {
         sender.forget()?;
-        say(
-            "no new circuits come from now on; when the old ones have ended, run this again: the bond is then given notice",
-        );
+        say("no new circuits are accepted; when the old ones have ended, run this again to start the bond's notice");
         return Ok(());
     }
     let Some((standing, shown)) = folder.registration(relay_id)? else {
-        say("the relay has left and its bond was paid; nothing is to be done");
+        say("the relay has left and its bond was paid; nothing is left to do");
         return Ok(());
     };
     match standing.status {
@@ -267,14 +268,14 @@ fn retire(dir: &Path, password_file: Option<&Path>) -> Result<(), Failure> {
                 RelayRegistry::drainCall { relayId: relay_id, draining: true, descriptorHash: hash }.abi_encode()
             })?;
             say(
-                "no new circuits come from now on; when the old ones have ended, run this again: the bond is then given notice",
+                "no new circuits are accepted; when the old ones have ended, run this again to start the bond's notice",
             );
         }
         Status::Draining => {
             change(&folder, &sender, "unbond", |relay_id, hash| {
                 RelayRegistry::unbondCall { relayId: relay_id, descriptorHash: hash }.abi_encode()
             })?;
-            say("the relay serves no more; stop it. The bond is free after 14 days: run this again then");
+            say("the relay no longer serves; stop it. The bond is free after 14 days; run this again then");
         }
         Status::Unbonding => {
             let free: u64 = shown.timer.to();
@@ -296,7 +297,11 @@ fn retire(dir: &Path, password_file: Option<&Path>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Where the relay stands; exit code 3 and the reason when it earns nothing.
+/// Prints the state of the relay.
+///
+/// # Errors
+///
+/// Exit code 3, with the reason, if the relay earns nothing.
 fn status(program: &Program, dir: &Path) -> Result<(), Failure> {
     let folder = Folder::open(dir)?;
     let operator = keystore::address(&folder.path.join(KEY))?;
@@ -304,11 +309,11 @@ fn status(program: &Program, dir: &Path) -> Result<(), Failure> {
     say(&format!("operator       {operator}   {wei} wei for gas"));
     let relay_id = folder.registered()?;
     let Some((standing, shown)) = folder.registration(relay_id)? else {
-        let why = "it has left, or the chain took the registration back; openrelay relay bond registers it anew";
+        let why = "it has left, or the chain reverted the registration; to register again: openrelay relay bond";
         return Err(Failure::new(3, format!("relay {relay_id} is not in the registry: {why}")));
     };
     say(&format!("relay          {relay_id} {} {:?}", folder.plan.role, standing.status));
-    say(&format!("bond           {}, class {}, goes back to {}", shown.bond, standing.bond_class, shown.withdrawal));
+    say(&format!("bond           {}, class {}, returned to {}", shown.bond, standing.bond_class, shown.withdrawal));
     if standing.status == Status::Unbonding {
         let free: u64 = shown.timer.to();
         say(&format!("               free in {} s", free.saturating_sub(unix_seconds())));
@@ -316,26 +321,26 @@ fn status(program: &Program, dir: &Path) -> Result<(), Failure> {
     let now = unix_seconds();
     let (reading, directory) = openrelay_node::chain::read(&folder.chain, now, 0)?;
     let (set, header) = reading.record_set(&folder.chain.trust(), now, MAX_LAG, 0).map_err(Failure::plain)?;
-    say(&format!("directory      block {}, {} relays take circuits", header.number, directory.body().relays.len()));
+    say(&format!("directory      block {}, {} relays accept circuits", header.number, directory.body().relays.len()));
     let directory = VerifiedDirectory::of_proven(directory, reading);
     if let Some(own) = directory.directory().relay(relay_id) {
-        say(&format!("in it          handshake key {} epoch {}", own.handshake_key, own.key_epoch));
-        // As clients judge it by the policy that they are released with.
+        say(&format!("listed         handshake key {} epoch {}", own.handshake_key, own.key_epoch));
+        // As clients judge it, by the policy that they are released with.
         let judged = Judged::of(&directory, &folder.chain.trust(), &program.standard, now);
         match (judged.verdict(relay_id), judged.fault()) {
             (Ok(verdict), _) => say(&format!(
-                "believed       {}{} with the image {}, {}",
+                "evidence       {}{} with the image {}, {}",
                 if verdict.facts().simulated { "SIMULATED " } else { "" },
                 verdict.facts().platform.name(),
                 openrelay_image::hex(&verdict.binding().image),
                 crate::page::state(verdict.image())
             )),
             (Err(_), Some(fault)) => {
-                return Err(Failure::new(3, format!("no client can believe any relay of this chain: {fault}")));
+                return Err(Failure::new(3, format!("clients cannot verify any relay of this chain: {fault}")));
             }
             (Err(refusal), None) => {
-                let why = format!("clients do not believe the relay [{}]: {refusal}", refusal.code());
-                return Err(Failure::new(3, format!("{why}; what they are told: {}", refusal.next_step())));
+                let why = format!("clients refuse the relay [{}]: {refusal}", refusal.code());
+                return Err(Failure::new(3, format!("{why}; clients are told: {}", refusal.next_step())));
             }
         }
         if wei < U256::from(GAS_FUNDS) {
@@ -348,17 +353,17 @@ fn status(program: &Program, dir: &Path) -> Result<(), Failure> {
     let own = set.records.iter().find(|record| record.registration.relay_id == relay_id);
     let why = match own {
         None => missing_descriptor(&set, relay_id),
-        Some(_) if standing.status == Status::Draining => "it drains: openrelay relay drain --undo ends that".into(),
-        Some(_) if standing.status == Status::Unbonding => "it leaves".into(),
-        Some(_) if standing.bond_class == 0 => "its bond is smaller than the rate asks for now: top it up".into(),
-        Some(_) => "it was never started: openrelay relay run".into(),
+        Some(_) if standing.status == Status::Draining => "it is draining; undo: openrelay relay drain --undo".into(),
+        Some(_) if standing.status == Status::Unbonding => "it is leaving".into(),
+        Some(_) if standing.bond_class == 0 => "its bond is below the current rate; top it up".into(),
+        Some(_) => "it was never started; run: openrelay relay run".into(),
     };
-    Err(Failure::new(3, format!("the relay takes no circuits: {why}")))
+    Err(Failure::new(3, format!("the relay accepts no circuits: {why}")))
 }
 
 fn missing_descriptor(set: &RecordSet, relay_id: u64) -> String {
     if set.malformed.contains(&relay_id) {
-        "its descriptor does not read: run it again".into()
+        "its descriptor is malformed; run the relay again".into()
     } else {
         "no mirror has its descriptor yet".into()
     }

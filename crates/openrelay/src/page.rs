@@ -1,6 +1,6 @@
-//! `openrelay verify`: why a relay can be believed, or why not.
+//! `openrelay verify`: explains why a relay is accepted or refused.
 //!
-//! Owns the page, and the same facts as JSON for status. It lists what was found; it never says "trusted".
+//! Owns the text page, and the same facts as JSON for status. It lists what was found; it never says "trusted".
 
 use std::path::Path;
 
@@ -23,7 +23,7 @@ use crate::failure::Failure;
 use crate::ledger::directory_shown;
 use crate::{Program, say};
 
-/// The relays of a directory, judged as for a circuit; `None` where they are the user's own and prove nothing.
+/// Judges the relays of a directory as for a circuit. Returns `None` where they are the user's own and prove nothing.
 pub(crate) fn judge(
     program: &Program,
     config: &Path,
@@ -33,22 +33,22 @@ pub(crate) fn judge(
     Ok(judged_of(config, directory, &options)?)
 }
 
-/// What stands behind the hops of a circuit, in a word.
+/// Returns in one word what evidence stands behind the hops of a circuit.
 pub(crate) fn attestation(hops: &[AttestedHop]) -> &'static str {
     match hops {
         [] => "none",
-        // One that is simulated proves nothing, whatever the other is.
+        // One simulated hop proves nothing, whatever the other one is.
         hops if hops.iter().any(|hop| hop.verdict.facts().simulated) => "sim",
         _ => "verified",
     }
 }
 
-/// The generation of an image's firmware, in words.
+/// Returns the generation of an image's firmware in words.
 pub(crate) fn generation(image: &Image) -> String {
-    image.firmware_generation.map_or_else(|| "no generation named".into(), |number| format!("generation {number}"))
+    image.firmware_generation.map_or_else(|| "generation not stated".into(), |number| format!("generation {number}"))
 }
 
-/// What was found about a hop.
+/// Returns the findings about a hop as JSON.
 pub(crate) fn hop_json(hop: &AttestedHop) -> Value {
     let (facts, binding) = (hop.verdict.facts(), hop.verdict.binding());
     json!({
@@ -72,7 +72,11 @@ pub(crate) fn hop_json(hop: &AttestedHop) -> Value {
     })
 }
 
-/// Prints the page of a relay, or of all in short; exit code 5 when a relay of the answer is refused.
+/// Prints the page of one relay, or one line for each relay.
+///
+/// # Errors
+///
+/// Exit code 5 if a relay in the output is refused.
 pub(crate) fn verify(program: &Program, config: &Path, relay: Option<u64>, as_json: bool) -> Result<(), Failure> {
     let directory = directory_shown(config)?;
     let judged = judge(program, config, &directory)?;
@@ -91,7 +95,7 @@ pub(crate) fn verify(program: &Program, config: &Path, relay: Option<u64>, as_js
     } else {
         crate::ledger::verify(config, &directory, relay_id)?;
         match &judged {
-            None => say("evidence       none: the relays of this directory are your own, and prove nothing"),
+            None => say("evidence       none: this directory lists your own relays, which prove nothing"),
             Some(judged) => tell(&directory, judged, relay_id),
         }
         say_fault(judged.as_ref());
@@ -111,7 +115,7 @@ fn list(directory: &VerifiedDirectory, judged: Option<&Judged>, as_json: bool) {
     }
     for record in relays {
         let said = match judged.map(|judged| judged.verdict(record.relay_id)) {
-            None => "your own: proves nothing".to_owned(),
+            None => "your own relay: proves nothing".to_owned(),
             Some(Ok(verdict)) => {
                 let facts = verdict.facts();
                 let (image, state) = (hex::encode(&verdict.binding().image[..4]), state(verdict.image()));
@@ -153,7 +157,7 @@ fn simulated(facts: &Facts) -> &'static str {
     if facts.simulated { "SIMULATED " } else { "" }
 }
 
-/// Where an image stands, in a word.
+/// Returns the state of an image in one word.
 pub(crate) const fn state(state: ImageState) -> &'static str {
     match state {
         ImageState::Pending => "pending",
@@ -165,24 +169,24 @@ pub(crate) const fn state(state: ImageState) -> &'static str {
     }
 }
 
-/// Addresses as they are written.
+/// Returns addresses in their written form.
 pub(crate) fn addresses<'a>(all: impl IntoIterator<Item = &'a [u8; 20]>) -> Vec<String> {
     all.into_iter().map(|address| Address::from(*address).to_string()).collect()
 }
 
-/// Who has signed that they rebuilt an image, and what the policy asks.
+/// Returns in words which rebuilders have signed an image, and what the policy requires.
 pub(crate) fn rebuilders(policy: &Policy, image: &Image) -> String {
     let named = addresses(policy.named_rebuilders(image));
-    // Anybody can sign: keys that nobody has named stand for nobody.
+    // Anybody can sign, so signatures by keys outside the policy carry no weight.
     let others = image.rebuilt_by.len() - named.len();
-    let others = format!("{others} signatures of others, which stand for nobody that is named");
+    let others = format!("{others} signatures by others, which do not count");
     match (policy.rebuilders.len(), named.as_slice()) {
-        (0, _) => format!("the policy names none; {others}"),
-        (all, []) => format!("none of {all} that the policy names, {} must; {others}", policy.rebuilders_needed),
+        (0, _) => format!("the policy lists none; {others}"),
+        (all, []) => format!("0 of {all} in the policy signed, {} required; {others}", policy.rebuilders_needed),
         (all, found) => {
             let (count, needed) = (found.len(), policy.rebuilders_needed);
             format!(
-                "{} say by their signatures that they got it: {count} of {all} that the policy names, {needed} must; {others}",
+                "{} signed that they rebuilt it: {count} of {all} in the policy, {needed} required; {others}",
                 found.join(", ")
             )
         }
@@ -193,7 +197,7 @@ fn firmware(facts: &Facts) -> String {
     match &facts.tcb {
         Tcb::Intel { status, advisories, evaluation } => {
             let known = if advisories.is_empty() { String::new() } else { format!(", {}", advisories.join(" ")) };
-            format!("{status} by Intel's evaluation {evaluation}{known}")
+            format!("{status} in Intel's evaluation {evaluation}{known}")
         }
         Tcb::Amd { reported, .. } => format!(
             "boot loader {}, TEE {}, SNP {}, microcode {}",
@@ -202,7 +206,7 @@ fn firmware(facts: &Facts) -> String {
     }
 }
 
-/// The page.
+/// Prints the page of one relay after its record.
 fn tell(directory: &VerifiedDirectory, judged: &Judged, relay_id: u64) {
     if let Err(refusal) = judged.verdict(relay_id) {
         say(&format!("evidence       REFUSED [{}]: {refusal}", refusal.code()));
@@ -227,42 +231,42 @@ fn tell(directory: &VerifiedDirectory, judged: &Judged, relay_id: u64) {
         if facts.crl == Crl::Checked { "checked" } else { "not checked" }
     ));
     say(&format!("firmware       {}; {smt}", firmware(facts)));
-    say("               no debugging, no migration: checked, not assumed");
+    say("               debugging and migration are off: checked, not assumed");
     say(&format!("started        image {}", hex::encode(&binding.image)));
     let state = state(hop.verdict.image());
-    say(&format!("               {state}, approved by validators who rebuilt it, in round {}", hop.round));
+    say(&format!("               {state}, approved in round {} by validators that rebuilt it", hop.round));
     if let Some(approved) = judged.image(&hop.verdict) {
         say(&format!("rebuilders     {}", rebuilders(judged.policy(), &approved.image)));
     }
-    say("key            the handshake key above was made inside: the chip has signed it with what was started");
+    say("key            the handshake key above was made inside; the chip signed it with the image that started");
     if let Source::Chain(chain) = directory.directory().source() {
         let old = unix_seconds().saturating_sub(chain.timestamp);
         let behind = chain.block.saturating_sub(binding.block_height);
-        // The limits of `attest::verdict`.
+        // The limits in `attest::verdict`.
         let most = if directory.is_newest_known() { 72 } else { 6 };
         say(&format!(
-            "age            {behind} blocks before the newest, which is {old} s old; at most {most} h will do"
+            "age            {behind} blocks before the newest, which is {old} s old; at most {most} h are accepted"
         ));
     }
     match facts.chip {
         Some(chip) => say(&format!("chip           {}…: no other relay may run on it", hex::encode(&chip[..8]))),
         None => say("chip           unknown: at most one such relay in a circuit"),
     }
-    say("custody        unknown: nothing proves where the machine stands or who can touch it; who opens it defeats it");
-    say("path rule      never two hops of one operator, family, network or chip; of two vendors when possible");
+    say("custody        unknown: nothing proves where the machine is; physical access defeats attestation");
+    say("path rule      no two hops share operator, family, network or chip; two vendors when possible");
     match directory.directory().relay(relay_id).map(|record| record.role) {
-        Some(Role::Ingress) => say("it sees        who you are, and not where you go"),
-        Some(Role::Egress) => say("it sees        where you go, and not who you are"),
+        Some(Role::Ingress) => say("it sees        who you are, but not where you go"),
+        Some(Role::Egress) => say("it sees        where you go, but not who you are"),
         None => {}
     }
     say(&others(judged, relay_id));
 }
 
-/// The other relays that are refused.
+/// Returns a line with the other relays that are refused.
 fn others(judged: &Judged, relay_id: u64) -> String {
     let others: Vec<(u64, &Refusal)> = judged.refused().filter(|(other, _)| *other != relay_id).collect();
     if others.is_empty() {
-        return "refused        none of the other relays".into();
+        return "refused        no other relay".into();
     }
     let said: Vec<String> = others.iter().map(|(other, refusal)| format!("{other} [{}]", refusal.code())).collect();
     format!("refused        {}", said.join("   "))

@@ -1,6 +1,7 @@
-//! `openrelay selfhost init` and `renew`: everything for relays of one's own.
+//! `openrelay selfhost init` and `renew`: everything for a network of your own relays.
 //!
-//! Owns the files that they write: keys (0600), one configuration per relay and client, and the signed directory, copied into each folder.
+//! Owns the files that they write: keys (mode 0600), one configuration for each relay and one for the client, and the
+//! signed directory, copied into each folder.
 
 use std::fs;
 use std::io::Write as _;
@@ -24,7 +25,7 @@ use crate::{say, talk};
 const DIRECTORY: &str = "directory.signed";
 const KEY: &str = "directory.key";
 
-/// What to write.
+/// What `init` writes, and where.
 pub(crate) struct Plan {
     pub(crate) out: PathBuf,
     pub(crate) ingress: Vec<String>,
@@ -39,11 +40,11 @@ struct Relay {
     secret: RelaySecret,
 }
 
-/// Writes everything, or nothing.
+/// Writes all files of a new network. Refuses a folder that is not empty.
 pub(crate) fn init(plan: &Plan) -> Result<(), Failure> {
     if fs::read_dir(&plan.out).is_ok_and(|mut entries| entries.next().is_some()) {
         let shown = plan.out.display();
-        return Err(Failure::plain(format!("{shown} is not empty; its keys would be lost. Name another folder")));
+        return Err(Failure::plain(format!("{shown} is not empty and may hold keys; choose another folder")));
     }
     let mut random = OsRandom::default();
     let mut relays = Vec::new();
@@ -73,21 +74,21 @@ pub(crate) fn init(plan: &Plan) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Signs the next directory of the network in `dir`, without the relays `remove`, and puts it where the old one is.
+/// Signs the next directory of the network in `dir`, without the relays `remove`, and replaces the old directory.
 pub(crate) fn renew(dir: &Path, remove: &[u64], days: u32) -> Result<(), Failure> {
     let seed = read_secret(&dir.join(KEY)).map_err(Failure::plain)?;
-    let key = DirectoryKey::from_seed(*seed).ok_or_else(|| Failure::plain("the directory's key is not a key"))?;
+    let key = DirectoryKey::from_seed(*seed).ok_or_else(|| Failure::plain("the directory's key is invalid"))?;
     let path = dir.join(DIRECTORY);
     let bytes = fs::read(&path).map_err(|error| Failure::plain(format!("cannot read {}: {error}", path.display())))?;
     let now = unix_seconds();
     let old = match Directory::verify(&bytes, &key.public(), now, 0) {
-        // The time to renew it was before, but this is no reason not to.
+        // An expired directory can still be renewed: it is checked as of its last second.
         Err(DirectoryError::Expired(ago)) => Directory::verify(&bytes, &key.public(), now - ago - 1, 0),
         other => other,
     };
     let old = old.map_err(|error| Failure::new(5, format!("{}: directory refused: {error}", path.display())))?;
     if let Some(unknown) = remove.iter().find(|id| old.relay(**id).is_none()) {
-        return Err(Failure::new(2, format!("--remove {unknown}: the directory has no such relay")));
+        return Err(Failure::new(2, format!("--remove {unknown}: no such relay in the directory")));
     }
     let relays = old.body().relays.iter().filter(|relay| !remove.contains(&relay.relay_id)).cloned().collect();
     let body = Body {
@@ -106,7 +107,7 @@ pub(crate) fn renew(dir: &Path, remove: &[u64], days: u32) -> Result<(), Failure
         say(&path.display().to_string());
     }
     talk(&format!(
-        "Directory number {}. Copy it to each relay and restart that; clients read it at their next up.",
+        "Directory number {}. Copy it to each relay and restart the relay; clients read it at their next up.",
         body.sequence
     ));
     Ok(())
@@ -121,7 +122,7 @@ fn relay(role: Role, number: u32, relay_id: u64, host: &str, random: &mut OsRand
     let v6 = addresses.iter().find(|address| address.is_ipv6());
     let endpoints: Vec<SocketAddr> = v4.into_iter().chain(v6).copied().collect();
     if endpoints.iter().any(|endpoint| endpoint.port() == 0 || endpoint.ip().is_unspecified()) || endpoints.is_empty() {
-        return Err(wrong("is not an address that can be reached"));
+        return Err(wrong("is not a reachable address"));
     }
     let secret = RelaySecret::generate(random);
     let record = Record {
@@ -157,10 +158,10 @@ fn write_all(plan: &Plan, relays: &[Relay], key: &DirectoryKey, directory: &[u8]
 }
 
 fn folder(path: &Path) -> Result<(), Failure> {
-    fs::create_dir_all(path).map_err(|error| Failure::plain(format!("cannot make {}: {error}", path.display())))
+    fs::create_dir_all(path).map_err(|error| Failure::plain(format!("cannot create {}: {error}", path.display())))
 }
 
-/// Writes a file that must not be there yet.
+/// Writes a file that must not exist yet.
 pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Failure> {
     let written = fs::OpenOptions::new()
         .write(true)
@@ -178,18 +179,18 @@ fn relay_toml(relay: &Relay, directory_key: &str) -> String {
         "# A relay of your own network. Start it with: openrelay-relay run --config relay.toml\n\
          role = \"{role}\"\n\
          relay_id = {relay_id}\n\
-         # Addresses of this machine. Behind a NAT that forwards the port, put the inner address here.\n\
+         # Addresses of this machine. Behind a NAT that forwards the port, use the internal address.\n\
          listen = [{listen}]\n\
          directory = \"directory.signed\"\n\
          directory_key = \"{directory_key}\"\n\
-         # Only its owner may read this file (mode 0600).\n\
+         # Only the owner may read this file (mode 0600).\n\
          handshake_key = \"handshake.key\"\n\
-         # Everybody who knows the directory is let in; nothing is proven and nothing is paid.\n\
+         # Every client that knows the directory is admitted; it proves and pays nothing.\n\
          admission = \"open\"\n"
     );
     if relay.record.role == Role::Egress {
         text.push_str(
-            "# Clients may come without an ingress (openrelay up --one-hop); this relay then sees their addresses.\n\
+            "# Clients may connect without an ingress (openrelay up --one-hop); this relay then sees their addresses.\n\
              one_hop = true\n",
         );
     }
@@ -207,8 +208,8 @@ fn client_toml(dns: &[IpAddr], directory_key: &str) -> String {
          admission = \"open\"\n\
          # Name servers, asked through the tunnel.\n\
          dns = [{}]\n\
-         # ingress = 1    # this ingress and no other\n\
-         # egress = 2     # this egress and no other\n",
+         # ingress = 1    # use only this ingress\n\
+         # egress = 2     # use only this egress\n",
         dns.join(", ")
     )
 }
@@ -230,7 +231,8 @@ fn explain(plan: &Plan, relays: &[Relay]) {
     }
     talk(&format!("  here, as root: openrelay up --config {out}/client/client.toml --wait"));
     talk(&format!(
-        "Keep {out}/directory.key safe and offline: it signs the next directory, due in {} days: openrelay selfhost renew --dir {out}",
+        "Keep {out}/directory.key safe and offline. It signs the next directory, due in {} days: \
+         openrelay selfhost renew --dir {out}",
         plan.days
     ));
 }

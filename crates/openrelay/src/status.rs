@@ -1,4 +1,7 @@
-//! `openrelay status`.
+//! `openrelay status`: prints what the daemon reports.
+//!
+//! Owns the status in text and the counts as JSON. It reads only the control socket and the note of changes to the
+//! host.
 
 use openrelay_ledger::selection::percent;
 use openrelay_node::client::Counts;
@@ -8,11 +11,15 @@ use crate::control::{ask, folders};
 use crate::failure::Failure;
 use crate::say;
 
-/// Prints what the daemon says; exit code 3 when there is none or it is not connected.
+/// Prints the daemon's status.
+///
+/// # Errors
+///
+/// Exit code 3 if there is no daemon or it is not connected.
 pub(crate) fn run(as_json: bool) -> Result<(), Failure> {
     let answer = ask("GET", "/v1/status")?;
     let value = answer.unwrap_or_else(|| {
-        // A daemon that ended without giving the host back left the firewall closed.
+        // A daemon that ended without restoring the host left the firewall closed.
         let state = if folders().is_changed() { "blocked" } else { "down" };
         json!({ "schema": "openrelay.status/1", "state": state })
     });
@@ -26,19 +33,19 @@ pub(crate) fn run(as_json: bool) -> Result<(), Failure> {
     if value["state"] == "connected" { Ok(()) } else { Err(Failure::new(3, "")) }
 }
 
-/// Columns of a line at most.
+/// The most columns of a line.
 const COLUMNS: usize = 100;
 
-/// The status in at most 100 columns; the first line answers the question.
+/// Returns the status in lines of at most 100 columns; the first line answers the question.
 fn lines(status: &Value) -> Vec<String> {
     let text = |key: &str| status[key].as_str().unwrap_or("?").to_owned();
     let number = |key: &str| status[key].as_u64().unwrap_or(0);
     let state = text("state");
     match state.as_str() {
-        "down" => return vec!["Down        traffic goes the usual way; connect with: openrelay up".into()],
+        "down" => return vec!["Down        traffic does not use the tunnel; connect with: openrelay up".into()],
         "connecting" => return vec!["Connecting".into()],
         "blocked" if status["network"].is_null() => {
-            return vec!["Blocked     left behind by a crash; traffic stays blocked. Run: openrelay down".into()];
+            return vec!["Blocked     the daemon crashed; all traffic is blocked. Run: openrelay down".into()];
         }
         _ => {}
     }
@@ -49,9 +56,9 @@ fn lines(status: &Value) -> Vec<String> {
     let mut lines = vec![match state.as_str() {
         "connected" => format!("Connected   {path}     {} s", number("connected_s")),
         _ if !status["refused"].is_null() => {
-            "Blocked     a relay is believed no more; traffic stays blocked. Run: openrelay down".to_owned()
+            "Blocked     a relay is no longer accepted; all traffic is blocked. Run: openrelay down".to_owned()
         }
-        _ => "Blocked     the circuit was lost; traffic stays blocked. Run: openrelay down".to_owned(),
+        _ => "Blocked     the circuit was lost; all traffic is blocked. Run: openrelay down".to_owned(),
     }];
     let operator = if status["single_operator"] == true { "   one operator runs all relays" } else { "" };
     let by = match status["directory_proof"]["block"].as_u64() {
@@ -71,14 +78,13 @@ fn lines(status: &Value) -> Vec<String> {
         lines.push(shortened(&format!("  directory   {warning}")));
     }
     if status["insecure"] == true {
-        lines
-            .push("  INSECURE    chain.toml accepts plain http or a single endpoint, which can hide new blocks".into());
+        lines.push("  INSECURE    chain.toml allows plain HTTP or a single endpoint, which can hide new blocks".into());
     }
     if status["hops_listed"] == false {
-        lines.push("  relays      one has left the directory; for others: openrelay down, openrelay up".into());
+        lines.push("  relays      a relay has left the directory; reconnect with: openrelay down, openrelay up".into());
     }
     if let Some(state @ ("revoked" | "suspended" | "retired")) = status["program"].as_str() {
-        lines.push(format!("  program     validators have {state} the version that runs; run: openrelay update"));
+        lines.push(format!("  program     validators have {state} this version; run: openrelay update"));
     }
     if let Some(refused) = status["refused"].as_str() {
         lines.push(shortened(&format!("  refused     {refused}")));
@@ -104,7 +110,7 @@ fn lines(status: &Value) -> Vec<String> {
     lines
 }
 
-/// A line as far as it fits; `status --json` has it whole.
+/// Returns a line cut to the columns that fit; `status --json` has the whole text.
 fn shortened(line: &str) -> String {
     if line.chars().count() <= COLUMNS {
         line.to_owned()
@@ -113,7 +119,7 @@ fn shortened(line: &str) -> String {
     }
 }
 
-/// A client's counts as JSON.
+/// Returns a client's counts as JSON.
 pub(crate) fn counts_json(counts: &Counts) -> Value {
     let drops: serde_json::Map<String, Value> =
         counts.drops.iter().map(|(reason, count)| (reason.name().to_owned(), count.into())).collect();
@@ -136,11 +142,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_line_answers_and_no_line_is_too_long() {
+    fn first_line_answers_and_no_line_is_too_long() {
         let status = json!({
-            "state": "connected", "ingress": 1, "egress": 3, "network": "home", "directory": "file", "directory_sequence": 7,
-            "single_operator": true, "attestation": "none", "admission": "open", "device": "orp0", "mtu": 1408, "setup_ms": 12,
-            "connected_s": 60, "traffic": { "device_read_bytes": 1, "delivered_bytes": 2 }
+            "state": "connected", "ingress": 1, "egress": 3, "network": "home", "directory": "file",
+            "directory_sequence": 7, "single_operator": true, "attestation": "none", "admission": "open",
+            "device": "orp0", "mtu": 1408, "setup_ms": 12, "connected_s": 60,
+            "traffic": { "device_read_bytes": 1, "delivered_bytes": 2 }
         });
         let shown = lines(&status);
         assert!(shown[0].starts_with("Connected   you → ingress 1 → egress 3"));
@@ -157,16 +164,18 @@ mod tests {
         stale["state"] = "blocked".into();
         stale["program"] = "revoked".into();
         stale["refused"] = "relay 3 is refused: validators have revoked its image".into();
-        stale["evidence"] = json!([{"relay": 3, "simulated": true, "platform": "SEV-SNP", "product": "Genoa", "image": "00112233445566"}]);
+        stale["evidence"] = json!([{
+            "relay": 3, "simulated": true, "platform": "SEV-SNP", "product": "Genoa", "image": "00112233445566"
+        }]);
         let shown = lines(&stale).join("\n");
-        assert!(shown.starts_with("Blocked     a relay is believed no more"), "{shown}");
+        assert!(shown.starts_with("Blocked     a relay is no longer accepted"), "{shown}");
         for words in [
             "no endpoint answered",
             "INSECURE",
             "has left the directory",
             "descriptors of 12 relays, up to 3.1 % of the weight of a role",
             "have revoked its image",
-            "program     validators have revoked the version that runs; run: openrelay update",
+            "program     validators have revoked this version; run: openrelay update",
             "3: SIMULATED SEV-SNP Genoa   image 00112233…",
         ] {
             assert!(shown.contains(words), "{shown}");

@@ -1,4 +1,7 @@
-//! `openrelay up` and `openrelay down`.
+//! `openrelay up` and `openrelay down`, as the user sees them.
+//!
+//! Owns starting the daemon in the background, and waiting until it is connected or has ended. It never opens a
+//! circuit itself; `daemon` does. After a crash, `down` restores the host without a daemon.
 
 use std::fs::File;
 use std::os::unix::process::CommandExt;
@@ -11,21 +14,22 @@ use crate::control::{ask, folders, runtime_dir};
 use crate::failure::{Failure, LIMIT_EXCEEDED};
 use crate::{Program, UpArguments, daemon, talk};
 
-/// How long `up` waits for its daemon: longer than the daemon waits for the circuit.
+/// How long `up` waits until the daemon is connected, and `down` until it has ended. The daemon gives one circuit 30
+/// s; a second attempt, and reading the chain before it, can take longer than this.
 const PATIENCE: Duration = Duration::from_secs(40);
-/// How often the daemon is asked meanwhile.
+/// How often the daemon's status is asked while waiting.
 const ASK_EVERY: Duration = Duration::from_millis(20);
 
-/// Connects.
+/// Connects, in the foreground or through a daemon.
 pub(crate) fn run(program: &Program, arguments: &UpArguments) -> Result<(), Failure> {
     if arguments.foreground {
         return daemon::run(program, arguments);
     }
     if ask("GET", "/v1/status")?.is_some() {
-        return Err(Failure::plain("a daemon runs already; see: openrelay status"));
+        return Err(Failure::plain("a daemon is already running; see: openrelay status"));
     }
     std::fs::create_dir_all(runtime_dir()).map_err(|error| {
-        Failure::new(77, format!("cannot make {}: {error}; run: sudo openrelay up", runtime_dir().display()))
+        Failure::new(77, format!("cannot create {}: {error}; run: sudo openrelay up", runtime_dir().display()))
     })?;
     let log_path = runtime_dir().join("daemon.log");
     let log = File::create(&log_path)
@@ -36,7 +40,7 @@ pub(crate) fn run(program: &Program, arguments: &UpArguments) -> Result<(), Fail
     if arguments.one_hop {
         command.arg("--one-hop");
     }
-    // A group of its own, so that the terminal's signals do not reach it.
+    // In its own process group, so that the terminal's signals do not reach it.
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -69,7 +73,7 @@ pub(crate) fn run(program: &Program, arguments: &UpArguments) -> Result<(), Fail
     }
 }
 
-/// Disconnects; cleans up after a daemon that crashed.
+/// Disconnects, and restores the host after a daemon that crashed.
 pub(crate) fn down() -> Result<(), Failure> {
     if ask("POST", "/v1/down")?.is_some() {
         let deadline = Instant::now() + PATIENCE;
@@ -77,7 +81,7 @@ pub(crate) fn down() -> Result<(), Failure> {
             if Instant::now() > deadline {
                 return Err(Failure::new(
                     LIMIT_EXCEEDED,
-                    "the daemon does not end; its log is daemon.log in the runtime folder",
+                    "the daemon is still running; see daemon.log in the runtime folder",
                 ));
             }
             std::thread::sleep(ASK_EVERY);
@@ -87,20 +91,20 @@ pub(crate) fn down() -> Result<(), Failure> {
         return Ok(());
     }
     if host::give_back(&folders())? {
-        talk("openrelay: down; what a crashed daemon had left behind was given back");
+        talk("openrelay: down; restored the settings that a crashed daemon had left behind");
         Ok(())
     } else {
-        Err(Failure::new(3, "nothing is up"))
+        Err(Failure::new(3, "not connected"))
     }
 }
 
-/// The daemon removes its note last.
+/// Waits until the host is restored. The daemon removes its note of changes last.
 fn wait_until_given_back(deadline: Instant) -> Result<(), Failure> {
     while folders().is_changed() {
         if Instant::now() > deadline {
             return Err(Failure::new(
                 LIMIT_EXCEEDED,
-                "the daemon has not given everything back; run again: openrelay down",
+                "the daemon has not restored all settings; run again: openrelay down",
             ));
         }
         std::thread::sleep(ASK_EVERY);

@@ -1,6 +1,7 @@
-//! `openrelay update`: replaces this program by the newest that validators have rebuilt and approved.
+//! `openrelay update`: replaces this program with the newest one that validators have rebuilt and approved.
 //!
-//! Owns the file of the program, and what was installed last: no older version follows a newer one. The program of before is kept beside it.
+//! Owns the program's file, and the note of the version installed last. It never installs an older version after a
+//! newer one. The previous program is kept beside the new one.
 
 use std::fs;
 use std::io;
@@ -21,16 +22,16 @@ use crate::failure::Failure;
 use crate::ledger::origin;
 use crate::{Program, page, say};
 
-/// What was installed last.
+/// The version that was installed last.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Installed {
     version: u64,
-    /// SHA-256 of the program.
+    /// SHA-256 of the program in hexadecimal digits.
     hash: String,
 }
 
-/// Looks for a newer program, and installs it unless it is only to be looked for.
+/// Looks for a newer program, and installs it unless `check` is set.
 pub(crate) fn update(
     program: &Program,
     config: &Path,
@@ -39,7 +40,7 @@ pub(crate) fn update(
     as_json: bool,
 ) -> Result<(), Failure> {
     let Origin::Chain(chain) = origin(config)? else {
-        return Err(Failure::plain("packages are approved on a chain, and this configuration has a signed directory"));
+        return Err(Failure::plain("packages are approved on a chain, but this configuration uses a signed directory"));
     };
     let options = Options { one_hop: false, folders: folders(), standard: program.standard.clone() };
     let policy = standard_for(config, &options)?.policy;
@@ -53,21 +54,22 @@ pub(crate) fn update(
     let own = fs::read(&place).ok().map(|bytes| openrelay_image::hex(&openrelay_image::sha256(&bytes)));
     let installed = installed(own.as_deref(), &all)?;
     let Some(package) = newest(&all, &policy)? else {
-        return Err(Failure::plain("validators have approved no package of the client's that can be used"));
+        return Err(Failure::plain("validators have approved no usable client package"));
     };
     let hash = openrelay_image::hex(&package.image.hash);
     let version = package.version;
     if version < installed {
         let why = format!(
-            "the newest approved package is version {version}, and version {installed} was installed before: endpoints show an old block, or that one was revoked; nothing was changed"
+            "the newest approved package is version {version}, but version {installed} was installed before; \
+             endpoints show an old block, or that version was revoked; nothing was changed"
         );
         return Err(Failure::new(5, why));
     }
     let told = |done: &str| {
         if as_json {
             let said = json!({
-                "schema": "openrelay.update/1", "version": version, "package": hash, "round": package.round, "done": done,
-                "rebuilt_by": page::addresses(&package.image.rebuilt_by),
+                "schema": "openrelay.update/1", "version": version, "package": hash, "round": package.round,
+                "done": done, "rebuilt_by": page::addresses(&package.image.rebuilt_by),
             });
             return say(&said.to_string());
         }
@@ -77,24 +79,25 @@ pub(crate) fn update(
     };
     if own.as_ref() == Some(&hash) {
         note(version, &hash)?;
-        told(&format!("{} is this already", place.display()));
+        told(&format!("{} is up to date", place.display()));
         return Ok(());
     }
     if check {
-        told("there to be installed: openrelay update");
+        told("an update is available; run: openrelay update");
         return Ok(());
     }
     let bytes = fetch(&chain, &package.image)?;
     let before = install(&place, &bytes, |folder| fs::File::open(folder)?.sync_all())?;
     note(version, &hash)?;
     told(&match before {
-        Some(before) => format!("installed as {}; the one of before is {}", place.display(), before.display()),
+        Some(before) => format!("installed as {}; the previous program is {}", place.display(), before.display()),
         None => format!("installed as {}", place.display()),
     });
     Ok(())
 }
 
-/// The version that was installed last, or that of the program that stands there: 0 for one that nobody has approved.
+/// Returns the newest version known to be installed: from the note, or from the program in place. A program that
+/// nobody approved counts as version 0.
 fn installed(own: Option<&str>, all: &[Approved]) -> Result<u64, Failure> {
     let known = all.iter().rev().find(|package| Some(openrelay_image::hex(&package.image.hash).as_str()) == own);
     let known = known.map_or(0, |package| package.version);
@@ -105,7 +108,7 @@ fn installed(own: Option<&str>, all: &[Approved]) -> Result<u64, Failure> {
         Err(error) => return Err(Failure::plain(format!("cannot read {}: {error}", path.display()))),
     };
     let installed: Installed = serde_json::from_str(&text).map_err(|error| {
-        Failure::plain(format!("{} does not read ({error}); delete it to forget what was installed", path.display()))
+        Failure::plain(format!("{} is malformed: {error}; delete it to forget the installed version", path.display()))
     })?;
     Ok(installed.version.max(known))
 }
@@ -121,8 +124,8 @@ fn note(version: u64, hash: &str) -> Result<(), Failure> {
     replace(&notes(), text.as_bytes()).map_err(cannot)
 }
 
-/// Puts a program in its place, whole or not at all, with mode and owner of the one that was there; returns where that
-/// is now. `sync` writes the folder's new entries to the disk.
+/// Puts a program in its place, completely or not at all, with mode and owner of the previous one. Returns where the
+/// previous one is kept. `sync` writes the folder's new entries to the disk.
 fn install(place: &Path, bytes: &[u8], sync: impl FnOnce(&Path) -> io::Result<()>) -> Result<Option<PathBuf>, Failure> {
     let beside = |end: &str| {
         let mut name = place.file_name().unwrap_or_default().to_owned();
@@ -137,23 +140,23 @@ fn install(place: &Path, bytes: &[u8], sync: impl FnOnce(&Path) -> io::Result<()
     let old = match fs::metadata(place) {
         Ok(old) => Some(old),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(cannot("look at", error)),
+        Err(error) => return Err(cannot("inspect", error)),
     };
     if let Some(old) = &old {
         chown(&new, Some(old.uid()), Some(old.gid())).map_err(|error| cannot("keep the owner of", error))?;
     }
-    // After the owner, which takes bits away. A bit that lends the owner's rights is not carried over to other code.
+    // After the owner, because changing the owner clears mode bits. Set-ID bits are not carried over to other code.
     let mode = old.as_ref().map_or(0o755, |old| old.mode() & 0o777);
     fs::set_permissions(&new, fs::Permissions::from_mode(mode)).map_err(|error| cannot("keep the mode of", error))?;
     if old.is_some() {
-        // A second name for the old one, so that there is a program at every moment.
+        // A second name for the old program, so that a program is in place at every moment.
         let _ = fs::remove_file(&before);
         fs::hard_link(place, &before).map_err(|error| cannot("keep", error))?;
     }
     fs::rename(&new, place).map_err(|error| cannot("replace", error))?;
     let folder = place.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     sync(folder).map_err(|error| {
-        let why = "the new program is in place, and a power failure could bring the old one back";
+        let why = "the new program is in place, but a power failure could bring the old one back";
         Failure::plain(format!("cannot write {} to the disk: {error}; {why}", folder.display()))
     })?;
     Ok(old.map(|_| before))
@@ -200,25 +203,25 @@ mod tests {
         let new = fs::metadata(&place).unwrap();
         assert_eq!((new.mode() & 0o7777, new.uid(), new.gid()), (0o750, old.uid(), old.gid()));
         assert_eq!(fs::read(before.unwrap().unwrap()).unwrap(), b"one");
-        // What is not known to be on the disk is no success.
+        // Without a sync that succeeds there is no success.
         let failed = install(&place, b"three", |_| Err(io::ErrorKind::StorageFull.into())).unwrap_err();
         assert!(failed.to_string().contains("a power failure could bring the old one back"), "{failed}");
         fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]
-    fn nobody_reached_is_not_a_refusal() {
+    fn unreachable_sources_are_not_a_refusal() {
         let unreached = ChainError::Unreached { what: "no endpoint", faults: Vec::new() };
         let code = |error: PackageError| Failure::from(error).code();
         assert_eq!(code(PackageError::Chain(unreached)), 3);
         assert_eq!(code(PackageError::Chain(ChainError::Unserved(Vec::new()))), 3);
         assert_eq!(code(PackageError::Unserved), 3);
-        // Who answers and does not prove, or leaves out, is refused.
+        // A source that answers without a proof, or leaves something out, is refused.
         assert_eq!(code(PackageError::Chain(ChainError::Endpoints(Vec::new()))), 5);
         assert_eq!(code(PackageError::NoManifest(2)), 5);
     }
 
-    /// Only root can give a file to another user.
+    /// Only root can give a file to another user; without root the test passes.
     #[test]
     fn owner_of_the_old_program_is_kept() {
         let place = std::env::temp_dir().join(format!("openrelay-owner-{}", std::process::id()));

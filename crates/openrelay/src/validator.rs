@@ -1,6 +1,7 @@
-//! `openrelay validator`: a validator on a chain, from its key to its votes.
+//! `openrelay validator`: runs a validator on a chain, from its key to its votes.
 //!
-//! Owns a validator's folder and the commands. What was found in a round is an argument of `vote`; `run` finds it itself.
+//! Owns a validator's folder and the commands. `vote` takes the findings of a round as arguments; `run` finds them
+//! itself.
 
 mod builds;
 mod collateral;
@@ -37,22 +38,22 @@ use crate::{Program, ValidatorCommand, keystore, say, talk};
 const PLAN: &str = "validator.toml";
 const KEY: &str = "validator-key.json";
 const CHAIN: &str = "chain.toml";
-/// Ether that a round costs at most, in wei: a hundredth.
+/// The most ether that a round costs, in wei: one hundredth of an ether.
 const GAS_FUNDS: u64 = 10_000_000_000_000_000;
 
-/// What the validator is to be, as its operator says.
+/// The operator's settings for the validator.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Plan {
     withdrawal: Address,
-    /// Whose it is; without one it is a family of its own.
+    /// The family that it belongs to; without one it forms its own family.
     #[serde(default)]
     family: Option<Address>,
-    /// In the token's smallest unit.
+    /// The bond in the token's smallest unit.
     bond: u128,
 }
 
-/// A validator's folder, and where the contracts are.
+/// A validator's folder, and the addresses of the contracts.
 struct Folder {
     path: PathBuf,
     plan: Plan,
@@ -123,22 +124,23 @@ impl Folder {
 
     fn bonded(&self) -> Result<Standing, Failure> {
         let next =
-            format!("this key is no validator's yet; run: openrelay validator bond --dir {}", self.path.display());
+            format!("this key has no validator yet; run: openrelay validator bond --dir {}", self.path.display());
         self.standing()?.ok_or_else(|| Failure::new(3, next))
     }
 }
 
-/// Where images and validators are: trusted as the rest of the file, for bonds are given to what stands there.
+/// Returns the addresses of the ImageRegistry and the ValidatorSet. They are trusted like the rest of the chain file,
+/// because bonds are paid to these contracts.
 fn contracts(chain: &ChainFile, path: &Path) -> Result<(Address, Address), Failure> {
     let missing =
-        || format!("{}: images and validators must name the chain's ImageRegistry and ValidatorSet", path.display());
+        || format!("{}: images and validators must be set to the ImageRegistry and ValidatorSet", path.display());
     chain.images.zip(chain.validators).ok_or_else(|| Failure::plain(missing()))
 }
 
 fn init(dir: &Path, chain: &Path, plan: &Plan, password_file: Option<&Path>) -> Result<(), Failure> {
     contracts(&ChainFile::load(chain).map_err(Failure::plain)?, chain)?;
     if dir.join(KEY).exists() {
-        return Err(Failure::plain(format!("{} is there already; nothing was changed", dir.join(KEY).display())));
+        return Err(Failure::plain(format!("{} already exists; nothing was changed", dir.join(KEY).display())));
     }
     if plan.withdrawal == Address::ZERO || plan.bond == 0 {
         return Err(Failure::new(2, "the withdrawal address and the bond must not be zero"));
@@ -147,14 +149,16 @@ fn init(dir: &Path, chain: &Path, plan: &Plan, password_file: Option<&Path>) -> 
     let write = |name: &str, bytes: &[u8]| {
         replace(&dir.join(name), bytes).map_err(|error| Failure::plain(format!("cannot write {name}: {error}")))
     };
-    std::fs::create_dir_all(dir).map_err(|error| Failure::plain(format!("cannot make {}: {error}", dir.display())))?;
+    std::fs::create_dir_all(dir)
+        .map_err(|error| Failure::plain(format!("cannot create {}: {error}", dir.display())))?;
     write(CHAIN, &read_bytes(chain).map_err(Failure::plain)?)?;
     write(PLAN, to_toml(plan).as_bytes())?;
     let key = keystore::create(&dir.join(KEY), &password)?;
     let address = Address::from_public_key(key.verifying_key());
     say(&format!("validator_key {address}"));
     talk(&format!(
-        "openrelay: the folder {0} holds the key that votes; keep a copy of it. Send {address} the bond and some ether, then: openrelay validator bond --dir {0}",
+        "openrelay: the folder {0} holds the voting key; keep a copy of it. \
+         Send {address} the bond and some ether, then run: openrelay validator bond --dir {0}",
         dir.display()
     ));
     Ok(())
@@ -163,12 +167,13 @@ fn init(dir: &Path, chain: &Path, plan: &Plan, password_file: Option<&Path>) -> 
 fn to_toml(plan: &Plan) -> String {
     let family = plan.family.map(|family| format!("family = \"{family}\"\n")).unwrap_or_default();
     format!(
-        "# What the validator is to be; the bond is in the token's smallest unit.\nwithdrawal = \"{}\"\n{family}bond = {}\n",
+        "# Settings of the validator; the bond is in the token's smallest unit.\n\
+         withdrawal = \"{}\"\n{family}bond = {}\n",
         plan.withdrawal, plan.bond
     )
 }
 
-/// Joins with the bond; a second time it only says so.
+/// Joins the validators with the bond. Prints only the validator's number if it has joined already.
 fn bond(folder: &Folder, password_file: Option<&Path>) -> Result<(), Failure> {
     if let Some(standing) = folder.standing()? {
         say(&format!("validator {}", standing.id));
@@ -180,7 +185,7 @@ fn bond(folder: &Folder, password_file: Option<&Path>) -> Result<(), Failure> {
     let least: u128 = folder.ask(validators, &ValidatorSet::minBondCall {})?.to();
     let amount = folder.plan.bond;
     if amount < least {
-        return Err(Failure::plain(format!("{PLAN}: the bond of {amount} is smaller than the least, {least}")));
+        return Err(Failure::plain(format!("{PLAN}: the bond of {amount} is below the minimum of {least}")));
     }
     let needed = U256::from(amount);
     let has = || ask(sender.endpoint(), token, &Token::balanceOfCall { account });
@@ -198,7 +203,7 @@ fn bond(folder: &Folder, password_file: Option<&Path>) -> Result<(), Failure> {
         let approve = Token::approveCall { spender: validators, value: needed };
         sender.send("approve the bond", token, &approve.abi_encode())?;
     }
-    let too_much = |_| Failure::plain(format!("{PLAN}: no bond can be {amount}"));
+    let too_much = |_| Failure::plain(format!("{PLAN}: the bond of {amount} is too large"));
     let call = ValidatorSet::joinCall {
         family: folder.plan.family.unwrap_or(account),
         withdrawal: folder.plan.withdrawal,
@@ -210,7 +215,11 @@ fn bond(folder: &Folder, password_file: Option<&Path>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Where the validator stands and what it owes; exit code 3 and the reason when it does not vote.
+/// Prints the state of the validator and its open duties.
+///
+/// # Errors
+///
+/// Exit code 3, with the reason, if it does not vote.
 fn status(folder: &Folder) -> Result<(), Failure> {
     let operator = keystore::address(&folder.path.join(KEY))?;
     let wei = folder.endpoint().ask_number("eth_getBalance", &json!([operator.to_string(), "latest"]))?;
@@ -218,9 +227,9 @@ fn status(folder: &Folder) -> Result<(), Failure> {
     let Standing { id, shown } = folder.bonded()?;
     let credit = folder.ask(folder.validators, &ValidatorSet::creditOfCall { owner: shown.withdrawal })?;
     say(&format!("validator      {id}   bond {}, {} open commitments", shown.bond, shown.locks));
-    say(&format!("paid to        {}   {credit} to be claimed", shown.withdrawal));
+    say(&format!("paid to        {}   {credit} can be claimed", shown.withdrawal));
     let count = folder.ask(folder.images, &ImageRegistry::roundCountCall {})?;
-    // The newest, and whatever this folder has an answer for.
+    // The newest rounds, and those that this folder has an answer for.
     let mut numbers: BTreeSet<u64> = ((count.saturating_sub(30) + 1)..=count).collect();
     numbers.extend(round::answered(&folder.path));
     for number in numbers {
@@ -230,15 +239,15 @@ fn status(folder: &Folder) -> Result<(), Failure> {
     }
     let left: u64 = shown.freeAt.to();
     match shown.status {
-        1 if shown.bond.is_zero() => Err(Failure::new(3, "its whole bond was taken: it can only leave")),
-        1 if shown.operator != operator => Err(Failure::new(3, "another key votes for it now")),
+        1 if shown.bond.is_zero() => Err(Failure::new(3, "its whole bond was taken; it can only leave")),
+        1 if shown.operator != operator => Err(Failure::new(3, "another key votes for this validator")),
         1 => {
             if wei < U256::from(GAS_FUNDS) {
                 talk(&format!("openrelay: warning: send {operator} some ether; a round may cost more than it has"));
             }
             Ok(())
         }
-        2 => Err(Failure::new(3, format!("it leaves; free in {} s", left.saturating_sub(unix_seconds())))),
+        2 => Err(Failure::new(3, format!("it is leaving; free in {} s", left.saturating_sub(unix_seconds())))),
         _ => Err(Failure::new(3, "it has left and its bond was paid")),
     }
 }

@@ -1,8 +1,8 @@
-//! What a source tree brings, and runs when it is built, meets nothing of whoever builds it.
+//! A source tree, and what runs when it is built, reaches nothing of the machine that builds it.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stderr,
-    reason = "a test that cannot go on must stop, and says what it left out"
+    reason = "a test that cannot continue must stop, and reports what it skipped"
 )]
 
 use std::fs;
@@ -10,7 +10,7 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-/// A folder with a secret beside it, which is removed at the end.
+/// A folder with a tree and a secret beside it, which is removed at the end.
 struct Place(PathBuf);
 
 impl Place {
@@ -38,7 +38,7 @@ impl Drop for Place {
     }
 }
 
-/// Whether this kernel confines anything; says so where it does not.
+/// Returns whether this kernel confines programs; prints a note if not.
 fn confines(output: &Output) -> bool {
     let said = String::from_utf8_lossy(&output.stderr);
     let without = output.status.code() == Some(77) && said.contains("Landlock");
@@ -49,7 +49,7 @@ fn confines(output: &Output) -> bool {
 }
 
 #[test]
-fn what_is_confined_reads_writes_and_reaches_what_it_is_given_alone() {
+fn confined_program_reads_writes_and_reaches_only_what_it_was_given() {
     let place = Place::new("confined");
     let (tree, out) = (place.path("tree"), place.path("out"));
     fs::create_dir(&out).unwrap();
@@ -80,7 +80,7 @@ fn what_is_confined_reads_writes_and_reaches_what_it_is_given_alone() {
         let output = sh(&line);
         assert!(!output.status.success(), "{line}: {output:?}");
     }
-    // Before Linux 6.12 signals are not confined, which is said.
+    // Before Linux 6.12 signals are not confined, and a warning reports that.
     if !String::from_utf8_lossy(&allowed.stderr).contains("signals") {
         let reached = sh(&format!("kill -0 {}", std::process::id()));
         assert!(!reached.status.success(), "{reached:?}");
@@ -88,9 +88,9 @@ fn what_is_confined_reads_writes_and_reaches_what_it_is_given_alone() {
     assert_eq!(fs::read(secret).unwrap(), b"a secret");
 }
 
-/// A package whose build reads the secret, and whose lock asks for a tool by a program of its own.
+/// A package whose build script reads the secret, and whose lock runs its own command to find a tool.
 #[test]
-fn a_source_tree_that_is_built_does_not_read_its_builders_files() {
+fn source_tree_under_build_cannot_read_the_builders_files() {
     let place = Place::new("hostile-tree");
     let (tree, secret) = (place.0.join("tree"), place.path("secret"));
     let write = |name: &str, text: &str| fs::write(tree.join(name), text).unwrap();
@@ -100,15 +100,17 @@ fn a_source_tree_that_is_built_does_not_read_its_builders_files() {
     write(
         "build.rs",
         &format!(
-            "fn main() {{ println!(\"cargo::rustc-env=FOUND={{:?}}\", (std::fs::read(\"{secret}\").is_ok(), std::env::var(\"OPENRELAY_PASSWORD\").is_ok())); }}"
+            "fn main() {{ println!(\"cargo::rustc-env=FOUND={{:?}}\", \
+             (std::fs::read(\"{secret}\").is_ok(), std::env::var(\"OPENRELAY_PASSWORD\").is_ok())); }}"
         ),
     );
-    // Packages that the client's program has nothing of.
+    // Packages, of which the client's program contains nothing.
     let package = |role: &str| {
         let hash = "00".repeat(32);
         let generation = if role == "firmware" { "generation = 1\n" } else { "" };
         format!(
-            "[[package]]\nname = \"{role}\"\nrole = \"{role}\"\npath = \"p\"\nsha256 = \"{hash}\"\nsize = 1\nfile = \"f\"\n{generation}"
+            "[[package]]\nname = \"{role}\"\nrole = \"{role}\"\npath = \"p\"\nsha256 = \"{hash}\"\nsize = 1\n\
+             file = \"f\"\n{generation}"
         )
     };
     let packages = ["kernel", "stub", "firmware"].map(package).concat();
@@ -129,7 +131,7 @@ fn a_source_tree_that_is_built_does_not_read_its_builders_files() {
     let program = fs::read(place.0.join("out/openrelay")).unwrap();
     let found = program.windows(14).any(|bytes| bytes == b"(false, false)");
     assert!(found, "a build script has read a secret");
-    // Settings that the tree brings for cargo run nothing before it is confined.
+    // The tree's settings for cargo run nothing outside the sandbox.
     fs::create_dir(tree.join(".cargo")).unwrap();
     let evil = format!("#!/bin/sh\ncp {secret} {}/stolen\nexec rustc \"$@\"\n", place.0.display());
     write("evil", &evil);
@@ -143,24 +145,26 @@ fn a_source_tree_that_is_built_does_not_read_its_builders_files() {
     let refused = said(build());
     assert!(refused.contains("sh does not say where a tool is"), "{refused}");
     assert!(!place.0.join("stolen").exists(), "the tree has read the secret");
-    // A program that is a link to the secret, by a wrapper of the compiler's.
+    // A compiler wrapper replaces the program with a link to the secret.
     write("image/inputs.lock", &lock(""));
     let linking = format!(
-        "#!/bin/sh\nfor last; do :; done\n\"$@\" || exit\nfor file in ../target/x86_64-unknown-linux-gnu/release/deps/openrelay-*; do case $file in *.d) ;; *) ln -sf {secret} \"$file\" ;; esac; done\nexit 0\n"
+        "#!/bin/sh\nfor last; do :; done\n\"$@\" || exit\n\
+         for file in ../target/x86_64-unknown-linux-gnu/release/deps/openrelay-*; do \
+         case $file in *.d) ;; *) ln -sf {secret} \"$file\" ;; esac; done\nexit 0\n"
     );
     write("evil", &linking);
-    // Where the program of another build lies, cargo would leave that one.
+    // Cargo would keep the program of an earlier build.
     fs::remove_dir_all(place.0.join("target")).unwrap();
     write(".cargo/config.toml", "[build]\nrustc-wrapper = \"./evil\"\n");
     fs::write(tree.join("src/main.rs"), "fn main() {}").unwrap();
     let refused = said(build());
     assert!(refused.contains("it is not a file of the build"), "{refused}");
-    // A lock that has cargo read elsewhere.
+    // A lock that makes cargo read elsewhere.
     let git = "\n[[package]]\nname = \"evil\"\nversion = \"0.1.0\"\nsource = \"git+file:///evil#00\"\n";
     fs::write(tree.join("Cargo.lock"), fs::read_to_string(tree.join("Cargo.lock")).unwrap() + git).unwrap();
     let refused = said(build());
     assert!(refused.contains("another source of crates"), "{refused}");
-    // A target that leads out of the tree.
+    // A target folder that leads out of the tree.
     std::os::unix::fs::symlink(&place.0, tree.join("target")).unwrap();
     fs::write(tree.join("Cargo.lock"), fs::read_to_string(tree.join("Cargo.lock")).unwrap().replace(git, "")).unwrap();
     let (tree, out) = (place.path("tree"), place.path("out"));
@@ -169,7 +173,7 @@ fn a_source_tree_that_is_built_does_not_read_its_builders_files() {
 }
 
 #[test]
-fn the_settings_of_a_tree_run_nothing_where_git_lists_its_files() {
+fn tree_settings_run_nothing_while_git_lists_its_files() {
     let place = Place::new("listed");
     let (tree, trace) = (place.path("tree"), place.path("trace"));
     fs::create_dir_all(format!("{tree}/image")).unwrap();
@@ -194,8 +198,8 @@ fn the_settings_of_a_tree_run_nothing_where_git_lists_its_files() {
     }
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert!(!fs::exists(&trace).unwrap(), "the tree's program ran as who looked at the tree");
-    // Of the one file that git knows, as sha256sum has it.
+    assert!(!fs::exists(&trace).unwrap(), "the tree's program ran with the rights of the user who listed the tree");
+    // The list has the one file that git knows, in the format of sha256sum.
     let line = "0c030586945fe504b604ecc2e875c38ede400cd5cd73da9730302162e6b02c6f  image/inputs.lock\n";
     let expected = openrelay_image::hex(&openrelay_image::sha256(line.as_bytes()));
     assert!(said.contains(&format!("source tree   0x{expected}")), "{said}");

@@ -1,5 +1,5 @@
-//! `openrelay evidence inspect` as people and scripts see it: output, exit code, words.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
+//! `openrelay evidence inspect` as people and scripts see it: output, exit code and messages.
+#![allow(clippy::unwrap_used, reason = "a test that cannot continue must stop")]
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -11,7 +11,7 @@ fn fixture(name: &str) -> String {
     format!("{}/../attest/testdata/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Exit code, output, talk.
+/// Returns exit code, stdout and stderr of `openrelay evidence inspect`.
 fn inspect(arguments: &[&str]) -> (i32, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_openrelay"));
     let output = command.args(["evidence", "inspect"]).args(arguments).output().unwrap();
@@ -24,7 +24,7 @@ fn as_json(arguments: &[&str]) -> (i32, Value) {
     (code, serde_json::from_str(&out).unwrap())
 }
 
-/// A file of this test's own.
+/// Writes a file for one test and returns its path.
 fn write(name: &str, bytes: &[u8]) -> String {
     let path: PathBuf = std::env::temp_dir().join(format!("openrelay-test-{}-{name}", std::process::id()));
     std::fs::write(&path, bytes).unwrap();
@@ -32,7 +32,7 @@ fn write(name: &str, bytes: &[u8]) -> String {
 }
 
 #[test]
-fn a_genuine_quote_is_listed_and_ends_with_0() {
+fn genuine_quote_is_listed_with_exit_code_0() {
     let (quote, collateral) = (fixture("tdx_quote"), fixture("tdx_quote_collateral.json"));
     let arguments = [&quote, "--collateral", &collateral, "--at", "2025-06-25T02:00:00+02:00"];
     let (code, shown) = as_json(&arguments);
@@ -64,7 +64,7 @@ fn a_genuine_quote_is_listed_and_ends_with_0() {
 }
 
 #[test]
-fn a_report_of_amd_wants_its_certificate_and_says_that_it_had_no_revocation_list() {
+fn amd_report_needs_its_certificate_and_shows_a_missing_crl() {
     let report = fixture("milan_report");
     let at = ["--at", "2025-06-25T00:00:00Z"];
     let (code, shown) = as_json(&[&[report.as_str()], &at[..]].concat());
@@ -73,9 +73,9 @@ fn a_report_of_amd_wants_its_certificate_and_says_that_it_had_no_revocation_list
     let pem = write("vcek.pem", format!("-----BEGIN CERTIFICATE-----\n{leaf}\n-----END CERTIFICATE-----\n").as_bytes());
     let (code, shown) = as_json(&[&[report.as_str(), "--collateral", &pem], &at[..]].concat());
     assert_eq!((code, &shown["facts"]["crl"], &shown["facts"]["product"]), (0, &"not given".into(), &"Milan".into()));
-    // Genuine, and no client would take it.
+    // Genuine, but no client would accept it.
     assert_eq!((&shown["platform"], &shown["policy"]), (&"genuine".into(), &"no-crl".into()));
-    assert!(shown["policy_next"].as_str().unwrap().contains("lists of revoked certificates"), "{shown}");
+    assert!(shown["policy_next"].as_str().unwrap().contains("certificate revocation lists"), "{shown}");
     std::fs::remove_file(pem).unwrap();
 }
 
@@ -90,7 +90,7 @@ fn genuine_evidence_that_no_client_takes_is_marked_by_the_policy() {
 }
 
 #[test]
-fn what_is_refused_ends_with_5_a_reason_and_the_next_step() {
+fn refused_evidence_ends_with_5_a_reason_and_the_next_step() {
     let (quote, collateral) = (fixture("tdx_quote"), fixture("tdx_quote_collateral.json"));
     let refused = |arguments: &[&str], expected: &str| {
         let (code, shown) = as_json(arguments);
@@ -119,20 +119,20 @@ fn what_is_refused_ends_with_5_a_reason_and_the_next_step() {
 }
 
 #[test]
-fn what_cannot_be_said_is_no_success() {
+fn unwritable_output_is_not_a_success() {
     let (report, full) = (fixture("milan_report"), std::fs::File::create("/dev/full").unwrap());
     let mut command = Command::new(env!("CARGO_BIN_EXE_openrelay"));
     let output = command.args(["evidence", "inspect", &report]).stdout(full).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("cannot write what was found"));
-    // As a program that a signal has ended, for whoever reads no more.
+    assert!(String::from_utf8_lossy(&output.stderr).contains("cannot write the result"));
+    // A reader that closes the pipe ends the program with the exit code of SIGPIPE.
     let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     assert_eq!(child.wait().unwrap().code(), Some(141));
 }
 
 #[test]
-fn a_time_without_its_zone_is_refused_with_one_that_would_do() {
+fn time_without_a_zone_is_refused_with_an_example() {
     let (code, _, said) = inspect(&[&fixture("milan_report"), "--at", "2026-11-28T00:00:00"]);
     assert!(code == 2 && said.contains("2026-11-28T00:00:00Z"), "{said}");
 }

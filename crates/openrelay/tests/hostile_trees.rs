@@ -1,7 +1,7 @@
-//! Source trees that attack whoever builds them have no effect outside of their build, and end within its limits.
+//! Source trees that attack their builder have no effect outside of their build, and end within its limits.
 //!
-//! Each attack has its control: the same program, run without the confinement or with wide limits, has the effect.
-#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test that cannot go on must stop")]
+//! Each attack has a control: the same program has the effect when it runs without the sandbox or with wide limits.
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test that cannot continue must stop")]
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -13,20 +13,20 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 const ATTACK: &str = include_str!("hostile/attack.c");
-/// An ordinary user, which has no files of its own.
+/// The user ID of an ordinary user, which owns no files.
 const NOBODY: u32 = 65_534;
 
-/// When an attack has its effect without the confinement.
+/// Who can carry out an attack without the sandbox.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Control {
-    /// Anybody's has.
+    /// Any user.
     Always,
-    /// Root's has.
+    /// Only root.
     Root,
 }
 use Control::{Always, Root};
 
-/// Attacks that reach for something outside.
+/// Attacks that reach for something outside, and who can carry them out.
 const REACHING: &[(&str, Control)] = &[
     ("read", Always),
     ("read-by-root-link", Always),
@@ -99,7 +99,7 @@ const USING: &[(&str, &str)] = &[
     ("hang", "time"),
 ];
 
-/// A folder with what attacks reach for: `outside`; what they may write: `out`; and the program.
+/// A folder with the targets of attacks in `outside`, what attacks may write in `out`, and the program.
 struct Place {
     root: PathBuf,
     user: u32,
@@ -121,7 +121,7 @@ impl Place {
         fs::write(root.join("attack.c"), ATTACK).unwrap();
         let cc = Command::new("cc").current_dir(&root).args(["-O1", "-o", "bin/attack", "attack.c"]).output().unwrap();
         assert!(cc.status.success(), "{}", String::from_utf8_lossy(&cc.stderr));
-        // Where the tests were built another user may not be able to read.
+        // Another user may not be able to read the folder in which the tests were built.
         fs::copy(env!("CARGO_BIN_EXE_openrelay"), root.join("bin/openrelay")).unwrap();
         let streams = vec![UnixListener::bind(root.join("outside/stream")).unwrap()];
         let datagrams = UnixDatagram::bind(root.join("outside/datagram")).unwrap();
@@ -160,21 +160,21 @@ impl Place {
         [name.to_owned(), self.path("outside"), self.path("out"), victim, port]
     }
 
-    /// An attack without the confinement.
+    /// Returns an attack without the sandbox.
     fn attack(&self, name: &str) -> Command {
         let mut command = self.command("attack");
         command.args(self.arguments(name));
         command
     }
 
-    /// An attack in the confinement.
+    /// Runs an attack in the sandbox.
     fn confined(&self, name: &str, limits: &[&str]) -> Output {
         let mut command = self.command("openrelay");
         command.arg("confined").args(["--read", &self.path("bin"), "--write", &self.path("out")]).args(limits);
         command.arg("--").arg(self.path("bin/attack")).args(self.arguments(name)).output().unwrap()
     }
 
-    /// Everything outside: content, mode, owner and times.
+    /// Returns everything outside: content, mode, owner and times.
     fn outside(&self) -> Vec<String> {
         let mut all: Vec<String> = walk(&self.root.join("outside"))
             .into_iter()
@@ -190,7 +190,7 @@ impl Place {
         all
     }
 
-    /// Whether somebody has sent something to the servers outside.
+    /// Returns whether anything was sent to the servers outside.
     fn reached(&self) -> bool {
         let mut datagram = [0; 8];
         let datagram = self.datagrams.recv(&mut datagram).is_ok();
@@ -201,12 +201,12 @@ impl Place {
         self.tcp.accept().is_ok() || datagram || stream
     }
 
-    /// The victim's shared memory.
+    /// Returns the path of the victim's shared memory.
     fn shared(&self) -> PathBuf {
         Path::new("/dev/shm").join(format!("openrelay-test-{}", self.victim.as_ref().map_or(1, Child::id)))
     }
 
-    /// Numbers of processes that run an attack of this place, the victim aside.
+    /// Returns the IDs of processes that run an attack of this place, except the victim.
     fn left_behind(&self) -> Vec<u32> {
         let victim = self.victim.as_ref().map(Child::id);
         let numbers =
@@ -226,7 +226,7 @@ impl Drop for Place {
             let _ = victim.kill();
             let _ = victim.wait();
         }
-        // Deeper than a path can say.
+        // The folders may be nested deeper than a path can be long.
         let _ = Command::new("rm").args(["-rf", "--"]).arg(&self.root).status();
     }
 }
@@ -247,7 +247,7 @@ fn effective() -> u32 {
     fs::metadata("/proc/self").unwrap().uid()
 }
 
-/// The users whose builds are tried: an ordinary one too, where the tests run as root.
+/// Returns the users whose builds are tried: also an ordinary one if the tests run as root.
 fn users() -> Vec<u32> {
     if effective() == 0 { vec![0, NOBODY] } else { vec![effective()] }
 }
@@ -256,7 +256,7 @@ fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-/// Whether this machine grants namespaces; reports where it does not.
+/// Returns whether this machine offers namespaces; prints a note if not.
 fn isolates(place: &Place) -> bool {
     let output = place.confined("list", &[]);
     let weak = said(&output).contains("warning") || output.status.code() == Some(77);
@@ -268,7 +268,7 @@ fn isolates(place: &Place) -> bool {
 }
 
 #[test]
-fn attack_on_anything_outside_has_no_effect_and_has_it_without_the_confinement() {
+fn attack_on_the_outside_works_only_without_the_sandbox() {
     for user in users() {
         let place = Place::new("reaching", user);
         if !isolates(&place) {
@@ -277,7 +277,7 @@ fn attack_on_anything_outside_has_no_effect_and_has_it_without_the_confinement()
         let before = place.outside();
         for (name, _) in REACHING {
             let output = place.confined(name, &[]);
-            // A number of another interface ends the process.
+            // A call of the x32 interface ends the process.
             let refused = output.status.code() == Some(if *name == "x32" { 128 + 31 } else { 1 });
             assert!(refused && !said(&output).contains("EFFECT"), "user {user}: {name}: {}", said(&output));
             assert!(!place.reached(), "user {user}: {name} has reached a server");
@@ -286,17 +286,17 @@ fn attack_on_anything_outside_has_no_effect_and_has_it_without_the_confinement()
         for (name, control) in REACHING {
             let output = place.attack(name).output().unwrap();
             let expected = *control == Always || *control == Root && user == 0;
-            // Where a machine forbids it even so, as some do for io_uring, or has no x32 interface, the row shows less.
+            // Some machines forbid it without the sandbox too, like io_uring, or lack x32. Then the row shows less.
             let effect = has_effect(&output);
             if expected && !effect {
                 eprintln!("not judged: user {user}: the control of {name} has no effect here: {}", said(&output));
             }
-            // What ends the confined program does not end this one, which ends by itself.
+            // The sandbox kills on x32 calls; without it the program ends by itself.
             assert_eq!(output.status.signal(), None, "user {user}: the control of {name}");
             let files = ["read", "write", "modes", "times", "list", "create", "tcp", "unix-stream"];
             assert!(effect || !files.contains(name), "user {user}: the control of {name}: {}", said(&output));
             if *name == "socketpair-datagram" {
-                assert!(place.reached(), "user {user}: the control of {name} reaches nobody");
+                assert!(place.reached(), "user {user}: the control of {name} reaches no server");
             }
             let _ = [place.path("out/link"), place.path("out/hard"), place.path("out/created")].map(fs::remove_file);
         }
@@ -327,7 +327,7 @@ fn attack_by_use_ends_within_its_limit_and_by_itself_where_limits_are_wide() {
             assert!(output.status.success(), "user {user}: the control of {name}: {}", said(&output));
             clear(&place);
         }
-        // What cannot be measured is too much; there is no limit so wide that it can be.
+        // A folder that cannot be measured counts as too large, so no limit is wide enough for it.
         let output = place.confined("disk-deep", &[]);
         assert!(output.status.code() == Some(124) && said(&output).contains("disk space"), "{}", said(&output));
         clear(&place);
@@ -341,12 +341,12 @@ fn attack_by_use_ends_within_its_limit_and_by_itself_where_limits_are_wide() {
     }
 }
 
-/// Whether an attack says that it had its effect.
+/// Returns whether an attack reports that it had its effect.
 fn has_effect(output: &Output) -> bool {
     output.status.success() && said(output).contains("EFFECT")
 }
 
-/// Whether there are folders below that no path names.
+/// Returns whether there are folders below that no path can name.
 fn too_deep(folder: &Path) -> bool {
     let mut deepest = folder.to_owned();
     loop {
@@ -381,11 +381,11 @@ fn process_in_the_background_ends_with_its_build_and_with_the_builder() {
         let control = place.attack("daemon").output().unwrap();
         assert!(control.status.success(), "{}", said(&control));
         let left = place.left_behind();
-        assert_eq!(left.len(), 1, "user {user}: the control leaves one");
+        assert_eq!(left.len(), 1, "user {user}: the control leaves one process");
         for id in left {
             assert!(Command::new("kill").args(["-9", &id.to_string()]).status().unwrap().success());
         }
-        // A builder that is killed takes its build along: the program holds the other end of this pipe.
+        // A killed builder ends its build too. The program holds the other end of this pipe.
         let mut command = place.command("openrelay");
         command.args(["confined", "--", "sh", "-c", "echo started; exec sleep 1000"]);
         let mut child = command.spawn().unwrap();
@@ -457,7 +457,7 @@ impl Tree {
             .unwrap()
     }
 
-    /// What the tree has brought about outside: a question to a server, a program that ran, a change of cargo's folder.
+    /// Returns the tree's effects outside: a request to a server, a program that ran, a change of cargo's folder.
     fn effects(&self) -> Vec<String> {
         let mut effects = Vec::new();
         if let Ok((mut peer, _)) = self.asked.accept() {
@@ -485,13 +485,14 @@ impl Drop for Tree {
 
 const LOCK: &str = "version = 4\n\n[[package]]\nname = \"openrelay\"\nversion = \"0.1.0\"\n";
 
-/// Inputs of which the client's program takes none.
+/// Returns a lock of inputs, of which the client's program contains none.
 fn inputs(tools: &str) -> String {
     let hash = "00".repeat(32);
     let package = |role: &str| {
         let generation = if role == "firmware" { "generation = 1\n" } else { "" };
         format!(
-            "[[package]]\nname = \"{role}\"\nrole = \"{role}\"\npath = \"p\"\nsha256 = \"{hash}\"\nsize = 1\nfile = \"f\"\n{generation}"
+            "[[package]]\nname = \"{role}\"\nrole = \"{role}\"\npath = \"p\"\nsha256 = \"{hash}\"\nsize = 1\n\
+             file = \"f\"\n{generation}"
         )
     };
     let packages = ["kernel", "stub", "firmware"].map(package).concat();
@@ -501,15 +502,16 @@ fn inputs(tools: &str) -> String {
 fn locked(name: &str, version: &str, source: &str) -> String {
     let hash = "00".repeat(32);
     format!(
-        "{LOCK}\n[[package]]\nname = \"{name}\"\nversion = \"{version}\"\nsource = \"{source}\"\nchecksum = \"{hash}\"\n"
+        "{LOCK}\n[[package]]\nname = \"{name}\"\nversion = \"{version}\"\nsource = \"{source}\"\n\
+         checksum = \"{hash}\"\n"
     )
 }
 
-/// Edits a tree, and what a build of it says.
+/// Edits a tree; the last field is part of the message that its build prints.
 type Case = (&'static str, fn(&Tree), &'static str);
 
 #[test]
-fn tree_that_names_sources_of_its_own_has_nobody_asked_while_it_is_built() {
+fn tree_that_names_sources_of_its_own_sends_no_requests() {
     const FAILED: &str = "the build of openrelay failed";
     let cases: &[Case] = &[
         (
@@ -652,7 +654,7 @@ fn tree_that_names_sources_of_its_own_has_nobody_asked_while_it_is_built() {
         assert!(!output.status.success() && said(&output).contains(expected), "{name}: {}", said(&output));
         assert_eq!(tree.effects(), [""; 0], "{name}");
     }
-    // Control: cargo by itself asks whom a manifest names.
+    // Control: cargo alone asks the sources that a manifest names.
     let (name, edit, _) = cases.first().unwrap();
     let tree = Tree::new(name);
     edit(&tree);
@@ -666,7 +668,7 @@ fn tree_that_names_sources_of_its_own_has_nobody_asked_while_it_is_built() {
 }
 
 #[test]
-fn tree_that_does_not_end_is_ended_and_said_to_have_exceeded_its_time() {
+fn tree_that_does_not_end_is_stopped_and_reports_its_time_limit() {
     type Case = (&'static str, fn(&Tree));
     let cases: &[Case] = &[
         ("build-script", |tree| {
@@ -679,7 +681,9 @@ fn tree_that_does_not_end_is_ended_and_said_to_have_exceeded_its_time() {
             );
         }),
         ("pipe-as-program", |tree| {
-            let wrapper = "#!/bin/sh\n\"$@\" || exit\nfor file in ../target/x86_64-unknown-linux-gnu/release/deps/openrelay-*; do case $file in *.d) ;; *) rm -f \"$file\"; mkfifo \"$file\" ;; esac; done\nexit 0\n";
+            let wrapper = "#!/bin/sh\n\"$@\" || exit\n\
+                for file in ../target/x86_64-unknown-linux-gnu/release/deps/openrelay-*; do \
+                case $file in *.d) ;; *) rm -f \"$file\"; mkfifo \"$file\" ;; esac; done\nexit 0\n";
             tree.write("evil", wrapper);
             fs::set_permissions(tree.place.join("tree/evil"), fs::Permissions::from_mode(0o755)).unwrap();
             tree.write(".cargo/config.toml", "[build]\nrustc-wrapper = \"./evil\"\n");
@@ -689,7 +693,7 @@ fn tree_that_does_not_end_is_ended_and_said_to_have_exceeded_its_time() {
         let tree = Tree::new(name);
         edit(&tree);
         let output = tree.build("8");
-        // The code by which a validator tells a limit from a build that failed.
+        // The exit code by which a validator distinguishes a limit from a failed build.
         assert_eq!(output.status.code(), Some(7), "{name}: {}", said(&output));
         assert!(said(&output).contains("limit of time"), "{name}: {}", said(&output));
     }

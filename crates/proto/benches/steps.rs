@@ -1,4 +1,4 @@
-//! Steps of the protocol against their floors: AEADs over the same bytes, X25519 and ML-KEM alone.
+//! Benchmarks of protocol steps beside their floors: the same AEADs, X25519 and ML-KEM alone.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark that cannot go on must stop")]
 
 use aegis::aegis256x2::Aegis256X2;
@@ -11,7 +11,7 @@ use openrelay_proto::session::{CLIENT_WINDOW, Session};
 use openrelay_proto::suite::{Suite, Suites};
 use openrelay_proto::time::Time;
 
-/// A full datagram of two hops.
+/// Bytes of a full datagram over two hops.
 const LEN: usize = 1466;
 
 fn main() {
@@ -88,7 +88,7 @@ fn open(bencher: Bencher<'_, '_>) {
     bencher.with_inputs(|| sealed(&mut sender)).bench_local_refs(|datagram| receiver.open(datagram, Time::default()));
 }
 
-/// What an ingress does with a datagram: open one session, seal another over the same bytes.
+/// Opens one session and seals another over the same bytes, as an ingress does with each datagram.
 #[divan::bench]
 fn relay_step(bencher: Bencher<'_, '_>) {
     let (ours, theirs) = handshake();

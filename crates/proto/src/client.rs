@@ -1,13 +1,12 @@
 //! The client: one circuit through an ingress and an egress, without I/O.
 //!
-//! Owns the two sessions of a circuit and the order in which they come up. Plain keys come in here; that they were verified is
-//! the caller's business, and `node::circuit::open` is the only caller. Never holds a static key: a client is
-//! anonymous to both relays.
+//! Owns the two sessions of a circuit and the order in which they come up. Takes plain keys, which the caller must have
+//! verified; the only caller is `node::circuit::open`. Never holds a static key: a client is anonymous to both relays.
 //!
 //! ```text
-//! outer: handshake ─▶ announces the evidence that was accepted ─▶ token, circuit ─┐
-//!                                                                                 └▶ inner: the same ─▶ token ─▶ connected
-//!        announces another ─▶ it is asked for, and the circuit ends: judging is the caller's
+//! outer: handshake ─▶ announces accepted evidence ─▶ token, circuit ─┐
+//!                                                                    └▶ inner: the same ─▶ token ─▶ connected
+//!        announces other evidence ─▶ client requests it ─▶ circuit fails; the caller judges the evidence
 //! ```
 
 mod fetch;
@@ -34,71 +33,73 @@ use crate::wire::{
 use leg::{Incoming, Leg, Stage};
 use pmtu::Pmtu;
 
-/// Silence of the peer, while packets go out, after which the circuit counts as lost.
+/// How long packets may go out without an answer before the circuit counts as lost.
 const LOST_AFTER: Duration = Duration::from_secs(15);
-/// How often a circuit in use is looked over.
+/// Interval at which a circuit in use is checked.
 const TICK: Duration = Duration::from_secs(1);
-/// How often an idle one is, if it sends no keepalives.
+/// Interval at which an idle circuit is checked if it sends no keepalives.
 const IDLE_TICK: Duration = Duration::from_secs(120);
 
-/// Silence after packets came down, after which the client shows itself: if a NAT on the way has changed its mapping, a client that
-/// only listens would wait forever. Doubles with each of [`NUDGES`].
+/// Silence after the last delivered packet, after which the client sends a packet itself. If a NAT on the path has
+/// changed its mapping, a client that only listens would wait forever. Doubles with each of [`NUDGES`].
 const NUDGE_AFTER: Duration = Duration::from_millis(500);
-/// Silence of the inner session after which a keepalive goes through it: the egress forgets clients after fifteen minutes.
+/// Silence of the inner session after which a keepalive goes through it: the egress forgets clients after 15 minutes.
 const INNER_KEEPALIVE: Duration = Duration::from_secs(300);
+/// Packets that the client sends to show itself after each delivered packet.
 const NUDGES: u32 = 3;
 
-/// What a client needs to know to open a circuit.
+/// Parameters of a circuit.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
-    /// The ingress and its address; `None` opens a circuit of one hop, which shows the egress the client's address.
+    /// The ingress and its address. `None` opens a circuit of one hop, which shows the egress the client's address.
     pub ingress: Option<(Responder, SocketAddr)>,
     /// The egress.
     pub egress: Responder,
-    /// The egress' address, used only without an ingress.
+    /// Address of the egress; used only without an ingress.
     pub egress_address: Option<SocketAddr>,
-    /// The suites that this host is good at.
+    /// The suites to offer: those that this host is good at.
     pub suites: Suites,
-    /// Evidence of this ingress, in this key epoch, that the caller has accepted: new and old while it is renewed. If it announces another it is asked for it, and no circuit opens.
+    /// Evidence of the ingress in this key epoch that the caller has accepted: old and new while it is being renewed.
+    /// If the ingress announces other evidence, the client requests that evidence and opens no circuit.
     pub ingress_evidence: Vec<EvidenceDigest>,
-    /// The same of the egress.
+    /// Accepted evidence of the egress, likewise.
     pub egress_evidence: Vec<EvidenceDigest>,
-    /// Silence after which a keepalive goes out, so that a NAT on the way keeps its mapping; `None` for never.
+    /// Silence after which a keepalive goes out, so that a NAT on the path keeps its mapping; `None` sends none.
     pub keepalive: Option<Duration>,
 }
 
-/// What became of a datagram.
+/// The outcome of a received datagram.
 #[derive(Debug)]
 pub enum Verdict {
-    /// Nothing left to do.
+    /// The client has handled it; nothing is left to do.
     Consumed,
     /// It holds an inner packet for the tunnel device.
     Deliver {
-        /// Where the packet begins.
+        /// Offset of the packet in the datagram.
         offset: usize,
-        /// What it is.
+        /// The parsed headers of the packet.
         packet: Packet,
-        /// Whether its transport checksum is to be filled in.
+        /// Whether the transport checksum is still to be filled in.
         partial: bool,
     },
-    /// Refused and counted by the caller.
+    /// The client refused it; the caller counts it.
     Dropped(DropReason),
 }
 
-/// What happened to the circuit.
+/// A change of the circuit's state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Event {
-    /// Packets flow.
+    /// The circuit carries packets.
     Connected,
-    /// The largest inner packet that the path carries has changed.
+    /// The size of the largest inner packet that the path carries has changed; in bytes.
     Mtu(u16),
     /// The circuit could not be opened.
     Failed(Failure),
-    /// The circuit was up and is not any more.
+    /// The circuit has ended: a relay closed it, or it failed or fell silent while it was up.
     Lost,
 }
 
-/// Why a circuit could not be opened.
+/// The reason why a circuit could not be opened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Failure {
     /// The ingress does not answer.
@@ -107,51 +108,70 @@ pub enum Failure {
     EgressSilent,
     /// The ingress refused the circuit.
     Refused(Refusal),
-    /// This relay has other evidence than was accepted; [`Client::take_shown`] has it.
+    /// This relay has evidence other than the accepted evidence; [`Client::take_shown`] returns it.
     OtherEvidence(Role),
-    /// A relay broke the protocol.
+    /// A relay violated the protocol.
     Protocol,
 }
 
-/// One circuit.
+/// One circuit, without I/O.
+///
+/// The caller moves the datagrams and supplies the time:
+/// - it passes each datagram from [`Client::remote`] to [`Client::handle_datagram`];
+/// - it seals each packet of the tunnel device with [`Client::seal`] and sends it;
+/// - it calls [`Client::handle_timeout`] when the moment of [`Client::poll_timeout`] has come;
+/// - after each of these calls it takes what [`Client::poll_transmit`], [`Client::poll_event`] and
+///   [`Client::poll_fetched`] return until they return `None`.
 pub struct Client {
     config: ClientConfig,
+    /// The session with the ingress; `None` in a circuit of one hop.
     outer: Option<Leg>,
+    /// The session with the egress.
     inner: Leg,
+    /// Tag of the circuit's frames; `None` until the ingress has opened the circuit.
     tag: Option<u32>,
+    /// Address of the first hop.
     to: SocketAddr,
     pmtu: Pmtu,
+    /// Whether the egress has admitted the client.
     connected: bool,
+    /// Whether the circuit has ended.
     over: bool,
-    /// When the first packet went out that nothing has answered.
+    /// When the first packet went out that is still unanswered.
     unanswered: Option<Time>,
     last_sent: Time,
-    /// When a frame of the tunnel last went through the inner session.
+    /// When a frame last went through the inner session.
     last_sent_through: Time,
     last_tick: Time,
+    /// Whether packets went out lately that still need attention.
     busy: bool,
+    /// When the last packet for the tunnel device arrived.
     last_delivered: Time,
+    /// Nudges sent since then.
     nudges: u32,
     outbox: VecDeque<Vec<u8>>,
     events: VecDeque<Event>,
     fetched: VecDeque<Fetched>,
+    /// The evidence that a relay showed instead of the accepted evidence.
     shown: Option<Evidence>,
 }
 
-/// A mirrored file that a relay has sent, not checked in any way.
+/// A mirrored file as a relay sent it, unverified.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Fetched {
-    /// Which relay.
+    /// The relay that sent it.
     pub from: Role,
     /// Which file.
     pub file: MirrorFile,
-    /// The file; empty when the relay has none.
+    /// Content of the file; empty when the relay does not have it.
     pub bytes: Vec<u8>,
 }
 
 impl Client {
-    /// Starts to open a circuit; `minutes` is verified time in minutes since the Unix epoch. `None` when neither an ingress nor the
-    /// egress' own address is given, or a key is a low-order point.
+    /// Starts to open a circuit. `minutes` is verified time in minutes since the Unix epoch.
+    ///
+    /// Returns `None` when the configuration has neither an ingress nor an address of the egress, or when a key is a
+    /// low-order point.
     pub fn new(config: ClientConfig, now: Time, minutes: u32, random: &mut dyn Random) -> Option<Self> {
         let mut inner = Leg::new(config.egress.clone(), config.suites, config.egress_evidence.clone());
         let mut outer = None;
@@ -192,41 +212,42 @@ impl Client {
         Some(client)
     }
 
-    /// Where all datagrams of the circuit go.
+    /// Returns the address to which all datagrams of the circuit go.
     pub fn remote(&self) -> SocketAddr {
         self.to
     }
 
-    /// Whether packets flow.
+    /// Returns whether the circuit carries packets.
     pub fn is_connected(&self) -> bool {
         self.connected && !self.over
     }
 
-    /// Generation and epoch of the keys that seal now, towards the egress and towards the ingress: each re-handshake makes a generation, each minute of
-    /// traffic an epoch.
+    /// Returns generation and epoch of the keys that seal, towards the egress and towards the ingress. Each
+    /// re-handshake starts a generation, each minute of traffic an epoch.
     pub fn sealing_epochs(&self) -> [Option<(u8, u8)>; 2] {
         [self.inner.sealing_epoch(), self.outer.as_ref().and_then(Leg::sealing_epoch)]
     }
 
-    /// Bytes that a datagram has before its inner packet.
+    /// Returns the number of bytes before the inner packet in a datagram.
     pub fn offset(&self) -> usize {
         if self.outer.is_some() { NESTED_OFFSET } else { DIRECT_OFFSET }
     }
 
-    /// Bytes that a datagram has after its padded inner packet.
+    /// Returns the number of bytes after the padded inner packet in a datagram.
     pub fn trailer(&self) -> usize {
         if self.outer.is_some() { NESTED_TRAILER } else { TAG_LEN }
     }
 
-    /// Largest inner packet that the path carries.
+    /// Returns the size of the largest inner packet that the path carries, in bytes.
     pub fn mtu(&self) -> u16 {
         self.pmtu.confirmed()
     }
 
-    /// Seals a datagram in place whose inner packet, padded with zeros, stands between [`Client::offset`] and [`Client::trailer`].
+    /// Seals a datagram in place. Its inner packet, padded with zeros, stands between [`Client::offset`] and
+    /// [`Client::trailer`].
     ///
     /// # Errors
-    /// Why it cannot be sent; not counted yet.
+    /// The reason why the datagram cannot be sent; the caller counts it.
     pub fn seal(&mut self, datagram: &mut [u8], partial: bool, now: Time) -> Result<(), DropReason> {
         if !self.connected || self.over {
             return Err(DropReason::NotConnected);
@@ -249,7 +270,7 @@ impl Client {
         }
     }
 
-    /// Takes in a datagram; works in place.
+    /// Handles a received datagram in place.
     pub fn handle_datagram(
         &mut self,
         datagram: &mut [u8],
@@ -339,7 +360,7 @@ impl Client {
         }
     }
 
-    /// The ingress' evidence is accepted: it gets a token, and hears of the egress.
+    /// Sends a token and requests the circuit, because the ingress' evidence is accepted.
     fn ask_for_circuit(&mut self) {
         let Some(outer) = &mut self.outer else { return };
         outer.stage = Stage::Token;
@@ -347,14 +368,14 @@ impl Client {
         outer.send(&Message::CircuitOpen { request: 1, egress: self.config.egress.relay });
     }
 
-    /// The egress' evidence is accepted: it gets a token.
+    /// Sends a token, because the egress' evidence is accepted.
     fn ask_for_admission(&mut self) {
         self.inner.stage = Stage::Token;
         self.inner.send(&Message::Token(Token::Open));
     }
 
-    /// Works off what the ingress says.
-    #[expect(clippy::wildcard_enum_match_arm, reason = "whatever is not expected now breaks the protocol")]
+    /// Handles the control messages that the ingress has sent.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "any other message violates the protocol at this point")]
     fn converse_outer(&mut self, now: Time, minutes: u32, random: &mut dyn Random) {
         loop {
             let Some(outer) = &mut self.outer else { return };
@@ -390,8 +411,8 @@ impl Client {
         }
     }
 
-    /// Works off what the egress says.
-    #[expect(clippy::wildcard_enum_match_arm, reason = "whatever is not expected now breaks the protocol")]
+    /// Handles the control messages that the egress has sent.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "any other message violates the protocol at this point")]
     fn converse_inner(&mut self, now: Time, random: &mut dyn Random) {
         loop {
             let message = match self.inner.receive() {
@@ -424,7 +445,7 @@ impl Client {
         }
     }
 
-    /// The evidence that a relay has shown instead of what was accepted, if it has.
+    /// Takes the evidence that a relay showed instead of the accepted evidence, if it showed any.
     pub fn take_shown(&mut self) -> Option<Evidence> {
         self.shown.take()
     }
@@ -448,7 +469,7 @@ impl Client {
         }
     }
 
-    /// Tells everybody what probes have shown. Should the egress not hear it, the next probe says it again.
+    /// Reports a changed path MTU to the egress and to the caller. If the egress misses it, the next probe repeats it.
     fn note_mtu(&mut self, before: u16, now: Time) {
         let mtu = self.pmtu.confirmed();
         if mtu != before {
@@ -460,7 +481,7 @@ impl Client {
         }
     }
 
-    /// When to call [`Client::handle_timeout`]: never again once the circuit is over.
+    /// Returns when to call [`Client::handle_timeout`]; the end of time once the circuit is over.
     pub fn poll_timeout(&self) -> Time {
         if self.over {
             return Time::from_micros(u64::MAX);
@@ -483,7 +504,7 @@ impl Client {
             .then(|| self.last_delivered.after(NUDGE_AFTER * (2 << self.nudges) - NUDGE_AFTER))
     }
 
-    /// Repeats, probes, keeps alive, gives up: whatever is due.
+    /// Does whatever is due: repeats packets, probes the path, sends keepalives, gives up.
     pub fn handle_timeout(&mut self, now: Time, minutes: u32, random: &mut dyn Random) {
         if self.over {
             return;
@@ -497,7 +518,7 @@ impl Client {
         if self.nudge_at().is_some_and(|at| at <= now) {
             self.nudges += 1;
             self.show_itself(now);
-            // Silence is also what a path looks like that has become smaller.
+            // A path whose MTU has shrunk also looks silent.
             self.pmtu.doubt(now);
         }
         if self.connected {
@@ -522,7 +543,7 @@ impl Client {
         self.last_tick = now;
         let inner_remembers = self.inner.forget_old_keys(now);
         let outer_remembers = self.outer.as_mut().is_some_and(|outer| outer.forget_old_keys(now));
-        // What nobody has answered may have needed no answer: while busy, probes ask for one.
+        // A packet without an answer may have needed none. While the circuit is busy, probes request answers.
         self.busy = self.unanswered.is_some() || inner_remembers || outer_remembers;
         if self.unanswered.is_some_and(|since| now.since(since) > LOST_AFTER) {
             return self.lose();
@@ -536,7 +557,7 @@ impl Client {
         }
     }
 
-    /// Sends a datagram with nothing in it to the first hop, now and then to the last one.
+    /// Sends an empty datagram: usually to the first hop, from time to time through the circuit to the last hop.
     fn show_itself(&mut self, now: Time) {
         self.last_sent = now;
         let datagram = match &mut self.outer {
@@ -551,7 +572,7 @@ impl Client {
         self.outbox.extend(datagram);
     }
 
-    /// Replaces all keys of the circuit now, without waiting until they are old.
+    /// Replaces all keys of the circuit at once, whatever their age.
     pub fn rekey(&mut self, now: Time, random: &mut dyn Random) {
         if let Some(outer) = &mut self.outer {
             outer.rekey(now, random);
@@ -560,8 +581,8 @@ impl Client {
         self.pump(now);
     }
 
-    /// Asks a relay of the circuit for a file that it mirrors; false when there is no such relay, it carries no packets yet, or it has not answered the question
-    /// before.
+    /// Requests a mirrored file from a relay of the circuit. Returns false when the circuit has no such relay, or
+    /// when the relay does not carry packets yet or has not finished answering the previous request.
     pub fn fetch(&mut self, from: Role, file: MirrorFile, now: Time) -> bool {
         let asked = match from {
             Role::Ingress => self.outer.as_mut().is_some_and(|outer| outer.fetch(file)),
@@ -571,12 +592,12 @@ impl Client {
         asked
     }
 
-    /// The next file that has arrived.
+    /// Returns the next file that has arrived.
     pub fn poll_fetched(&mut self) -> Option<Fetched> {
         self.fetched.pop_front()
     }
 
-    /// Ends the circuit, telling the relays.
+    /// Ends the circuit and tells the relays.
     pub fn close(&mut self, now: Time) {
         self.inner.send(&Message::Close);
         self.pump(now);
@@ -587,12 +608,12 @@ impl Client {
         self.over = true;
     }
 
-    /// The next datagram that the circuit itself wants to send.
+    /// Returns the next datagram that the circuit itself wants to send.
     pub fn poll_transmit(&mut self) -> Option<Vec<u8>> {
         self.outbox.pop_front()
     }
 
-    /// What happened.
+    /// Returns the next event.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
@@ -608,7 +629,7 @@ impl Client {
         }
     }
 
-    /// Moves whatever the legs have to send into the outbox.
+    /// Moves all packets that the legs want to send into the outbox.
     fn pump(&mut self, now: Time) {
         while let Some(packet) = self.inner.poll(now) {
             match (&mut self.outer, self.tag) {
@@ -623,7 +644,7 @@ impl Client {
     }
 }
 
-/// A masked packet of the inner session as a datagram of the outer one.
+/// Wraps a masked packet of the inner session into a datagram of the outer session.
 fn wrap(outer: &mut Leg, tag: u32, packet: &[u8], now: Time) -> Option<Vec<u8>> {
     let mut datagram = vec![0; HEADER_LEN + FORWARD_LEN];
     datagram.extend_from_slice(packet);
@@ -632,7 +653,7 @@ fn wrap(outer: &mut Leg, tag: u32, packet: &[u8], now: Time) -> Option<Vec<u8>> 
     Some(datagram)
 }
 
-/// Seals a datagram in place that has an inner packet in its place.
+/// Seals a datagram in place that already contains its inner packet.
 fn forward(outer: &mut Leg, tag: u32, datagram: &mut [u8], now: Time) -> Result<(), DropReason> {
     let front = datagram.get_mut(HEADER_LEN..).and_then(|rest| rest.first_chunk_mut::<FORWARD_LEN>());
     let [kind, tag_room @ ..] = front.ok_or(DropReason::BadLength)?;
@@ -641,7 +662,7 @@ fn forward(outer: &mut Leg, tag: u32, datagram: &mut [u8], now: Time) -> Result<
     outer.seal(datagram, now)
 }
 
-/// Whether this packet type is part of a handshake that a client began.
+/// Returns whether this type of packet answers a handshake that a client began.
 const fn is_answer(kind: PacketType) -> bool {
     matches!(kind, PacketType::Reply | PacketType::KemText | PacketType::Cookie)
 }

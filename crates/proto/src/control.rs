@@ -1,7 +1,7 @@
-//! The control stream: few small messages, in order, acknowledged, inside a session.
+//! The control stream: few and small messages, ordered and acknowledged, inside a session.
 //!
-//! Owns the byte stream in both directions with one timer for repetitions and one for acknowledgements. Knows no message: `message`
-//! does. Every buffer is bounded; a peer that exceeds a bound gets its frames ignored.
+//! Owns the byte stream in both directions, with one timer for retransmission and one for acknowledgements. Every
+//! buffer is bounded, and a frame that exceeds a bound is refused. Never knows the messages: `message` does.
 //!
 //! ```text
 //! frame:    kind 1 | offset 4 | acknowledged 4 | length 2 | bytes …        offsets count from the session's start
@@ -15,48 +15,48 @@ use crate::wire::{FrameKind, take};
 
 /// Bytes of a control frame's head.
 pub(crate) const CONTROL_HEAD: usize = 11;
-/// Bytes of stream in one frame at most: two layers of headers fit a path of 1280 bytes.
+/// Most stream bytes in one frame: with two layers of headers they fit a path of 1280 bytes.
 const PIECE: usize = 1024;
 /// Largest message: 64 KiB with its head.
 pub(crate) const MAX_MESSAGE: usize = 65_536;
 /// Bytes that a session may send and hold before admission.
 pub(crate) const BEFORE_ADMISSION: usize = 8_192;
-/// Bytes of stream on their way unacknowledged at most.
+/// Most stream bytes in flight without an acknowledgement.
 const IN_FLIGHT: usize = 16_384;
 /// First wait for an acknowledgement; doubles up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(250);
-/// Repetitions without an acknowledgement, over half a minute, after which there are no more: the peer is gone.
+/// Retransmissions without an acknowledgement, over half a minute, after which the stream stops: the peer is gone.
 const REPETITIONS: u32 = 10;
 /// How long an acknowledgement waits for a message that it can travel with: well below [`FIRST_WAIT`].
 const ACK_DELAY: Duration = Duration::from_millis(50);
-/// Bytes received that are acknowledged at once, so that a long message does not wait.
+/// Received bytes that are acknowledged at once, so that a long message does not wait.
 const ACK_BYTES: usize = IN_FLIGHT / 2;
 const LONGEST_WAIT: Duration = Duration::from_secs(4);
 const MESSAGE_HEAD: usize = 6;
 
-/// The peer broke a bound of the control stream; the session cannot go on.
+/// The peer exceeded a bound of the control stream; the session cannot continue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Overrun;
 
 /// One end of the stream.
 #[derive(Debug, Default)]
 pub(crate) struct ControlStream {
-    /// Sent and not acknowledged, then not sent yet.
+    /// Bytes sent and not acknowledged, followed by bytes not sent yet.
     outgoing: Vec<u8>,
     /// Offset of the first byte of `outgoing`.
     acknowledged: u32,
     /// Bytes of `outgoing` that were sent since the last timeout.
     sent: usize,
-    /// Bytes of `outgoing` that were ever sent: acknowledgements reach up to here.
+    /// Bytes of `outgoing` that were ever sent; a valid acknowledgement covers at most these.
     reached: usize,
     retransmit_at: Option<Time>,
     wait: Duration,
-    /// Repetitions since the last acknowledgement.
+    /// Retransmissions since the last acknowledgement.
     repeated: u32,
     incoming: Vec<u8>,
     /// Offset after the last byte received in order.
     received: u32,
-    /// When what was received must be acknowledged, if nothing else goes out before.
+    /// When received bytes must be acknowledged if no other frame goes out first.
     ack_at: Option<Time>,
     /// Bytes received since the last acknowledgement.
     unacknowledged: usize,
@@ -72,12 +72,12 @@ impl ControlStream {
         self.outgoing.extend_from_slice(body);
     }
 
-    /// Bytes queued and not acknowledged.
+    /// Returns the number of bytes queued and not acknowledged.
     pub(crate) fn backlog(&self) -> usize {
         self.outgoing.len()
     }
 
-    /// Takes in a frame without its kind byte.
+    /// Handles a frame without its kind byte.
     ///
     /// # Errors
     /// [`Overrun`] when more than `limit` bytes would wait for the rest of a message.
@@ -92,8 +92,8 @@ impl ControlStream {
             return Ok(());
         }
         let already = self.received.wrapping_sub(u32::from_be_bytes(offset)) as usize;
-        // A gap (or garbage) shows as an enormous overlap; the acknowledgement tells the peer where to go on, at once, as it does
-        // a peer that repeats itself.
+        // A gap or garbage shows as an enormous overlap. The acknowledgement tells the peer at once where to
+        // continue, as it does when a peer repeats itself.
         let Some(fresh) = bytes.get(already..).filter(|fresh| !fresh.is_empty()) else {
             self.ack_at = Some(now);
             return Ok(());
@@ -109,21 +109,21 @@ impl ControlStream {
         Ok(())
     }
 
-    /// A stream that had given up on its peer starts to repeat again.
+    /// Restarts retransmission if the stream had given up on its peer.
     fn resume(&mut self) {
         if self.repeated >= REPETITIONS {
             (self.repeated, self.sent, self.wait, self.retransmit_at) = (0, 0, FIRST_WAIT, None);
         }
     }
 
-    /// What has been received, to be told along with something else: no frame need go for it.
+    /// Returns the offset after the last byte received, to be sent with another frame: no frame of its own is needed.
     pub(crate) fn acknowledgement(&mut self) -> u32 {
         self.ack_at = None;
         self.unacknowledged = 0;
         self.received
     }
 
-    /// Takes in how much the peer has received.
+    /// Handles the peer's acknowledgement.
     pub(crate) fn acknowledge(&mut self, ack: u32) {
         self.resume();
         let newly = ack.wrapping_sub(self.acknowledged) as usize;
@@ -136,7 +136,7 @@ impl ControlStream {
         self.reached -= newly;
         self.wait = FIRST_WAIT;
         self.repeated = 0;
-        // What is still on its way keeps the deadline that it has.
+        // Bytes that are still in flight keep their deadline.
         if self.sent == 0 {
             self.retransmit_at = None;
         }
@@ -145,10 +145,10 @@ impl ControlStream {
         }
     }
 
-    /// The next whole message, if one has arrived.
+    /// Returns the next complete message, if one has arrived.
     ///
     /// # Errors
-    /// [`Overrun`] when the message's stated length is more than [`MAX_MESSAGE`].
+    /// [`Overrun`] when the message states a length above [`MAX_MESSAGE`].
     pub(crate) fn receive(&mut self) -> Result<Option<(u16, Vec<u8>)>, Overrun> {
         let (Some(kind), Some(length)) = (take(&self.incoming, 0), take(&self.incoming, 2)) else { return Ok(None) };
         let length = u32::from_be_bytes(length) as usize;
@@ -164,7 +164,7 @@ impl ControlStream {
         Ok(Some((u16::from_be_bytes(kind), body)))
     }
 
-    /// Whether [`ControlStream::poll`] has a frame now.
+    /// Returns whether [`ControlStream::poll`] has a frame to send.
     pub(crate) fn wants_to_send(&self, now: Time) -> bool {
         self.is_ack_due(now) || self.has_unsent() || self.retransmit_at.is_some_and(|at| at <= now)
     }
@@ -177,7 +177,7 @@ impl ControlStream {
         self.sent < self.outgoing.len() && self.sent < IN_FLIGHT
     }
 
-    /// Writes the next frame, with its kind byte, into `out`; `None` when there is none to send.
+    /// Appends the next frame, with its kind byte, to `out`. Returns whether there was one.
     pub(crate) fn poll(&mut self, out: &mut Vec<u8>, now: Time) -> bool {
         if self.retransmit_at.is_some_and(|at| at <= now) {
             self.retransmit_at = None;
@@ -208,7 +208,7 @@ impl ControlStream {
         true
     }
 
-    /// When to call [`ControlStream::poll`] again if nothing arrives.
+    /// Returns when to call [`ControlStream::poll`] again if nothing arrives.
     pub(crate) fn deadline(&self) -> Option<Time> {
         self.retransmit_at.into_iter().chain(self.ack_at).min()
     }
@@ -220,9 +220,9 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// Whatever is lost, repeated or swapped on the way, every message arrives once and in order.
+        /// Every message arrives once and in order, whatever is lost, repeated or reordered on the path.
         #[test]
-        fn messages_survive_a_bad_network(
+        fn messages_arrive_once_and_in_order_over_a_bad_network(
             messages in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..3000), 1..8),
             fate in prop::collection::vec(0u8..8, 64),
         ) {
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn an_acknowledgement_travels_with_an_answer_or_goes_alone_after_a_while() {
+    fn acknowledgement_travels_with_an_answer_or_alone_after_a_delay() {
         let (mut a, mut b) = (ControlStream::default(), ControlStream::default());
         let start = Time::default();
         let exchange = |from: &mut ControlStream, to: &mut ControlStream, now| {
@@ -285,7 +285,7 @@ mod tests {
         };
         a.send(1, b"question");
         assert!(exchange(&mut a, &mut b, start));
-        assert!(!exchange(&mut b, &mut a, start), "not alone, not yet");
+        assert!(!exchange(&mut b, &mut a, start), "an acknowledgement does not go out alone at once");
         b.send(2, b"answer");
         assert!(exchange(&mut b, &mut a, start));
         assert_eq!(a.backlog(), 0, "the answer acknowledges the question");
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_is_gone_is_not_asked_for_ever() {
+    fn retransmission_to_a_silent_peer_ends() {
         let (mut stream, mut now, mut frames) = (ControlStream::default(), Time::default(), 0);
         stream.send(1, b"is anybody there");
         while stream.poll(&mut Vec::new(), now) {
@@ -310,9 +310,9 @@ mod tests {
         assert!(now.since(Time::default()) < Duration::from_secs(60));
     }
 
-    /// What had been given up once was never sent again, nor anything after it.
+    /// A stream that gave up must later send the abandoned bytes and everything queued after them.
     #[test]
-    fn a_stream_that_gave_up_goes_on_when_its_peer_is_back() {
+    fn abandoned_stream_continues_when_its_peer_returns() {
         for (asks, reports) in [(true, false), (false, false), (false, true)] {
             let (mut relay, mut client, mut now) =
                 (ControlStream::default(), ControlStream::default(), Time::default());
@@ -324,7 +324,7 @@ mod tests {
             if asks {
                 client.send(2, b"back");
             } else if reports {
-                // What it has not: the peer lives, and says how much it has received.
+                // The report lacks the lost bytes, but it shows that the peer is alive.
                 relay.acknowledge(client.acknowledgement());
             } else {
                 relay.send(3, b"news");
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_claims_too_much_is_refused() {
+    fn oversized_message_and_overfull_buffer_are_refused() {
         let mut stream = ControlStream::default();
         let mut frame = vec![0, 0, 0, 0, 0, 0, 0, 0, 0, 6, 0, 1];
         frame.extend_from_slice(&u32::MAX.to_be_bytes());

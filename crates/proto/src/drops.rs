@@ -1,11 +1,11 @@
-//! Why a packet was dropped, and how many were.
+//! Reasons for dropping packets, and their counters.
 //!
-//! Owns the closed list of drop reasons and their counters: every packet that enters the data path
-//! either leaves it or is counted here. Never holds anything about a single packet.
+//! Owns the closed list of drop reasons. Every packet that enters the data path either leaves it or is counted here.
+//! Never holds anything about a single packet.
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
-        /// Why a packet was dropped.
+        /// The reason why a packet was dropped.
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         #[repr(u8)]
         pub enum DropReason { $($(#[$doc])* $name,)* }
@@ -14,7 +14,7 @@ macro_rules! reasons {
             /// Every reason, in the order of the counters.
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
 
-            /// The reason's name in statistics: kebab-case, stable.
+            /// Returns the reason's name in statistics: kebab-case, stable.
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$name => $text,)* }
             }
@@ -33,7 +33,7 @@ reasons! {
     RingFull = "ring-full",
     /// Authentication failed.
     BadTag = "bad-tag",
-    /// The key epoch is neither the current one, the one before, nor one that follows.
+    /// The key epoch is neither the current one, nor the previous one, nor one that follows.
     UnknownEpoch = "unknown-epoch",
     /// This counter was seen before.
     Replayed = "replayed",
@@ -47,7 +47,7 @@ reasons! {
     KeyExhausted = "key-exhausted",
     /// No circuit has this tag, or it belongs to another session.
     UnknownCircuit = "unknown-circuit",
-    /// The new path of a peer has not been proven and has used up three times what it sent.
+    /// The peer's new path is unproven, and three times the bytes received from it have been sent.
     PathUnproven = "path-unproven",
     /// The inner packet is not well-formed IPv4 or IPv6.
     BadPacket = "bad-packet",
@@ -57,7 +57,7 @@ reasons! {
     ForbiddenDestination = "forbidden-destination",
     /// No session has this inner destination.
     NoSuchClient = "no-such-client",
-    /// The inner packet does not fit and its sender was told.
+    /// The inner packet does not fit the path, and its sender was told.
     PacketTooBig = "packet-too-big",
     /// A first packet that replays an earlier one or carries a wrong time.
     HandshakeReplay = "handshake-replay",
@@ -65,7 +65,8 @@ reasons! {
     HandshakeStray = "handshake-stray",
     /// A handshake packet that does not verify.
     HandshakeInvalid = "handshake-invalid",
-    /// A handshake packet that the handshaker's queue, or a first packet that the replay filter or its network's share, had no room for.
+    /// A handshake packet for which the handshaker's queue has no room, or a first packet for which the replay filter
+    /// or its network's share has none.
     HandshakeLoad = "handshake-load",
     /// No room for another session.
     TableFull = "table-full",
@@ -100,12 +101,12 @@ impl Drops {
         }
     }
 
-    /// How many packets were dropped for `reason`.
+    /// Returns how many packets were dropped for `reason`.
     pub fn of(&self, reason: DropReason) -> u64 {
         self.0.get(reason as usize).copied().unwrap_or(0)
     }
 
-    /// How many packets were dropped in all.
+    /// Returns how many packets were dropped in all.
     pub fn total(&self) -> u64 {
         self.0.iter().sum()
     }
@@ -117,7 +118,7 @@ impl Drops {
         }
     }
 
-    /// The reasons that occurred, with their counts.
+    /// Returns the reasons that occurred, with their counts.
     pub fn iter(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
         DropReason::ALL.iter().map(|&reason| (reason, self.of(reason))).filter(|&(_, n)| n > 0)
     }

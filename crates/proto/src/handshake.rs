@@ -1,18 +1,19 @@
 //! Handshakes: Noise NK for clients, IK between relays, both with ML-KEM-768 mixed in.
 //!
-//! Owns the messages and keys of one handshake; `relay::handshaker` decides which to answer and
-//! `client` and `relay` when to repeat. No user packet can be sealed before [`Established`] exists, and that needs
-//! the ML-KEM secret and the responder's confirmation.
+//! Owns the messages and keys of one handshake. `relay::handshaker` decides which packets to answer; `client` and
+//! `relay` decide when to repeat them. No user packet can be sealed before [`Established`] exists, which needs the
+//! ML-KEM secret and the responder's confirmation.
 //!
 //! ```text
 //! initiator                                         responder
-//!   First    e, es[, s, ss], {hash of e1, minutes} ─▶     X25519 only, no state of size
+//!   First    e, es[, s, ss], {hash of e1, minutes} ─▶     X25519 only, no large state
 //!            ◀─ Reply   e, ee[, se], {index, suite}
-//!   KemKey   e1 ─▶                                        accepted only for a Reply that was sent
+//!   KemKey   e1 ─▶                                        accepted only after a Reply was sent
 //!            ◀─ KemText  ekem1, {}                        empty payload confirms the key
 //! ```
-//! Source: Noise revision 34 §7; Noise HFS revision 1draft-5 (e1, ekem1), split over two round trips so
-//! that a first packet is small and cheap to refuse.
+//!
+//! Source: Noise revision 34 §7; Noise HFS revision 1draft-5 (e1, ekem1), split over two round trips so that a first
+//! packet is small and cheap to refuse.
 
 use crate::kem::{self, KemPair};
 use crate::keys::{RelayId, RelayKey, RelaySecret, Secret};
@@ -22,29 +23,30 @@ use crate::random::{Random, array};
 use crate::suite::{Suite, Suites};
 use crate::wire::{HEADER_LEN, PacketType, TAG_LEN, take};
 
-/// Bytes of a client's first packet without proof of a cookie.
+/// Bytes of a client's first packet without a cookie proof.
 pub const FIRST_NK_LEN: usize = 112;
-/// Bytes of a relay's first packet without proof of a cookie: a client's, and the sealed static key.
+/// Bytes of a relay's first packet without a cookie proof: a client's first packet plus the sealed static key.
 pub const FIRST_IK_LEN: usize = FIRST_NK_LEN + 32 + TAG_LEN;
-/// Bytes of the answer to a first packet; never more than a first packet.
+/// Bytes of the answer to a first packet; never more than the first packet.
 pub const REPLY_LEN: usize = 96;
 /// Bytes of the packet that carries the ML-KEM key.
 pub const KEM_KEY_LEN: usize = HEADER_LEN + kem::KEY_LEN + TAG_LEN;
-/// Bytes of the packet that carries the ML-KEM ciphertext; never more than the key's packet.
+/// Bytes of the packet that carries the ML-KEM ciphertext; never more than the packet with the key.
 pub const KEM_TEXT_LEN: usize = HEADER_LEN + kem::TEXT_LEN + TAG_LEN + size_of::<EvidenceDigest>() + TAG_LEN;
-/// Where the ephemeral key stands in a first packet and in a reply.
+/// Offset of the ephemeral key in a first packet and in a reply.
 const EPHEMERAL: usize = HEADER_LEN;
-/// Bytes of the proof of a cookie, which a first packet has at its end or has not: no other packet has the length of one that has not.
+/// Bytes of the cookie proof, which a first packet may carry at its end. No other packet has the length of a first
+/// packet without a proof.
 pub const PROOF_LEN: usize = 16;
 const FIRST_PAYLOAD: usize = FIRST_NK_LEN - HEADER_LEN - 32 - TAG_LEN;
 const REPLY_PAYLOAD: usize = REPLY_LEN - HEADER_LEN - 32 - TAG_LEN;
 
 /// Bytes of a cookie.
 pub(crate) const COOKIE_LEN: usize = 16;
-/// Bytes of the packet that carries one: less than half of a first packet.
+/// Bytes of the packet that carries a cookie: less than half of a first packet.
 pub(crate) const COOKIE_PACKET_LEN: usize = HEADER_LEN + COOKIE_LEN + TAG_LEN;
 
-/// The role that a relay is addressed in.
+/// The role in which a relay is addressed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Role {
     /// First hop: knows the client, not the destination.
@@ -62,18 +64,18 @@ impl Role {
     }
 }
 
-/// The responder as the initiator knows it, and as it knows itself: part of every transcript.
+/// The responder as the initiator knows it and as it knows itself; part of every transcript.
 #[derive(Clone, Debug)]
 pub struct Responder {
-    /// Network, so that keys cannot be borrowed between networks.
+    /// Identifier of the network, so that keys of one network cannot be used in another.
     pub network: [u8; 32],
     /// The relay's registry number.
     pub relay: RelayId,
-    /// The role it is addressed in.
+    /// The role in which the relay is addressed.
     pub role: Role,
-    /// How often its handshake key has been replaced.
+    /// How often the relay's handshake key has been replaced.
     pub key_epoch: u32,
-    /// Its handshake key.
+    /// The relay's handshake key.
     pub key: RelayKey,
 }
 
@@ -121,7 +123,7 @@ impl From<Undecryptable> for Invalid {
     }
 }
 
-/// What a finished handshake gives to a session.
+/// The result of a finished handshake, from which a session is made.
 #[derive(Debug)]
 pub struct Established {
     /// Whether this end sent the first packet.
@@ -132,9 +134,9 @@ pub struct Established {
     pub local_index: u32,
     /// The index that packets to the peer carry.
     pub remote_index: u32,
-    /// What evidence the responder has.
+    /// Digest of the responder's evidence.
     pub evidence: EvidenceDigest,
-    /// The transcript's hash: what tokens are bound to.
+    /// Hash of the transcript, to which tokens are bound.
     pub hash: [u8; 32],
     pub(crate) keys: SessionKeys,
 }
@@ -146,7 +148,7 @@ pub(crate) struct SessionKeys {
     pub(crate) receive: Secret,
     /// Masks headers in both directions for as long as the session lives.
     pub(crate) mask: Secret,
-    /// Goes into the next re-handshake.
+    /// Enters the next re-handshake as its pre-shared key.
     pub(crate) rekey: Secret,
 }
 
@@ -158,7 +160,7 @@ impl SessionKeys {
     }
 }
 
-/// The initiator's side between its first packet and the ML-KEM ciphertext.
+/// The initiator's state between its first packet and the ML-KEM ciphertext.
 pub struct Initiator {
     state: Symmetric,
     ephemeral: RelaySecret,
@@ -170,8 +172,8 @@ pub struct Initiator {
 }
 
 impl Initiator {
-    /// Starts a handshake with `to`; a relay passes its own static key, a client none. Returns the first packet with
-    /// masks still to be applied.
+    /// Starts a handshake with `to`. A relay passes its own static key, a client passes `None`. Returns the first
+    /// packet, not masked yet.
     ///
     /// # Errors
     /// [`Invalid`] when the responder's key is a low-order point.
@@ -219,10 +221,11 @@ impl Initiator {
         Ok((this, packet))
     }
 
-    /// Reads the answer to the first packet; returns the packet with the ML-KEM key, to be repeated until its answer comes.
+    /// Reads the answer to the first packet. Returns the packet with the ML-KEM key, which is repeated until it is
+    /// answered.
     ///
     /// # Errors
-    /// [`Invalid`] when it is not the answer to this first packet; the handshake can go on.
+    /// [`Invalid`] when the packet does not answer this first packet; the handshake can continue.
     pub fn read_reply(&mut self, packet: &[u8], random: &mut dyn Random) -> Result<Vec<u8>, Invalid> {
         if packet.len() != REPLY_LEN || self.reply.is_some() {
             return Err(Invalid);
@@ -252,7 +255,7 @@ impl Initiator {
     /// Reads the ML-KEM ciphertext and the responder's confirmation.
     ///
     /// # Errors
-    /// [`Invalid`] when it is not the answer to this handshake; the handshake can go on.
+    /// [`Invalid`] when the packet does not answer this handshake; the handshake can continue.
     pub fn read_kem_text(&self, packet: &[u8]) -> Result<Established, Invalid> {
         let (suite, remote_index) = self.reply.ok_or(Invalid)?;
         if packet.len() != KEM_TEXT_LEN {
@@ -277,29 +280,30 @@ impl Initiator {
     }
 }
 
-/// What an initiator says in its first packet.
+/// The content of an initiator's first packet.
 #[derive(Clone, Copy, Debug)]
 pub struct First {
-    /// The suites it can use.
+    /// The suites that the initiator can use.
     pub offered: Suites,
-    /// The index that packets to it carry.
+    /// The index that packets to the initiator carry.
     pub local_index: u32,
-    /// Minutes of verified time since the Unix epoch.
+    /// Verified time in minutes since the Unix epoch.
     pub minutes: u32,
 }
 
-/// A first packet that verified.
+/// A first packet that has been verified.
 pub struct Accepted {
     state: Symmetric,
     remote_ephemeral: [u8; 32],
     kem_key_hash: [u8; 32],
-    /// What the initiator said.
+    /// The content of the packet.
     pub first: First,
     /// The initiator's static key; `None` for a client.
     pub relay: Option<RelayKey>,
 }
 
-/// A first packet, unmasked, without its proof of a cookie, and that proof if it has one; `None` when it has no such length.
+/// Splits an unmasked first packet into its body and its cookie proof, if it has one. Returns `None` for other
+/// packets and other lengths.
 pub(crate) fn split_proof(packet: &[u8]) -> Option<(&[u8], Option<&[u8; PROOF_LEN]>)> {
     let length = match packet.first().copied().and_then(PacketType::parse)? {
         PacketType::FirstNk(_) => FIRST_NK_LEN,
@@ -312,7 +316,7 @@ pub(crate) fn split_proof(packet: &[u8]) -> Option<(&[u8], Option<&[u8; PROOF_LE
     if proof.is_empty() { Some((body, None)) } else { Some((body, Some(proof.try_into().ok()?))) }
 }
 
-/// Bytes of a handshake packet that is not a first one; `None` for all others.
+/// Returns the length in bytes of a handshake packet other than a first packet; `None` for all other packets.
 pub(crate) const fn answer_len(kind: PacketType) -> Option<usize> {
     match kind {
         PacketType::Reply => Some(REPLY_LEN),
@@ -323,10 +327,11 @@ pub(crate) const fn answer_len(kind: PacketType) -> Option<usize> {
     }
 }
 
-/// Reads a first packet, unmasked, its proof of a cookie checked and cut off, addressed to `own` with secret `secret`. Does no more than one or two X25519 operations.
+/// Verifies a first packet that is addressed to `own` with secret `secret`. The packet is unmasked, and its cookie
+/// proof has been checked and cut off. Costs at most two X25519 operations, one for a client.
 ///
 /// # Errors
-/// [`Invalid`] when it does not verify: answer nothing.
+/// [`Invalid`] when the packet does not verify; the caller must not answer it.
 pub fn accept(own: &Responder, secret: &RelaySecret, packet: &[u8]) -> Result<Accepted, Invalid> {
     let kind = packet.first().copied().and_then(PacketType::parse).ok_or(Invalid)?;
     let (offered, pattern, length) = match kind {
@@ -366,7 +371,7 @@ pub fn accept(own: &Responder, secret: &RelaySecret, packet: &[u8]) -> Result<Ac
     })
 }
 
-/// The responder's side between its reply and the ML-KEM key.
+/// The responder's state between its reply and the ML-KEM key.
 pub struct Replied {
     state: Symmetric,
     kem_key_hash: [u8; 32],
@@ -378,12 +383,12 @@ pub struct Replied {
 }
 
 impl Accepted {
-    /// The ephemeral key of the first packet as it stands on the wire, by which a replay is known.
+    /// Returns the first packet's ephemeral key as it stands on the wire, by which replays are detected.
     pub fn ephemeral(&self) -> [u8; 32] {
         self.remote_ephemeral
     }
 
-    /// Answers with `local_index` and `suite`. Returns the reply, masks still to be applied.
+    /// Answers with `local_index` and `suite`. Returns the reply, not masked yet.
     ///
     /// # Errors
     /// [`Invalid`] when a key is a low-order point.
@@ -422,11 +427,13 @@ impl Accepted {
 }
 
 impl Replied {
-    /// Reads the ML-KEM key. Returns the packet with the ciphertext, to be repeated when the key's packet is, and the session. The packet also
-    /// says which `evidence` the responder has, so that nobody needs to ask for what he has seen.
+    /// Reads the ML-KEM key. Returns the packet with the ciphertext, and the session.
+    ///
+    /// The caller repeats the packet whenever it receives the packet with the key again. The packet also announces
+    /// the responder's `evidence`, so that an initiator that has seen this evidence need not request it.
     ///
     /// # Errors
-    /// [`Invalid`] when it is not the key that the first packet announced; the handshake can go on.
+    /// [`Invalid`] when it is not the key that the first packet announced; the handshake can continue.
     pub fn read_kem_key(
         &self,
         packet: &[u8],
@@ -464,7 +471,7 @@ impl Replied {
     }
 }
 
-/// The header of a packet, unmasked: it goes into the transcript, so that no bit of it can be changed on the way.
+/// Returns the unmasked header of a packet. It enters the transcript, so that no bit of it can be changed in transit.
 fn header(packet: &[u8]) -> Result<&[u8], Invalid> {
     packet.get(..HEADER_LEN).ok_or(Invalid)
 }
@@ -474,7 +481,7 @@ pub const REKEY_LEN: usize = 32 + kem::KEY_LEN + TAG_LEN;
 /// Bytes of the answer to a re-handshake: e, then ekem1 sealed, then an empty payload sealed.
 pub const REKEYED_LEN: usize = 32 + kem::TEXT_LEN + 2 * TAG_LEN;
 
-/// The initiator's side of a re-handshake inside a session: NK with the session's rekey secret as `psk0`.
+/// The initiator's state of a re-handshake inside a session: NK with the session's rekey secret as `psk0`.
 pub(crate) struct Rekey {
     state: Symmetric,
     ephemeral: RelaySecret,
@@ -502,7 +509,7 @@ impl Rekey {
         Some((Self { state, ephemeral, kem }, message))
     }
 
-    /// Reads the answer; the keys of the session's next generation.
+    /// Reads the answer. Returns the keys of the session's next generation.
     pub(crate) fn finish(&self, message: &[u8]) -> Result<SessionKeys, Invalid> {
         let (e, rest) = message.split_first_chunk::<32>().ok_or(Invalid)?;
         let (text, confirmation) = rest.split_at_checked(kem::TEXT_LEN + TAG_LEN).ok_or(Invalid)?;
@@ -517,7 +524,7 @@ impl Rekey {
     }
 }
 
-/// Answers a re-handshake: the answer, and the keys of the session's next generation.
+/// Answers a re-handshake. Returns the answer and the keys of the session's next generation.
 pub(crate) fn answer_rekey(
     own: &Responder,
     secret: &RelaySecret,
@@ -546,7 +553,7 @@ pub(crate) fn answer_rekey(
     Ok((answer, SessionKeys::derive(&state, false)))
 }
 
-/// A peer's wish to re-handshake, with what the session adds to it.
+/// A peer's request for a re-handshake, with the state that the session adds to it.
 #[derive(Debug)]
 pub struct RekeyRequest {
     pub(crate) message: Vec<u8>,
@@ -561,7 +568,8 @@ fn rekey_transcript(to: &Responder, hash: &[u8; 32], psk: &Secret) -> Symmetric 
     state
 }
 
-/// An X25519 public key has a clear top bit, which would stand out on the wire; receivers must ignore it (RFC 7748 §5).
+/// Returns a public key with a random top bit. The bit is clear in X25519 public keys, which would stand out on the
+/// wire; receivers must ignore it (RFC 7748 §5).
 fn with_random_top_bit(key: RelayKey, random: &mut dyn Random) -> [u8; 32] {
     let mut bytes = *key.as_bytes();
     bytes[31] |= array::<1>(random)[0] & 0x80;
@@ -575,7 +583,7 @@ fn write_header(packet: &mut [u8], kind: PacketType, index: u32) {
     }
 }
 
-/// Splits the next `length` bytes off `rest`.
+/// Splits off the next `length` bytes of `rest`.
 fn put<'a>(rest: &mut &'a mut [u8], length: usize) -> Result<&'a mut [u8], Invalid> {
     let (head, tail) = std::mem::take(rest).split_at_mut_checked(length).ok_or(Invalid)?;
     *rest = tail;

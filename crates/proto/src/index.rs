@@ -1,8 +1,8 @@
-//! Receiver indices: which session of which shard a datagram belongs to.
+//! Receiver indices: they tell which session of which shard a datagram belongs to.
 //!
-//! An index names shard (6 bits), slot (18 bits) and generation (8 bits), and goes through a keyed
-//! permutation of 32 bits, so that indices leak neither how many sessions exist nor their order.
-//! Owns allocation and the permutation. Never looks at packets.
+//! An index holds shard (6 bits), slot (18 bits) and generation (8 bits). It passes through a keyed permutation of 32
+//! bits, so that indices reveal neither the number of sessions nor their order. Owns allocation and the permutation.
+//! Never looks at packets.
 
 use crate::random::{Random, array};
 use zeroize::Zeroize;
@@ -14,7 +14,7 @@ pub const MAX_SLOTS: u32 = 1 << SLOT_BITS;
 const SLOT_BITS: u32 = 18;
 const GENERATION_BITS: u32 = 8;
 
-/// Where an index points.
+/// The session slot that an index points to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Place {
     /// The shard, below [`MAX_SHARDS`].
@@ -36,12 +36,12 @@ impl Drop for IndexKey {
 }
 
 impl IndexKey {
-    /// A fresh random permutation.
+    /// Creates a fresh random permutation.
     pub fn new(random: &mut dyn Random) -> Self {
         Self([(); 4].map(|()| u32::from_le_bytes(array(random))))
     }
 
-    /// The index of `place`.
+    /// Returns the index of `place`.
     pub fn index(&self, place: Place) -> u32 {
         let packed = (u32::from(place.shard) << (SLOT_BITS + GENERATION_BITS))
             | (place.slot << GENERATION_BITS)
@@ -53,7 +53,8 @@ impl IndexKey {
         (left << 16) | right
     }
 
-    /// The place that `index` names. Every index names one; whether a session lives there is the table's to say.
+    /// Returns the place that `index` points to. Every index points to a place; the table knows whether a session is
+    /// there.
     pub fn place(&self, index: u32) -> Place {
         let (mut left, mut right) = (index >> 16, index & 0xffff);
         for key in self.0.iter().rev() {
@@ -68,8 +69,8 @@ impl IndexKey {
     }
 }
 
-/// One Feistel round: a 16-bit mixing function. It hides counts from onlookers and is no cipher:
-/// the index is also encrypted on the wire.
+/// One Feistel round: a 16-bit mixing function. It hides counts from observers but is not a cipher: the index is also
+/// encrypted on the wire.
 const fn round(half: u32, key: u32) -> u32 {
     let mut x = half.wrapping_add(key).wrapping_mul(0x9e37_79b1);
     x ^= x >> 15;
@@ -88,7 +89,7 @@ pub struct Slots {
 }
 
 impl Slots {
-    /// Up to `capacity` slots (at most [`MAX_SLOTS`]) of shard `shard`.
+    /// Creates up to `capacity` slots (at most [`MAX_SLOTS`]) of shard `shard`.
     pub fn new(shard: u8, capacity: u32) -> Self {
         Self {
             shard,
@@ -99,7 +100,7 @@ impl Slots {
         }
     }
 
-    /// A free place, or `None` when all are taken. Slots are used again as late as possible.
+    /// Takes a free place; `None` when all are taken. Slots are reused as late as possible.
     pub fn take(&mut self) -> Option<Place> {
         let fresh = u32::try_from(self.generations.len()).unwrap_or(u32::MAX);
         let slot = if fresh < self.capacity {
@@ -113,7 +114,7 @@ impl Slots {
         Some(Place { shard: self.shard, slot, generation })
     }
 
-    /// Gives `place` back. A place that was given back before is ignored.
+    /// Releases `place`. A place that was already released is ignored.
     pub fn release(&mut self, place: Place) {
         let Some(generation) = self.generations.get_mut(place.slot as usize) else { return };
         if *generation != place.generation {
@@ -124,7 +125,7 @@ impl Slots {
         self.used -= 1;
     }
 
-    /// How many places are taken.
+    /// Returns how many places are taken.
     pub fn used(&self) -> u32 {
         self.used
     }
@@ -137,7 +138,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_index_leads_back_to_its_place(shard in 0u8..64, slot in 0u32..MAX_SLOTS, generation: u8) {
+        fn index_maps_back_to_its_place(shard in 0u8..64, slot in 0u32..MAX_SLOTS, generation: u8) {
             let key = IndexKey::new(&mut crate::random::Counting::default());
             let place = Place { shard, slot, generation };
             prop_assert_eq!(key.place(key.index(place)), place);
@@ -145,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_released_place_comes_back_with_another_generation() {
+    fn released_place_is_reused_with_a_new_generation() {
         let mut slots = Slots::new(0, 2);
         let first = slots.take().unwrap();
         let second = slots.take().unwrap();

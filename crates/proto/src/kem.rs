@@ -1,8 +1,9 @@
 //! ML-KEM-768 with the caller's randomness.
 //!
-//! Owns the only use of libcrux: its formally verified code takes randomness as an argument, which
-//! aws-lc's safe interface does not. Public keys are always validated here, which libcrux leaves to
-//! the caller. Source: FIPS 203.
+//! Owns the only use of libcrux, whose formally verified code takes randomness as an argument; aws-lc's safe
+//! interface does not. Always validates public keys, which libcrux leaves to the caller.
+//!
+//! Source: FIPS 203.
 
 use libcrux_ml_kem::mlkem768;
 use zeroize::Zeroizing;
@@ -16,7 +17,7 @@ pub(crate) const KEY_LEN: usize = 1184;
 pub(crate) const TEXT_LEN: usize = 1088;
 const PRIVATE_LEN: usize = 2400;
 
-/// A fresh key pair; the secret half is wiped when dropped.
+/// A fresh key pair. The private key is wiped when dropped.
 pub(crate) struct KemPair {
     private: Zeroizing<[u8; PRIVATE_LEN]>,
     public: [u8; KEY_LEN],
@@ -36,14 +37,15 @@ impl KemPair {
         &self.public
     }
 
-    /// The shared secret in `text`. A text for another key gives another secret (implicit rejection).
+    /// Returns the shared secret in `text`. A ciphertext for another key gives another secret (implicit rejection).
     pub(crate) fn decapsulate(&self, text: &[u8; TEXT_LEN]) -> Secret {
         let private = mlkem768::MlKem768PrivateKey::from(*self.private);
         Secret(mlkem768::decapsulate(&private, &mlkem768::MlKem768Ciphertext::from(*text)))
     }
 }
 
-/// A ciphertext for the key `public`, and its shared secret; `None` when the key is not valid.
+/// Encapsulates a fresh secret to the key `public`. Returns the ciphertext and the secret; `None` when the key is
+/// invalid.
 pub(crate) fn encapsulate(public: &[u8; KEY_LEN], random: &mut dyn Random) -> Option<([u8; TEXT_LEN], Secret)> {
     let public = mlkem768::MlKem768PublicKey::from(*public);
     if !mlkem768::validate_public_key(&public) {

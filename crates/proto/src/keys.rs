@@ -1,4 +1,4 @@
-//! Keys of relays, and the primitives under the handshake.
+//! Keys of relays, and the primitives that the handshake uses.
 //!
 //! Owns X25519, SHA-256, HMAC and HKDF as the protocol uses them; the primitives are aws-lc's.
 //! Secrets are wiped when dropped and never printed.
@@ -8,7 +8,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::random::{Random, array};
 
-/// Stable number of a relay in the registry.
+/// A relay's stable number in the registry.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct RelayId(pub u64);
 
@@ -23,18 +23,18 @@ impl std::fmt::Debug for RelayKey {
 }
 
 impl RelayKey {
-    /// The key with these bytes.
+    /// Makes a key of these bytes.
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// The key's bytes.
+    /// Returns the key's bytes.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 }
 
-/// A secret of 32 bytes that is wiped when dropped.
+/// A secret of 32 bytes; wiped when dropped.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub(crate) struct Secret(pub(crate) [u8; 32]);
 
@@ -47,7 +47,7 @@ impl std::fmt::Debug for Secret {
 /// A relay's secret handshake key: X25519.
 pub struct RelaySecret {
     secret: Secret,
-    /// Made once: making it computes the public key anew, a third of what an agreement costs.
+    /// Made once, because making it computes the public key again: a third of the cost of an agreement.
     key: agreement::PrivateKey,
     public: RelayKey,
 }
@@ -65,12 +65,12 @@ impl std::fmt::Debug for RelaySecret {
 }
 
 impl RelaySecret {
-    /// A fresh key.
+    /// Generates a fresh key.
     pub fn generate(random: &mut dyn Random) -> Self {
         Self::from_bytes(array(random))
     }
 
-    /// The key with these secret bytes.
+    /// Makes a key of these secret bytes.
     #[expect(clippy::expect_used, reason = "every 32 bytes are an X25519 private key (RFC 7748 §5)")]
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
         let secret = Secret(bytes);
@@ -81,17 +81,17 @@ impl RelaySecret {
         Self { secret, key, public: RelayKey(raw) }
     }
 
-    /// The secret bytes, for the 0600 file of a self-hosted relay.
+    /// Returns the secret bytes, for the file (mode 0600) of a self-hosted relay.
     pub fn expose(&self) -> &[u8; 32] {
         &self.secret.0
     }
 
-    /// The public key.
+    /// Returns the public key.
     pub fn public(&self) -> RelayKey {
         self.public
     }
 
-    /// The shared secret with `peer`; `None` when it is all zero, as low-order points make it.
+    /// Computes the shared secret with `peer`; `None` when it is all zero, which low-order points cause.
     ///
     /// Source: RFC 7748 §6.1.
     pub(crate) fn agree(&self, peer: &[u8; 32]) -> Option<Secret> {
@@ -108,7 +108,7 @@ impl RelaySecret {
     }
 }
 
-/// SHA-256 over the parts, one after the other.
+/// Computes SHA-256 over the concatenated parts.
 pub(crate) fn sha256(parts: &[&[u8]]) -> [u8; 32] {
     let mut context = digest::Context::new(&digest::SHA256);
     for part in parts {
@@ -119,12 +119,12 @@ pub(crate) fn sha256(parts: &[&[u8]]) -> [u8; 32] {
     out
 }
 
-/// HMAC-SHA-256 over the parts, one after the other.
+/// Computes HMAC-SHA-256 over the concatenated parts.
 pub(crate) fn hmac_sha256(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
     mac(&hmac::Key::new(hmac::HMAC_SHA256, key), parts)
 }
 
-/// A key for many HMACs, prepared once; the library wipes it.
+/// A key for many HMACs, prepared once; aws-lc wipes it.
 pub(crate) struct MacKey(hmac::Key);
 
 impl MacKey {
@@ -132,7 +132,7 @@ impl MacKey {
         Self(hmac::Key::new(hmac::HMAC_SHA256, &secret.0))
     }
 
-    /// HMAC-SHA-256 over the parts, one after the other.
+    /// Computes HMAC-SHA-256 over the concatenated parts.
     pub(crate) fn mac(&self, parts: &[&[u8]]) -> [u8; 32] {
         mac(&self.0, parts)
     }
@@ -162,7 +162,7 @@ pub(crate) fn hkdf2(chaining_key: &[u8; 32], input: &[u8]) -> (Secret, Secret) {
     (first, second)
 }
 
-/// A key derived from `secret` for the purpose `label`: HKDF-Expand with one block.
+/// Derives a key from `secret` for the purpose `label`: HKDF-Expand with one block.
 ///
 /// Source: RFC 5869 §2.3.
 pub(crate) fn expand(secret: &Secret, label: &[u8]) -> Secret {

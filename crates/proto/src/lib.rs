@@ -1,9 +1,9 @@
 //! ORP, the OpenRelay protocol: packets, handshakes, sessions, circuits.
 //!
-//! Sans-IO: no socket, file, clock or generator is touched here. Time and randomness are arguments, buffers are the
-//! caller's. `docs/protocol.md` specifies every byte, state and timer.
+//! The crate is sans-IO: it uses no socket, file, clock or random generator. Time and randomness are arguments, and
+//! buffers belong to the caller. `docs/protocol.md` specifies every byte, state and timer.
 //!
-//! Start with [`client::Client`] and [`relay::Shard`]: the way of a packet reads top to bottom in each.
+//! Start with [`client::Client`] and [`relay::Shard`]: in each, the packet path reads from top to bottom.
 
 pub mod client;
 mod control;

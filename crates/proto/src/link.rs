@@ -1,6 +1,6 @@
-//! One end of a session with its control stream: what clients and relays share.
+//! One end of a session with its control stream; clients and relays share it.
 //!
-//! Owns the order of things in a session that is not a packet's way: control frames in and out, re-handshakes
+//! Owns everything in a session that is not on the packet path: control frames in both directions, and re-handshakes
 //! of the initiator. Never knows where its datagrams go.
 
 use std::time::Duration;
@@ -14,13 +14,13 @@ use crate::session::{Session, frame};
 use crate::time::Time;
 use crate::wire::{FrameKind, HEADER_LEN, TAG_LEN, padded, take};
 
-/// Re-handshake when the keys are this old and in use, plus up to [`REKEY_SPREAD`].
+/// Age of keys in use at which the initiator re-handshakes, plus up to [`REKEY_SPREAD`].
 const REKEY_AFTER: Duration = Duration::from_secs(120);
-/// Random part of the age, so that sessions that began together do not re-handshake together.
+/// Random part of that age in microseconds, so that sessions that began together do not re-handshake together.
 const REKEY_SPREAD: u64 = 60_000_000;
 /// Packets after which keys are replaced early.
 const REKEY_PACKETS: u64 = 1 << 30;
-/// Control bytes that may wait to be sent; a peer that asks faster than it acknowledges is cut off.
+/// Control bytes that may wait to be sent. A peer that asks faster than it acknowledges is cut off.
 const BACKLOG: usize = 4 * MAX_MESSAGE;
 
 /// A session, its control stream, and its re-handshake in progress.
@@ -50,20 +50,20 @@ impl Link {
         self.control.send(kind, &body);
     }
 
-    /// Takes in a control frame, kind byte included; at most `limit` bytes may wait for the rest of a message.
+    /// Handles a control frame, kind byte included. At most `limit` bytes may wait for the rest of a message.
     pub(crate) fn handle_control(&mut self, frame: &[u8], limit: usize, now: Time) -> Result<(), DropReason> {
         let piece = frame.get(1..).ok_or(DropReason::BadFrame)?;
-        // What it acknowledges counts before what it asks for.
+        // The frame's acknowledgement counts before its requests.
         self.control.handle(piece, limit, now).map_err(|_| DropReason::BadFrame)?;
         if self.control.backlog() > BACKLOG { Err(DropReason::BadFrame) } else { Ok(()) }
     }
 
-    /// Bytes of control messages that the peer has not acknowledged.
+    /// Returns the number of bytes of control messages that the peer has not acknowledged.
     pub(crate) fn backlog(&self) -> usize {
         self.control.backlog()
     }
 
-    /// The next control message of the peer.
+    /// Returns the peer's next control message.
     pub(crate) fn receive(&mut self) -> Result<Option<Message>, DropReason> {
         match self.control.receive() {
             Ok(Some((kind, body))) => Message::decode(kind, &body).map(Some).map_err(|_| DropReason::BadFrame),
@@ -72,7 +72,7 @@ impl Link {
         }
     }
 
-    /// What probes tell the peer besides: `mtu`, and how much of its control stream has arrived.
+    /// Returns the report that probes carry: `mtu`, and how much of the peer's control stream has arrived.
     pub(crate) fn report(&mut self, mtu: u16) -> [u8; REPORT_LEN] {
         let mut report = [0; REPORT_LEN];
         report[..2].copy_from_slice(&mtu.to_be_bytes());
@@ -80,14 +80,14 @@ impl Link {
         report
     }
 
-    /// Takes in the peer's report; the MTU in it.
+    /// Handles the peer's report. Returns the MTU in it.
     pub(crate) fn handle_report(&mut self, report: &[u8]) -> Option<u16> {
         self.control.acknowledge(u32::from_be_bytes(take(report, 2)?));
         Some(u16::from_be_bytes(take(report, 0)?))
     }
 
-    /// The next control datagram that is due, sealed, index still to be masked; `before` bytes are left free at its front
-    /// and `after` at its end for an outer layer.
+    /// Returns the next control datagram that is due, sealed, with the index not masked yet. Leaves `before` bytes
+    /// free at its front and `after` at its end for an outer layer.
     pub(crate) fn poll_control(&mut self, before: usize, after: usize, now: Time) -> Option<Vec<u8>> {
         if !self.session.is_confirmed() || !self.control.wants_to_send(now) {
             return None;
@@ -99,7 +99,7 @@ impl Link {
         self.seal_frame(datagram, before, after, now)
     }
 
-    /// A datagram with one frame, of `kind` and `body`, sealed, index still to be masked.
+    /// Builds a datagram with one frame of `kind` and `body`, sealed, with the index not masked yet.
     pub(crate) fn frame(
         &mut self,
         kind: FrameKind,
@@ -114,7 +114,7 @@ impl Link {
         self.seal_frame(datagram, before, after, now)
     }
 
-    /// Pads and seals what stands in `datagram` after its free front and header.
+    /// Pads and seals the frame that follows the free front and the header of `datagram`.
     fn seal_frame(&mut self, mut datagram: Vec<u8>, before: usize, after: usize, now: Time) -> Option<Vec<u8>> {
         let frame_len = datagram.len() - before - HEADER_LEN;
         let end = before + HEADER_LEN + 1 + padded(frame_len.saturating_sub(1)) + TAG_LEN;
@@ -124,7 +124,7 @@ impl Link {
         Some(datagram)
     }
 
-    /// When control or a re-handshake wants attention.
+    /// Returns when the control stream needs attention.
     pub(crate) fn deadline(&self) -> Option<Time> {
         self.control.deadline()
     }
@@ -136,7 +136,7 @@ impl Link {
         }
         let age = now.since(self.session.generation_since());
         let old = age >= REKEY_AFTER + self.rekey_spread || self.session.sealed_since_generation() > REKEY_PACKETS;
-        // An answer that does not come within the control stream's own retransmissions means a peer that is gone.
+        // If no answer comes within the control stream's own retransmissions, the peer is gone.
         let waiting = self.rekey.as_ref().is_some_and(|r| now.since(r.1) < REKEY_AFTER);
         if old && !waiting {
             self.start_rekey(peer, now, random);
@@ -151,7 +151,7 @@ impl Link {
         }
     }
 
-    /// Takes in the answer to this end's re-handshake.
+    /// Handles the answer to this end's re-handshake.
     pub(crate) fn finish_rekey(&mut self, answer: &[u8], now: Time) -> Result<(), DropReason> {
         let rekey = self.rekey.as_ref().ok_or(DropReason::HandshakeStray)?;
         let keys = rekey.0.finish(answer).map_err(|_| DropReason::HandshakeInvalid)?;
@@ -164,7 +164,7 @@ impl Link {
 /// Bytes of a report.
 pub(crate) const REPORT_LEN: usize = 6;
 
-/// The answer to a probe: the same nonce and the same size.
+/// Builds the answer to a probe: the same nonce and the same size.
 pub(crate) fn probe_answer(datagram: &[u8]) -> Option<Vec<u8>> {
     let body = frame(datagram).get(1..)?;
     let nonce = body.get(..8)?;

@@ -1,7 +1,8 @@
 //! Masks of packet type and receiver index.
 //!
-//! The key follows from the public handshake key of a relay, so a scanner that does not know the relay
-//! sees no constant byte; whoever knows the relay can undo it. Owns the three per-relay keys.
+//! Owns the two masks of each relay, whose keys follow from the relay's public handshake key. A scanner that does not
+//! know the relay sees no constant byte; anyone who knows the relay can remove the mask.
+//!
 //! Source: RFC 9001 §5.4 (sampling); the derivation is ours.
 
 use crate::keys::{RelayKey, sha256};
@@ -13,12 +14,12 @@ use crate::wire::PacketType;
 pub struct IndexMask(MaskKey);
 
 impl IndexMask {
-    /// The mask of packets that the relay with `key` receives.
+    /// Returns the mask of packets to the relay with `key`.
     pub fn to_relay(key: &RelayKey) -> Self {
         Self::derive(b"ORP/1 index mask, to relay", key)
     }
 
-    /// The mask of packets that clients of the relay with `key` receive from it.
+    /// Returns the mask of packets from the relay with `key` to its clients.
     pub fn to_client(key: &RelayKey) -> Self {
         Self::derive(b"ORP/1 index mask, to client", key)
     }
@@ -30,7 +31,8 @@ impl IndexMask {
         Self(MaskKey::of_index(&short))
     }
 
-    /// Unmasks the first five bytes of `datagram` in place and reads them. `None` when it is too short or of no known type.
+    /// Unmasks the first five bytes of `datagram` in place and parses them. Returns `None` when it is too short or of
+    /// an unknown type.
     pub fn remove(&self, datagram: &mut [u8]) -> Option<(PacketType, u32)> {
         let mask = self.0.mask(datagram)?;
         let (type_byte, index) = read(datagram.first_chunk_mut::<5>()?, mask);

@@ -1,8 +1,10 @@
-//! Control messages: what two ends say to each other besides packets.
+//! Control messages: everything that two ends exchange besides packets.
 //!
-//! Owns their numbers and strict encoding; `docs/protocol.md` lists them with the states in which each is
-//! allowed. Numbers of messages that credentials and attestation will fill in are taken now, each with the body of
-//! its `open` step, which accepts everybody and says so.
+//! Owns the numbers of messages and their strict encoding. `docs/protocol.md` lists them with the states in which
+//! each is allowed. Never judges evidence or the content of mirrored files.
+//!
+//! Messages of admission and attestation have their numbers already. Their `open` form accepts everybody and declares
+//! it.
 
 use crate::keys::{RelayId, sha256};
 use crate::wire::take;
@@ -12,25 +14,26 @@ use crate::wire::take;
 pub enum Message {
     /// 0x01, initiator: asks for evidence of what the relay runs.
     EvidenceRequest,
-    /// 0x02, responder: evidence. The `open` form is empty and proves nothing.
+    /// 0x02, responder: evidence. The `open` form is kind 0 without content, and proves nothing.
     Evidence(Evidence),
-    /// 0x03, initiator: asks for collateral to judge evidence by.
+    /// 0x03, initiator: asks for the collateral by which evidence is judged.
     CollateralRequest,
-    /// 0x04, responder: collateral. The `open` form is empty.
+    /// 0x04, responder: collateral. The `open` form is kind 0 without content.
     Collateral,
-    /// 0x05, initiator: a token that pays for the session. The `open` form is empty.
+    /// 0x05, initiator: a token that pays for the session. The `open` form is kind 0 without content.
     Token(Token),
     /// 0x06, responder: the session may carry traffic.
     Admitted(Admission),
-    /// 0x07, initiator: the next preimage of a metering chain. The `open` form is empty and changes nothing.
+    /// 0x07, initiator: the next preimage of a metering chain. The `open` form is kind 0 without content, and changes
+    /// nothing.
     Preimage,
     /// 0x08, responder: the credit is used up. `open` relays never send it.
     PaymentNeeded,
-    /// 0x10, client to ingress: open a circuit to this egress.
+    /// 0x10, client to ingress: opens a circuit to this egress.
     CircuitOpen {
-        /// Number of the request, repeated in the answer.
+        /// Number of the request; the answer repeats it.
         request: u32,
-        /// The egress, by its registry number.
+        /// The egress' registry number.
         egress: RelayId,
     },
     /// 0x11, ingress to client: the circuit is open.
@@ -40,11 +43,11 @@ pub enum Message {
         /// Tag of the circuit's frames.
         tag: u32,
     },
-    /// 0x12, ingress to client: the circuit is not open.
+    /// 0x12, ingress to client: the circuit was refused.
     CircuitRefused {
         /// Number of the request.
         request: u32,
-        /// Why.
+        /// The reason.
         reason: Refusal,
     },
     /// 0x13, either way: the circuit is closed.
@@ -52,40 +55,42 @@ pub enum Message {
         /// Tag of the circuit's frames.
         tag: u32,
     },
-    /// 0x20, initiator: re-handshake, [`crate::handshake::REKEY_LEN`] bytes.
+    /// 0x20, initiator: starts a re-handshake, [`crate::handshake::REKEY_LEN`] bytes.
     Rekey(Vec<u8>),
-    /// 0x21, responder: answer to a re-handshake, [`crate::handshake::REKEYED_LEN`] bytes.
+    /// 0x21, responder: answers a re-handshake, [`crate::handshake::REKEYED_LEN`] bytes.
     Rekeyed(Vec<u8>),
-    /// 0x23, either way: the session is over.
+    /// 0x23, either way: the session has ended.
     Close,
-    /// 0x30, client: asks for a part of a file that the relay mirrors.
+    /// 0x30, client: requests a part of a file that the relay mirrors.
     MirrorRequest {
         /// Which file.
         file: MirrorFile,
-        /// From which byte on.
+        /// Offset of the first requested byte.
         offset: u32,
     },
-    /// 0x31, responder: a part of it.
+    /// 0x31, responder: a part of the file.
     MirrorPiece(MirrorPiece),
 }
 
-/// Largest piece of a mirrored file in one message, in bytes: with the heads of piece and message just what the control stream has on its way at once, so that each costs one round
-/// trip. A relay holds one for each session that asked and has not acknowledged it.
+/// Largest piece of a mirrored file in one message, in bytes. With the heads of piece and message it is exactly what
+/// the control stream may have in flight, so each piece costs one round trip. A relay holds one piece for each
+/// session that requested it and has not acknowledged it.
 pub const MIRROR_PIECE: usize = 16_384 - 23;
 
-/// Largest file that is mirrored, in bytes: the records of 20,000 relays with the longest descriptors that the registry
-/// takes have 6.3 MiB. Each piece costs a round trip, so a larger file would take a client most of a minute. This is
-/// also what a hostile relay can make a client hold.
+/// Largest mirrored file, in bytes. The records of 20,000 relays with the longest descriptors that the registry
+/// accepts have 6.3 MiB. Each piece costs a round trip, so a larger file would take a client most of a minute. A
+/// hostile relay can make a client hold this much.
 pub const MAX_MIRRORED: usize = 8 << 20;
 
-/// A file that relays mirror for clients. What is in it is not this crate's business: who asked holds it against the chain.
+/// A file that relays mirror for clients. This crate does not look at its content: the client that requested it
+/// verifies it against the chain.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MirrorFile {
     /// The records of all relays.
     Records,
     /// A signed checkpoint, with the reading at its block.
     Checkpoint,
-    /// What relays are judged by: evidence, and what it is held against.
+    /// Relay evidence, and the data that it is judged by.
     Attestation,
 }
 
@@ -94,42 +99,43 @@ pub enum MirrorFile {
 pub struct MirrorPiece {
     /// Which file.
     pub file: MirrorFile,
-    /// The first eight bytes of the file's SHA-256: pieces of the old file and of a new one do not mix.
+    /// The first eight bytes of the file's SHA-256, so that pieces of an old and a new file do not mix.
     pub version: [u8; 8],
-    /// Bytes of the whole file; 0 when the relay has none.
+    /// Bytes of the whole file; 0 when the relay does not have it.
     pub total: u32,
-    /// Where the piece begins: where it was asked for, or 0 when the file ends before that.
+    /// Offset of the piece: the requested one, or 0 when the file ends before that.
     pub offset: u32,
     /// The piece, up to [`MIRROR_PIECE`] bytes.
     pub bytes: Vec<u8>,
 }
 
-/// Evidence by kind.
+/// Evidence, by kind.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Evidence {
-    /// None: the relay proves nothing, and whoever accepts this says so.
+    /// No evidence: the relay proves nothing, and anyone who accepts this states so.
     Open,
-    /// What a chip has signed, with what it is bound to. Judging it is not this crate's business.
+    /// A statement signed by a trusted execution environment, with its binding. This crate does not judge it.
     Staple(Vec<u8>),
 }
 
 /// Largest staple, in bytes: a quote of 16 KiB and its binding.
 pub const MAX_STAPLE: usize = 16_640;
 
-/// What evidence is known by to who has accepted it: of `open`, SHA-256 of the message's body; of a staple, whatever its judges know it by.
+/// The digest under which a client accepts evidence: for `open`, SHA-256 of the message body; for a staple, whatever
+/// its verifier identifies it by.
 pub type EvidenceDigest = [u8; 32];
 
-/// Evidence as a relay has it.
+/// Evidence as a relay holds it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Announced {
-    /// What it is known by.
+    /// The digest that identifies it.
     pub digest: EvidenceDigest,
-    /// What is sent to who asks.
+    /// The evidence that is sent to any client that requests it.
     pub shown: Evidence,
 }
 
 impl Announced {
-    /// What relays that prove nothing announce when they confirm a handshake.
+    /// Returns what a relay that proves nothing announces when it confirms a handshake.
     pub fn open() -> Self {
         let shown = Evidence::Open;
         let digest = sha256(&[&Message::Evidence(shown.clone()).encode().1]);
@@ -137,21 +143,21 @@ impl Announced {
     }
 }
 
-/// Token by kind.
+/// A token, by kind.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Token {
-    /// None.
+    /// No token.
     Open,
 }
 
-/// On what ground a session was admitted.
+/// The reason why a session was admitted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Admission {
-    /// Everybody is.
+    /// The relay admits everybody.
     Open,
 }
 
-/// Why a circuit was not opened.
+/// The reason why a circuit was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Refusal {
     /// The ingress' directory has no egress with this number.
@@ -160,17 +166,17 @@ pub enum Refusal {
     Itself,
     /// The egress does not answer.
     Unreachable,
-    /// Too many circuits.
+    /// The ingress has too many circuits.
     Full,
 }
 
-/// A message that does not read: unknown number, wrong length, unknown value.
+/// A control message that is malformed: unknown number, wrong length, unknown value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("malformed control message")]
 pub struct Malformed;
 
 impl Message {
-    /// The message's number and body.
+    /// Returns the message's number and body.
     pub fn encode(&self) -> (u16, Vec<u8>) {
         match self {
             Self::EvidenceRequest => (0x01, vec![]),
@@ -203,7 +209,7 @@ impl Message {
         }
     }
 
-    /// Reads the message with this number and body.
+    /// Parses the message with this number and body.
     ///
     /// # Errors
     /// [`Malformed`] for unknown numbers, and for every body that [`Message::encode`] would not write.
@@ -234,7 +240,7 @@ impl Message {
             0x31 => Self::MirrorPiece(MirrorPiece::parse(body)?),
             _ => return Err(Malformed),
         };
-        // One encoding for each message: whatever would not be written back the same is refused.
+        // Each message has one encoding: a body that would be encoded differently is refused.
         let (_, canonical) = message.encode();
         if canonical == body { Ok(message) } else { Err(Malformed) }
     }
@@ -270,7 +276,7 @@ impl MirrorFile {
 }
 
 impl MirrorPiece {
-    /// Bytes before the piece.
+    /// Bytes of a message before the piece.
     const HEAD: usize = 1 + 8 + 4 + 4;
 
     fn parse(body: &[u8]) -> Result<Self, Malformed> {
@@ -278,7 +284,7 @@ impl MirrorPiece {
         let version = take(body, 1).ok_or(Malformed)?;
         let (total, offset) = (number(body, 9)?, number(body, 13)?);
         let end = u64::from(offset) + bytes.len() as u64;
-        // One that brings a file no further, or goes past its end, is none.
+        // A piece must bring the file further, and must not go beyond its end.
         if end > total.into() || (bytes.is_empty() && end < total.into()) {
             return Err(Malformed);
         }
@@ -337,7 +343,7 @@ mod tests {
             any::<u32>().prop_map(|offset| Message::MirrorRequest { file: MirrorFile::Checkpoint, offset }),
             (any::<u32>(), prop::collection::vec(any::<u8>(), 1..40)).prop_map(|(offset, bytes)| {
                 let offset = offset % 1_000;
-                // The last of its file: longer or shorter would be another.
+                // The last piece of its file, so that a longer or shorter body is not a valid piece.
                 let total = offset + u32::try_from(bytes.len()).unwrap();
                 Message::MirrorPiece(MirrorPiece { file: MirrorFile::Records, version: [9; 8], total, offset, bytes })
             }),
@@ -350,12 +356,12 @@ mod tests {
     }
 
     #[test]
-    fn a_piece_lies_within_its_file_and_brings_it_further() {
+    fn piece_beyond_its_file_or_without_progress_is_refused() {
         let largest = u32::try_from(MIRROR_PIECE).unwrap();
         let good = [piece(0, 0, 0), piece(5, 0, 5), piece(5, 2, 1), piece(2 * largest, largest, MIRROR_PIECE)];
         for message in good {
             let (kind, body) = message.encode();
-            assert!(body.len() + 6 <= 65_536, "fits a message");
+            assert!(body.len() + 6 <= 65_536, "the piece fits a message");
             assert_eq!(Message::decode(kind, &body), Ok(message));
         }
         for message in [piece(5, 0, 0), piece(5, 4, 2), piece(5, u32::MAX, 1), piece(2 * largest, 0, MIRROR_PIECE + 1)]
@@ -367,14 +373,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn reads_back_what_it_wrote_and_no_truncation_or_extension_of_it(message in any_message()) {
+        fn messages_decode_as_encoded_and_not_when_truncated_or_extended(message in any_message()) {
             let (kind, body) = message.encode();
             prop_assert_eq!(Message::decode(kind, &body), Ok(message));
             for end in 0..body.len() {
-                // A piece that ends sooner may be one of the same file, and is then written back as it is.
+                // A truncated piece may be another valid piece of the same file; it then encodes to the same bytes.
                 let read = Message::decode(kind, &body[..end]).map(|shorter| shorter.encode().1);
-                // So may a staple; whether it is whole its judges find out.
-                prop_assert!(read == Err(Malformed) || ([0x02, 0x31].contains(&kind) && read.as_deref() == Ok(&body[..end])));
+                // So may a truncated staple; its verifier finds out whether it is complete.
+                prop_assert!(
+                    read == Err(Malformed)
+                        || ([0x02, 0x31].contains(&kind) && read.as_deref() == Ok(&body[..end]))
+                );
             }
             let longer = [&body[..], &[0]].concat();
             let read = Message::decode(kind, &longer).map(|longer| longer.encode().1);
@@ -382,7 +391,7 @@ mod tests {
         }
 
         #[test]
-        fn never_panics(kind in 0u16..0x40, body in prop::collection::vec(any::<u8>(), 0..64)) {
+        fn decoding_never_panics(kind in 0u16..0x40, body in prop::collection::vec(any::<u8>(), 0..64)) {
             let _ = Message::decode(kind, &body);
         }
     }

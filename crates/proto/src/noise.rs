@@ -1,6 +1,7 @@
 //! Noise's symmetric state: chaining key, transcript hash, handshake cipher.
 //!
-//! Owns what every handshake pattern shares. Never touches datagrams: `handshake` lays out messages.
+//! Owns the state that every handshake pattern shares. Never touches datagrams: `handshake` lays out messages.
+//!
 //! Source: Noise revision 34 §5.2, with `AESGCM` and `SHA256`.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
@@ -8,7 +9,7 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use crate::keys::{Secret, hkdf2, sha256};
 use crate::wire::TAG_LEN;
 
-/// A handshake message that does not decrypt.
+/// A handshake message that cannot be decrypted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Undecryptable;
 
@@ -42,7 +43,7 @@ impl Symmetric {
         self.nonce = 0;
     }
 
-    /// Mixes a pre-shared key into key and transcript. Source: Noise §9.1 (`MixKeyAndHash`).
+    /// Mixes a pre-shared key into key and transcript. Source: Noise revision 34 §9.1 (`MixKeyAndHash`).
     pub(crate) fn mix_key_and_hash(&mut self, input: &Secret) {
         let temp = Secret(crate::keys::hmac_sha256(&self.chaining_key.0, &[&input.0]));
         let first = Secret(crate::keys::hmac_sha256(&temp.0, &[&[1]]));
@@ -82,12 +83,12 @@ impl Symmetric {
         Ok(out)
     }
 
-    /// The two keys of the transport, initiator's first. Source: Noise §5.2 (`Split`).
+    /// Returns the two transport keys, the initiator's first. Source: Noise revision 34 §5.2 (`Split`).
     pub(crate) fn split(&self) -> (Secret, Secret) {
         hkdf2(&self.chaining_key.0, &[])
     }
 
-    /// A further key of this handshake, for `label`.
+    /// Derives another key of this handshake, for `label`.
     pub(crate) fn export(&self, label: &[u8]) -> Secret {
         let (first, _) = hkdf2(&self.chaining_key.0, label);
         first

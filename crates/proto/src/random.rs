@@ -1,22 +1,22 @@
 //! Randomness as the protocol sees it: bytes that the caller hands in.
 //!
-//! Owns the one trait through which keys, indices and padding get entropy, so that a simulation
-//! with a seed repeats itself byte for byte. Never touches the system's generator.
+//! Owns the only trait through which keys, indices and padding get entropy, so that a simulation with a seed repeats
+//! itself byte for byte. Never touches the system's generator.
 
-/// A source of random bytes. Outside simulations it must be cryptographically secure.
+/// A source of random bytes. It must be cryptographically secure outside simulations.
 pub trait Random {
     /// Fills `bytes` with fresh random bytes.
     fn fill(&mut self, bytes: &mut [u8]);
 }
 
-/// `N` fresh random bytes.
+/// Returns `N` fresh random bytes.
 pub fn array<const N: usize>(random: &mut dyn Random) -> [u8; N] {
     let mut bytes = [0; N];
     random.fill(&mut bytes);
     bytes
 }
 
-/// The same bytes in every test, different ones with every call.
+/// A generator that gives the same bytes in every test, and different ones with every call.
 #[cfg(test)]
 #[derive(Default)]
 pub(crate) struct Counting(pub(crate) u64);

@@ -1,12 +1,13 @@
 //! Sessions: the keys between two ends, their counters, epochs and generations.
 //!
-//! Owns sealing and opening of data packets, replay protection, the ratchet and the switch to the keys
-//! of a re-handshake. Never looks inside a frame and never decides where a packet goes.
+//! Owns sealing and opening of data packets, replay protection, the ratchet, and the switch to the keys of a
+//! re-handshake. Never looks inside a frame and never decides where a packet goes.
 //!
 //! ```text
 //! generation 0: epoch 0 ─ratchet▶ epoch 1 ─ratchet▶ …        counter and replay window run on
 //!      └─ re-handshake ─▶ generation 1: epoch 0 ─▶ …         through every change of key
 //! ```
+//!
 //! Source of the ratchet: RFC 9001 §6 (key update), with the epoch on the wire instead of a phase bit.
 
 use std::time::Duration;
@@ -19,27 +20,28 @@ use crate::time::Time;
 use crate::window::Window;
 use crate::wire::{HEADER_LEN, MIN_DATAGRAM, PacketType, TAG_LEN};
 
-/// Packets sealed under one key at most. Well below AES-GCM's bound for packets of this size
-/// (RFC 9001 §B.1: 2^23 packets of up to 2^14 bytes give 2^-57; 2^26 of 2^11 bytes stay below 2^-50).
+/// Most packets sealed under one key. Well below AES-GCM's bound for packets of this size (RFC 9001 §B.1: 2^23
+/// packets of up to 2^14 bytes give 2^-57; 2^26 of 2^11 bytes stay below 2^-50).
 const EPOCH_PACKETS: u32 = 1 << 26;
-/// Time that one key seals at most, in seconds, while there is traffic.
+/// Longest time that one key seals while there is traffic.
 pub(crate) const EPOCH_TIME: Duration = Duration::from_secs(60);
-/// Last epoch of a generation: six bits on the wire. Reached only when re-handshakes fail for an hour.
+/// Last epoch of a generation: six bits on the wire. It is reached only when re-handshakes fail for an hour.
 const LAST_EPOCH: u8 = EPOCH_MASK;
-/// How far ahead of the current epoch a packet may be: what a peer can have sealed, at an epoch a minute, while this end was away for as long as
-/// a relay keeps a silent session.
+/// How many epochs ahead of the current one a packet may be. At one epoch a minute, a peer can have sealed this many
+/// while this end was away for as long as a relay keeps a silent session.
 pub(crate) const EPOCHS_AHEAD: u8 = 16;
 /// How long the previous key still opens reordered packets.
 const PREVIOUS_TIME: Duration = Duration::from_secs(10);
-/// Flags on the wire: two bits of generation, six of epoch. Two bits, so that the generation before the last is not mistaken for the next.
+/// Position of the generation in the flags on the wire: two bits of generation, six of epoch. Two bits, so that the
+/// previous generation is not mistaken for the next one.
 const GENERATION_SHIFT: u32 = 6;
 const EPOCH_MASK: u8 = (1 << GENERATION_SHIFT) - 1;
-/// Counters behind the highest one that are still accepted once: sessions of clients.
+/// Counters behind the highest one that are still accepted, once each, in sessions of clients.
 pub const CLIENT_WINDOW: u64 = 64 * 63;
 /// The same for sessions between relays, where many users share one counter.
 pub const HOP_WINDOW: u64 = 65_536;
 
-/// The root of one direction's keys in one epoch.
+/// Secret and key of one direction in one epoch.
 #[derive(Debug)]
 struct Epoch {
     generation: u8,
@@ -82,7 +84,7 @@ pub struct Session {
     receive: Epoch,
     window: Window,
     previous: Option<Box<(Epoch, Time)>>,
-    /// Keys of a re-handshake that this end has and the peer has not used yet.
+    /// Keys of a re-handshake that this end has but the peer has not used yet.
     upcoming: Option<Box<Upcoming>>,
     generation_since: Time,
     confirmed: bool,
@@ -97,7 +99,7 @@ struct Upcoming {
 }
 
 impl Session {
-    /// The session that a handshake gave, remembering `reach` counters.
+    /// Creates the session that a handshake gave, with a replay window of `reach` counters.
     pub fn new(established: &Established, reach: u64, now: Time) -> Self {
         let suite = established.suite;
         let keys = &established.keys;
@@ -123,51 +125,51 @@ impl Session {
         }
     }
 
-    /// Whether this end sent the first packet of the handshake.
+    /// Returns whether this end sent the first packet of the handshake.
     pub fn is_initiator(&self) -> bool {
         self.initiator
     }
 
-    /// Whether the peer has shown that it has the keys. A responder sends nothing before.
+    /// Returns whether the peer has shown that it has the keys. A responder sends nothing before that.
     pub fn is_confirmed(&self) -> bool {
         self.confirmed
     }
 
-    /// The transcript hash of the handshake that began the session: what tokens and evidence are bound to.
+    /// Returns the transcript hash of the handshake that began the session. Tokens and re-handshakes are bound to it.
     pub fn hash(&self) -> &[u8; 32] {
         &self.hash
     }
 
-    /// Generation and epoch of the key that seals now.
+    /// Returns generation and epoch of the key that seals.
     pub(crate) fn sealing_epoch(&self) -> (u8, u8) {
         (self.send.generation, self.send.number)
     }
 
-    /// When the peer's last packet was accepted.
+    /// Returns when the peer's last packet was accepted.
     pub fn last_received(&self) -> Time {
         self.last_received
     }
 
-    /// Since when the current generation of keys is in use.
+    /// Returns since when the current generation of keys is in use.
     pub fn generation_since(&self) -> Time {
         self.generation_since
     }
 
-    /// Packets sealed since the current generation began.
+    /// Returns the number of packets sealed since the current generation began.
     pub fn sealed_since_generation(&self) -> u64 {
         self.sealed_since_generation
     }
 
-    /// The counter after the highest one received: a packet that moves it is the newest.
+    /// Returns the counter after the highest one received. A packet that increases it is the newest.
     pub fn newest(&self) -> u64 {
         self.window.next()
     }
 
-    /// Seals `datagram` in place: ten bytes for the header, the frame, sixteen bytes for the tag.
-    /// Type and index are left to be masked.
+    /// Seals `datagram` in place: ten bytes for the header, the frame, sixteen bytes for the tag. Leaves type and
+    /// index to be masked by the caller.
     ///
     /// # Errors
-    /// [`DropReason::NotAdmitted`] before the peer has confirmed, [`DropReason::KeyExhausted`] when the
+    /// [`DropReason::NotAdmitted`] before the peer has confirmed the session, [`DropReason::KeyExhausted`] when the
     /// last epoch is used up, [`DropReason::BadLength`] when there is no room for header and tag.
     pub fn seal(&mut self, datagram: &mut [u8], now: Time) -> Result<(), DropReason> {
         if !self.confirmed {
@@ -188,10 +190,10 @@ impl Session {
         Ok(())
     }
 
-    /// Opens `datagram` in place, type and index already unmasked; the frame then stands between header and tag.
+    /// Opens `datagram` in place. Its type and index must be unmasked; its frame then stands between header and tag.
     ///
     /// # Errors
-    /// Why the packet was refused; nothing about the session has changed then.
+    /// The reason why the packet was refused; the session has not changed then.
     pub fn open(&mut self, datagram: &mut [u8], now: Time) -> Result<(), DropReason> {
         if datagram.len() < MIN_DATAGRAM {
             return Err(DropReason::BadLength);
@@ -214,7 +216,7 @@ impl Session {
         Ok(())
     }
 
-    /// Packets of the previous epoch, of later ones, and of a re-handshake's keys.
+    /// Opens a packet of the previous epoch, of a later one, or of a re-handshake's keys.
     #[cold]
     fn open_other_epoch(&mut self, flags: u8, counter: u64, datagram: &mut [u8], now: Time) -> Result<(), DropReason> {
         if let Some(previous) = &self.previous
@@ -233,7 +235,8 @@ impl Session {
             let upcoming = self.upcoming.as_ref().filter(|upcoming| upcoming.receive.generation == generation);
             &upcoming.ok_or(DropReason::UnknownEpoch)?.receive
         };
-        // Each epoch ahead costs a stranger's garbage two HMACs here: no more than the peer can have sealed since.
+        // Each epoch ahead costs two HMACs, even for a stranger's garbage, so the limit is what the peer can have
+        // sealed since.
         let minutes = now.since(self.last_received).as_secs() / EPOCH_TIME.as_secs();
         if u64::from(number - base.number) > (2 + minutes).min(EPOCHS_AHEAD.into()) {
             return Err(DropReason::UnknownEpoch);
@@ -249,7 +252,7 @@ impl Session {
         Ok(())
     }
 
-    /// The peer has moved on to a later key: follow it.
+    /// Follows a peer that has moved on to a later key.
     fn advance(&mut self, generation: u8, ahead: Option<Epoch>, now: Time) {
         let mut current = None;
         if generation != self.receive.generation
@@ -267,7 +270,7 @@ impl Session {
         }
     }
 
-    /// Wipes the previous epoch's keys when no packet may use them any more; whether there still are some.
+    /// Wipes the previous epoch's keys once no packet may use them any more. Returns whether there still are some.
     pub(crate) fn forget_old_keys(&mut self, now: Time) -> bool {
         if self.previous.as_ref().is_some_and(|previous| previous.1 < now) {
             self.previous = None;
@@ -287,7 +290,8 @@ impl Session {
         Ok(())
     }
 
-    /// Takes the keys of a finished re-handshake. The initiator uses them at once, the responder when the initiator does.
+    /// Installs the keys of a finished re-handshake. The initiator uses them at once, the responder once the
+    /// initiator does.
     pub(crate) fn install(&mut self, keys: SessionKeys, now: Time) {
         let generation = next_generation(self.receive.generation);
         if self.initiator {
@@ -306,17 +310,17 @@ impl Session {
         self.generation_since = now;
     }
 
-    /// Whether a re-handshake's keys wait for the peer's first packet under them.
+    /// Returns whether the keys of a re-handshake wait for the peer's first packet under them.
     pub(crate) fn has_upcoming(&self) -> bool {
         self.upcoming.is_some()
     }
 
-    /// What a re-handshake inside this session is bound to.
+    /// Returns the secret to which a re-handshake inside this session is bound.
     pub(crate) fn rekey_secret(&self) -> &Secret {
         &self.rekey_secret
     }
 
-    /// A peer's re-handshake message with what this session adds to it.
+    /// Combines a peer's re-handshake message with the state that this session adds to it.
     pub(crate) fn rekey_request(&self, message: Vec<u8>) -> RekeyRequest {
         RekeyRequest { message, hash: self.hash, psk: self.rekey_secret.clone() }
     }
@@ -342,7 +346,7 @@ fn apply(datagram: &mut [u8], mask: [u8; 5]) {
     }
 }
 
-/// The frame of an opened datagram.
+/// Returns the frame of an opened datagram.
 pub(crate) fn frame(datagram: &[u8]) -> &[u8] {
     datagram.get(HEADER_LEN..datagram.len().saturating_sub(TAG_LEN)).unwrap_or(&[])
 }

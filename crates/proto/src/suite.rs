@@ -1,7 +1,7 @@
 //! Ciphers of a session: AEGIS-256X2, AES-256-GCM and ChaCha20-Poly1305, with their header masks.
 //!
-//! Owns the AEAD and mask keys; the primitives are those of libaegis, aws-lc and `aes`. Never chooses nonces: the session
-//! does, one for each key and counter.
+//! Owns the AEAD and mask keys; the primitives are those of libaegis, aws-lc and `aes`. Never chooses nonces: the
+//! session does, one for each key and counter.
 
 use aegis::aegis256x2::Aegis256X2;
 use aes::cipher::{BlockCipherEncrypt, KeyInit};
@@ -14,18 +14,18 @@ use crate::wire::{HEADER_LEN, MIN_DATAGRAM, TAG_LEN};
 /// The AEAD of a session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Suite {
-    /// AEGIS-256X2: where both ends have AES instructions. Source: draft-irtf-cfrg-aegis-aead, AEGIS-256X.
+    /// AEGIS-256X2, where both ends have AES instructions. Source: draft-irtf-cfrg-aegis-aead, AEGIS-256X.
     ///
-    /// Half the time of AES-GCM on packets of 1,440 bytes, as nothing is made anew for each packet but its state.
+    /// It takes half the time of AES-GCM on packets of 1,440 bytes, because each packet needs nothing but a new state.
     Aegis256X2,
-    /// AES-256-GCM: where an end has AES instructions, but not those that AEGIS needs with them.
+    /// AES-256-GCM, where an end has AES instructions but lacks the others that AEGIS needs.
     Aes256Gcm,
-    /// ChaCha20-Poly1305: everywhere else.
+    /// ChaCha20-Poly1305, everywhere else.
     ChaCha20Poly1305,
 }
 
 impl Suite {
-    /// The number in a reply: the one bit of [`Suites`].
+    /// Returns the suite's number in a reply, which is its bit in [`Suites`].
     pub const fn byte(self) -> u8 {
         match self {
             Self::Aes256Gcm => 1,
@@ -34,7 +34,7 @@ impl Suite {
         }
     }
 
-    /// The suite with this number.
+    /// Returns the suite with this number; `None` for any other number.
     pub const fn parse(byte: u8) -> Option<Self> {
         match byte {
             1 => Some(Self::Aes256Gcm),
@@ -55,7 +55,7 @@ impl Suites {
     /// ChaCha20-Poly1305 alone.
     pub const CHACHA: Self = Self(2);
 
-    /// The set with these bits; `None` for an empty set and for bits without a suite.
+    /// Returns the set with these bits; `None` for an empty set and for bits without a suite.
     pub const fn from_bits(bits: u8) -> Option<Self> {
         match bits {
             1..=7 => Some(Self(bits)),
@@ -63,22 +63,22 @@ impl Suites {
         }
     }
 
-    /// The set as bits.
+    /// Returns the set as bits.
     pub const fn bits(self) -> u8 {
         self.0
     }
 
-    /// Whether the set has `suite`.
+    /// Returns whether the set contains `suite`.
     pub const fn contains(self, suite: Suite) -> bool {
         self.0 & suite.byte() != 0
     }
 
-    /// The set with `suite` as well.
+    /// Returns the set with `suite` added.
     pub const fn with(self, suite: Suite) -> Self {
         Self(self.0 | suite.byte())
     }
 
-    /// The fastest suite that both sets have; `None` when they share none.
+    /// Returns the fastest suite that both sets contain; `None` when they share none.
     pub fn agree(self, other: Self) -> Option<Suite> {
         [Suite::Aegis256X2, Suite::Aes256Gcm, Suite::ChaCha20Poly1305]
             .into_iter()
@@ -86,7 +86,7 @@ impl Suites {
     }
 }
 
-/// The AEAD refused: a wrong tag when opening, a wrong length otherwise.
+/// The AEAD has refused: a wrong tag when opening, a wrong length otherwise.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Refused;
 
@@ -116,7 +116,7 @@ impl PacketKey {
         Self::AwsLc(LessSafeKey::new(UnboundKey::new(algorithm, key).expect("32-byte key")))
     }
 
-    /// Seals `datagram` in place: header, plaintext, and room for the tag at the end.
+    /// Seals `datagram` in place. It holds the header, the plaintext, and room for the tag at the end.
     pub(crate) fn seal(&self, counter: u64, datagram: &mut [u8]) -> Result<(), Refused> {
         let (header, rest) = datagram.split_first_chunk_mut::<HEADER_LEN>().ok_or(Refused)?;
         let (body, tag_room) = rest.split_last_chunk_mut::<TAG_LEN>().ok_or(Refused)?;
@@ -131,7 +131,7 @@ impl PacketKey {
         Ok(())
     }
 
-    /// Opens `datagram` in place; on success the plaintext stands between header and tag.
+    /// Opens `datagram` in place. On success the plaintext stands between header and tag.
     pub(crate) fn open(&self, counter: u64, datagram: &mut [u8]) -> Result<(), Refused> {
         let (header, rest) = datagram.split_first_chunk_mut::<HEADER_LEN>().ok_or(Refused)?;
         match self {
@@ -151,8 +151,9 @@ fn aegis(key: &[u8; 32], counter: u64) -> Aegis256X2<TAG_LEN> {
     Aegis256X2::new(key, &nonce(counter))
 }
 
-/// The nonce of a packet counter: zeros, then the counter. Source: RFC 9001 §5.3, with an all-zero IV:
-/// every epoch has a key of its own.
+/// Returns the nonce of a packet counter: zeros, then the counter.
+///
+/// Source: RFC 9001 §5.3, with an all-zero IV, because every epoch has its own key.
 fn nonce<const LEN: usize>(counter: u64) -> [u8; LEN] {
     let mut nonce = [0; LEN];
     if let Some(end) = nonce.last_chunk_mut() {
@@ -163,8 +164,9 @@ fn nonce<const LEN: usize>(counter: u64) -> [u8; LEN] {
 
 /// A key that masks five bytes of a header with a sample of the ciphertext.
 ///
-/// Source: RFC 9001 §5.4. A single AES block costs 29 ns through aws-lc's interface and 4 ns through the `aes` crate; a packet of two
-/// hops needs twelve on its way, as much as one pass of AES-GCM over all its bytes.
+/// Source: RFC 9001 §5.4. A single AES block costs 29 ns through aws-lc's interface and 4 ns through the `aes` crate.
+/// A packet over two hops needs twelve blocks; through aws-lc they would cost as much as one pass of AES-GCM over all
+/// its bytes.
 pub(crate) enum MaskKey {
     Aes128(Aes128Enc),
     Aes256(Box<Aes256Enc>),
@@ -178,7 +180,7 @@ impl std::fmt::Debug for MaskKey {
 }
 
 impl MaskKey {
-    /// The mask of flags and counter in a session with `suite`.
+    /// Creates the mask of flags and counter in a session with `suite`.
     #[expect(clippy::expect_used, reason = "32 bytes are the mask key length of ChaCha20")]
     pub(crate) fn of_session(suite: Suite, key: &[u8; 32]) -> Self {
         match suite {
@@ -190,12 +192,12 @@ impl MaskKey {
         }
     }
 
-    /// The mask of type and index towards a relay or a client.
+    /// Creates the mask of type and index towards a relay or a client.
     pub(crate) fn of_index(key: &[u8; 16]) -> Self {
         Self::Aes128(Aes128Enc::new(key.into()))
     }
 
-    /// The mask for `datagram`; `None` when it is too short to be sampled.
+    /// Returns the mask for `datagram`; `None` when it is too short to be sampled.
     pub(crate) fn mask(&self, datagram: &[u8]) -> Option<[u8; 5]> {
         let sample = datagram.get(HEADER_LEN..)?.first_chunk::<{ MIN_DATAGRAM - HEADER_LEN }>()?;
         let mut block = (*sample).into();
@@ -215,7 +217,7 @@ mod tests {
     const SUITES: [Suite; 3] = [Suite::Aegis256X2, Suite::Aes256Gcm, Suite::ChaCha20Poly1305];
 
     #[test]
-    fn seals_and_opens_with_every_suite_and_refuses_every_flipped_bit() {
+    fn every_suite_opens_what_it_sealed_and_refuses_damaged_packets() {
         for suite in SUITES {
             let key = PacketKey::new(suite, &[7; 32]);
             let mut sealed = [3u8; 48];
@@ -250,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn agrees_on_the_fastest_that_both_have() {
+    fn fastest_common_suite_is_chosen() {
         let without_aegis = Suites::CHACHA.with(Suite::Aes256Gcm);
         assert_eq!(Suites::ALL.agree(Suites::ALL), Some(Suite::Aegis256X2));
         assert_eq!(Suites::ALL.agree(without_aegis), Some(Suite::Aes256Gcm));

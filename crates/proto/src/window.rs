@@ -1,15 +1,16 @@
-//! Replay window: which packet counters were seen.
+//! Replay window: remembers which packet counters were seen.
 //!
-//! Owns the bitmap of one receiving direction. `check` comes before decryption, `mark` only after the
-//! tag verified, so that a forged packet never moves the window.
+//! Owns the bitmap of one receiving direction. `check` comes before decryption, `mark` only after the tag has been
+//! verified, so that a forged packet never moves the window.
+//!
 //! Source: RFC 6479 (ring of 64-bit words; words between the old and the new head are cleared).
 
 use crate::drops::DropReason;
 
 const BITS: u64 = 64;
 
-/// Sliding window over packet counters, `64 × words` bits in memory, of which all but the
-/// partly used first word are usable.
+/// Sliding window over packet counters. It has `64 × words` bits in memory, of which all but the partly used first
+/// word are usable.
 #[derive(Debug)]
 pub struct Window {
     words: Box<[u64]>,
@@ -18,18 +19,18 @@ pub struct Window {
 }
 
 impl Window {
-    /// A window that remembers at least `reach` counters behind the highest one.
+    /// Creates a window that remembers at least `reach` counters behind the highest one.
     pub fn new(reach: u64) -> Self {
         let words = (reach.div_ceil(BITS) + 1).next_power_of_two();
         Self { words: (0..words).map(|_| 0).collect(), next: 0 }
     }
 
-    /// The counter after the highest one that was marked.
+    /// Returns the counter after the highest one that was marked.
     pub fn next(&self) -> u64 {
         self.next
     }
 
-    /// The full counter whose low 32 bits are `truncated` and that lies nearest to what is expected.
+    /// Returns the full counter whose low 32 bits are `truncated` and that is closest to the expected counter.
     ///
     /// Source: RFC 9000 appendix A.3, for a fixed width of 32 bits.
     pub fn expand(&self, truncated: u32) -> u64 {
@@ -44,10 +45,10 @@ impl Window {
         }
     }
 
-    /// Whether a packet with `counter` may still be accepted.
+    /// Checks that a packet with `counter` may still be accepted.
     ///
     /// # Errors
-    /// [`DropReason::TooOld`] behind the window, [`DropReason::Replayed`] when it was marked.
+    /// [`DropReason::TooOld`] when it is behind the window, [`DropReason::Replayed`] when it was marked.
     pub fn check(&self, counter: u64) -> Result<(), DropReason> {
         if counter >= self.next {
             return Ok(());
@@ -60,7 +61,7 @@ impl Window {
         if seen & bit(counter) != 0 { Err(DropReason::Replayed) } else { Ok(()) }
     }
 
-    /// Remembers that `counter` was accepted. Call only after [`Window::check`] and the tag passed.
+    /// Records that `counter` was accepted. Call it only after [`Window::check`] and the tag have passed.
     pub fn mark(&mut self, counter: u64) {
         if counter >= self.next {
             self.clear_words_up_to(counter);
@@ -75,7 +76,7 @@ impl Window {
     /// Clears every word that the head newly enters on its way to `counter`.
     fn clear_words_up_to(&mut self, counter: u64) {
         let target = counter / BITS;
-        // The word of the highest marked counter is in use; a fresh window has all words clear.
+        // The word of the highest marked counter is in use; in a fresh window, all words are clear.
         let current = self.next.saturating_sub(1) / BITS;
         let fresh = (target - current).min(self.words.len() as u64);
         for step in 0..fresh {
@@ -118,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn reordering_within_the_reach_loses_nothing() {
+    fn reordering_within_the_window_loses_nothing() {
         let mut window = Window::new(8192);
         window.mark(8191);
         for counter in (0..8191).rev() {
@@ -129,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn expands_truncated_counters_to_the_nearest() {
+    fn truncated_counter_expands_to_the_nearest() {
         let mut window = Window::new(64);
         assert_eq!(window.expand(5), 5);
         window.mark((1 << 32) - 2);
@@ -141,7 +142,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn agrees_with_a_set_of_all_counters(jumps in prop::collection::vec((0u64..20_000, 0u64..20_000), 1..400)) {
+        fn window_matches_a_set_of_counters(jumps in prop::collection::vec((0u64..20_000, 0u64..20_000), 1..400)) {
             let mut window = Window::new(8192);
             let mut seen = BTreeSet::new();
             let mut head = 0u64;

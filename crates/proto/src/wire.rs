@@ -1,7 +1,7 @@
 //! Bytes on the wire: sizes, packet types, frame kinds, the header.
 //!
-//! Owns every number that two ends must agree on; `docs/protocol.md` lists them with their reasons.
-//! Never decrypts and never keeps state.
+//! Owns every number that two ends must agree on; `docs/protocol.md` lists them with their reasons. Never decrypts
+//! and never keeps state.
 //!
 //! ```text
 //! datagram:  type 1 | index 4 | flags 1 | counter 4 | ciphertext … | tag 16
@@ -16,7 +16,7 @@ pub const HEADER_LEN: usize = 10;
 pub const TAG_LEN: usize = 16;
 /// Smallest packet: a header and a tag. The header masks sample the 16 bytes after the header.
 pub const MIN_DATAGRAM: usize = HEADER_LEN + TAG_LEN;
-/// Bytes that come before an inner session's packet in an outer one: frame kind 1, circuit tag 4.
+/// Bytes before an inner session's packet in an outer one: frame kind 1, circuit tag 4.
 pub const FORWARD_LEN: usize = 5;
 /// Bytes of an inner packet's frame kind.
 pub const KIND_LEN: usize = 1;
@@ -28,19 +28,19 @@ pub const NESTED_TRAILER: usize = 2 * TAG_LEN;
 pub const DIRECT_OFFSET: usize = HEADER_LEN + KIND_LEN;
 /// Inner packets are padded to a multiple of this many bytes.
 pub const PADDING: usize = 16;
-/// Smallest inner MTU, what IPv6 requires. Source: RFC 8200 §5.
+/// Smallest inner MTU, which IPv6 requires. Source: RFC 8200 §5.
 pub const MIN_MTU: u16 = 1280;
-/// Largest inner MTU that is probed for: 1494 bytes with two layers, IPv4 and UDP.
+/// Largest inner MTU that is probed: 1494 bytes with two layers, IPv4 and UDP.
 pub const MAX_MTU: u16 = 1408;
 /// Largest datagram that either end builds, in bytes of UDP payload.
 pub const MAX_DATAGRAM: usize = NESTED_OFFSET + MAX_MTU as usize + NESTED_TRAILER;
 
-/// The length of `packet` bytes padded to a multiple of [`PADDING`].
+/// Returns the length of `packet` bytes padded to a multiple of [`PADDING`].
 pub const fn padded(packet: usize) -> usize {
     packet.next_multiple_of(PADDING)
 }
 
-/// What a packet is, from its unmasked first byte.
+/// The type of a packet, from its unmasked first byte.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PacketType {
     /// First packet of a client (Noise NK), with the suites it offers.
@@ -63,7 +63,7 @@ const FIRST_NK: u8 = 0x10;
 const FIRST_IK: u8 = 0x20;
 
 impl PacketType {
-    /// The byte on the wire, before masking.
+    /// Returns the byte on the wire, before masking.
     pub const fn byte(self) -> u8 {
         match self {
             Self::FirstNk(suites) => FIRST_NK | suites.bits(),
@@ -76,7 +76,7 @@ impl PacketType {
         }
     }
 
-    /// The type that `byte` stands for; `None` for every other byte.
+    /// Returns the type that `byte` stands for; `None` for every other byte.
     pub const fn parse(byte: u8) -> Option<Self> {
         match byte {
             0x30 => Some(Self::Reply),
@@ -93,7 +93,7 @@ impl PacketType {
     }
 }
 
-/// What a frame inside a session is, from its first byte.
+/// The kind of a frame inside a session, from its first byte.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FrameKind {
     /// An IPv4 or IPv6 packet; `partial` when its transport checksum is still to be filled in.
@@ -103,7 +103,7 @@ pub enum FrameKind {
     },
     /// A piece of the control stream.
     Control,
-    /// Nothing: keepalive and cover. Numbers up to 15 are reserved for padding machines.
+    /// No content: keepalive and cover. Numbers up to 15 are reserved for padding machines.
     Padding,
     /// A packet of the circuit whose tag follows.
     Forward,
@@ -111,20 +111,20 @@ pub enum FrameKind {
     PathChallenge,
     /// Proves a path: nonce 8, fresh index 4.
     PathResponse,
-    /// Probe of the path's MTU: nonce 8, report 6, filled to the size probed. A report is the largest inner packet that the path is known to
-    /// carry 2, and what has been received of the control stream 4.
+    /// Probe of the path MTU: nonce 8, report 6, filled to the probed size. A report holds the largest inner packet
+    /// that the path is known to carry 2, and the received bytes of the control stream 4.
     Probe,
     /// Answer to a probe: nonce 8, filled to the same size.
     ProbeAck,
-    /// What probes have shown: report 6.
+    /// The path MTU that probes have found: report 6.
     PathMtu,
 }
 
-/// The bit of a packet frame that says that the transport checksum is partial.
+/// The bit of a packet frame that marks a partial transport checksum.
 pub const PARTIAL_CHECKSUM: u8 = 0x80;
 
 impl FrameKind {
-    /// The byte on the wire.
+    /// Returns the byte on the wire.
     pub const fn byte(self) -> u8 {
         match self {
             Self::Packet { partial: false } => 0x01,
@@ -140,7 +140,7 @@ impl FrameKind {
         }
     }
 
-    /// The kind that `byte` stands for; `None` for every other byte.
+    /// Returns the kind that `byte` stands for; `None` for every other byte.
     pub const fn parse(byte: u8) -> Option<Self> {
         Some(match byte {
             0x01 => Self::Packet { partial: false },
@@ -158,7 +158,7 @@ impl FrameKind {
     }
 }
 
-/// Copies `N` bytes from `bytes` at `offset`; `None` when they are not there.
+/// Copies `N` bytes from `bytes` at `offset`; `None` when there are fewer.
 pub(crate) fn take<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {
     bytes.get(offset..)?.first_chunk::<N>().copied()
 }
@@ -168,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_type_and_kind_byte_reads_back_and_no_other_byte_reads() {
+    fn only_known_type_and_kind_bytes_parse_and_they_parse_back() {
         let types: Vec<u8> = (0..=255).filter(|&b| PacketType::parse(b).is_some()).collect();
         assert_eq!(types, (0x11..=0x17).chain(0x21..=0x27).chain(0x30..=0x33).chain([0x40]).collect::<Vec<_>>());
         let kinds: Vec<u8> = (0..=255).filter(|&b| FrameKind::parse(b).is_some()).collect();

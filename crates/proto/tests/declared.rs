@@ -1,11 +1,11 @@
-//! `docs/statistics.md` lists every packet type, frame and message that there is.
+//! Tests that `docs/statistics.md` lists every packet type, frame and message.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
 
 use openrelay_proto::handshake::{REKEY_LEN, REKEYED_LEN};
 use openrelay_proto::message::Message;
 use openrelay_proto::wire::{FrameKind, PacketType};
 
-/// Numbers in the first column of the table whose second is headed `heading`.
+/// Returns the numbers in the first column of the table whose header row begins with `heading`.
 fn declared(heading: &str) -> Vec<u16> {
     let text = include_str!("../../../docs/statistics.md");
     let table = text.split("\n\n").find(|table| table.lines().next().is_some_and(|head| head.starts_with(heading)));
@@ -41,7 +41,7 @@ fn every_frame_is_declared() {
 #[test]
 fn every_message_is_declared() {
     let lengths = [0, 1, 4, 5, 8, 12, 17, REKEY_LEN, REKEYED_LEN];
-    // Zeros, and with the number of a file or reason first or last.
+    // Zeros, and zeros with the number of a file or reason as first or last byte.
     let bodies: Vec<Vec<u8>> = lengths
         .into_iter()
         .flat_map(|length| {

@@ -1,6 +1,8 @@
-//! `openrelay-relay-sim`: a relay whose trusted execution environment is a simulation. It proves nothing to anybody but to who is told to believe the mock vendors.
+//! `openrelay-relay-sim`: a relay with a simulated trusted execution environment. It proves nothing except to
+//! programs that trust the mock vendors.
 //!
-//! Owns what the simulation is told, in the file that `OPENRELAY_SIM` names: the vendors' keys, the image's manifest, the platform, and which lie to tell, if any.
+//! Owns the settings of the simulation, in the file that `OPENRELAY_SIM` names: the vendors' keys, the image's
+//! manifest, the platform, and the lie to tell, if any.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -19,7 +21,7 @@ fn main() -> ExitCode {
     openrelay_relay::main("openrelay-relay-sim", Detail::Exact, || Box::new(Simulation { loaded: None }))
 }
 
-/// What the simulation is told.
+/// The settings of the simulation.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Told {
@@ -31,17 +33,17 @@ struct Told {
     lie: Option<Untruth>,
 }
 
-/// A lie.
+/// A false statement in the evidence.
 #[derive(Clone, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 enum Untruth {
-    /// The guest can be looked into.
+    /// The guest allows debugging.
     Debug,
     /// Another image was started.
     Image,
-    /// It was made for another key.
+    /// The evidence was made for another key.
     Key,
-    /// It was made when this block was the newest.
+    /// The evidence was made when this block was the newest.
     Stale { height: u64, hash: String },
 }
 
@@ -58,11 +60,12 @@ struct Loaded {
 
 impl Loaded {
     fn load() -> Result<Self, String> {
-        let path = std::env::var_os("OPENRELAY_SIM").ok_or("OPENRELAY_SIM names no file that says what to simulate")?;
+        let path =
+            std::env::var_os("OPENRELAY_SIM").ok_or("OPENRELAY_SIM must name a file with the simulation's settings")?;
         let read =
             |path: &Path| std::fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()));
         let told: Told = serde_json::from_slice(&read(Path::new(&path))?).map_err(|error| error.to_string())?;
-        let vendors = Vendors::decode(&read(&told.vendors)?).ok_or("the vendors' keys do not read")?;
+        let vendors = Vendors::decode(&read(&told.vendors)?).ok_or("the vendors' keys are malformed")?;
         let manifest = Manifest::decode(&read(&told.manifest)?).map_err(|refusal| refusal.to_string())?;
         let is_of = |measurement: &Measurement| match measurement {
             Measurement::Tdx { .. } => told.platform == "TDX",
@@ -71,7 +74,7 @@ impl Loaded {
         };
         let shape = manifest.shapes.into_iter().find(|shape| is_of(&shape.measurement));
         let measurement = shape.ok_or("the manifest has no shape of this platform")?.measurement;
-        // Certificates of machines are younger than their authorities'.
+        // A machine's certificates begin later than those of its authorities.
         let machine = Hardware::since(unix_seconds() - 3_600);
         Ok(Self { vendors, machine, measurement, lie: told.lie })
     }
@@ -99,6 +102,6 @@ impl Quoter for Simulation {
             self.loaded = Some(Loaded::load().map_err(QuoteError::Environment)?);
         }
         let staple = self.loaded.as_ref().and_then(|loaded| loaded.staple(binding));
-        staple.ok_or_else(|| QuoteError::Environment("the simulation makes no evidence".into()))
+        staple.ok_or_else(|| QuoteError::Environment("the simulation made no evidence".into()))
     }
 }

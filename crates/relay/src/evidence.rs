@@ -1,6 +1,8 @@
-//! A relay's evidence over time: made at the start, made anew before it is old, announced once others have had time to collect it.
+//! A relay's evidence over time: made at the start, renewed before it is old, and announced once others have
+//! collected it.
 //!
-//! Owns when. What is old is not shown: then the relay says that it is not ready, and announces none, which no client takes.
+//! Owns the times. Evidence that is too old is not shown. The relay then reports that it is not ready and announces
+//! none, so no client accepts it.
 
 use std::time::{Duration, Instant};
 
@@ -15,16 +17,18 @@ use openrelay_proto::message::{Announced, Evidence, EvidenceDigest};
 
 use crate::quoter::{QuoteError, Quoting};
 
-/// How long an environment may take for the first evidence: those of TDX ask another machine.
+/// How long an environment may take for the first evidence. TDX environments ask another machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
-/// How old the block in evidence may get before it is made anew, in seconds. Clients take six hours; a chain with a block every two seconds can tell of four and a half.
+/// The age in seconds at which the block in evidence is replaced by a newer one. Clients accept up to six hours. A
+/// chain with a block every two seconds can prove blocks of up to four and a half hours.
 const RENEW: u64 = 7_200;
-/// How much older than the newest known block the block in evidence that is shown may be, in seconds.
+/// How much older than the newest known block the block in shown evidence may be, in seconds.
 const TOO_OLD: u64 = 4 * 3_600;
-/// How long new evidence is shown to who asks before it is announced to who connects: by then mirrors have it, and clients have judged it.
+/// How long new evidence is only shown on request before it is announced to clients that connect. In this time
+/// mirrors fetch it, and clients judge it.
 const COLLECTED: Duration = Duration::from_secs(180);
 
-/// What the evidence is bound to, but for the block.
+/// What the evidence is bound to, apart from the block.
 pub(crate) struct Own {
     pub(crate) relay_id: u64,
     pub(crate) handshake_key: [u8; 32],
@@ -32,17 +36,17 @@ pub(crate) struct Own {
     pub(crate) trust: Trust,
 }
 
-/// The evidence of a relay that serves.
+/// The evidence of a serving relay.
 pub(crate) struct Attesting {
     own: Own,
     quoting: Quoting,
-    /// What is shown to who asks.
+    /// The evidence that is shown on request.
     shown: Announced,
-    /// Height and hash of the block in it.
+    /// Height and hash of the block in the shown evidence.
     bound: (u64, [u8; 32]),
-    /// The time of the block in what is being made, and since when.
+    /// The time of the block in the evidence that is being made, and since when.
     making: Option<(u64, Instant)>,
-    /// Whether it was told that this takes too long.
+    /// Whether the delay of this evidence was reported.
     told: bool,
     timeline: Timeline,
 }
@@ -57,7 +61,7 @@ impl Attesting {
         Ok(Self { own, quoting, shown, bound, making: None, told: false, timeline })
     }
 
-    /// What the relay announces and shows now.
+    /// Returns what the relay announces and shows at present.
     pub(crate) fn now(&self) -> Announced {
         if self.timeline.ready {
             Announced { digest: self.timeline.announced, shown: self.shown.shown.clone() }
@@ -66,7 +70,7 @@ impl Attesting {
         }
     }
 
-    /// Takes in a newer directory: has evidence made anew when its block has become old.
+    /// Takes a newer directory, and requests new evidence if the block of the present evidence is old or gone.
     pub(crate) fn follow(&mut self, directory: &VerifiedDirectory) {
         self.timeline.know(directory.directory().body().issued);
         let Some((binding, time, gone)) = bind(&self.own, directory, Some(self.bound)) else { return };
@@ -75,12 +79,15 @@ impl Attesting {
         }
     }
 
-    /// What to wait for.
+    /// Returns what to wait for.
     pub(crate) fn readable(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
         self.quoting.readable()
     }
 
-    /// Takes in what is there to read; whether what is announced or shown has changed, or why there is nothing new.
+    /// Reads an answer. Returns whether the announced or shown evidence has changed.
+    ///
+    /// # Errors
+    /// [`QuoteError`] if there is no new evidence.
     pub(crate) fn take(&mut self) -> Result<bool, QuoteError> {
         let Some(answer) = self.quoting.take() else { return Ok(false) };
         let making = self.making.take();
@@ -91,23 +98,23 @@ impl Attesting {
         Ok(true)
     }
 
-    /// Does what is due; whether what is announced or shown has changed.
+    /// Does what is due. Returns whether the announced or shown evidence has changed.
     pub(crate) fn handle_timeout(&mut self) -> bool {
         self.timeline.advance(Instant::now(), unix_seconds())
     }
 
-    /// How long the environment has been silent, if that is longer than it should take; told once for each question.
+    /// Returns how long the environment has been silent if that is too long; reported once for each question.
     pub(crate) fn overdue(&mut self) -> Option<Duration> {
         let silent = self.making?.1.elapsed();
         (silent > PATIENCE && !std::mem::replace(&mut self.told, true)).then_some(silent)
     }
 
-    /// Whether there is evidence that is young enough.
+    /// Returns whether there is evidence that is recent enough.
     pub(crate) fn is_ready(&self) -> bool {
         self.timeline.ready
     }
 
-    /// How long until something is due.
+    /// Returns the time until something is due.
     pub(crate) fn rest(&self) -> Duration {
         let rest = self.timeline.rest(Instant::now(), unix_seconds());
         match self.making.filter(|_| !self.told) {
@@ -117,17 +124,17 @@ impl Attesting {
     }
 }
 
-/// When evidence is made, announced and given up. Blocks have times in seconds since the Unix epoch.
+/// When evidence is made, announced and withdrawn. Times of blocks are in seconds since the Unix epoch.
 struct Timeline {
-    /// Of the newest block that is known.
+    /// The time of the newest known block.
     known: u64,
-    /// Of the block in the newest evidence, and what that is known by.
+    /// The time of the block in the newest evidence, and that evidence's digest.
     block_time: u64,
     newest: EvidenceDigest,
-    /// What is announced, and the time of its block.
+    /// The announced evidence, and the time of its block.
     announced: EvidenceDigest,
     announced_time: u64,
-    /// When the newest is announced, if it is not yet.
+    /// When the newest evidence will be announced; `None` if it is announced.
     announce_at: Option<Instant>,
     ready: bool,
 }
@@ -145,36 +152,36 @@ impl Timeline {
         }
     }
 
-    /// There is a block of this time.
+    /// Notes that a block of this time exists.
     fn know(&mut self, time: u64) {
         self.known = self.known.max(time);
     }
 
-    /// Whether evidence of a block of this time is to be made.
+    /// Returns whether a block of this time is new enough to renew the evidence.
     const fn is_renewed_by(&self, time: u64) -> bool {
         time >= self.block_time.saturating_add(RENEW)
     }
 
-    /// There is newer evidence.
+    /// Notes newer evidence.
     fn renew(&mut self, digest: EvidenceDigest, block_time: u64, now: Instant) {
         (self.newest, self.block_time) = (digest, block_time);
-        // What was announced before may be too old for anybody.
+        // If the announced evidence is too old for clients, the new one is announced at once.
         self.announce_at = Some(if self.ready { now + COLLECTED } else { now });
     }
 
-    /// Passes time; whether anything has changed.
+    /// Advances to this time. Returns whether the announced evidence or readiness has changed.
     fn advance(&mut self, now: Instant, unix: u64) -> bool {
         let before = (self.announced, self.ready);
         if self.announce_at.is_some_and(|at| at <= now) {
             self.announce_at = None;
             (self.announced, self.announced_time) = (self.newest, self.block_time);
         }
-        // While no newer block is known, clients take evidence of the newest one for longer.
+        // While no newer block is known, clients accept evidence with the newest one for longer.
         self.ready = self.left(unix) > 0;
         before != (self.announced, self.ready)
     }
 
-    /// How long what is announced can still be used, in seconds.
+    /// Returns for how many more seconds the announced evidence can be used.
     const fn left(&self, unix: u64) -> u64 {
         if self.known > self.announced_time.saturating_add(TOO_OLD) {
             return 0;
@@ -193,8 +200,9 @@ fn announced(staple: &Staple) -> Announced {
     Announced { digest: staple.evidence.identity(), shown: Evidence::Staple(staple.encode()) }
 }
 
-/// What evidence is bound to by this directory, with the time of its block: the newest of those that evidence can name; and whether a reorganisation, deeper than it should be, has taken
-/// the block away that it was bound to before.
+/// Returns what evidence should be bound to by this directory: the newest block that evidence can name. Also returns
+/// the time of that block, and whether a reorganisation that is deeper than expected has removed the block of
+/// `before`.
 fn bind(own: &Own, directory: &VerifiedDirectory, before: Option<(u64, [u8; 32])>) -> Option<(Binding, u64, bool)> {
     let record = directory.directory().relay(own.relay_id)?;
     let reading = directory.reading()?;
@@ -230,7 +238,7 @@ mod tests {
     const BLOCK: u64 = 1_800_000_000;
 
     #[test]
-    fn evidence_is_renewed_and_announced_when_others_have_it() {
+    fn evidence_is_renewed_and_announced_once_others_have_it() {
         let start = Instant::now();
         let mut timeline = Timeline::new(OLD, BLOCK, BLOCK);
         assert!(!timeline.is_renewed_by(BLOCK + RENEW - 1) && timeline.is_renewed_by(BLOCK + RENEW));
@@ -241,11 +249,11 @@ mod tests {
         assert_eq!((timeline.announced, timeline.rest(start, unix)), (OLD, COLLECTED));
         assert!(timeline.advance(start + COLLECTED, unix));
         assert_eq!((timeline.announced, timeline.ready), (NEW, true));
-        assert!(!timeline.advance(start + COLLECTED * 2, unix), "and then nothing changes");
+        assert!(!timeline.advance(start + COLLECTED * 2, unix), "nothing changes after that");
     }
 
     #[test]
-    fn what_is_too_old_is_given_up_and_newer_is_announced_at_once() {
+    fn old_evidence_is_withdrawn_and_newer_is_announced_at_once() {
         let start = Instant::now();
         let mut timeline = Timeline::new(OLD, BLOCK, BLOCK);
         timeline.know(BLOCK + TOO_OLD);
@@ -257,9 +265,9 @@ mod tests {
         assert_eq!((timeline.announced, timeline.ready), (NEW, true));
     }
 
-    /// What is announced counts, not what is only shown: whoever connects goes by that.
+    /// Readiness depends on the announced evidence, because connecting clients use that one.
     #[test]
-    fn a_relay_is_not_ready_while_it_announces_what_is_too_old() {
+    fn relay_is_not_ready_while_it_announces_old_evidence() {
         let start = Instant::now();
         let mut timeline = Timeline::new(OLD, BLOCK, BLOCK);
         timeline.renew(NEW, BLOCK + TOO_OLD, start);
@@ -269,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_relay_serves_for_72_hours_by_the_newest_block_that_is_known() {
+    fn relay_serves_for_72_hours_by_the_newest_known_block() {
         let start = Instant::now();
         let mut timeline = Timeline::new(OLD, BLOCK, BLOCK + RENEW);
         let last = BLOCK + RENEW + 72 * 3_600;
@@ -279,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_block_ends_what_a_standing_chain_allowed() {
+    fn newer_block_ends_the_longer_limit_of_a_halted_chain() {
         let start = Instant::now();
         let mut timeline = Timeline::new(OLD, BLOCK, BLOCK);
         let unix = BLOCK + 48 * 3_600;
@@ -288,6 +296,6 @@ mod tests {
         assert_eq!(timeline.rest(start, unix), Duration::ZERO);
         assert!(timeline.advance(start, unix) && !timeline.ready);
         timeline.know(BLOCK);
-        assert!(!timeline.advance(start, unix) && !timeline.ready, "an older one changes nothing");
+        assert!(!timeline.advance(start, unix) && !timeline.ready, "an older block changes nothing");
     }
 }

@@ -1,11 +1,11 @@
-//! Readings of the chain and signed checkpoints, as the operator's agent hands them over on standard input.
+//! Readings of the chain and signed checkpoints, which the operator's agent writes to standard input.
 //!
 //! ```text
-//! length 4, of what follows | kind 1: 1 reading, 2 checkpoint with its reading, 3 the question for statistics | its bytes
+//! length 4 of what follows | kind 1: 1 reading, 2 checkpoint with its reading, 3 request for statistics | its bytes
 //! ```
 //!
-//! Owns their bounds and the check of each. The agent stands outside and is believed in nothing but which header is the newest: what it could do with a false one is to
-//! keep this relay from serving, which it can anyway.
+//! Owns their limits and checks. The agent is outside and is trusted only for which header is the newest. With a
+//! false one it could only keep this relay from serving, which it can do anyway.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -18,34 +18,35 @@ use openrelay_node::clock::unix_seconds;
 use openrelay_node::directory::VerifiedDirectory;
 use openrelay_proto::message::MAX_MIRRORED;
 
-/// The kinds.
+/// The kinds of messages.
 const READING: u8 = 1;
 const CHECKPOINT: u8 = 2;
 const REPORT: u8 = 3;
-/// Largest frame after its length, in bytes: evidence is handed over only as far as a relay mirrors it, and so are checkpoints.
+/// The largest message after its length, in bytes. The agent sends evidence and checkpoints only as far as a relay
+/// mirrors them.
 const MAX_FRAME: usize = 1 + MAX_READING - MAX_ATTESTATION + MAX_MIRRORED;
 
-/// What came of a look at the input.
+/// The result of reading the input.
 pub(crate) enum Fed {
-    /// Nothing whole yet.
+    /// No complete message yet.
     Nothing,
-    /// A directory that was verified.
+    /// A verified directory.
     Directory(Box<VerifiedDirectory>),
-    /// A checkpoint that was verified, with its reading.
+    /// A verified checkpoint, with its reading.
     Checkpoint(Vec<u8>),
-    /// The question for statistics, from where no signal comes through.
+    /// A request for statistics, from an agent whose signals do not reach the relay.
     Report,
-    /// Something that is none.
+    /// A malformed or unverifiable message; the reason.
     Refused(String),
-    /// The agent has gone away; the relay goes on with what it knows.
+    /// The agent has closed its end; the relay continues with what it has.
     End,
 }
 
-/// The agent's side of standard input.
+/// The relay's end of the agent's messages on standard input.
 pub(crate) struct Feed {
     chain: ChainFile,
     buffer: Vec<u8>,
-    /// The highest block of a reading, and of a checkpoint.
+    /// The highest block of a reading so far; `signed` is that of a checkpoint.
     seen: u64,
     signed: u64,
     ended: bool,
@@ -54,28 +55,28 @@ pub(crate) struct Feed {
 
 impl Feed {
     pub(crate) fn new(chain: ChainFile) -> std::io::Result<Self> {
-        // A copy of the descriptor without the standard library's buffer, in which a whole reading could wait unseen.
+        // A copy of the descriptor avoids the standard library's buffer, in which a whole reading could wait unseen.
         let input = File::from(std::io::stdin().as_fd().try_clone_to_owned()?);
         Ok(Self { chain, buffer: Vec::new(), seen: 0, signed: 0, ended: false, input })
     }
 
-    /// What to wait for; `None` after the end.
+    /// Returns what to wait for; `None` after the end.
     pub(crate) fn readable(&self) -> Option<BorrowedFd<'_>> {
         (!self.ended).then(|| self.input.as_fd())
     }
 
-    /// Whether one is there whole already.
+    /// Returns whether a complete message is in the buffer.
     pub(crate) fn is_waiting(&self) -> bool {
         self.frame_end().is_some_and(|end| self.buffer.len() >= end)
     }
 
-    /// Where the first one in the buffer ends.
+    /// Returns where the first message in the buffer ends.
     fn frame_end(&self) -> Option<usize> {
         let length = u32::from_be_bytes(*self.buffer.first_chunk::<4>()?);
         Some(usize::try_from(length).unwrap_or(usize::MAX).saturating_add(4))
     }
 
-    /// Takes the first one that is there; reads once when there is none, which waits where nothing comes.
+    /// Takes the first complete message. Without one it reads once, which blocks until input arrives.
     pub(crate) fn take(&mut self) -> Fed {
         if self.ended {
             return Fed::End;
@@ -94,7 +95,7 @@ impl Feed {
         let Some(end) = self.frame_end() else { return Fed::Nothing };
         if end > 4 + MAX_FRAME {
             self.ended = true;
-            return Fed::Refused(format!("a reading of {} bytes; at most {MAX_FRAME} are read", end - 4));
+            return Fed::Refused(format!("a reading of {} bytes; at most {MAX_FRAME} are accepted", end - 4));
         }
         if self.buffer.len() < end {
             return Fed::Nothing;
@@ -107,7 +108,7 @@ impl Feed {
             Some((&CHECKPOINT, bytes)) => {
                 self.take_checkpoint(bytes).unwrap_or_else(|error| Fed::Refused(error.to_string()))
             }
-            _ => Fed::Refused("it is of no kind that is known here".into()),
+            _ => Fed::Refused("unknown kind of message".into()),
         }
     }
 

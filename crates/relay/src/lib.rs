@@ -1,8 +1,9 @@
-//! A relay's life, for the programs that are one: where evidence comes from is their only difference.
+//! The relay as a library; its programs differ only in where evidence comes from.
 //!
-//! Owns its order: open, give up privileges, start, say ready, serve, stop. Says nothing about anybody: its output is the ready
-//! line and, when asked by SIGUSR1 and at the end, the declared statistics. In a guest (`--guest`), whose host reads
-//! the console and wrote the configuration, it reads two files of fixed names, and its faults quote nothing of them.
+//! Owns the order of a relay's life: open, give up privileges, start, print the ready line, serve, stop. Its output
+//! never describes users. It is the ready line, and the declared statistics on SIGUSR1 and at the end. In a guest
+//! (`--guest`), the host reads the console and wrote the configuration. So a guest reads two files of fixed names,
+//! and its errors quote nothing of them.
 
 mod evidence;
 mod feed;
@@ -32,16 +33,16 @@ use openrelay_sys::signal::{Signal, Signals};
 use quoter::{QUOTE, QuoteError, Quoter, Quoting};
 use statistics::Statistics;
 
-/// What the configuration's chain must be called in a guest: the other file that `/init` writes.
+/// The chain file's name in a guest. `/init` writes it beside the configuration.
 const GUEST_CHAIN: &str = "chain.toml";
 
 const USAGE: &str = "usage: PROGRAM run --config FILE [--guest] [--unconfined]\n\
 \n\
-Runs one ingress or egress as FILE says. Prints one line when it serves. SIGTERM stops it;\n\
-SIGUSR1 and the end print its statistics.\n\
+Run the ingress or egress that FILE configures. Prints one line when it serves.\n\
+SIGTERM stops it. Prints its statistics on SIGUSR1 and at the end.\n\
 \n\
-  --guest        read chain.toml beside FILE and no other file, and quote no file in faults\n\
-  --unconfined   keep all privileges, for tests that look into the process\n";
+  --guest        read only FILE and chain.toml beside it; quote no file in errors\n\
+  --unconfined   keep all privileges, for tests that inspect the process\n";
 
 struct Arguments {
     program: &'static str,
@@ -51,8 +52,8 @@ struct Arguments {
     unconfined: bool,
 }
 
-/// Runs as the program of this name; `detail` is how exactly it tells its statistics where it proves what it runs, and
-/// `quoter` makes what gives evidence, in a process of its own.
+/// Runs as the program of this name. `detail` is how exactly a relay that proves its image reports statistics.
+/// `quoter` makes the source of evidence, in its own process.
 pub fn main(program: &'static str, detail: Detail, quoter: impl FnOnce() -> Box<dyn Quoter>) -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|argument| argument == QUOTE) {
         quoter::answer(quoter().as_mut());
@@ -83,7 +84,7 @@ pub fn main(program: &'static str, detail: Detail, quoter: impl FnOnce() -> Box<
             ExitCode::from(if error.is_privilege() || error.is_missing_tool() { 77 } else { 1 })
         }
         Err(Failure::Sandbox(error)) => {
-            complain(&format!("openrelay-relay: {error}; it does not serve with privileges that it does not need"));
+            complain(&format!("openrelay-relay: {error}; refusing to serve with unneeded privileges"));
             ExitCode::from(1)
         }
         Err(Failure::NoEvidence(error)) => {
@@ -95,7 +96,7 @@ pub fn main(program: &'static str, detail: Detail, quoter: impl FnOnce() -> Box<
             ExitCode::from(5)
         }
         Err(Failure::LostDevice) => {
-            complain("openrelay-relay: the tunnel device was removed; start the relay again, which makes a new one");
+            complain("openrelay-relay: the tunnel device was removed; start the relay again to create a new one");
             ExitCode::from(1)
         }
     }
@@ -134,7 +135,7 @@ fn parse(
     let (mut config, mut guest, mut unconfined) = (None, false, false);
     while let Some(argument) = arguments.next() {
         if argument == "--config" {
-            config = Some(arguments.next().ok_or("--config wants a file")?.into());
+            config = Some(arguments.next().ok_or("--config needs a file")?.into());
         } else if argument == "--guest" {
             guest = true;
         } else if argument == "--unconfined" {
@@ -149,17 +150,17 @@ fn parse(
     Ok(Some(Arguments { program, detail, config, guest, unconfined }))
 }
 
-/// The configuration, and where the directory comes from.
+/// Reads the configuration, and returns where the directory comes from.
 fn load(path: &Path, guest: bool) -> Result<(RelayFile, Origin), ConfigError> {
     let file: RelayFile = openrelay_node::config::read(path)?;
     if guest {
-        // Whatever else the host names here would be read as a file of the guest.
+        // Any other file that the host names here would be read from inside the guest.
         if file.chain.as_deref() != Some(Path::new(GUEST_CHAIN)) {
             return Err(key_fault(path, "chain", format!("must be {GUEST_CHAIN} in a guest")));
         }
         for (key, named) in [("directory", &file.directory), ("handshake_key", &file.handshake_key)] {
             if named.is_some() {
-                return Err(key_fault(path, key, "must not be there in a guest: it reads no other file"));
+                return Err(key_fault(path, key, "is not allowed in a guest, which reads no other file"));
             }
         }
     }
@@ -189,11 +190,11 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
                 StartError::from(key_fault(
                     path,
                     "image",
-                    "must be there with a chain: SHA-256 of the image that this relay runs",
+                    "is required with a chain: SHA-256 of the image that this relay runs",
                 ))
             })?;
             let image = public_key(path, "image", image).map_err(StartError::from)?;
-            // Before the operator pays for a key that nothing stands behind.
+            // Before the operator pays to publish a key that no evidence supports.
             quoting.try_out(PATIENCE).map_err(Failure::NoEvidence)?;
             let directory = introduce(&mut feed, &secret, file.relay_id)?;
             let own = Own { relay_id: file.relay_id, handshake_key: *secret.public().as_bytes(), image, trust };
@@ -208,13 +209,13 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
     let (shards, admission) = (prepared.shards(), prepared.admission());
     if arguments.unconfined {
-        complain("openrelay-relay: UNCONFINED: privileges are kept, memory can be read; never serve anybody like this");
+        complain("openrelay-relay: UNCONFINED: keeps all privileges and has readable memory; for tests only");
     } else {
         sandbox::forbid_core_dumps()?;
         let change = sandbox::user() == 0 && !sandbox::only_own_user();
         sandbox::drop_privileges(change.then_some(file.user))?;
         if !sandbox::forbid_files()? {
-            complain("openrelay-relay: warning: this kernel enforces landlock in part or not at all");
+            complain("openrelay-relay: warning: this kernel enforces landlock only in part or not at all");
         }
     }
     let mut relay = prepared.start()?;
@@ -236,7 +237,8 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     result
 }
 
-/// Says which key this start has, and waits for a directory that names it: the agent puts it on the chain meanwhile.
+/// Prints this start's key, and waits for a directory that has it. The agent publishes the key on the chain
+/// meanwhile.
 fn introduce(feed: &mut Feed, secret: &RelaySecret, relay_id: u64) -> Result<VerifiedDirectory, Failure> {
     let key = openrelay_ledger::hex::encode(secret.public().as_bytes());
     say(&format!("handshake_key={key} relay_id={relay_id}"));
@@ -249,17 +251,17 @@ fn introduce(feed: &mut Feed, secret: &RelaySecret, relay_id: u64) -> Result<Ver
                 }
             }
             Fed::Refused(why) => complain(&format!("openrelay-relay: directory refused: {why}")),
-            // No checkpoint comes before the first reading.
+            // A report or a checkpoint before the first reading is ignored.
             Fed::Nothing | Fed::Report | Fed::Checkpoint(_) => {}
             Fed::End => {
-                let why = "no directory: with a chain a relay is started by its operator's agent, openrelay relay run";
+                let why = "no directory; start a relay of a chain through its operator's agent: openrelay relay run";
                 return Err(Failure::NoDirectory(why.into()));
             }
         }
     }
 }
 
-/// What the ready line says of evidence.
+/// Returns the word for evidence in the ready line.
 fn attestation(program: &str, attesting: bool) -> &'static str {
     match (attesting, program) {
         (false, _) => "none",
@@ -269,7 +271,7 @@ fn attestation(program: &str, attesting: bool) -> &'static str {
     }
 }
 
-/// Waits until it is time to stop.
+/// Serves until a signal or a lost device ends it.
 fn serve(
     signals: &Signals,
     relay: &mut Relay,
@@ -304,9 +306,7 @@ fn serve(
                         attesting.follow(&directory);
                     }
                     if !relay.update(&directory) {
-                        complain(
-                            "openrelay-relay: the directory names this relay no more; it goes on for those it has",
-                        );
+                        complain("openrelay-relay: this relay has left the directory; it keeps serving its clients");
                     }
                 }
                 Fed::Refused(why) => complain(&format!("openrelay-relay: directory refused: {why}")),
@@ -325,7 +325,7 @@ fn serve(
     }
 }
 
-/// Takes in new evidence, and shows what is due.
+/// Takes new evidence, and shows it when it is due.
 fn renew(relay: &mut Relay, attesting: &mut Attesting, readable: bool) {
     let was_ready = attesting.is_ready();
     let taken = if readable { attesting.take() } else { Ok(false) };
@@ -338,7 +338,8 @@ fn renew(relay: &mut Relay, attesting: &mut Attesting, readable: bool) {
     };
     if let Some(silent) = attesting.overdue() {
         complain(&format!(
-            "openrelay-relay: warning: the trusted execution environment has not answered for {} s; without new evidence this relay will not be ready, and has to be started anew",
+            "openrelay-relay: warning: the trusted execution environment has not answered for {} s; \
+             without new evidence this relay will become unready and must be restarted",
             silent.as_secs()
         ));
     }
@@ -346,13 +347,13 @@ fn renew(relay: &mut Relay, attesting: &mut Attesting, readable: bool) {
         relay.show(attesting.now());
     }
     match (was_ready, attesting.is_ready()) {
-        (true, false) => complain("openrelay-relay: not ready: its evidence is too old, and it gets no newer one"),
+        (true, false) => complain("openrelay-relay: not ready: its evidence is too old and was not renewed"),
         (false, true) => complain("openrelay-relay: ready again: it has new evidence"),
         _ => {}
     }
 }
 
-/// A socket to the service manager, connected before the sandbox forbids it. Source: sd_notify(3).
+/// Returns a socket to the service manager, connected before the sandbox forbids that. Source: sd_notify(3).
 fn service_manager() -> Option<UnixDatagram> {
     use std::os::linux::net::SocketAddrExt;
     let path = std::env::var("NOTIFY_SOCKET").ok()?;
@@ -373,7 +374,7 @@ fn notify(manager: Option<&UnixDatagram>, state: &str) {
     }
 }
 
-/// Prints a line of result. A reader that has gone away is no reason to stop serving.
+/// Prints a line of the result. A relay keeps serving if its reader has closed the pipe.
 fn say(line: &str) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
@@ -385,15 +386,16 @@ fn complain(line: &str) {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
+    #![allow(clippy::unwrap_used, reason = "a test that cannot continue must stop")]
     use super::*;
 
-    /// A folder with a relay's configuration that names this chain, and more lines.
+    /// Returns a folder with a relay's configuration that names this chain file, and has more lines.
     fn folder(name: &str, chain: &str, more: &str) -> PathBuf {
         let folder = std::env::temp_dir().join(format!("openrelay-guest-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let text = format!(
-            "role = \"egress\"\nrelay_id = 1\nlisten = [\"0.0.0.0:1\"]\nadmission = \"open\"\nchain = \"{chain}\"\n{more}"
+            "role = \"egress\"\nrelay_id = 1\nlisten = [\"0.0.0.0:1\"]\nadmission = \"open\"\n\
+             chain = \"{chain}\"\n{more}"
         );
         std::fs::write(folder.join("relay.toml"), text).unwrap();
         folder
@@ -412,7 +414,7 @@ mod tests {
             assert!(said.ends_with("relay.toml: line 5, key chain is refused"), "{said}");
             assert!(!said.contains(chain), "{said}");
         }
-        // The control: without --guest the file that is named is read, and quoted.
+        // Control: without --guest the named file is read, and quoted.
         let folder = folder("control", "/proc/self/maps", "");
         let said = load(&folder.join("relay.toml"), false).unwrap_err().to_string();
         std::fs::remove_dir_all(folder).unwrap();

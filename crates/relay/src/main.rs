@@ -1,4 +1,4 @@
-//! `openrelay-relay`: one ingress or egress, inside a trusted execution environment or for oneself.
+//! `openrelay-relay`: one ingress or egress, in a trusted execution environment or for your own network.
 
 use std::process::ExitCode;
 

@@ -1,9 +1,10 @@
-//! Where a relay's evidence comes from: a process of its own, for a relay that serves may open no files.
+//! The source of a relay's evidence: a separate process, because a serving relay may open no files.
 //!
-//! Owns that process and the pipes to it. It is started before privileges are given up, knows nothing of users, and ends when its input does.
+//! Owns that process and the pipes to it. The process starts before privileges are given up, knows nothing about
+//! users, and ends when its input does.
 //!
 //! ```text
-//! question: binding 149          answer: 1 staple, 0 why not, 2 there is no such environment | length 4 | its bytes
+//! question: binding 149    answer: 1 staple, 0 reason, 2 there is no such environment | length 4 | its bytes
 //! ```
 
 use std::io::{Read as _, Write as _};
@@ -15,50 +16,53 @@ use openrelay_attest::binding::{Binding, LENGTH};
 use openrelay_attest::verdict::Staple;
 use openrelay_sys::event::wait;
 
-/// Largest answer, in bytes.
+/// The largest answer, in bytes.
 const MAX_ANSWER: usize = 1 << 17;
-/// The argument by which this program is such a process.
+/// The argument that makes this program such a process.
 pub(crate) const QUOTE: &str = "quote";
 
 /// Why there is no evidence.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum QuoteError {
-    /// There is no such environment.
+    /// This machine has no such environment.
     #[error(
-        "this machine has no trusted execution environment that Linux knows of (no /sys/kernel/config/tsm/report); a relay of a chain must prove what it runs: start its published image in a confidential virtual machine (SEV-SNP, TDX)"
+        "this machine has no trusted execution environment that Linux knows of (no /sys/kernel/config/tsm/report); \
+         a relay of a chain must prove what it runs: start its published image in a confidential virtual machine \
+         (SEV-SNP, TDX)"
     )]
     NoEnvironment,
-    /// The chain does not say what to bind it to.
+    /// The chain has no block to bind evidence to.
     #[error(
-        "the chain proves no block that evidence can name: chain.toml must name images and collateral, and the chain must keep the hashes of its blocks (EIP-2935)"
+        "the chain proves no block that evidence can name; chain.toml must set images and collateral, \
+         and the chain must keep the hashes of its blocks (EIP-2935)"
     )]
     NoBlock,
-    /// It did not do.
-    #[error("the trusted execution environment gives no evidence: {0}")]
+    /// The environment failed.
+    #[error("the trusted execution environment gave no evidence: {0}")]
     Environment(String),
 }
 
-/// What gives evidence: this machine's environment, or a simulation of one.
+/// A source of evidence: this machine's environment, or a simulation of one.
 pub trait Quoter {
-    /// Has this signed, together with what was started.
+    /// Returns evidence that binds `binding` to what was started.
     ///
     /// # Errors
     /// [`QuoteError`].
     fn quote(&mut self, binding: Binding) -> Result<Staple, QuoteError>;
 }
 
-/// Answers questions on standard input until it ends.
+/// Answers questions on standard input until the input ends.
 pub(crate) fn answer(quoter: &mut dyn Quoter) {
     let (mut input, mut output) = (std::io::stdin().lock(), std::io::stdout().lock());
     let mut question = [0; LENGTH];
     while input.read_exact(&mut question).is_ok() {
-        // Written by the relay, which is this program.
+        // The relay, which is this same program, wrote it.
         let Ok(binding) = Binding::decode(&question) else { return };
         let (good, bytes) = match quoter.quote(binding) {
             Ok(staple) => (1, staple.encode()),
             Err(QuoteError::NoEnvironment) => (2, Vec::new()),
             Err(QuoteError::Environment(why)) => (0, why.into_bytes()),
-            // Said by a relay before it asks.
+            // A relay reports this before it asks, so no quoter returns it.
             Err(error @ QuoteError::NoBlock) => (0, error.to_string().into_bytes()),
         };
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_be_bytes();
@@ -71,7 +75,7 @@ pub(crate) fn answer(quoter: &mut dyn Quoter) {
 
 /// The process, from the relay's side.
 pub(crate) struct Quoting {
-    /// With its end the process ends. It is not waited for: a relay that serves may not.
+    /// The process ends when this is closed. Nothing waits for the process, because a serving relay may not.
     input: ChildStdin,
     output: ChildStdout,
     buffer: Vec<u8>,
@@ -79,7 +83,7 @@ pub(crate) struct Quoting {
 }
 
 impl Quoting {
-    /// Starts it.
+    /// Starts the process.
     pub(crate) fn start() -> std::io::Result<Self> {
         let mut child =
             Command::new("/proc/self/exe").arg(QUOTE).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
@@ -88,7 +92,7 @@ impl Quoting {
         Ok(Self { input, output, buffer: Vec::new(), asked: false })
     }
 
-    /// Asks for evidence; false while an answer is waited for, or when the process has ended.
+    /// Asks for evidence. Returns false while an answer is pending, or if the process has ended.
     pub(crate) fn ask(&mut self, binding: &Binding) -> bool {
         if self.asked {
             return false;
@@ -97,12 +101,12 @@ impl Quoting {
         self.asked
     }
 
-    /// Becomes readable when there is more of an answer.
+    /// Returns what becomes readable when more of an answer arrives; `None` if nothing was asked.
     pub(crate) fn readable(&self) -> Option<BorrowedFd<'_>> {
         self.asked.then(|| self.output.as_fd())
     }
 
-    /// Reads on; the answer once it is there.
+    /// Reads more of the answer, and returns it once it is complete.
     pub(crate) fn take(&mut self) -> Option<Result<Staple, QuoteError>> {
         let mut piece = [0; 1 << 14];
         let gone = || QuoteError::Environment("the process that asks for it has ended".into());
@@ -130,7 +134,7 @@ impl Quoting {
         })
     }
 
-    /// Whether there is an environment that answers; what it has signed, for nobody, is thrown away.
+    /// Checks that an environment answers. The evidence, which is bound to nothing, is discarded.
     pub(crate) fn try_out(&mut self, patience: Duration) -> Result<(), QuoteError> {
         let nobody = Binding {
             network: [0; 32],

@@ -1,7 +1,8 @@
-//! The declared statistics: how exactly they are told, and how often.
+//! The declared statistics: how exactly a relay reports them, and how often.
 //!
-//! Owns the rule of docs/statistics.md. Whoever runs a relay's host sees its datagrams. Exact numbers, asked for
-//! around one datagram, would tell what that datagram was: a chip hides that, so the relay must not say it.
+//! Owns the rule in docs/statistics.md. The operator of a relay's host sees its datagrams. Exact numbers, requested
+//! before and after one datagram, would reveal what that datagram was. The hardware hides that, so the relay must not
+//! reveal it.
 
 use std::time::{Duration, Instant};
 
@@ -10,37 +11,38 @@ use openrelay_node::relay::Report;
 use openrelay_proto::random::array;
 use serde_json::{Map, Value, json};
 
-/// Sums of datagrams and packets are told in steps of so many.
+/// Sums of datagrams and packets are reported in multiples of this.
 pub(crate) const STEP: u64 = 1_024;
-/// Numbers of what is held now are told in steps of so many.
+/// Numbers of open sessions and circuits are reported in multiples of this.
 pub(crate) const HELD_STEP: u64 = 16;
-/// The least time between two answers.
+/// The shortest time between two answers.
 const PAUSE: Duration = Duration::from_secs(60);
 
-/// How exactly a relay that proves what it runs tells its statistics. `main` hands it in.
+/// How exactly a relay that proves what it runs reports its statistics. `main` passes it in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Detail {
     /// Rounded at random, at most once a minute.
     Rounded,
-    /// Exactly and at once: for programs that are never released, whose tests balance every datagram.
+    /// Exactly and at once. For programs that are never released, whose tests account for every datagram.
     Exact,
 }
 
-/// Answers questions for statistics.
+/// Answers requests for statistics.
 pub(crate) struct Statistics {
     detail: Detail,
     answered: Option<Instant>,
 }
 
 impl Statistics {
-    /// `attesting` is whether the relay proves what it runs. One that does not is its user's own, and has nothing to
-    /// hide from its host that the host could not read anyway.
+    /// Returns statistics that nobody has asked for yet. `attesting` is whether the relay proves what it runs. One
+    /// that does not is its user's own relay. It has nothing to hide from its host, because the host can read its
+    /// memory anyway.
     pub(crate) fn new(detail: Detail, attesting: bool) -> Self {
         Self { detail: if attesting { detail } else { Detail::Exact }, answered: None }
     }
 
-    /// The line for a question at `now`; `None` when the last answer is less than a minute old. `report` is only then
-    /// taken.
+    /// Returns the line for a request at `now`; `None` if the last answer is less than a minute old. Calls `report`
+    /// only when it answers.
     pub(crate) fn answer(&mut self, now: Instant, report: impl FnOnce() -> Report) -> Option<String> {
         let recent = self.answered.is_some_and(|at| now.saturating_duration_since(at) < PAUSE);
         if self.detail == Detail::Rounded && recent {
@@ -50,7 +52,7 @@ impl Statistics {
         Some(self.line(&report()))
     }
 
-    /// The line for the end, after which there is nothing to ask.
+    /// Returns the line for the end, after which no request comes.
     pub(crate) fn line(&self, report: &Report) -> String {
         let mut random = OsRandom::default();
         match self.detail {
@@ -60,14 +62,15 @@ impl Statistics {
     }
 }
 
-/// Rounds to a multiple of `step`, up with the probability that the remainder has, by these random bits. Rounding that
-/// always went down would show exactly when a number reaches a multiple, to which its host can bring it.
+/// Rounds to a multiple of `step`: up with a probability of remainder / `step`, by these random bits. Rounding that
+/// always went down would show exactly when a number reaches a multiple, and the host can bring a number to that
+/// point.
 const fn round(number: u64, step: u64, random: u64) -> u64 {
     let down = number - number % step;
     if random % step < number % step { down.saturating_add(step) } else { down }
 }
 
-/// One JSON object on a line. A reason that stands for nothing is left out.
+/// Returns one JSON object in a line. Reasons for drops that were reported as zero are left out.
 fn line(report: &Report, mut told: impl FnMut(u64, u64) -> u64) -> String {
     let counts = &report.counts;
     let drops = counts.drops.iter().map(|(reason, count)| (reason.name().to_owned(), told(count, STEP)));
@@ -87,7 +90,7 @@ fn line(report: &Report, mut told: impl FnMut(u64, u64) -> u64) -> String {
         "device_read": sum(report.device_read),
         "device_written": sum(report.device_written),
         "receive_overflows": sum(report.overflows),
-        // The directory, which everybody has, says how many.
+        // Public: everyone can read the number of relays in the directory.
         "peers": report.peers,
     });
     line["drops"] = drops.into();
@@ -98,7 +101,7 @@ fn line(report: &Report, mut told: impl FnMut(u64, u64) -> u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
+    #![allow(clippy::unwrap_used, reason = "a test that cannot continue must stop")]
     use super::*;
 
     fn report(number: u64) -> Report {
@@ -111,7 +114,7 @@ mod tests {
         serde_json::from_str(line).unwrap()
     }
 
-    /// The rule in docs/statistics.md: the steps that stand there are those of the code.
+    /// Checks that docs/statistics.md states the steps and the pause that the code has.
     #[test]
     fn documentation_names_the_steps_and_the_pause() {
         let text = include_str!("../../../docs/statistics.md");
@@ -136,29 +139,29 @@ mod tests {
         assert!(statistics.answer(start, || report(5)).is_some());
         for millis in [0, 1, 59_999] {
             let asked = start + Duration::from_millis(millis);
-            assert_eq!(statistics.answer(asked, || unreachable!("nothing is counted for no answer")), None);
+            assert_eq!(statistics.answer(asked, || unreachable!("nothing is counted without an answer")), None);
         }
         assert!(statistics.answer(start + PAUSE, || report(5)).is_some());
     }
 
-    /// One datagram more changes what is told in one of 1,024 draws, wherever the number stands: no host can make it
-    /// count.
+    /// One more datagram changes the reported number in one of 1,024 draws, whatever the number is. So a host cannot
+    /// make it visible.
     #[test]
-    fn one_datagram_moves_no_number_by_more_than_its_share_of_the_draws() {
+    fn one_datagram_changes_a_reported_number_in_one_of_1024_draws() {
         for number in [0, 1, 511, 1_022, 1_023, 1_024, 2_047] {
             let moved = (0..STEP).filter(|draw| round(number, STEP, *draw) != round(number + 1, STEP, *draw)).count();
             assert_eq!(moved, 1, "{number}");
             let sum: u64 = (0..STEP).map(|draw| round(number, STEP, draw)).sum();
             assert_eq!(sum, number * STEP, "the mean is the number");
         }
-        // The control: rounding down shows the datagram that reaches a multiple.
+        // Control: rounding down shows the datagram that reaches a multiple.
         let down = |number: u64| number / STEP * STEP;
         assert_ne!(down(1_023), down(1_024));
         assert_eq!(round(u64::MAX, STEP, 0), u64::MAX, "no number overflows");
     }
 
     #[test]
-    fn own_relays_and_programs_for_development_answer_exactly_and_at_once() {
+    fn own_relays_and_development_programs_report_exactly_and_at_once() {
         for (detail, attesting) in [(Detail::Exact, true), (Detail::Rounded, false), (Detail::Exact, false)] {
             let mut statistics = Statistics::new(detail, attesting);
             for number in [7, 8] {

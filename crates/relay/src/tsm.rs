@@ -1,7 +1,8 @@
-//! Evidence from this machine's trusted execution environment, by Linux' configfs-tsm.
+//! Evidence from this machine's trusted execution environment, through Linux' configfs-tsm.
 //!
-//! Owns one entry under `/sys/kernel/config/tsm/report`, made anew for each question and taken away after it. Source: Linux, Documentation/ABI/testing/configfs-tsm; the table of
-//! certificates: AMD, Guest Hypervisor Communication Block (56421), section "SNP Extended Guest Request".
+//! Owns one entry under `/sys/kernel/config/tsm/report`, which is created for each question and removed after it.
+//! Source: Linux, Documentation/ABI/testing/configfs-tsm; for the table of certificates: AMD, Guest Hypervisor
+//! Communication Block (56421), section "SNP Extended Guest Request".
 
 use std::fs;
 use std::io;
@@ -16,9 +17,9 @@ use openrelay_node::clock::unix_seconds;
 use crate::quoter::{QuoteError, Quoter};
 
 const REPORTS: &str = "/sys/kernel/config/tsm/report";
-/// How often a question is asked again when somebody else's has come between.
+/// How often a question is repeated if another program's came between.
 const TRIES: u32 = 4;
-/// What stands before the VCEK and the VLEK in a table of certificates.
+/// The GUIDs of the VCEK and the VLEK in a table of certificates.
 const VCEK: [u8; 16] = [0x63, 0xda, 0x75, 0x8d, 0xe6, 0x64, 0x45, 0x64, 0xad, 0xc5, 0xf4, 0xb9, 0x3b, 0xe8, 0xac, 0xcd];
 const VLEK: [u8; 16] = [0xa8, 0x07, 0x4b, 0xc2, 0xa2, 0x5a, 0x48, 0x3e, 0xaa, 0xe6, 0x39, 0xc0, 0x45, 0xa0, 0xb8, 0xa1];
 
@@ -31,13 +32,13 @@ impl Quoter for Tsm {
         let report_data = binding.report_data();
         let evidence = quote_at(Path::new(REPORTS), &report_data)?;
         if evidence.report_data() != report_data {
-            return Err(QuoteError::Environment("it has signed something else than it was asked to".into()));
+            return Err(QuoteError::Environment("it signed other data than it was asked to".into()));
         }
         Ok(Staple { evidence, binding })
     }
 }
 
-/// An entry, which is removed with its owner.
+/// An entry in configfs, which is removed when this is dropped.
 struct Entry(PathBuf);
 
 impl Drop for Entry {
@@ -63,7 +64,7 @@ fn quote_at(reports: &Path, report_data: &[u8; 64]) -> Result<Evidence, QuoteErr
         if error.kind() == io::ErrorKind::NotFound {
             return QuoteError::NoEnvironment;
         }
-        QuoteError::Environment(format!("cannot make an entry below {}: {error}", reports.display()))
+        QuoteError::Environment(format!("cannot create an entry below {}: {error}", reports.display()))
     })?;
     for _ in 0..TRIES {
         fs::write(entry.0.join("inblob"), report_data)
@@ -74,17 +75,18 @@ fn quote_at(reports: &Path, report_data: &[u8; 64]) -> Result<Evidence, QuoteErr
             return evidence(&raw, &auxiliary);
         }
     }
-    Err(QuoteError::Environment("others ask at the same time, again and again".into()))
+    Err(QuoteError::Environment("other programs kept asking at the same time".into()))
 }
 
-/// The evidence in what the environment has written. A report of AMD's is held against the certificate that came with it: one that does not fit is not shown to anybody.
+/// Returns the evidence in the environment's output. An AMD report is checked with the certificate that came with it,
+/// and one that does not fit is refused.
 fn evidence(raw: &[u8], auxiliary: &[u8]) -> Result<Evidence, QuoteError> {
     let refused = |refusal: openrelay_attest::Refusal| QuoteError::Environment(refusal.to_string());
     let mut evidence = convert(raw).map_err(refused)?.evidence;
     if let Evidence::Amd(report) = &mut evidence {
         report.certificate = certificate(auxiliary).ok_or_else(|| {
             QuoteError::Environment(
-                "the machine's owner has given the guest no certificate of the chip (VCEK, VLEK)".into(),
+                "the machine's owner has not given the guest the chip's certificate (VCEK, VLEK)".into(),
             )
         })?;
         examine(&evidence, None, &Roots::genuine(), unix_seconds()).map_err(refused)?;
@@ -92,7 +94,8 @@ fn evidence(raw: &[u8], auxiliary: &[u8]) -> Result<Evidence, QuoteError> {
     Ok(evidence)
 }
 
-/// The VCEK or VLEK in a table of certificates: entries of a GUID, where it begins and how long it is, up to one of zeros.
+/// Returns the VCEK or VLEK in a table of certificates. Each entry has a GUID, an offset and a length; a GUID of
+/// zeros ends the table.
 fn certificate(table: &[u8]) -> Option<Vec<u8>> {
     let number = |bytes: &[u8]| usize::try_from(u32::from_le_bytes(*bytes.first_chunk()?)).ok();
     // The first three parts of a GUID are little-endian.
@@ -118,18 +121,18 @@ fn certificate(table: &[u8]) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
+    #![allow(clippy::unwrap_used, reason = "a test that cannot continue must stop")]
     use super::*;
 
     #[test]
-    fn where_there_is_no_environment_that_is_said() {
+    fn missing_environment_is_reported() {
         let nowhere = std::env::temp_dir().join(format!("openrelay-test-{}/tsm/report", std::process::id()));
         assert_eq!(quote_at(&nowhere, &[0; 64]), Err(QuoteError::NoEnvironment));
     }
 
     #[test]
-    fn what_no_chip_has_signed_is_not_shown() {
-        // A folder that keeps what is written, and makes no report of it.
+    fn evidence_that_no_chip_signed_is_refused() {
+        // A folder that keeps what is written, but makes no report from it.
         let reports = std::env::temp_dir().join(format!("openrelay-test-{}-reports", std::process::id()));
         fs::create_dir_all(&reports).unwrap();
         let said = quote_at(&reports, &[7; 64]).unwrap_err().to_string();
@@ -139,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn the_chips_certificate_is_found_in_the_table_and_nothing_past_its_end_is_read() {
+    fn certificate_is_found_in_the_table_and_never_read_past_its_end() {
         let vcek = [0x8d, 0x75, 0xda, 0x63, 0x64, 0xe6, 0x64, 0x45, 0xad, 0xc5, 0xf4, 0xb9, 0x3b, 0xe8, 0xac, 0xcd];
         let entry =
             |guid: [u8; 16], at: u32, length: u32| [&guid[..], &at.to_le_bytes(), &length.to_le_bytes()].concat();

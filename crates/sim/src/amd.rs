@@ -1,6 +1,6 @@
-//! An AMD of our own: roots, authorities, chips and their reports, for evidence that no real chip would sign.
+//! A mock AMD: roots, authorities, chips and reports, for evidence that no real chip would sign.
 //!
-//! Owns the keys, which prove nothing to anybody: who hands its roots to a verifier gets facts that say `simulated`.
+//! Owns the keys. They prove nothing: a verifier that accepts these roots returns facts marked `simulated`.
 
 use aws_lc_rs::encoding::AsDer as _;
 use aws_lc_rs::rand::SystemRandom;
@@ -10,19 +10,19 @@ use openrelay_attest::roots::AmdRoot;
 
 use crate::der::{bits, boolean, integer, octets, oid, sequence, set, time, tlv};
 
-/// When everything of it is valid: a year from this second on, since the Unix epoch.
+/// Start of the validity of every certificate, which lasts one year; seconds since the Unix epoch.
 pub const BEGINS: u64 = 1_800_000_000;
-/// And until this one.
+/// End of that validity.
 pub const ENDS: u64 = BEGINS + 365 * 86_400;
 
-/// Basic constraints, the only critical extension.
+/// OID of basic constraints, the only critical extension.
 const CONSTRAINTS: &str = "2.5.29.19";
-/// Bytes of a report that are signed.
+/// Length of the signed part of a report, in bytes.
 const SIGNED: usize = 0x2a0;
 
-/// A key with a certificate's worth of a name.
+/// A certificate authority: a key and its common name.
 pub struct Authority {
-    /// Its common name.
+    /// Common name.
     pub name: String,
     key: KeyPair,
 }
@@ -40,7 +40,7 @@ impl Authority {
         self.key.as_der().expect("a key").as_ref().to_vec()
     }
 
-    /// Its signature in AMD's way: RSA-PSS with SHA-384.
+    /// Signs as AMD does: RSA-PSS with SHA-384.
     fn sign(&self, message: &[u8]) -> Vec<u8> {
         let mut signature = vec![0; self.key.public_modulus_len()];
         self.key.sign(&RSA_PSS_SHA384, &SystemRandom::new(), message, &mut signature).expect("a signature");
@@ -53,39 +53,40 @@ impl Authority {
     }
 }
 
-/// The hierarchy of one product.
+/// The certificate hierarchy of one product.
 pub struct MockAmd {
     /// The product: `Milan`, `Genoa`, `Turin`.
     pub product: &'static str,
-    /// From when on its certificates are valid, for a year, in seconds since the Unix epoch.
+    /// Start of the validity of its certificates, which lasts one year; seconds since the Unix epoch.
     pub begins: u64,
     ark: Authority,
     ask: Authority,
     asvk: Authority,
 }
 
-/// What a certificate says, before it is signed.
+/// The content of a certificate before signing.
 pub struct Certificate {
-    /// Its number.
+    /// Serial number.
     pub serial: u8,
-    /// Whose it is.
+    /// Common name of the subject.
     pub subject: String,
-    /// From when on, in seconds since the Unix epoch.
+    /// Start of validity, in seconds since the Unix epoch.
     pub begins: u64,
-    /// Until when.
+    /// End of validity, in seconds since the Unix epoch.
     pub ends: u64,
-    /// The key, as DER.
+    /// Public key, as DER.
     pub key: Vec<u8>,
-    /// Extensions: identifier and content.
+    /// Extensions: OID and content.
     pub extensions: Vec<(String, Vec<u8>)>,
 }
 
-/// Parameters of RSA-PSS, as Turin's certificates write them, or with the trailer as others do.
+/// Parameters of RSA-PSS: without the trailer field as in Turin's certificates, or with it as in those of other
+/// products.
 fn algorithm(with_trailer: bool) -> Vec<u8> {
     algorithm_called("1.2.840.113549.1.1.10", 48, with_trailer)
 }
 
-/// The same called otherwise, or with another length of salt.
+/// The same parameters under another algorithm identifier, or with another salt length.
 fn algorithm_called(identifier: &str, salt: u8, with_trailer: bool) -> Vec<u8> {
     let sha384 = sequence(&[oid("2.16.840.1.101.3.4.2.2"), tlv(5, &[])]);
     let mgf1 = sequence(&[oid("1.2.840.113549.1.1.8"), sha384.clone()]);
@@ -101,25 +102,26 @@ fn name(common: &str) -> Vec<u8> {
 }
 
 impl MockAmd {
-    /// A hierarchy for this product.
+    /// Generates a hierarchy for this product.
     pub fn new(product: &'static str) -> Self {
         let authority = |prefix: &str| Authority::new(format!("{prefix}-{product}"));
         Self { product, begins: BEGINS, ark: authority("ARK"), ask: authority("SEV"), asvk: authority("SEV-VLEK") }
     }
 
-    /// Its secret keys, for another program that simulates: root, authority for chips, authority for clouds.
+    /// Returns the private keys of the root, the chip authority and the cloud authority, for another simulation
+    /// program.
     pub fn to_keys(&self) -> [Vec<u8>; 3] {
         [&self.ark, &self.ask, &self.asvk].map(Authority::to_der)
     }
 
-    /// The hierarchy with these keys.
+    /// Restores a hierarchy from these keys.
     pub fn of_keys(product: &'static str, begins: u64, [ark, ask, asvk]: [&[u8]; 3]) -> Option<Self> {
         let authority = |prefix: &str, key| Authority::of_der(format!("{prefix}-{product}"), key);
         let (ark, ask, asvk) = (authority("ARK", ark)?, authority("SEV", ask)?, authority("SEV-VLEK", asvk)?);
         Some(Self { product, begins, ark, ask, asvk })
     }
 
-    /// Its root and its authorities for chips and for clouds.
+    /// Returns the root and its chip and cloud authorities.
     pub fn root(&self) -> AmdRoot {
         AmdRoot {
             product: self.product,
@@ -129,7 +131,7 @@ impl MockAmd {
         }
     }
 
-    /// What the certificate of an authority says.
+    /// Returns the content of an authority's certificate.
     fn of_authority(&self, serial: u8, authority: &Authority) -> Certificate {
         Certificate {
             serial,
@@ -141,17 +143,17 @@ impl MockAmd {
         }
     }
 
-    /// A certificate of a chip, by the authority for chips.
+    /// Issues a chip certificate, signed by the chip authority.
     pub fn vcek(&self, certificate: &Certificate) -> Vec<u8> {
         self.issue(&self.ask, certificate)
     }
 
-    /// The same, said to be signed by another algorithm, or with another length of salt, than it is.
+    /// Issues a chip certificate that states another algorithm or salt length than its signature uses.
     pub fn vcek_said_to_be_signed(&self, certificate: &Certificate, identifier: &str, salt: u8) -> Vec<u8> {
         self.issue_as(&self.ask, certificate, &algorithm_called(identifier, salt, true))
     }
 
-    /// A certificate of a cloud, by the authority for clouds.
+    /// Issues a cloud certificate, signed by the cloud authority.
     pub fn vlek(&self, certificate: &Certificate) -> Vec<u8> {
         self.issue(&self.asvk, certificate)
     }
@@ -186,17 +188,18 @@ impl MockAmd {
         sequence(&[signed, algorithm.to_vec(), bits(&signature)])
     }
 
-    /// A list of revoked certificates of the root, by their numbers.
+    /// Signs, with the root, a revocation list of these serial numbers.
     pub fn crl(&self, begins: u64, ends: Option<u64>, revoked: &[u8]) -> Vec<u8> {
         self.crl_by(&self.ark, &self.ark.name, begins, ends, revoked)
     }
 
-    /// The same, signed by the authority for chips in the root's name.
+    /// Signs, with the chip authority, a revocation list in the root's name.
     pub fn forged_crl(&self) -> Vec<u8> {
         self.crl_by(&self.ask, &self.ark.name, BEGINS, Some(ENDS), &[])
     }
 
-    /// A list that names one way of writing its algorithm where it is signed, and another beside its signature.
+    /// Signs a revocation list whose two copies of the algorithm, one signed and one beside the signature, are
+    /// encoded differently.
     pub fn ambiguous_crl(&self) -> Vec<u8> {
         self.crl_as((&self.ark, &self.ark.name), (BEGINS, Some(ENDS)), &[], [algorithm(false), algorithm(true)])
     }
@@ -225,10 +228,10 @@ impl MockAmd {
     }
 }
 
-/// A chip, or a cloud, with its key.
+/// A chip, or a cloud, and its key.
 pub struct Chip {
     key: EcdsaKeyPair,
-    /// Its number.
+    /// Chip ID.
     pub id: [u8; 64],
 }
 
@@ -239,13 +242,13 @@ impl Default for Chip {
 }
 
 impl Chip {
-    /// Its key as a certificate has it.
+    /// Returns the public key as a certificate encodes it.
     pub fn public_key(&self) -> Vec<u8> {
         let algorithm = sequence(&[oid("1.2.840.10045.2.1"), oid("1.3.132.0.34")]);
         sequence(&[algorithm, bits(self.key.public_key().as_ref())])
     }
 
-    /// What its certificate says: firmware numbers as [`Report::new`] has them.
+    /// Returns the content of its certificate, with the firmware versions of [`Report::new`].
     pub fn certificate(&self, product: &str) -> Certificate {
         let amd = |place: &str| format!("1.3.6.1.4.1.3704.1.{place}");
         let turin = product == "Turin";
@@ -260,7 +263,7 @@ impl Chip {
         if turin {
             extensions.push((amd("3.9"), integer(7)));
         }
-        // From Turin on a chip's number has eight bytes.
+        // From Turin on, a chip ID has eight bytes.
         extensions.push((amd("4"), self.id[..if turin { 8 } else { 64 }].to_vec()));
         Certificate {
             serial: 9,
@@ -272,7 +275,7 @@ impl Chip {
         }
     }
 
-    /// The raw report, signed.
+    /// Returns the raw signed report.
     pub fn sign(&self, report: &Report) -> Vec<u8> {
         let signature = self.key.sign(&SystemRandom::new(), &report.0).expect("a signature");
         let (r, s) = signature.as_ref().split_at(48);
@@ -287,12 +290,12 @@ impl Chip {
     }
 }
 
-/// What a report says, before it is signed.
+/// The content of a report before signing.
 #[derive(Clone)]
 pub struct Report(pub [u8; SIGNED]);
 
 impl Report {
-    /// A report of this version that nothing is wrong with.
+    /// Creates a report of this version that passes every check.
     pub fn new(product: &str, version: u32, chip: &Chip) -> Self {
         let mut this = Self([0; SIGNED]);
         let (family, model, tcb) = match product {
@@ -301,8 +304,8 @@ impl Report {
             _ => (0x1a, 0x02, [7, 10, 1, 23, 0, 0, 0, 84]),
         };
         this.put(0x00, &version.to_le_bytes());
-        // Version 1.51 at least; SMT allowed; the bit that is always one; pages are not swapped, and on Turin
-        // ciphertext is hidden.
+        // Minimum ABI version 1.51; SMT allowed; the reserved bit that is always one; no page swapping; on Turin also
+        // ciphertext hiding.
         let hiding = product == "Turin";
         let policy = 0x0203_0133 | u64::from(hiding) << 24;
         this.put(0x08, &policy.to_le_bytes());
@@ -310,24 +313,24 @@ impl Report {
         for at in [0x38, 0x180, 0x1e0, 0x1f0] {
             this.put(at, &tcb);
         }
-        // SMT is on; memory aliases were looked for.
+        // SMT is enabled; the memory alias check is done.
         this.put(0x40, &(0x21 | u64::from(hiding) << 4).to_le_bytes());
         this.put(0x90, &[0x4d; 48]);
         if version >= 3 {
             this.put(0x188, &[family, model, 1]);
         }
-        // The report pads the number of a Turin chip with zeros.
+        // The report pads a Turin chip ID with zeros.
         let id = if product == "Turin" { &chip.id[..8] } else { &chip.id[..] };
         this.put(0x1a0, id);
         this
     }
 
-    /// Puts bytes at a place.
+    /// Overwrites the bytes at an offset.
     pub fn put(&mut self, at: usize, bytes: &[u8]) {
         self.0[at..at + bytes.len()].copy_from_slice(bytes);
     }
 
-    /// The same report with other bytes at a place.
+    /// Returns the report with the bytes at an offset overwritten.
     #[must_use]
     pub fn with(mut self, at: usize, bytes: &[u8]) -> Self {
         self.put(at, bytes);

@@ -1,8 +1,8 @@
-//! A writer of DER, for certificates and lists of our own making: also for such as no library would write.
+//! A DER encoder for mock certificates and revocation lists, including invalid ones that no library would produce.
 //!
-//! Owns tags and lengths. Source: X.690.
+//! Owns tags and lengths. Never parses. Source: X.690.
 
-/// A tag, the length, the content.
+/// Encodes a tag, the length and the content.
 pub fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
     let length = content.len();
     let mut out = vec![tag];
@@ -18,34 +18,34 @@ pub fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
     out
 }
 
-/// SEQUENCE.
+/// Encodes a SEQUENCE.
 pub fn sequence(parts: &[Vec<u8>]) -> Vec<u8> {
     tlv(0x30, &parts.concat())
 }
 
-/// SET of one.
+/// Encodes a SET with one element.
 pub fn set(part: &[u8]) -> Vec<u8> {
     tlv(0x31, part)
 }
 
-/// A small INTEGER.
+/// Encodes a small INTEGER.
 pub fn integer(value: u8) -> Vec<u8> {
     if value < 0x80 { tlv(2, &[value]) } else { tlv(2, &[0, value]) }
 }
 
-/// An INTEGER of any length that is not negative, from its big-endian bytes.
+/// Encodes a non-negative INTEGER of any length from its big-endian bytes.
 pub fn magnitude(bytes: &[u8]) -> Vec<u8> {
     let first = bytes.iter().position(|byte| *byte != 0).unwrap_or(bytes.len().saturating_sub(1));
     let rest = &bytes[first..];
     if rest.first().is_some_and(|byte| *byte >= 0x80) { tlv(2, &[&[0], rest].concat()) } else { tlv(2, rest) }
 }
 
-/// BOOLEAN.
+/// Encodes a BOOLEAN.
 pub fn boolean(value: bool) -> Vec<u8> {
     tlv(1, &[if value { 0xff } else { 0 }])
 }
 
-/// OBJECT IDENTIFIER.
+/// Encodes an OBJECT IDENTIFIER.
 pub fn oid(text: &str) -> Vec<u8> {
     let numbers: Vec<u32> = text.split('.').map(|number| number.parse().unwrap_or(0)).collect();
     let (first, rest) = numbers.split_at(2);
@@ -62,32 +62,32 @@ pub fn oid(text: &str) -> Vec<u8> {
     tlv(6, &content)
 }
 
-/// BIT STRING of whole bytes.
+/// Encodes a BIT STRING of whole bytes.
 pub fn bits(content: &[u8]) -> Vec<u8> {
     tlv(3, &[&[0], content].concat())
 }
 
-/// OCTET STRING.
+/// Encodes an OCTET STRING.
 pub fn octets(content: &[u8]) -> Vec<u8> {
     tlv(4, content)
 }
 
-/// GeneralizedTime, of seconds since the Unix epoch.
+/// Encodes a time, given in seconds since the Unix epoch, as UTCTime or GeneralizedTime.
 pub fn time(seconds: u64) -> Vec<u8> {
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = date(days);
     let text = format!("{year:04}{month:02}{day:02}{:02}{:02}{:02}Z", second / 3_600, second / 60 % 60, second % 60);
-    // Until 2050 a certificate must have the shorter form. Source: RFC 5280, section 4.1.2.5.
+    // Certificates must use UTCTime, the shorter form, until 2050. Source: RFC 5280, section 4.1.2.5.
     if year < 2050 { tlv(0x17, &text.as_bytes()[2..]) } else { tlv(0x18, text.as_bytes()) }
 }
 
-/// A time as JSON has it. Source: RFC 3339.
+/// Formats a time, given in seconds since the Unix epoch, as JSON documents do. Source: RFC 3339.
 pub fn rfc3339(seconds: u64) -> String {
     let ((year, month, day), second) = (date(seconds / 86_400), seconds % 86_400);
     format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", second / 3_600, second / 60 % 60, second % 60)
 }
 
-/// Year, month and day of so many days since the Unix epoch, which is all that is asked for here.
+/// Returns year, month and day of a number of days since the Unix epoch.
 fn date(mut days: u64) -> (u64, u64, u64) {
     let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
     let mut year = 1970;
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_and_identifiers_are_those_of_the_standards() {
+    fn times_and_identifiers_match_the_standards() {
         assert_eq!(time(1_709_164_800), b"\x17\x0d240229000000Z");
         assert_eq!(time(2_524_608_000), b"\x18\x0f20500101000000Z");
         assert_eq!(time(1_750_799_999), b"\x17\x0d250624211959Z");

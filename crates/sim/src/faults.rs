@@ -1,15 +1,17 @@
-//! What a link does to datagrams.
+//! Link faults: delay, reordering, loss, duplication and corruption of datagrams.
+//!
+//! Owns the seeded generator that decides each fault. Never reads a clock or the system's randomness.
 
 use std::time::Duration;
 
 use openrelay_proto::random::Random;
 
-/// A generator for simulations: SplitMix64. Never for keys that matter.
+/// A generator for simulations, SplitMix64. Must never produce keys that protect anything.
 #[derive(Clone, Debug)]
 pub struct Seeded(pub u64);
 
 impl Seeded {
-    /// The next number.
+    /// Returns the next number.
     pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -32,27 +34,27 @@ impl Random for Seeded {
     }
 }
 
-/// The faults of all links; none by default. Shares are in thousandths.
+/// The faults of all links; by default there are none. Probabilities are in thousandths.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Faults {
     /// Delay of every datagram.
     pub delay: Duration,
-    /// More delay, at random up to this: reorders.
+    /// Maximum of a random additional delay, which reorders datagrams.
     pub jitter: Duration,
-    /// Datagrams lost.
+    /// Probability that a datagram is lost.
     pub loss: u32,
-    /// Datagrams that arrive twice.
+    /// Probability that a datagram arrives twice.
     pub duplication: u32,
-    /// Datagrams with a flipped bit.
+    /// Probability that one bit of a datagram flips.
     pub corruption: u32,
-    /// Nothing passes.
+    /// Drops every datagram.
     pub partition: bool,
-    /// Larger datagrams are lost without a word; zero for no limit.
+    /// Largest datagram that passes, in bytes; larger ones are dropped silently. Zero means no limit.
     pub largest: usize,
 }
 
 impl Faults {
-    /// When, and as what, the copies of `datagram` arrive.
+    /// Returns the copies of `datagram` that arrive, each with its delay.
     pub(crate) fn apply(&self, datagram: Vec<u8>, dice: &mut Seeded) -> Vec<(Duration, Vec<u8>)> {
         let too_large = self.largest > 0 && datagram.len() > self.largest;
         if self.partition || too_large || dice.one_in_thousand(self.loss) {

@@ -1,6 +1,7 @@
-//! An Intel of our own: roots, authorities, machines, their quotes, and what is published about them, for evidence that no real machine would sign.
+//! A mock Intel: roots, authorities, machines, their quotes and Intel's publications, for evidence that no real
+//! machine would sign.
 //!
-//! Owns the keys, which prove nothing to anybody: who hands its roots to a verifier gets facts that say `simulated`.
+//! Owns the keys. They prove nothing: a verifier that accepts these roots returns facts marked `simulated`.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::rand::SystemRandom;
@@ -14,16 +15,16 @@ use crate::der::{bits, boolean, integer, magnitude, octets, oid, rfc3339, sequen
 
 pub use crate::amd::{BEGINS, ENDS};
 
-/// The processor model of all its machines.
+/// Processor model (FMSPC) of all its machines.
 pub const FMSPC: [u8; 6] = [0x50, 0x80, 0x6f, 0, 0, 0];
-/// Versions of a machine's firmware, as its certificate has them.
+/// Firmware component versions (SVNs) in a machine's certificate.
 const SVNS: [u8; 16] = [3, 3, 2, 2, 4, 1, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0];
 const QE_SIGNER: [u8; 32] = [0x9e; 32];
 const MODULE_SIGNER: [u8; 48] = [0; 48];
 
-/// A P-256 key with a name.
+/// A P-256 key and its common name.
 pub struct Key {
-    /// Its common name.
+    /// Common name.
     pub name: &'static str,
     pair: EcdsaKeyPair,
 }
@@ -41,7 +42,7 @@ impl Key {
         self.pair.to_pkcs8v1().expect("a key").as_ref().to_vec()
     }
 
-    /// r and s.
+    /// Returns r and s.
     fn sign(&self, message: &[u8]) -> [u8; 64] {
         let signature = self.pair.sign(&SystemRandom::new(), message).expect("a signature");
         signature.as_ref().try_into().expect("64 bytes")
@@ -52,7 +53,7 @@ impl Key {
         sequence(&[magnitude(&signature[..32]), magnitude(&signature[32..])])
     }
 
-    /// x and y.
+    /// Returns x and y.
     fn point(&self) -> [u8; 64] {
         self.pair.public_key().as_ref()[1..].try_into().expect("64 bytes after the form")
     }
@@ -63,21 +64,21 @@ impl Key {
     }
 }
 
-/// The hierarchy.
+/// The certificate hierarchy.
 pub struct MockIntel {
-    /// Of its certificates.
+    /// Validity of its certificates.
     pub dates: Dates,
     root: Key,
     platform: Key,
     signer: Key,
 }
 
-/// What is different about a certificate.
+/// A validity period.
 #[derive(Clone)]
 pub struct Dates {
-    /// From when on, in seconds since the Unix epoch.
+    /// Start, in seconds since the Unix epoch.
     pub begins: u64,
-    /// Until when.
+    /// End, in seconds since the Unix epoch.
     pub ends: u64,
 }
 
@@ -87,30 +88,31 @@ impl Default for Dates {
     }
 }
 
-/// What Intel publishes, before it is signed.
+/// Intel's publications before signing.
 #[derive(Clone)]
 pub struct Published {
-    /// TCB info, JSON.
+    /// TCB info, as JSON.
     pub tcb_info: String,
-    /// The identity of the quoting enclave, JSON.
+    /// Identity of the quoting enclave, as JSON.
     pub qe_identity: String,
-    /// Numbers of PCK certificates that were revoked.
+    /// Serial numbers of revoked PCK certificates.
     pub revoked_machines: Vec<u8>,
-    /// Numbers of authorities that were.
+    /// Serial numbers of revoked authorities.
     pub revoked_authorities: Vec<u8>,
-    /// Of both lists.
+    /// Validity of both revocation lists.
     pub lists: Dates,
 }
 
 impl Default for Published {
-    /// All is up to date, for a month from the beginning on.
+    /// Returns publications that report everything up to date, valid for a month from [`BEGINS`].
     fn default() -> Self {
         Self::since(BEGINS)
     }
 }
 
 impl Published {
-    /// All is up to date, for a month from this second on, since the Unix epoch.
+    /// Returns publications that report everything up to date, valid for a month from `begins`, in seconds since the
+    /// Unix epoch.
     pub fn since(begins: u64) -> Self {
         let (issued, next) = (rfc3339(begins), rfc3339(begins + 30 * 86_400));
         let components = |svns: &[u8]| {
@@ -120,20 +122,26 @@ impl Published {
         let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02X}")).collect::<String>();
         let (module, mask) = (hex(&MODULE_SIGNER), "FFFFFFFFFFFFFFFF");
         let tcb_info = format!(
-            "{{\"id\":\"TDX\",\"version\":3,\"issueDate\":\"{issued}\",\"nextUpdate\":\"{next}\",\"fmspc\":\"{}\",\"pceId\":\"0000\",\"tcbType\":0,\
-             \"tcbEvaluationDataNumber\":18,\"tdxModule\":{{\"mrsigner\":\"{module}\",\"attributes\":\"0000000000000000\",\"attributesMask\":\"{mask}\"}},\
-             \"tdxModuleIdentities\":[{{\"id\":\"TDX_01\",\"mrsigner\":\"{module}\",\"attributes\":\"0000000000000000\",\"attributesMask\":\"{mask}\",\
-             \"tcbLevels\":[{{\"tcb\":{{\"isvsvn\":5}},\"tcbDate\":\"2026-01-01T00:00:00Z\",\"tcbStatus\":\"UpToDate\"}}]}}],\
-             \"tcbLevels\":[{{\"tcb\":{{\"sgxtcbcomponents\":[{}],\"pcesvn\":13,\"tdxtcbcomponents\":[{}]}},\"tcbDate\":\"2026-01-01T00:00:00Z\",\
-             \"tcbStatus\":\"UpToDate\"}}]}}",
+            "{{\"id\":\"TDX\",\"version\":3,\"issueDate\":\"{issued}\",\"nextUpdate\":\"{next}\",\"fmspc\":\"{}\",\
+             \"pceId\":\"0000\",\"tcbType\":0,\"tcbEvaluationDataNumber\":18,\"tdxModule\":{{\"mrsigner\":\"{module}\",\
+             \"attributes\":\"0000000000000000\",\"attributesMask\":\"{mask}\"}},\
+             \"tdxModuleIdentities\":[{{\"id\":\"TDX_01\",\"mrsigner\":\"{module}\",\
+             \"attributes\":\"0000000000000000\",\"attributesMask\":\"{mask}\",\
+             \"tcbLevels\":[{{\"tcb\":{{\"isvsvn\":5}},\"tcbDate\":\"2026-01-01T00:00:00Z\",\
+             \"tcbStatus\":\"UpToDate\"}}]}}],\
+             \"tcbLevels\":[{{\"tcb\":{{\"sgxtcbcomponents\":[{}],\"pcesvn\":13,\"tdxtcbcomponents\":[{}]}},\
+             \"tcbDate\":\"2026-01-01T00:00:00Z\",\"tcbStatus\":\"UpToDate\"}}]}}",
             hex(&FMSPC),
             components(&SVNS),
             components(&[5, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
         );
         let qe_identity = format!(
-            "{{\"id\":\"TD_QE\",\"version\":2,\"issueDate\":\"{issued}\",\"nextUpdate\":\"{next}\",\"tcbEvaluationDataNumber\":18,\"miscselect\":\"00000000\",\
-             \"miscselectMask\":\"FFFFFFFF\",\"attributes\":\"11000000000000000000000000000000\",\"attributesMask\":\"FBFFFFFFFFFFFFFF0000000000000000\",\
-             \"mrsigner\":\"{}\",\"isvprodid\":2,\"tcbLevels\":[{{\"tcb\":{{\"isvsvn\":4}},\"tcbDate\":\"2026-01-01T00:00:00Z\",\"tcbStatus\":\"UpToDate\"}}]}}",
+            "{{\"id\":\"TD_QE\",\"version\":2,\"issueDate\":\"{issued}\",\"nextUpdate\":\"{next}\",\
+             \"tcbEvaluationDataNumber\":18,\"miscselect\":\"00000000\",\"miscselectMask\":\"FFFFFFFF\",\
+             \"attributes\":\"11000000000000000000000000000000\",\
+             \"attributesMask\":\"FBFFFFFFFFFFFFFF0000000000000000\",\
+             \"mrsigner\":\"{}\",\"isvprodid\":2,\"tcbLevels\":[{{\"tcb\":{{\"isvsvn\":4}},\
+             \"tcbDate\":\"2026-01-01T00:00:00Z\",\"tcbStatus\":\"UpToDate\"}}]}}",
             hex(&QE_SIGNER),
         );
         let none = Vec::new();
@@ -148,7 +156,7 @@ impl Published {
 }
 
 impl Published {
-    /// The same for enclaves.
+    /// Returns publications for SGX enclaves, otherwise like the default.
     pub fn for_enclaves() -> Self {
         let mut this = Self::default();
         this.tcb_info = this.tcb_info.replace("\"id\":\"TDX\"", "\"id\":\"SGX\"");
@@ -165,7 +173,7 @@ impl Default for MockIntel {
     }
 }
 
-/// Of its root, its authority for machines, and who signs what it publishes.
+/// Common names of the root, the platform authority and the signer of publications.
 const NAMES: [&str; 3] = ["Mock SGX Root CA", "Mock SGX PCK Platform CA", "Mock SGX TCB Signing"];
 
 fn name(common: &str) -> Vec<u8> {
@@ -176,25 +184,25 @@ fn algorithm() -> Vec<u8> {
     sequence(&[oid("1.2.840.10045.4.3.2")])
 }
 
-/// A block of PEM.
+/// Encodes a certificate as PEM.
 fn pem(bytes: &[u8]) -> String {
     let packed = base64ct::Base64::encode_string(bytes);
     format!("-----BEGIN CERTIFICATE-----\n{packed}\n-----END CERTIFICATE-----\n")
 }
 
 impl MockIntel {
-    /// Its secret keys, for another program that simulates.
+    /// Returns the private keys, for another simulation program.
     pub fn to_keys(&self) -> [Vec<u8>; 3] {
         [&self.root, &self.platform, &self.signer].map(Key::to_der)
     }
 
-    /// The hierarchy with these keys.
+    /// Restores a hierarchy from these keys.
     pub fn of_keys(dates: Dates, keys: [&[u8]; 3]) -> Option<Self> {
         let key = |place: usize| Key::of_der(NAMES[place], keys[place]);
         Some(Self { dates, root: key(0)?, platform: key(1)?, signer: key(2)? })
     }
 
-    /// What a verifier has to be given for it.
+    /// Returns the roots that a verifier needs for this hierarchy.
     pub fn roots(&self) -> Roots {
         Roots {
             intel: self.root_certificate(),
@@ -213,12 +221,12 @@ impl MockIntel {
         issue(&self.root, 2, &self.platform, &self.dates, &[authority()])
     }
 
-    /// The certificate of a machine's key.
+    /// Issues the certificate of a machine's key.
     fn pck(&self, machine: &Machine) -> Vec<u8> {
         issue(&self.platform, machine.serial, &machine.pck, &machine.dates, &[machine.extension()])
     }
 
-    /// What it publishes, signed.
+    /// Signs the publications.
     pub fn sign(&self, published: &Published) -> IntelCollateral {
         let signer = issue(&self.root, 3, &self.signer, &self.dates, &[]);
         let chain = [pem(&signer), pem(&self.root_certificate())].concat();
@@ -272,15 +280,15 @@ fn crl(issuer: &Key, dates: &Dates, revoked: &[u8]) -> Vec<u8> {
     sequence(&[signed, algorithm(), bits(&signature)])
 }
 
-/// A machine with its keys.
+/// A machine and its keys.
 pub struct Machine {
-    /// The number of its certificate.
+    /// Serial number of its certificate.
     pub serial: u8,
-    /// Of its certificate.
+    /// Validity of its certificate.
     pub dates: Dates,
-    /// What tells it from others.
+    /// Platform ID (PPID), unique to the machine.
     pub ppid: [u8; 16],
-    /// Its processor's model.
+    /// Processor model (FMSPC).
     pub fmspc: [u8; 6],
     pck: Key,
     attestation: Key,
@@ -300,7 +308,7 @@ impl Default for Machine {
 }
 
 impl Machine {
-    /// What its certificate says of it. Source: Intel SGX PCK Certificate and CRL Profile, 1.3.5.
+    /// Returns the SGX extension of its certificate. Source: Intel SGX PCK Certificate and CRL Profile, 1.3.5.
     fn extension(&self) -> Vec<u8> {
         let sgx = |place: &str| oid(&format!("1.2.840.113741.1.13.1{place}"));
         let pair = |place: &str, value: Vec<u8>| sequence(&[sgx(place), value]);
@@ -320,14 +328,14 @@ impl Machine {
         sequence(&[sgx(""), octets(&sequence(&all))])
     }
 
-    /// The raw quote, version 4, of a trust domain, after `change` has had its way with it.
+    /// Returns the raw quote of a trust domain, version 4, after `change` has modified it.
     pub fn quote(&self, intel: &MockIntel, change: impl FnOnce(&mut Quote)) -> Vec<u8> {
         let mut quote = Quote::default();
         change(&mut quote);
         self.sign(intel, quote)
     }
 
-    /// The raw quote.
+    /// Signs a quote and returns it as raw bytes.
     pub fn sign(&self, intel: &MockIntel, quote: Quote) -> Vec<u8> {
         let is_enclave = quote.signed[0] == 3;
         let (signed, mut qe) = (quote.signed, quote.qe_report);
@@ -351,7 +359,8 @@ impl Machine {
             chain.as_bytes(),
         ]
         .concat();
-        // From version 4 on, what vouches for the key is certification data of its own.
+        // From version 4 on, certification data of its own type wraps the quoting enclave's report and certificate
+        // chain.
         let head = if is_enclave { Vec::new() } else { [&6u16.to_le_bytes()[..], &length(&inner)].concat() };
         let data = [&key.sign(&signed)[..], &self.attestation.point(), &head, &inner].concat();
         [&signed[..], &length(&data), &data].concat()
@@ -362,19 +371,19 @@ impl Machine {
     }
 }
 
-/// A quote before it is signed.
+/// A quote before signing.
 pub struct Quote {
     /// Header and body.
     pub signed: Vec<u8>,
-    /// Where the body begins.
+    /// Offset of the body in `signed`.
     body: usize,
-    /// The quoting enclave's report.
+    /// Report of the quoting enclave.
     pub qe_report: Vec<u8>,
-    /// Leave the attestation key out of the quoting enclave's report.
+    /// Leaves the attestation key out of the quoting enclave's report.
     pub unbound: bool,
-    /// Another key than the attestation key signs.
+    /// Signs with a key other than the attestation key.
     pub signed_by_another: bool,
-    /// Another key than the machine's signs the quoting enclave's report.
+    /// Signs the quoting enclave's report with a key other than the machine's.
     pub vouched_for_by_another: bool,
 }
 
@@ -410,40 +419,40 @@ impl Quote {
         this
     }
 
-    /// A trust domain's, version 5, with a body of type 2 (584 bytes), 3 (648) or 4 (885).
+    /// Returns a trust domain's quote, version 5, with a body of type 2 (584 bytes), 3 (648 bytes) or 4 (885 bytes).
     pub fn of_domain_5(kind: u8) -> Self {
         let length: u16 = [584, 648, 885][usize::from(kind - 2)];
         let [low, high] = length.to_le_bytes();
         let mut this = Self::new(5, 0x81, &[kind, 0, low, high, 0, 0], length.into());
         this.put_domain();
         if kind > 2 {
-            // The module that runs now, where the first is the one that the domain was started by.
+            // The running module; the body's first module version is the one that started the domain.
             this.put(584, &[5, 1, 3]);
         }
         this
     }
 
-    /// An enclave's, version 3.
+    /// Returns an enclave's quote, version 3.
     pub fn of_enclave() -> Self {
         let mut this = Self::new(3, 0, &[], 384);
         this.put(0, &SVNS);
         // INIT, MODE64BIT.
         this.put(48, &[5]);
         this.put(64, &[0xe7; 32]);
-        // The quoting enclave for enclaves.
+        // The quoting enclave for SGX enclaves.
         this.qe_report[256..260].copy_from_slice(&[1, 0, 4, 0]);
         this
     }
 
     fn put_domain(&mut self) {
-        // The module's version 5 of its first generation.
+        // TDX module SVN 5, generation 1.
         self.put(0, &[5, 1, 3]);
-        // SEPT_VE_DISABLE, and PKS.
+        // SEPT_VE_DISABLE and PKS.
         self.put(120, &0x5000_0000u64.to_le_bytes());
         self.put(136, &[0xd7; 48]);
     }
 
-    /// Puts bytes at a place of the report.
+    /// Overwrites the bytes at an offset of the body.
     pub fn put(&mut self, at: usize, bytes: &[u8]) {
         let at = self.body + at;
         self.signed[at..at + bytes.len()].copy_from_slice(bytes);

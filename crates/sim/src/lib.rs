@@ -1,8 +1,8 @@
 //! A client, an ingress and an egress on a simulated network.
 //!
-//! Owns virtual time, bad links and the record of what crossed them. Runs the protocol's own code, without threads or sockets: the same seed gives
-//! the same bytes in the same order.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a simulation that cannot go on must stop")]
+//! Owns virtual time, the faulty links and the record of every datagram that crossed them. Runs the protocol's own
+//! code without threads or sockets: the same seed produces the same bytes in the same order.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a simulation that cannot continue must stop")]
 
 pub mod amd;
 pub mod der;

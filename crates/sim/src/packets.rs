@@ -1,10 +1,12 @@
 //! Inner packets for simulations.
+//!
+//! Owns two builders of UDP packets. Never computes UDP or IP checksums.
 
 use std::net::IpAddr;
 
 use openrelay_proto::ip::{CLIENT_V4, Packet};
 
-/// A UDP packet from the client's tunnel address to 192.0.2.80, port 7.
+/// Returns a UDP packet from the client's tunnel address to 192.0.2.80, port 7.
 pub fn udp4(payload: &[u8]) -> Vec<u8> {
     let length = u16::try_from(28 + payload.len()).unwrap();
     let mut packet = vec![0x45, 0];
@@ -19,7 +21,7 @@ pub fn udp4(payload: &[u8]) -> Vec<u8> {
     packet
 }
 
-/// An answer to `packet` with `payload`.
+/// Returns an answer to `packet` that carries `payload`.
 pub fn answer4(packet: &[u8], payload: &[u8]) -> Vec<u8> {
     let IpAddr::V4(to) = Packet::parse(packet).unwrap().source else { panic!("IPv4") };
     let mut answer = udp4(payload);

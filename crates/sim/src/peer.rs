@@ -1,6 +1,7 @@
-//! Peers of our own making: true to the protocol until the handshake is done, free to say anything after it.
+//! Scripted peers: they follow the protocol through the handshake and can send any frame afterwards.
 //!
-//! Owns both sides: a relay that hears a client of ours, and a client that hears a relay of ours. For tests and fuzzing of what a genuine peer may say.
+//! Owns both sides: a relay with a scripted client, and a client with a scripted relay. Serves tests and fuzzing of
+//! the frames that an authenticated peer may send.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -29,7 +30,7 @@ fn responder(role: Role, secret: &RelaySecret) -> Responder {
     Responder { network: [0; 32], relay: RelayId(1), role, key_epoch: 0, key: secret.public() }
 }
 
-/// A frame as a datagram, sealed; its index is masked by the caller.
+/// Returns a frame as a sealed datagram; the caller masks its index.
 fn sealed(session: &mut Session, frame: &[u8]) -> Vec<u8> {
     let body = frame.len().saturating_sub(KIND_LEN);
     let mut datagram = vec![0; HEADER_LEN];
@@ -39,15 +40,15 @@ fn sealed(session: &mut Session, frame: &[u8]) -> Vec<u8> {
     datagram
 }
 
-/// Where in the control stream the next message of an admitted client stands, and of the relay that has admitted it.
+/// Offset of the next message in the control stream, at an admitted client and at the relay that admitted it.
 pub const AFTER_TOKEN: u32 = 7;
 
-/// One message as a frame of the control stream, the first in it.
+/// Encodes one message as the first frame of the control stream.
 pub fn control(message: &Message) -> Vec<u8> {
     control_at(0, message)
 }
 
-/// One message as a frame of the control stream, at this place in it.
+/// Encodes one message as a frame at this offset of the control stream.
 pub fn control_at(offset: u32, message: &Message) -> Vec<u8> {
     let (kind, body) = message.encode();
     let mut stream = [&kind.to_be_bytes()[..], &u32::try_from(body.len()).unwrap().to_be_bytes()].concat();
@@ -56,7 +57,7 @@ pub fn control_at(offset: u32, message: &Message) -> Vec<u8> {
     [&head[..], &u16::try_from(stream.len()).unwrap().to_be_bytes(), &stream].concat()
 }
 
-/// A relay, and a client of our own making.
+/// A relay with a scripted client.
 pub struct AtRelay {
     random: Seeded,
     to_relay: IndexMask,
@@ -64,12 +65,12 @@ pub struct AtRelay {
     config: Arc<RelayConfig>,
     /// The relay.
     pub shard: Shard,
-    /// The time there.
+    /// The current time at the relay.
     pub now: Time,
 }
 
 impl AtRelay {
-    /// A session that is confirmed, and admitted if so asked for.
+    /// Opens a confirmed session, and has it admitted if `admitted`.
     pub fn new(role: Role, admitted: bool) -> Self {
         let mut random = Seeded(1);
         let secret = RelaySecret::generate(&mut random);
@@ -116,7 +117,7 @@ impl AtRelay {
         this
     }
 
-    /// Lets the relay hear a frame, kind byte first; its account must add up after that.
+    /// Delivers a frame, kind byte first, to the relay and asserts that the relay's counters add up.
     pub fn say(&mut self, frame: &[u8]) {
         let mut datagram = sealed(&mut self.session, frame);
         self.to_relay.remove(&mut datagram);
@@ -127,25 +128,25 @@ impl AtRelay {
         assert_eq!(c.received, c.forwarded + c.delivered + c.control + c.handshakes + c.passed + c.drops.total());
     }
 
-    /// Lets the relay mirror these bytes as the records.
+    /// Makes the relay mirror these bytes as the records.
     pub fn mirror_records(&mut self, bytes: &[u8]) {
         let mut config = RelayConfig::clone(&self.config);
         config.mirror.records = Mirrored::new(bytes.to_vec());
         self.shard.set_config(Arc::new(config));
     }
 
-    /// Lets the relay do what is due.
+    /// Lets the relay handle its timeouts.
     pub fn pass_time(&mut self) {
         self.shard.handle_timeout(self.now, &mut self.random);
     }
 
-    /// Whether the relay has ended the session.
+    /// Reports whether the relay has ended the session.
     pub fn is_over(&self) -> bool {
         self.shard.held().0 == 0
     }
 }
 
-/// A client, and a relay of our own making.
+/// A client with a scripted relay.
 pub struct AtClient {
     random: Seeded,
     to_client: IndexMask,
@@ -155,12 +156,12 @@ pub struct AtClient {
 }
 
 impl AtClient {
-    /// A circuit whose handshake is done, and that is up if so asked for.
+    /// Completes a circuit's handshake, and connects the circuit if `admitted`.
     pub fn new(admitted: bool) -> Self {
         Self::announcing(Announced::open().digest, admitted)
     }
 
-    /// The same with a relay that announces this evidence.
+    /// Does the same with a relay that announces this evidence.
     pub fn announcing(digest: EvidenceDigest, admitted: bool) -> Self {
         let mut random = Seeded(2);
         let secret = RelaySecret::generate(&mut random);
@@ -201,7 +202,7 @@ impl AtClient {
         this
     }
 
-    /// Lets the client hear a frame, kind byte first.
+    /// Delivers a frame, kind byte first, to the client.
     pub fn say(&mut self, frame: &[u8]) -> Verdict {
         let mut datagram = sealed(&mut self.session, frame);
         self.to_client.remove(&mut datagram);
@@ -210,7 +211,7 @@ impl AtClient {
         verdict
     }
 
-    /// Whether the client has given the circuit up since this was asked last.
+    /// Reports whether the client has given up the circuit since the last call.
     pub fn is_over(&mut self) -> bool {
         std::iter::from_fn(|| self.client.poll_event()).any(|event| matches!(event, Event::Lost | Event::Failed(_)))
     }

@@ -1,6 +1,8 @@
-//! Both mock vendors together, for a network of programs that simulate: who makes evidence has their keys, who judges it their roots.
+//! Both mock vendors together, for a network of simulation programs: provers hold the vendors' keys, verifiers their
+//! roots.
 //!
-//! Owns the two files. A folder of keys proves nothing to anybody but to who is told to believe its roots, and everything that follows from those says `simulated`.
+//! Owns the encoding of both files, keys and roots. The keys prove nothing except to a verifier told to trust their
+//! roots, and every fact derived from those roots is marked `simulated`.
 
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use openrelay_attest::bundle::{AmdProduct, Bundle};
@@ -17,27 +19,28 @@ use crate::intel::{Dates, Machine, MockIntel, Published, Quote};
 const PRODUCT: &str = "Genoa";
 const YEAR: u64 = 365 * 86_400;
 
-/// The vendors, and the certificates that stand for them.
+/// The mock vendors and their root certificates.
 pub struct Vendors {
     amd: MockAmd,
     intel: MockIntel,
     roots: Roots,
 }
 
-/// What a chip is asked to say that no chip of an honest relay says.
+/// A false statement in evidence, which no chip of an honest relay would sign.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum Lie {
-    /// The truth.
+    /// No false statement.
     #[default]
     None,
-    /// The guest can be looked into.
+    /// The guest runs in debug mode, so its memory is readable.
     Debug,
-    /// Something else was started.
+    /// The measurement is of another image.
     Measurement,
 }
 
 impl Vendors {
-    /// Vendors whose certificates and publications are valid from this second on, since the Unix epoch: publications for a month.
+    /// Creates vendors whose certificates are valid for a year and publications for a month, from this second since
+    /// the Unix epoch on.
     pub fn new(begins: u64) -> Self {
         let (mut amd, mut intel) = (MockAmd::new(PRODUCT), MockIntel::default());
         amd.begins = begins;
@@ -50,17 +53,17 @@ impl Vendors {
         Self { amd, intel, roots }
     }
 
-    /// What a verifier has to be given.
+    /// Returns the roots that a verifier needs.
     pub fn roots(&self) -> &Roots {
         &self.roots
     }
 
-    /// What the vendors publish.
+    /// Returns the vendors' publications.
     pub fn bundle(&self) -> Bundle {
         self.bundle_since(self.amd.begins)
     }
 
-    /// The same, issued at this second, since the Unix epoch.
+    /// Returns the vendors' publications, issued at this second since the Unix epoch.
     pub fn bundle_since(&self, begins: u64) -> Bundle {
         let crl = self.amd.crl(begins, Some(begins + YEAR), &[]);
         Bundle {
@@ -75,7 +78,7 @@ impl Vendors {
         }
     }
 
-    /// Evidence of a machine of its own for these 64 bytes, and for what was started.
+    /// Returns evidence by this machine for a measurement and 64 bytes of report data; `None` for SGX.
     pub fn evidence(
         &self,
         machine: &Hardware,
@@ -115,7 +118,7 @@ impl Vendors {
         }
     }
 
-    /// The vendors' secret keys and certificates.
+    /// Encodes the vendors' private keys and root certificates.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = self.amd.begins.to_be_bytes().to_vec();
         for key in self.amd.to_keys().iter().chain(&self.intel.to_keys()) {
@@ -125,7 +128,7 @@ impl Vendors {
         out
     }
 
-    /// Reads what [`Vendors::encode`] has written.
+    /// Decodes the output of [`Vendors::encode`].
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (begins, mut rest) = bytes.split_first_chunk::<8>()?;
         let begins = u64::from_be_bytes(*begins);
@@ -140,14 +143,14 @@ impl Vendors {
     }
 }
 
-/// The chip of one machine, for whichever vendor.
+/// The chips of one machine, one for each vendor.
 pub struct Hardware {
     amd: Chip,
     intel: Machine,
 }
 
 impl Default for Hardware {
-    /// One that there was not before.
+    /// Creates a machine with new keys and random chip IDs.
     fn default() -> Self {
         let mut number = [0; 80];
         SystemRandom::new().fill(&mut number).expect("randomness");
@@ -159,7 +162,7 @@ impl Default for Hardware {
 }
 
 impl Hardware {
-    /// One whose certificates begin at this second, since the Unix epoch.
+    /// Creates a machine whose certificates become valid at this second since the Unix epoch.
     pub fn since(begins: u64) -> Self {
         let mut this = Self::default();
         this.intel.dates = Dates { begins, ends: begins + YEAR };
@@ -167,7 +170,7 @@ impl Hardware {
     }
 }
 
-/// The roots in a file, and the oldest generation of firmware that is accepted.
+/// Encodes the roots and the minimum firmware generation.
 pub fn encode_roots(roots: &Roots) -> Vec<u8> {
     let mut out = roots.min_firmware_generation.to_be_bytes().to_vec();
     put(&mut out, &roots.intel);
@@ -180,7 +183,7 @@ pub fn encode_roots(roots: &Roots) -> Vec<u8> {
     out
 }
 
-/// Reads roots of a simulation: whatever they sign is called `simulated`.
+/// Decodes the roots of a simulation; all facts they support are marked `simulated`.
 pub fn decode_roots(bytes: &[u8]) -> Option<Roots> {
     let (floor, mut rest) = bytes.split_first_chunk::<4>()?;
     let min_firmware_generation = u32::from_be_bytes(*floor);

@@ -1,6 +1,7 @@
-//! The world of one circuit: two relays, a client, the links between them, and a record of everything that crossed.
+//! The world of one circuit: two relays, a client, the links between them, and a record of everything that crossed
+//! the links.
 //!
-//! Owns the order of events. Judges nothing: tests do, by what was delivered and recorded.
+//! Owns the order of events. Never judges the outcome; tests do, by what was delivered and recorded.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -30,24 +31,24 @@ struct Relay {
     handshaker: Handshaker,
 }
 
-/// What crossed the links.
+/// The datagrams that crossed the links.
 #[derive(Default, PartialEq, Eq, Debug, Clone)]
 pub struct Wire {
-    /// On the client's link, both ways.
+    /// Datagrams on the client's link, in both directions.
     pub client: Vec<Vec<u8>>,
-    /// Of those, what the client sent.
+    /// The subset of `client` that the client sent.
     pub client_up: Vec<Vec<u8>>,
-    /// Between the relays.
+    /// Datagrams between the relays.
     pub relay: Vec<Vec<u8>>,
 }
 
-/// A packet that the egress delivered.
+/// A packet delivered by the egress.
 pub struct Delivered {
     /// The packet.
     pub bytes: Vec<u8>,
 }
 
-/// A client, an ingress, an egress, and their links.
+/// A client, an ingress, an egress and their links.
 pub struct World {
     now: Time,
     random: Seeded,
@@ -58,18 +59,18 @@ pub struct World {
     egress_address: SocketAddr,
     ingress: Relay,
     egress: Relay,
-    /// Datagrams on their way, by the time of their arrival and the order of their sending.
+    /// Datagrams in flight, ordered by arrival time, then by the order of sending.
     queue: BTreeMap<(Time, u64), (SocketAddr, SocketAddr, Vec<u8>)>,
     sent: u64,
     dice: Seeded,
-    /// What the links do.
+    /// Faults of the links.
     pub faults: Faults,
     wire: Wire,
     up: Vec<Delivered>,
     down: Vec<Vec<u8>>,
-    /// The egress is dead: nothing reaches it.
+    /// Discards every datagram to the egress, as if it were dead.
     pub egress_cut: bool,
-    /// Hold back what the client itself has to say: challenges stay unanswered.
+    /// Withholds the client's own control datagrams, so that challenges stay unanswered.
     pub hold_control: bool,
     held: Vec<Vec<u8>>,
 }
@@ -99,7 +100,7 @@ fn relay(own: Responder, secret: RelaySecret, peer: Peer, random: &mut Seeded) -
 }
 
 impl World {
-    /// A world that repeats itself for the same seed.
+    /// Creates a world that runs identically for the same seed.
     pub fn new(seed: u64) -> Self {
         let mut random = Seeded(seed);
         let ingress_address: SocketAddr = "198.51.100.1:443".parse().unwrap();
@@ -152,7 +153,7 @@ impl World {
         self.config.egress.relay = RelayId(id);
     }
 
-    /// Makes the client believe in a wrong key.
+    /// Gives the client a wrong ingress key.
     pub fn use_wrong_ingress_key(&mut self) {
         let wrong = RelaySecret::generate(&mut self.random).public();
         self.config.ingress.as_mut().unwrap().0.key = wrong;
@@ -165,12 +166,12 @@ impl World {
         }
     }
 
-    /// The world's time.
+    /// Returns the world's time.
     pub fn now(&self) -> Time {
         self.now
     }
 
-    /// Lets the client accept this evidence of a relay, and no other.
+    /// Makes the client accept only this evidence from a relay.
     pub fn accept_evidence(&mut self, of: Role, accepted: Vec<EvidenceDigest>) {
         match of {
             Role::Ingress => self.config.ingress_evidence = accepted,
@@ -178,7 +179,7 @@ impl World {
         }
     }
 
-    /// Lets a relay have this evidence.
+    /// Gives a relay this evidence.
     pub fn set_evidence(&mut self, of: Role, evidence: Announced) {
         let relay = if of == Role::Ingress { &mut self.ingress } else { &mut self.egress };
         let mut config = RelayConfig::clone(&relay.config);
@@ -188,17 +189,17 @@ impl World {
         relay.handshaker.set_config(relay.config.clone());
     }
 
-    /// The evidence that a relay has shown instead of what was accepted.
+    /// Takes the unaccepted evidence that a relay presented.
     pub fn take_shown(&mut self) -> Option<Evidence> {
         self.client.as_mut().unwrap().take_shown()
     }
 
-    /// Largest packet to `inner`, a client's address at the egress, that the egress sends in one piece.
+    /// Returns the largest packet that the egress sends unfragmented to `inner`, a client's address at the egress.
     pub fn egress_mtu(&self, inner: IpAddr) -> u16 {
         self.egress.shard.route_down(inner).unwrap().mtu
     }
 
-    /// Lets the client send keepalives every 25 s.
+    /// Makes the client send keepalives every 25 s.
     pub fn use_keepalives(&mut self) {
         self.config.keepalive = Some(Duration::from_secs(25));
     }
@@ -209,7 +210,10 @@ impl World {
         self.settle();
     }
 
-    /// Opens the circuit, or says what happened instead.
+    /// Opens the circuit.
+    ///
+    /// # Errors
+    /// The event that ended the attempt.
     pub fn try_connect(&mut self) -> Result<(), Event> {
         self.client = Client::new(self.config.clone(), self.now, self.minutes(), &mut self.random);
         for _ in 0..200 {
@@ -226,7 +230,7 @@ impl World {
         panic!("neither connected nor failed");
     }
 
-    /// Lets a relay mirror these bytes as the records; none when they are empty.
+    /// Makes a relay mirror these bytes as the records, or nothing if they are empty.
     pub fn mirror_records(&mut self, at: Role, bytes: &[u8]) {
         let relay = if at == Role::Ingress { &mut self.ingress } else { &mut self.egress };
         let mut config = RelayConfig::clone(&relay.config);
@@ -235,12 +239,12 @@ impl World {
         relay.shard.set_config(relay.config.clone());
     }
 
-    /// Asks a relay for the records; whether the question could be asked.
+    /// Asks a relay for the records; returns whether the request could be sent.
     pub fn ask_for_records(&mut self, from: Role) -> bool {
         self.client.as_mut().unwrap().fetch(from, MirrorFile::Records, self.now)
     }
 
-    /// What a relay has sent of what it was asked for.
+    /// Returns the next piece of a relay's answer.
     pub fn fetched(&mut self) -> Option<Fetched> {
         self.client.as_mut().unwrap().poll_fetched()
     }
@@ -261,7 +265,7 @@ impl World {
         u32::try_from(self.now.as_micros() / 60_000_000).unwrap() + 1000
     }
 
-    /// Lets time pass, in steps of ten milliseconds.
+    /// Advances time in steps of ten milliseconds.
     pub fn advance_millis(&mut self, millis: u64) {
         let mut left = millis;
         while left > 0 {
@@ -290,37 +294,37 @@ impl World {
         self.settle();
     }
 
-    /// Whether the client's circuit is up.
+    /// Reports whether the client's circuit is connected.
     pub fn is_connected(&self) -> bool {
         self.client.as_ref().is_some_and(Client::is_connected)
     }
 
-    /// Generation and epoch of the client's keys towards egress and ingress.
+    /// Returns generation and epoch of the client's keys towards egress and ingress.
     pub fn sealing_epochs(&self) -> [(u8, u8); 2] {
         self.client.as_ref().unwrap().sealing_epochs().map(Option::unwrap)
     }
 
-    /// First packets that the ingress' handshaker refused for this reason.
+    /// Counts the first packets that the ingress handshaker refused for this reason.
     pub fn ingress_handshake_drops(&self, reason: DropReason) -> u64 {
         self.ingress.handshaker.drops().of(reason)
     }
 
-    /// How long the client asks to be left alone.
+    /// Returns the time until the client's next timeout.
     pub fn client_rests_for(&self) -> Duration {
         self.client.as_ref().map_or(Duration::MAX, |client| client.poll_timeout().since(self.now))
     }
 
-    /// Largest inner packet that the client believes in.
+    /// Returns the largest inner packet that the client sends, in bytes.
     pub fn client_mtu(&self) -> u16 {
         self.client.as_ref().map_or(0, Client::mtu)
     }
 
-    /// Gives the client another port, as a NAT does.
+    /// Changes the client's port, as a NAT may.
     pub fn move_client(&mut self, port: u16) {
         self.client_address.set_port(port);
     }
 
-    /// A datagram of the client's, sealed and not sent.
+    /// Returns a sealed datagram of the client without sending it.
     pub fn seal_up(&mut self, packet: &[u8]) -> Vec<u8> {
         let client = self.client.as_mut().unwrap();
         let offset = client.offset();
@@ -331,7 +335,7 @@ impl World {
         datagram
     }
 
-    /// How many packets the egress has delivered since this was asked last.
+    /// Returns the number of packets that the egress has delivered since the last call.
     pub fn delivered_up(&mut self) -> usize {
         std::mem::take(&mut self.up).len()
     }
@@ -359,8 +363,8 @@ impl World {
         std::mem::take(&mut self.down)
     }
 
-    /// Carries `packet` up and an answer down, each in `buffer` and nowhere else, along links without faults: the way that packets
-    /// take in the real thing. Returns whether both arrived.
+    /// Carries `packet` up and an answer down over fault-free links, each only in `buffer`, as the real data path
+    /// does. Returns whether both arrived.
     pub fn carry(&mut self, packet: &[u8], answer: &mut [u8], buffer: &mut [u8]) -> bool {
         let (now, minutes) = (self.now, self.minutes());
         let Some(client) = &mut self.client else { return false };
@@ -392,23 +396,23 @@ impl World {
         matches!(verdict, ClientVerdict::Deliver { .. })
     }
 
-    /// What the client was kept from sending.
+    /// Takes the client's withheld datagrams.
     pub fn held_back(&mut self) -> Vec<Vec<u8>> {
         std::mem::take(&mut self.held)
     }
 
-    /// Lets a datagram arrive at the ingress.
+    /// Delivers a datagram to the ingress.
     pub fn inject_at_ingress(&mut self, datagram: Vec<u8>) {
         self.inject_from(self.client_address, datagram);
     }
 
-    /// Lets a datagram arrive at the ingress that claims to come from `from`.
+    /// Delivers a datagram to the ingress with `from` as its claimed source.
     pub fn inject_from(&mut self, from: SocketAddr, datagram: Vec<u8>) {
         self.deliver(from, self.ingress_address, datagram);
         self.settle();
     }
 
-    /// Where the client is.
+    /// Returns the client's address.
     pub fn client_address(&self) -> SocketAddr {
         self.client_address
     }
@@ -446,7 +450,7 @@ impl World {
             (&mut self.ingress, self.ingress_address)
         } else {
             if to != self.egress_address || self.egress_cut {
-                // To where the client was before it moved, or to a dead egress.
+                // Addressed to the client's previous address, or to a dead egress.
                 return;
             }
             (&mut self.egress, self.egress_address)
@@ -460,7 +464,7 @@ impl World {
         }
     }
 
-    /// Puts what everybody wants to send on the links.
+    /// Puts all pending datagrams on the links.
     fn collect(&mut self) {
         let (now, minutes) = (self.now, self.minutes());
         let mut out = Vec::new();
@@ -495,52 +499,52 @@ impl World {
         }
     }
 
-    /// Everything that crossed the links.
+    /// Returns everything that crossed the links.
     pub fn wire_bytes(&self) -> Wire {
         self.wire.clone()
     }
 
-    /// Bytes that the client sent.
+    /// Counts the bytes that the client sent.
     pub fn client_bytes(&self) -> usize {
         self.wire.client_up.iter().map(Vec::len).sum()
     }
 
-    /// Bytes that arrived at the client.
+    /// Counts the bytes that arrived at the client.
     pub fn bytes_to_client(&self) -> usize {
         self.wire.client.iter().map(Vec::len).sum::<usize>() - self.client_bytes()
     }
 
-    /// Datagrams that the ingress sent.
+    /// Counts the datagrams that the ingress sent.
     pub fn datagrams_from_ingress(&self) -> usize {
         self.wire.client.len() - self.wire.client_up.len() + self.wire.relay.len()
     }
 
-    /// What the ingress dropped for a reason.
+    /// Counts the packets that the ingress dropped for this reason.
     pub fn ingress_drops(&self, reason: DropReason) -> u64 {
         self.ingress.shard.counts().drops.of(reason)
     }
 
-    /// What the egress dropped for a reason.
+    /// Counts the packets that the egress dropped for this reason.
     pub fn egress_drops(&self, reason: DropReason) -> u64 {
         self.egress.shard.counts().drops.of(reason)
     }
 
-    /// Sessions and circuits that ingress and egress hold.
+    /// Returns the numbers of sessions and circuits held by ingress and egress.
     pub fn held(&self) -> ((usize, usize), (usize, usize)) {
         (self.ingress.shard.held(), self.egress.shard.held())
     }
 
-    /// Packets that the client received since this was asked last.
+    /// Takes the packets that the client received since the last call.
     pub fn delivered_down(&mut self) -> Vec<Vec<u8>> {
         std::mem::take(&mut self.down)
     }
 
-    /// Packets that the egress delivered since this was asked last.
+    /// Takes the packets that the egress delivered since the last call.
     pub fn taken_up(&mut self) -> Vec<Delivered> {
         std::mem::take(&mut self.up)
     }
 
-    /// Sends a packet up without waiting for it; false when the circuit is down.
+    /// Sends a packet up without waiting for its delivery; returns false if the circuit is down.
     pub fn push_up(&mut self, packet: &[u8]) -> bool {
         if !self.client.as_ref().is_some_and(Client::is_connected) {
             return false;
@@ -551,7 +555,7 @@ impl World {
         true
     }
 
-    /// Every datagram that a shard received, or had to keep, is in exactly one of its other numbers.
+    /// Asserts that every datagram a shard received or withheld is in exactly one other counter.
     pub fn check_accounting(&self) {
         for relay in [&self.ingress, &self.egress] {
             let c = relay.shard.counts();

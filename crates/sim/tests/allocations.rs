@@ -1,5 +1,5 @@
-//! The way of a packet allocates nothing: at the client, the ingress and the egress, up and down.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
+//! The packet path allocates nothing at the client, the ingress and the egress, in both directions.
+#![allow(clippy::unwrap_used, reason = "a test that cannot continue must stop")]
 
 use openrelay_sim::packets;
 use openrelay_sim::world::World;
@@ -20,6 +20,6 @@ fn ten_thousand_packets_allocate_nothing() {
     });
     assert_eq!(carried, 10_000);
     assert_eq!(counted.count_total, 0, "{counted:?}");
-    // The counter counts.
+    // Control: the counter does count allocations.
     assert_ne!(allocation_counter::measure(|| drop(net.send_up(&packet))).count_total, 0);
 }

@@ -1,5 +1,6 @@
-//! Reports of SEV-SNP that no real chip would sign, or that were not at hand: each refused with its own code, or believed for what it says.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
+//! SEV-SNP reports that no real chip would sign, or of which no genuine sample was available: each is accepted, or
+//! refused with its own code.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot continue must stop")]
 
 use base64ct::Encoding as _;
 use openrelay_attest::collateral::{AmdBundle, AmdCollateral, Collateral, list_issued};
@@ -15,14 +16,14 @@ use sev::parser::ByteParser as _;
 const NOW: u64 = BEGINS + 86_400;
 const DAY: u64 = 86_400;
 
-/// One product's hierarchy, a chip of it, and how they are judged.
+/// One product's hierarchy, one of its chips and the root that verifies both.
 struct World {
     amd: MockAmd,
     root: AmdRoot,
     chip: Chip,
 }
 
-/// What is judged: everything good, until a row changes something.
+/// The input of one verification; valid until a row changes something.
 struct Case {
     report: Vec<u8>,
     leaf: Vec<u8>,
@@ -82,7 +83,7 @@ fn judge_by(roots: &Roots, case: &Case) -> Result<Facts, Refusal> {
 }
 
 #[test]
-fn all_products_and_versions_are_believed_for_what_they_say() {
+fn reports_of_all_products_and_versions_are_accepted() {
     for product in ["Milan", "Genoa", "Turin"] {
         let world = World::new(product);
         for version in 2..=5 {
@@ -98,58 +99,58 @@ fn all_products_and_versions_are_believed_for_what_they_say() {
 }
 
 #[test]
-fn genuine_roots_believe_nothing_of_a_simulation_and_it_nothing_of_them() {
+fn simulated_report_is_refused_under_other_roots() {
     let world = World::new("Genoa");
     let judged = judge_by(&Roots::genuine(), &world.good(3));
     assert!(judged.is_err(), "{judged:?}");
     let other = World::new("Genoa");
-    assert_eq!(world.code(&other.good(3)), "certificate-signature", "the same names, other keys");
+    assert_eq!(world.code(&other.good(3)), "certificate-signature", "same names, other keys");
 }
 
-/// Each row changes one thing of what is good otherwise.
+/// Each row changes one field of a valid report.
 #[test]
-fn counter_examples_of_reports() {
+fn altered_reports_are_refused_with_their_code() {
     let world = World::new("Genoa");
     let report = || world.report(3);
     let policy = |bits: u64| report().with(0x08, &(0x3_0133u64 | bits).to_le_bytes());
     let rows = [
         ("nothing", report(), "genuine"),
         ("version 1", report().with(0, &[1]), "unsupported-version"),
-        ("version 4 with what version 5 says", report().with(0, &[4]).with(0x1f8, &[1]), "reserved-bits"),
+        ("version 4 with a field of version 5", report().with(0, &[4]).with(0x1f8, &[1]), "reserved-bits"),
         ("version 6", report().with(0, &[6]), "unsupported-version"),
         ("debug", policy(1 << 19), "debug"),
         ("migration agent", policy(1 << 18), "migratable"),
         ("policy without its constant bit", report().with(0x0a, &[1]), "reserved-bits"),
         ("policy, bit 26", policy(1 << 26), "reserved-bits"),
         ("policy, bit 63", policy(1 << 63), "reserved-bits"),
-        ("single socket and CXL, which are no fault", policy(3 << 20), "genuine"),
+        ("single socket and CXL, which are allowed", policy(3 << 20), "genuine"),
         ("another signature algorithm", report().with(0x34, &[2]), "unsupported-signature"),
-        ("signed by nobody", report().with(0x48, &[7 << 2]), "unsigned"),
+        ("unsigned", report().with(0x48, &[7 << 2]), "unsigned"),
         ("signed by a key of kind 3", report().with(0x48, &[3 << 2]), "unsupported-signature"),
-        ("said to be signed by a VLEK", report().with(0x48, &[1 << 2]), "key-kind"),
+        ("VLEK stated as the signing key", report().with(0x48, &[1 << 2]), "key-kind"),
         ("key information, bit 5", report().with(0x48, &[1 << 5]), "reserved-bits"),
         ("reserved after key information", report().with(0x4c, &[1]), "reserved-bits"),
         ("reserved after the processor", report().with(0x18b, &[1]), "reserved-bits"),
         ("reserved after the current version", report().with(0x1eb, &[1]), "reserved-bits"),
         ("reserved after the committed version", report().with(0x1ef, &[1]), "reserved-bits"),
-        ("what version 3 does not have", report().with(0x1f8, &[1]), "reserved-bits"),
+        ("a field that version 3 does not have", report().with(0x1f8, &[1]), "reserved-bits"),
         ("the last reserved byte", report().with(0x29f, &[1]), "reserved-bits"),
         ("another product", report().with(0x188, &[0x19, 0x01]), "other-product"),
-        ("a product of tomorrow", report().with(0x188, &[0x1b, 0x01]), "unsupported-version"),
+        ("an unknown future product", report().with(0x188, &[0x1b, 0x01]), "unsupported-version"),
         ("another boot loader", report().with(0x180, &[9]), "tcb-mismatch"),
         ("another TEE", report().with(0x181, &[2]), "tcb-mismatch"),
         ("another SNP firmware", report().with(0x186, &[22]), "tcb-mismatch"),
         ("another microcode", report().with(0x187, &[85]), "tcb-mismatch"),
         ("another chip", report().with(0x1a0, &[0]), "other-chip"),
-        ("the chip hidden by the machine's owner", report().with(0x1a0, &[0; 64]), "genuine"),
-        ("signed by a key that is hidden", report().with(0x48, &[2]), "unsigned"),
+        ("chip ID masked by the machine's owner", report().with(0x1a0, &[0; 64]), "genuine"),
+        ("signed by a masked key", report().with(0x48, &[2]), "unsigned"),
     ];
     for (what, report, expected) in rows {
         assert_eq!(world.code(&world.signed(&report)), expected, "{what}");
     }
     let tag = |report| world.judge(&world.signed(&report)).unwrap().chip;
-    assert_eq!(tag(report().with(0x1a0, &[0; 64])), tag(report()), "its certificate names the chip all the same");
-    // What version 5 has and 3 has not; what 3 has and 2 has not.
+    assert_eq!(tag(report().with(0x1a0, &[0; 64])), tag(report()), "the certificate still names the chip");
+    // A field that version 5 has and version 3 lacks; one that version 3 has and version 2 lacks.
     let mitigations = world.report(5).with(0x1f8, &[1; 16]);
     assert_eq!(world.code(&world.signed(&mitigations)), "genuine");
     assert_eq!(world.code(&world.signed(&world.report(5).with(0x208, &[1]))), "reserved-bits");
@@ -160,7 +161,7 @@ fn counter_examples_of_reports() {
 }
 
 #[test]
-fn counter_examples_of_certificates() {
+fn altered_certificates_are_refused_with_their_code() {
     let world = World::new("Genoa");
     let amd = |place: &str| format!("1.3.6.1.4.1.3704.1.{place}");
     let without = |place: &str| {
@@ -171,7 +172,7 @@ fn counter_examples_of_certificates() {
         leaf: world.amd.vcek_said_to_be_signed(&world.certificate(), identifier, salt),
         ..world.good(3)
     };
-    // The last bytes of both identifiers: 1.2.840.10045.2.1 and 1.3.132.0.34.
+    // The last bytes of both object identifiers, 1.2.840.10045.2.1 and 1.3.132.0.34.
     let key_with = |[from, to]: [u8; 2]| {
         world.certified(|certificate| {
             let head = certificate.key.iter_mut().take(23).rev();
@@ -180,79 +181,79 @@ fn counter_examples_of_certificates() {
     };
     let rows = [
         ("nothing", world.certified(|_| {}), "genuine"),
-        ("from tomorrow on", world.certified(|c| c.begins = NOW + 1), "not-yet-valid"),
-        ("from now on", world.certified(|c| c.begins = NOW), "genuine"),
-        ("until a second ago", world.certified(|c| c.ends = NOW - 1), "expired"),
-        ("until now", world.certified(|c| c.ends = NOW), "genuine"),
-        ("a key of a cloud", world.certified(|c| c.subject = "SEV-VLEK".into()), "key-kind"),
-        ("somebody", world.certified(|c| c.subject = "SEV-VCEK-2".into()), "key-kind"),
+        ("valid from tomorrow", world.certified(|c| c.begins = NOW + 1), "not-yet-valid"),
+        ("valid from this second", world.certified(|c| c.begins = NOW), "genuine"),
+        ("expired a second ago", world.certified(|c| c.ends = NOW - 1), "expired"),
+        ("valid until this second", world.certified(|c| c.ends = NOW), "genuine"),
+        ("a cloud key (VLEK)", world.certified(|c| c.subject = "SEV-VLEK".into()), "key-kind"),
+        ("an unknown subject", world.certified(|c| c.subject = "SEV-VCEK-2".into()), "key-kind"),
         ("no boot loader", without("3.1"), "malformed-certificate"),
         ("no TEE", without("3.2"), "malformed-certificate"),
         ("no SNP firmware", without("3.3"), "malformed-certificate"),
         ("no microcode", without("3.8"), "malformed-certificate"),
-        ("no chip", without("4"), "other-chip"),
-        ("no product name, which says nothing", without("2"), "genuine"),
+        ("no chip ID", without("4"), "other-chip"),
+        ("no product name, which is optional", without("2"), "genuine"),
         (
             "the name of another product",
             world.certified(|c| c.extensions[1].1 = b"\x16\x08Milan-B0".to_vec()),
             "other-product",
         ),
-        ("its chip twice", world.certified(|c| c.extensions.push((amd("4"), vec![0xc5; 64]))), "malformed-certificate"),
-        ("a part of its chip", world.certified(|c| c.extensions[6].1.truncate(8)), "other-chip"),
-        ("a chip of zeros", world.certified(|c| c.extensions[6].1.fill(0)), "other-chip"),
-        ("an empty chip", world.certified(|c| c.extensions[6].1.clear()), "other-chip"),
-        ("an RSA key", world.certified(|c| c.key = world.amd.root().ask[..0].to_vec()), "malformed-certificate"),
+        ("two chip IDs", world.certified(|c| c.extensions.push((amd("4"), vec![0xc5; 64]))), "malformed-certificate"),
+        ("a truncated chip ID", world.certified(|c| c.extensions[6].1.truncate(8)), "other-chip"),
+        ("an all-zero chip ID", world.certified(|c| c.extensions[6].1.fill(0)), "other-chip"),
+        ("an empty chip ID", world.certified(|c| c.extensions[6].1.clear()), "other-chip"),
+        ("no public key", world.certified(|c| c.key = world.amd.root().ask[..0].to_vec()), "malformed-certificate"),
         (
-            "a certificate of the cloud's authority",
+            "a certificate of the cloud authority",
             { Case { leaf: world.amd.vlek(&world.certificate()), ..world.good(3) } },
             "unknown-issuer",
         ),
-        ("PKCS 1, it says", said_to_be("1.2.840.113549.1.1.12", 48), "certificate-signature"),
-        ("a salt of 32 bytes, it says", said_to_be("1.2.840.113549.1.1.10", 32), "certificate-signature"),
-        ("signed as others are", said_to_be("1.2.840.113549.1.1.10", 48), "genuine"),
+        ("PKCS #1 v1.5 stated", said_to_be("1.2.840.113549.1.1.12", 48), "certificate-signature"),
+        ("a salt of 32 bytes stated", said_to_be("1.2.840.113549.1.1.10", 32), "certificate-signature"),
+        ("the usual algorithm and salt", said_to_be("1.2.840.113549.1.1.10", 48), "genuine"),
         ("a key on another curve", key_with([0x22, 0x23]), "usage"),
         ("a key of another kind", key_with([0x01, 0x02]), "usage"),
-        ("an authority in its place", Case { leaf: world.root.ask.clone(), ..world.good(3) }, "key-kind"),
+        ("an authority's certificate as the leaf", Case { leaf: world.root.ask.clone(), ..world.good(3) }, "key-kind"),
     ];
     for (what, case, expected) in rows {
         assert_eq!(world.code(&case), expected, "{what}");
     }
     let cloud = Case { leaf: world.amd.vlek(&world.certificate()), ..world.good(3) };
     let refused = world.judge(&cloud).unwrap_err().to_string();
-    assert!(!refused.contains("ASVK"), "it is missing for keys of clouds alone: {refused}");
-    // A Turin's certificate also says which FMC its key is for.
+    assert!(!refused.contains("ASVK"), "the ASVK is missing only for cloud keys: {refused}");
+    // A Turin certificate also states the FMC version that its key is for.
     let turin = World::new("Turin");
     assert_eq!(turin.code(&turin.certified(|_| {})), "genuine");
     assert_eq!(turin.code(&turin.certified(|c| c.extensions[6].1 = vec![2, 1, 8])), "tcb-mismatch");
 }
 
 #[test]
-fn counter_examples_of_revocation_lists() {
+fn altered_revocation_lists_are_refused_with_their_code() {
     let world = World::new("Milan");
     let listed = |crl: Vec<u8>| Case { crl: Some(crl), ..world.good(2) };
     let good = |revoked: &[u8]| world.amd.crl(BEGINS, Some(ENDS), revoked);
     let mut damaged = good(&[]);
     *damaged.last_mut().unwrap() ^= 1;
     let rows = [
-        ("somebody else", good(&[7, 8]), "genuine"),
+        ("other certificates", good(&[7, 8]), "genuine"),
         ("the authority", good(&[7, 2]), "revoked"),
         ("the root", good(&[1]), "revoked"),
-        ("from tomorrow on", world.amd.crl(NOW + DAY, Some(ENDS), &[]), "stale-crl"),
-        ("until yesterday", world.amd.crl(BEGINS, Some(NOW - DAY), &[]), "stale-crl"),
-        ("from now on", world.amd.crl(NOW, Some(ENDS), &[]), "genuine"),
-        ("until now", world.amd.crl(BEGINS, Some(NOW), &[]), "genuine"),
+        ("valid from tomorrow", world.amd.crl(NOW + DAY, Some(ENDS), &[]), "stale-crl"),
+        ("valid until yesterday", world.amd.crl(BEGINS, Some(NOW - DAY), &[]), "stale-crl"),
+        ("valid from this second", world.amd.crl(NOW, Some(ENDS), &[]), "genuine"),
+        ("valid until this second", world.amd.crl(BEGINS, Some(NOW), &[]), "genuine"),
         ("two algorithms", world.amd.ambiguous_crl(), "bad-crl"),
-        ("for ever", world.amd.crl(BEGINS, None, &[]), "bad-crl"),
+        ("without an end", world.amd.crl(BEGINS, None, &[]), "bad-crl"),
         ("a wrong signature", damaged, "bad-crl"),
         ("signed by the authority", world.amd.forged_crl(), "bad-crl"),
-        ("of another product", World::new("Genoa").amd.crl(BEGINS, Some(ENDS), &[]), "bad-crl"),
-        ("nothing", Vec::new(), "bad-crl"),
-        ("nonsense", b"0\x03\x02\x01\x01".to_vec(), "bad-crl"),
+        ("for another product", World::new("Genoa").amd.crl(BEGINS, Some(ENDS), &[]), "bad-crl"),
+        ("an empty list", Vec::new(), "bad-crl"),
+        ("invalid DER content", b"0\x03\x02\x01\x01".to_vec(), "bad-crl"),
     ];
     for (what, crl, expected) in rows {
         assert_eq!(world.code(&listed(crl)), expected, "{what}");
     }
-    // Each flipped bit of it: a list cannot be changed unnoticed.
+    // No bit of a list can be changed unnoticed.
     let crl = good(&[7]);
     for bit in 0..crl.len() * 8 {
         let mut copy = crl.clone();
@@ -262,11 +263,11 @@ fn counter_examples_of_revocation_lists() {
     let facts = world.judge(&Case { crl: None, ..world.good(2) }).unwrap();
     assert_eq!(facts.crl, Crl::NotGiven);
     let facts = world.judge(&listed(world.amd.crl(BEGINS, Some(NOW + 5), &[]))).unwrap();
-    assert_eq!(facts.expires, NOW + 5, "facts hold as long as what they follow from");
+    assert_eq!(facts.expires, NOW + 5, "facts expire with the list");
 }
 
 #[test]
-fn keys_of_clouds_are_signed_by_their_own_authority_and_name_no_chip() {
+fn vlek_certificate_needs_its_own_authority_and_has_no_chip_id() {
     for product in ["Milan", "Genoa", "Turin"] {
         let mut world = World::new(product);
         let mut certificate = world.certificate();
@@ -277,16 +278,16 @@ fn keys_of_clouds_are_signed_by_their_own_authority_and_name_no_chip() {
         let facts = world.judge(&case).unwrap();
         assert_eq!((facts.key, facts.chip, facts.crl), (KeyKind::Vlek, None, Crl::Checked));
         case.leaf = world.amd.vcek(&certificate);
-        assert_eq!(world.code(&case), "unknown-issuer", "signed by the authority for chips");
+        assert_eq!(world.code(&case), "unknown-issuer", "signed by the chip authority");
         case.leaf = world.amd.vlek(&certificate);
         case.crl = Some(world.amd.crl(BEGINS, Some(ENDS), &[3]));
         assert_eq!(world.code(&case), "revoked");
         world.root.asvk = World::new(product).root.asvk;
-        assert_eq!(world.code(&case), "certificate-signature", "an authority that the root has not signed");
+        assert_eq!(world.code(&case), "certificate-signature", "an authority that the root did not sign");
     }
 }
 
-/// As for the genuine one: no bit of a report of version 3 or 5, or of its certificate, is uncovered.
+/// As with genuine evidence, every bit of a report of version 3 or 5 and of its certificate is covered.
 #[test]
 fn every_flipped_bit_is_refused() {
     for (product, version) in [("Genoa", 3), ("Turin", 5)] {
@@ -306,7 +307,7 @@ fn every_flipped_bit_is_refused() {
     }
 }
 
-/// What crate `sev` makes of a case: it looks at signatures alone, and at a report that it has encoded anew.
+/// Returns the verdict of crate `sev`, which checks only signatures, over a report that it has re-encoded.
 fn signed_by_sev(world: &World, case: &Case) -> bool {
     let certificate = |der: &[u8]| sev::certs::snp::Certificate::from_der(der).unwrap();
     let ca = ca::Chain { ark: certificate(&world.root.ark), ask: certificate(&world.root.ask) };
@@ -314,9 +315,10 @@ fn signed_by_sev(world: &World, case: &Case) -> bool {
     AttestationReport::from_bytes(&case.report).is_ok_and(|report| (&chain, &report).verify().is_ok())
 }
 
-/// Two verifiers: what ours believes the other believes, and what the other takes for signed ours does not call unsigned, whatever a report says.
+/// Compares two verifiers on altered reports. `sev` accepts the signature of whatever OpenRelay accepts, and
+/// OpenRelay never blames the signature of a report that `sev` takes as signed.
 #[test]
-fn another_verifier_agrees_about_signatures() {
+fn sev_crate_agrees_about_signatures() {
     for (product, version) in [("Milan", 3), ("Genoa", 2), ("Genoa", 3), ("Turin", 3), ("Turin", 5)] {
         let world = World::new(product);
         let good = world.good(version);
@@ -328,12 +330,13 @@ fn another_verifier_agrees_about_signatures() {
             let said = [0x5a, 0, 0, 0, 0, 0, 0, 0xa5];
             let case = world.signed(&world.report(version).with(at, &said));
             let (code, signed) = (world.code(&case), signed_by_sev(&world, &case));
-            assert!(signed || code != "genuine", "{product} {version}, {at:#x}: sev does not believe it");
-            assert!(code != "signature", "{product} {version}, {at:#x}: it is signed");
+            assert!(signed || code != "genuine", "{product} {version}, {at:#x}: sev rejects the signature");
+            assert!(code != "signature", "{product} {version}, {at:#x}: the signature is valid");
             believed += u32::from(code == "genuine");
             taken += u32::from(signed);
         }
-        // Fields that say nothing of the platform, and all that are no reserved ones.
+        // Accepted are changes of fields that say nothing about the platform; `sev` also accepts others outside the
+        // reserved fields.
         assert!((40..taken).contains(&believed), "{product} {version}: {believed} of {taken}");
         let mut flipped = 0;
         for at in (0..0x4a0).step_by(7) {
@@ -342,13 +345,13 @@ fn another_verifier_agrees_about_signatures() {
             assert_ne!(world.code(&case), "genuine", "{product} {version}, {at:#x}");
             flipped += u32::from(signed_by_sev(&world, &case));
         }
-        // It does not see what it does not encode: reserved bytes, and the upper bytes of both numbers.
+        // `sev` misses changes in bytes that it does not encode: reserved bytes, and the upper bytes of r and s.
         assert!((20..85).contains(&flipped), "{product} {version}: {flipped}");
     }
 }
 
 #[test]
-fn a_bundle_holds_a_leaf_an_authority_and_a_list() {
+fn pem_bundle_yields_one_leaf_and_one_revocation_list() {
     let world = World::new("Genoa");
     let case = world.good(3);
     let pem = |label: &str, bytes: &[u8]| {
@@ -362,20 +365,20 @@ fn a_bundle_holds_a_leaf_an_authority_and_a_list() {
     let all = [authorities, pem("X509 CRL", &crl), leaf.clone(), leaf.clone()].concat();
     let bundle = AmdBundle::from_pem(all.as_bytes()).unwrap();
     assert_eq!((&bundle.leaf, bundle.collateral.crl.as_ref()), (&case.leaf, Some(&crl)));
-    // The same twice is no contradiction; another list is.
+    // A repeated list is not a contradiction; a different list is.
     let same = [all.as_str(), &pem("X509 CRL", &crl)].concat();
     assert_eq!(AmdBundle::from_pem(same.as_bytes()).unwrap(), bundle);
     let mut list = crl.clone();
     *list.last_mut().unwrap() ^= 1;
     let lists = AmdBundle::from_pem([all.as_str(), &pem("X509 CRL", &list)].concat().as_bytes()).unwrap_err();
-    assert!(lists.to_string().contains("two lists"), "{lists}");
+    assert!(lists.to_string().contains("two revocation lists"), "{lists}");
     let other = pem("CERTIFICATE", &World::new("Genoa").good(3).leaf);
     let foreign = pem("CERTIFICATE", &world.certified(|certificate| certificate.subject = "Somebody".into()).leaf);
     let foreign = AmdBundle::from_pem([leaf.clone(), foreign].concat().as_bytes()).unwrap_err();
-    assert!(foreign.to_string().contains("none of AMD's"), "{foreign}");
+    assert!(foreign.to_string().contains("not one of AMD's"), "{foreign}");
     let two = AmdBundle::from_pem([leaf.clone(), other].concat().as_bytes()).unwrap_err();
-    assert!(two.to_string().contains("two keys"), "{two}");
-    // As much as is read, and more.
+    assert!(two.to_string().contains("two chip key certificates"), "{two}");
+    // The maximum that is read, and more.
     assert!(AmdBundle::from_pem(leaf.repeat(16).as_bytes()).is_ok());
     let many = AmdBundle::from_pem(leaf.repeat(17).as_bytes()).unwrap_err();
     assert!(many.to_string().contains("17 blocks"), "{many}");

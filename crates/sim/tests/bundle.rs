@@ -1,5 +1,5 @@
-//! The collateral of a whole network: what is read back, and which of it a piece of evidence is held against.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
+//! The collateral bundle of a whole network: its encoding, and the selection of the collateral that matches evidence.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot continue must stop")]
 
 use openrelay_attest::bundle::{AmdProduct, Bundle, MAX_BUNDLE};
 use openrelay_attest::collateral::Collateral;
@@ -9,7 +9,7 @@ use openrelay_sim::vendors::{Hardware, Lie, Vendors};
 
 const NOW: u64 = 1_800_000_000;
 
-/// The vendors' bundle with a further entry of each kind, for a processor that is nobody's.
+/// Returns the vendors' bundle with one more entry of each kind, for processors that nothing here runs on.
 fn bundle(vendors: &Vendors) -> Bundle {
     let mut bundle = vendors.bundle();
     let mut other = bundle.intel[0].clone();
@@ -28,7 +28,7 @@ fn bundle(vendors: &Vendors) -> Bundle {
 }
 
 #[test]
-fn a_bundle_reads_back_and_nothing_else_reads() {
+fn bundle_round_trips_and_malformed_bundles_are_refused() {
     let bundle = bundle(&Vendors::new(NOW));
     let bytes = bundle.encode();
     assert_eq!(Bundle::decode(&bytes).unwrap(), bundle);
@@ -36,7 +36,7 @@ fn a_bundle_reads_back_and_nothing_else_reads() {
     assert_eq!(Bundle::decode(other.as_bytes()).unwrap_err().code(), "malformed-collateral");
     let long = [&bytes[..], &vec![b' '; MAX_BUNDLE]].concat();
     assert_eq!(Bundle::decode(&long).unwrap_err().code(), "too-large");
-    // White space to the last byte that may be.
+    // Padded with white space to exactly the maximum length.
     let just = [&bytes[..], &vec![b' '; MAX_BUNDLE - bytes.len()]].concat();
     assert_eq!(Bundle::decode(&just).unwrap(), bundle);
     let floors = bundle.floors();
@@ -45,7 +45,7 @@ fn a_bundle_reads_back_and_nothing_else_reads() {
 }
 
 #[test]
-fn environments_have_the_names_that_policies_use() {
+fn platform_and_key_names_match_policy_names() {
     let names = [Platform::Sgx, Platform::Tdx, Platform::SevSnp].map(Platform::name);
     assert_eq!(names, ["SGX", "TDX", "SEV-SNP"]);
     let keys = [KeyKind::Pck, KeyKind::Vcek, KeyKind::Vlek].map(KeyKind::name);
@@ -53,7 +53,7 @@ fn environments_have_the_names_that_policies_use() {
 }
 
 #[test]
-fn evidence_is_held_against_its_own_vendor_environment_and_model() {
+fn evidence_is_matched_with_collateral_of_its_platform_and_model() {
     let vendors = Vendors::new(NOW);
     let bundle = bundle(&vendors);
     let made =

@@ -1,5 +1,5 @@
 //! A client, an ingress and an egress, connected by function calls on virtual time.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot continue must stop")]
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use openrelay_sim::packets;
 use openrelay_sim::world::World;
 
 #[test]
-fn a_packet_goes_through_two_hops_and_back() {
+fn packet_crosses_two_hops_and_back() {
     let mut net = World::new(1);
     net.connect();
     let up = net.send_up(&packets::udp4(b"ping over two hops"));
@@ -27,7 +27,7 @@ fn a_packet_goes_through_two_hops_and_back() {
 }
 
 #[test]
-fn no_eight_bytes_of_one_leg_stand_on_the_other() {
+fn no_eight_byte_string_appears_on_both_legs() {
     let mut net = World::new(2);
     net.connect();
     for _ in 0..200 {
@@ -47,9 +47,10 @@ fn no_eight_bytes_of_one_leg_stand_on_the_other() {
     }
 }
 
-/// Whoever has accepted a relay's evidence beforehand asks for nothing; whoever has not is shown it, and gets no circuit of it.
+/// A client that does not accept a relay's evidence is shown it and opens no circuit, whether it accepts none or
+/// other evidence.
 #[test]
-fn a_circuit_opens_only_with_the_evidence_that_was_accepted() {
+fn circuit_fails_with_unaccepted_evidence() {
     let announced = Announced { digest: [7; 32], shown: Evidence::Staple(vec![5; 3_000]) };
     for role in [Role::Ingress, Role::Egress] {
         for forgets in [true, false] {
@@ -66,9 +67,10 @@ fn a_circuit_opens_only_with_the_evidence_that_was_accepted() {
     }
 }
 
-/// While a relay renews its evidence it announces the old, and clients have the new already: both were accepted.
+/// While a relay renews its evidence, it still announces the old one and clients already know the new one: both are
+/// accepted.
 #[test]
-fn a_circuit_opens_with_any_evidence_that_was_accepted() {
+fn circuit_opens_with_any_accepted_evidence() {
     for role in [Role::Ingress, Role::Egress] {
         let mut net = World::new(33);
         net.set_evidence(role, Announced { digest: [7; 32], shown: Evidence::Staple(vec![5; 3_000]) });
@@ -94,15 +96,15 @@ fn keys_are_replaced_without_losing_a_packet() {
     }
     for seen in keys {
         let generations: BTreeSet<u8> = seen.iter().map(|(generation, _)| *generation).collect();
-        assert!(generations.len() >= 3, "a re-handshake every two to three minutes: {seen:?}");
-        assert!(seen.len() >= 6, "an epoch a minute: {seen:?}");
+        assert!(generations.len() >= 3, "a handshake every two to three minutes: {seen:?}");
+        assert!(seen.len() >= 6, "a new epoch every minute: {seen:?}");
     }
     net.check_accounting();
 }
 
-/// Keys of the generation before the last were mistaken for those of the next.
+/// Regression: keys of the generation before the previous one were taken for keys of the next generation.
 #[test]
-fn rekeys_in_quick_succession_lose_nothing() {
+fn rekeys_in_quick_succession_lose_no_packet() {
     let mut net = World::new(13);
     net.connect();
     for round in 0..12u32 {
@@ -136,7 +138,7 @@ fn a_client_that_moves_keeps_its_circuit() {
     net.check_accounting();
 }
 
-/// The echo of a challenge was lost, the client moved again, and no index was left that both knew.
+/// Regression: the echo of a challenge was lost, the client moved again, and the two ends shared no index.
 #[test]
 fn a_client_that_moves_on_a_lossy_path_keeps_its_circuit() {
     for seed in 0..400 {
@@ -162,21 +164,21 @@ fn a_client_that_moves_on_a_lossy_path_keeps_its_circuit() {
     }
 }
 
-/// A client that only listened waited for its keepalive.
+/// Regression: a client that only received waited for its keepalive.
 #[test]
-fn a_client_that_only_listens_shows_itself_after_its_nat_has_changed() {
+fn listening_client_recovers_after_its_nat_mapping_changes() {
     let mut net = World::new(14);
     net.connect();
     let up = net.send_up(&packets::udp4(b"subscribe"));
     assert_eq!(net.send_down(&packets::answer4(&up[0].bytes, b"news")).len(), 1);
     net.move_client(7000);
-    assert_eq!(net.send_down(&packets::answer4(&up[0].bytes, b"lost")).len(), 0, "sent to where nobody is");
+    assert_eq!(net.send_down(&packets::answer4(&up[0].bytes, b"lost")).len(), 0, "sent to the previous address");
     net.advance_millis(600);
     assert_eq!(net.send_down(&packets::answer4(&up[0].bytes, b"news")).len(), 1);
 }
 
 #[test]
-fn a_spoofed_source_gets_no_more_than_three_times_its_bytes() {
+fn spoofed_source_receives_at_most_three_times_its_bytes() {
     let mut net = World::new(5);
     net.connect();
     let up = net.send_up(&packets::udp4(&[1; 100]));
@@ -193,9 +195,10 @@ fn a_spoofed_source_gets_no_more_than_three_times_its_bytes() {
     assert!(net.ingress_drops(DropReason::PathUnproven) > 40);
 }
 
-/// The ciphertext is repeated for whoever asked for it, as it asked, and reflected to nobody.
+/// The ciphertext is repeated only to the address that sent the complete key, so it cannot be reflected to a third
+/// party.
 #[test]
-fn the_answer_to_the_kem_key_goes_only_where_the_whole_key_came_from() {
+fn kem_ciphertext_is_repeated_only_to_the_sender_of_the_whole_key() {
     let mut net = World::new(31);
     net.connect();
     let key = net.wire_bytes().client_up.iter().find(|datagram| datagram.len() > 1_200).unwrap().clone();
@@ -210,7 +213,7 @@ fn the_answer_to_the_kem_key_goes_only_where_the_whole_key_came_from() {
     for len in 26..key.len() {
         assert_eq!(sent(&mut net, client, &key[..len]), 0, "{len} bytes");
     }
-    // The sample that the mask is made of stands right after the header.
+    // The mask's sample begins right after the header.
     for at in 26..key.len() {
         let mut other = key.clone();
         other[at] ^= 1;
@@ -219,9 +222,10 @@ fn the_answer_to_the_kem_key_goes_only_where_the_whole_key_came_from() {
     net.check_accounting();
 }
 
-/// Client at the ingress, ingress at the egress, client at the egress through the ingress: all three are asked for a cookie.
+/// All three handshakes get a cookie request: client to ingress, ingress to egress, and client to egress through the
+/// ingress.
 #[test]
-fn a_circuit_opens_through_relays_that_require_cookies() {
+fn circuit_opens_through_relays_that_require_cookies() {
     let mut net = World::new(32);
     net.put_relays_under_load();
     net.connect();
@@ -235,22 +239,22 @@ fn a_circuit_opens_through_relays_that_require_cookies() {
 }
 
 #[test]
-fn an_egress_that_died_is_noticed_and_the_next_circuit_finds_it_again() {
+fn dead_egress_is_detected_and_usable_after_recovery() {
     let mut net = World::new(33);
     net.connect();
     net.advance_millis(60_000);
-    assert!(net.is_connected(), "a silent circuit over a living session stays");
+    assert!(net.is_connected(), "an idle circuit over a live session stays connected");
     net.egress_cut = true;
     net.push_up(&packets::udp4(b"into the void"));
     net.advance_millis(13_000);
-    assert!(!net.is_connected(), "the client is told, before its own fifteen seconds");
+    assert!(!net.is_connected(), "the ingress reports the loss before the client's own fifteen seconds");
     net.egress_cut = false;
     net.connect();
     assert_eq!(net.send_up(&packets::udp4(b"hello")).len(), 1);
 }
 
 #[test]
-fn a_first_packet_that_comes_again_gets_no_answer() {
+fn replayed_first_packet_gets_no_answer() {
     let mut net = World::new(39);
     net.connect();
     let first = net.wire_bytes().client_up.into_iter().find(|datagram| datagram.len() == 112).unwrap();
@@ -260,9 +264,9 @@ fn a_first_packet_that_comes_again_gets_no_answer() {
     assert_eq!(net.ingress_handshake_drops(DropReason::HandshakeReplay), 1);
 }
 
-/// Two packets without an answer, more than fifteen seconds apart, were taken for the end of the circuit.
+/// Regression: two unanswered packets more than fifteen seconds apart ended the circuit.
 #[test]
-fn packets_that_nobody_answers_are_no_loss() {
+fn unanswered_packets_do_not_end_the_circuit() {
     let mut net = World::new(34);
     net.connect();
     for round in 0..8 {
@@ -274,9 +278,9 @@ fn packets_that_nobody_answers_are_no_loss() {
     }
 }
 
-/// The session had been silent for a minute when the circuit opened, so the next look at it ended both.
+/// Regression: the session had been idle for a minute when the circuit opened, so the next liveness check ended both.
 #[test]
-fn a_circuit_over_a_session_that_was_idle_is_not_taken_for_dead() {
+fn circuit_over_an_idle_session_stays_connected() {
     for offset in 0..10 {
         let mut net = World::new(35);
         net.connect();
@@ -293,7 +297,7 @@ fn a_circuit_over_a_session_that_was_idle_is_not_taken_for_dead() {
 }
 
 #[test]
-fn a_lost_circuit_asks_for_nothing_more() {
+fn lost_circuit_requests_no_timeout() {
     let mut net = World::new(36);
     net.connect();
     net.advance_millis(1_000);
@@ -305,9 +309,9 @@ fn a_lost_circuit_asks_for_nothing_more() {
     assert!(net.client_rests_for() > Duration::from_secs(3_600));
 }
 
-/// Keepalives fed the session with the ingress alone.
+/// Regression: keepalives refreshed only the session with the ingress.
 #[test]
-fn a_client_with_keepalives_is_reached_after_an_hour_of_silence() {
+fn client_with_keepalives_is_reachable_after_an_idle_hour() {
     let mut net = World::new(37);
     net.use_keepalives();
     net.connect();
@@ -317,9 +321,9 @@ fn a_client_with_keepalives_is_reached_after_an_hour_of_silence() {
     assert_eq!(net.send_down(&packets::answer4(&up[0].bytes, b"news")).len(), 1);
 }
 
-/// After a burst the first keepalive came almost a period late.
+/// Regression: after a burst, the first keepalive came almost a period late.
 #[test]
-fn a_client_with_keepalives_is_never_silent_for_longer() {
+fn keepalive_period_is_never_exceeded() {
     let mut net = World::new(38);
     net.use_keepalives();
     net.connect();
@@ -351,7 +355,7 @@ fn foreign_sources_and_private_destinations_are_refused() {
     net.check_accounting();
 }
 
-/// Lets `golden` arrive at the ingress with each of its bits flipped and cut to each length.
+/// Delivers `golden` to the ingress with each bit flipped and truncated to each length.
 fn damage_is_met_with_silence(net: &mut World, golden: &[u8]) {
     let before = net.datagrams_from_ingress();
     for bit in 0..golden.len() * 8 {
@@ -366,14 +370,14 @@ fn damage_is_met_with_silence(net: &mut World, golden: &[u8]) {
 }
 
 #[test]
-fn every_flipped_bit_and_every_truncation_of_a_data_packet_is_refused_in_silence() {
+fn damaged_data_packet_is_dropped_silently() {
     let mut net = World::new(7);
     net.connect();
     let golden = net.seal_up(&packets::udp4(b"golden"));
     damage_is_met_with_silence(&mut net, &golden);
     assert_eq!(net.delivered_up(), 0);
     net.inject_at_ingress(golden.clone());
-    assert_eq!(net.delivered_up(), 1, "what was refused must not have moved anything");
+    assert_eq!(net.delivered_up(), 1, "dropped datagrams must change no state");
     let replays = net.ingress_drops(DropReason::Replayed);
     net.inject_at_ingress(golden);
     assert_eq!(net.delivered_up(), 0);
@@ -382,7 +386,7 @@ fn every_flipped_bit_and_every_truncation_of_a_data_packet_is_refused_in_silence
 }
 
 #[test]
-fn every_flipped_bit_and_every_truncation_of_a_first_packet_is_refused_in_silence() {
+fn damaged_first_packet_is_dropped_silently() {
     let mut net = World::new(35);
     net.hold_control = true;
     net.try_connect().unwrap_err();
@@ -391,12 +395,12 @@ fn every_flipped_bit_and_every_truncation_of_a_first_packet_is_refused_in_silenc
     damage_is_met_with_silence(&mut net, &golden);
     let before = net.datagrams_from_ingress();
     net.inject_at_ingress(golden);
-    assert_eq!(net.datagrams_from_ingress(), before + 1, "what was refused must not have moved anything");
+    assert_eq!(net.datagrams_from_ingress(), before + 1, "dropped datagrams must change no state");
     net.check_accounting();
 }
 
 #[test]
-fn every_flipped_bit_and_every_truncation_of_a_control_packet_is_refused_in_silence() {
+fn damaged_control_packet_is_dropped_silently() {
     let mut net = World::new(34);
     net.connect();
     net.hold_control = true;
@@ -408,7 +412,7 @@ fn every_flipped_bit_and_every_truncation_of_a_control_packet_is_refused_in_sile
     for datagram in held {
         net.inject_at_ingress(datagram);
     }
-    assert!(net.datagrams_from_ingress() > before, "what was refused must not have moved anything");
+    assert!(net.datagrams_from_ingress() > before, "dropped datagrams must change no state");
     net.hold_control = false;
     net.advance_millis(1_000);
     assert_eq!(net.send_up(&packets::udp4(b"under new keys")).len(), 1);
@@ -416,7 +420,7 @@ fn every_flipped_bit_and_every_truncation_of_a_control_packet_is_refused_in_sile
 }
 
 #[test]
-fn an_ingress_opens_circuits_to_relays_of_its_directory_only() {
+fn ingress_opens_circuits_only_to_relays_in_its_directory() {
     for (id, expected) in [(99, "UnknownRelay"), (1, "Itself")] {
         let mut net = World::new(8);
         net.ask_for_egress(id);
@@ -426,7 +430,7 @@ fn an_ingress_opens_circuits_to_relays_of_its_directory_only() {
 }
 
 #[test]
-fn a_wrong_relay_key_gets_silence() {
+fn first_packet_for_a_wrong_relay_key_gets_no_answer() {
     let mut net = World::new(9);
     net.use_wrong_ingress_key();
     let failure = format!("{:?}", net.try_connect().unwrap_err());
@@ -435,11 +439,11 @@ fn a_wrong_relay_key_gets_silence() {
 }
 
 #[test]
-fn nothing_is_left_behind_when_a_client_closes() {
+fn closed_circuit_leaves_no_client_session() {
     let mut net = World::new(10);
     net.connect();
     net.close();
-    assert_eq!(net.held(), ((1, 0), (1, 0)), "only the session between the relays");
+    assert_eq!(net.held(), ((1, 0), (1, 0)), "only the session between the relays remains");
 }
 
 #[test]
@@ -454,7 +458,8 @@ fn the_same_seed_gives_the_same_bytes() {
     assert_ne!(run(11), run(12));
 }
 
-/// The reference model of a tunnel on a bad network: packets may be lost, and nothing else. What arrives was sent, unchanged, and once.
+/// Checks a tunnel on a bad network against a reference model: packets may be lost, but each packet that arrives was
+/// sent, is unchanged and arrives once.
 fn survive(seed: u64) -> (usize, openrelay_sim::world::Wire) {
     let mut net = World::new(seed);
     let mut dice = Seeded(seed);
@@ -483,12 +488,12 @@ fn survive(seed: u64) -> (usize, openrelay_sim::world::Wire) {
         }
         net.faults.partition = (100..105).contains(&round);
         net.push_up(&packets::udp4(&[&round.to_be_bytes()[..], &[7; 300]].concat()));
-        // Slowly now and then, so that keys grow old too.
+        // Advances slowly now and then, so that keys also age.
         net.advance_millis(if round % 10 == 0 { 4_000 } else { 20 });
         let mut down = net.delivered_down();
         for packet in net.taken_up() {
             let number = number_of(&packet.bytes);
-            assert_eq!(packet.bytes[32..], [7; 300], "seed {seed}: changed on the way");
+            assert_eq!(packet.bytes[32..], [7; 300], "seed {seed}: changed on the way up");
             assert!(arrived.insert(number), "seed {seed}: packet {number} arrived twice");
             let answer = [&number.to_be_bytes()[..], &[8; 200]].concat();
             down.extend(net.send_down(&packets::answer4(&packet.bytes, &answer)));
@@ -511,7 +516,7 @@ fn survive(seed: u64) -> (usize, openrelay_sim::world::Wire) {
 }
 
 #[test]
-fn a_bad_network_loses_packets_and_does_nothing_worse() {
+fn bad_network_causes_only_packet_loss() {
     for seed in 0..60 {
         let (arrived, _) = survive(seed);
         assert!(arrived > 60, "seed {seed}: only {arrived} of 200");
@@ -526,7 +531,7 @@ fn the_same_seed_gives_the_same_trace_on_a_bad_network() {
 }
 
 #[test]
-fn a_path_that_shrinks_is_found_out() {
+fn shrinking_path_mtu_is_detected() {
     let mut net = World::new(15);
     net.connect();
     net.advance_millis(2_000);
@@ -536,11 +541,11 @@ fn a_path_that_shrinks_is_found_out() {
         net.push_up(&packets::udp4(&[1; 100]));
         net.advance_millis(100);
     }
-    assert_eq!(net.client_mtu(), 1328, "58 bytes of headers and tags around it");
+    assert_eq!(net.client_mtu(), 1328, "headers and tags take 58 bytes");
 }
 
 #[test]
-fn an_egress_that_missed_what_the_path_carries_hears_it_with_the_next_probe() {
+fn lost_mtu_report_is_repeated_with_the_next_probe() {
     let mut net = World::new(16);
     net.faults.delay = Duration::from_millis(50);
     net.try_connect().unwrap();
@@ -548,8 +553,8 @@ fn an_egress_that_missed_what_the_path_carries_hears_it_with_the_next_probe() {
     net.advance_millis(10);
     net.hold_control = true;
     net.advance_millis(300);
-    assert_eq!(net.client_mtu(), 1408, "the probe came back");
-    assert!(!net.held_back().is_empty(), "the report");
+    assert_eq!(net.client_mtu(), 1408, "the probe was echoed");
+    assert!(!net.held_back().is_empty(), "the report is withheld");
     net.hold_control = false;
     let inner = Packet::parse(&net.taken_up()[0].bytes).unwrap().source;
     assert_eq!(net.egress_mtu(inner), 1280);

@@ -1,5 +1,6 @@
-//! Quotes of TDX that no real machine would sign, and collateral that Intel would not publish: each refused with its own code.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
+//! TDX quotes that no real machine would sign, and collateral that Intel would not publish: each is refused with its
+//! own code.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot continue must stop")]
 
 use openrelay_attest::collateral::{Collateral, IntelCollateral};
 use openrelay_attest::evidence::Measurement;
@@ -52,7 +53,7 @@ impl World {
 }
 
 #[test]
-fn a_good_quote_is_believed_for_what_it_says_and_by_its_own_roots_alone() {
+fn good_quote_is_accepted_only_under_its_own_roots() {
     let world = World::default();
     let facts = world.judge(nothing).unwrap();
     assert_eq!((facts.platform, facts.version, facts.simulated), (Platform::Tdx, 4, true));
@@ -69,7 +70,7 @@ fn a_good_quote_is_believed_for_what_it_says_and_by_its_own_roots_alone() {
 }
 
 #[test]
-fn what_a_mirror_can_check_without_collateral_is_checked() {
+fn signatures_are_checked_without_collateral() {
     type Change = fn(&mut Quote);
     let world = World::default();
     let code = |change: Change| {
@@ -78,10 +79,10 @@ fn what_a_mirror_can_check_without_collateral_is_checked() {
     };
     let rows: [(&str, Change, &str); 5] = [
         ("nothing", nothing, "signed"),
-        ("old firmware, which collateral would tell", |q| q.put(0, &[5, 1, 2]), "signed"),
+        ("old firmware, which only collateral reveals", |q| q.put(0, &[5, 1, 2]), "signed"),
         ("another key signs", |q| q.signed_by_another = true, "signature"),
         ("the quoting enclave does not know the key", |q| q.unbound = true, "qe-binding"),
-        ("another machine vouches for it", |q| q.vouched_for_by_another = true, "qe-report-signature"),
+        ("another machine signs the enclave's report", |q| q.vouched_for_by_another = true, "qe-report-signature"),
     ];
     for (what, change, expected) in rows {
         assert_eq!(code(change), expected, "{what}");
@@ -89,12 +90,12 @@ fn what_a_mirror_can_check_without_collateral_is_checked() {
     let evidence = convert(&world.machine.quote(&world.intel, nothing)).unwrap().evidence;
     let by = |roots: &Roots| check_signatures(&evidence, roots, NOW).map_err(|refusal| refusal.code());
     assert_eq!(by(&Roots::genuine()), Err("unknown-issuer"));
-    // An authority of the same name with another key.
+    // An authority with the same name and another key.
     assert_eq!(by(&MockIntel::default().roots()), Err("certificate-signature"));
-    // Every byte of the certificate that the authority has signed counts, the model among them.
+    // Every byte of the certificate that the authority signed is covered, including the model.
     let Evidence::Intel(quote) = &evidence else { panic!("no quote") };
     let [0x30, 0x82, _, _, 0x30, 0x82, high, low] = *quote.certificate.first_chunk().unwrap() else {
-        panic!("another encoding")
+        panic!("another encoding of lengths")
     };
     for at in 0..8 + usize::from(u16::from_be_bytes([high, low])) {
         let mut changed = quote.clone();
@@ -104,7 +105,7 @@ fn what_a_mirror_can_check_without_collateral_is_checked() {
 }
 
 #[test]
-fn counter_examples_of_quotes() {
+fn altered_quotes_are_refused_with_their_code() {
     type Change = fn(&mut Quote);
     let attributes = |quote: &mut Quote, bit: u32| quote.put(120, &(0x1000_0000u64 | 1 << bit).to_le_bytes());
     let world = World::default();
@@ -112,27 +113,27 @@ fn counter_examples_of_quotes() {
         ("nothing", nothing, "genuine"),
         ("version 2", |q| q.signed[0] = 2, "unsupported-version"),
         ("version 6", |q| q.signed[0] = 6, "unsupported-version"),
-        ("version 3, of a trust domain", |q| q.signed[0] = 3, "unsupported-version"),
+        ("a trust domain in version 3", |q| q.signed[0] = 3, "unsupported-version"),
         ("an enclave in version 4", |q| q.signed[4] = 0, "unsupported-version"),
         ("another kind of environment", |q| q.signed[4] = 0x82, "not-evidence"),
         ("another kind of key", |q| q.signed[2] = 3, "unsupported-signature"),
         ("another vendor", |q| q.signed[12] ^= 1, "unknown-vendor"),
         ("without SEPT_VE_DISABLE", |q| q.put(120, &[0; 8]), "sept-ve"),
-        ("another module's signer", |q| q.put(64, &[1]), "tdx-module"),
+        ("another signer of the module", |q| q.put(64, &[1]), "tdx-module"),
         ("attributes of the module", |q| q.put(112, &[1]), "tdx-module"),
-        ("a module that is not listed", |q| q.put(0, &[5, 9, 3]), "tdx-module"),
+        ("an unlisted module", |q| q.put(0, &[5, 9, 3]), "tdx-module"),
         ("an old module", |q| q.put(0, &[4, 1, 3]), "no-tcb-level"),
         ("old microcode", |q| q.put(0, &[5, 1, 2]), "no-tcb-level"),
         ("another key signs", |q| q.signed_by_another = true, "signature"),
         ("the quoting enclave does not know the key", |q| q.unbound = true, "qe-binding"),
-        ("another machine vouches for it", |q| q.vouched_for_by_another = true, "qe-report-signature"),
-        ("another quoting enclave's signer", |q| q.qe_report[128] ^= 1, "other-qe"),
-        ("another quoting enclave's product", |q| q.qe_report[256] = 1, "other-qe"),
+        ("another machine signs the enclave's report", |q| q.vouched_for_by_another = true, "qe-report-signature"),
+        ("another signer of the quoting enclave", |q| q.qe_report[128] ^= 1, "other-qe"),
+        ("another product ID of the quoting enclave", |q| q.qe_report[256] = 1, "other-qe"),
         ("a quoting enclave in debug mode", |q| q.qe_report[48] |= 2, "other-qe"),
-        ("other attributes of it", |q| q.qe_report[48] |= 0x20, "other-qe"),
-        ("another MISCSELECT of it", |q| q.qe_report[16] = 1, "other-qe"),
+        ("other attributes of the quoting enclave", |q| q.qe_report[48] |= 0x20, "other-qe"),
+        ("another MISCSELECT of the quoting enclave", |q| q.qe_report[16] = 1, "other-qe"),
         ("an old quoting enclave", |q| q.qe_report[258] = 3, "other-qe"),
-        ("report data, which is the guest's own", |q| q.put(520, &[0xff; 64]), "genuine"),
+        ("report data, which the guest chooses", |q| q.put(520, &[0xff; 64]), "genuine"),
     ];
     for (what, change, expected) in rows {
         assert_eq!(world.code(change), expected, "{what}");
@@ -150,9 +151,9 @@ fn counter_examples_of_quotes() {
     }
 }
 
-/// Version 5 by its three bodies, of which no genuine one of the first two was to be had.
+/// Covers the three bodies of version 5; for the first two, no genuine sample was available.
 #[test]
-fn counter_examples_of_quotes_of_version_5() {
+fn altered_version_5_quotes_are_refused_with_their_code() {
     type Change = fn(&mut Quote);
     let world = World::default();
     let collateral = world.intel.sign(&world.published);
@@ -169,14 +170,14 @@ fn counter_examples_of_quotes_of_version_5() {
         assert_eq!(code(kind, |q| q.signed[50] ^= 1), "not-canonical");
     }
     assert_eq!(code(2, |q| q.put(0, &[4, 1, 3])), "no-tcb-level");
-    assert_eq!(code(3, |q| q.put(584, &[4, 1, 3])), "no-tcb-level", "the module that runs now");
-    assert_eq!(code(3, |q| q.put(0, &[4, 1, 3])), "no-tcb-level", "the module that started it");
-    assert_eq!(code(2, |q| q.signed[48] = 3), "not-canonical", "the size of another type");
+    assert_eq!(code(3, |q| q.put(584, &[4, 1, 3])), "no-tcb-level", "the running module");
+    assert_eq!(code(3, |q| q.put(0, &[4, 1, 3])), "no-tcb-level", "the module that started the domain");
+    assert_eq!(code(2, |q| q.signed[48] = 3), "not-canonical", "the size belongs to another type");
     for (what, kind, at) in [
         ("a service domain's measurement", 3, 600),
         ("its last byte", 3, 647),
         ("a service domain's measurement", 4, 600),
-        ("what service domains are now", 4, 829),
+        ("the current service domains", 4, 829),
         ("its last byte", 4, 876),
     ] {
         let mut quote = Quote::of_domain_5(kind);
@@ -187,7 +188,7 @@ fn counter_examples_of_quotes_of_version_5() {
 }
 
 #[test]
-fn counter_examples_of_enclaves() {
+fn altered_enclave_quotes_are_refused_with_their_code() {
     type Change = fn(&mut Quote);
     let mut world = World { published: Published::for_enclaves(), ..World::default() };
     let collateral = world.intel.sign(&world.published);
@@ -198,15 +199,15 @@ fn counter_examples_of_enclaves() {
         ("debug", |q| q.put(48, &[7]), "debug"),
         ("the provisioning key", |q| q.put(48, &[0x15]), "provisioning-key"),
         ("not initialised", |q| q.put(48, &[4]), "reserved-bits"),
-        ("an attribute of tomorrow", |q| q.put(49, &[8]), "reserved-bits"),
-        ("reserved bytes", |q| q.put(31, &[1]), "reserved-bits"),
-        ("more of them", |q| q.put(127, &[1]), "reserved-bits"),
-        ("still more", |q| q.put(191, &[1]), "reserved-bits"),
-        ("the last of them", |q| q.put(303, &[1]), "reserved-bits"),
+        ("an unknown attribute", |q| q.put(49, &[8]), "reserved-bits"),
+        ("reserved bytes at 31", |q| q.put(31, &[1]), "reserved-bits"),
+        ("reserved bytes at 127", |q| q.put(127, &[1]), "reserved-bits"),
+        ("reserved bytes at 191", |q| q.put(191, &[1]), "reserved-bits"),
+        ("the last reserved byte", |q| q.put(303, &[1]), "reserved-bits"),
         ("another key signs", |q| q.signed_by_another = true, "signature"),
         ("the quoting enclave does not know the key", |q| q.unbound = true, "qe-binding"),
         ("the quoting enclave for trust domains", |q| q.qe_report[256] = 2, "other-qe"),
-        ("report data, which is the enclave's own", |q| q.put(320, &[0xff; 64]), "genuine"),
+        ("report data, which the enclave chooses", |q| q.put(320, &[0xff; 64]), "genuine"),
     ];
     for (what, change, expected) in rows {
         let mut quote = Quote::of_enclave();
@@ -217,11 +218,11 @@ fn counter_examples_of_enclaves() {
     world.published = Published::default();
     let collateral = world.intel.sign(&world.published);
     let refusal = world.judge_quote(Quote::of_enclave(), &collateral).unwrap_err();
-    assert_eq!(refusal.code(), "qe-identity", "collateral of trust domains");
+    assert_eq!(refusal.code(), "qe-identity", "collateral for trust domains");
 }
 
 #[test]
-fn counter_examples_of_what_is_published() {
+fn altered_publications_are_refused_with_their_code() {
     type Change = fn(&mut Published);
     fn swap(text: &mut String, from: &str, to: &str) {
         assert!(text.contains(from), "{from}");
@@ -231,25 +232,25 @@ fn counter_examples_of_what_is_published() {
     let rows: [(&str, Change, &str); 25] = [
         ("nothing", |_| {}, "genuine"),
         ("the machine is revoked", |p| p.revoked_machines = vec![9], "revoked"),
-        ("another machine is", |p| p.revoked_machines = vec![8], "genuine"),
-        ("its authority is", |p| p.revoked_authorities = vec![2], "revoked"),
-        ("who signs for Intel is", |p| p.revoked_authorities = vec![3], "revoked"),
-        ("the root is", |p| p.revoked_authorities = vec![1], "revoked"),
-        ("lists from yesterday's end", |p| p.lists.ends = NOW - 1, "stale-crl"),
-        ("lists until now", |p| p.lists.ends = NOW, "stale-crl"),
-        ("lists until a second later", |p| p.lists.ends = NOW + 1, "genuine"),
-        ("lists from tomorrow on", |p| p.lists.begins = NOW + 1, "not-yet-valid"),
-        ("TCB info of tomorrow", |p| swap(&mut p.tcb_info, &rfc3339(BEGINS), &rfc3339(NOW + 1)), "not-yet-valid"),
+        ("another machine is revoked", |p| p.revoked_machines = vec![8], "genuine"),
+        ("its authority is revoked", |p| p.revoked_authorities = vec![2], "revoked"),
+        ("the signer of publications is revoked", |p| p.revoked_authorities = vec![3], "revoked"),
+        ("the root is revoked", |p| p.revoked_authorities = vec![1], "revoked"),
+        ("lists that ended a second ago", |p| p.lists.ends = NOW - 1, "stale-crl"),
+        ("lists that end this second", |p| p.lists.ends = NOW, "stale-crl"),
+        ("lists that end in a second", |p| p.lists.ends = NOW + 1, "genuine"),
+        ("lists that begin in a second", |p| p.lists.begins = NOW + 1, "not-yet-valid"),
+        ("future TCB info", |p| swap(&mut p.tcb_info, &rfc3339(BEGINS), &rfc3339(NOW + 1)), "not-yet-valid"),
         (
-            "TCB info of yesterday",
+            "expired TCB info",
             |p| {
                 swap(&mut p.tcb_info, &rfc3339(BEGINS + 30 * DAY), &rfc3339(NOW - 1));
             },
             "expired",
         ),
-        ("identity of tomorrow", |p| swap(&mut p.qe_identity, &rfc3339(BEGINS), &rfc3339(NOW + 1)), "not-yet-valid"),
+        ("future identity", |p| swap(&mut p.qe_identity, &rfc3339(BEGINS), &rfc3339(NOW + 1)), "not-yet-valid"),
         (
-            "identity of yesterday",
+            "expired identity",
             |p| {
                 swap(&mut p.qe_identity, &rfc3339(BEGINS + 30 * DAY), &rfc3339(NOW - 1));
             },
@@ -257,17 +258,17 @@ fn counter_examples_of_what_is_published() {
         ),
         ("another model", |p| swap(&mut p.tcb_info, "50806F000000", "50806F000001"), "other-model"),
         (
-            "another provisioning enclave",
+            "another provisioning certification enclave",
             |p| {
                 swap(&mut p.tcb_info, "\"pceId\":\"0000\"", "\"pceId\":\"0001\"");
             },
             "other-model",
         ),
-        ("for enclaves", |p| swap(&mut p.tcb_info, "\"id\":\"TDX\"", "\"id\":\"SGX\""), "tcb-info"),
+        ("TCB info for enclaves", |p| swap(&mut p.tcb_info, "\"id\":\"TDX\"", "\"id\":\"SGX\""), "tcb-info"),
         ("TCB info of version 2", |p| swap(&mut p.tcb_info, "\"version\":3", "\"version\":2"), "tcb-info"),
         ("identity of another enclave", |p| swap(&mut p.qe_identity, "TD_QE", "QE"), "qe-identity"),
-        ("TCB info that is none", |p| p.tcb_info = "{}".into(), "tcb-info"),
-        ("identity that is none", |p| p.qe_identity = "[]".into(), "qe-identity"),
+        ("empty TCB info", |p| p.tcb_info = "{}".into(), "tcb-info"),
+        ("empty identity", |p| p.qe_identity = "[]".into(), "qe-identity"),
         ("levels above the machine's", |p| swap(&mut p.tcb_info, "\"pcesvn\":13", "\"pcesvn\":14"), "no-tcb-level"),
         (
             "a revoked level",
@@ -277,7 +278,7 @@ fn counter_examples_of_what_is_published() {
             "tcb-revoked",
         ),
         (
-            "a state of firmware that Intel has no word for",
+            "an unknown TCB status",
             |p| {
                 swap(&mut p.tcb_info, "\"UpToDate\"", "\"Fine\"");
             },
@@ -297,7 +298,7 @@ fn counter_examples_of_what_is_published() {
         world.now = now;
         assert_eq!(world.code(nothing), expected, "{now}");
     }
-    // What is less than up to date is genuine, and said.
+    // A machine that is less than up to date is genuine, and its status is reported.
     let mut world = World::default();
     swap(
         &mut world.published.tcb_info,
@@ -309,7 +310,7 @@ fn counter_examples_of_what_is_published() {
 }
 
 #[test]
-fn counter_examples_of_certificates() {
+fn altered_certificates_are_refused_with_their_code() {
     let with = |change: fn(&mut Machine)| {
         let mut world = World::default();
         change(&mut world.machine);
@@ -324,24 +325,28 @@ fn counter_examples_of_certificates() {
     let code = |collateral: &IntelCollateral| {
         world.judge_with(nothing, collateral).map_or_else(|refusal| refusal.code(), |_| "genuine")
     };
-    // Each part from another hierarchy with the same names.
+    // Each part comes from another hierarchy with the same names.
     type Change = fn(&mut IntelCollateral, &IntelCollateral);
     let rows: [(&str, Change, &str); 7] = [
         ("nothing", |_, _| {}, "genuine"),
-        ("TCB info's signature", |own, other| own.tcb_info_signature.clone_from(&other.tcb_info_signature), "tcb-info"),
         (
-            "identity's signature",
+            "signature of the TCB info",
+            |own, other| own.tcb_info_signature.clone_from(&other.tcb_info_signature),
+            "tcb-info",
+        ),
+        (
+            "signature of the identity",
             |own, other| own.qe_identity_signature.clone_from(&other.qe_identity_signature),
             "qe-identity",
         ),
         (
-            "TCB info's chain",
+            "issuer chain of the TCB info",
             |own, other| own.tcb_info_issuer_chain.clone_from(&other.tcb_info_issuer_chain),
             "certificate-signature",
         ),
-        ("list of machines", |own, other| own.pck_crl.clone_from(&other.pck_crl), "bad-crl"),
-        ("list of authorities", |own, other| own.root_ca_crl.clone_from(&other.root_ca_crl), "bad-crl"),
-        ("no list of machines", |own, _| own.pck_crl.clear(), "bad-crl"),
+        ("revocation list of machines", |own, other| own.pck_crl.clone_from(&other.pck_crl), "bad-crl"),
+        ("revocation list of authorities", |own, other| own.root_ca_crl.clone_from(&other.root_ca_crl), "bad-crl"),
+        ("no revocation list of machines", |own, _| own.pck_crl.clear(), "bad-crl"),
     ];
     for (what, change, expected) in rows {
         let mut collateral = good.clone();

@@ -1,5 +1,5 @@
-//! Relays as mirrors: a client of theirs fetches the records of all relays inside its sessions.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
+//! Relays as mirrors: a client fetches the records of all relays inside its sessions.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot continue must stop")]
 
 use std::time::Duration;
 
@@ -15,10 +15,10 @@ fn file(length: usize) -> Vec<u8> {
     (0..length).map(|at| u8::try_from(at * 31 % 251).unwrap()).collect()
 }
 
-/// Asks, and lets time pass until the answer is there.
+/// Requests the records and advances time until the answer arrives.
 fn fetch(net: &mut World, from: Role) -> Vec<u8> {
-    assert!(net.ask_for_records(from), "may be asked");
-    assert!(!net.ask_for_records(from), "not twice at once");
+    assert!(net.ask_for_records(from), "the first request is sent");
+    assert!(!net.ask_for_records(from), "a second request is not sent meanwhile");
     for _ in 0..6_000 {
         if let Some(fetched) = net.fetched() {
             assert_eq!((fetched.from, fetched.file), (from, MirrorFile::Records));
@@ -30,10 +30,10 @@ fn fetch(net: &mut World, from: Role) -> Vec<u8> {
 }
 
 #[test]
-fn both_relays_of_a_circuit_serve_what_they_mirror() {
+fn both_relays_of_a_circuit_serve_mirrored_records() {
     let mut net = World::new(40);
     net.connect();
-    assert_eq!(fetch(&mut net, Role::Ingress), b"", "nothing is mirrored");
+    assert_eq!(fetch(&mut net, Role::Ingress), b"", "the relay mirrors nothing");
     let (large, small) = (file(600_000), file(MIRROR_PIECE));
     net.mirror_records(Role::Ingress, &large);
     net.mirror_records(Role::Egress, &small);
@@ -44,7 +44,7 @@ fn both_relays_of_a_circuit_serve_what_they_mirror() {
 }
 
 #[test]
-fn a_file_arrives_over_a_bad_network_and_while_it_changes() {
+fn file_changed_during_a_lossy_fetch_arrives_complete() {
     let mut net = World::new(41);
     net.connect();
     net.mirror_records(Role::Egress, &file(90_000));
@@ -56,7 +56,7 @@ fn a_file_arrives_over_a_bad_network_and_while_it_changes() {
     net.mirror_records(Role::Egress, &newer);
     for _ in 0..6_000 {
         if let Some(fetched) = net.fetched() {
-            assert!(fetched.bytes == newer, "the new file, and nothing of the old one");
+            assert!(fetched.bytes == newer, "only the new file arrives");
             return;
         }
         net.advance_millis(10);
@@ -65,7 +65,7 @@ fn a_file_arrives_over_a_bad_network_and_while_it_changes() {
 }
 
 #[test]
-fn before_admission_nothing_is_served() {
+fn mirror_request_before_admission_ends_the_session() {
     let request = Message::MirrorRequest { file: MirrorFile::Records, offset: 0 };
     for admitted in [false, true] {
         let mut relay = AtRelay::new(Role::Ingress, admitted);
@@ -75,9 +75,9 @@ fn before_admission_nothing_is_served() {
     }
 }
 
-/// A relay holds one piece for each session, however often it is asked.
+/// A relay holds at most one piece for each session, however often a client asks.
 #[test]
-fn who_asks_on_without_taking_what_it_was_given_is_cut_off() {
+fn mirror_request_before_the_last_piece_is_acknowledged_ends_the_session() {
     let request = |offset| control_at(offset, &Message::MirrorRequest { file: MirrorFile::Records, offset: 0 });
     let mut relay = AtRelay::new(Role::Egress, true);
     relay.mirror_records(&file(MIRROR_PIECE));
@@ -88,7 +88,7 @@ fn who_asks_on_without_taking_what_it_was_given_is_cut_off() {
 }
 
 #[test]
-fn a_relay_that_sends_what_nobody_asked_for_ends_the_circuit() {
+fn unrequested_mirror_piece_ends_the_circuit() {
     let mut client = AtClient::new(true);
     let bytes = vec![1; 3];
     let piece = MirrorPiece { file: MirrorFile::Records, version: [1; 8], total: 3, offset: 0, bytes };

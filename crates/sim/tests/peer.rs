@@ -1,5 +1,5 @@
-//! What a genuine peer may not say: each end holds the other to the protocol's states.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
+//! Messages that an authenticated peer must not send: each end enforces the protocol's states on the other.
+#![allow(clippy::unwrap_used, reason = "a test that cannot continue must stop")]
 
 use std::time::Duration;
 
@@ -17,18 +17,18 @@ fn packet() -> Vec<u8> {
 }
 
 #[test]
-fn before_admission_a_relay_carries_nothing() {
+fn packet_before_admission_is_dropped() {
     let mut egress = AtRelay::new(Role::Egress, false);
     egress.say(&packet());
     assert_eq!((egress.shard.counts().delivered, egress.shard.counts().drops.of(DropReason::NotAdmitted)), (0, 1));
     assert!(!egress.is_over());
     egress.say(&control(&Message::Token(Token::Open)));
     egress.say(&packet());
-    assert_eq!(egress.shard.counts().delivered, 1, "but afterwards");
+    assert_eq!(egress.shard.counts().delivered, 1, "delivered after admission");
 }
 
 #[test]
-fn what_needs_admission_ends_a_session_that_has_none() {
+fn message_that_needs_admission_ends_an_unadmitted_session() {
     let circuit = Message::CircuitOpen { request: 1, egress: RelayId(2) };
     let close = Message::CircuitClose { tag: 1 };
     for message in [circuit, close, Message::Rekey(vec![1; REKEY_LEN]), Message::Preimage] {
@@ -40,7 +40,7 @@ fn what_needs_admission_ends_a_session_that_has_none() {
 }
 
 #[test]
-fn what_only_a_relay_says_ends_the_session_of_a_client_that_says_it() {
+fn relay_message_from_a_client_ends_the_session() {
     for message in
         [Message::Evidence(Evidence::Open), Message::PaymentNeeded, Message::CircuitOpened { request: 1, tag: 1 }]
     {
@@ -51,7 +51,7 @@ fn what_only_a_relay_says_ends_the_session_of_a_client_that_says_it() {
 }
 
 #[test]
-fn a_session_that_is_never_admitted_ends_after_ten_seconds() {
+fn unadmitted_session_ends_after_ten_seconds() {
     let mut relay = AtRelay::new(Role::Ingress, false);
     for seconds in 1..=12u64 {
         relay.now = relay.now.after(Duration::from_secs(1));
@@ -61,7 +61,7 @@ fn a_session_that_is_never_admitted_ends_after_ten_seconds() {
 }
 
 #[test]
-fn what_only_a_client_says_ends_the_circuit_of_a_relay_that_says_it() {
+fn client_message_from_a_relay_ends_the_circuit() {
     for message in
         [Message::EvidenceRequest, Message::Token(Token::Open), Message::CircuitOpen { request: 1, egress: RelayId(1) }]
     {
@@ -72,17 +72,17 @@ fn what_only_a_client_says_ends_the_circuit_of_a_relay_that_says_it() {
 }
 
 #[test]
-fn a_client_takes_packets_for_itself_and_none_before_it_is_admitted() {
+fn client_drops_packets_until_it_is_admitted() {
     let inner = packets::answer4(&packets::udp4(b"question"), b"answer");
     let frame = [&[FrameKind::Packet { partial: false }.byte()][..], &inner].concat();
     let mut client = AtClient::new(false);
     assert!(matches!(client.say(&frame), Verdict::Dropped(DropReason::NotAdmitted)));
     client.say(&control(&Message::Admitted(Admission::Open)));
-    assert!(matches!(client.say(&frame), Verdict::Deliver { .. }), "but afterwards");
+    assert!(matches!(client.say(&frame), Verdict::Deliver { .. }), "delivered after admission");
 }
 
 #[test]
-fn a_relay_that_announces_other_evidence_than_was_accepted_gets_no_circuit_whatever_it_shows() {
+fn relay_with_unaccepted_evidence_gets_no_circuit() {
     for shown in [Evidence::Open, Evidence::Staple(b"a staple".to_vec())] {
         let mut client = AtClient::announcing([9; 32], false);
         client.say(&control(&Message::Evidence(shown.clone())));
@@ -92,15 +92,15 @@ fn a_relay_that_announces_other_evidence_than_was_accepted_gets_no_circuit_whate
 }
 
 #[test]
-fn circuits_are_opened_by_an_ingress_and_by_relay_id_alone() {
+fn only_an_ingress_opens_circuits_and_only_by_relay_id() {
     let open = control_at(AFTER_TOKEN, &Message::CircuitOpen { request: 1, egress: RelayId(2) });
     let mut egress = AtRelay::new(Role::Egress, true);
     egress.say(&open);
-    assert!(egress.is_over(), "an egress opens none");
+    assert!(egress.is_over(), "an egress opens no circuits");
     let mut ingress = AtRelay::new(Role::Ingress, true);
     ingress.say(&open);
-    assert!(!ingress.is_over(), "unknown, and refused in words");
-    // An address where the id belongs: request 1, then IPv4 address and port.
+    assert!(!ingress.is_over(), "an unknown relay is refused with a message");
+    // An address in place of the relay ID: request 1, then IPv4 address and port.
     let mut longer =
         [&[FrameKind::Control.byte()][..], &AFTER_TOKEN.to_be_bytes(), &[0; 4], &16u16.to_be_bytes()].concat();
     longer.extend([0, 0x10, 0, 0, 0, 10, 0, 0, 0, 1, 203, 0, 113, 9, 1, 187]);

@@ -1,5 +1,5 @@
-//! From evidence to a verdict: what holds, and each thing that does not, with its own code.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
+//! The path from evidence to a verdict: valid evidence is accepted, and each defect is refused with its own code.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot continue must stop")]
 
 use std::sync::OnceLock;
 
@@ -20,16 +20,16 @@ const INGRESS: u8 = 1;
 const EGRESS: u8 = 2;
 const IMAGE: [u8; 32] = [0x1a; 32];
 const VALUE: [u8; 32] = [0x5a; 32];
-/// What [`Report::new`] says that was started.
+/// The launch measurement in [`Report::new`].
 const MEASUREMENT: [u8; 48] = [0x4d; 48];
 
-/// A relay on a chip of ours, and everything that is needed to judge it.
+/// A relay on a mock chip, and everything that its verification needs.
 struct World {
     amd: &'static MockAmd,
     chip: Chip,
     report: Report,
     binding: Binding,
-    /// What the guest had signed, if it is not the binding's.
+    /// The report data that the chip signs, if it differs from the binding's.
     report_data: Option<[u8; 64]>,
     roots: Roots,
     policy: Policy,
@@ -40,7 +40,7 @@ struct World {
     now: u64,
 }
 
-/// One for each product: its keys are most of the work.
+/// Returns the product's hierarchy, made once because its keys take most of the test's time.
 fn hierarchy(product: &'static str) -> &'static MockAmd {
     static ALL: OnceLock<Vec<MockAmd>> = OnceLock::new();
     let all = ALL.get_or_init(|| ["Milan", "Genoa", "Turin"].map(MockAmd::new).into());
@@ -128,19 +128,19 @@ impl World {
 }
 
 #[test]
-fn a_relay_whose_evidence_holds_gets_a_verdict_that_lists_facts() {
+fn valid_evidence_yields_a_verdict_with_facts() {
     let world = World::new();
     let verdict = world.judge().unwrap();
     assert_eq!((verdict.binding(), verdict.image()), (&world.binding, ImageState::Active));
     assert!(verdict.facts().simulated && verdict.facts().platform == Platform::SevSnp);
     assert_eq!(verdict.facts().report_data, world.binding.report_data());
     let signed = world.report.with(0x50, &world.binding.report_data()).0;
-    assert_eq!(verdict.identity(), digest(&SHA256, &signed).as_ref(), "it is known by what the chip has signed");
+    assert_eq!(verdict.identity(), digest(&SHA256, &signed).as_ref(), "the hash of what the chip signed");
 }
 
-/// Of the platform's word bit 0 says so, whatever else is set.
+/// Bit 0 of the platform information says whether SMT is enabled, whatever other bits are set.
 #[test]
-fn whether_threads_share_a_core_is_told() {
+fn smt_is_reported_from_bit_0_of_platform_info() {
     for (info, shared) in [(0x20, false), (0x21, true), (0x3e, false), (0x3f, true)] {
         let mut world = World::new();
         world.report.put(0x40, &[info]);
@@ -150,11 +150,11 @@ fn whether_threads_share_a_core_is_told() {
 
 /// Each row changes one thing.
 #[test]
-fn counter_examples() {
+fn altered_evidence_is_refused_with_its_code() {
     type Change = fn(&mut World);
     let rows: [(&str, Change, &str); 89] = [
         ("nothing", |_| {}, "verdict"),
-        ("simulations are not accepted", |w| w.policy.simulation = false, "simulated"),
+        ("the policy refuses simulations", |w| w.policy.simulation = false, "simulated"),
         ("debug", |w| w.report.put(0x0a, &[0x0b]), "debug"),
         ("other report data", |w| w.report_data = Some([0; 64]), "binding"),
         (
@@ -177,96 +177,96 @@ fn counter_examples() {
         ("another network", |w| w.binding.network[0] ^= 1, "other-network"),
         ("another relay's evidence", |w| w.binding.relay_id += 1, "other-relay"),
         ("another key", |w| w.binding.handshake_key[0] ^= 1, "other-key"),
-        ("an epoch before", |w| w.binding.key_epoch -= 1, "other-epoch"),
+        ("the previous epoch", |w| w.binding.key_epoch -= 1, "other-epoch"),
         ("other roles", |w| w.binding.roles = 3, "other-role"),
         ("the wrong role for this hop", |w| w.role = INGRESS, "other-role"),
         ("a block of another fork", |w| w.binding.block_hash[0] ^= 1, "unknown-block"),
-        ("a block that the chain does not have", |w| w.view.block = None, "unknown-block"),
-        ("that block at another height", |w| w.view.block.as_mut().unwrap().height += 1, "unknown-block"),
+        ("a block that is not on the chain", |w| w.view.block = None, "unknown-block"),
+        ("the block at another height", |w| w.view.block.as_mut().unwrap().height += 1, "unknown-block"),
         ("a block newer than the newest", |w| w.view.block.as_mut().unwrap().time = NOW - 59, "unknown-block"),
         ("the newest block", |w| w.view.block.as_mut().unwrap().time = NOW - 60, "verdict"),
-        ("as old as it may be", |w| set_age(w, 21_600), "verdict"),
-        ("a second too old", |w| set_age(w, 21_601), "too-old"),
+        ("a block of the maximum age", |w| set_age(w, 21_600), "verdict"),
+        ("a block a second too old", |w| set_age(w, 21_601), "too-old"),
         ("another image", |w| w.binding.image[0] ^= 1, "unknown-image"),
         ("no images at all", |w| w.view.images = Some(Vec::new()), "unknown-image"),
-        ("an image that another was started for", |w| w.report.put(0x90, &[0x4e]), "measurement"),
-        ("firmware of the generation before", |w| image(w).firmware_generation = Some(1), "firmware-generation"),
-        ("firmware of no generation", |w| image(w).firmware_generation = None, "firmware-generation"),
+        ("a measurement of no approved image", |w| w.report.put(0x90, &[0x4e]), "measurement"),
+        ("firmware of the previous generation", |w| image(w).firmware_generation = Some(1), "firmware-generation"),
+        ("firmware without a generation", |w| image(w).firmware_generation = None, "firmware-generation"),
         ("firmware of a later generation", |w| image(w).firmware_generation = Some(3), "verdict"),
-        ("an image of no measurements", |w| image(w).measurements.clear(), "measurement"),
-        ("an image of trust domains", |w| image(w).measurements = vec![domain(MEASUREMENT, 0)], "measurement"),
+        ("an image without measurements", |w| image(w).measurements.clear(), "measurement"),
+        ("an image for trust domains", |w| image(w).measurements = vec![domain(MEASUREMENT, 0)], "measurement"),
         ("the network is missing", |w| w.view.network = None, "no-view"),
         ("the time is missing", |w| w.view.time = None, "no-view"),
         ("the record is missing", |w| w.view.relay = None, "no-view"),
         ("the images are missing", |w| w.view.images = None, "no-view"),
         ("the floors are missing", |w| w.view.floors = None, "no-view"),
         ("no floor for this product", |w| w.view.floors = Some(Floors::default()), "no-floor"),
-        ("a floor of another product", |w| w.view.floors.as_mut().unwrap().amd[0].0 = "Turin".into(), "no-floor"),
+        ("a floor for another product", |w| w.view.floors.as_mut().unwrap().amd[0].0 = "Turin".into(), "no-floor"),
         ("boot loader below the floor", |w| floor(w).boot_loader = 11, "floor"),
         ("TEE below the floor", |w| floor(w).tee = 2, "floor"),
         ("SNP firmware below the floor", |w| floor(w).snp = 24, "floor"),
         ("microcode below the floor", |w| floor(w).microcode = 85, "floor"),
-        ("an FMC where it has none", |w| floor(w).fmc = Some(1), "floor"),
-        ("what runs is below the floor", |w| w.report.put(0x38, &[9]), "floor"),
-        ("what it could go back to is", |w| w.report.put(0x1e0, &[9]), "floor"),
-        ("what it was started with is", |w| w.report.put(0x1f0, &[9]), "floor"),
-        ("two of three named rebuilders, and two must", |w| name(w, &[0xa1, 0xa2, 0xa3], 2), "verdict"),
-        ("two of three named rebuilders, and all must", |w| name(w, &[0xa1, 0xa2, 0xa3], 3), "rebuilders"),
-        ("rebuilders whom nobody named", |w| name(w, &[0xa3], 1), "rebuilders"),
-        ("only what was rebuilt here, and this was", |w| w.policy.rebuilt = Some(vec![VALUE]), "verdict"),
-        ("only what was rebuilt here, and nothing was", |w| w.policy.rebuilt = Some(Vec::new()), "not-rebuilt"),
-        ("only what was rebuilt here, and another was", |w| w.policy.rebuilt = Some(vec![[9; 32]]), "not-rebuilt"),
-        ("and the same bytes with other firmware were", |w| w.policy.rebuilt = Some(vec![IMAGE]), "not-rebuilt"),
+        ("an FMC floor for a product without FMC", |w| floor(w).fmc = Some(1), "floor"),
+        ("the current TCB is below the floor", |w| w.report.put(0x38, &[9]), "floor"),
+        ("the committed TCB is below the floor", |w| w.report.put(0x1e0, &[9]), "floor"),
+        ("the launch TCB is below the floor", |w| w.report.put(0x1f0, &[9]), "floor"),
+        ("two of three named rebuilders, two needed", |w| name(w, &[0xa1, 0xa2, 0xa3], 2), "verdict"),
+        ("two of three named rebuilders, three needed", |w| name(w, &[0xa1, 0xa2, 0xa3], 3), "rebuilders"),
+        ("only other rebuilders than the named one", |w| name(w, &[0xa3], 1), "rebuilders"),
+        ("local rebuild required, this image rebuilt", |w| w.policy.rebuilt = Some(vec![VALUE]), "verdict"),
+        ("local rebuild required, nothing rebuilt", |w| w.policy.rebuilt = Some(Vec::new()), "not-rebuilt"),
+        ("local rebuild required, another rebuilt", |w| w.policy.rebuilt = Some(vec![[9; 32]]), "not-rebuilt"),
+        ("local rebuild required, other firmware rebuilt", |w| w.policy.rebuilt = Some(vec![IMAGE]), "not-rebuilt"),
         ("no revocation list", |w| w.with_crl = false, "no-crl"),
         ("VMPL 1", |w| w.report.put(0x30, &[1]), "vmpl"),
-        ("memory that may appear twice", |w| w.report.put(0x40, &[1]), "attributes"),
-        ("more than that was looked for", |w| w.report.put(0x40, &[0x3f]), "verdict"),
+        ("memory aliases unchecked", |w| w.report.put(0x40, &[1]), "attributes"),
+        ("further bits of platform information", |w| w.report.put(0x40, &[0x3f]), "verdict"),
         (
-            "the same where nobody asks",
+            "memory aliases unchecked, check not required",
             |w| {
                 w.policy.alias_check = false;
                 w.report.put(0x40, &[1]);
             },
             "verdict",
         ),
-        ("the host may move pages", |w| guest_policy(w, 0x0003_0133), "attributes"),
+        ("page swapping by the host is allowed", |w| guest_policy(w, 0x0003_0133), "attributes"),
         ("memory on a CXL link", |w| guest_policy(w, 0x0223_0133), "attributes"),
-        ("everything that is allowed", |w| guest_policy(w, 0x03d3_0133), "verdict"),
-        ("no SMT asked for, and there is", |w| w.policy.smt = false, "smt"),
+        ("all permitted policy bits", |w| guest_policy(w, 0x03d3_0133), "verdict"),
+        ("SMT refused by the policy, and enabled", |w| w.policy.smt = false, "smt"),
         (
-            "no SMT asked for, and there is none",
+            "SMT refused by the policy, and disabled",
             |w| {
                 w.policy.smt = false;
                 w.report.put(0x40, &[0x20]);
             },
             "verdict",
         ),
-        ("signed by an owner", |w| w.report.put(0xe0, &[1]), "owner"),
-        ("signed by an author", |w| w.report.put(0x13f, &[1]), "owner"),
+        ("an ID key digest", |w| w.report.put(0xe0, &[1]), "owner"),
+        ("an author key digest", |w| w.report.put(0x13f, &[1]), "owner"),
         ("host data, which the host may choose", |w| w.report.put(0xc0, &[1; 32]), "verdict"),
         ("another product is accepted", |w| w.policy.amd_products = vec!["Turin".into()], "product"),
         ("only TDX is accepted", |w| w.policy.platforms = vec![Platform::Tdx], "platform"),
         ("nothing is accepted", |w| w.policy.platforms.clear(), "platform"),
-        ("a clock six hours behind", |w| set_time(w, NOW + 21_600), "verdict"),
-        ("a clock that is further behind", |w| set_time(w, NOW + 21_601), "clock"),
-        ("a clock six hours ahead", |w| (w.now, w.view.time) = (NOW + 21_600, Some(NOW)), "verdict"),
-        ("a clock that is further ahead", |w| (w.now, w.view.time) = (NOW + 21_601, Some(NOW)), "outdated"),
+        ("a clock six hours behind the block", |w| set_time(w, NOW + 21_600), "verdict"),
+        ("a clock more than six hours behind", |w| set_time(w, NOW + 21_601), "clock"),
+        ("a clock six hours ahead of the block", |w| (w.now, w.view.time) = (NOW + 21_600, Some(NOW)), "verdict"),
+        ("a clock more than six hours ahead", |w| (w.now, w.view.time) = (NOW + 21_601, Some(NOW)), "outdated"),
         ("72 hours ahead, and no newer block is known", |w| offline(w, 259_200, true), "verdict"),
         ("72 hours ahead, and a newer block is known", |w| offline(w, 259_200, false), "outdated"),
         ("six hours ahead, and a newer block is known", |w| offline(w, 21_600, false), "verdict"),
-        ("further ahead, and no newer block is known", |w| offline(w, 259_201, true), "outdated"),
+        ("more than 72 hours ahead, and no newer block is known", |w| offline(w, 259_201, true), "outdated"),
         (
-            "old evidence of the newest block that is known",
+            "evidence too old for the newest known block",
             |w| (offline(w, 259_200, true), set_age(w, 21_601)).1,
             "too-old",
         ),
         (
-            "a clock behind the newest block that is known",
+            "a clock behind the newest known block",
             |w| (w.view.newest_known = true, set_time(w, NOW + 21_601)).1,
             "clock",
         ),
-        ("a clock of 1970", |w| w.now = 0, "not-yet-valid"),
-        ("a clock before all certificates", |w| w.now = BEGINS - 1, "not-yet-valid"),
+        ("a clock at 1970", |w| w.now = 0, "not-yet-valid"),
+        ("a clock before every certificate", |w| w.now = BEGINS - 1, "not-yet-valid"),
         ("other roots", |w| w.roots.amd = vec![MockAmd::new("Genoa").root()], "certificate-signature"),
         ("no roots", |w| w.roots.amd.clear(), "unknown-issuer"),
         ("another chip's report", |w| w.report.put(0x1a0, &[0]), "other-chip"),
@@ -291,13 +291,13 @@ fn counter_examples() {
         image(&mut world).state = state;
         assert_eq!(world.code(), expected, "{state:?}");
     }
-    assert_eq!(World::of("Milan", Chip::default()).code(), "product", "by the policy that clients are released with");
+    assert_eq!(World::of("Milan", Chip::default()).code(), "product", "the default policy of clients");
     assert_eq!(World::of("Turin", Chip::default()).code(), "verdict");
 }
 
-/// The same bytes are approved with one firmware and again with another.
+/// The same image bytes are approved twice, with different firmware.
 #[test]
-fn evidence_is_held_against_the_version_whose_firmware_it_was_started_through() {
+fn image_version_is_chosen_by_the_measured_firmware() {
     use ImageState::{Active, Deprecated, Retired, Revoked, Suspended};
     let of_old = || vec![Measurement::Snp([0x0d; 48])];
     let of_evidence = || vec![Measurement::Snp(MEASUREMENT)];
@@ -310,14 +310,14 @@ fn evidence_is_held_against_the_version_whose_firmware_it_was_started_through() 
         world.view.images = Some(versions.map(version).into());
         world.judge().map(|verdict| verdict.image()).map_err(|refusal| refusal.code())
     };
-    // The other version's state says nothing of this one.
+    // The state of the other version is irrelevant.
     assert_eq!(judged([(Revoked, of_old()), (Active, of_evidence())]), Ok(Active));
     assert_eq!(judged([(Active, of_evidence()), (Revoked, of_old())]), Ok(Active));
     assert_eq!(judged([(Deprecated, of_evidence()), (Active, of_old())]), Ok(Deprecated));
     assert_eq!(judged([(Revoked, of_evidence()), (Active, of_old())]), Err("image-state"));
     assert_eq!(judged([(Retired, of_evidence()), (Active, of_old())]), Err("image-state"));
     assert_eq!(judged([(Active, of_old()), (Suspended, of_evidence())]), Err("image-state"));
-    // Nothing tells apart what both versions name.
+    // A measurement that both versions list cannot tell them apart.
     assert_eq!(judged([(Deprecated, both()), (Active, of_evidence())]), Ok(Active));
     assert_eq!(judged([(Active, of_evidence()), (Retired, both())]), Ok(Active));
     assert_eq!(judged([(Revoked, both()), (Active, of_evidence())]), Err("image-state"));
@@ -325,7 +325,7 @@ fn evidence_is_held_against_the_version_whose_firmware_it_was_started_through() 
     assert_eq!(judged([(Active, of_old()), (Active, of_old())]), Err("measurement"));
 }
 
-/// Changes the binding that is shown, and not what was signed.
+/// Changes the presented binding but not the signed report data.
 fn keep(world: &mut World, change: fn(&mut Binding)) {
     world.report_data = Some(world.binding.report_data());
     change(&mut world.binding);
@@ -335,9 +335,9 @@ fn guest_policy(world: &mut World, policy: u64) {
     world.report.put(0x08, &policy.to_le_bytes());
 }
 
-/// Turin can hide ciphertext, so it must: the guest must ask for it, and the machine must do it.
+/// Turin supports ciphertext hiding, so both the guest policy and the machine must enable it.
 #[test]
-fn ciphertext_is_hidden_where_the_product_can() {
+fn ciphertext_hiding_is_required_on_turin() {
     let code = |policy, info| {
         let mut world = World::of("Turin", Chip::default());
         guest_policy(&mut world, policy);
@@ -349,9 +349,9 @@ fn ciphertext_is_hidden_where_the_product_can() {
     assert_eq!(code(0x0303_0133, 0x21), "attributes");
 }
 
-/// An enclave's signer chooses these, and whose signature it is nobody asks.
+/// The enclave's signer chooses these fields, and no check restricts who the signer is.
 #[test]
-fn enclaves_are_held_to_every_field_that_their_measurement_leaves_open() {
+fn enclave_fields_outside_the_measurement_are_checked() {
     let (intel, machine, mut world) = (MockIntel::default(), Machine::default(), World::new());
     world.roots = intel.roots();
     world.policy.platforms = vec![Platform::Sgx];
@@ -372,12 +372,12 @@ fn enclaves_are_held_to_every_field_that_their_measurement_leaves_open() {
     let rows: [(&str, usize, &[u8], &str); 10] = [
         ("nothing", 56, &[3], "verdict"),
         ("AVX-512 and AMX", 56, &0x6_00e7u64.to_le_bytes(), "verdict"),
-        ("traces of the processor", 56, &0x103u64.to_le_bytes(), "attributes"),
-        ("addresses of faults", 16, &[1], "attributes"),
-        ("a configuration", 255, &[1], "owner"),
-        ("the version of a configuration", 261, &[1], "owner"),
-        ("another product of its signer", 257, &[1], "owner"),
-        ("another version of its signer's", 258, &[1], "owner"),
+        ("processor trace", 56, &0x103u64.to_le_bytes(), "attributes"),
+        ("addresses of page faults", 16, &[1], "attributes"),
+        ("a configuration ID", 255, &[1], "owner"),
+        ("a configuration SVN", 261, &[1], "owner"),
+        ("another product ID of the signer", 257, &[1], "owner"),
+        ("another SVN of the signer", 258, &[1], "owner"),
         ("another measurement", 64, &[0], "measurement"),
         ("debug", 48, &[7], "debug"),
     ];
@@ -390,7 +390,7 @@ fn set_age(world: &mut World, age: u64) {
     world.view.block.as_mut().unwrap().time = world.view.time.unwrap() - age;
 }
 
-/// The newest block that was proven is so old, and is or is not the newest that is known.
+/// Sets the age of the newest proven block, and whether it is the newest known block.
 fn offline(world: &mut World, age: u64, newest_known: bool) {
     (world.view.time, world.view.newest_known) = (Some(world.now - age), newest_known);
     set_age(world, 3_600);
@@ -410,7 +410,7 @@ fn image(world: &mut World) -> &mut Image {
     &mut world.view.images.as_mut().unwrap()[0]
 }
 
-/// The measurement of a trust domain, whose registers all have one value.
+/// Returns the measurement of a trust domain whose RTMRs are all equal.
 fn domain(mrtd: [u8; 48], register: u8) -> Measurement {
     Measurement::Tdx { mrtd, rtmrs: [[register; 48]; 4] }
 }
@@ -419,9 +419,9 @@ fn floor(world: &mut World) -> &mut TcbVersion {
     &mut world.view.floors.as_mut().unwrap().amd[0].1
 }
 
-/// The same way for a trust domain: what the policy and the floors say of Intel's words.
+/// Verifies a trust domain against the policy, the floors and Intel's TCB status.
 #[test]
-fn trust_domains_are_held_to_intels_words() {
+fn tdx_status_advisories_and_attributes_are_checked() {
     let intel = MockIntel::default();
     let machine = Machine::default();
     let mut world = World::new();
@@ -444,7 +444,7 @@ fn trust_domains_are_held_to_intels_words() {
     let code = |world: &World, published: &Published| code_of(&shown, world, published);
     let published = |status: &str| {
         let mut published = Published::default();
-        // The platform's level is the last thing in it.
+        // The platform's level ends the document.
         let levels = published.tcb_info.strip_suffix("\"UpToDate\"}]}").unwrap();
         published.tcb_info = format!("{levels}{status}}}]}}");
         published
@@ -457,24 +457,24 @@ fn trust_domains_are_held_to_intels_words() {
     }
     assert_eq!(code(&world, &weak), "advisory");
     image(&mut world).advisories = vec!["INTEL-SA-00001".into()];
-    assert_eq!(code(&world, &weak), "verdict", "the image does what is advised");
+    assert_eq!(code(&world, &weak), "verdict", "the image mitigates the advisory");
     type Change = fn(&mut Quote);
     fn attributes(quote: &mut Quote, bits: u64) {
         quote.put(120, &(1 << 28 | bits).to_le_bytes());
     }
     let rows: [(&str, Change, &str); 16] = [
         ("another firmware", |q| q.put(136, &[0]), "measurement"),
-        ("RTMR 0, of what the host gave", |q| q.put(328, &[1]), "measurement"),
-        ("RTMR 1, of another kernel", |q| q.put(376, &[1]), "measurement"),
-        ("RTMR 2, of another command line", |q| q.put(424, &[1]), "measurement"),
-        ("RTMR 3, of something that was started", |q| q.put(519, &[1]), "measurement"),
+        ("RTMR 0, input from the host", |q| q.put(328, &[1]), "measurement"),
+        ("RTMR 1, another kernel", |q| q.put(376, &[1]), "measurement"),
+        ("RTMR 2, another command line", |q| q.put(424, &[1]), "measurement"),
+        ("RTMR 3, extended at run time", |q| q.put(519, &[1]), "measurement"),
         ("LASS", |q| attributes(q, 1 << 27), "verdict"),
-        ("key locker", |q| attributes(q, 1 << 31), "attributes"),
-        ("counters of performance", |q| attributes(q, 1 << 63), "attributes"),
+        ("Key Locker", |q| attributes(q, 1 << 31), "attributes"),
+        ("performance counters", |q| attributes(q, 1 << 63), "attributes"),
         ("AVX-512 and AMX", |q| q.put(128, &0x6_00e7u64.to_le_bytes()), "verdict"),
-        ("traces of the processor", |q| q.put(128, &0x1e7u64.to_le_bytes()), "attributes"),
-        ("records of branches", |q| q.put(128, &0x80e7u64.to_le_bytes()), "attributes"),
-        ("a configuration", |q| q.put(184, &[1]), "owner"),
+        ("processor trace", |q| q.put(128, &0x1e7u64.to_le_bytes()), "attributes"),
+        ("branch records", |q| q.put(128, &0x80e7u64.to_le_bytes()), "attributes"),
+        ("a configuration ID", |q| q.put(184, &[1]), "owner"),
         ("an owner", |q| q.put(232, &[1]), "owner"),
         ("an owner's configuration", |q| q.put(327, &[1]), "owner"),
         ("debug", |q| attributes(q, 1), "debug"),
@@ -492,7 +492,7 @@ fn trust_domains_are_held_to_intels_words() {
 }
 
 #[test]
-fn two_hops_run_on_two_chips_of_which_one_may_be_unknown() {
+fn circuit_needs_two_chips_of_which_one_may_be_unknown() {
     let chip = |number| {
         let mut chip = Chip::default();
         chip.id = [number; 64];
@@ -512,14 +512,14 @@ fn two_hops_run_on_two_chips_of_which_one_may_be_unknown() {
     };
     assert_eq!(named(1).may_share_a_circuit_with(&named(2)), Ok(()));
     assert_eq!(named(1).may_share_a_circuit_with(&named(1)).unwrap_err().code(), "same-chip");
-    assert_eq!(hidden(1).may_share_a_circuit_with(&hidden(2)), Ok(()), "their certificates name them");
+    assert_eq!(hidden(1).may_share_a_circuit_with(&hidden(2)), Ok(()), "the certificates name the chips");
     assert_eq!(hidden(1).may_share_a_circuit_with(&named(1)).unwrap_err().code(), "same-chip");
     assert_eq!(named(1).may_share_a_circuit_with(&cloud()), Ok(()));
     assert_eq!(cloud().may_share_a_circuit_with(&cloud()).unwrap_err().code(), "unknown-chips");
 }
 
 #[test]
-fn a_binding_has_one_encoding() {
+fn binding_has_one_encoding() {
     let binding = World::new().binding;
     let bytes = binding.encode();
     assert_eq!(Binding::decode(&bytes), Ok(binding));
@@ -538,10 +538,10 @@ fn a_binding_has_one_encoding() {
     }
 }
 
-/// Genuine evidence is bound to no relay of ours.
+/// Genuine roots verify no simulated evidence.
 #[test]
-fn a_staple_is_judged_by_the_roots_that_are_handed_in() {
+fn simulated_staple_is_refused_under_genuine_roots() {
     let mut world = World::new();
     world.roots = Roots::genuine();
-    assert_ne!(world.code(), "verdict", "what a simulation has signed is nothing to genuine roots");
+    assert_ne!(world.code(), "verdict", "genuine roots do not verify a mock vendor's signature");
 }

@@ -1,6 +1,8 @@
 //! Classic BPF programs on sockets.
 //!
-//! Owns how one is attached. Source: linux/Documentation/networking/filter.rst.
+//! Owns the instructions that this crate uses, and how a program is attached. Never decides which packets pass.
+//!
+//! Source: linux/Documentation/networking/filter.rst.
 #![allow(unsafe_code, reason = "system calls")]
 #![allow(clippy::cast_possible_truncation, reason = "sizes and constants of C structures")]
 
@@ -19,17 +21,17 @@ pub(crate) const HEADER_TO_X: u16 = 0xb1;
 pub(crate) const JUMP_EQUAL: u16 = 0x15;
 pub(crate) const JUMP_BITS: u16 = 0x45;
 pub(crate) const RETURN: u16 = 0x06;
-/// Where [`LOAD_WORD`] finds a random number: `SKF_AD_OFF + SKF_AD_RANDOM`.
+/// Offset at which [`LOAD_WORD`] loads a random number: `SKF_AD_OFF + SKF_AD_RANDOM`.
 pub(crate) const RANDOM: u32 = 0xffff_f000 + 56;
-/// All bytes of the packet.
+/// The value that [`RETURN`] takes to keep all bytes of the packet.
 pub(crate) const ALL: u32 = u32::MAX;
 
-/// An instruction without jumps.
+/// Builds an instruction without jumps.
 pub(crate) fn op(code: u16, k: u32) -> libc::sock_filter {
     libc::sock_filter { code, jt: 0, jf: 0, k }
 }
 
-/// Gives `socket` this program in place of any other.
+/// Attaches this program to `socket`, in place of any other.
 pub(crate) fn attach(socket: BorrowedFd<'_>, program: &mut [libc::sock_filter]) -> io::Result<()> {
     let program = libc::sock_fprog {
         len: u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?,

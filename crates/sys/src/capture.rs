@@ -1,6 +1,8 @@
-//! Every packet that crosses a link, for judges in tests and demonstrations.
+//! Captures every packet that crosses a link, for judges in tests and demonstrations.
 //!
-//! Owns a packet socket. Says how many packets it missed, so that a judge never takes a gap for innocence.
+//! Owns a packet socket. Reports how many packets it missed, so that a judge never takes a gap for innocence. Never
+//! sends a packet.
+//!
 //! Source: packet(7).
 #![allow(unsafe_code, reason = "system calls")]
 #![allow(clippy::cast_possible_truncation, reason = "sizes and constants of C structures")]
@@ -23,7 +25,7 @@ const ALL_PROTOCOLS: u16 = 3;
 pub struct Capture(OwnedFd);
 
 impl Capture {
-    /// Starts to capture on the link with this number.
+    /// Starts to capture on the link with this index.
     ///
     /// # Errors
     /// Without CAP_NET_RAW.
@@ -55,17 +57,17 @@ impl Capture {
         Ok(Self(fd))
     }
 
-    /// The next packet, with its Ethernet header; how many of its bytes are in `buffer`.
+    /// Reads the next packet, with its Ethernet header. Returns how many of its bytes are in `buffer`.
     ///
     /// # Errors
-    /// `WouldBlock` when there is none.
+    /// `WouldBlock` when there is no packet.
     pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         // SAFETY: `buffer` lives through the call and has the length given.
         cvt_len(unsafe { libc::recv(self.0.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) })
     }
 
-    /// From now on shows only packets that could be of interest to a judge: all but TCP, and all but UDP from or to `port`, and of those
-    /// the ones from or to a `forbidden` address.
+    /// Restricts the capture to packets that matter to a judge: all packets from or to a `forbidden` address, and all
+    /// others except TCP and except UDP from or to `port`.
     ///
     /// # Errors
     /// When the kernel refuses the filter.
@@ -73,7 +75,7 @@ impl Capture {
         bpf::attach(self.0.as_fd(), &mut filter(port, forbidden))
     }
 
-    /// Packets missed since this was asked last.
+    /// Returns how many packets were missed since the last call.
     ///
     /// # Errors
     /// Never for an open socket.
@@ -100,9 +102,9 @@ impl AsFd for Capture {
     }
 }
 
-/// The classic BPF program of [`Capture::narrow`]. Source: linux/Documentation/networking/filter.rst.
+/// Builds the classic BPF program of [`Capture::narrow`]. Source: linux/Documentation/networking/filter.rst.
 fn filter(port: u16, forbidden: &[IpAddr]) -> Vec<libc::sock_filter> {
-    // "If the accumulator is (or is not) `k`, return `value`": a jump over the return otherwise.
+    // "If the accumulator is (or is not) `k`, return `value`"; otherwise it jumps over the return.
     let when = |equal: bool, k, value| {
         let jump = libc::sock_filter { code: JUMP_EQUAL, jt: u8::from(!equal), jf: u8::from(equal), k };
         [jump, op(RETURN, value)]
@@ -122,7 +124,7 @@ fn filter(port: u16, forbidden: &[IpAddr]) -> Vec<libc::sock_filter> {
                         for (word, bytes) in (0u8..).zip(v6.octets().chunks_exact(4)) {
                             let k = bytes.iter().fold(0, |k, byte| (k << 8) | u32::from(*byte));
                             part.push(op(LOAD_WORD, at + 4 * u32::from(word)));
-                            // A word that differs ends the comparison: on to what follows the last word and its return.
+                            // A word that differs ends the comparison: it jumps past the last word and its return.
                             let left = (3 - word) * 2 + 1;
                             part.push(libc::sock_filter { code: JUMP_EQUAL, jt: 0, jf: left, k });
                         }
@@ -153,13 +155,13 @@ fn filter(port: u16, forbidden: &[IpAddr]) -> Vec<libc::sock_filter> {
     };
     let (v4, v6) = (family(false), family(true));
     let mut program = vec![op(LOAD_HALF, 12)];
-    // To the part of the family, or to a return that shows everything else.
+    // Jumps to the part of the address family, or to a return that shows everything else.
     program.push(libc::sock_filter { code: JUMP_EQUAL, jt: 0, jf: 1, k: libc::ETH_P_IP as u32 });
     program.push(op(0x05, 2));
     program.push(libc::sock_filter { code: JUMP_EQUAL, jt: 1, jf: 0, k: libc::ETH_P_IPV6 as u32 });
     program.push(op(RETURN, ALL));
     let v4_len = u32::try_from(v4.len()).unwrap_or(0);
-    // Reached with IPv6 at index 5 (jump over the IPv4 part), and with IPv4 at index 5 as well: the test tells them apart.
+    // Both families reach index 5. This test tells them apart: IPv6 jumps over the IPv4 part.
     program.push(libc::sock_filter { code: JUMP_EQUAL, jt: 1, jf: 0, k: libc::ETH_P_IP as u32 });
     program.push(op(0x05, v4_len));
     program.extend(v4);

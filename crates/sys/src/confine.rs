@@ -1,13 +1,15 @@
-//! Running a program that nobody has looked at: its own namespaces, a file system with what it is given, a list of system
-//! calls, and limits of time, memory, disk and processes.
+//! Runs an untrusted program in confinement: its own namespaces, a file system with only what it is given, a list of
+//! system calls, and limits on time, memory, disk and processes.
 //!
 //! ```text
-//! caller ── supervisor (time; the caller's death) ── first process of the namespaces (memory, disk, processes) ── program
+//! caller ── supervisor (time; the caller's death) ── first process of the namespaces ── program
+//!                                                    (memory, disk, processes)
 //! ```
 //!
-//! When the first process of a namespace of processes ends, the kernel ends all others, so nothing outlives the program or
-//! its limits. Where the kernel grants no namespaces, Landlock takes the place of the file system, and the supervisor ends
-//! all descendants; [`Isolation`] tells which it was.
+//! When the first process of a PID namespace ends, the kernel ends all others, so nothing outlives the program or its
+//! limits. Where the kernel grants no namespaces, Landlock replaces the file system view, and the supervisor ends all
+//! descendants. [`Isolation`] tells which isolation was in force.
+//!
 //! Source: namespaces(7), landlock(7), seccomp(2), prctl(2).
 #![allow(unsafe_code, reason = "system calls")]
 
@@ -30,25 +32,25 @@ use crate::cvt::cvt;
 use crate::sandbox::{Enforced, only_files};
 use watch::{Scope, TICK, Watch};
 
-/// How long the first process may be late: it may be busy with a large folder.
+/// How late the first process may be: it may be busy with a large folder.
 const GRACE: Duration = Duration::from_secs(2);
-/// Open files of one process.
+/// Most open files of one process.
 const FILES: u64 = 1_024;
-/// More than a disk writes between two looks, in bytes.
+/// More bytes than a disk writes between two checks.
 const FAST: u64 = 1 << 30;
-/// A kernel's own limits are this many times the ones that are looked at, so that exceeding one is told from a failure.
+/// The kernel's own limits are this many times the checked ones, so that an exceeded limit can be told from a failure.
 const SLACK: u64 = 2;
 
-/// What a confined program may use.
+/// The limits of a confined program.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
-    /// From start to end.
+    /// Time from start to end.
     pub time: Duration,
-    /// Of all processes together, in bytes.
+    /// Memory of all processes together, in bytes.
     pub memory: u64,
-    /// Of all writable folders together, what was there before included, in bytes.
+    /// Disk space of all writable folders together, including what they held before, in bytes.
     pub disk: u64,
-    /// Processes and threads at once.
+    /// Most processes and threads at the same time.
     pub processes: u64,
 }
 
@@ -57,7 +59,7 @@ pub struct Limits {
 pub enum Limit {
     /// [`Limits::time`].
     Time,
-    /// [`Limits::memory`], or the machine had no memory left.
+    /// [`Limits::memory`], or the machine ran out of memory.
     Memory,
     /// [`Limits::disk`].
     Disk,
@@ -76,41 +78,42 @@ pub enum Ended {
     Limit(Limit),
 }
 
-/// How much of a confinement the kernel grants.
+/// The isolation that the kernel grants.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Isolation {
-    /// Namespaces and a file system of its own.
+    /// Namespaces and a separate file system view.
     Namespaces,
     /// Landlock and the list of system calls.
     Landlock,
-    /// The same, but signals reach other processes of the user: before Linux 6.12.
+    /// Landlock and the list of system calls, but signals reach other processes of the user: Linux before 6.12.
     LandlockWithoutSignals,
-    /// The list of system calls alone.
+    /// Only the list of system calls.
     Calls,
 }
 
-/// What is run.
+/// A program to run confined.
 #[derive(Clone, Debug)]
 pub struct Spec {
-    /// The program, which is looked for in `PATH`.
+    /// The program, which is looked up in `PATH`.
     pub program: OsString,
     /// Its arguments.
     pub arguments: Vec<OsString>,
     /// Folders and files that it may read and execute.
     pub read: Vec<PathBuf>,
-    /// The same where there are no namespaces, which leave files out that would have to be readable otherwise.
+    /// The same, but only where there are no namespaces. A namespace view hides that these files exist; without one,
+    /// they have to be readable.
     pub read_without_view: Vec<PathBuf>,
-    /// Folders and files that it may write too.
+    /// Folders and files that it may also write.
     pub write: Vec<PathBuf>,
-    /// What it may use.
+    /// Its limits.
     pub limits: Limits,
-    /// Whether it runs where the kernel keeps no file from it.
+    /// Whether it runs even where the kernel keeps no file from it.
     pub where_possible: bool,
-    /// Whether standard input is a connection to the caller, whose end ends the program.
+    /// Whether standard input is a connection to the caller; the program ends when that connection does.
     pub tied: bool,
 }
 
-/// What kept a program from being run confined.
+/// The reason why a program could not be run confined.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfineError {
     /// The kernel has neither namespaces for this user nor Landlock.
@@ -128,10 +131,10 @@ fn other<E: std::fmt::Display>(error: E) -> io::Error {
     io::Error::other(error.to_string())
 }
 
-/// Runs a program confined, and waits for its end and that of everything that it started.
+/// Runs a program confined, and waits until the program and everything that it started have ended.
 ///
 /// # Errors
-/// [`ConfineError`]; the program has not run then. The process must have one thread.
+/// [`ConfineError`]; the program has not run then. The calling process must have one thread.
 pub fn run(spec: &Spec) -> Result<(Ended, Isolation), ConfineError> {
     let threads = fs::read_dir("/proc/self/task")?.count();
     if threads != 1 {
@@ -142,46 +145,46 @@ pub fn run(spec: &Spec) -> Result<(Ended, Isolation), ConfineError> {
         Some(ended) => (ended, Isolation::Namespaces),
         None => without_namespaces(spec)?,
     };
-    // The kernel took memory back from a machine that had less than the limit.
+    // The machine had less memory than the limit, and the kernel took some back.
     let short = !matches!(ended, Ended::Exit(0) | Ended::Limit(_)) && out_of_memory() > killed;
     Ok((if short { Ended::Limit(Limit::Memory) } else { ended }, isolation))
 }
 
-/// How many processes the kernel has ended for want of memory.
+/// Returns how many processes the kernel has ended for lack of memory.
 fn out_of_memory() -> u64 {
     let all = fs::read_to_string("/proc/vmstat").unwrap_or_default();
     let count = all.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok());
     count.unwrap_or(0)
 }
 
-/// A pipe whose ends no started program has.
+/// Creates a pipe whose ends no started program inherits.
 fn pipe() -> io::Result<(File, File)> {
     let mut ends = [0; 2];
     // SAFETY: the array has room for two descriptors.
     cvt(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) })?;
-    // SAFETY: both were just made and have no other owner.
+    // SAFETY: both were just created and have no other owner.
     Ok(unsafe { (File::from_raw_fd(ends[0]), File::from_raw_fd(ends[1])) })
 }
 
-/// Bytes that the file system of a folder has left for this user.
+/// Returns how many bytes the file system of a folder has left for this user.
 ///
 /// # Errors
-/// When the folder is not there.
+/// When the folder does not exist.
 pub fn free(folder: &std::path::Path) -> io::Result<u64> {
     room(folder).map(|room| room.bytes)
 }
 
-/// What a file system has left.
+/// The space that a file system has left.
 struct Room {
-    /// For users' files, in bytes.
+    /// Space for users' files, in bytes.
     bytes: u64,
-    /// Files and folders. Some file systems have no fixed number of them, and tell none.
+    /// Number of files and folders. Some file systems have no fixed number and report none.
     entries: u64,
 }
 
 fn room(folder: &std::path::Path) -> io::Result<Room> {
     let path = std::ffi::CString::new(folder.as_os_str().as_encoded_bytes()).map_err(other)?;
-    // SAFETY: the struct is of numbers alone, the path ends with a zero, and both live through the call.
+    // SAFETY: the struct has only numbers, the path is NUL-terminated, and both live through the call.
     let about = unsafe {
         let mut about = std::mem::zeroed::<libc::statvfs>();
         cvt(libc::statvfs(path.as_ptr(), &raw mut about))?;
@@ -190,7 +193,7 @@ fn room(folder: &std::path::Path) -> io::Result<Room> {
     Ok(Room { bytes: about.f_bavail.saturating_mul(about.f_frsize), entries: about.f_ffree })
 }
 
-/// Waits until a descriptor of these can be read or is closed; whether each is.
+/// Waits until one of these descriptors can be read or is closed. Returns for each whether it is.
 fn wait_for(files: &[RawFd], time: Duration) -> io::Result<Vec<bool>> {
     let mut polled: Vec<libc::pollfd> =
         files.iter().map(|fd| libc::pollfd { fd: *fd, events: libc::POLLIN, revents: 0 }).collect();
@@ -204,7 +207,7 @@ fn wait_for(files: &[RawFd], time: Duration) -> io::Result<Vec<bool>> {
     Ok(polled.iter().map(|one| one.revents != 0).collect())
 }
 
-/// A new process: its number in the old one, `None` in the new one.
+/// Creates a process. Returns its process ID in the old process, and `None` in the new one.
 fn fork(namespaces: libc::c_int) -> io::Result<Option<libc::pid_t>> {
     let flags = libc::c_long::from(namespaces | libc::SIGCHLD);
     // SAFETY: without a stack of its own the new process is a copy, and this process has one thread.
@@ -221,7 +224,7 @@ fn kill(id: libc::pid_t) {
     unsafe { libc::kill(id, libc::SIGKILL) };
 }
 
-/// Waits for a child; `None` while it runs and is not waited for.
+/// Waits for a child. Returns `None` when the child still runs and `flags` do not wait for it.
 fn wait(id: libc::pid_t, flags: libc::c_int) -> io::Result<Option<(libc::pid_t, Ended)>> {
     let mut status = 0;
     // SAFETY: the number lives through the call.
@@ -234,13 +237,14 @@ fn wait(id: libc::pid_t, flags: libc::c_int) -> io::Result<Option<(libc::pid_t, 
     Ok((found != 0).then_some((found, ended)))
 }
 
-/// Ends this process without any of the caller's clean-up.
+/// Ends this process without the caller's clean-up.
 fn end() -> ! {
     // SAFETY: takes a number and does not return.
     unsafe { libc::_exit(0) }
 }
 
-/// What the first process tells the supervisor, a line each; the program has no descriptor for it.
+/// Beginnings of the lines in which the first process reports to the supervisor. The program has no descriptor for
+/// them.
 mod told {
     pub(super) const NO_VIEW: &str = "no view: ";
     pub(super) const NO_START: &str = "no start: ";
@@ -248,7 +252,7 @@ mod told {
     pub(super) const ENDED: &str = "ended: ";
 }
 
-/// How a program ended, as a line.
+/// Formats how a program ended, as one line.
 pub fn line(ended: Ended) -> String {
     let (what, number) = match ended {
         Ended::Exit(code) => ("exit", code),
@@ -258,7 +262,7 @@ pub fn line(ended: Ended) -> String {
     format!("{what} {number}")
 }
 
-/// Reads what [`line`] wrote.
+/// Parses a line of [`line`].
 pub fn parse(line: &str) -> Option<Ended> {
     let (what, number) = line.split_once(' ')?;
     let number: i32 = number.parse().ok()?;
@@ -273,14 +277,14 @@ pub fn parse(line: &str) -> Option<Ended> {
     }
 }
 
-/// Runs the program in namespaces; `None` where the kernel grants none.
+/// Runs the program in namespaces. Returns `None` where the kernel grants none.
 fn in_namespaces(spec: &Spec) -> Result<Option<Ended>, ConfineError> {
     let (mut report, tell) = pipe()?;
     let spaces = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWNET | libc::CLONE_NEWUTS;
     // SAFETY: these have no preconditions.
     let (user, group) = unsafe { (libc::geteuid(), libc::getegid()) };
     let mut first = fork(spaces | libc::CLONE_NEWUSER);
-    // Root may have the others where users may have none.
+    // Root may create the other namespaces where users may not create any.
     if first.is_err() && user == 0 {
         first = fork(spaces);
     }
@@ -302,7 +306,7 @@ fn in_namespaces(spec: &Spec) -> Result<Option<Ended>, ConfineError> {
             break;
         }
     }
-    // It ends by itself once it has said how the program ended.
+    // The first process ends by itself once it has reported how the program ended.
     let said = wait_for(&files[..1], Duration::ZERO)?.contains(&true);
     if !said {
         kill(first);
@@ -324,15 +328,16 @@ fn in_namespaces(spec: &Spec) -> Result<Option<Ended>, ConfineError> {
     if let Some(ended) = told(told::ENDED).and_then(parse) {
         return Ok(Some(ended));
     }
-    // The time is up, or the caller has ended; otherwise something outside has ended it, as the kernel for want of memory.
+    // The time is up, or the caller has ended. Otherwise something outside has ended the process, such as the kernel
+    // for lack of memory.
     let killed = status.map_or(Ended::Signal(libc::SIGKILL), |(_, ended)| ended);
     Ok(Some(if said { killed } else { Ended::Limit(Limit::Time) }))
 }
 
-/// The first process of the namespaces: makes the view, starts the program, watches it, and takes everything along when it
-/// ends.
+/// Runs as the first process of the namespaces: builds the view, starts the program, watches it, and takes everything
+/// along when it ends.
 fn first_process(spec: &Spec, (user, group): (u32, u32), tell: &mut File) -> io::Result<()> {
-    // SAFETY: takes its arguments by value. The supervisor's end is this one's.
+    // SAFETY: takes its arguments by value. When the supervisor ends, this process ends too.
     cvt(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) })?;
     if fs::read_to_string("/proc/self/uid_map")?.trim().is_empty() {
         fs::write("/proc/self/setgroups", "deny")?;
@@ -343,7 +348,7 @@ fn first_process(spec: &Spec, (user, group): (u32, u32), tell: &mut File) -> io:
     let deadline = Instant::now() + spec.limits.time;
     view::enter(spec)?;
     let ended = start_and_watch(spec, deadline, tell);
-    // From here on nothing is tried in another way: the program may have run.
+    // From here on no other way is tried: the program may have run.
     let _ = match ended {
         Ok(ended) => writeln!(tell, "{}{}", told::ENDED, line(ended)),
         Err(error) => writeln!(tell, "{}{error}", told::NO_START),
@@ -352,7 +357,7 @@ fn first_process(spec: &Spec, (user, group): (u32, u32), tell: &mut File) -> io:
 }
 
 fn start_and_watch(spec: &Spec, deadline: Instant, tell: &mut File) -> io::Result<Ended> {
-    // SAFETY: takes its arguments by value. The program cannot look into this process.
+    // SAFETY: takes its arguments by value. It keeps the program from inspecting this process.
     cvt(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) })?;
     let Some(program) = fork(0)? else {
         let why = become_program(spec, true);
@@ -362,13 +367,13 @@ fn start_and_watch(spec: &Spec, deadline: Instant, tell: &mut File) -> io::Resul
     supervise(program, Scope::Namespace, spec, deadline, None)
 }
 
-/// Makes this process and its children the first that the kernel ends for want of memory.
+/// Makes this process and its children the first that the kernel ends for lack of memory.
 fn expendable() {
-    // Where it may not, the kernel chooses as it does otherwise.
+    // Without permission, the kernel chooses as it otherwise does.
     let _ = fs::write("/proc/self/oom_score_adj", "1000");
 }
 
-/// Waits for the program's end, or for the first limit that it exceeds. `caller` is a descriptor whose end ends it too.
+/// Waits until the program ends or exceeds a limit. `caller` is a descriptor; when it closes, the program ends too.
 fn supervise(
     program: libc::pid_t,
     scope: Scope,
@@ -380,7 +385,7 @@ fn supervise(
     loop {
         while let Some((id, ended)) = wait(-1, libc::WNOHANG)? {
             if id == program {
-                // The kernel's own limit of a file's size.
+                // The kernel's own limit on the size of a file.
                 let too_large = ended == Ended::Signal(libc::SIGXFSZ);
                 return Ok(if too_large { Ended::Limit(Limit::Disk) } else { ended });
             }
@@ -399,9 +404,9 @@ fn supervise(
     }
 }
 
-/// Sleeps until a child ends, at most this long.
+/// Sleeps until a child ends, but at most for `time`.
 fn child_or(time: Duration) {
-    // SAFETY: the set is made by sigemptyset and sigaddset before it is read, and both live through the calls.
+    // SAFETY: sigemptyset and sigaddset fill the set before it is read, and both values live through the calls.
     unsafe {
         let mut set = std::mem::zeroed::<libc::sigset_t>();
         libc::sigemptyset(&raw mut set);
@@ -415,7 +420,7 @@ fn child_or(time: Duration) {
 /// Runs the program where there are no namespaces.
 fn without_namespaces(spec: &Spec) -> Result<(Ended, Isolation), ConfineError> {
     let (mut report, mut tell) = pipe()?;
-    // SAFETY: takes its arguments by value. What loses its parent becomes this process's.
+    // SAFETY: takes its arguments by value. It makes orphaned descendants children of this process.
     cvt(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) })?;
     let deadline = Instant::now() + spec.limits.time;
     let Some(program) = fork(0)? else {
@@ -451,7 +456,7 @@ fn without_namespaces(spec: &Spec) -> Result<(Ended, Isolation), ConfineError> {
     }
 }
 
-/// What Landlock enforces here, by the version that the kernel names. Source: landlock(7).
+/// Returns what Landlock enforces on this kernel, by the version that the kernel reports. Source: landlock(7).
 fn landlock_of_this_kernel() -> Enforced {
     const VERSION: libc::c_int = 1;
     // SAFETY: with this flag the call takes no attributes.
@@ -462,7 +467,7 @@ fn landlock_of_this_kernel() -> Enforced {
     }
 }
 
-/// Gives everything up and becomes the program; why it could not.
+/// Drops all privileges and becomes the program. Returns the reason when that fails.
 fn become_program(spec: &Spec, in_view: bool) -> String {
     match give_up(spec, in_view) {
         Ok(()) => {}
@@ -475,15 +480,15 @@ fn become_program(spec: &Spec, in_view: bool) -> String {
 
 fn give_up(spec: &Spec, in_view: bool) -> Result<(), ConfineError> {
     let null = File::open("/dev/null")?;
-    // SAFETY: these take numbers, or a set that is made before it is read.
+    // SAFETY: these take numbers, or a set that is filled before it is read.
     unsafe {
         cvt(libc::dup2(null.as_raw_fd(), libc::STDIN_FILENO))?;
-        // No terminal, and signals as a program expects them.
+        // No terminal, and the signal mask that a program expects.
         libc::setsid();
         let mut none = std::mem::zeroed::<libc::sigset_t>();
         libc::sigemptyset(&raw mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
-        // The first process cannot be looked into; the program and what it starts look into themselves.
+        // The first process cannot be inspected; the program and what it starts may inspect themselves.
         cvt(libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0))?;
     }
     limit(&spec.limits, in_view)?;
@@ -506,10 +511,10 @@ fn give_up(spec: &Spec, in_view: bool) -> Result<(), ConfineError> {
     Ok(calls::allow_only()?)
 }
 
-/// Gives up all capabilities, and the ways to get them back.
+/// Drops all capabilities, and every way to get them back.
 fn forget_capabilities() -> io::Result<()> {
     for capability in caps::runtime::thread_all_supported() {
-        // A user without capabilities may not, and needs not: new privileges are forbidden below.
+        // A user without capabilities may not drop these, and need not: new privileges are forbidden below.
         let may = caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP).map_err(other)?;
         if may {
             caps::drop(None, CapSet::Bounding, capability).map_err(other)?;
@@ -523,7 +528,7 @@ fn forget_capabilities() -> io::Result<()> {
     Ok(())
 }
 
-/// The kernel's own limits, for what happens between two looks.
+/// Sets the kernel's own limits, which apply between two checks.
 fn limit(limits: &Limits, in_view: bool) -> io::Result<()> {
     let mut all = vec![
         (libc::RLIMIT_CORE, 0),
@@ -536,7 +541,7 @@ fn limit(limits: &Limits, in_view: bool) -> io::Result<()> {
         (libc::RLIMIT_RTPRIO, 0),
     ];
     if in_view {
-        // Elsewhere the user's other processes count too.
+        // Without a view, the user's other processes count too.
         all.push((libc::RLIMIT_NPROC, limits.processes.saturating_mul(SLACK)));
     }
     for (which, most) in all {
@@ -557,7 +562,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn how_a_program_ended_is_read_as_it_was_told() {
+    fn ended_line_parses_back() {
         for ended in [
             Ended::Exit(0),
             Ended::Exit(101),

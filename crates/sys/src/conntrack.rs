@@ -1,6 +1,7 @@
-//! Connection tracking: forgetting what a client left behind.
+//! Connection tracking: deletes what a client left behind.
 //!
-//! Owns the netlink messages of the delete request, by original source address.
+//! Owns the netlink messages of the delete request, by original source address. Never lists or adds a connection.
+//!
 //! Source: linux net/netfilter/nf_conntrack_netlink.c; the filter on deletion exists since Linux 6.12.
 
 use std::io;
@@ -23,7 +24,7 @@ const FLAG_IP_SRC: u32 = 1;
 pub struct Conntrack(Socket);
 
 impl Conntrack {
-    /// Opens a conversation with the kernel in the thread's network namespace.
+    /// Opens a netlink socket in the thread's network namespace.
     ///
     /// # Errors
     /// When the process has no file descriptors left.
@@ -34,10 +35,10 @@ impl Conntrack {
         Ok(Self(socket))
     }
 
-    /// Forgets every connection that `source` began.
+    /// Deletes every tracked connection that `source` began.
     ///
     /// # Errors
-    /// `EINVAL` on kernels before 6.12, which know no such filter; without CAP_NET_ADMIN.
+    /// `EINVAL` on kernels before 6.12, which do not have this filter; another error without CAP_NET_ADMIN.
     pub fn forget(&self, source: IpAddr) -> io::Result<()> {
         self.0.send(&delete_message(source), 0)?;
         let (answer, _) = self.0.recv_from_full()?;
@@ -81,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_message_has_the_bytes_that_the_kernel_reads() {
+    fn delete_message_has_the_bytes_that_the_kernel_expects() {
         let message = delete_message("10.9.0.2".parse().unwrap());
         let expected =
             "30000000020105000000000000000000020100001000018 00c00018008000100 0a0900020c0019800800010001000000";

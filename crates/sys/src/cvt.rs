@@ -1,13 +1,13 @@
-//! Results of system calls as results of Rust.
+//! Converts results of system calls into results of Rust.
 
 use std::io;
 
-/// The value of a system call, or the error that it left.
+/// Returns the value of a system call, or the error that it left in errno.
 pub(crate) fn cvt(value: libc::c_int) -> io::Result<libc::c_int> {
     if value < 0 { Err(io::Error::last_os_error()) } else { Ok(value) }
 }
 
-/// The same for calls that return a length.
+/// Does the same for calls that return a length.
 pub(crate) fn cvt_len(value: libc::ssize_t) -> io::Result<usize> {
     usize::try_from(value).map_err(|_| io::Error::last_os_error())
 }

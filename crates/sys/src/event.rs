@@ -15,7 +15,7 @@ use crate::cvt::{cvt, cvt_len};
 pub struct Waker(OwnedFd);
 
 impl Waker {
-    /// A waker that nobody has rung.
+    /// Creates a waker that nobody has used yet.
     ///
     /// # Errors
     /// When the process has no file descriptors left.
@@ -27,15 +27,15 @@ impl Waker {
         }
     }
 
-    /// Rings.
+    /// Wakes the thread.
     pub fn wake(&self) {
         let one = 1u64.to_ne_bytes();
         // SAFETY: the buffer lives through the call and has the eight bytes that eventfd wants.
-        // A full counter (EAGAIN) means that it was rung already.
+        // A full counter (EAGAIN) means that the thread was woken already.
         let _ = cvt_len(unsafe { libc::write(self.0.as_raw_fd(), one.as_ptr().cast(), one.len()) });
     }
 
-    /// Silences the bell; whether it had been rung.
+    /// Resets the waker. Returns whether it had been used.
     pub fn clear(&self) -> bool {
         let mut count = [0u8; 8];
         // SAFETY: the buffer lives through the call and has the eight bytes that eventfd writes.
@@ -52,10 +52,10 @@ impl AsFd for Waker {
 /// Most descriptors that one thread waits for.
 pub const MAX_WAIT: usize = 8;
 
-/// Sleeps until one of `fds` (at most [`MAX_WAIT`]) is readable or `timeout` has passed; says which are.
+/// Sleeps until one of `fds` (at most [`MAX_WAIT`]) is readable or `timeout` has passed. Returns which are readable.
 ///
 /// # Errors
-/// Never `EINTR`: a signal counts as nothing being readable.
+/// Never `EINTR`: after a signal, no descriptor counts as readable.
 pub fn wait(fds: &[BorrowedFd<'_>], timeout: Duration) -> io::Result<[bool; MAX_WAIT]> {
     let mut polls = [libc::pollfd { fd: -1, events: libc::POLLIN, revents: 0 }; MAX_WAIT];
     for (poll, fd) in polls.iter_mut().zip(fds) {
@@ -66,7 +66,8 @@ pub fn wait(fds: &[BorrowedFd<'_>], timeout: Duration) -> io::Result<[bool; MAX_
         tv_nsec: timeout.subsec_nanos().into(),
     };
     let count = fds.len().min(MAX_WAIT) as libc::nfds_t;
-    // SAFETY: `polls` has at least `count` elements and lives through the call, as does `timeout`; the signal mask may be null.
+    // SAFETY: `polls` has at least `count` elements and lives through the call, as does `timeout`; the signal mask
+    // may be null.
     let result = cvt(unsafe { libc::ppoll(polls.as_mut_ptr(), count, &raw const timeout, std::ptr::null()) });
     match result {
         Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok([false; MAX_WAIT]),

@@ -1,7 +1,7 @@
-//! What OpenRelay asks of Linux.
+//! OpenRelay's interface to Linux.
 //!
-//! Owns every `unsafe` block of the project, each with the reason why it is sound. Knows no protocol: bytes, addresses and
-//! file descriptors only.
+//! Owns every `unsafe` block of the project; each one states why it is sound. Never knows a protocol: it handles only
+//! bytes, addresses and file descriptors.
 
 pub mod boot;
 mod bpf;

@@ -1,6 +1,7 @@
-//! Addresses, links and routes of this host, by netlink.
+//! Addresses, links and routes of this host, over netlink.
 //!
-//! Owns one netlink socket; every request waits for the kernel's answer. Changes nothing that it was not asked to.
+//! Owns one netlink socket; every request waits for the kernel's answer. Changes only what the caller requests.
+//!
 //! Source: rtnetlink(7).
 #![allow(clippy::wildcard_enum_match_arm, reason = "netlink's enums are open-ended")]
 
@@ -20,29 +21,29 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 /// The main routing table.
 pub const MAIN_TABLE: u32 = 254;
 
-/// A policy rule: which packets look for their route in which table.
+/// A policy rule, which selects a routing table for packets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rule {
     /// Whether the rule is for IPv6.
     pub v6: bool,
-    /// Its place in the order of rules.
+    /// Position in the order of rules.
     pub priority: u32,
-    /// The table to look in; `None` where these packets have no way at all.
+    /// The table to look up; `None` makes the packets unreachable.
     pub table: Option<u32>,
-    /// Only packets to this address.
+    /// Selects only packets to this address.
     pub to: Option<IpAddr>,
-    /// Ignore routes with a prefix of up to this many bits.
+    /// Ignores routes with a prefix of up to this many bits.
     pub suppress_prefix: Option<u32>,
 }
 
-/// A conversation with the kernel's routing.
+/// A netlink socket for the kernel's routing.
 pub struct Netlink {
     socket: Socket,
     sequence: u32,
 }
 
 impl Netlink {
-    /// Opens one in the thread's network namespace.
+    /// Opens a socket in the thread's network namespace.
     ///
     /// # Errors
     /// When the process has no file descriptors left.
@@ -53,10 +54,10 @@ impl Netlink {
         Ok(Self { socket, sequence: 0 })
     }
 
-    /// The number of the link called `name`.
+    /// Returns the index of the link called `name`.
     ///
     /// # Errors
-    /// `ENODEV` when there is none.
+    /// `ENODEV` when there is no such link.
     pub fn link(&mut self, name: &str) -> io::Result<u32> {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::IfName(name.into()));
@@ -79,10 +80,10 @@ impl Netlink {
         self.request(Message::SetLink(message), 0).map(drop)
     }
 
-    /// Keeps this host's TCP from handing a link more than `segments` segments at once.
+    /// Limits how many segments this host's TCP hands to a link at once.
     ///
     /// # Errors
-    /// When the kernel does not know this setting.
+    /// When the kernel does not have this setting.
     pub fn set_segments(&mut self, link: u32, segments: u32) -> io::Result<()> {
         let mut message = LinkMessage::default();
         message.header.index = link;
@@ -102,10 +103,10 @@ impl Netlink {
         self.request(Message::SetLink(message), 0).map(drop)
     }
 
-    /// Adds an address to a link; one that is there already stays.
+    /// Adds an address to a link; an address that exists already stays.
     ///
     /// # Errors
-    /// Without CAP_NET_ADMIN, or where the link has no such family.
+    /// Without CAP_NET_ADMIN, or when the link does not support the address family.
     pub fn add_address(&mut self, link: u32, address: IpAddr, prefix: u8) -> io::Result<()> {
         let mut message = AddressMessage::default();
         message.header.family = family(address.is_ipv6());
@@ -121,7 +122,7 @@ impl Netlink {
         self.request(Message::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE).map(drop)
     }
 
-    /// Adds a default route through a link to a table of its own.
+    /// Adds a default route through a link to a separate table.
     ///
     /// # Errors
     /// Without CAP_NET_ADMIN.
@@ -137,10 +138,10 @@ impl Netlink {
         self.request(Message::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE).map(drop)
     }
 
-    /// Adds a default route by way of a neighbour to the main table.
+    /// Adds a default route through a neighbour to the main table.
     ///
     /// # Errors
-    /// Without CAP_NET_ADMIN, or where no link leads to the neighbour.
+    /// Without CAP_NET_ADMIN, or when no link leads to the neighbour.
     pub fn add_gateway(&mut self, neighbour: IpAddr) -> io::Result<()> {
         let mut message = RouteMessage::default();
         message.header.address_family = family(neighbour.is_ipv6());
@@ -155,7 +156,7 @@ impl Netlink {
         self.request(Message::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE).map(drop)
     }
 
-    /// Adds a rule; one that is there already stays.
+    /// Adds a rule; a rule that exists already stays.
     ///
     /// # Errors
     /// Without CAP_NET_ADMIN.
@@ -166,7 +167,7 @@ impl Netlink {
         }
     }
 
-    /// Removes a rule; one that is gone already stays gone.
+    /// Removes a rule; succeeds when the rule does not exist.
     ///
     /// # Errors
     /// Without CAP_NET_ADMIN.
@@ -177,7 +178,7 @@ impl Netlink {
         }
     }
 
-    /// The link that packets to `address` leave through.
+    /// Returns the link through which packets to `address` leave.
     ///
     /// # Errors
     /// When there is no route.

@@ -1,14 +1,14 @@
-//! nftables: one rendered text, applied by the kernel in whole or not at all.
+//! nftables: the kernel applies a ruleset as a whole or not at all.
 //!
-//! Owns the call of the `nft` program. Renders nothing: tables are text of their owners.
+//! Owns the call of the `nft` program. Never renders rules: the owner of a table writes its text.
 
 use std::io::{self, Write};
 use std::process::{Command, Stdio};
 
-/// Why a table was not applied.
+/// The reason why a ruleset was not applied.
 #[derive(Debug, thiserror::Error)]
 pub enum NftError {
-    /// The program is not there.
+    /// The program is not installed.
     #[error("the program nft is missing; install it with: apt-get install -y nftables")]
     Missing,
     /// The program could not be run.
@@ -27,7 +27,7 @@ pub fn apply(text: &str) -> Result<(), NftError> {
     run(&["-f", "-"], text).map(drop)
 }
 
-/// Lists the table `family` `name` as text; `None` when there is none.
+/// Lists the table `family` `name` as text; `None` when it does not exist.
 ///
 /// # Errors
 /// [`NftError`] when the program cannot be run.

@@ -1,6 +1,7 @@
-//! IPv4 packets with any source, for floods in tests.
+//! IPv4 packets with any source address, for floods in tests.
 //!
 //! Owns a raw socket. The kernel fills in identification, length and header checksum, and routes by the destination.
+//!
 //! Source: raw(7), `IPPROTO_RAW`.
 #![allow(unsafe_code, reason = "system calls")]
 #![allow(clippy::cast_possible_truncation, reason = "sizes and constants of C structures")]
@@ -32,7 +33,7 @@ impl RawSocket {
     /// Sends `packet`, which begins with its IPv4 header, to `to`.
     ///
     /// # Errors
-    /// When the kernel does not take it.
+    /// When the kernel does not accept the packet.
     pub fn send(&self, packet: &[u8], to: Ipv4Addr) -> io::Result<()> {
         let address = libc::sockaddr_in {
             sin_family: libc::AF_INET as libc::sa_family_t,

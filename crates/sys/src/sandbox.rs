@@ -1,7 +1,8 @@
-//! Giving up what a relay does not need once it runs.
+//! Drops privileges that a relay does not need once it runs.
 //!
-//! Owns the order: no core dumps ▶ own user, CAP_NET_ADMIN alone ▶ no files ▶ (threads start) ▶ few system calls. Everything
-//! fails closed: a step that does not work is an error, and the relay does not start.
+//! Owns the order: no core dumps ▶ own user, CAP_NET_ADMIN alone ▶ no files ▶ (threads start) ▶ few system calls.
+//! Everything fails closed: a step that does not work is an error, and the relay does not start.
+//!
 //! Source: capabilities(7), landlock(7), seccomp(2).
 #![allow(unsafe_code, reason = "system calls")]
 
@@ -16,7 +17,7 @@ use seccompiler::{
 
 use crate::cvt::cvt;
 
-/// What could not be given up.
+/// A step of the sandbox that failed.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {step}: {source}")]
 pub struct SandboxError {
@@ -32,7 +33,7 @@ fn other<E: std::fmt::Display>(error: E) -> io::Error {
     io::Error::other(error.to_string())
 }
 
-/// No core dumps, and no debugger of the same user.
+/// Forbids core dumps, and debuggers of the same user.
 ///
 /// # Errors
 /// When the kernel refuses.
@@ -46,23 +47,23 @@ pub fn forbid_core_dumps() -> Result<(), SandboxError> {
     Ok(())
 }
 
-/// The effective user of the process.
+/// Returns the effective user ID of the process.
 pub fn user() -> u32 {
     // SAFETY: geteuid has no preconditions.
     unsafe { libc::geteuid() }
 }
 
-/// Whether the process is in a user namespace that maps no other user than its own.
+/// Returns whether the process is in a user namespace that maps only its own user.
 pub fn only_own_user() -> bool {
     let Ok(map) = std::fs::read_to_string("/proc/self/uid_map") else { return false };
     map.split_whitespace().nth(2).is_some_and(|count| count == "1")
 }
 
-/// Becomes user and group `id`, for good, with CAP_NET_ADMIN and nothing else. Call it while there is one thread. With `None` the user
-/// stays and only the capabilities go.
+/// Becomes user and group `id` permanently, and keeps only CAP_NET_ADMIN. With `None` the user stays, and only the
+/// other capabilities go. Must be called while there is one thread.
 ///
 /// # Errors
-/// When a step fails; the process must not go on.
+/// When a step fails; the process must not continue.
 pub fn drop_privileges(id: Option<u32>) -> Result<(), SandboxError> {
     let keep: CapsHashSet = [Capability::CAP_NET_ADMIN].into();
     for capability in caps::runtime::thread_all_supported() {
@@ -72,7 +73,8 @@ pub fn drop_privileges(id: Option<u32>) -> Result<(), SandboxError> {
     }
     if let Some(id) = id {
         let change = failed("change to the relay's own user");
-        // SAFETY: prctl takes its arguments by value; setgroups with a count of zero reads no list; set*id take theirs by value.
+        // SAFETY: prctl takes its arguments by value; setgroups with a count of zero reads no list; set*id take
+        // theirs by value.
         unsafe {
             cvt(libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0)).map_err(&change)?;
             cvt(libc::setgroups(0, std::ptr::null())).map_err(&change)?;
@@ -97,10 +99,11 @@ pub fn drop_privileges(id: Option<u32>) -> Result<(), SandboxError> {
     forbid_core_dumps()
 }
 
-/// Gives up the file system and TCP. Threads started later inherit it. Returns whether the kernel enforces it in full.
+/// Gives up the file system and TCP. Threads that start later inherit this. Returns whether the kernel enforces it
+/// fully.
 ///
 /// # Errors
-/// When a kernel that has landlock refuses.
+/// When a kernel that has Landlock refuses.
 pub fn forbid_files() -> Result<bool, SandboxError> {
     only_files(&[], &[]).map(|enforced| enforced == Enforced::Fully)
 }
@@ -110,17 +113,19 @@ pub fn forbid_files() -> Result<bool, SandboxError> {
 pub enum Enforced {
     /// All of it.
     Fully,
-    /// Files, and not all else: before Linux 6.12 signals reach other processes of the same user.
+    /// Files, but not everything else: before Linux 6.12 signals reach other processes of the same user.
     Partly,
     /// Nothing.
     Not,
 }
 
-/// Gives up TCP, other processes, and the file system but for what is below these folders and files: those to read and execute, and those to write too; what is not there is left out. Threads and
-/// programs started later inherit it.
+/// Gives up TCP, other processes, and the file system except below these folders and files.
+///
+/// Paths in `read` may be read and executed, paths in `write` may also be written; paths that do not exist are left
+/// out. Threads and programs that start later inherit this.
 ///
 /// # Errors
-/// When a kernel that has landlock refuses.
+/// When a kernel that has Landlock refuses.
 pub fn only_files(read: &[PathBuf], write: &[PathBuf]) -> Result<Enforced, SandboxError> {
     use landlock::{
         ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreated,
@@ -145,7 +150,8 @@ pub fn only_files(read: &[PathBuf], write: &[PathBuf]) -> Result<Enforced, Sandb
     })
 }
 
-/// Leaves the process only the system calls that a running relay makes; any other ends it, but for opening a file, which is refused. Call it when all threads run.
+/// Restricts the process to the system calls that a running relay makes. Any other call ends the process, except
+/// opening a file, which is refused. Must be called when all threads run.
 ///
 /// # Errors
 /// When the kernel has no seccomp.
@@ -189,7 +195,7 @@ pub fn forbid_system_calls() -> Result<(), SandboxError> {
         libc::SYS_rseq,
         libc::SYS_set_robust_list,
         libc::SYS_membarrier,
-        // Refused by the second filter; of two filters the stricter answer counts.
+        // The other filter refuses it; of two filters, the stricter answer counts.
         libc::SYS_openat,
     ];
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = allowed.into_iter().map(|call| (call, vec![])).collect();
@@ -207,9 +213,9 @@ pub fn forbid_system_calls() -> Result<(), SandboxError> {
     };
     only(libc::SYS_prctl, &[&[(0, libc::PR_SET_NAME)]])?;
     only(libc::SYS_fcntl, &[&[(1, libc::F_GETFD)], &[(1, libc::F_GETFL)]])?;
-    // A filter on a socket of its own only takes away what the process receives.
+    // A filter on one of the process's sockets only takes away what the process receives.
     only(libc::SYS_setsockopt, &[&[(1, libc::SOL_SOCKET), (2, libc::SO_ATTACH_FILTER)]])?;
-    // glibc's allocator opens /proc/sys/vm/overcommit_memory when a thread's heap shrinks, and makes do without an answer.
+    // glibc's allocator opens /proc/sys/vm/overcommit_memory when a thread's heap shrinks, and works without an answer.
     let files = BTreeMap::from([(libc::SYS_openat, vec![])]);
     let refuse = SeccompAction::Errno(libc::EACCES.unsigned_abs());
     filter_system_calls(files, SeccompAction::Allow, refuse)

@@ -1,4 +1,4 @@
-//! Signals as a descriptor that can be waited for.
+//! Signals as a descriptor that a thread can wait for.
 //!
 //! Owns the signal mask of the process: call [`Signals::block`] before the first thread starts.
 #![allow(unsafe_code, reason = "system calls")]
@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use crate::cvt::{cvt, cvt_len};
 
-/// What the process was asked to do.
+/// A request to the process.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Signal {
     /// SIGTERM or SIGINT: stop.
@@ -18,12 +18,12 @@ pub enum Signal {
     Report,
 }
 
-/// SIGTERM, SIGINT and SIGUSR1, taken from their handlers.
+/// SIGTERM, SIGINT and SIGUSR1, delivered to a descriptor instead of handlers.
 #[derive(Debug)]
 pub struct Signals(OwnedFd);
 
 impl Signals {
-    /// Blocks the signals for this thread and all that it starts.
+    /// Blocks the signals for this thread and all threads that it starts.
     ///
     /// # Errors
     /// When the process has no file descriptors left.
@@ -45,7 +45,7 @@ impl Signals {
         }
     }
 
-    /// The next signal that has arrived.
+    /// Returns the next signal that has arrived.
     pub fn next(&self) -> Option<Signal> {
         // SAFETY: signalfd_siginfo is plain data for which all zeros are valid.
         let mut info: libc::signalfd_siginfo = unsafe { std::mem::zeroed() };

@@ -1,7 +1,8 @@
 //! TUN devices with several queues, virtio headers and segmentation offloads.
 //!
-//! Owns the device's descriptors and the layout of the virtio header. What the header claims about a packet that was read comes
-//! from this host's kernel; what a header says on the way in is the caller's own finding.
+//! Owns the device's descriptors and the layout of the virtio header. The header of a packet that was read comes from
+//! this host's kernel; the header of a packet that is written is the caller's responsibility.
+//!
 //! Source: linux/Documentation/networking/tuntap.rst; virtio 1.2 §5.1.6.
 #![allow(unsafe_code, reason = "system calls")]
 #![allow(clippy::cast_possible_truncation, reason = "sizes and constants of C structures")]
@@ -24,10 +25,10 @@ const GSO_TCP6: u8 = 4;
 const GSO_UDP: u8 = 5;
 const GSO_ECN: u8 = 0x80;
 
-/// How a packet is to be cut.
+/// How a packet is to be segmented.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Segmentation {
-    /// It is one packet.
+    /// Not at all: it is one packet.
     None,
     /// TCP over IPv4.
     Tcp4,
@@ -44,20 +45,20 @@ pub struct VnetHeader {
     pub needs_checksum: bool,
     /// Whether the kernel has verified the transport checksum.
     pub data_valid: bool,
-    /// How the packet is to be cut.
+    /// How the packet is to be segmented.
     pub segmentation: Segmentation,
-    /// Bytes of all headers.
+    /// Length of all headers in bytes.
     pub header_len: u16,
     /// Bytes of payload per segment.
     pub segment_size: u16,
-    /// Where the transport header begins.
+    /// Offset of the transport header.
     pub checksum_start: u16,
-    /// Where the checksum stands in the transport header.
+    /// Offset of the checksum in the transport header.
     pub checksum_offset: u16,
 }
 
 impl VnetHeader {
-    /// The header of a packet that needs nothing.
+    /// The header of a packet that is complete and needs no segmentation.
     pub const PLAIN: Self = Self {
         needs_checksum: false,
         data_valid: false,
@@ -68,7 +69,7 @@ impl VnetHeader {
         checksum_offset: 0,
     };
 
-    /// Reads a header; `None` for kinds of segmentation that were never offered.
+    /// Parses a header; `None` for kinds of segmentation that were never offered.
     pub fn parse(bytes: &[u8; VNET_LEN]) -> Option<Self> {
         let [flags, kind, h0, h1, s0, s1, c0, c1, o0, o1] = *bytes;
         let segmentation = match kind & !GSO_ECN {
@@ -89,7 +90,7 @@ impl VnetHeader {
         })
     }
 
-    /// The header as bytes.
+    /// Returns the header as bytes.
     pub fn to_bytes(self) -> [u8; VNET_LEN] {
         let [h0, h1] = self.header_len.to_ne_bytes();
         let [s0, s1] = self.segment_size.to_ne_bytes();
@@ -109,19 +110,19 @@ impl VnetHeader {
 #[derive(Debug)]
 pub struct TunQueue(File);
 
-/// A device with its queues. It is gone when the last queue is closed.
+/// A device with its queues. The kernel removes it when the last queue is closed.
 #[derive(Debug)]
 pub struct Tun {
     /// The name that the kernel gave it.
     pub name: String,
     /// The queues, one per shard.
     pub queues: Vec<TunQueue>,
-    /// Whether the kernel hands over UDP trains uncut.
+    /// Whether the kernel hands over UDP trains without segmenting them.
     pub udp_segmentation: bool,
 }
 
 impl Tun {
-    /// Makes a device called `name` (`%d` is replaced by a number) with `queues` queues.
+    /// Creates a device called `name` (`%d` is replaced by a number) with `queues` queues.
     ///
     /// # Errors
     /// Without CAP_NET_ADMIN, without /dev/net/tun, or when the name is taken.
@@ -129,7 +130,7 @@ impl Tun {
         let mut device = Self { name: name.to_owned(), queues: Vec::new(), udp_segmentation: true };
         for _ in 0..queues.max(1) {
             let file = File::options().read(true).write(true).open("/dev/net/tun")?;
-            // Only the first makes the device: one that is there belongs to somebody else.
+            // Only the first queue creates the device: a device that exists already belongs to somebody else.
             let exclusive = device.queues.is_empty();
             device.name = attach(&file, &device.name, queues > 1, exclusive)?;
             device.udp_segmentation &= offload(&file)?;
@@ -141,7 +142,7 @@ impl Tun {
 }
 
 impl TunQueue {
-    /// A queue of no device, which swallows everything: for tests and benchmarks of what stands before it.
+    /// Creates a queue without a device, which swallows everything, for tests and benchmarks of the code before it.
     ///
     /// # Errors
     /// Without /dev/null.
@@ -152,7 +153,7 @@ impl TunQueue {
     /// Reads the next packet, virtio header first, into `buffer`, which should have [`MAX_READ`] bytes.
     ///
     /// # Errors
-    /// `WouldBlock` when there is none.
+    /// `WouldBlock` when there is no packet.
     pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         (&self.0).read(buffer)
     }
@@ -172,7 +173,7 @@ impl AsFd for TunQueue {
     }
 }
 
-/// Attaches a queue to the device `name`, and returns its full name.
+/// Attaches a queue to the device `name`. Returns the device's full name.
 fn attach(file: &File, name: &str, several: bool, exclusive: bool) -> io::Result<String> {
     // SAFETY: ifreq is plain data for which all zeros are valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -193,7 +194,7 @@ fn attach(file: &File, name: &str, several: bool, exclusive: bool) -> io::Result
     Ok(name.collect())
 }
 
-/// Switches offloads on; whether UDP segmentation is among them.
+/// Enables offloads. Returns whether UDP segmentation is among them.
 fn offload(file: &File) -> io::Result<bool> {
     let tcp = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
     for (flags, udp) in [(tcp | libc::TUN_F_USO4 | libc::TUN_F_USO6, true), (tcp, false)] {
@@ -219,7 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_virtio_header_reads_back() {
+    fn virtio_header_parses_back() {
         let header = VnetHeader {
             needs_checksum: true,
             data_valid: false,

@@ -1,6 +1,7 @@
-//! UDP in batches: one call receives or sends a whole train of equally long datagrams.
+//! UDP in batches: one call receives or sends a whole train of datagrams of equal length.
 //!
-//! Owns socket options and control messages. Falls back by itself when the kernel refuses an offload.
+//! Owns socket options and control messages. Falls back on its own when the kernel refuses an offload.
+//!
 //! Source: udp(7) `UDP_SEGMENT`, `UDP_GRO`; socket(7) `SO_RXQ_OVFL`.
 #![allow(unsafe_code, reason = "system calls")]
 #![allow(clippy::cast_possible_truncation, reason = "sizes and constants of C structures")]
@@ -15,24 +16,25 @@ use crate::cvt::{cvt, cvt_len};
 
 /// Bytes of a receive buffer: the largest train that the kernel hands over.
 pub const TRAIN: usize = 65_535;
-/// Datagrams of one train at most, in either direction. Source: linux `UDP_MAX_SEGMENTS` before 6.9.
+/// Most datagrams of one train, in either direction. Source: linux `UDP_MAX_SEGMENTS` before 6.9.
 pub const TRAIN_SEGMENTS: usize = 64;
-/// Bytes of payload of one train that is sent at most: what fits one IPv4 packet.
+/// Most payload bytes of one train that is sent: what fits one IPv4 packet.
 pub const TRAIN_BYTES: usize = 65_535 - 20 - 8;
-/// Receive buffer asked for. A train waits here while its reader works on the one before; larger only adds delay.
+/// Requested receive buffer in bytes. A train waits here while its reader processes the previous one; a larger buffer
+/// only adds delay.
 const RECEIVE_BUFFER: libc::c_int = 8 << 20;
 /// Bytes of the header that a socket filter sees before the datagram.
 const UDP_HEADER: usize = 8;
 const SEND_BUFFER: libc::c_int = 4 << 20;
 
-/// A train of datagrams that were received.
+/// A received train of datagrams.
 #[derive(Clone, Copy, Debug)]
 pub struct Train {
-    /// Who sent it.
+    /// Its sender.
     pub from: SocketAddr,
-    /// Bytes in all.
+    /// Total number of bytes.
     pub len: usize,
-    /// Bytes of each datagram but the last, which may be shorter.
+    /// Bytes of each datagram except the last, which may be shorter.
     pub stride: usize,
 }
 
@@ -49,10 +51,10 @@ pub struct UdpSocket {
 struct ControlBuffer([u8; 128]);
 
 impl UdpSocket {
-    /// Binds to `address`, shared with the other shards of the same relay when `reuse_port`.
+    /// Binds to `address`. With `reuse_port`, the shards of one relay share the address.
     ///
     /// # Errors
-    /// When the address is taken or not this host's.
+    /// When the address is taken or does not belong to this host.
     pub fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<Self> {
         let v6 = address.is_ipv6();
         let family = if v6 { libc::AF_INET6 } else { libc::AF_INET };
@@ -64,7 +66,7 @@ impl UdpSocket {
             socket.option(libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
         }
         socket.buffers();
-        // Path MTU is probed by the protocol; the kernel neither fragments nor believes errors.
+        // The protocol probes the path MTU; the kernel neither fragments nor trusts errors.
         if v6 {
             socket.option(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
             socket.option(libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE)?;
@@ -72,7 +74,7 @@ impl UdpSocket {
             socket.option(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)?;
         }
         socket.option(libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1)?;
-        // A kernel without it delivers datagrams one by one.
+        // A kernel without this option delivers datagrams one by one.
         let _ = socket.option(libc::SOL_UDP, libc::UDP_GRO, 1);
         let (storage, len) = to_storage(address);
         // SAFETY: `storage` holds a socket address of `len` bytes and lives through the call.
@@ -80,7 +82,7 @@ impl UdpSocket {
         Ok(socket)
     }
 
-    /// Asks for large buffers: beyond the system's limit where the process may, up to it otherwise.
+    /// Requests large buffers: beyond the system's limit where the process may, otherwise up to it.
     fn buffers(&self) {
         for (force, plain, size) in [
             (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, RECEIVE_BUFFER),
@@ -92,7 +94,7 @@ impl UdpSocket {
         }
     }
 
-    /// Marks what the socket sends, so that routing rules can tell it apart.
+    /// Marks all packets of the socket, so that routing rules can recognise them.
     ///
     /// # Errors
     /// Without CAP_NET_ADMIN.
@@ -106,7 +108,7 @@ impl UdpSocket {
         cvt(unsafe { libc::setsockopt(self.fd.as_raw_fd(), level, name, (&raw const value).cast(), size) }).map(drop)
     }
 
-    /// The address that the socket is bound to.
+    /// Returns the address to which the socket is bound.
     ///
     /// # Errors
     /// Never for a bound socket.
@@ -121,12 +123,12 @@ impl UdpSocket {
         from_storage(&storage).ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
     }
 
-    /// Whether the socket speaks IPv6.
+    /// Returns whether the socket uses IPv6.
     pub fn is_v6(&self) -> bool {
         self.v6
     }
 
-    /// Datagrams that the kernel dropped because the receive buffer was full, as of the last one received.
+    /// Returns how many datagrams the kernel had dropped because the receive buffer was full when the last one arrived.
     pub fn overflows(&self) -> u32 {
         self.overflows.load(Ordering::Relaxed)
     }
@@ -134,13 +136,13 @@ impl UdpSocket {
     /// Receives a train into `buffer`.
     ///
     /// # Errors
-    /// `WouldBlock` when there is none.
+    /// `WouldBlock` when there is no train.
     pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Train> {
         let mut name = MaybeUninit::<libc::sockaddr_storage>::zeroed();
         let mut control = ControlBuffer([0; 128]);
         let mut io_vector = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-        // SAFETY: msghdr is plain data for which all zeros are valid; every pointer put into it lives through recvmsg and has the
-        // length given beside it; the name was zeroed, which is a valid value of it.
+        // SAFETY: msghdr is plain data for which all zeros are valid; every pointer put into it lives through recvmsg
+        // and has the length given beside it; the name was zeroed, which is a valid value of it.
         let (len, header, name) = unsafe {
             let mut header: libc::msghdr = std::mem::zeroed();
             header.msg_name = name.as_mut_ptr().cast();
@@ -153,8 +155,8 @@ impl UdpSocket {
             (len, header, name.assume_init())
         };
         let mut stride = len;
-        // SAFETY: `header` was filled in by recvmsg; CMSG_FIRSTHDR and CMSG_NXTHDR stay within its control buffer, which is
-        // still alive, and the data of the two messages read is a C int and a u32 as the kernel documents.
+        // SAFETY: `header` was filled in by recvmsg; CMSG_FIRSTHDR and CMSG_NXTHDR stay within its control buffer,
+        // which is still alive, and the data of the two messages read is a C int and a u32 as the kernel documents.
         unsafe {
             let mut message = libc::CMSG_FIRSTHDR(&raw const header);
             while let Some(head) = message.as_ref() {
@@ -171,11 +173,11 @@ impl UdpSocket {
         Ok(Train { from, len, stride: stride.max(1) })
     }
 
-    /// Sends `bytes` to `to` as datagrams of `stride` bytes each, the last one shorter if they do not divide. No more than [`TRAIN_SEGMENTS`]
-    /// and [`TRAIN_BYTES`]. Returns how many datagrams the kernel took.
+    /// Sends `bytes` to `to` as datagrams of `stride` bytes each; the last one may be shorter. A train may have at
+    /// most [`TRAIN_SEGMENTS`] datagrams and [`TRAIN_BYTES`] bytes. Returns how many datagrams the kernel accepted.
     ///
     /// # Errors
-    /// When the kernel takes none of them.
+    /// When the kernel accepts none of them.
     pub fn send(&self, to: SocketAddr, bytes: &[u8], stride: usize) -> io::Result<usize> {
         let segments = bytes.len().div_ceil(stride.max(1));
         if segments <= 1 {
@@ -184,7 +186,8 @@ impl UdpSocket {
         if self.segmentation.load(Ordering::Relaxed) {
             match self.send_one(to, bytes, u16::try_from(stride).ok()) {
                 Ok(()) => return Ok(segments),
-                // EIO: no checksum offload on the way; EINVAL: a kernel without UDP_SEGMENT, or one datagram too large for the device.
+                // EIO: no checksum offload on the way. EINVAL: a kernel without UDP_SEGMENT, or a datagram too large
+                // for the device.
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EIO)) => {
                     self.segmentation.store(false, Ordering::Relaxed);
                 }
@@ -206,8 +209,9 @@ impl UdpSocket {
         }
     }
 
-    /// From now on the kernel drops, at random, all but one in `keep` (a power of two) of the datagrams that have one of these lengths, and counts them
-    /// among the [`UdpSocket::overflows`]; all others pass. No lengths: everything passes.
+    /// Makes the kernel drop datagrams with one of these lengths at random, all but one in `keep` (a power of two).
+    /// The kernel counts them among the [`UdpSocket::overflows`]. All other datagrams pass; without lengths,
+    /// everything passes.
     ///
     /// # Errors
     /// When the kernel refuses the filter.
@@ -215,7 +219,7 @@ impl UdpSocket {
         use crate::bpf::{ALL, JUMP_BITS, JUMP_EQUAL, LOAD_LENGTH, LOAD_WORD, RANDOM, RETURN, op};
         let mut program = vec![op(LOAD_LENGTH, 0)];
         for (number, length) in lengths.iter().enumerate() {
-            // On to the random number, past the other lengths and the return after them.
+            // Jumps to the random number, past the other lengths and the return after them.
             let jt = u8::try_from(lengths.len() - number).map_err(|_| io::ErrorKind::InvalidInput)?;
             let k = u32::try_from(length + UDP_HEADER).map_err(|_| io::ErrorKind::InvalidInput)?;
             program.push(libc::sock_filter { code: JUMP_EQUAL, jt, jf: 0, k });
@@ -228,10 +232,10 @@ impl UdpSocket {
         crate::bpf::attach(self.fd.as_fd(), &mut program)
     }
 
-    /// Switches trains off in both directions, as sending them also switches itself off where a kernel refuses.
+    /// Disables trains in both directions. Sending also stops using trains by itself where a kernel refuses them.
     pub fn without_trains(&self) {
         self.segmentation.store(false, Ordering::Relaxed);
-        // A kernel that does not know the option has none to switch off.
+        // A kernel without this option has nothing to disable.
         let _ = self.option(libc::SOL_UDP, libc::UDP_GRO, 0);
     }
 
@@ -239,9 +243,9 @@ impl UdpSocket {
         let (mut name, name_len) = to_storage(to);
         let mut control = ControlBuffer([0; 128]);
         let mut io_vector = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
-        // SAFETY: msghdr is plain data for which all zeros are valid; every pointer put into it lives through sendmsg and has the
-        // length given beside it; sendmsg only reads through them. The control buffer is aligned for cmsghdr and has room for one
-        // message of two bytes, which CMSG_FIRSTHDR and CMSG_DATA point into.
+        // SAFETY: msghdr is plain data for which all zeros are valid; every pointer put into it lives through sendmsg
+        // and has the length given beside it; sendmsg only reads through them. The control buffer is aligned for
+        // cmsghdr and has room for one message of two bytes, which CMSG_FIRSTHDR and CMSG_DATA point into.
         unsafe {
             let mut header: libc::msghdr = std::mem::zeroed();
             header.msg_name = (&raw mut name).cast();
@@ -268,7 +272,7 @@ impl AsFd for UdpSocket {
     }
 }
 
-/// `address` as the kernel wants it, and its length.
+/// Returns `address` in the kernel's form, and the length of that form.
 fn to_storage(address: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
     // SAFETY: sockaddr_storage is plain data for which all zeros are valid.
     let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
@@ -300,7 +304,7 @@ fn to_storage(address: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) 
     (storage, len as libc::socklen_t)
 }
 
-/// The address in `storage`, if it is an IP address.
+/// Returns the address in `storage`, if it is an IP address.
 fn from_storage(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
     match libc::c_int::from(storage.ss_family) {
         libc::AF_INET => {
@@ -325,7 +329,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn thinning_out_drops_most_of_one_length_and_none_of_another() {
+    fn thin_out_drops_most_datagrams_of_the_given_lengths_only() {
         let address = "127.0.0.1:0".parse().unwrap();
         let (a, b) = (UdpSocket::bind(address, false).unwrap(), UdpSocket::bind(address, false).unwrap());
         let mut buffer = vec![0; TRAIN];
@@ -343,14 +347,14 @@ mod tests {
             counts
         };
         let [first, second, other] = got(&[112, 160]);
-        // One in eight, so ninety of a hundred would be further off than chance ever is.
+        // One in eight passes. Fifty of a hundred would be further off than chance ever is.
         assert!(first < 50 && second < 50 && first + second > 0, "{first} {second}");
         assert_eq!(other, 100);
         assert_eq!(got(&[]), [100; 3]);
     }
 
     #[test]
-    fn a_train_arrives_with_every_datagram_in_its_place() {
+    fn train_arrives_with_every_datagram_in_order() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let a = UdpSocket::bind(address.parse().unwrap(), false).unwrap();
             let b = UdpSocket::bind(address.parse().unwrap(), false).unwrap();
@@ -377,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_datagram_is_received_and_stops_nothing() {
+    fn empty_datagram_is_received_and_blocks_nothing() {
         let a = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), false).unwrap();
         let b = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), false).unwrap();
         let to = b.local_address().unwrap();

@@ -1,4 +1,4 @@
-//! What a confined process may do, tried in a process of its own.
+//! Tests of what a confined process may do, in a process of its own.
 
 use std::process::Command;
 
@@ -6,7 +6,7 @@ use openrelay_sys::sandbox;
 
 const CHILD: &str = "OPENRELAY_TEST_CONFINED";
 
-/// Whether `behave` lives through its confinement: it runs in a copy of this test program.
+/// Returns whether `behave` survives its confinement. It runs in a copy of this test program.
 fn lives(test: &str, behave: fn()) -> std::io::Result<bool> {
     if std::env::var_os(CHILD).is_some() {
         behave();
@@ -17,11 +17,11 @@ fn lives(test: &str, behave: fn()) -> std::io::Result<bool> {
     Ok(status.success())
 }
 
-/// The allocator of glibc opens a file when a heap of a thread shrinks: that must be refused, not end the relay.
+/// glibc's allocator opens a file when a thread's heap shrinks. That must be refused, but must not end the relay.
 #[test]
-fn opening_a_file_is_refused_and_ends_nothing() {
+fn opening_a_file_is_refused_without_ending_the_process() {
     assert!(
-        lives("opening_a_file_is_refused_and_ends_nothing", || {
+        lives("opening_a_file_is_refused_without_ending_the_process", || {
             sandbox::forbid_system_calls().unwrap();
             let refused = std::fs::File::open("/proc/sys/vm/overcommit_memory").unwrap_err();
             assert_eq!(refused.kind(), std::io::ErrorKind::PermissionDenied);
@@ -31,9 +31,9 @@ fn opening_a_file_is_refused_and_ends_nothing() {
 }
 
 #[test]
-fn a_call_that_no_relay_makes_ends_the_process() {
+fn unlisted_system_call_ends_the_process() {
     assert!(
-        !lives("a_call_that_no_relay_makes_ends_the_process", || {
+        !lives("unlisted_system_call_ends_the_process", || {
             sandbox::forbid_system_calls().unwrap();
             let _ = std::fs::create_dir("/nowhere/at/all");
         })

@@ -1,6 +1,7 @@
 //! AMD's certificates and revocation lists.
 //!
-//! Owns their reading, strictly: what is not written the same again is refused. The signatures of AMD's own authorities are RSA-PSS with SHA-384 (RFC 8017, salt of 48 bytes).
+//! Owns their strict parsing: input that does not re-encode to the same bytes is refused. AMD's authorities sign with
+//! RSASSA-PSS and SHA-384 (RFC 8017, salt of 48 bytes).
 
 use aws_lc_rs::signature::{RSA_PSS_2048_8192_SHA384, UnparsedPublicKey};
 use der::asn1::ObjectIdentifier;
@@ -16,23 +17,23 @@ use super::Product;
 
 /// RSASSA-PSS, RFC 8017.
 const RSA_PSS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.10");
-/// What AMD's parameters of it say: SHA-384, MGF1 with SHA-384, salt 48. Source: every certificate of its hierarchies.
+/// AMD's RSASSA-PSS parameters: SHA-384, MGF1 with SHA-384, salt 48. Source: every certificate of AMD's hierarchies.
 const PSS_PARAMETERS: [u8; 52] = [
     0xa0, 0x0f, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x02, 0x05, 0x00, 0xa1, 0x1c,
     0x30, 0x1a, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x08, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86,
     0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x02, 0x05, 0x00, 0xa2, 0x03, 0x02, 0x01, 0x30,
 ];
-/// Milan's and Genoa's write the trailer field out although it is the default; Turin's do not.
+/// Trailer field. Milan's and Genoa's certificates encode it although it is the default; Turin's omit it.
 const PSS_TRAILER: [u8; 5] = [0xa3, 0x03, 0x02, 0x01, 0x01];
-/// Id-ecPublicKey, RFC 5480, and P-384.
+/// The algorithm `id-ecPublicKey` (RFC 5480) and the curve P-384.
 const EC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
 const P384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
 
-/// RFC 5280, sections 4.2.1.9 and 4.2.1.3: the critical extensions that are understood here.
+/// Critical extensions that this verifier understands. Source: RFC 5280, sections 4.2.1.9 and 4.2.1.3.
 const BASIC_CONSTRAINTS: &str = "2.5.29.19";
 const KEY_USAGE: &str = "2.5.29.15";
 
-/// AMD's own extensions. Source: VCEK certificate (57230), table "Custom extensions".
+/// AMD's custom extensions. Source: VCEK certificate (57230), table "Custom extensions".
 const PRODUCT_NAME: &str = "1.3.6.1.4.1.3704.1.2";
 const BOOT_LOADER: &str = "1.3.6.1.4.1.3704.1.3.1";
 const TEE: &str = "1.3.6.1.4.1.3704.1.3.2";
@@ -41,7 +42,8 @@ const MICROCODE: &str = "1.3.6.1.4.1.3704.1.3.8";
 const FMC: &str = "1.3.6.1.4.1.3704.1.3.9";
 const HARDWARE_ID: &str = "1.3.6.1.4.1.3704.1.4";
 
-/// Whether a certificate in a bundle is of the key of a chip or a cloud, and not of an authority, by its subject.
+/// Returns whether a certificate of a bundle certifies a chip's or cloud's key rather than an authority, judged by its
+/// subject.
 pub(crate) fn is_leaf(bytes: &[u8]) -> Result<bool, Refusal> {
     const WHAT: &str = "a certificate of the bundle";
     let certificate = Read::new(bytes, WHAT)?;
@@ -50,11 +52,11 @@ pub(crate) fn is_leaf(bytes: &[u8]) -> Result<bool, Refusal> {
     match certificate.key_kind() {
         Some(_) => Ok(true),
         None if of_authority => Ok(false),
-        None => Err(malformed(WHAT, format!("its subject {name:?} is none of AMD's"))),
+        None => Err(malformed(WHAT, format!("its subject {name:?} is not one of AMD's"))),
     }
 }
 
-/// A certificate that was read.
+/// A parsed certificate.
 pub(super) struct Read {
     certificate: Certificate,
     what: &'static str,
@@ -65,14 +67,14 @@ fn malformed(what: &'static str, why: impl ToString) -> Refusal {
 }
 
 impl Read {
-    /// Reads a certificate, which is called `what` in refusals.
+    /// Parses a certificate; refusals call it `what`.
     pub(super) fn new(bytes: &[u8], what: &'static str) -> Result<Self, Refusal> {
         let certificate = Certificate::from_der(bytes).map_err(|error| malformed(what, error))?;
         if certificate.to_der().ok().as_deref() != Some(bytes) {
             return Err(Refusal::NotCanonical { what });
         }
         if certificate.signature_algorithm() != certificate.tbs_certificate().signature() {
-            return Err(malformed(what, "it names two kinds of signature"));
+            return Err(malformed(what, "its two signature algorithm fields differ"));
         }
         let extensions = certificate.tbs_certificate().extensions().map_or(&[][..], Vec::as_slice);
         let known = |oid: &ObjectIdentifier| [BASIC_CONSTRAINTS, KEY_USAGE].contains(&oid.to_string().as_str());
@@ -90,7 +92,7 @@ impl Read {
         self.certificate.tbs_certificate().issuer() == issuer.certificate.tbs_certificate().subject()
     }
 
-    /// Checks the signature by `issuer`, an RSA key, and the dates.
+    /// Checks the signature by `issuer`, an RSA key, and the validity period.
     pub(super) fn check(&self, issuer: &Self, now: u64) -> Result<(), Refusal> {
         if !self.is_issued_by(issuer) {
             return Err(Refusal::UnknownIssuer { what: self.what });
@@ -105,7 +107,7 @@ impl Read {
         within(self.certificate.tbs_certificate().validity(), self.what, now)
     }
 
-    /// Whether this key has signed `message` by RSA-PSS with AMD's parameters.
+    /// Returns whether this certificate's key signed `message`, using RSASSA-PSS with AMD's parameters.
     fn has_signed(
         &self,
         algorithm: ObjectIdentifier,
@@ -128,29 +130,29 @@ impl Read {
         UnparsedPublicKey::new(&RSA_PSS_2048_8192_SHA384, key).verify(message, signature).is_ok()
     }
 
-    /// When it ends, in seconds since the Unix epoch.
+    /// Returns the end of the validity period, in seconds since the Unix epoch.
     pub(super) fn expires(&self) -> u64 {
         self.certificate.tbs_certificate().validity().not_after.to_unix_duration().as_secs()
     }
 
-    /// The P-384 key in it, uncompressed.
+    /// Returns the certified P-384 key, uncompressed.
     pub(super) fn p384_key(&self) -> Result<&[u8], Refusal> {
         let info = self.certificate.tbs_certificate().subject_public_key_info();
         let curve = info.algorithm.parameters.as_ref().and_then(|any| any.decode_as::<ObjectIdentifier>().ok());
         if info.algorithm.oid != EC_KEY || curve != Some(P384) {
             return Err(Refusal::Usage { what: self.what });
         }
-        info.subject_public_key.as_bytes().ok_or_else(|| malformed(self.what, "its key does not read"))
+        info.subject_public_key.as_bytes().ok_or_else(|| malformed(self.what, "its public key is malformed"))
     }
 
-    /// The content of an extension that is there at most once.
+    /// Returns the content of an extension, which may occur at most once.
     fn extension(&self, oid: &str) -> Result<Option<&[u8]>, Refusal> {
         let oid = ObjectIdentifier::new(oid).map_err(|error| malformed(self.what, error))?;
         let all = self.certificate.tbs_certificate().extensions().map_or(&[][..], Vec::as_slice);
         let mut found = all.iter().filter(|extension| extension.extn_id == oid);
         let first = found.next().map(|extension| extension.extn_value.as_bytes());
         if found.next().is_some() {
-            return Err(malformed(self.what, "it has an extension twice"));
+            return Err(malformed(self.what, "it has a duplicate extension"));
         }
         Ok(first)
     }
@@ -163,7 +165,7 @@ impl Read {
         u8::from_der(self.required(oid)?).map_err(|error| malformed(self.what, error))
     }
 
-    /// The firmware that its key is for.
+    /// Returns the firmware versions that the certified key belongs to.
     pub(super) fn tcb(&self, product: Product) -> Result<TcbVersion, Refusal> {
         Ok(TcbVersion {
             fmc: if product == Product::Turin { Some(self.small(FMC)?) } else { None },
@@ -174,19 +176,20 @@ impl Read {
         })
     }
 
-    /// The chip that its key is of: 64 bytes, from Turin on 8.
+    /// Returns the chip ID that the certified key belongs to: 64 bytes, from Turin on 8.
     pub(super) fn hardware_id(&self) -> Result<Option<&[u8]>, Refusal> {
         self.extension(HARDWARE_ID)
     }
 
-    /// Whether it names a stepping of this product, as `Milan-B0`; VLEK certificates name none or the product alone.
+    /// Returns whether the certificate names a stepping of this product, such as `Milan-B0`. VLEK certificates name no
+    /// product, or the product alone.
     pub(super) fn is_for(&self, product: Product) -> Result<bool, Refusal> {
         let Some(bytes) = self.extension(PRODUCT_NAME)? else { return Ok(true) };
         let name = der::asn1::Ia5StringRef::from_der(bytes).map_err(|error| malformed(self.what, error))?;
         Ok(name.as_str().split('-').next() == Some(product.name()))
     }
 
-    /// Which kind of key it is for, by its subject.
+    /// Returns the kind of the certified key, judged by the subject.
     pub(super) fn key_kind(&self) -> Option<KeyKind> {
         match self.common_name()?.as_str() {
             "SEV-VCEK" => Some(KeyKind::Vcek),
@@ -197,7 +200,7 @@ impl Read {
 }
 
 fn common_name(name: &x509_cert::name::Name) -> Option<String> {
-    // One per name in AMD's hierarchies; two would be told apart by nobody.
+    // AMD's names have one common name each. Two would be ambiguous.
     let text = name.to_string();
     let mut found = text.split(',').filter_map(|part| part.trim().strip_prefix("CN=").map(str::to_owned));
     let first = found.next()?;
@@ -214,14 +217,15 @@ fn within(validity: &Validity, what: &'static str, now: u64) -> Result<(), Refus
     Ok(())
 }
 
-/// Checks the revocation list of `issuer` and that it names none of `certificates`; when it is out of date, in seconds since the Unix epoch.
+/// Checks the revocation list of `issuer`, and that it revokes none of `certificates`. Returns the time at which the
+/// list expires, in seconds since the Unix epoch.
 pub(super) fn check_crl(bytes: &[u8], issuer: &Read, certificates: &[&Read], now: u64) -> Result<u64, Refusal> {
     let list = CertificateList::from_der(bytes).map_err(|error| Refusal::BadCrl(error.to_string()))?;
     if list.to_der().ok().as_deref() != Some(bytes) || list.signature_algorithm != list.tbs_cert_list.signature {
-        return Err(Refusal::BadCrl("it is not in its only encoding".into()));
+        return Err(Refusal::BadCrl("it is not canonically encoded".into()));
     }
     if list.tbs_cert_list.issuer != *issuer.certificate.tbs_certificate().subject() {
-        return Err(Refusal::BadCrl("it is of another authority".into()));
+        return Err(Refusal::BadCrl("it was issued by another authority".into()));
     }
     let signed = list.tbs_cert_list.to_der().map_err(|error| Refusal::BadCrl(error.to_string()))?;
     let parameters = list.signature_algorithm.parameters.as_ref().and_then(|parameters| parameters.to_der().ok());
@@ -231,7 +235,7 @@ pub(super) fn check_crl(bytes: &[u8], issuer: &Read, certificates: &[&Read], now
     }
     let begins = list.tbs_cert_list.this_update.to_unix_duration().as_secs();
     let Some(ends) = list.tbs_cert_list.next_update.map(|time| time.to_unix_duration().as_secs()) else {
-        return Err(Refusal::BadCrl("it does not say until when it holds".into()));
+        return Err(Refusal::BadCrl("it has no nextUpdate time".into()));
     };
     if now < begins || now > ends {
         return Err(Refusal::StaleCrl);
@@ -253,7 +257,7 @@ mod tests {
     use crate::roots::Roots;
 
     #[test]
-    fn pinned_authorities_are_signed_by_the_pinned_root_of_their_product() {
+    fn pinned_authorities_are_signed_by_their_product_root() {
         const NOW: u64 = 1_796_000_000;
         for root in Roots::genuine().amd {
             let read = |bytes: &[u8]| Read::new(bytes, "a pinned certificate").unwrap();

@@ -1,7 +1,13 @@
-//! Reports of AMD SEV-SNP: versions 2 to 5, of which 4 is laid out as 3.
+//! AMD SEV-SNP reports, versions 2 to 5; version 4 has the layout of version 3.
 //!
-//! Owns their layout, what must be true of any that is believed, and the whole verification: signature over the bytes received, certificate of the chip or cloud down to pinned
-//! roots, its numbers against the report's, revocation. Source: SEV Secure Nested Paging Firmware ABI (56860) 1.58; VCEK certificate (57230); VLEK certificate (58369).
+//! Owns the layout, the checks that apply to every report, and the whole verification:
+//!
+//! - the signature over the received bytes
+//! - the certificate chain from the chip's or cloud's key to a pinned root
+//! - the certificate's numbers against the report's
+//! - revocation
+//!
+//! Source: SEV Secure Nested Paging Firmware ABI (56860) 1.58; VCEK certificate (57230); VLEK certificate (58369).
 
 mod certificate;
 mod verify;
@@ -12,9 +18,9 @@ use crate::refusal::Refusal;
 pub(crate) use certificate::is_leaf;
 pub(crate) use verify::examine;
 
-/// Bytes of a report that are signed.
+/// Length of the signed part of a report, in bytes.
 pub(crate) const SIGNED: usize = 0x2a0;
-/// Bytes of a report.
+/// Length of a report, in bytes.
 pub(crate) const REPORT: usize = 0x4a0;
 const ECDSA_P384_SHA384: u32 = 1;
 const WHAT: &str = "the report";
@@ -22,17 +28,17 @@ const WHAT: &str = "the report";
 /// A report.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Report {
-    /// What is signed.
+    /// The signed part.
     pub signed: [u8; SIGNED],
-    /// The signature's r, big-endian.
+    /// Signature value r, big-endian.
     pub r: [u8; 48],
-    /// Its s, big-endian.
+    /// Signature value s, big-endian.
     pub s: [u8; 48],
-    /// The certificate of the key that signed, DER; empty when it is not known yet.
+    /// Certificate of the signing key, DER; empty if it is not known yet.
     pub certificate: Vec<u8>,
 }
 
-/// The generation of the chip, which decides about the order of firmware numbers.
+/// Product generation of the chip, which determines the layout of its firmware versions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Product {
     Milan,
@@ -53,7 +59,8 @@ impl Product {
         [Self::Milan, Self::Genoa, Self::Turin].into_iter().find(|product| product.name() == name)
     }
 
-    /// By family and model of the processor. Source: AMD's processor programming references; Bergamo and Siena are of Genoa's key hierarchy.
+    /// Finds the product by the processor's family and model. Source: AMD's processor programming references; Bergamo
+    /// and Siena belong to Genoa's key hierarchy.
     const fn of_model(family: u8, model: u8) -> Option<Self> {
         match (family, model) {
             (0x19, 0x00..=0x0f) => Some(Self::Milan),
@@ -73,7 +80,7 @@ impl Product {
 }
 
 impl Report {
-    /// A field of the signed part; all of them lie within it.
+    /// Returns a field of the signed part, which contains all fields.
     fn field<const N: usize>(&self, at: usize) -> [u8; N] {
         self.signed.get(at..).and_then(<[u8]>::first_chunk).copied().unwrap_or([0; N])
     }
@@ -82,7 +89,7 @@ impl Report {
         u32::from_le_bytes(self.field(at))
     }
 
-    /// Its version.
+    /// Returns the report version.
     pub(crate) fn version(&self) -> u32 {
         self.number(0)
     }
@@ -107,7 +114,7 @@ impl Report {
         self.field(0x1a0)
     }
 
-    /// The product by the report's own word; `None` in version 2, which has none.
+    /// Returns the product that the report claims; `None` in version 2, which has no such field.
     pub(crate) fn product(&self) -> Result<Option<Product>, Refusal> {
         if self.version() < 3 {
             return Ok(None);
@@ -117,14 +124,15 @@ impl Report {
         Product::of_model(family, model).map(Some).ok_or(Refusal::UnsupportedVersion { what: "processors", found })
     }
 
-    /// The product's name by the report's own word, which decides nothing; `None` in version 2, which has none.
+    /// Returns the name of the product that the report claims. The claim decides nothing. `None` in version 2, which
+    /// has no such field.
     pub fn product_name(&self) -> Option<&'static str> {
         self.product().ok().flatten().map(Product::name)
     }
 
-    /// The kind of key that signed, by the report's own word.
+    /// Returns the kind of signing key that the report claims.
     pub(crate) fn key_kind(&self) -> Result<KeyKind, Refusal> {
-        // MASK_CHIP_KEY: then the signature is zeros.
+        // MASK_CHIP_KEY: the signature consists of zeros.
         if self.number(0x48) >> 1 & 1 == 1 {
             return Err(Refusal::Unsigned);
         }
@@ -136,10 +144,10 @@ impl Report {
         }
     }
 
-    /// What must be true of any report that is believed, whoever signed it.
+    /// Makes the checks that apply to every report, whoever signed it.
     ///
     /// # Errors
-    /// [`Refusal`].
+    /// [`Refusal`] of the first check that fails.
     pub(crate) fn check(&self) -> Result<(), Refusal> {
         let version = self.version();
         if !(2..=5).contains(&version) {
@@ -156,7 +164,7 @@ impl Report {
         if bit(18) {
             return Err(Refusal::Migratable);
         }
-        // Bit 17 is always one; from 26 on nothing is defined.
+        // Bit 17 is always one. No bit is defined from 26 on.
         if !bit(17) || policy >> 26 != 0 {
             return Err(Refusal::ReservedBits { what: "the guest's policy" });
         }
@@ -171,7 +179,7 @@ impl Report {
         let zero = |range: std::ops::Range<usize>| {
             self.signed.get(range).is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0))
         };
-        // Author key, masked chip, the kind of key: from bit 5 on nothing is defined.
+        // Author key, masked chip, kind of key. No bit is defined from 5 on.
         if self.number(0x48) >> 5 != 0 || !ranges.into_iter().all(zero) {
             return Err(Refusal::ReservedBits { what: WHAT });
         }

@@ -1,4 +1,4 @@
-//! A report against its certificate, and that against pinned roots.
+//! Verifies a report against its certificate, and the certificate against pinned roots.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
@@ -12,19 +12,19 @@ use crate::refusal::Refusal;
 use crate::roots::{AmdRoot, Roots};
 
 const LEAF: &str = "the certificate of the chip's key";
-/// What chip tags are made with, so that they are of no use elsewhere.
+/// Prefix of the hash that makes chip tags, so that a tag is of no use elsewhere.
 const CHIP: &[u8] = b"openrelay chip of AMD\0";
 
-/// The chain above a leaf.
+/// The certificate chain above a leaf.
 struct Chain<'a> {
     product: Product,
     ark: Read,
-    /// ASK, or ASVK.
+    /// The ASK or ASVK.
     authority: Read,
     root: &'a AmdRoot,
 }
 
-/// Examines a report that has passed [`Report::check`].
+/// Examines a report that passed [`Report::check`].
 pub(crate) fn examine(
     report: &Report,
     collateral: Option<&AmdCollateral>,
@@ -66,7 +66,7 @@ pub(crate) fn examine(
 }
 
 impl<'a> Chain<'a> {
-    /// The pinned chain above a leaf, by its issuer's name.
+    /// Finds the pinned chain above a leaf by its issuer's name.
     fn above(leaf: &Read, kind: KeyKind, roots: &'a Roots) -> Result<Self, Refusal> {
         for root in &roots.amd {
             let Some(product) = Product::called(root.product) else { continue };
@@ -84,7 +84,7 @@ impl<'a> Chain<'a> {
     }
 }
 
-/// Whether the certificate is of this report's firmware and chip.
+/// Checks that the certificate is for this report's firmware and chip.
 fn fits(report: &Report, leaf: &Read, kind: KeyKind, product: Product) -> Result<(), Refusal> {
     if !leaf.is_for(product)? {
         return Err(Refusal::OtherProduct { found: product.name(), certified: "another one" });
@@ -103,13 +103,14 @@ fn fits(report: &Report, leaf: &Read, kind: KeyKind, product: Product) -> Result
     if kind == KeyKind::Vlek {
         return Ok(());
     }
-    // The machine's owner may hide the chip in the report (MASK_CHIP_ID), which then has zeros; its certificate names
-    // it all the same.
+    // The machine's owner may mask the chip ID in the report (MASK_CHIP_ID), which then has zeros. The certificate
+    // names the chip anyway.
     let (chip, certified) = (report.chip_id(), certified_chip(leaf)?);
     if chip == certified || chip == [0; 64] { Ok(()) } else { Err(Refusal::OtherChip) }
 }
 
-/// The chip that a VCEK is of. From Turin on the number has eight bytes, which reports pad with zeros.
+/// Returns the ID of the chip that a VCEK certificate is for. From Turin on the ID has 8 bytes; reports pad it with
+/// zeros.
 fn certified_chip(leaf: &Read) -> Result<[u8; 64], Refusal> {
     let id = leaf.hardware_id()?.filter(|id| [8, 64].contains(&id.len())).ok_or(Refusal::OtherChip)?;
     let mut chip = [0; 64];
@@ -149,7 +150,7 @@ fn facts(
         ("current_version", 0x1e8, 3),
         ("committed_version", 0x1ec, 3),
     ];
-    // Bits of mitigations that a bulletin lists, from version 5 on.
+    // Mitigation bits, which a bulletin lists, from version 5 on.
     let mitigations = [("launch_mit_vector", 0x1f8, 8), ("current_mit_vector", 0x200, 8)];
     let mitigations = mitigations.into_iter().filter(|_| report.version() >= 5);
     for (name, at, length) in whole.into_iter().chain(mitigations) {

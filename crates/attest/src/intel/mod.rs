@@ -1,8 +1,8 @@
-//! Quotes of Intel SGX and TDX: versions 3, 4 and 5.
+//! Intel SGX and TDX quotes, versions 3, 4 and 5.
 //!
-//! Owns their layout, what must be true of any that is believed, and the way through `dcap-qvl`, which is given a quote
-//! that was built anew from strict evidence and pinned certificates, never the bytes that somebody sent. Source: Intel
-//! SGX ECDSA Quote Library API (quote 3), TDX DCAP Quote 4 and 5; TDX Module ABI (348551).
+//! Owns their layout, the checks that apply to every quote, and the use of `dcap-qvl`. The library never gets the
+//! bytes that somebody sent. It gets a quote that is rebuilt from strictly parsed evidence and pinned certificates.
+//! Source: Intel SGX ECDSA Quote Library API (quote 3), TDX DCAP Quote 4 and 5; TDX Module ABI (348551).
 
 mod reasons;
 mod signatures;
@@ -20,33 +20,33 @@ const ENCLAVE_REPORT: usize = 384;
 const TD_REPORT: usize = 584;
 const TD_REPORT_15: usize = 648;
 const TD_REPORT_15_EX: usize = 885;
-/// Body type and size, in version 5.
+/// Length of body type and body size, in version 5, in bytes.
 const BODY_HEAD: usize = 6;
 const ECDSA_P256: u16 = 2;
-/// Source: Intel's own quoting enclaves, as quotes name them.
+/// Vendor ID of Intel's quoting enclaves. Source: quotes of those enclaves.
 const INTEL_VENDOR: [u8; 16] =
     [0x93, 0x9a, 0x72, 0x33, 0xf7, 0x9c, 0x4c, 0xa9, 0x94, 0x0a, 0x0d, 0xb3, 0x95, 0x7f, 0x06, 0x07];
 const WHAT: &str = "the quote";
 
-/// What a quote's body is.
+/// Layout of a quote's body.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Layout {
-    /// Version 3, an enclave.
+    /// Version 3, an SGX enclave.
     Sgx3,
     /// Version 4, a trust domain.
     Tdx4,
-    /// Version 5, a trust domain: 1.0, 1.5 or the extended 1.5.
+    /// Version 5, a trust domain: 1.0, 1.5 or extended 1.5.
     Tdx5(TdBody),
 }
 
-/// A trust domain's report in a quote of version 5, by its type 2, 3 or 4.
+/// A trust domain's report in a version 5 quote; body types 2, 3 and 4.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TdBody {
-    /// 584 bytes.
+    /// TDX 1.0, 584 bytes.
     Td10,
-    /// 648 bytes.
+    /// TDX 1.5, 648 bytes.
     Td15,
-    /// 885 bytes.
+    /// Extended TDX 1.5, 885 bytes.
     Td15Ex,
 }
 
@@ -63,37 +63,37 @@ impl TdBody {
 /// A quote.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Quote {
-    /// What its body is.
+    /// Layout of the body.
     pub layout: Layout,
     /// Header and body, as signed.
     pub signed: Vec<u8>,
-    /// The signature over them: r and s.
+    /// Signature over header and body: r and s.
     pub signature: [u8; 64],
-    /// The key that signed, P-256: x and y.
+    /// Signing key, P-256: x and y.
     pub attestation_key: [u8; 64],
-    /// The quoting enclave's report, which names that key.
+    /// The quoting enclave's report, which certifies the signing key.
     pub qe_report: [u8; ENCLAVE_REPORT],
-    /// The signature over that report, by the machine's key.
+    /// Signature over that report, by the machine's key.
     pub qe_signature: [u8; 64],
-    /// What else the quoting enclave's report is over.
+    /// Authentication data, which the quoting enclave's report also covers.
     pub qe_authentication: [u8; 32],
-    /// The certificate of the machine's key, DER.
+    /// Certificate of the machine's key, DER.
     pub certificate: Vec<u8>,
 }
 
-/// What stands before the processor model in a PCK certificate: its identifier, and an octet string of six bytes.
-/// Source: Intel SGX PCK Certificate and CRL Profile, 1.3.5.
+/// Bytes before the processor model in a PCK certificate: its object identifier, and the head of a 6-byte octet
+/// string. Source: Intel SGX PCK Certificate and CRL Profile, 1.3.5.
 const FMSPC: [u8; 14] = [0x06, 0x0a, 0x2a, 0x86, 0x48, 0x86, 0xf8, 0x4d, 0x01, 0x0d, 0x01, 0x04, 0x04, 0x06];
 
 impl Quote {
-    /// The model of the processor (FMSPC) in hexadecimal digits, by the words of the quote's certificate, which decide
-    /// nothing.
+    /// Returns the processor model (FMSPC) that the quote's certificate claims, in hexadecimal digits. The claim
+    /// decides nothing.
     pub fn model(&self) -> Option<String> {
         let found = self.certificate.windows(FMSPC.len() + 6).find_map(|bytes| bytes.strip_prefix(&FMSPC));
         found.map(crate::json::to_hex)
     }
 
-    /// What the signed part is, by its own word; it must have exactly the length of that.
+    /// Returns the layout that the signed part claims, whose length must match that layout exactly.
     pub(crate) fn layout_of(signed: &[u8]) -> Result<Layout, Refusal> {
         let layout = Self::layout_in(signed)?;
         let mut cursor = Cursor::new(signed, WHAT);
@@ -102,7 +102,7 @@ impl Quote {
         Ok(layout)
     }
 
-    /// What the quote at the beginning of these bytes is, by its own word.
+    /// Returns the layout that the quote at the start of these bytes claims.
     pub(crate) fn layout_in(bytes: &[u8]) -> Result<Layout, Refusal> {
         let mut header = Cursor::new(bytes, WHAT);
         let (version, key_type, tee) = (header.u16_le()?, header.u16_le()?, header.u32_le()?);
@@ -123,31 +123,31 @@ impl Quote {
                     2 => TdBody::Td10,
                     3 => TdBody::Td15,
                     4 => TdBody::Td15Ex,
-                    other => return Err(Refusal::UnsupportedVersion { what: "bodies", found: other.into() }),
+                    other => return Err(Refusal::UnsupportedVersion { what: "quote bodies", found: other.into() }),
                 };
                 if usize::try_from(size) != Ok(found.length()) {
                     return Err(Refusal::NotCanonical { what: WHAT });
                 }
                 Ok(Layout::Tdx5(found))
             }
-            // SGX in quotes of version 4 and 5 is nowhere in use.
+            // No deployment uses SGX in version 4 or 5 quotes.
             (3..=5, 0 | 0x81) => Err(Refusal::UnsupportedVersion { what: "quotes", found: version.into() }),
             (3..=5, _) => Err(Refusal::NotEvidence),
             _ => Err(Refusal::UnsupportedVersion { what: "quotes", found: version.into() }),
         }
     }
 
-    /// The body, without what stands before it.
+    /// Returns the body without the bytes before it.
     fn body(&self) -> &[u8] {
         self.signed.get(self.signed.len().saturating_sub(self.layout.body())..).unwrap_or(&[])
     }
 
-    /// A field of the body, whose layout has been found to be there.
+    /// Returns a field of the body. The body's length was already checked against its layout.
     fn field<const N: usize>(&self, at: usize) -> [u8; N] {
         self.body().get(at..).and_then(<[u8]>::first_chunk).copied().unwrap_or([0; N])
     }
 
-    /// The kind of environment, as Intel's TCB info calls it.
+    /// Returns the platform, in the term of Intel's TCB info.
     pub const fn environment(&self) -> &'static str {
         match self.layout {
             Layout::Sgx3 => "SGX",
@@ -171,10 +171,10 @@ impl Quote {
         }
     }
 
-    /// What must be true of any quote that is believed, whoever signed it.
+    /// Makes the checks that apply to every quote, whoever signed it.
     ///
     /// # Errors
-    /// [`Refusal`].
+    /// [`Refusal`] of the first check that fails.
     pub(crate) fn check(&self) -> Result<(), Refusal> {
         match self.layout {
             Layout::Sgx3 => self.check_enclave(),
@@ -213,8 +213,8 @@ impl Quote {
         if attributes & bits(29..=29) != 0 {
             return Err(Refusal::Migratable);
         }
-        // Of service domains that are bound to it: as a measurement, and from the extended report on as a hash of what
-        // they are now.
+        // Fields of bound service domains: their measurement and, in the extended report, a hash of their current
+        // state.
         let of_others: &[usize] = match self.layout {
             Layout::Tdx5(TdBody::Td15Ex) => &[600, 829],
             Layout::Tdx5(TdBody::Td15) => &[600],
@@ -227,7 +227,7 @@ impl Quote {
         if attributes & bits(28..=28) == 0 {
             return Err(Refusal::SeptVe);
         }
-        // Source: TDX Module ABI (348551-008), table 3.23: what must be zero.
+        // Bits that must be zero. Source: TDX Module ABI (348551-008), table 3.23.
         let reserved = [1..=3, 7..=15, 23..=26, 32..=61].map(bits).iter().sum::<u64>();
         if attributes & reserved != 0 {
             return Err(Refusal::ReservedBits { what: "the trust domain's attributes" });
@@ -241,7 +241,7 @@ fn is_zero(bytes: &[u8]) -> bool {
 }
 
 impl Layout {
-    /// Bytes of the body.
+    /// Returns the length of the body, in bytes.
     const fn body(self) -> usize {
         match self {
             Self::Sgx3 => ENCLAVE_REPORT,
@@ -250,7 +250,7 @@ impl Layout {
         }
     }
 
-    /// Bytes of what is signed.
+    /// Returns the length of the signed part, in bytes.
     pub(crate) const fn signed(self) -> usize {
         match self {
             Self::Sgx3 | Self::Tdx4 => HEADER + self.body(),

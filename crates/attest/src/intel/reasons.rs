@@ -1,24 +1,24 @@
-//! What `dcap-qvl` refuses, by its words.
+//! Maps errors of `dcap-qvl` to refusals.
 //!
-//! Owns the table. The library tells its errors apart by text alone, which is why the workspace holds it to one exact release; what the table does not know becomes
-//! [`Refusal::Other`], and is refused all the same.
+//! Owns the table. The library distinguishes its errors by their text alone, so the workspace pins one exact release.
+//! An error that is not in the table becomes [`Refusal::Other`]; the quote is refused all the same.
 
 use crate::refusal::Refusal;
 
 const PCK: &str = "the certificate of the machine's key";
 
-/// The refusal that an error of the library stands for.
+/// Returns the refusal that an error of the library stands for.
 pub(super) fn refusal(error: &dcap_error::Chain) -> Refusal {
     let text = error.0.as_str();
     let has = |words: &str| text.contains(words);
     let begins = |words: &str| text.starts_with(words);
-    // What was not signed is quoted in these: nothing after their first words may choose the code.
+    // These errors quote unsigned text, so only their first words may choose the code.
     if begins("Failed to decode TcbInfo") {
-        return Refusal::TcbInfo("it does not read as Intel's version 3, which is the one that is read".into());
+        return Refusal::TcbInfo("it is malformed, or not version 3, which is the only supported one".into());
     } else if begins("Failed to decode QeIdentity") {
-        return Refusal::QeIdentity("it does not read".into());
+        return Refusal::QeIdentity("it is malformed".into());
     } else if begins("Failed to parse certs") || begins("Too many intermediate certificates") {
-        return Refusal::MalformedCollateral("a chain of certificates does not read".into());
+        return Refusal::MalformedCollateral("a certificate chain is malformed".into());
     }
     if has("TCB status is invalid: Revoked") {
         Refusal::TcbRevoked
@@ -29,7 +29,7 @@ pub(super) fn refusal(error: &dcap_error::Chain) -> Refusal {
     } else if has("TDX module") {
         Refusal::TdxModule(text.to_owned())
     } else if has("non-TDX TCB info") || has("non-SGX TCB info") {
-        Refusal::TcbInfo("it is for the other kind of environment".into())
+        Refusal::TcbInfo("it is for the other platform".into())
     } else if has("CertRevoked") {
         Refusal::Revoked { what: "a certificate of the chain" }
     } else if has("CrlExpired") || has("CRL") && has("expired") {
@@ -79,13 +79,13 @@ pub(super) fn refusal(error: &dcap_error::Chain) -> Refusal {
     }
 }
 
-/// Errors of the library as text, all causes after each other.
+/// Error texts of the library, including all causes.
 pub(super) mod dcap_error {
-    /// The text.
+    /// The text of an error and its causes.
     pub(crate) struct Chain(pub(crate) String);
 
     impl Chain {
-        /// Of anything that prints its causes in its alternate form.
+        /// Formats an error that prints its causes in its alternate form.
         pub(crate) fn of(error: &impl std::fmt::Display) -> Self {
             Self(format!("{error:#}"))
         }
@@ -96,9 +96,9 @@ pub(super) mod dcap_error {
 mod tests {
     use super::*;
 
-    /// Of the words in a row each alone gives the code; nothing that is quoted after the first words does.
+    /// Each phrase of a row gives the row's code alone. Text that is quoted after the first words does not.
     #[test]
-    fn each_of_the_librarys_words_has_its_code() {
+    fn each_phrase_of_the_library_gives_its_code() {
         let rows: [(&str, &[&str]); 22] = [
             ("tcb-info", &["Failed to decode TcbInfo: Fmspc mismatch", "non-TDX TCB info", "non-SGX TCB info"]),
             ("qe-identity", &["Failed to decode QeIdentity: CertRevoked"]),

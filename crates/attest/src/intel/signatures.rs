@@ -1,8 +1,8 @@
-//! The signatures of a quote, from the machine's certificate down, without Intel's collateral.
+//! Checks the signatures of a quote from the machine's certificate down, without Intel's collateral.
 //!
-//! Owns what a mirror and a validator can check before they have collateral for a model: that a pinned authority has
-//! signed the machine's certificate, and so the model in it. A verdict needs [`super::verify`], which looks at all of
-//! it again.
+//! Owns what a mirror or validator can check before it has collateral for a processor model: a pinned authority signed
+//! the machine's certificate, and with it the model. This never leads to a verdict. A verdict needs [`super::verify`],
+//! which checks all of it again.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
@@ -14,7 +14,7 @@ use super::verify::{PCK, issuer_of, read};
 use crate::refusal::Refusal;
 use crate::roots::Roots;
 
-/// Where an enclave's report has its report data.
+/// Position of the report data in an enclave's report.
 const REPORT_DATA: std::ops::Range<usize> = 320..352;
 
 /// Checks the signatures of a quote.
@@ -40,7 +40,7 @@ pub(crate) fn check(quote: &Quote, roots: &Roots) -> Result<(), Refusal> {
         .map_err(|_| Refusal::Signature)
 }
 
-/// The public key of a certificate, as the algorithm of its signatures takes it.
+/// Returns the public key of a certificate, in the form that its signature algorithm takes.
 fn key(certificate: &Certificate) -> Result<&[u8], Refusal> {
     let info = certificate.tbs_certificate().subject_public_key_info();
     let missing = || Refusal::MalformedCertificate { what: PCK, why: "its key is malformed".into() };

@@ -1,4 +1,4 @@
-//! A quote against its certificate and Intel's collateral.
+//! Verifies a quote against its certificate and Intel's collateral.
 
 use aws_lc_rs::digest::{SHA256, SHA384, digest};
 use dcap_qvl::QuotePolicy;
@@ -19,10 +19,10 @@ use crate::refusal::Refusal;
 use crate::roots::Roots;
 
 pub(super) const PCK: &str = "the certificate of the machine's key";
-/// What chip tags are made with, so that they are of no use elsewhere.
+/// Prefix of the hash that makes chip tags, so that a tag is of no use elsewhere.
 const CHIP: &[u8] = b"openrelay chip of Intel\0";
 
-/// The library's parts, with the cryptography of the rest of this project.
+/// Configuration of the library that uses this project's cryptography, aws-lc.
 struct AwsLc;
 
 impl Config for AwsLc {
@@ -49,7 +49,7 @@ impl CryptoProvider for AwsLc {
     }
 }
 
-/// Examines a quote that has passed [`Quote::check`].
+/// Examines a quote that passed [`Quote::check`].
 pub(crate) fn examine(quote: &Quote, collateral: &IntelCollateral, roots: &Roots, now: u64) -> Result<Facts, Refusal> {
     let chain = chain_above(&quote.certificate, roots)?;
     let policy = QuotePolicy::claims_only(now);
@@ -60,7 +60,7 @@ pub(crate) fn examine(quote: &Quote, collateral: &IntelCollateral, roots: &Roots
         &policy,
     );
     let claims = verified.map_err(|error| refusal(&dcap_error::Chain::of(&error)))?;
-    // Of lists the library looks only at their end.
+    // The library checks only the end of a revocation list's validity.
     if claims.latest_issue_date > now {
         return Err(Refusal::NotYetValid { what: "the collateral" });
     }
@@ -73,7 +73,7 @@ pub(crate) fn examine(quote: &Quote, collateral: &IntelCollateral, roots: &Roots
     Ok(facts(quote, &claims, roots.simulated))
 }
 
-/// The chain of certificates above the leaf, in PEM: from pinned certificates alone.
+/// Returns the PEM certificate chain above the leaf, made of pinned certificates only.
 fn chain_above(leaf: &[u8], roots: &Roots) -> Result<String, Refusal> {
     let authority = issuer_of(&read(leaf, PCK)?, leaf, roots)?;
     Ok([leaf, authority, &roots.intel].map(|bytes| to_pem("CERTIFICATE", bytes)).concat())
@@ -83,7 +83,7 @@ pub(super) fn read(bytes: &[u8], what: &'static str) -> Result<Certificate, Refu
     Certificate::from_der(bytes).map_err(|error| Refusal::MalformedCertificate { what, why: error.to_string() })
 }
 
-/// The pinned certificate that has the name of the leaf's issuer; the leaf must be the only encoding of its content.
+/// Returns the pinned certificate whose subject is the leaf's issuer. The leaf must be canonically encoded.
 pub(super) fn issuer_of<'a>(certificate: &Certificate, leaf: &[u8], roots: &'a Roots) -> Result<&'a [u8], Refusal> {
     if certificate.to_der().ok().as_deref() != Some(leaf) {
         return Err(Refusal::NotCanonical { what: PCK });
@@ -98,14 +98,15 @@ pub(super) fn issuer_of<'a>(certificate: &Certificate, leaf: &[u8], roots: &'a R
 }
 
 impl Quote {
-    /// The quote as the vendor writes it, but for the chain of certificates, which is handed over beside it.
+    /// Returns the quote in the vendor's encoding, but without its certificate chain, which the library takes
+    /// separately.
     fn as_vendor_writes(&self) -> Vec<u8> {
         let mut qe = Vec::new();
         qe.extend_from_slice(&self.qe_report);
         qe.extend_from_slice(&self.qe_signature);
         qe.extend_from_slice(&32u16.to_le_bytes());
         qe.extend_from_slice(&self.qe_authentication);
-        // A chain of no certificates.
+        // An empty certificate chain.
         qe.extend_from_slice(&5u16.to_le_bytes());
         qe.extend_from_slice(&0u32.to_le_bytes());
         let mut data = [&self.signature[..], &self.attestation_key].concat();
@@ -119,7 +120,7 @@ impl Quote {
 }
 
 fn length(bytes: &[u8]) -> [u8; 4] {
-    // A few hundred bytes.
+    // The length is a few hundred bytes.
     u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes()
 }
 
@@ -193,9 +194,9 @@ mod tests {
     use super::*;
     use crate::json::to_hex;
 
-    /// Source: FIPS 180-4's examples, of "abc".
+    /// Source: FIPS 180-4, examples for "abc".
     #[test]
-    fn hashes_are_those_of_the_standard() {
+    fn hashes_match_fips_180_4() {
         let short = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         let long = "cb00753f45a35e8bb5a03d699ac65007272c32ab0eded1631a8b605a43ff5bed8086072ba1e7cc2358baeca134c825a7";
         assert_eq!((to_hex(&AwsLc::sha256(b"abc")).as_str(), to_hex(&AwsLc::sha384(b"abc")).as_str()), (short, long));

@@ -1,4 +1,4 @@
-//! Files of evidence, good and bad.
+//! Evidence files, good and bad.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
 
 use super::*;
@@ -13,7 +13,8 @@ fn staple(relay_id: u64, block_height: u64) -> Staple {
     Staple { evidence, binding }
 }
 
-/// A file of so many relays, of which each seventh is silent, bound to this block.
+/// Returns a file of `relays` relays, of which every seventh is silent; the others' evidence names the block at
+/// `height`.
 fn file(relays: u64, height: u64) -> AttestationFile {
     AttestationFile {
         bundle: vec![6; 500],
@@ -23,7 +24,7 @@ fn file(relays: u64, height: u64) -> AttestationFile {
     }
 }
 
-/// The head, and each page with its length.
+/// Splits a file into its head and its pages, each with its length.
 fn cut_up(file: &[u8]) -> (Vec<u8>, Vec<Vec<u8>>) {
     let number = |at: usize| u32::from_be_bytes(*file[at..].first_chunk().unwrap()) as usize;
     let index = 28 + number(24) + 4;
@@ -42,7 +43,7 @@ fn put_together(head: &[u8], pages: &[Vec<u8>]) -> Vec<u8> {
     [head, &pages.concat()].concat()
 }
 
-/// What a reader takes from these bytes, as it would from a network: the relays of good pages, and the faults.
+/// Returns what a reader takes from these bytes, as from a network: the relays of good pages, and the faults.
 fn read(bytes: &[u8]) -> Result<(Vec<u64>, Vec<PageFault>), FileError> {
     let (mut reader, mut rest, mut relays, mut faults) = (Reader::default(), bytes, Vec::new(), Vec::new());
     let mut take = |part: Option<Part>| match part {
@@ -61,7 +62,7 @@ fn read(bytes: &[u8]) -> Result<(Vec<u64>, Vec<PageFault>), FileError> {
 }
 
 #[test]
-fn every_number_of_relays_reads_back() {
+fn encoded_file_decodes_for_any_number_of_relays() {
     for relays in [0, 1, 6, 7, 63, 64, 65, 128, 300] {
         let (file, all) = (file(relays, 256), (1..=relays).collect::<Vec<_>>());
         let bytes = file.encode();
@@ -72,13 +73,13 @@ fn every_number_of_relays_reads_back() {
 }
 
 #[test]
-fn staples_of_a_relay_keep_their_order_and_are_no_more_than_there_are_places() {
+fn staples_of_a_relay_keep_their_order_and_surplus_ones_are_dropped() {
     let all: Vec<Staple> = [3, 1, 2, 9, 8, 7, 6, 5, 4, 11, 10, 12].map(|height| staple(5, height)).to_vec();
     let mixed = all.iter().cloned().chain([staple(1, 1)]).collect();
     let written = AttestationFile { staples: mixed, ..AttestationFile::default() }.encode();
     let read = AttestationFile::decode(&written).unwrap().staples;
     assert_eq!((read[0].clone(), &read[1..]), (staple(1, 1), &all[..MAX_PLACES]));
-    // The largest page: its last relay has as many staples as there can be, each as large as one can be.
+    // The largest page: every relay has the maximum number of staples, each of the maximum size.
     let large = |relay_id: u64, height| {
         let mut one = staple(relay_id, height);
         let Evidence::Amd(report) = &mut one.evidence else { panic!("not AMD's") };
@@ -92,7 +93,7 @@ fn staples_of_a_relay_keep_their_order_and_are_no_more_than_there_are_places() {
 }
 
 #[test]
-fn no_truncation_and_no_flipped_bit_passes() {
+fn truncated_file_or_flipped_bit_is_refused() {
     let bytes = file(3, 256).encode();
     for end in 0..bytes.len() {
         assert!(AttestationFile::decode(&bytes[..end]).is_err(), "{end}");
@@ -107,7 +108,8 @@ fn no_truncation_and_no_flipped_bit_passes() {
     }
 }
 
-/// Entries of one relay, as whoever names them in the head of his own file may write them.
+/// Returns a file with these entries for one relay. A malicious source could write it, because it also writes the head
+/// that lists their hash.
 fn written(relay_id: u64, entries: &[u8]) -> Vec<u8> {
     let common = AttestationFile::default().encode_common();
     let mut head = [HEAD, &u32::try_from(common.len()).unwrap().to_be_bytes(), &common].concat();
@@ -119,7 +121,7 @@ fn written(relay_id: u64, entries: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn bad_page_costs_only_itself_and_is_told_apart() {
+fn bad_page_costs_only_itself_and_its_fault_is_named() {
     let good = file(300, 256).encode();
     let (head, pages) = cut_up(&good);
     let other = cut_up(&file(300, 512).encode()).1;
@@ -129,7 +131,7 @@ fn bad_page_costs_only_itself_and_is_told_apart() {
         put_together(&head, &pages)
     };
     let oversized = [&u32::try_from(MAX_PAGE + 1).unwrap().to_be_bytes()[..], &vec![0; MAX_PAGE + 1]].concat();
-    // The place of the fault, what it is, and how many relays it costs.
+    // Position of the fault, the fault, and the number of relays that it costs.
     let rows: [(&str, usize, PageError, usize, Vec<u8>); 9] = [
         ("a byte changed", 1, PageError::Different, 64, with(&|pages| pages[1][50] ^= 1)),
         ("a page of another file", 2, PageError::OtherFile, 64, with(&|pages| pages[2] = other[2].clone())),
@@ -149,13 +151,13 @@ fn bad_page_costs_only_itself_and_is_told_apart() {
         assert_eq!(relays.len(), 300 - lost, "{name}");
         assert_eq!(AttestationFile::decode(&bytes), Err(FileError::Page(faults[0].clone())), "{name}");
     }
-    // A page whose length is too short takes those behind it along, but none before it.
+    // A page whose length field is too small also costs the pages after it, but none before it.
     let (relays, faults) = read(&with(&|pages| pages[1][3] ^= 1)).unwrap();
     assert!(relays.starts_with(&(1..=64).collect::<Vec<_>>()) && !faults.is_empty());
 }
 
 #[test]
-fn entries_that_their_source_names_itself_must_still_read() {
+fn malformed_entries_with_a_matching_hash_are_refused() {
     let entry = |staples: &[Staple]| {
         let mut out = vec![u8::try_from(staples.len()).unwrap()];
         staples.iter().for_each(|staple| put(&mut out, &staple.encode(), 2));
@@ -170,7 +172,7 @@ fn entries_that_their_source_names_itself_must_still_read() {
     let many = vec![staple(3, 1); MAX_PLACES + 1];
     assert_eq!(fault(&entry(&many)), PageError::TooManyStaples { relay_id: 3, count: MAX_PLACES + 1 });
     let code = |entries: &[u8]| {
-        let PageError::Malformed(refusal) = fault(entries) else { panic!("it reads, or is bad otherwise") };
+        let PageError::Malformed(refusal) = fault(entries) else { panic!("it is well-formed, or bad in another way") };
         refusal.code()
     };
     assert_eq!(code(&[]), "truncated");
@@ -181,7 +183,7 @@ fn entries_that_their_source_names_itself_must_still_read() {
 }
 
 #[test]
-fn head_that_is_bad_ends_the_file() {
+fn bad_head_makes_the_file_unusable() {
     let bytes = file(70, 256).encode();
     let index = cut_up(&bytes).0.len() - 2 * 32 - 70 * 8;
     let changed = |at: usize, with: &[u8]| {
@@ -199,14 +201,14 @@ fn head_that_is_bad_ends_the_file() {
     assert!(matches!(changed(28, &[0, 0, 0, 1]), Err(FileError::Common(_))));
     assert_eq!(read(&bytes[..index]), Err(FileError::Truncated));
     assert_eq!(read(&[]), Err(FileError::Truncated));
-    // Any other change of the head gives the file another name, and no page of it can be used.
+    // Any other change of the head changes the file's hash, so no page can be used.
     let (relays, faults) = changed(40, &[9]).unwrap();
     assert_eq!((relays.len(), faults.len()), (0, 2));
     assert!(faults.iter().all(|fault| fault.error == PageError::OtherFile));
 }
 
 #[test]
-fn endless_pages_are_not_read_and_a_hundred_thousand_relays_fit() {
+fn endless_pages_are_not_read_and_100000_relays_fit() {
     let bytes = file(3, 256).encode();
     let mut endless = bytes.clone();
     endless.resize(1 << 20, 0);

@@ -1,9 +1,9 @@
-//! A flash unit with a store of variables: boot entries and drivers that name a host's program.
+//! A flash unit with a variable store: boot entries and drivers that name a host's program.
 //!
 //! Source: PI specification, volume 3, section 3.2.1; UEFI specification, sections 3.1.3 and 3.3; edk2,
 //! MdeModulePkg/Include/Guid/VariableFormat.h.
 
-/// Sizes of OVMF's unit of variables, of its store, and of a block, in bytes.
+/// Sizes of OVMF's variable unit, of its store, and of a block, in bytes.
 const UNIT: usize = 0x8_4000;
 const STORE: usize = 0x4_0000;
 const BLOCK: usize = 0x1000;
@@ -18,12 +18,14 @@ const AUTHENTICATED: [u8; 16] =
 const GLOBAL: [u8; 16] =
     [0x61, 0xdf, 0xe4, 0x8b, 0xca, 0x93, 0xd2, 0x11, 0xaa, 0x0d, 0x00, 0xe0, 0x98, 0x03, 0x2b, 0x8c];
 
-/// A unit that was never written.
+/// Returns a unit that was never written.
 pub(super) fn erased() -> Vec<u8> {
     vec![0xff; UNIT]
 }
 
-/// A unit whose entries load the program at this path of any file system: as a driver, next, and first of all.
+/// Returns a unit whose entries load the program at this path from any file system.
+///
+/// They load it as a driver, as the next boot, and as the first boot entry.
 pub(super) fn with_entries(path: &str) -> Vec<u8> {
     let entry = entry(path);
     let first = [0, 0];
@@ -47,7 +49,7 @@ fn volume() -> Vec<u8> {
     out.extend(SYSTEM_STORE);
     out.extend(u64::try_from(UNIT).unwrap_or(0).to_le_bytes());
     out.extend(b"_FVH");
-    // Attributes; length of this header; its sum; no further header; revision 2.
+    // Attributes; length of this header; its checksum; no further header; revision 2.
     out.extend(0x4_feffu32.to_le_bytes());
     out.extend(u16::try_from(HEADER).unwrap_or(0).to_le_bytes());
     out.extend([0, 0, 0, 0, 0, 2]);
@@ -68,7 +70,7 @@ fn variable(name: &str, data: &[u8]) -> Vec<u8> {
     let name = text(name);
     let mut out = vec![0xaa, 0x55, 0x3f, 0];
     out.extend(ATTRIBUTES.to_le_bytes());
-    // Count, time and key of variables that are signed.
+    // Count, time and key of signed variables.
     out.extend([0; 8 + 16 + 4]);
     for length in [name.len(), data.len()] {
         out.extend(u32::try_from(length).unwrap_or(0).to_le_bytes());
@@ -79,7 +81,7 @@ fn variable(name: &str, data: &[u8]) -> Vec<u8> {
     out
 }
 
-/// An active load option with a path of a file alone.
+/// Returns an active load option that contains only a file path.
 fn entry(path: &str) -> Vec<u8> {
     let path = text(path);
     let length = u16::try_from(path.len() + 4).unwrap_or(u16::MAX).to_le_bytes();
@@ -94,7 +96,7 @@ fn entry(path: &str) -> Vec<u8> {
     out
 }
 
-/// Words of 16 bits with a zero at the end.
+/// Returns UTF-16 words with a terminating zero.
 fn text(text: &str) -> Vec<u8> {
     text.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect()
 }
@@ -104,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_header_of_the_unit_has_a_sum_of_zero() {
+    fn unit_header_has_checksum_zero() {
         let unit = with_entries("\\HOST.EFI");
         assert_eq!(unit.len(), UNIT);
         let words = unit[..HEADER].chunks_exact(2).map(|word| u16::from_le_bytes([word[0], word[1]]));

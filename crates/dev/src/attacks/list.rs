@@ -1,4 +1,4 @@
-//! The attacks, each with the machine that it is tried on.
+//! The attacks, each with the machine on which it is tried.
 
 use std::ffi::OsString;
 use std::fs;
@@ -12,11 +12,11 @@ use super::run::Outcome;
 use super::{aml, flash};
 use crate::boot::{Parts, in_memory, in_option, item};
 
-/// Where the program of a host's boot entry is on a disk.
+/// Path of the host's boot-entry program on a disk.
 const PROGRAM: &str = "HOST/HOST.EFI";
-/// The card with an option ROM: its device, vendor and number.
+/// The card with an option ROM: its device name, vendor ID and device ID.
 const CARD: (&str, u16, u16) = ("e1000", 0x8086, 0x100e);
-/// Items that other firmware reads, with contents that mean something to it. With [`OTHER`] they are all.
+/// Items that other firmware reads, with contents that it would use. With [`OTHER`] the list is complete.
 const ITEMS: [(&str, &[u8]); 13] = [
     ("bootorder", b"/pci@i0cf8/scsi@3/disk@0,0\nHALT\n\0"),
     ("etc/boot-menu-wait", &[0xff; 2]),
@@ -33,30 +33,30 @@ const ITEMS: [(&str, &[u8]); 13] = [
     ("opt/org.tianocore/EFIShellSupport", b"yes"),
 ];
 
-/// An item with a program of the host's, beside those that the firmware reads.
+/// An item with a program of the host, besides those that the firmware reads.
 const OTHER: &str = "etc/boot/other";
 
-/// Which clock a machine has.
+/// The clock of a machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Clock {
     Right,
     Nonsense,
 }
 
-/// A machine, as a host sets it up.
+/// A machine, as a host configures it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Setup {
     pub(super) kernel: Option<PathBuf>,
     pub(super) initrd: Option<PathBuf>,
     pub(super) cmdline: Option<PathBuf>,
-    /// The table of hashes.
+    /// The hash table.
     pub(super) hashes: Option<PathBuf>,
-    /// A flash unit with variables; the firmware is in another one then.
+    /// A flash unit with variables. The firmware is then in another unit.
     pub(super) variables: Option<PathBuf>,
     pub(super) clock: Clock,
-    /// Whether the machine claims to wake up.
+    /// Whether the machine claims to resume.
     pub(super) resumes: bool,
-    /// More arguments of the emulator.
+    /// Further arguments of the emulator.
     pub(super) more: Vec<OsString>,
 }
 
@@ -71,29 +71,29 @@ impl Setup {
     }
 }
 
-/// An attack: the machine that the approved image must boot in, and what the host does to it.
+/// An attack: the machine in which the approved image must boot, and what the host changes.
 pub(super) struct Attack {
     pub(super) name: &'static str,
     pub(super) about: &'static str,
-    /// Whether nothing but a halt refuses it.
+    /// Whether only a halt counts as refusal.
     must_halt: bool,
     pub(super) control: fn(&Host) -> Setup,
     pub(super) attack: fn(&Host, Setup) -> Setup,
 }
 
 impl Attack {
-    /// Whether an outcome is what it must be.
+    /// Returns whether an outcome counts as refusal.
     pub(super) fn refused(&self, outcome: &Outcome) -> bool {
         *outcome == Outcome::Halted || !self.must_halt && *outcome == Outcome::Unharmed
     }
 
-    /// Whether the firmware starts what it must not start.
+    /// Returns whether the firmware started something that it must not start.
     pub(super) fn succeeds(&self, outcome: &Outcome) -> bool {
         *outcome == Outcome::HostCode || self.must_halt && *outcome == Outcome::Unharmed
     }
 }
 
-/// What a hostile host has: the approved parts, and files of its own.
+/// The files of a hostile host: the approved parts and its own.
 pub(super) struct Host {
     pub(super) parts: Parts,
     pub(super) dir: PathBuf,
@@ -109,7 +109,7 @@ impl Host {
         let cmdline = cmdline.strip_suffix(&[0]).unwrap_or(&cmdline);
         let cmdline = std::str::from_utf8(cmdline)?;
         let application = programs::application();
-        let begin = *initrd.first_chunk().context("the image's first file system is empty")?;
+        let begin = *initrd.first_chunk().context("the image's initrd is empty")?;
         let other = programs::initrd();
         let half = |bytes: &[u8]| bytes.get(..bytes.len() / 2).unwrap_or_default().to_vec();
         let longer = |bytes: &[u8]| [bytes, &[0; 4_096]].concat();
@@ -147,11 +147,11 @@ impl Host {
         for (number, (_, bytes)) in ITEMS.iter().enumerate() {
             fs::write(this.file(&format!("item-{number}")), bytes)?;
         }
-        // Larger than the machine's memory, and no file of this size on the disk.
+        // Larger than the machine's memory. The file is sparse, so it uses no disk space.
         fs::File::create(this.file("huge"))?.set_len(300 << 20)?;
         for (disk, program) in [("disk", "EFI/BOOT/BOOTX64.EFI"), ("entry-disk", PROGRAM), ("empty-disk", "README")] {
             let program = this.file(disk).join(program);
-            fs::create_dir_all(program.parent().context("it has a folder")?)?;
+            fs::create_dir_all(program.parent().context("the program has no folder")?)?;
             fs::write(program, &application)?;
         }
         Ok(this)
@@ -161,7 +161,7 @@ impl Host {
         self.dir.join(name)
     }
 
-    /// The machine as it should be.
+    /// Returns the approved machine.
     fn approved(&self) -> Setup {
         let parts = &self.parts;
         Setup {
@@ -176,7 +176,7 @@ impl Host {
         }
     }
 
-    /// A folder as the same disk on three controllers.
+    /// Returns arguments that attach a folder as the same disk on three controllers.
     fn disks(&self, folder: &str) -> Vec<String> {
         let folder = in_option(&self.file(folder));
         let drive = |name: &str| format!("if=none,id={name},format=raw,snapshot=on,file=fat:{folder}");
@@ -206,7 +206,7 @@ impl Host {
         all.chain(other).collect()
     }
 
-    /// The machine with files of this size in the place of what is approved.
+    /// Returns the machine with these files in place of approved parts.
     fn sized(&self, setup: Setup, kernel: Option<&str>, initrd: Option<&str>, cmdline: Option<&str>) -> Setup {
         let or = |file: Option<&str>, approved| file.map(|file| self.file(file)).or(approved);
         Setup {
@@ -231,7 +231,7 @@ const fn attack(
     Attack { name, about, must_halt: false, control, attack }
 }
 
-/// An attack after which no image may run, for what is approved is not what was given, or not within its bounds.
+/// An attack after which no image may run, because an approved part is missing, replaced or out of bounds.
 const fn wrong(name: &'static str, about: &'static str, attack: fn(&Host, Setup) -> Setup) -> Attack {
     Attack { name, about, must_halt: true, control: Host::approved, attack }
 }
@@ -277,7 +277,7 @@ pub(super) static ATTACKS: &[Attack] = &[
         host.page(setup, "page-cmdline")
     }),
     wrong("page-none", "a kernel and no page of hashes", |_, setup| Setup { hashes: None, ..setup }),
-    wrong("page-none-host", "a kernel of the host's and no page of hashes", |host, setup| Setup {
+    wrong("page-none-host", "a kernel of the host and no page of hashes", |host, setup| Setup {
         hashes: None,
         ..host.sized(setup, Some("host.efi"), None, None)
     }),
@@ -310,16 +310,13 @@ pub(super) static ATTACKS: &[Attack] = &[
         },
         |host, setup| Setup { variables: Some(host.file("variables")), ..setup.without_parts() },
     ),
-    attack(
-        "resume",
-        "a machine that claims to wake up, with a program in its memory",
-        Host::approved,
-        |host, setup| Setup { resumes: true, ..setup }.with(in_memory(&host.file("host.efi"), 0x0100_0000)),
-    ),
+    attack("resume", "a machine that claims to resume, with a program in its memory", Host::approved, |host, setup| {
+        Setup { resumes: true, ..setup }.with(in_memory(&host.file("host.efi"), 0x0100_0000))
+    }),
     attack("items", "every other item that firmware knows, with hostile contents", Host::approved, |host, setup| {
         setup.with(host.items())
     }),
-    attack("no-acpi", "a table loader of the host's", Host::approved, |host, setup| {
+    attack("no-acpi", "a table loader of the host", Host::approved, |host, setup| {
         let loader =
             [("etc/table-loader", "host.efi"), ("etc/acpi/tables", "print.aml"), ("etc/acpi/rsdp", "host.efi")];
         let loader = loader.map(|(name, file)| item(name, &host.file(file)));
@@ -335,9 +332,9 @@ pub(super) static ATTACKS: &[Attack] = &[
             .with(["-initrd".into(), host.file("host-initrd")])
             .with(["-append", &programs::cmdline()])
     }),
-    wrong("processors", "two hundred and fifty-five processors", |_, setup| setup.with(["-smp", "255"])),
+    wrong("processors", "255 processors", |_, setup| setup.with(["-smp", "255"])),
     wrong("kernel-half", "half of the kernel", |host, setup| host.sized(setup, Some("kernel-half"), None, None)),
-    wrong("kernel-longer", "the kernel with zeros behind it", |host, setup| {
+    wrong("kernel-longer", "the kernel with appended zeros", |host, setup| {
         host.sized(setup, Some("kernel-longer"), None, None)
     }),
     wrong("kernel-empty", "an empty kernel", |host, setup| host.sized(setup, Some("nothing"), None, None)),
@@ -345,7 +342,7 @@ pub(super) static ATTACKS: &[Attack] = &[
         host.sized(setup, Some("huge"), None, None)
     }),
     wrong("initrd-half", "half of the initrd", |host, setup| host.sized(setup, None, Some("initrd-half"), None)),
-    wrong("initrd-longer", "the initrd with zeros behind it", |host, setup| {
+    wrong("initrd-longer", "the initrd with appended zeros", |host, setup| {
         host.sized(setup, None, Some("initrd-longer"), None)
     }),
     wrong("initrd-none", "no initrd", |_, setup| Setup { initrd: None, ..setup }),

@@ -1,4 +1,4 @@
-//! What a hostile host wants to run: programs of a few bytes that print a line on the serial port.
+//! Programs that a hostile host wants to run: a few bytes each that print a line on the serial port.
 
 use anyhow::{Context as _, Result};
 use openrelay_image::newc::Tree;
@@ -12,14 +12,14 @@ const ALIGNMENT: usize = 0x200;
 /// Size of an option ROM, in bytes.
 const ROM: usize = 0x1_0000;
 
-/// What firmware takes an EFI program for.
+/// The kind of an EFI program, as firmware sees it.
 #[derive(Clone, Copy)]
 enum Kind {
     Application = 10,
     Driver = 11,
 }
 
-/// Machine code that prints the marker on the first serial port and then spins, at whatever address it is.
+/// Returns machine code that prints the marker on the first serial port and then spins. It runs at any address.
 fn printing() -> Vec<u8> {
     const LOOP: [u8; 29] = [
         0xac, // lodsb
@@ -44,11 +44,13 @@ fn printing() -> Vec<u8> {
     code
 }
 
-/// An EFI application that prints the marker.
+/// Returns an EFI application that prints the marker.
 pub(super) fn application() -> Vec<u8> {
     executable(Kind::Application)
 }
 
+/// Returns an EFI program that prints the marker.
+///
 /// Source: PE format (Microsoft), "COFF File Header", "Optional Header", "Section Table".
 fn executable(kind: Kind) -> Vec<u8> {
     let code = printing();
@@ -78,7 +80,7 @@ fn executable(kind: Kind) -> Vec<u8> {
     out
 }
 
-/// An option ROM for a card of this vendor and device: an EFI driver that prints the marker.
+/// Returns an option ROM for a card of this vendor and device: an EFI driver that prints the marker.
 ///
 /// Source: UEFI specification, section 14.4.2 "PCI Option ROMs".
 pub(super) fn option_rom(vendor: u16, device: u16) -> Vec<u8> {
@@ -93,12 +95,12 @@ pub(super) fn option_rom(vendor: u16, device: u16) -> Vec<u8> {
     out.extend(words16(&[blocks, 0, 0x8003, 0, 0]));
     out.resize(DRIVER_AT, 0);
     out.extend(driver);
-    // A ROM that is smaller than a page of memory is not read.
+    // Firmware ignores a ROM that is smaller than a memory page.
     out.resize(ROM, 0xff);
     out
 }
 
-/// A first file system whose first process prints the marker and then sleeps.
+/// Returns an initrd whose first process prints the marker and then sleeps.
 pub(super) fn initrd() -> Vec<u8> {
     let mut tree = Tree::default();
     tree.device("dev/console", 5, 1);
@@ -106,12 +108,14 @@ pub(super) fn initrd() -> Vec<u8> {
     tree.encode()
 }
 
+/// Returns a program that prints the marker and then sleeps.
+///
 /// Source: System V ABI, "ELF Header" and "Program Header".
 fn elf() -> Vec<u8> {
     const CODE_AT: u32 = 0x78;
     const BASE: u32 = 0x40_0000;
     let message = format!("\n{MARKER}\n");
-    // write(1, message, length), then pause() for ever.
+    // write(1, message, length), then pause() forever.
     let mut code = vec![0xb8, 1, 0, 0, 0, 0xbf, 1, 0, 0, 0, 0x48, 0x8d, 0x35, 16, 0, 0, 0, 0xba];
     code.extend(words32(&[u32::try_from(message.len()).unwrap_or(0)]));
     code.extend([0x0f, 0x05, 0xb8, 34, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xf7]);
@@ -121,26 +125,26 @@ fn elf() -> Vec<u8> {
     out.extend(words32(&[1, BASE + CODE_AT, 0, 0x40, 0, 0, 0, 0]));
     out.extend(words16(&[0x40, 0x38, 1, 0, 0, 0]));
     let size = CODE_AT + u32::try_from(code.len()).unwrap_or(0);
-    // One segment, readable and executable, which is the whole file.
+    // One readable and executable segment, which is the whole file.
     out.extend(words32(&[1, 5, 0, 0, BASE, 0, BASE, 0, size, 0, size, 0, 0x1000, 0]));
     out.extend(code);
     out
 }
 
-/// A command line with which a kernel prints the marker.
+/// Returns a command line with which a kernel prints the marker.
 pub(super) fn cmdline() -> String {
     format!("console=ttyS0 loglevel=7 {MARKER}")
 }
 
-/// An image with the same parts whose stub, wherever it is entered, prints the marker.
+/// Returns an image with the same parts whose stub prints the marker, wherever it is entered.
 pub(super) fn unified(image: &[u8]) -> Result<Vec<u8>> {
     const NOTHING: u8 = 0x90;
     let stub = pe::section(image, ".text")?;
-    let begin = stub.as_ptr().addr().checked_sub(image.as_ptr().addr()).context("the section is in the image")?;
+    let begin = stub.as_ptr().addr().checked_sub(image.as_ptr().addr()).context("the section is outside the image")?;
     let code = printing();
     let padding = stub.len().checked_sub(code.len()).context("the image's stub has no room for a program")?;
     let mut out = image.to_vec();
-    let place = out.get_mut(begin..begin + stub.len()).context("the section is in the image")?;
+    let place = out.get_mut(begin..begin + stub.len()).context("the section is outside the image")?;
     place.iter_mut().zip(std::iter::repeat_n(NOTHING, padding).chain(code)).for_each(|(byte, new)| *byte = new);
     Ok(out)
 }
@@ -167,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_process_prints_the_marker() {
+    fn first_process_prints_the_marker() {
         let path = std::env::temp_dir().join(format!("openrelay-attack-init-{}", std::process::id()));
         std::fs::write(&path, elf()).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
@@ -181,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn programs_are_executables_of_the_kind_that_firmware_loads() {
+    fn programs_have_the_subsystem_that_firmware_loads() {
         for (bytes, subsystem) in [(executable(Kind::Application), 10), (executable(Kind::Driver), 11)] {
             assert_eq!(bytes.len() % ALIGNMENT, 0);
             assert_eq!(bytes[0x40 + 24 + 68], subsystem);

@@ -1,4 +1,4 @@
-//! One boot of a machine, and what becomes of it.
+//! One boot of a machine, and its outcome.
 
 use std::path::Path;
 use std::process::Command;
@@ -12,32 +12,32 @@ use crate::boot::machine::Console;
 use crate::boot::monitor::{Monitor, halted};
 use crate::boot::{Machine, READY, TIE, in_memory, in_option, item, qemu};
 
-/// Time between two looks at the processors.
+/// Interval between two checks of the processors.
 const LOOK: Duration = Duration::from_millis(250);
-/// Time between two changes of the clock.
+/// Interval between two changes of the clock.
 const TICK: Duration = Duration::from_millis(10);
-/// How long a machine whose image has booted is still watched.
+/// Time for which a machine is watched after its image has booted.
 const AFTERWARDS: Duration = Duration::from_secs(1);
-/// How much of a console is kept, in bytes.
+/// Amount of console output that is kept, in bytes.
 const KEPT: usize = 2_000;
 
-/// What became of a boot.
+/// The outcome of a boot.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Outcome {
     /// All processors wait with interrupts disabled.
     Halted,
     /// The approved image has booted.
     Unharmed,
-    /// A program of the host's has run.
+    /// A program of the host has run.
     HostCode,
-    /// The emulator has ended, as after a reset or when the machine is switched off; with its status and console.
+    /// The emulator has ended, as after a reset or a power-off. Contains its status and console.
     Ended(String),
-    /// None of these within the time for a boot; with its console.
+    /// Nothing of this happened within the time limit. Contains the console.
     Undecided(String),
 }
 
 impl Outcome {
-    /// Its name in tables and JSON.
+    /// Returns the name in tables and JSON.
     pub(super) const fn word(&self) -> &'static str {
         match self {
             Self::Halted => "halted",
@@ -48,7 +48,7 @@ impl Outcome {
         }
     }
 
-    /// What the machine wrote, if that is all that is known.
+    /// Returns the console output where it is the only information.
     pub(super) fn console(&self) -> &str {
         match self {
             Self::Ended(console) | Self::Undecided(console) => console,
@@ -60,7 +60,7 @@ impl Outcome {
 /// Boots a machine and watches it until its outcome is known.
 ///
 /// # Errors
-/// When the emulator does not start or its monitor does not answer.
+/// Fails when the emulator does not start or its monitor does not answer.
 pub(super) fn boot(host: &Host, setup: &Setup, patience: Duration) -> Result<Outcome> {
     let socket = host.dir.join("monitor");
     let _ = std::fs::remove_file(&socket);
@@ -75,7 +75,7 @@ pub(super) fn boot(host: &Host, setup: &Setup, patience: Duration) -> Result<Out
     });
     let mut monitor = watched.with_context(|| {
         let complaints = std::fs::read_to_string(&complaints).unwrap_or_default();
-        format!("the machine does not start; the emulator says: {complaints}")
+        format!("the machine did not start; the emulator reports: {complaints}")
     })?;
     watch(&mut machine, &mut monitor, setup, patience)
 }
@@ -107,16 +107,16 @@ fn command(host: &Host, setup: &Setup, socket: &Path) -> Command {
     command
 }
 
-/// What a host does before the first instruction.
+/// Does what a host does before the first instruction.
 fn prepare(monitor: &mut Monitor, setup: &Setup) -> Result<()> {
     if setup.resumes {
-        // What firmware reads to know that the machine wakes up.
+        // The value from which firmware learns that the machine resumes.
         set_register(monitor, 0x0f, 0xfe)?;
     }
     spoil(monitor, setup)
 }
 
-/// Sets the clock to a month that there is not, and keeps it from running on.
+/// Sets the clock to an invalid month, and stops it from running on.
 fn spoil(monitor: &mut Monitor, setup: &Setup) -> Result<()> {
     if setup.clock == Clock::Nonsense {
         set_register(monitor, 0x0b, 0x82)?;
@@ -125,7 +125,7 @@ fn spoil(monitor: &mut Monitor, setup: &Setup) -> Result<()> {
     Ok(())
 }
 
-/// Sets a register of the clock's chip.
+/// Sets a register of the clock chip.
 fn set_register(monitor: &mut Monitor, register: u8, value: u8) -> Result<()> {
     monitor.human(&format!("o /b 0x70 {register:#x}"))?;
     monitor.human(&format!("o /b 0x71 {value:#x}")).map(drop)
@@ -149,7 +149,7 @@ fn watch(machine: &mut Machine, monitor: &mut Monitor, setup: &Setup, patience: 
             Console::Ended => return Ok(Outcome::Ended(format!("{}\n{said}", machine.ending()))),
             Console::Silent => {}
         }
-        // An emulator that has just ended closes its console too, which is read next.
+        // An emulator that has just ended also closes its console, which the next pass reads.
         if spoil(monitor, setup).is_err() {
             continue;
         }
@@ -165,7 +165,7 @@ fn watch(machine: &mut Machine, monitor: &mut Monitor, setup: &Setup, patience: 
     Ok(Outcome::Undecided(said))
 }
 
-/// What a machine does after its image has booted.
+/// Watches a machine after its image has booted, and returns the outcome.
 fn afterwards(machine: &Machine) -> Outcome {
     let until = Instant::now() + AFTERWARDS;
     loop {

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-/// Longest line of a console that is kept, in bytes; the rest of it is the next line.
+/// Longest line of a console, in bytes. The rest of a longer line becomes the next line.
 const MAX_LINE: u64 = 4 << 10;
-/// Lines that wait for whoever reads the console; a machine that writes faster has to wait.
+/// Number of lines that are queued for the console's reader. A machine that writes faster has to wait.
 const MAX_LINES: usize = 1 << 10;
 
 /// A process that ends with its owner.
@@ -18,12 +18,12 @@ pub(crate) struct Machine {
     lines: Receiver<String>,
 }
 
-/// What a console shows next.
+/// The next event of a console.
 pub(crate) enum Console {
     Line(String),
-    /// Nothing within the time that was given.
+    /// Nothing arrived within the given time.
     Silent,
-    /// The emulator has closed it.
+    /// The emulator has closed the console.
     Ended,
 }
 
@@ -37,18 +37,18 @@ impl Drop for Machine {
 impl Machine {
     pub(crate) fn start(mut command: Command) -> Result<Self> {
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot start QEMU")?;
-        let console = child.stdout.take().context("no console")?;
+        let console = child.stdout.take().context("QEMU has no console")?;
         let (sender, lines) = mpsc::sync_channel(MAX_LINES);
         std::thread::spawn(move || read_console(console, &sender));
         Ok(Self { child, lines })
     }
 
-    /// A process that has no console.
+    /// Wraps a process that has no console.
     pub(crate) fn silent(child: Child) -> Self {
         Self { child, lines: mpsc::channel().1 }
     }
 
-    /// What the console shows within `patience`.
+    /// Returns the console's next event within `patience`.
     pub(crate) fn next(&self, patience: Duration) -> Console {
         match self.lines.recv_timeout(patience) {
             Ok(line) => Console::Line(line),
@@ -57,7 +57,7 @@ impl Machine {
         }
     }
 
-    /// The line of the console in which `word` stands, once it comes.
+    /// Returns the first line of the console that contains `word`.
     pub(crate) fn await_line(&self, word: &str, patience: Duration) -> Result<String> {
         let until = Instant::now() + patience;
         let mut said = Vec::new();
@@ -66,18 +66,18 @@ impl Machine {
                 Console::Line(line) if line.contains(word) => return Ok(line),
                 Console::Line(line) => said.push(line),
                 Console::Silent | Console::Ended => {
-                    bail!("the machine does not say {word} within {patience:?}; it said: {}", said.join(" | "))
+                    bail!("the machine did not print {word} within {patience:?}; it printed: {}", said.join(" | "))
                 }
             }
         }
     }
 
-    /// How the emulator has ended, once its console is closed.
+    /// Returns how the emulator ended, once its console is closed.
     pub(crate) fn ending(&mut self) -> String {
         self.child.wait().map_or_else(|error| error.to_string(), |status| status.to_string())
     }
 
-    /// Ends it at once, as when somebody pulls the plug.
+    /// Ends the machine at once, like a power cut.
     pub(crate) fn kill(self) {
         drop(self);
     }
@@ -88,7 +88,7 @@ fn read_console(console: ChildStdout, lines: &mpsc::SyncSender<String>) {
     let mut line = Vec::new();
     loop {
         let mut part = std::io::Read::take(&mut reader, MAX_LINE);
-        // Firmware writes what is not text, too.
+        // Firmware also writes bytes that are not text.
         if !part.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
             return;
         }

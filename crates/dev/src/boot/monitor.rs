@@ -10,17 +10,17 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 
-/// How long the emulator may take to answer.
+/// The longest time for the emulator to answer.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Interrupts are enabled: a bit of the flags register.
+/// The bit of the flags register that enables interrupts.
 const INTERRUPTS: u64 = 1 << 9;
 
-/// What one processor does.
+/// The state of one processor.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Processor {
-    /// Address of its next instruction.
+    /// Address of the next instruction.
     instruction: u64,
-    /// Whether it waits for an interrupt.
+    /// Whether the processor waits for an interrupt.
     waits: bool,
     /// Whether interrupts are enabled.
     interruptible: bool,
@@ -32,7 +32,7 @@ pub(crate) struct Monitor {
 }
 
 impl Monitor {
-    /// Connects to the monitor at this socket, as soon as the emulator has made it.
+    /// Connects to the monitor at this socket, once the emulator has created it.
     pub(crate) fn connect(socket: &Path) -> Result<Self> {
         let until = Instant::now() + PATIENCE;
         let stream = loop {
@@ -66,25 +66,25 @@ impl Monitor {
                 return Ok(result.take());
             }
             if let Some(error) = answer.get("error") {
-                bail!("the emulator refuses {command}: {error}");
+                bail!("the emulator refused {command}: {error}");
             }
         }
     }
 
-    /// Runs a command of the monitor for people.
+    /// Runs a command of the human monitor.
     pub(crate) fn human(&mut self, line: &str) -> Result<String> {
         let answer = self.execute("human-monitor-command", &json!({ "command-line": line }))?;
         Ok(answer.as_str().unwrap_or_default().to_owned())
     }
 
-    /// What each processor does.
+    /// Returns the state of each processor.
     pub(crate) fn processors(&mut self) -> Result<Vec<Processor>> {
         let text = self.human("info registers -a")?;
         processors(&text).with_context(|| format!("cannot read the registers of the processors: {text}"))
     }
 }
 
-/// Whether all processors wait for interrupts that are disabled: nothing but the host moves them.
+/// Returns whether all processors wait for interrupts that are disabled, so that only the host can wake them.
 pub(crate) fn halted(processors: &[Processor]) -> bool {
     !processors.is_empty() && processors.iter().all(|processor| processor.waits && !processor.interruptible)
 }
@@ -117,7 +117,7 @@ mod tests {
         EIP=0000fff0 EFL=00000002 [-------] CPL=0 II=0 A20=1 SMM=0 HLT=1\r\nES =0000\r\n";
 
     #[test]
-    fn processors_that_wait_without_interrupts_are_halted() {
+    fn processors_waiting_with_interrupts_disabled_are_halted() {
         let all = processors(&format!("{LONG}{REAL}")).unwrap();
         assert_eq!(all.len(), 2);
         assert_eq!(all[0].instruction, 0x0fe8_12a4);
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn idle_running_and_unknown_processors_are_not_halted() {
+    fn idle_running_or_unknown_processors_are_not_halted() {
         let idle = LONG.replace("RFL=00000046", "RFL=00000246");
         let running = REAL.replace("HLT=1", "HLT=0");
         for text in [idle.clone(), running.clone(), format!("{LONG}{running}"), format!("{REAL}{idle}")] {

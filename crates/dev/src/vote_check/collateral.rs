@@ -1,7 +1,7 @@
-//! Validators who fetch what vendors publish, hold it against relays' evidence, and vote for it.
+//! Validators that fetch what vendors publish, check it against relay evidence, and vote for it.
 //!
-//! Owns mock vendors' services, which serve what `sim` signs, and a mirror's file with evidence of two machines. What counts for a relay is judged elsewhere; here it is only what
-//! collateral is held against.
+//! Owns mock vendor services, which serve what `sim` signs, and a mirror's file with evidence of two machines. Other
+//! tests judge relays. Here evidence serves only to check collateral.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -27,10 +27,10 @@ use crate::local_chain::Process;
 
 const HOUR: u64 = 3_600;
 
-/// What is served: by path, the headers and the body.
+/// The served pages: path, headers and body.
 type Pages = Arc<Mutex<Vec<(String, String, Vec<u8>)>>>;
 
-/// Serves what is in `pages` now, as long as this program runs.
+/// Serves the current content of `pages`, as long as this program runs.
 fn serve(pages: Pages) -> Result<String> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let url = format!("http://{}", listener.local_addr()?);
@@ -51,11 +51,11 @@ fn serve(pages: Pages) -> Result<String> {
     Ok(url)
 }
 
-/// The pages on which vendors publish what is in this bundle.
+/// Returns the pages on which vendors publish the content of this bundle.
 fn pages_of(bundle: &Bundle) -> Result<Vec<(String, String, Vec<u8>)>> {
-    let intel = bundle.intel.first().context("Intel publishes something")?;
+    let intel = bundle.intel.first().context("the bundle has no Intel part")?;
     let info: serde_json::Value = serde_json::from_str(&intel.tcb_info)?;
-    let model = info["fmspc"].as_str().context("a model")?.to_lowercase();
+    let model = info["fmspc"].as_str().context("the TCB info has no fmspc")?.to_lowercase();
     let chain = |name: &str, pem: &str| {
         let packed: String = pem
             .bytes()
@@ -71,7 +71,7 @@ fn pages_of(bundle: &Bundle) -> Result<Vec<(String, String, Vec<u8>)>> {
     let signed = |name: &str, object: &str, signature: &[u8]| {
         format!("{{\"{name}\":{object},\"signature\":\"{}\"}}", alloy_primitives::hex::encode(signature)).into_bytes()
     };
-    let amd = bundle.amd.first().context("AMD publishes something")?;
+    let amd = bundle.amd.first().context("the bundle has no AMD part")?;
     Ok(vec![
         (
             format!("/tdx/certification/v4/tcb?fmspc={model}"),
@@ -89,11 +89,15 @@ fn pages_of(bundle: &Bundle) -> Result<Vec<(String, String, Vec<u8>)>> {
             intel.pck_crl.clone(),
         ),
         ("/IntelSGXRootCA.der".into(), String::new(), intel.root_ca_crl.clone()),
-        (format!("/vcek/v1/{}/crl", amd.product), String::new(), amd.collateral.crl.clone().context("a list")?),
+        (
+            format!("/vcek/v1/{}/crl", amd.product),
+            String::new(),
+            amd.collateral.crl.clone().context("the bundle has no AMD revocation list")?,
+        ),
     ])
 }
 
-/// Evidence of two machines, bound to nothing that matters here.
+/// Returns evidence of two machines. Its binding does not matter here.
 fn evidence(vendors: &Vendors, begins: u64) -> Result<Vec<Staple>> {
     let binding = Binding {
         network: [1; 32],
@@ -109,10 +113,10 @@ fn evidence(vendors: &Vendors, begins: u64) -> Result<Vec<Staple>> {
     let made = measurements
         .iter()
         .map(|measurement| vendors.evidence(&Hardware::since(begins), measurement, &binding.report_data(), Lie::None));
-    made.map(|evidence| Ok(Staple { evidence: evidence.context("no evidence")?, binding })).collect()
+    made.map(|evidence| Ok(Staple { evidence: evidence.context("no evidence was made")?, binding })).collect()
 }
 
-/// The validators, the vendors, and a mirror of what the first validator publishes.
+/// The validators, the vendors, and a mirror of the first validator's published files.
 pub(super) struct Setting<'a> {
     world: &'a World,
     pages: Pages,
@@ -122,7 +126,7 @@ pub(super) struct Setting<'a> {
 }
 
 impl<'a> Setting<'a> {
-    /// Three validators join the world, whose chain's file names no evidence yet.
+    /// Makes three validators join the world, whose chain file lists no evidence yet.
     pub(super) fn start(world: &'a World, vendors: &Vendors, begins: u64) -> Result<Self> {
         let dir = &world.local.dir;
         fs::write(dir.join("roots"), encode_roots(vendors.roots()))?;
@@ -146,7 +150,7 @@ impl<'a> Setting<'a> {
         Ok(Self { world, pages, url, mirror, _process: process })
     }
 
-    /// Takes one look, which must end with this code and say this.
+    /// Makes one pass, which must end with exit code 0 and print this word.
     pub(super) fn looks(&self, id: u64, word: &str) -> Result<()> {
         let publish = self.world.local.dir.join(format!("published-{id}")).display().to_string();
         let source = self.world.local.dir.display().to_string();
@@ -164,7 +168,7 @@ impl<'a> Setting<'a> {
         Ok(())
     }
 
-    /// Vendors publish this.
+    /// Makes vendors publish this bundle.
     pub(super) fn publish(&self, bundle: &Bundle) -> Result<()> {
         let pages = pages_of(bundle)?;
         let mut all = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
@@ -173,7 +177,7 @@ impl<'a> Setting<'a> {
         Ok(())
     }
 
-    /// Goes on to so many seconds of a round's time.
+    /// Moves the chain's time to `seconds` seconds after the start of a round.
     fn wait(&self, round: u64, seconds: u64) -> Result<()> {
         let shown = self.world.ask(self.at()?, &Collateral::roundOfCall { round })?;
         let begins = shown.commitEnd.to::<u64>() - 3 * HOUR / u64::from(HASTE);
@@ -182,7 +186,7 @@ impl<'a> Setting<'a> {
 
     pub(super) fn at(&self) -> Result<alloy_primitives::Address> {
         let chain = openrelay_node::chain_file::ChainFile::load(&self.world.local.dir.join("chain.toml"))?;
-        chain.collateral.context("the chain's file names collateral")
+        chain.collateral.context("the chain file has no collateral contract")
     }
 }
 
@@ -191,19 +195,21 @@ pub(super) fn run(world: &World) -> Result<()> {
     let begins = unix_seconds() - 86_400;
     let vendors = Vendors::new(begins);
     let setting = Setting::start(world, &vendors, begins)?;
-    // What no vendor has signed: a list of another authority's.
+    // A bundle that no vendor signed as a whole: one revocation list comes from another authority.
     let mut forged = vendors.bundle_since(begins + HOUR);
     forged.intel[0].root_ca_crl = forged.intel[0].pck_crl.clone();
     setting.publish(&forged)?;
-    setting.looks(1, "no collateral for Intel's: no relay's evidence is genuine by it")?;
-    // The second and the third fetch; then vendors sign anew, and the first has the newest.
+    setting.looks(1, "no collateral for Intel's: it makes no relay's evidence genuine")?;
+    // The second and the third validator fetch. Then vendors sign again, and the first validator has the newest
+    // bundle.
     setting.publish(&vendors.bundle_since(begins + 2 * HOUR))?;
     setting.looks(2, "a round on collateral was opened")?;
     setting.looks(3, "")?;
     let newest = vendors.bundle_since(begins + 3 * HOUR);
     setting.publish(&newest)?;
     setting.looks(1, "")?;
-    // Newer still, all of it genuine, and without AMD's; and one with an older part beside a newer. Nobody votes for either.
+    // Two newer bundles, of which all parts are genuine. One lacks AMD's part, the other combines a newer with an
+    // older part. No validator votes for either.
     let mut without = vendors.bundle_since(begins + 4 * HOUR);
     without.amd.clear();
     let mut mixed = vendors.bundle_since(begins + 4 * HOUR);
@@ -216,8 +222,8 @@ pub(super) fn run(world: &World) -> Result<()> {
     let at = setting.at()?;
     let mark =
         |id: u64| -> Result<u8> { Ok(world.ask(at, &Collateral::voteOfCall { round: 1, validatorId: id })?.mark) };
-    ensure!((mark(1)?, mark(2)?) == (0, 0), "votes are given before others have published");
-    // Vendors do not answer any more.
+    ensure!((mark(1)?, mark(2)?) == (0, 0), "a validator voted before others had published");
+    // From here on vendors do not answer.
     setting.pages.lock().unwrap_or_else(PoisonError::into_inner).retain(|(path, _, _)| path == "/attestation");
     setting.wait(1, 100)?;
     for id in 1..=3 {
@@ -228,11 +234,11 @@ pub(super) fn run(world: &World) -> Result<()> {
         setting.looks(id, "round 1: revealed")?;
     }
     setting.wait(1, 301)?;
-    setting.looks(1, "its collateral holds now")?;
+    setting.looks(1, "its collateral is in force")?;
     let current = world.ask(at, &Collateral::currentCall {})?;
     let path = dir.join(format!("published-1/{}.collateral.json", hex(current.bundle.as_slice())));
     let holds = Bundle::decode(&fs::read(path)?).map_err(|refusal| anyhow::anyhow!("{refusal}"))?;
-    ensure!(holds.intel[0].tcb_info == newest.intel[0].tcb_info && holds.amd.len() == 1, "another bundle holds");
+    ensure!(holds.intel[0].tcb_info == newest.intel[0].tcb_info && holds.amd.len() == 1, "another bundle is in force");
     ensure!((current.intelFloor, U256::from(current.amdFloor)) == (18, U256::from(1)), "{}", current.intelFloor);
     Ok(())
 }

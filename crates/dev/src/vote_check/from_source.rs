@@ -1,6 +1,7 @@
-//! The round that `./x image` ends with: three validators rebuild the image from its source tree, each from nothing, and approve it.
+//! The round that ends `./x image`: three validators rebuild the image from its source tree, each from nothing, and
+//! approve it.
 //!
-//! Owns that what they approve is the image that was built before.
+//! Owns the check that they approve the image that was built before.
 
 use std::path::Path;
 
@@ -14,7 +15,7 @@ use super::{What, World, join};
 use crate::say;
 use crate::scenario::scenario;
 
-/// Lets them vote for the image in the folder `built`, of which `tree` is the source.
+/// Makes the validators vote on the image in the folder `built`, whose source is `tree`.
 pub(super) fn run(world: &World, tree: &Path, built: &Path) -> Result<()> {
     let path = built.join("manifest.json");
     let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -30,7 +31,7 @@ pub(super) fn run(world: &World, tree: &Path, built: &Path) -> Result<()> {
         world.says(id, &run, 0, word)
     };
     for id in 1..=3 {
-        scenario(&format!("validator {id} has built the image from nothing, and commits"), || step(id, "committed"))?;
+        scenario(&format!("validator {id} built the image from nothing and committed"), || step(id, "committed"))?;
     }
     world.await_reveals(round)?;
     world.open(round, &what)?;
@@ -38,7 +39,10 @@ pub(super) fn run(world: &World, tree: &Path, built: &Path) -> Result<()> {
     world.await_end(round)?;
     (1..=3).try_for_each(|id| step(id, "settled"))?;
     let state = world.ask(world.images, &ImageRegistry::stateOfCall { round })?;
-    ensure!(state == 7, "what was built here is not what they have built: the round ends as {state}, not approved");
-    say(&format!("ok  they approve what was built here: {image}"));
+    ensure!(
+        state == 7,
+        "the validators did not rebuild the given image: the round ended in state {state}, not approved"
+    );
+    say(&format!("ok  the validators approved the image that was built here: {image}"));
     Ok(())
 }

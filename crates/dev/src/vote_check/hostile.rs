@@ -1,6 +1,8 @@
-//! Validators who lie, who copy, who are killed and whose disk is full, each beside honest ones who rebuild by `openrelay validator run`.
+//! Validators that lie, copy, are killed or have a full disk, each beside honest ones that rebuild with `openrelay
+//! validator run`.
 //!
-//! Owns what a vote has to withstand. What each costs is the contract's; the model of it is held against the contract elsewhere.
+//! Owns what a vote has to withstand. The contract sets the penalties; other tests compare its model with the
+//! contract.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,30 +24,37 @@ use serde_json::json;
 use super::{BOND, MEASUREMENTS, OTHER, Rebuilding, SALT, What, World};
 use crate::host::checked;
 
-/// Where a round stands, by the contract's numbers.
+/// States of a round, by the contract's numbers.
 const REJECTED: u8 = 5;
 pub(super) const APPROVED: u8 = 7;
-/// Where a vote stands.
+/// States of a vote.
 pub(super) const COMMITTED: u8 = 1;
 pub(super) const REVEALED: u8 = 2;
 
-/// A validator with a third of all weight names what nobody else gets: it cannot keep a good image back, and gets no bad one through.
+/// A validator with a third of all weight names a value that no build gives. It can neither stop a good image nor
+/// approve a bad one.
 pub(super) fn lying_third(world: &World, rebuilding: &Rebuilding<'_>) -> Result<Outsider> {
-    // What they owe from rounds before.
+    // Completes what the validators owe from previous rounds.
     (1..=3).try_for_each(|id| rebuilding.run(world, id, ""))?;
     let bonds = honest_bonds(world)?;
     let liar = Outsider::join(world, bonds.iter().sum::<u128>() / 2)?;
     let before = world.bond(liar.id)?;
     let good = rebuilding.good(world, 6)?;
     let state = round_with_liar(world, rebuilding, &liar, 6, &good, image_value(OTHER, MEASUREMENTS))?;
-    ensure!(state == APPROVED, "two thirds approve what they rebuilt, whatever the third says: {state}");
+    ensure!(
+        state == APPROVED,
+        "two thirds must approve what they rebuilt, whatever the other third names; the state is {state}"
+    );
     let lost = before - world.bond(liar.id)?;
     let thousandths = 1_000 * lost / before;
-    ensure!([29, 30].contains(&thousandths), "three percent for a third that is wrong, not {lost} of {before}");
+    ensure!([29, 30].contains(&thousandths), "a wrong third must lose 3 % of its bond, not {lost} of {before}");
     let bad = rebuilding.planted(world, 7)?;
     let state = round_with_liar(world, rebuilding, &liar, 7, &bad, image_value(bad.image, bad.measurements))?;
-    ensure!(state == REJECTED, "a third of the weight and the proposer are not enough: {state}");
-    ensure!(honest_bonds(world)? == bonds, "honest bonds were touched");
+    ensure!(
+        state == REJECTED,
+        "a third of the weight and the proposer must not approve an image; the state is {state}"
+    );
+    ensure!(honest_bonds(world)? == bonds, "honest validators lost bond");
     Ok(liar)
 }
 
@@ -53,7 +62,7 @@ fn honest_bonds(world: &World) -> Result<Vec<u128>> {
     (1..=3).map(|id| world.bond(id)).collect()
 }
 
-/// A round in which the liar names `lie`; where it ended.
+/// Runs a round in which the liar names `lie`. Returns the round's final state.
 fn round_with_liar(
     world: &World,
     rebuilding: &Rebuilding<'_>,
@@ -86,7 +95,7 @@ fn round_with_liar(
     world.ask(world.images, &ImageRegistry::stateOfCall { round })
 }
 
-/// A validator that builds nothing: it commits what another has committed, and shows what that one has shown.
+/// A validator that builds nothing: it copies another's commitment, and reveals what the other has revealed.
 pub(super) fn copying(world: &World, rebuilding: &Rebuilding<'_>, lazy: &Outsider) -> Result<()> {
     lazy.fill_pot(world)?;
     let before = world.bond(lazy.id)?;
@@ -105,7 +114,7 @@ pub(super) fn copying(world: &World, rebuilding: &Rebuilding<'_>, lazy: &Outside
     let (answer, value) = Answer::Value(image_value(good.image, good.measurements)).parts();
     let salt = shown_salt(world, round)?;
     let reveal = ImageRegistry::revealCall { round, validatorId: lazy.id, answer, value, salt };
-    let refused = lazy.send(world, "reveal", &reveal).err().context("a copied commitment was opened")?.to_string();
+    let refused = lazy.send(world, "reveal", &reveal).err().context("a copied commitment was accepted")?.to_string();
     ensure!(refused.contains("WrongOpening"), "{refused}");
     world.await_end(round)?;
     for id in 1..=3 {
@@ -118,17 +127,21 @@ pub(super) fn copying(world: &World, rebuilding: &Rebuilding<'_>, lazy: &Outside
         let validators = world.ask(world.images, &ImageRegistry::validatorsCall {})?;
         Ok(world.ask(validators, &ValidatorSet::creditOfCall { owner })?.to())
     };
-    ensure!(credit(super::WITHDRAWAL.parse()?)? > U256::ZERO, "who has rebuilt it earns something");
-    ensure!(credit(lazy.sender.address())?.is_zero(), "who has copied earns nothing");
+    ensure!(credit(super::WITHDRAWAL.parse()?)? > U256::ZERO, "a validator that rebuilt the image must earn a reward");
+    ensure!(credit(lazy.sender.address())?.is_zero(), "a validator that copied must earn nothing");
     let left = world.bond(lazy.id)?;
-    ensure!(left == before - before / 200, "and pays half a percent: {left} of {before}");
+    ensure!(
+        left == before - before / 200,
+        "a validator that copied must lose 0.5 % of its bond: {left} of {before} is left"
+    );
     Ok(())
 }
 
-/// Two signed statements of one round that name different values: whoever has both hands them in, and the whole bond is gone.
+/// Two signed statements of one round that name different values: anyone who has both can report them, and the
+/// validator loses its whole bond.
 pub(super) fn equivocating(world: &World, liar: &Outsider) -> Result<()> {
     let chain = ChainFile::load(&world.local.dir.join("chain.toml"))?;
-    // The last round, in which it has copied.
+    // The last round, in which this validator copied.
     let round = world.ask(world.images, &ImageRegistry::roundCountCall {})?;
     let key = SigningKey::from_slice(KNOWN[4].1.as_slice())?;
     let said = |value: B256| -> Result<String> {
@@ -143,18 +156,18 @@ pub(super) fn equivocating(world: &World, liar: &Outsider) -> Result<()> {
     };
     let (one, other) = (said(B256::repeat_byte(1))?, said(B256::repeat_byte(2))?);
     world.says(1, &["report", &one, &one], 1, "that proves nothing")?;
-    // A twentieth is for the key that reports.
+    // The key that reports gets one twentieth.
     let reporter = world.ask(liar.validators, &ValidatorSet::getCall { validatorId: 1 })?.operator;
     let bond = world.bond(liar.id)?;
-    ensure!(bond > 0, "it has no bond any more");
+    ensure!(bond > 0, "the validator has no bond left");
     world.says(1, &["report", &one, &other], 0, "the bond is gone")?;
-    ensure!(world.bond(liar.id)? == 0, "{} of {bond} is left", world.bond(liar.id)?);
+    ensure!(world.bond(liar.id)? == 0, "{} of the bond {bond} is left", world.bond(liar.id)?);
     let credit: U256 = world.ask(liar.validators, &ValidatorSet::creditOfCall { owner: reporter })?.to();
-    ensure!(credit == U256::from(bond / 20), "the reporter has {credit} of {bond}");
+    ensure!(credit == U256::from(bond / 20), "the reporter got {credit} of {bond}");
     world.says(1, &["report", &one, &other], 1, "WrongMark")
 }
 
-/// The salt of the first validator, which everybody sees once it has revealed.
+/// Returns the first validator's salt, which is public once it has revealed.
 fn shown_salt(world: &World, round: u64) -> Result<B256> {
     let topics =
         json!([ImageRegistry::Revealed::SIGNATURE_HASH, B256::from(U256::from(round)), B256::from(U256::from(1))]);
@@ -163,11 +176,12 @@ fn shown_salt(world: &World, round: u64) -> Result<B256> {
     ensure!(logs.as_array().and_then(|logs| logs.first()).and_then(read_log).is_some(), "validator 1 has not revealed");
     let hash = &logs[0]["transactionHash"];
     let transaction = world.endpoint().ask("eth_getTransactionByHash", &json!([hash]))?;
-    let input: alloy_primitives::Bytes = transaction["input"].as_str().context("no input")?.parse()?;
+    let input: alloy_primitives::Bytes =
+        transaction["input"].as_str().context("the transaction has no input")?.parse()?;
     Ok(ImageRegistry::revealCall::abi_decode(&input)?.salt)
 }
 
-/// A validator whose key is known to everybody, and which does what it likes.
+/// A validator with a public key, controlled by the scenario.
 pub(super) struct Outsider {
     sender: Sender,
     pub(super) id: u64,
@@ -190,7 +204,7 @@ impl Outsider {
         Ok(this)
     }
 
-    /// Has so many tokens, which the contract may take.
+    /// Gets this many tokens, and allows the contract to take them.
     fn have(&self, world: &World, amount: u128) -> Result<()> {
         let token = world.ask(self.validators, &ValidatorSet::tokenCall {})?;
         let fund = json!([self.sender.address(), token, format!("{amount:#x}")]);
@@ -200,7 +214,7 @@ impl Outsider {
         Ok(())
     }
 
-    /// Puts something into the pot out of which right votes are paid.
+    /// Adds tokens to the pot that pays for correct votes.
     fn fill_pot(&self, world: &World) -> Result<()> {
         let amount: u128 = BOND.parse()?;
         self.have(world, amount)?;
@@ -219,7 +233,7 @@ impl Outsider {
     }
 }
 
-/// A validator that is killed as soon as it has done something, at each step of a round, and started again.
+/// A validator that is killed right after each step of a round, and then restarted.
 pub(super) fn killed(world: &World, rebuilding: &Rebuilding<'_>) -> Result<()> {
     const ID: u64 = 2;
     let good = rebuilding.good(world, 9)?;
@@ -249,12 +263,12 @@ pub(super) fn killed(world: &World, rebuilding: &Rebuilding<'_>) -> Result<()> {
     kill_when(&there(folder.join(format!("building-{round}/source"))))?;
     kill_when(&there(folder.join(format!("built-{round}"))))?;
     kill_when(&there(folder.join(format!("round-{round}.toml"))))?;
-    ensure!(mark()? <= COMMITTED, "it cannot have revealed");
+    ensure!(mark()? <= COMMITTED, "the validator must not have revealed yet");
     if mark()? != COMMITTED {
         kill_when(&sending("committed"))?;
     }
     rebuilding.run(world, ID, "")?;
-    ensure!(mark()? == COMMITTED, "what it had decided is committed");
+    ensure!(mark()? == COMMITTED, "the restarted validator must commit what it had decided");
     for id in [1, 3] {
         rebuilding.run(world, id, "committed")?;
     }
@@ -262,15 +276,18 @@ pub(super) fn killed(world: &World, rebuilding: &Rebuilding<'_>) -> Result<()> {
     world.open(round, &good)?;
     kill_when(&sending("revealed"))?;
     rebuilding.run(world, ID, "")?;
-    ensure!(mark()? == REVEALED, "what it had committed is revealed");
+    ensure!(mark()? == REVEALED, "the restarted validator must reveal what it had committed");
     let attestation = published.join(format!("attestation-{round}-{ID}.json"));
-    ensure!(attestation.exists() && !folder.join(format!("built-{round}")).exists(), "and then published");
+    ensure!(
+        attestation.exists() && !folder.join(format!("built-{round}")).exists(),
+        "the validator must publish after it revealed"
+    );
     for id in [1, 3] {
         rebuilding.run(world, id, "revealed")?;
     }
     world.await_end(round)?;
     kill_when(&sending("finished"))?;
-    ensure!(kills >= 4, "of six steps only {kills} were not over before it could be killed");
+    ensure!(kills >= 4, "only {kills} of six steps could be interrupted by a kill");
     for id in 1..=3 {
         rebuilding.run(world, id, "")?;
     }
@@ -279,7 +296,9 @@ pub(super) fn killed(world: &World, rebuilding: &Rebuilding<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Starts the validator, kills it when this is so, and leaves what it has written as it is. Not if it is so already: then the one before was killed a millisecond too late.
+/// Starts the validator, kills it once `now` holds, and leaves its files as they are.
+///
+/// Returns `false` without a start if `now` holds already. Then the previous kill came a millisecond too late.
 fn killed_when(world: &World, rebuilding: &Rebuilding<'_>, id: u64, now: &dyn Fn() -> bool) -> Result<bool> {
     if now() {
         return Ok(false);
@@ -290,11 +309,11 @@ fn killed_when(world: &World, rebuilding: &Rebuilding<'_>, id: u64, now: &dyn Fn
     let until = Instant::now() + Duration::from_secs(60);
     while !now() {
         if let Some(status) = child.try_wait()? {
-            bail!("the validator has ended by itself: {status}");
+            bail!("the validator ended by itself: {status}");
         }
         if Instant::now() > until {
             child.kill()?;
-            bail!("the validator did not come so far in time");
+            bail!("the validator did not reach this step within 60 s");
         }
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -303,7 +322,7 @@ fn killed_when(world: &World, rebuilding: &Rebuilding<'_>, id: u64, now: &dyn Fn
     Ok(true)
 }
 
-/// A validator whose disk fills up in the middle of a build: it says so, and says nothing of the proposal.
+/// A validator whose disk fills up during a build: it reports that, and does not vote on the proposal.
 pub(super) fn full_disk(world: &World, rebuilding: &Rebuilding<'_>) -> Result<()> {
     let big = rebuilding.tiny.tree.with_file_name("big-tree");
     checked(&Command::new("cp").arg("-r").arg(&rebuilding.tiny.tree).arg(&big).output()?, "copy the tree")?;
@@ -314,15 +333,15 @@ pub(super) fn full_disk(world: &World, rebuilding: &Rebuilding<'_>) -> Result<()
     let (folder, aside) = (world.local.dir.join("validator-2"), world.local.dir.join("validator-2-aside"));
     let mounted = Mounted::small(&folder, &aside)?;
     rebuilding.run(world, 2, "not built")?;
-    ensure!(!folder.join(format!("round-{round}.toml")).exists(), "it has decided something");
+    ensure!(!folder.join(format!("round-{round}.toml")).exists(), "the validator has decided an answer");
     let vote = world.ask(world.images, &ImageRegistry::voteOfCall { round, validatorId: 2 })?;
-    ensure!(vote.mark == 0, "it has voted");
+    ensure!(vote.mark == 0, "the validator has voted");
     drop(mounted);
-    // With room again it goes on.
+    // With free space again it continues.
     rebuilding.run(world, 2, "committed")
 }
 
-/// A folder with little room, with what is in another one; it is as it was when this is dropped.
+/// A folder with little free space and the content of another. Dropping this restores the folder.
 struct Mounted<'a>(&'a Path);
 
 impl<'a> Mounted<'a> {

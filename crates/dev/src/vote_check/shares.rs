@@ -1,8 +1,8 @@
-//! Thirty days of a network in which 34 % of the weight work against the others, in the time of a chain whose clock is
-//! behind: three validators rebuild images and renew collateral by `openrelay validator run`.
+//! Thirty days of a network in which 34 % of the weight attack the others, on a chain whose clock is behind. Three
+//! validators rebuild images and renew collateral with `openrelay validator run`.
 //!
-//! Owns that the network goes on meanwhile, and that the 34 % pay what the model says. Relays and a client of the same
-//! network use what is left behind (`share_check`).
+//! Owns the checks that the network keeps working and that the 34 % pay what the model predicts. Relays and a client
+//! of the same network use the result (`share_check`).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,20 +28,22 @@ use crate::tiny::Tiny;
 
 const HOUR: u64 = 3_600;
 const DAY: u64 = 24 * HOUR;
-/// How far behind the chain's clock is: the first image is approved and can be used after eight days, then come thirty;
-/// the hours are for what each transaction takes.
+/// Seconds by which the chain's clock is behind.
+///
+/// The first image is approved and usable after eight days; thirty days follow. The hours cover the time that
+/// transactions take.
 pub(crate) const BEHIND: u64 = 38 * DAY + 12 * HOUR;
-/// The time of the chain for which there is one round on collateral. The contract: `Collateral.PERIOD`.
+/// The chain time in which there is one round on collateral. Source: the contract, `Collateral.PERIOD`.
 const PERIOD: u64 = 6 * HOUR;
-/// A round that ends without delay.
+/// Duration of a round that ends without delay.
 const ROUND: u64 = 7 * DAY;
-/// Where an image stands that can be used, by the contract's numbers: active and deprecated.
+/// States of a usable image, by the contract's numbers: active and deprecated.
 const ACTIVE: u8 = 8;
 const USABLE: [u8; 2] = [ACTIVE, 9];
-/// The tables that the model gives.
+/// The document with the tables that the model computes.
 const DOCUMENT: &str = include_str!("../../../../docs/contracts.md");
 
-/// What 34 % of the weight do.
+/// How 34 % of the weight behave.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub(crate) enum Against {
     Silent,
@@ -50,7 +52,7 @@ pub(crate) enum Against {
 }
 
 impl Against {
-    /// In the words of the document's table.
+    /// Returns the words of the document's table.
     pub(crate) const fn words(self) -> &'static str {
         match self {
             Self::Silent => "stays silent",
@@ -59,7 +61,7 @@ impl Against {
         }
     }
 
-    /// As an argument.
+    /// Returns the command-line argument.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Silent => "silent",
@@ -77,7 +79,7 @@ impl Against {
     }
 }
 
-/// The network of the chain, its three honest validators, and the one with 34 % of the weight once it has joined.
+/// The network's chain, its three honest validators, and the validator with 34 % of the weight once it has joined.
 struct Course<'a> {
     world: &'a World,
     setting: Setting<'a>,
@@ -86,14 +88,14 @@ struct Course<'a> {
     tiny: &'a Tiny,
     chain: ChainFile,
     rival: Option<(Outsider, Against)>,
-    /// Bundles that vendors have signed so far.
+    /// Number of bundles that vendors have signed so far.
     bundles: u64,
 }
 
 pub(super) fn run(network: &Path, against: Against) -> Result<()> {
     let dir = network.join("shares");
     fs::create_dir_all(&dir)?;
-    // Mirrors come later, and relays.
+    // Mirrors and relays are added later.
     let text = fs::read_to_string(network.join("config/chain.toml"))?;
     let lines = text.lines().map(|line| match line.split(' ').next() {
         Some(key @ ("mirrors" | "evidence")) => format!("{key} = []\n"),
@@ -119,12 +121,12 @@ pub(super) fn run(network: &Path, against: Against) -> Result<()> {
 }
 
 impl Course<'_> {
-    /// Plays the days; the round of the newest image that can be used at their end.
+    /// Runs the thirty days. Returns the round of the newest image that is usable at their end.
     fn thirty_days(&mut self, against: Against) -> Result<u64> {
         let world = self.world;
         let first = self.begin_round(1)?;
         self.end_round(first)?;
-        ensure!(self.state(first)? == APPROVED, "the first image is not approved");
+        ensure!(self.state(first)? == APPROVED, "the first image was not approved");
         ensure!(self.collateral()?, "the first collateral is not in force");
         let posted = world.time()?;
         let usable: u64 = world.ask(world.images, &ImageRegistry::imageByCall { round: first })?.usableFrom.to();
@@ -132,20 +134,21 @@ impl Course<'_> {
         let honest: Vec<u128> = self.bonds()?;
         self.rival = Some((Outsider::join(world, honest.iter().sum::<u128>() * 34 / 66)?, against));
         let (before, begin) = (self.rival_bond()?, world.time()?);
-        // Control: 34 % keep two thirds from agreeing, and what holds is too young to be renewed by fewer.
-        ensure!(!self.collateral()?, "collateral is in force by less than two thirds, before it is old");
+        // Control: 34 % keep two thirds from agreeing, and the collateral in force is too young to be renewed by
+        // fewer.
+        ensure!(!self.collateral()?, "less than two thirds renewed collateral that was not old");
         let deposits = self.deposits()?;
         let (mut rounds, mut images, mut version, mut renewed) = (0u128, vec![first], 2, None);
         while world.time()? + ROUND <= begin + 30 * DAY {
             let round = self.begin_round(version)?;
             if renewed.is_none() {
-                let at = self.chain.collateral.context("the chain's file names collateral")?;
+                let at = self.chain.collateral.context("the chain file has no collateral contract")?;
                 let from: u64 = world.ask(at, &Collateral::renewableFromCall {})?.to();
                 let end: u64 = world.ask(world.images, &ImageRegistry::revealEndCall { round })?.to();
-                // All have revealed: nothing else is to be done before the round's end.
+                // All have revealed, so nothing else is due before the round's end.
                 if from < end + 2 * DAY {
                     world.pass_until(from)?;
-                    ensure!(self.collateral()?, "collateral that is old is not renewed");
+                    ensure!(self.collateral()?, "old collateral was not renewed");
                     renewed = Some((world.time()? - posted) / DAY);
                 }
             }
@@ -158,23 +161,23 @@ impl Course<'_> {
                 }
                 _ => world.pass_until(world.time()? + DAY)?,
             }
-            ensure!(self.usable(&images)?.is_some(), "no image can be used on day {}", (world.time()? - begin) / DAY);
+            ensure!(self.usable(&images)?.is_some(), "no image is usable on day {}", (world.time()? - begin) / DAY);
         }
         world.pass_until(begin + 30 * DAY)?;
-        ensure!(self.bonds()? == honest, "honest bonds were touched");
-        ensure!(self.deposits()? - deposits == rounds, "the proposer has lost a deposit");
+        ensure!(self.bonds()? == honest, "honest validators lost bond");
+        ensure!(self.deposits()? - deposits == rounds, "the proposer lost a deposit");
         let lost = (before - self.rival_bond()?) * 10_000 / before;
         self.compare(rounds, images.len() - 1, lost, renewed.context("collateral was never renewed")?)?;
-        self.usable(&images)?.context("no image can be used at the end")
+        self.usable(&images)?.context("no image is usable at the end")
     }
 
-    /// Holds the figures against the model's, and prints them.
+    /// Prints the figures and compares them with the model's.
     fn compare(&self, rounds: u128, approved: usize, lost: u128, renewed: u64) -> Result<()> {
-        let (_, against) = self.rival.as_ref().context("nobody works against it")?;
+        let (_, against) = self.rival.as_ref().context("no attacker has joined")?;
         let row = DOCUMENT.lines().find(|line| line.starts_with(&format!("| {} | ", against.words())));
         let row = row.context("the document has no such row")?;
-        // The last column is of what comes after.
-        let (table, _) = row.trim_end_matches(" |").rsplit_once(" | ").context("a row has columns")?;
+        // The last column covers the time after the thirty days.
+        let (table, _) = row.trim_end_matches(" |").rsplit_once(" | ").context("the document's row has no columns")?;
         let loss = format!("{}.{:02} %", lost / 100, lost % 100);
         let found = format!("| {} | {rounds} | {approved} | {loss} | 0.00 % | 0 | 0 | {renewed}", against.words());
         say(&format!(
@@ -182,7 +185,7 @@ impl Course<'_> {
              {loss} of its bond, each of the others 0.00 %; no deposit lost, no day without an image, collateral \
              renewed after {renewed} days"
         ));
-        ensure!(found == table, "the model says:\n{table}\nthis chain has:\n{found}");
+        ensure!(found == table, "the model predicts:\n{table}\nthis chain has:\n{found}");
         Ok(())
     }
 
@@ -190,7 +193,7 @@ impl Course<'_> {
         self.world.ask(self.world.images, &ImageRegistry::stateOfCall { round })
     }
 
-    /// The newest image that can be used.
+    /// Returns the newest usable image.
     fn usable(&self, images: &[u64]) -> Result<Option<u64>> {
         for round in images.iter().rev() {
             if USABLE.contains(&self.state(*round)?) {
@@ -205,11 +208,11 @@ impl Course<'_> {
     }
 
     fn rival_bond(&self) -> Result<u128> {
-        let (rival, _) = self.rival.as_ref().context("nobody works against it")?;
+        let (rival, _) = self.rival.as_ref().context("no attacker has joined")?;
         self.world.bond(rival.id)
     }
 
-    /// How many deposits the proposer has to claim.
+    /// Returns the number of deposits that the proposer can claim.
     fn deposits(&self) -> Result<u128> {
         let world = self.world;
         let validators = world.ask(world.images, &ImageRegistry::validatorsCall {})?;
@@ -219,7 +222,7 @@ impl Course<'_> {
         Ok((credit / deposit).to())
     }
 
-    /// What is proposed as a version: an image of its own.
+    /// Returns the tree of a version, whose image differs from every other version's.
     fn tiny(&self, version: u64) -> Result<Tiny> {
         let [init, relay] = &self.tiny.programs;
         let own = relay.with_file_name(format!("relay-{version}"));
@@ -227,13 +230,13 @@ impl Course<'_> {
         Ok(Tiny { tree: self.tiny.tree.clone(), inputs: self.tiny.inputs.clone(), programs: [init.clone(), own] })
     }
 
-    /// The three honest validators do what is due, each in a process of its own.
+    /// Makes the three honest validators do what is due, each in its own process.
     fn work(&self, tiny: &Tiny, word: &str) -> Result<()> {
         let rebuilding = Rebuilding { tiny, tree: tiny.tree.clone(), client: None };
         at_once(|id| rebuilding.run(self.world, id, word))
     }
 
-    /// The one that works against them gives its answer, if it gives one.
+    /// Sends the attacker's answer, if it gives one.
     fn against(&self, contract: Address, round: u64, reveals: bool) -> Result<()> {
         let Some((rival, against)) = &self.rival else { return Ok(()) };
         let Some(answer) = against.answer() else { return Ok(()) };
@@ -248,7 +251,7 @@ impl Course<'_> {
         rival.send_to(contract, "commit", &call)
     }
 
-    /// A round, up to its proofs of equivocation.
+    /// Runs a round up to the period for proofs of equivocation.
     fn begin_round(&self, version: u64) -> Result<u64> {
         let (world, tiny) = (self.world, self.tiny(version)?);
         let rebuilding = Rebuilding { tiny: &tiny, tree: tiny.tree.clone(), client: None };
@@ -268,26 +271,28 @@ impl Course<'_> {
         world.await_end(round)?;
         let finish = ImageRegistry::finishCall { round }.abi_encode();
         world.proposer.send("finish", world.images, &finish)?;
-        // Whoever pays leaves that to others; anybody may do it for all.
+        // A validator that has to pay does not settle itself, but any account may settle for all.
         let ids = (1..=3).chain(self.rival.iter().map(|(rival, _)| rival.id)).collect();
         let settle = ImageRegistry::settleCall { round, ids }.abi_encode();
         world.proposer.send("settle", world.images, &settle)?;
         Ok(())
     }
 
-    /// Vendors sign another bundle, and a round decides on it. Returns whether it is in force then.
+    /// Makes vendors sign another bundle and runs a round on it. Returns whether the bundle is in force afterwards.
     fn collateral(&mut self) -> Result<bool> {
         let (world, at) = (self.world, self.setting.at()?);
         self.bundles += 1;
         let number = self.bundles;
         self.setting.publish(&self.vendors.bundle_since(self.begins + number * HOUR))?;
-        // All of the round is in one period: in the next one whoever still wants the bundle would ask for another.
+        // The whole round fits into one period. In the next period a validator that still wants the bundle would open
+        // another round.
         world.pass_until((world.time()? / PERIOD + 1) * PERIOD)?;
         let before = world.ask(at, &Collateral::currentRoundCall {})?;
-        // One fetches it, and the others find it there. The first bundle is wanted by whoever has it.
+        // One validator fetches the bundle, and the others find it there. A validator that has the first bundle asks
+        // for a round itself.
         self.setting.looks(1, "")?;
         if number > 1 {
-            world.proposer.send("open", at, &Collateral::openCall {}.abi_encode()).context("open a round")?;
+            world.proposer.send("open", at, &Collateral::openCall {}.abi_encode()).context("cannot open a round")?;
         }
         let round = world.ask(at, &Collateral::roundCountCall {})?;
         let commit_end: u64 = world.ask(at, &Collateral::roundOfCall { round })?.commitEnd.to();
@@ -302,7 +307,7 @@ impl Course<'_> {
         Ok(world.ask(at, &Collateral::currentRoundCall {})? > before)
     }
 
-    /// Leaves the chain's clock right, and what relays, mirrors and clients of the network need.
+    /// Sets the chain's clock right, and leaves what relays, mirrors and clients of the network need.
     fn leave(&self, network: &Path, newest: u64) -> Result<()> {
         let world = self.world;
         let first = unix_seconds() - YOUNG_BLOCKS - 10;
@@ -325,9 +330,9 @@ impl Course<'_> {
         fs::write(simulation.join("vendors"), self.vendors.encode())?;
         fs::write(simulation.join("roots"), encode_roots(self.vendors.roots()))?;
         let approved = world.ask(world.images, &ImageRegistry::roundOfCall { round: newest })?.value;
-        // The image of the simulation is that one.
+        // That image becomes the image of the simulation.
         fs::rename(manifest_of(&published, approved)?, published.join("image-1.json"))?;
-        // Clients ask that two of the three who have rebuilt it have signed that.
+        // Clients require signatures of two of the three validators that rebuilt the image.
         let validators = world.ask(world.images, &ImageRegistry::validatorsCall {})?;
         let named = (1..=3).map(|id| {
             let shown = world.ask(validators, &ValidatorSet::getCall { validatorId: id })?;
@@ -341,7 +346,7 @@ impl Course<'_> {
     }
 }
 
-/// Does the same for each of the honest validators, all at once.
+/// Does the same for each honest validator, all in parallel.
 fn at_once(act: impl Fn(u64) -> Result<()> + Sync) -> Result<()> {
     std::thread::scope(|scope| {
         let act = &act;
@@ -350,7 +355,7 @@ fn at_once(act: impl Fn(u64) -> Result<()> + Sync) -> Result<()> {
     })
 }
 
-/// The file of the manifest whose image was approved by this value.
+/// Returns the file of the manifest whose image was approved by this value.
 fn manifest_of(published: &Path, value: B256) -> Result<PathBuf> {
     let is_it = |path: &PathBuf| {
         let Ok(bytes) = fs::read(path) else { return false };
@@ -358,5 +363,5 @@ fn manifest_of(published: &Path, value: B256) -> Result<PathBuf> {
         manifest.is_ok_and(|manifest| image_value(manifest.image.into(), sha256(&bytes).into()) == value)
     };
     let mut paths = fs::read_dir(published)?.flatten().map(|entry| entry.path());
-    paths.find(is_it).context("nobody has published the manifest of an approved image")
+    paths.find(is_it).context("no validator published the manifest of the approved image")
 }

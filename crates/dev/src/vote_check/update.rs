@@ -1,6 +1,6 @@
-//! A client that replaces its program by what validators have rebuilt and approved, and by nothing else.
+//! A client that replaces its program only with what validators have rebuilt and approved.
 //!
-//! Owns a mirror of a validator's published files, and the program that is replaced, which nobody runs.
+//! Owns a mirror of a validator's published files, and the program that is replaced, which never runs.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -30,7 +30,7 @@ impl<'a> Client<'a> {
         command.args(["mirror", "run", "--listen", "127.0.0.1:0", "--chain"]).arg(dir.join("chain.toml"));
         command.env("OPENRELAY_STATE_DIR", dir.join("mirror"));
         let (mirror, url) = Process::start(command.arg("--files").arg(dir.join("published-1")))?;
-        let base = url.strip_suffix("/records").context("the mirror's address")?;
+        let base = url.strip_suffix("/records").context("the mirror's URL does not end in /records")?;
         let served = format!(
             "mirrors = [\"{url}\"]\nevidence = [\"{base}/attestation\"]\npackages = [\"{base}/files/\"]\n{}",
             kept_lines(&fs::read_to_string(dir.join("chain.toml"))?)
@@ -42,11 +42,11 @@ impl<'a> Client<'a> {
         fs::write(dir.join("policy.toml"), "")?;
         let place = dir.join("bin/openrelay");
         fs::create_dir_all(dir.join("bin"))?;
-        fs::write(&place, "a program of before")?;
+        fs::write(&place, "the previous program")?;
         Ok(Self { world, place, config: config.display().to_string(), _mirror: mirror })
     }
 
-    /// `openrelay update`, which must end with this code and say this.
+    /// Runs `openrelay update`, which must end with this exit code and print this word.
     fn updates(&self, arguments: &[&str], code: i32, word: &str) -> Result<()> {
         let place = self.place.display().to_string();
         let all = [&["update", "--config", &self.config, "--into", &place], arguments].concat();
@@ -61,13 +61,13 @@ impl<'a> Client<'a> {
     }
 }
 
-/// The chain's file without the mirrors that it names.
+/// Returns the chain file without its mirrors.
 fn kept_lines(text: &str) -> String {
     let others = text.lines().filter(|line| !line.starts_with("mirrors ") && !line.starts_with("evidence "));
     others.map(|line| format!("{line}\n")).collect()
 }
 
-/// Serves something else than what is asked for, as long as this program runs.
+/// Serves wrong bytes for every request, as long as this program runs.
 fn serve_lies() -> Result<String> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let url = format!("http://{}", listener.local_addr()?);
@@ -80,7 +80,8 @@ fn serve_lies() -> Result<String> {
     Ok(url)
 }
 
-/// Has three validators rebuild and approve this program as a version of the client's; it can be used when this returns.
+/// Makes three validators rebuild and approve this program as a version of the client's. It can be used when this
+/// returns.
 fn approve(world: &World, tiny: &Tiny, version: u64, program: &str) -> Result<()> {
     let client = world.local.dir.join(format!("client-{version}"));
     fs::write(&client, program)?;
@@ -102,33 +103,33 @@ fn approve(world: &World, tiny: &Tiny, version: u64, program: &str) -> Result<()
 pub(super) fn run(world: &World, tiny: &Tiny) -> Result<()> {
     (1..=3).try_for_each(|number| join(world, number))?;
     let client = Client::start(world)?;
-    client.updates(&[], 1, "have approved no package")?;
+    client.updates(&[], 1, "have approved no usable client package")?;
     approve(world, tiny, 1, "the first program")?;
-    client.updates(&["--check"], 0, "there to be installed")?;
-    client.has("a program of before", "")?;
+    client.updates(&["--check"], 0, "an update is available")?;
+    client.has("the previous program", "")?;
     client.updates(&[], 0, "version 1, approved in round 1")?;
-    client.has("the first program", "a program of before")?;
-    client.updates(&[], 0, "is this already")?;
+    client.has("the first program", "the previous program")?;
+    client.updates(&[], 0, "is up to date")?;
     approve(world, tiny, 2, "the second program")?;
-    // A mirror that serves other bytes; beside one that does not it is passed over.
+    // A mirror that serves other bytes. The client skips it when an honest mirror is listed too.
     let served = world.local.dir.join("served.toml");
     let honest = fs::read_to_string(&served)?;
-    let (head, tail) = honest.split_once("packages = [").context("it names mirrors of packages")?;
-    let (own, rest) = tail.split_once(']').context("a list ends")?;
+    let (head, tail) = honest.split_once("packages = [").context("the chain file has no package mirrors")?;
+    let (own, rest) = tail.split_once(']').context("the list of package mirrors has no end")?;
     let lies = serve_lies()?;
     fs::write(&served, format!("{head}packages = [\"{lies}\"]{rest}"))?;
     client.updates(&[], 1, "its SHA-256 is")?;
-    client.has("the first program", "a program of before")?;
+    client.has("the first program", "the previous program")?;
     fs::write(&served, format!("{head}packages = [\"{lies}\", {own}]{rest}"))?;
-    // Somebody whom the policy names has not signed.
+    // A rebuilder that the policy names has not signed.
     let policy = world.local.dir.join("policy.toml");
     fs::write(&policy, format!("rebuilders = [\"0x{:040x}\"]\n", 7))?;
     client.updates(&[], 5, "[rebuilders]")?;
-    client.has("the first program", "a program of before")?;
+    client.has("the first program", "the previous program")?;
     fs::write(&policy, "")?;
     client.updates(&["--json"], 0, "\"version\":2")?;
     client.has("the second program", "the first program")?;
-    // What was installed once is not gone behind.
+    // The client never installs an older version than it has installed before.
     fs::write(world.local.dir.join("state/installed.json"), "{\"version\": 3, \"hash\": \"00\"}")?;
     client.updates(&[], 5, "version 3 was installed before")?;
     client.has("the second program", "the first program")

@@ -1,4 +1,5 @@
-//! What answers say. Source: ethereum/execution-apis, src/schemas, and the answers of go-ethereum where they differ.
+//! Serialises answers. Source: ethereum/execution-apis, src/schemas, and the answers of go-ethereum where they
+//! differ.
 
 use alloy_consensus::{Eip658Value, Transaction, TxEnvelope, TxReceipt, Typed2718};
 use alloy_primitives::{B256, Bytes, U256, hex};
@@ -85,7 +86,7 @@ pub(super) fn block(block: &Block, whole: bool) -> Value {
     object
 }
 
-/// A transaction in a block.
+/// Returns a transaction in a block.
 pub(super) fn transaction(block: &Block, index: usize) -> Value {
     let Done { transaction, sender, .. } = &block.transactions[index];
     let base_fee = block.header.base_fee_per_gas;
@@ -101,7 +102,7 @@ pub(super) fn transaction(block: &Block, index: usize) -> Value {
     object
 }
 
-/// A transaction by itself.
+/// Returns a transaction without its block.
 pub(super) fn bare(transaction: &TxEnvelope, sender: alloy_primitives::Address, base_fee: Option<u64>) -> Value {
     let signature = transaction.signature();
     let parity = u64::from(signature.v());
@@ -133,7 +134,11 @@ pub(super) fn bare(transaction: &TxEnvelope, sender: alloy_primitives::Address, 
     }
     set(&mut object, "yParity", quantity(U256::from(parity)));
     let list = transaction.access_list().map(|list| list.0.as_slice()).unwrap_or_default();
-    let entry = |item: &alloy_eips::eip2930::AccessListItem| json!({"address": data(item.address.as_slice()), "storageKeys": item.storage_keys});
+    let entry = |item: &alloy_eips::eip2930::AccessListItem| {
+        json!({
+            "address": data(item.address.as_slice()), "storageKeys": item.storage_keys
+        })
+    };
     set(&mut object, "accessList", list.iter().map(entry).collect());
     if let Some(tip) = transaction.max_priority_fee_per_gas() {
         set(&mut object, "maxFeePerGas", quantity(U256::from(transaction.max_fee_per_gas())));
@@ -160,10 +165,10 @@ pub(super) fn bare(transaction: &TxEnvelope, sender: alloy_primitives::Address, 
     object
 }
 
-/// Gas for a blob. Source: EIP-4844.
+/// Gas of one blob. Source: EIP-4844.
 const BLOB_GAS: u64 = 1 << 17;
 
-/// What became of a transaction in a block.
+/// Returns the receipt of a transaction in a block.
 pub(super) fn receipt(block: &Block, index: usize, blob_fee: u128) -> Value {
     let done = &block.transactions[index];
     let created = done.created.filter(|_| done.transaction.is_create());
@@ -194,7 +199,7 @@ pub(super) fn receipt(block: &Block, index: usize, blob_fee: u128) -> Value {
     object
 }
 
-/// What a transaction in a block has logged.
+/// Returns the logs of a transaction in a block.
 pub(super) fn logs(block: &Block, index: usize) -> Vec<Value> {
     let before: usize = block.transactions[..index].iter().map(|done| done.receipt.logs().len()).sum();
     let done = &block.transactions[index];
@@ -215,7 +220,9 @@ pub(super) fn logs(block: &Block, index: usize) -> Vec<Value> {
     done.receipt.logs().iter().enumerate().map(one).collect()
 }
 
-/// The words that go with what a contract reverted with. Source: the Solidity documentation, "Panic via assert and Error via require".
+/// Returns the text for the data with which a contract reverted.
+///
+/// Source: the Solidity documentation, "Panic via assert and Error via require".
 pub(super) fn revert_reason(output: &Bytes) -> Option<String> {
     use alloy_sol_types::{Panic, Revert, SolError};
     if let Ok(revert) = Revert::abi_decode(output) {

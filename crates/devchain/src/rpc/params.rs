@@ -1,4 +1,4 @@
-//! What requests say.
+//! Parses the parameters of requests.
 
 use alloy_primitives::{Address, B256, Bytes, TxKind, U256};
 use serde_json::Value;
@@ -12,12 +12,12 @@ pub(super) fn text(params: &Value, at: usize) -> Result<&str, RpcError> {
 
 pub(super) fn address(params: &Value, at: usize) -> Result<Address, RpcError> {
     prefixed(text(params, at)?)
-        .ok_or_else(|| RpcError::params(format!("invalid argument {at}: no address of 20 bytes after 0x")))
+        .ok_or_else(|| RpcError::params(format!("invalid argument {at}: expected 0x and an address of 20 bytes")))
 }
 
 pub(super) fn hash(params: &Value, at: usize) -> Result<B256, RpcError> {
     prefixed(text(params, at)?)
-        .ok_or_else(|| RpcError::params(format!("invalid argument {at}: no hash of 32 bytes after 0x")))
+        .ok_or_else(|| RpcError::params(format!("invalid argument {at}: expected 0x and a hash of 32 bytes")))
 }
 
 fn prefixed<T: std::str::FromStr>(text: &str) -> Option<T> {
@@ -25,12 +25,12 @@ fn prefixed<T: std::str::FromStr>(text: &str) -> Option<T> {
 }
 
 pub(super) fn bytes(text: &str) -> Result<Bytes, RpcError> {
-    text.parse().map_err(|_| RpcError::params("invalid argument: no hex bytes"))
+    text.parse().map_err(|_| RpcError::params("invalid argument: not hexadecimal bytes"))
 }
 
-/// A quantity: hexadecimal, without leading zeros, or a plain number.
+/// Parses a quantity: hexadecimal without leading zeros, or a plain number.
 pub(super) fn quantity(value: &Value) -> Result<U256, RpcError> {
-    let bad = || RpcError::params(format!("invalid argument: {value} is no quantity"));
+    let bad = || RpcError::params(format!("invalid argument: {value} is not a quantity"));
     match value {
         Value::Number(number) => number.as_u64().map(U256::from).ok_or_else(bad),
         Value::String(text) => {
@@ -48,7 +48,7 @@ pub(super) fn small(value: &Value) -> Result<u64, RpcError> {
     u64::try_from(quantity(value)?).map_err(|_| RpcError::params("invalid argument: larger than 64 bits"))
 }
 
-/// A place in storage, which clients pad or not.
+/// Parses a storage slot, which clients pad or not.
 pub(super) fn slot(text: &str) -> Result<U256, RpcError> {
     let digits = text.strip_prefix("0x").unwrap_or(text);
     if digits.len() > 64 {
@@ -60,14 +60,14 @@ pub(super) fn slot(text: &str) -> Result<U256, RpcError> {
     U256::from_str_radix(digits, 16).map_err(|_| RpcError::params("invalid storage key"))
 }
 
-/// A call object.
+/// Parses a call object.
 pub(super) fn call(value: &Value) -> Result<Call, RpcError> {
     let object = value.as_object().ok_or_else(|| RpcError::params("missing value for required argument 0"))?;
     let optional = |key: &str| object.get(key).filter(|value| !value.is_null());
     let address = |key: &str| -> Result<Option<Address>, RpcError> {
         let Some(value) = optional(key) else { return Ok(None) };
         let parsed = value.as_str().and_then(|text| text.parse().ok());
-        parsed.map(Some).ok_or_else(|| RpcError::params(format!("invalid argument 0: {key} is no address")))
+        parsed.map(Some).ok_or_else(|| RpcError::params(format!("invalid argument 0: {key} is not an address")))
     };
     let number = |key: &str| optional(key).map(quantity).transpose();
     let price = |key: &str| -> Result<Option<u128>, RpcError> { Ok(number(key)?.map(|wei| wei.saturating_to())) };
@@ -87,13 +87,13 @@ pub(super) fn call(value: &Value) -> Result<Call, RpcError> {
     })
 }
 
-/// Which logs are asked for.
+/// Which logs are requested.
 pub(super) struct Filter {
     pub(super) block: Option<B256>,
     pub(super) from: Value,
     pub(super) to: Value,
     addresses: Vec<Address>,
-    /// At each place the topics that will do; none for any.
+    /// The accepted topics at each position. An empty list accepts any topic.
     topics: Vec<Vec<B256>>,
 }
 
@@ -129,7 +129,7 @@ fn one<T: std::str::FromStr>(value: &Value) -> Result<T, RpcError> {
     parsed.ok_or_else(|| RpcError::params(format!("invalid argument 0: {value}")))
 }
 
-/// One, several or none.
+/// Parses one value, a list of values, or null.
 fn many<T: std::str::FromStr>(value: &Value) -> Result<Vec<T>, RpcError> {
     if value.is_null() {
         return Ok(Vec::new());

@@ -11,11 +11,11 @@ use sha2::{Digest as _, Sha256};
 use super::world::*;
 
 const RELAYS: [(Role, u32); 2] = [(Role::Ingress, 100), (Role::Egress, 100)];
-/// So many that evidence can name blocks 0, 256 and 512.
+/// Number of blocks: enough for evidence to name blocks 0, 256 and 512.
 const BLOCKS: u64 = 600;
 
-/// Every lie about what this reading proves, each with what it is about and whether it can go unnoticed: a slot that
-/// nobody needs may be left out.
+/// Returns every lie about what this reading proves, with its subject and whether it may go unnoticed. Only an
+/// omitted slot that no reader needs may go unnoticed.
 fn lies(world: &World, reading: &Reading) -> Vec<(String, Fault, bool)> {
     let mut all = Vec::new();
     let directory = world.network.directory;
@@ -55,7 +55,7 @@ fn endpoint_that_lies_about_one_slot_makes_the_next_one_lead() {
     let mut unnoticed = 0;
     for (what, fault, may_pass) in lies {
         world.fault(0, Some(&fault));
-        // It is noticed: nothing is taken from this endpoint alone.
+        // The lie is detected when this is the only endpoint.
         (world.file.endpoints, world.file.quorum) = (endpoints[..1].to_vec(), 1);
         match world.read(&Outside, Some(&honest)) {
             Err(ChainError::Endpoints(_) | ChainError::Refused(_)) => {}
@@ -65,17 +65,18 @@ fn endpoint_that_lies_about_one_slot_makes_the_next_one_lead() {
             }
             other => panic!("{what}: {other:?}"),
         }
-        // And it has no effect where others are asked, whoever answers first.
+        // The lie has no effect when other endpoints are queried too, whichever answers first.
         (world.file.endpoints, world.file.quorum) = (endpoints.clone(), 2);
         let (reading, again) = world.read(&Outside, Some(&honest)).unwrap();
         assert_eq!((reading.voted(&world.file.trust()).as_ref(), &again), (Ok(&voted), &found), "{what}");
         assert_eq!(reading.attestation, honest.attestation, "{what}");
     }
-    // Places in the list of images, of which there are none yet.
+    // The unnoticed slots are places in the list of images, which is still empty.
     assert_eq!(unnoticed, 8);
 }
 
-/// A contract that looks like the one of collateral, with this entry. Its code does nothing but write the two slots.
+/// Creates a contract with the storage layout of the collateral contract and this entry. Its code only writes the two
+/// slots.
 fn collateral(node: &mut Node, bundle: B256) -> Address {
     // PUSH32 bundle, PUSH1 12, SSTORE; PUSH1 1, PUSH1 13, SSTORE; PUSH0, PUSH0, RETURN.
     let code = [&[0x7f][..], bundle.as_slice(), &[0x60, 12, 0x55, 0x60, 1, 0x60, 13, 0x55, 0x5f, 0x5f, 0xf3]].concat();
@@ -99,7 +100,7 @@ fn kept_collateral_stays_unless_a_proven_entry_names_another() {
     let bundle = |reading: &Reading| AttestationFile::decode(&reading.attestation).map(|file| file.bundle).unwrap();
     let (mut kept, _) = world.read(&Outside, None).unwrap();
     kept.attestation = file(&old);
-    // A mirror brings another one, which the chain does not name, and an endpoint says that it does.
+    // A mirror serves another bundle, which the chain does not name, and an endpoint claims that the chain names it.
     world.file.evidence = vec![serve_bytes(file(&new))];
     let slot = U256::from(12);
     for lie in
@@ -111,7 +112,7 @@ fn kept_collateral_stays_unless_a_proven_entry_names_another() {
         assert_eq!(bundle(&reading), old, "{lie:?}");
     }
     world.fault(0, None);
-    // The chain names the other one.
+    // The chain names the other bundle.
     world.file.collateral = Some(contracts[1]);
     let (reading, _) = world.read(&Outside, Some(&kept)).unwrap();
     assert_eq!(bundle(&reading), new);

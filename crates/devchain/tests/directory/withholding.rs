@@ -1,4 +1,4 @@
-//! Sources of records that leave descriptors out, the circuit's own ingress among them.
+//! Record sources that omit descriptors, including the circuit's own ingress.
 
 use openrelay_ledger::chain::reading::{MAX_MISSING, Reading};
 use openrelay_ledger::directory::Directory;
@@ -18,7 +18,7 @@ const RELAYS: [(Role, u32); 8] = [
     (Role::Egress, 500),
     (Role::Egress, 600),
 ];
-/// The relays of the liar, whose ingress is relay 1.
+/// The relays of the lying operator, whose ingress is relay 1.
 const OWN: [u64; 2] = [1, 3];
 
 fn pair(directory: &Directory, below: impl FnMut(u64) -> u64) -> Result<(u64, u64), SelectionError> {
@@ -40,7 +40,7 @@ fn one_honest_source_among_liars_gives_all_relays_and_none_gives_no_hops() {
         world.file.mirrors = vec![good.clone()];
         world.read(&Outside, None).unwrap()
     };
-    // Which of ingress, egress and two mirrors lie.
+    // All combinations of a lying ingress, egress and two lying mirrors.
     for liars in 0..16u8 {
         let lies = |place: u8| liars & (1 << place) != 0;
         let file = |place| if lies(place) { lying.clone() } else { honest.clone() };
@@ -52,7 +52,8 @@ fn one_honest_source_among_liars_gives_all_relays_and_none_gives_no_hops() {
             pair(&found, |_| 0).unwrap();
             continue;
         }
-        // The missing share is shown, and nothing is chosen: 2,100 Mbit/s are missing, and each role has 100.
+        // The client reports the missing share and chooses no hops: relays with 2,100 Mbit/s are missing, and each
+        // role has 100.
         let missing = facts(&found).missing;
         assert_eq!((ids(&found), facts(&found).withheld), (OWN.to_vec(), 6));
         assert!((950..=960).contains(&missing), "{missing}");
@@ -63,10 +64,10 @@ fn one_honest_source_among_liars_gives_all_relays_and_none_gives_no_hops() {
         assert_eq!(one_hop, Err(why.clone()));
         let ingress = found.relay(1).unwrap();
         assert_eq!(selection::egress(&found, ingress, &[], |_| 0), Err(why));
-        // Whoever has read them before still knows them.
+        // A client that has read the descriptors before still knows them.
         let (_, found) = world.read(&way, Some(&whole)).unwrap();
         assert_eq!((ids(&found), facts(&found).missing), (all(), 0));
-        // And whoever has not asks again, although the root is the same: one source tells the truth this time.
+        // A client without them queries again, although the root is unchanged. This time one source is honest.
         let way = Circuit { egress: honest.clone(), ..way };
         let (again, found) = world.read(&way, Some(&reading)).unwrap();
         assert_eq!(again.account.storage_root, reading.account.storage_root);
@@ -97,7 +98,7 @@ fn share_of_at_most_two_percent_is_shown_and_hops_are_chosen() {
         assert_eq!((facts(&found).withheld, facts(&found).missing), (1, share));
         assert_eq!(pair(&found, |_| 0), Ok((1, 2)));
     }
-    // One Mbit/s more is too much. The weight is the one that the chain proves, not one that the source names.
+    // One more Mbit/s exceeds the limit. The chain proves the weight; the source does not supply it.
     world.file.mirrors = vec![serve_bytes(world.withholding(|id| id < 3))];
     let (_, found) = world.read(&Outside, None).unwrap();
     assert_eq!(pair(&found, |_| 0), Err(SelectionError::Missing { relays: 2, missing: MAX_MISSING + 1 }));
@@ -111,11 +112,11 @@ fn client_that_lacks_descriptors_asks_again_before_its_refresh_is_due() {
     let read = |world: &World| openrelay_node::chain::directory(&Outside, &world.file, &kept, 0).unwrap();
     world.file.mirrors = vec![serve_bytes(world.withholding(|id| OWN.contains(&id)))];
     assert_eq!(facts(read(&world).0.directory()).withheld, 6);
-    assert!(read_lately(&world.file, &kept).is_none(), "it is not used as if it were complete");
+    assert!(read_lately(&world.file, &kept).is_none(), "an incomplete directory must not count as recent");
     world.file.mirrors.push(serve_bytes(world.records.clone()));
     assert_eq!(facts(read(&world).0.directory()).withheld, 0);
     assert!(read_lately(&world.file, &kept).is_some());
-    // Without endpoints a kept directory is filled in too.
+    // Without endpoints the client also completes a cached directory.
     let (incomplete, _) = {
         world.file.mirrors.remove(1);
         world.read(&Outside, None).unwrap()
@@ -125,10 +126,12 @@ fn client_that_lacks_descriptors_asks_again_before_its_refresh_is_due() {
     world.file.mirrors.push(serve_bytes(world.records.clone()));
     let (found, warning) = read(&world);
     assert_eq!(facts(found.directory()).withheld, 0);
-    assert!(warning.unwrap().contains("was kept"));
+    assert!(warning.unwrap().contains("cached directory"));
 }
 
-/// A generator with a fixed seed. Source: Steele, Lea, Flood, Fast splittable pseudorandom number generators, 2014.
+/// Returns a generator with a fixed seed.
+///
+/// Source: Steele, Lea, Flood, Fast splittable pseudorandom number generators, 2014.
 fn seeded(mut state: u64) -> impl FnMut(u64) -> u64 {
     move |below| {
         state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -139,7 +142,7 @@ fn seeded(mut state: u64) -> impl FnMut(u64) -> u64 {
     }
 }
 
-/// Pearson's statistic of these choices of an egress against the weights that relays have registered.
+/// Returns Pearson's statistic of these choices of an egress, compared with the registered weights of the relays.
 fn chi_squared(chosen: &[u64]) -> f64 {
     let egresses = || (1..).zip(RELAYS).filter(|(_, (role, _))| *role == Role::Egress);
     let total: u32 = egresses().map(|(_, (_, mbit))| mbit).sum();
@@ -151,7 +154,8 @@ fn chi_squared(chosen: &[u64]) -> f64 {
     egresses().map(term).sum()
 }
 
-/// Above this a choice among six is not by weight, with an error of 1 %. Source: tables of χ² with five degrees of freedom.
+/// Above this value a choice among six is not by weight, with an error of 1 %. Source: tables of χ² with five degrees
+/// of freedom.
 const CRITICAL: f64 = 15.086;
 
 #[test]
@@ -165,12 +169,12 @@ fn choice_of_egress_under_a_lying_ingress_is_by_honest_weight() {
     let chosen: Vec<u64> = (0..1_000).map(|_| choose(&found)).collect();
     let honest = chi_squared(&chosen);
     assert!(honest < CRITICAL, "χ² is {honest}");
-    // The same test notices a client that lets its ingress replace one choice of ten.
+    // The same test detects a client whose ingress replaces one choice in ten.
     let mut bias = seeded(19);
     let biased: Vec<u64> = chosen.iter().map(|egress| if bias(10) == 0 { 3 } else { *egress }).collect();
     let planted = chi_squared(&biased);
     assert!(planted > CRITICAL, "χ² is {planted}");
-    // And what the ingress alone gives is not chosen from.
+    // A client with only the ingress's records chooses no hops.
     let alone = Reading { records: lying, ..reading };
     let alone = alone.verify(&world.file.trust(), now(), 86_400, 0).unwrap();
     assert!(matches!(pair(&alone, seeded(20)), Err(SelectionError::Missing { relays: 6, .. })));
@@ -203,7 +207,7 @@ fn bad_pages_cost_a_source_only_themselves() {
         let (_, found) = world.read(&Outside, None).unwrap();
         assert_eq!((ids(&found), facts(&found).missing), (all(), 0), "{what}");
     }
-    // One that answers one entry differently each time never gives a wrong one.
+    // A source whose answers differ in one entry each time never causes a wrong record.
     let fickle = good.clone();
     world.file.mirrors = vec![serve_each(move |number| {
         let mut bytes = fickle.clone();
@@ -212,6 +216,6 @@ fn bad_pages_cost_a_source_only_themselves() {
     })];
     for _ in 0..3 {
         let why = world.read(&Outside, None).unwrap_err().to_string();
-        assert!(why.contains("relay 1 is not the chain's"), "{why}");
+        assert!(why.contains("relay 1 does not match the chain"), "{why}");
     }
 }

@@ -1,4 +1,4 @@
-//! A development chain at three endpoints, with relays and files of records that leave some of them out.
+//! A development chain at three endpoints, with relays and with files of records that omit some of them.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
@@ -26,12 +26,12 @@ pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()
 }
 
-/// A mirror that serves these bytes.
+/// Starts a mirror that serves these bytes, and returns its URL.
 pub(crate) fn serve_bytes(bytes: Vec<u8>) -> String {
     serve_each(move |_| bytes.clone())
 }
 
-/// A mirror that serves what `answer` makes of the number of the request, from 0.
+/// Starts a mirror whose answers depend on the number of the request, from 0. Returns its URL.
 pub(crate) fn serve_each(answer: impl Fn(usize) -> Vec<u8> + Send + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/records", listener.local_addr().unwrap());
@@ -68,7 +68,7 @@ impl Way for Circuit {
     }
 }
 
-/// Three endpoints that show the same chain.
+/// Three endpoints with the same chain.
 pub(crate) struct World {
     pub(crate) network: Network,
     pub(crate) servers: Vec<Server>,
@@ -79,7 +79,8 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// A chain with these relays, and so many blocks on top. `prepare` does what else is to be done before.
+    /// Creates a chain with these relays and `blocks` blocks after them. `prepare` changes the chain before those
+    /// blocks.
     pub(crate) fn new(name: &str, relays: &[(Role, u32)], blocks: u64, prepare: impl FnOnce(&mut Node)) -> Self {
         let age = blocks + 100;
         let mut node = Node::new(development(now() - age - 100), true, None);
@@ -127,12 +128,13 @@ impl World {
         self.servers[endpoint].set_faults(fault.cloned().into_iter().collect());
     }
 
-    /// The file of records without the descriptors of relays that `keep` does not name. It has the chain's root.
+    /// Returns the file of records without the descriptors of relays that `keep` rejects. The file has the chain's
+    /// root.
     pub(crate) fn withholding(&self, keep: impl Fn(u64) -> bool) -> Vec<u8> {
         withholding(&self.records, keep)
     }
 
-    /// Reads the directory by this way.
+    /// Reads the directory through this transport.
     pub(crate) fn read(&self, way: &dyn Way, older: Option<&Reading>) -> Result<(Reading, Directory), ChainError> {
         read_by(way, &self.file, (now(), 0), older, &[])
     }
@@ -144,7 +146,7 @@ impl Drop for World {
     }
 }
 
-/// The same file of records without the descriptors of relays that `keep` does not name.
+/// Returns this file of records without the descriptors of relays that `keep` rejects.
 pub(crate) fn withholding(records: &[u8], keep: impl Fn(u64) -> bool) -> Vec<u8> {
     let root = B256::from_slice(&records[20..52]);
     let set = RecordSet::verify(records, root).unwrap();
@@ -160,7 +162,7 @@ pub(crate) fn withholding(records: &[u8], keep: impl Fn(u64) -> bool) -> Vec<u8>
 }
 
 pub(crate) fn facts(directory: &Directory) -> Facts {
-    let Source::Chain(facts) = directory.source() else { panic!("not of a chain") };
+    let Source::Chain(facts) = directory.source() else { panic!("the source is not a chain") };
     facts
 }
 

@@ -1,4 +1,4 @@
-//! Votes on collateral: the contract against its model, and what a silent or lying third can do there.
+//! Votes on collateral: the contract compared with its model, and what a silent or lying third can do.
 
 use alloy_primitives::{B256, Bytes, U256, keccak256};
 use openrelay_ledger::chain::voting::collateral::Collateral as C;
@@ -10,10 +10,10 @@ use proptest::prelude::*;
 use crate::sequences;
 use crate::world::{DAY, HOUR, World, everybody};
 
-/// Five families with 66 %, and two with 34 %.
+/// Five families with 66 % of the weight, and two with 34 %.
 const SPLIT: [u128; 7] = [1_320, 1_320, 1_320, 1_320, 1_320, 1_700, 1_700];
 
-/// What a validator answers; nothing where it is silent.
+/// A validator's answer. `None` stands for a silent validator.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Vote {
     For(Entry),
@@ -49,14 +49,18 @@ impl Both {
         match (told, modelled) {
             (Ok(()), Ok(done)) => Ok(done),
             (Err(why), Err(refusal)) => {
-                assert_eq!(why[..], keccak256(format!("{refusal:?}()"))[..4], "another reason than {refusal:?}");
+                assert_eq!(
+                    why[..],
+                    keccak256(format!("{refusal:?}()"))[..4],
+                    "the contract has another reason than {refusal:?}"
+                );
                 Err(refusal)
             }
             (told, modelled) => panic!("contract {told:?}, model {:?}", modelled.map(|_| ())),
         }
     }
 
-    /// A round with these answers, settled.
+    /// Runs a round with these answers, and settles it.
     fn round(&mut self, votes: &[Option<Vote>]) -> Result<u64, Refusal> {
         let at = self.world.at.collateral;
         let told = self.world.tell(1, at, &C::openCall {});
@@ -97,7 +101,7 @@ impl Both {
         Self::agree(told, self.model.post(round, entry, self.world.now()))
     }
 
-    /// The contract holds what the model holds, and nobody's bond has changed otherwise than the model's.
+    /// Asserts that the contract's state equals the model's, and that bonds changed only as in the model.
     fn compare(&self) {
         let at = self.world.at.collateral;
         let current = self.world.ask(at, &C::currentCall {});
@@ -143,14 +147,19 @@ fn any_vote() -> impl Strategy<Value = Option<Vote>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: sequences() / 4, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: sequences() / 4, failure_persistence: None, ..ProptestConfig::default()
+    })]
 
-    /// Rounds with any answers, days between them, and any entry posted of any round: contract and model do the same.
+    /// Rounds with random answers, random days between them, and random entries posted for random rounds: contract
+    /// and model agree.
     #[test]
-    fn collateral_does_what_its_model_does(
+    fn collateral_matches_its_model(
         first in any::<bool>(),
         rounds in prop::collection::vec(
-            (prop::array::uniform7(any_vote()), 0u64..60, prop::collection::vec((0u64..5, 0u16..3, 3u16..7), 0..4)), 1..5),
+            (prop::array::uniform7(any_vote()), 0u64..60, prop::collection::vec((0u64..5, 0u16..3, 3u16..7), 0..4)),
+            1..5,
+        ),
     ) {
         let mut both = Both::crowd(&SPLIT);
         if first {
@@ -184,15 +193,19 @@ fn collateral_is_renewed_while_34_percent_are_silent_abstain_or_name_nonsense() 
             assert_eq!(both.model.rounds[&round].outcome, Outcome::NoQuorum);
             assert_eq!(both.post(round, new).is_ok(), renewed, "{rival:?}");
         }
-        assert_eq!(both.model.current.unwrap().entry, entry(2, 5, 5), "the floor stays: a majority raises none");
-        assert!(both.model.set.validators.values().zip(SPLIT).all(|(one, bond)| one.bond == bond), "it costs nothing");
+        assert_eq!(both.model.current.unwrap().entry, entry(2, 5, 5), "a majority must not raise a floor");
+        assert!(
+            both.model.set.validators.values().zip(SPLIT).all(|(one, bond)| one.bond == bond),
+            "the answers of 34 % must cost nothing"
+        );
         both.compare();
     }
 }
 
-/// Mutants: half of the weight renews; what is young is renewed; an old round renews; without any entry a majority posts.
+/// Mutants: half of the weight renews; recent collateral is renewed; an old round renews; a majority posts the first
+/// entry.
 #[test]
-fn only_more_than_half_renews_only_what_is_old_and_only_by_a_new_round() {
+fn renewal_needs_more_than_half_old_collateral_and_a_new_round() {
     let (old, new) = (entry(1, 5, 5), entry(2, 5, 5));
     let mut both = Both::crowd(&[1_000; 10]);
     let answers = |yes: usize| {
@@ -207,21 +220,21 @@ fn only_more_than_half_renews_only_what_is_old_and_only_by_a_new_round() {
     both.post(round, old).unwrap();
     both.world.wait(13 * DAY);
     let early = both.round(&answers(6)).unwrap();
-    assert_eq!(both.post(early, new), Err(Refusal::NotApproved), "it is not old enough");
+    assert_eq!(both.post(early, new), Err(Refusal::NotApproved), "the collateral is not old enough");
     both.world.wait(2 * DAY);
-    assert_eq!(both.post(early, new), Err(Refusal::NotApproved), "its round is too old");
+    assert_eq!(both.post(early, new), Err(Refusal::NotApproved), "the round is too old");
     let half = both.round(&answers(5)).unwrap();
     assert_eq!(both.post(half, new), Err(Refusal::NotApproved), "half is not more than half");
     both.world.wait(6 * HOUR);
     let round = both.round(&answers(6)).unwrap();
-    assert_eq!(both.post(round, old), Err(Refusal::NotApproved), "nobody named this one");
+    assert_eq!(both.post(round, old), Err(Refusal::NotApproved), "no validator named this entry");
     both.post(round, new).unwrap();
-    assert_eq!(both.post(round, new), Err(Refusal::NotApproved), "once");
+    assert_eq!(both.post(round, new), Err(Refusal::NotApproved), "an entry is posted only once");
     both.compare();
 }
 
 #[test]
-fn floors_never_fall_by_a_renewal_either() {
+fn renewal_never_lowers_floors() {
     let mut both = Both::crowd(&SPLIT);
     let (old, lower) = (entry(1, 5, 5), entry(2, 4, 5));
     let round = both.round(&votes(Some(Vote::For(old)), Some(Vote::For(old)))).unwrap();

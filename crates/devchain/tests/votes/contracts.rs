@@ -1,4 +1,4 @@
-//! Release keys, collateral, beacon and issuers: what each party may do with them.
+//! Tests release keys, collateral, beacon and issuers, and what each party may do with them.
 
 use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy_sol_types::SolValue;
@@ -13,9 +13,9 @@ use openrelay_ledger::votes::rounds::Answer;
 
 use crate::world::{DAY, HOUR, World, address, cold, key, sign};
 
-/// That it is refused for this reason.
+/// Asserts that the contract refused the call with this error.
 fn refused(told: Result<(), Bytes>, reason: &str) {
-    let why = told.expect_err("it was accepted");
+    let why = told.expect_err("the contract accepted the call");
     assert_eq!(why[..4], keccak256(format!("{reason}()"))[..4], "another reason than {reason}");
 }
 
@@ -23,7 +23,7 @@ fn release(source: u8, version: u64) -> R::Release {
     R::Release { sourceTree: B256::repeat_byte(source), inputsLock: B256::ZERO, kind: 1, version }
 }
 
-/// Parties by their addresses, and the first `count` of them.
+/// Returns the first `count` parties in the order of their addresses.
 fn sorted(count: usize) -> Vec<(Address, u64)> {
     let mut all: Vec<(Address, u64)> = (1..=6).map(|party| (address(party), party)).collect();
     all.sort_unstable();
@@ -31,7 +31,7 @@ fn sorted(count: usize) -> Vec<(Address, u64)> {
     all
 }
 
-/// Replaces the one key of the test world by two of three.
+/// Replaces the one release key of the test world by two of three, and returns the holders.
 fn two_of_three(world: &mut World) -> Vec<u64> {
     let keys: Vec<Address> = sorted(3).into_iter().map(|(address, _)| address).collect();
     let at = world.at.release_keys;
@@ -46,7 +46,7 @@ fn two_of_three(world: &mut World) -> Vec<u64> {
 }
 
 #[test]
-fn a_release_needs_so_many_of_the_keys() {
+fn release_needs_a_threshold_of_the_keys() {
     let mut world = World::new();
     let holders = two_of_three(&mut world);
     let at = world.at.release_keys;
@@ -68,7 +68,7 @@ fn a_release_needs_so_many_of_the_keys() {
 }
 
 #[test]
-fn a_foreign_tree_is_not_proposed() {
+fn release_not_signed_by_the_release_keys_is_not_proposed() {
     let mut world = World::crowd(&[1_000; 5]);
     let foreign = I::proposeCall {
         roundKind: 0,
@@ -88,7 +88,7 @@ fn a_foreign_tree_is_not_proposed() {
 }
 
 #[test]
-fn two_sources_of_one_version_are_no_release_and_everybody_sees_it() {
+fn two_source_trees_of_one_version_are_a_provable_conflict() {
     let mut world = World::crowd(&[1_000; 5]);
     let at = world.at.release_keys;
     let signed = |world: &World, one: &R::Release| {
@@ -116,7 +116,7 @@ fn two_sources_of_one_version_are_no_release_and_everybody_sees_it() {
 }
 
 #[test]
-fn a_conflict_shown_during_the_round_stops_it() {
+fn conflict_reported_during_the_round_stops_it() {
     let mut world = World::crowd(&[1_000; 5]);
     let yes = Answer::Value(1);
     let round = world.propose(1, 1, 1, true).unwrap();
@@ -146,7 +146,7 @@ fn a_conflict_shown_during_the_round_stops_it() {
 }
 
 #[test]
-fn a_change_of_keys_can_be_called_off_by_the_keys() {
+fn change_of_keys_can_be_cancelled_by_the_keys() {
     let mut world = World::new();
     let at = world.at.release_keys;
     let announce = |world: &World, threshold: u8, keys: Vec<Address>| {
@@ -165,7 +165,7 @@ fn a_change_of_keys_can_be_called_off_by_the_keys() {
 }
 
 #[test]
-fn the_beacon_does_not_care_for_order_and_charges_who_withholds() {
+fn beacon_ignores_order_and_charges_a_validator_that_withholds() {
     let mut outputs = Vec::new();
     for order in [[1u64, 2, 3], [3, 1, 2]] {
         let mut world = World::crowd(&[10_000; 4]);
@@ -214,7 +214,7 @@ fn the_beacon_does_not_care_for_order_and_charges_who_withholds() {
 }
 
 #[test]
-fn collateral_is_what_two_thirds_fetched_and_its_floors_never_fall() {
+fn collateral_needs_two_thirds_and_its_floors_never_fall() {
     let mut world = World::crowd(&[1_000; 6]);
     let at = world.at.collateral;
     let entry = |bundle: u8, floor: u32| C::Entry { bundle: B256::repeat_byte(bundle), intelFloor: floor, amdFloor: 7 };
@@ -253,11 +253,11 @@ fn collateral_is_what_two_thirds_fetched_and_its_floors_never_fall() {
         assert_eq!(Some(world.ask(at, &C::currentCall {}).intelFloor), holds);
     }
     let bond = world.ask(world.at.validators, &V::getCall { validatorId: 6 }).bond.to::<u64>();
-    assert_eq!(bond, 1_000, "who has fetched at another time says something else, and pays nothing");
+    assert_eq!(bond, 1_000, "a validator that fetched at another time names another value and pays nothing");
 }
 
 #[test]
-fn an_issuer_comes_with_a_bond_and_leaves_with_it() {
+fn issuer_joins_with_a_bond_and_gets_it_back() {
     let mut world = World::new();
     let at = world.at.issuers;
     let register = |endpoint: &str| Issuers::registerCall {
@@ -290,7 +290,7 @@ fn an_issuer_comes_with_a_bond_and_leaves_with_it() {
 }
 
 #[test]
-fn the_guardian_stops_what_is_new_and_nobody_who_leaves_reveals_or_claims() {
+fn guardian_pauses_joins_but_not_running_rounds_or_withdrawals() {
     let mut world = World::crowd(&[1_000; 6]);
     world.propose(1, 1, 1, false).unwrap();
     world.commit(None, 1, 1, Answer::Value(1)).unwrap();
@@ -316,7 +316,7 @@ fn the_guardian_stops_what_is_new_and_nobody_who_leaves_reveals_or_claims() {
 }
 
 #[test]
-fn only_the_contracts_of_votes_move_money() {
+fn only_voting_contracts_move_money() {
     let mut world = World::crowd(&[1_000; 2]);
     let at = world.at.validators;
     refused(
@@ -343,7 +343,7 @@ fn only_the_contracts_of_votes_move_money() {
 }
 
 #[test]
-fn an_empty_family_gives_its_place_back_and_a_full_one_does_not() {
+fn empty_family_frees_its_place_and_a_bonded_one_does_not() {
     let mut world = World::crowd(&[1_000; 3]);
     let at = world.at.validators;
     let prune = V::pruneCall { family: address(2) };
@@ -352,7 +352,7 @@ fn an_empty_family_gives_its_place_back_and_a_full_one_does_not() {
     world.tell(9, at, &prune).unwrap();
     refused(world.tell(9, at, &prune), "BadValue");
     world.join(4, 4, 1_000).unwrap();
-    assert_eq!(world.ask(at, &V::placeOfCall { family: address(4) }), 2, "the place that was free");
+    assert_eq!(world.ask(at, &V::placeOfCall { family: address(4) }), 2, "the freed place is reused");
     world.propose(1, 1, 1, false).unwrap();
     assert_eq!(world.total(1), 3_000);
     world.compare();

@@ -1,4 +1,4 @@
-//! The contracts that validators vote with, against their reference model and against what each party may try.
+//! Tests the validators' voting contracts against their reference model, and what each party may do.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -17,7 +17,7 @@ use openrelay_ledger::votes::rounds::{Answer, Outcome};
 use proptest::prelude::*;
 use world::{DAY, HOUR, World, cold, everybody};
 
-/// What anybody may try. Numbers that name a validator, round or motion are taken modulo those that there are, and one more.
+/// A call that anybody may try. Numbers of validators, rounds and motions may exceed the existing ones.
 #[derive(Clone, Debug)]
 enum Step {
     Join {
@@ -68,7 +68,7 @@ enum Step {
         id: u64,
         answer: Answer,
     },
-    /// Commits another's commitment.
+    /// Commits another validator's commitment.
     Copy {
         round: u64,
         id: u64,
@@ -120,7 +120,7 @@ enum Step {
     Wait {
         seconds: u64,
     },
-    /// A round with these answers, as far as so many of its parts: so what is rare by chance is there to be played with.
+    /// Runs a round with these answers up to a part, so that states that are rare by chance also occur.
     Campaign {
         who: u64,
         version: u64,
@@ -135,7 +135,7 @@ enum Step {
     SettleMotions {
         round: u64,
     },
-    /// Waits for the next moment at which a round changes, to the second or one short of it.
+    /// Waits for the next moment at which a round changes, exactly or one second short of it.
     WaitFor {
         round: u64,
         short: bool,
@@ -166,18 +166,33 @@ fn any_step() -> impl Strategy<Value = Step> {
         2 => id().prop_map(|id| Step::Withdraw { id }),
         1 => who().prop_map(|who| Step::Claim { who }),
         1 => (1u128..5_000).prop_map(|amount| Step::Fund { amount }),
-        3 => (who(), 1u64..=3, 1u64..=2, prop::bool::weighted(0.4)).prop_map(|(who, version, value, emergency)| Step::Propose { who, version, value, emergency }),
+        3 => (who(), 1u64..=3, 1u64..=2, prop::bool::weighted(0.4))
+            .prop_map(|(who, version, value, emergency)| Step::Propose { who, version, value, emergency }),
         5 => (who(), round(), 1u64..=2).prop_map(|(who, round, value)| Step::Open { who, round, value }),
-        2 => (caller(), round(), id(), any_answer()).prop_map(|(caller, round, id, answer)| Step::Commit { caller, round, id, answer }),
+        2 => (caller(), round(), id(), any_answer())
+            .prop_map(|(caller, round, id, answer)| Step::Commit { caller, round, id, answer }),
         1 => (round(), id(), id()).prop_map(|(round, id, of)| Step::Copy { round, id, of }),
-        8 => (who(), 1u64..=3, prop::bool::weighted(0.2), prop::array::uniform7(prop::option::weighted(0.9, mostly_right())), 1u8..=6)
-            .prop_map(|(who, version, emergency, answers, parts)| Step::Campaign { who, version, emergency, answers, parts }),
-        4 => (round(), prop::array::uniform7(any::<bool>())).prop_map(|(round, voters)| Step::AccuseMany { round, voters }),
+        8 => (
+            who(),
+            1u64..=3,
+            prop::bool::weighted(0.2),
+            prop::array::uniform7(prop::option::weighted(0.9, mostly_right())),
+            1u8..=6,
+        )
+            .prop_map(|(who, version, emergency, answers, parts)| {
+                Step::Campaign { who, version, emergency, answers, parts }
+            }),
+        4 => (round(), prop::array::uniform7(any::<bool>()))
+            .prop_map(|(round, voters)| Step::AccuseMany { round, voters }),
         1 => round().prop_map(|round| Step::SettleMotions { round }),
-        2 => (caller(), round(), id(), prop::bool::weighted(0.8)).prop_map(|(caller, round, id, honest)| Step::Reveal { caller, round, id, honest }),
-        1 => (who(), round(), id(), any::<bool>()).prop_map(|(who, round, id, honest)| Step::ReportSalt { who, round, id, honest }),
+        2 => (caller(), round(), id(), prop::bool::weighted(0.8))
+            .prop_map(|(caller, round, id, honest)| Step::Reveal { caller, round, id, honest }),
+        1 => (who(), round(), id(), any::<bool>())
+            .prop_map(|(who, round, id, honest)| Step::ReportSalt { who, round, id, honest }),
         2 => (who(), round(), id(), any_answer(), any::<bool>(), any_answer(), any::<bool>(), prop::bool::weighted(0.1))
-            .prop_map(|(who, round, id, a, sa, b, sb, forged)| Step::Equivocate { who, round, id, said: [(a, sa), (b, sb)], forged }),
+            .prop_map(|(who, round, id, a, sa, b, sb, forged)| {
+                Step::Equivocate { who, round, id, said: [(a, sa), (b, sb)], forged }
+            }),
         4 => round().prop_map(|round| Step::Finish { round }),
         1 => (round(), id()).prop_map(|(round, id)| Step::Settle { round, id }),
         3 => round().prop_map(|round| Step::SettleAll { round }),
@@ -230,7 +245,7 @@ fn play(world: &mut World, step: Step) {
     }
 }
 
-/// How many random sequences: a few by hand, as many as `./x test` says there.
+/// Returns the number of random sequences: a few by default, or the number that `./x test` sets.
 pub(crate) fn sequences() -> u32 {
     std::env::var("OPENRELAY_SEQUENCES").ok().and_then(|count| count.parse().ok()).unwrap_or(200)
 }
@@ -238,13 +253,16 @@ pub(crate) fn sequences() -> u32 {
 proptest! {
     #![proptest_config(ProptestConfig { cases: sequences(), failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever anybody tries in whatever order: the contracts allow what the model allows and refuse by the same name, every bond, lock, credit and state is the
-    /// model's, and no token is made or lost.
+    /// Random calls in random order. The contracts allow exactly what the model allows and refuse with the same
+    /// error. Every bond, lock, credit and state equals the model's, and no token is created or lost.
     #[test]
-    fn the_votes_do_what_their_model_does(crowd in prop::sample::select(vec![0u64, 4, 5, 6, 7]), steps in prop::collection::vec(any_step(), 1..40)) {
+    fn votes_match_their_model(
+        crowd in prop::sample::select(vec![0u64, 4, 5, 6, 7]),
+        steps in prop::collection::vec(any_step(), 1..40),
+    ) {
         let mut world = World::new();
-        for who in 1..=crowd {
-            world.join(who, who, 1_000).unwrap();
+        for party in 1..=crowd {
+            world.join(party, party, 1_000).unwrap();
         }
         for step in steps {
             play(&mut world, step);
@@ -254,27 +272,27 @@ proptest! {
 }
 
 #[test]
-fn five_families_approve_and_the_image_lives_its_life() {
+fn five_families_approve_and_the_image_passes_through_its_states() {
     let mut world = World::crowd(&[1_000; 5]);
     world.fund(5_000);
     let round = world.round(1, 1, &[Some(Answer::Value(1)); 5]);
     assert_eq!(world.state(round), State::ApprovedPending);
     world.settle(round, &everybody()).unwrap();
-    assert_eq!(world.model.set.credits[&cold(1)], 100, "a tenth of the pot in five");
+    assert_eq!(world.model.set.credits[&cold(1)], 100, "one tenth of the pot is shared by five");
     assert_eq!(world.model.set.credits[&1], 100, "the deposit");
     world.wait(DAY);
     assert_eq!(world.state(round), State::Active);
     let newer = world.round(2, 2, &[Some(Answer::Value(2)); 5]);
-    assert_eq!(world.state(round), State::Active, "until the newer one can be used");
+    assert_eq!(world.state(round), State::Active, "the older image stays active until the newer one is usable");
     world.wait(DAY);
     assert_eq!((world.state(round), world.state(newer)), (State::Deprecated, State::Active));
     world.wait(14 * DAY);
     assert_eq!((world.state(round), world.state(newer)), (State::Retired, State::Active));
-    assert_eq!(world.propose(3, 2, 2, false), Err(Refusal::NotNow), "an approved version is approved");
+    assert_eq!(world.propose(3, 2, 2, false), Err(Refusal::NotNow), "an approved version cannot be proposed again");
     world.compare();
 }
 
-/// Mutant: `>` for `>=` where two thirds approve.
+/// Mutant: `>` instead of `>=` where two thirds approve.
 #[test]
 fn exactly_two_thirds_approve_and_one_unit_less_does_not() {
     let yes = Some(Answer::Value(1));
@@ -286,9 +304,9 @@ fn exactly_two_thirds_approve_and_one_unit_less_does_not() {
     assert_eq!(world.state(round), State::NoQuorum);
 }
 
-/// Mutant: `>=` for `>` where more than a third rejects.
+/// Mutant: `>=` instead of `>` where more than a third rejects.
 #[test]
-fn exactly_a_third_does_not_stop_what_two_thirds_approve_and_more_rejects() {
+fn exactly_a_third_cannot_stop_an_approval_and_more_rejects() {
     let (yes, no, failed) = (Some(Answer::Value(1)), Some(Answer::Value(2)), Some(Answer::Failed));
     let mut world = World::crowd(&[1_000; 9]);
     let round = world.round(1, 1, &[yes, yes, yes, yes, None, None, no, no, no]);
@@ -299,12 +317,12 @@ fn exactly_a_third_does_not_stop_what_two_thirds_approve_and_more_rejects() {
     let round = world.round(1, 1, &[yes, yes, yes, yes, None, None, no, no, no]);
     assert_eq!(world.state(round), State::Rejected);
     let round = world.round(1, 2, &[yes, yes, yes, yes, None, None, failed, failed, failed]);
-    assert_eq!(world.state(round), State::Rejected, "failures are one answer");
+    assert_eq!(world.state(round), State::Rejected, "failures count as one answer");
 }
 
-/// Mutants: current stake for the snapshot; weight read at the reveal.
+/// Mutants: current stake instead of the snapshot; weight read at the reveal.
 #[test]
-fn what_is_bonded_after_the_proposal_weighs_nothing() {
+fn bond_added_after_the_proposal_has_no_weight() {
     let mut world = World::crowd(&[1_000; 9]);
     world.propose(1, 1, 1, false).unwrap();
     world.top_up(9, 50_000).unwrap();
@@ -323,17 +341,18 @@ fn what_is_bonded_after_the_proposal_weighs_nothing() {
     world.compare();
 }
 
-/// Mutant: the snapshot of the proposal's own block.
+/// Mutant: a snapshot that includes the proposal's own block.
 #[test]
-fn what_is_bonded_in_the_block_of_the_proposal_weighs_nothing() {
+fn bond_added_in_the_proposal_block_has_no_weight() {
     let mut world = World::crowd(&[1_000; 5]);
     world.propose_in_the_block_of_a_bond(1, 6, 900_000);
     assert_eq!(world.total(1), 5_000);
 }
 
-/// Mutant: a salt without its author: a commitment could be copied unseen and revealed with what its author shows.
+/// Mutant: a salt without its author. A commitment could then be copied unseen and revealed with what its author
+/// reveals.
 #[test]
-fn a_copied_commitment_cannot_be_revealed() {
+fn copied_commitment_cannot_be_revealed() {
     let mut world = World::crowd(&[1_000; 5]);
     world.propose(1, 1, 1, false).unwrap();
     world.commit(None, 1, 1, Answer::Value(1)).unwrap();
@@ -343,9 +362,9 @@ fn a_copied_commitment_cannot_be_revealed() {
     assert_eq!(world.reveal_what_another_showed(1, 2), Err(Refusal::WrongOpening));
 }
 
-/// Mutant: a vote that can be shown twice.
+/// Mutant: a vote that can be revealed twice.
 #[test]
-fn nobody_is_counted_twice() {
+fn validator_is_counted_only_once() {
     let mut world = World::crowd(&[1_000; 5]);
     world.propose(1, 1, 1, false).unwrap();
     world.commit(None, 1, 1, Answer::Value(1)).unwrap();
@@ -357,9 +376,9 @@ fn nobody_is_counted_twice() {
     assert_eq!(world.tally(1, Answer::Value(1)), 0);
 }
 
-/// Mutant: a round that is closed before its reveals end.
+/// Mutant: a round that closes before its reveals end.
 #[test]
-fn nobody_ends_a_round_before_its_reveals_and_its_challenge() {
+fn round_cannot_end_before_its_reveals_and_its_challenge() {
     let mut world = World::crowd(&[1_000; 5]);
     world.propose(1, 1, 1, false).unwrap();
     for id in 1..=5 {
@@ -375,14 +394,14 @@ fn nobody_ends_a_round_before_its_reveals_and_its_challenge() {
     world.open(1, 1, 1).unwrap();
     world.wait(DAY);
     assert_eq!(world.state(1), State::Challenge);
-    assert_eq!(world.finish(1), Err(Refusal::WrongPhase), "equivocation can still be shown");
+    assert_eq!(world.finish(1), Err(Refusal::WrongPhase), "equivocation can still be reported");
     world.wait(3 * DAY);
     assert_eq!(world.finish(1), Ok(()));
 }
 
 /// Mutant: unbonding that ignores open commitments.
 #[test]
-fn who_leaves_after_a_commitment_can_reveal_and_pays_for_what_it_said() {
+fn validator_that_unbonds_after_committing_can_reveal_and_pays_for_a_wrong_value() {
     let mut world = World::crowd(&[1_000; 6]);
     world.propose(1, 1, 1, false).unwrap();
     for id in 1..=6 {
@@ -394,19 +413,19 @@ fn who_leaves_after_a_commitment_can_reveal_and_pays_for_what_it_said() {
     for id in 1..=6 {
         world.reveal(None, 1, id, true).unwrap();
     }
-    assert_eq!(world.tally(1, Answer::Value(2)), 1_000, "leaving after a commitment changes nothing");
+    assert_eq!(world.tally(1, Answer::Value(2)), 1_000, "unbonding after a commitment changes nothing");
     world.wait(22 * DAY);
     assert_eq!(world.withdraw(6), Err(Refusal::Locked), "its commitment is open");
     world.finish(1).unwrap();
     world.settle(1, &everybody()).unwrap();
     world.withdraw(6).unwrap();
-    assert_eq!(world.balance(cold(6)), 1_000 - 20, "a wrong value, which a sixth gave");
+    assert_eq!(world.balance(cold(6)), 1_000 - 20, "a wrong value of a sixth of the weight costs 2 %");
     world.compare();
 }
 
 #[test]
-fn a_family_weighs_no_more_than_its_cap_and_takes_nobody_in_unasked() {
-    // Twelve families: one may have 12.5 %, and here asks for a half.
+fn family_weight_is_capped_and_new_members_need_admission() {
+    // With twelve families the cap is 12.5 %. Here one family wants half.
     let mut world = World::crowd(&[1_000; 11]);
     world.join(12, 12, 6_000).unwrap();
     assert_eq!(world.join(13, 12, 5_000), Err(Refusal::NotAllowed));
@@ -436,13 +455,13 @@ fn fewer_than_five_families_approve_nothing() {
     }
     let round = world.round(1, 1, &[Some(Answer::Value(1)); 8]);
     assert_eq!(world.state(round), State::NoQuorum);
-    assert_eq!(world.propose(1, 1, 1, false), Err(Refusal::NotNow), "for a day");
+    assert_eq!(world.propose(1, 1, 1, false), Err(Refusal::NotNow), "a version cannot be proposed again for a day");
     world.wait(DAY);
     world.propose(1, 1, 1, false).unwrap();
 }
 
 #[test]
-fn equivocation_costs_everything_and_counts_for_nothing() {
+fn equivocation_costs_the_whole_bond_and_removes_the_vote() {
     let mut world = World::crowd(&[1_000; 6]);
     let yes = Answer::Value(1);
     world.propose(1, 1, 1, false).unwrap();
@@ -455,14 +474,14 @@ fn equivocation_costs_everything_and_counts_for_nothing() {
         world.reveal(None, 1, id, true).unwrap();
     }
     let said = [(yes, false), (Answer::Value(2), true)];
-    assert_eq!(world.equivocate(cold(9), 1, 6, said, true), Err(Refusal::NotSigned), "by somebody else");
+    assert_eq!(world.equivocate(cold(9), 1, 6, said, true), Err(Refusal::NotSigned), "the signature is a stranger's");
     assert_eq!(world.equivocate(cold(9), 1, 6, [(yes, false), (yes, true)], false), Err(Refusal::BadAnswer));
     world.equivocate(cold(9), 1, 6, said, false).unwrap();
-    assert_eq!(world.equivocate(cold(9), 1, 6, said, false), Err(Refusal::WrongMark), "once");
+    assert_eq!(world.equivocate(cold(9), 1, 6, said, false), Err(Refusal::WrongMark), "a report counts only once");
     assert_eq!((world.tally(1, yes), world.model.set.credits[&cold(9)]), (5_000, 50));
-    assert_eq!(world.top_up(6, 500), Err(Refusal::WrongStatus), "it can only leave");
+    assert_eq!(world.top_up(6, 500), Err(Refusal::WrongStatus), "the validator can only leave");
     assert_eq!(world.end(1), Outcome::Approved);
-    // A new hot key does not wash the old one clean.
+    // A new hot key does not clear the old one.
     world.set_operator(cold(5), 5, 11).unwrap();
     world.take_over(11, 5).unwrap();
     world.equivocate(cold(9), 1, 5, [(yes, true), (Answer::Failed, true)], false).unwrap();
@@ -472,8 +491,8 @@ fn equivocation_costs_everything_and_counts_for_nothing() {
 }
 
 #[test]
-fn penalties_are_those_of_the_table() {
-    // Six of a thousand: 4 right, one silent after its commitment, one absent; and one salt that everybody knew.
+fn penalties_match_the_table() {
+    // Of seven validators four reveal, one commits without revealing, one is absent, and the salt of one is reported.
     let mut world = World::crowd(&[10_000; 7]);
     world.fund(1_000);
     world.propose(1, 1, 1, false).unwrap();
@@ -482,31 +501,31 @@ fn penalties_are_those_of_the_table() {
     }
     assert_eq!(world.report_salt(cold(9), 1, 1, false), Err(Refusal::WrongOpening));
     world.report_salt(cold(9), 1, 1, true).unwrap();
-    assert_eq!(world.commit(None, 1, 1, Answer::Value(1)), Err(Refusal::WrongMark), "void is void");
+    assert_eq!(world.commit(None, 1, 1, Answer::Value(1)), Err(Refusal::WrongMark), "a voided vote stays void");
     world.await_reveals(1);
     world.open(1, 1, 1).unwrap();
     for id in 2..=5 {
         world.reveal(None, 1, id, true).unwrap();
     }
     world.wait(DAY);
-    assert_eq!(world.state(1), State::Reveal, "less than two thirds were shown: a day more");
+    assert_eq!(world.state(1), State::Reveal, "less than two thirds revealed, so reveals last one day longer");
     assert_eq!(world.end(1), Outcome::NoQuorum);
     world.settle(1, &everybody()).unwrap();
     world.settle(1, &everybody()).unwrap();
     let bonds: Vec<u128> = world.model.set.validators.values().map(|validator| validator.bond).collect();
-    assert_eq!(bonds, [9_950, 10_000, 10_000, 10_000, 10_000, 9_950, 9_995], "and nothing twice");
+    assert_eq!(bonds, [9_950, 10_000, 10_000, 10_000, 10_000, 9_950, 9_995], "no penalty applies twice");
     assert_eq!(world.model.set.credits[&cold(9)], 50);
-    assert_eq!(world.model.set.pot, 1_000, "nothing is earned without quorum");
+    assert_eq!(world.model.set.pot, 1_000, "no reward is paid without a quorum");
     world.compare();
 }
 
 #[test]
-fn what_a_wrong_value_cost_comes_back_when_the_image_is_revoked() {
+fn penalty_for_a_wrong_value_is_refunded_when_the_image_is_revoked() {
     let (yes, no) = (Some(Answer::Value(1)), Some(Answer::Value(2)));
     let mut world = World::crowd(&[3_000; 9]);
     let round = world.round(1, 1, &[yes, yes, yes, yes, yes, yes, no, no, no]);
     world.settle(round, &everybody()).unwrap();
-    assert_eq!(world.model.set.validators[&7].bond, 2_910, "three in a hundred: a third said the same");
+    assert_eq!(world.model.set.validators[&7].bond, 2_910, "a wrong value of a third of the weight costs 3 %");
     world.wait(2 * DAY);
     assert_eq!(world.decide(round, 7), Err(Refusal::WrongPhase));
     for id in 3..=8 {
@@ -516,14 +535,14 @@ fn what_a_wrong_value_cost_comes_back_when_the_image_is_revoked() {
     world.decide(round, 7).unwrap();
     assert_eq!(world.model.set.credits[&cold(7)], 90);
     assert_eq!(world.decide(round, 7), Err(Refusal::WrongMark));
-    assert_eq!(world.accuse(None, round, 1), Err(Refusal::WrongState), "revoked is revoked");
+    assert_eq!(world.accuse(None, round, 1), Err(Refusal::WrongState), "a revoked image cannot be accused");
     world.settle_motion(round, 0, &everybody()).unwrap();
     assert!(world.model.set.validators.values().all(|validator| validator.locks == 0));
     world.compare();
 }
 
 #[test]
-fn a_third_can_suspend_but_neither_the_last_image_nor_for_nothing() {
+fn a_third_can_suspend_an_image_at_a_price_but_not_the_last_one() {
     let yes = Some(Answer::Value(1));
     let mut world = World::crowd(&[1_000; 6]);
     let old = world.round(1, 1, &[yes; 6]);
@@ -531,11 +550,11 @@ fn a_third_can_suspend_but_neither_the_last_image_nor_for_nothing() {
     world.wait(DAY);
     world.accuse(None, old, 1).unwrap();
     world.accuse(None, old, 2).unwrap();
-    assert_eq!(world.state(old), State::Active, "it is the only one");
+    assert_eq!(world.state(old), State::Active, "the only usable image cannot be suspended");
     assert_eq!(world.accuse(None, old, 2), Err(Refusal::WrongMark));
     world.wait(3 * DAY);
     world.settle_motion(old, 0, &everybody()).unwrap();
-    assert_eq!(world.model.set.validators[&1].bond, 1_000, "what had no effect costs nothing");
+    assert_eq!(world.model.set.validators[&1].bond, 1_000, "a motion without effect costs nothing");
     let new = world.round(1, 2, &[yes; 6]);
     world.settle(new, &everybody()).unwrap();
     world.wait(DAY);
@@ -545,7 +564,7 @@ fn a_third_can_suspend_but_neither_the_last_image_nor_for_nothing() {
     assert_eq!((world.state(new), world.state(old)), (State::Suspended, State::Deprecated));
     world.accuse(None, old, 1).unwrap();
     world.accuse(None, old, 2).unwrap();
-    assert_eq!(world.state(old), State::Deprecated, "a third cannot keep the network down");
+    assert_eq!(world.state(old), State::Deprecated, "a third cannot leave the network without an image");
     world.wait(3 * DAY);
     assert_eq!(world.state(new), State::Active);
     world.settle_motion(new, 0, &everybody()).unwrap();
@@ -554,24 +573,24 @@ fn a_third_can_suspend_but_neither_the_last_image_nor_for_nothing() {
 }
 
 #[test]
-fn a_proposer_who_opens_nothing_or_something_wrong_loses_the_deposit() {
+fn proposer_that_opens_nothing_or_a_wrong_value_loses_the_deposit() {
     let mut world = World::crowd(&[1_000; 5]);
     let yes = Some(Answer::Value(2));
     let round = world.round(1, 1, &[yes; 5]);
-    assert_eq!(world.state(round), State::Rejected, "the proposer had said something else");
+    assert_eq!(world.state(round), State::Rejected, "the proposer had proposed another value");
     assert!(!world.model.set.credits.contains_key(&cold(1)));
     world.propose(1, 1, 2, false).unwrap();
     assert_eq!(world.open(2, 2, 2), Err(Refusal::WrongPhase));
     world.await_reveals(2);
-    assert_eq!(world.open(2, 2, 2), Err(Refusal::WrongProposal), "somebody else's");
-    assert_eq!(world.open(1, 2, 1), Err(Refusal::WrongProposal), "another value");
+    assert_eq!(world.open(2, 2, 2), Err(Refusal::WrongProposal), "only the proposer can open a proposal");
+    assert_eq!(world.open(1, 2, 1), Err(Refusal::WrongProposal), "only the proposed value opens a proposal");
     assert_eq!(world.end(2), Outcome::NoQuorum);
     assert_eq!(world.model.set.burned, 200);
     world.compare();
 }
 
 #[test]
-fn eight_rounds_at_most_and_emergencies_beside_them() {
+fn at_most_eight_rounds_are_open_besides_emergencies() {
     let mut world = World::crowd(&[1_000; 5]);
     for version in 1..=8 {
         world.propose(1, version, 1, false).unwrap();
@@ -587,9 +606,10 @@ fn eight_rounds_at_most_and_emergencies_beside_them() {
     world.compare();
 }
 
-/// Mutant: whoever weighs nothing in a round can be caught in it, and marks the family that has its place now.
+/// Mutant: a validator without weight in a round can be reported in it, which marks the family that has its place
+/// now.
 #[test]
-fn nobody_strikes_a_family_from_the_count() {
+fn report_on_a_former_validator_does_not_affect_the_family_in_its_place() {
     let both = [(Answer::Value(1), true), (Answer::Value(2), true)];
     let mut world = World::crowd(&[1_000; 5]);
     world.join(6, 6, 1_000).unwrap();
@@ -599,9 +619,13 @@ fn nobody_strikes_a_family_from_the_count() {
     world.prune(6);
     world.join(7, 7, 1_000).unwrap();
     let yes = Answer::Value(1);
-    // Five of six families are asked for; the first and the newest are among them.
+    // Five of six families are required, among them the first and the newest.
     let round = world.propose(1, 1, 1, false).unwrap();
-    assert_eq!(world.equivocate(cold(9), round, 0, both, true), Err(Refusal::NotSigned), "a stranger's number is 0");
+    assert_eq!(
+        world.equivocate(cold(9), round, 0, both, true),
+        Err(Refusal::NotSigned),
+        "a stranger's validator ID is 0"
+    );
     world.equivocate(cold(9), round, 6, both, false).unwrap();
     let voters = [1, 2, 3, 4, 7];
     for id in voters {
@@ -617,20 +641,24 @@ fn nobody_strikes_a_family_from_the_count() {
 }
 
 #[test]
-fn a_replaced_key_says_nothing_of_later_rounds() {
+fn replaced_key_cannot_prove_equivocation_in_later_rounds() {
     let both = [(Answer::Value(1), true), (Answer::Value(2), true)];
     let mut world = World::crowd(&[1_000; 5]);
     let before = world.propose(1, 1, 1, false).unwrap();
     world.set_operator(cold(5), 5, 11).unwrap();
     world.take_over(11, 5).unwrap();
     let after = world.propose(1, 2, 1, false).unwrap();
-    assert_eq!(world.equivocate(cold(9), after, 5, both, false), Err(Refusal::NotSigned), "who stole it earns nothing");
+    assert_eq!(
+        world.equivocate(cold(9), after, 5, both, false),
+        Err(Refusal::NotSigned),
+        "a thief of the key earns nothing"
+    );
     world.equivocate(cold(9), before, 5, both, false).unwrap();
-    assert_eq!(world.model.set.validators[&5].bond, 0, "but what it signed before is charged");
+    assert_eq!(world.model.set.validators[&5].bond, 0, "what the key signed before is charged");
 }
 
 #[test]
-fn who_was_caught_before_its_commitment_votes_no_more() {
+fn validator_caught_before_committing_cannot_vote() {
     let both = [(Answer::Value(1), true), (Answer::Value(2), true)];
     let mut world = World::crowd(&[1_000; 5]);
     let round = world.propose(1, 1, 1, false).unwrap();
@@ -640,7 +668,7 @@ fn who_was_caught_before_its_commitment_votes_no_more() {
 }
 
 #[test]
-fn who_leaves_before_a_commitment_pays_nothing_for_it() {
+fn validator_that_unbonds_before_committing_pays_nothing() {
     let mut world = World::crowd(&[10_000; 6]);
     world.propose(1, 1, 1, false).unwrap();
     world.unbond(6, 6).unwrap();
@@ -651,9 +679,9 @@ fn who_leaves_before_a_commitment_pays_nothing_for_it() {
     world.compare();
 }
 
-/// Nobody fills the rounds with one release for nothing, and nobody earns by having rounds rejected.
+/// Filling the rounds with one release is not free, and rejected rounds earn nothing on balance.
 #[test]
-fn rounds_that_are_too_many_or_rejected_cost_more_than_they_earn() {
+fn redundant_or_rejected_rounds_cost_more_than_they_earn() {
     let yes = Answer::Value(1);
     let mut world = World::crowd(&[1_000; 5]);
     world.fund(100_000);
@@ -685,9 +713,9 @@ fn rounds_that_are_too_many_or_rejected_cost_more_than_they_earn() {
     world.compare();
 }
 
-/// A vote takes one slot, freed when it is settled, and so much gas.
+/// A vote takes one slot, which settling frees, and at most 120,000 gas.
 #[test]
-fn a_vote_stays_within_its_budget() {
+fn vote_stays_within_its_budget_of_slots_and_gas() {
     let mut world = World::crowd(&[1_000; 6]);
     let yes = Answer::Value(1);
     world.propose(1, 1, 1, false).unwrap();
@@ -701,12 +729,12 @@ fn a_vote_stays_within_its_budget() {
     let before = world.slots();
     world.reveal(None, 1, 2, true).unwrap();
     let reveal = world.gas;
-    assert_eq!(world.slots(), before, "no slot more");
+    assert_eq!(world.slots(), before, "a reveal needs no further slot");
     println!("gas of a vote: commit {commit}, reveal {reveal}, in all {}", commit + reveal);
     assert!(commit + reveal <= 120_000, "{commit} + {reveal}");
     world.end(1);
     let before = world.slots();
     world.settle(1, &[1, 2]).unwrap();
     println!("gas of settling two: {}", world.gas);
-    assert!(world.slots() < before, "its slot is free again");
+    assert!(world.slots() < before, "settling frees the slots");
 }

@@ -1,4 +1,4 @@
-//! What more than a third and less than two thirds of the weight can do, and what it costs.
+//! What more than a third and less than two thirds of the weight can do, and what that costs.
 
 use openrelay_ledger::votes::Refusal;
 use openrelay_ledger::votes::images::State;
@@ -10,7 +10,7 @@ const YES: Option<Answer> = Some(Answer::Value(1));
 const OTHER: Option<Answer> = Some(Answer::Value(2));
 const FAILED: Option<Answer> = Some(Answer::Failed);
 const ABSTAIN: Option<Answer> = Some(Answer::Abstain);
-/// Five families with 66 %, and two with 34 %.
+/// Five families with 66 % of the weight, and two with 34 %.
 const SPLIT: [u128; 7] = [13_200, 13_200, 13_200, 13_200, 13_200, 17_000, 17_000];
 
 fn split(honest: Option<Answer>, rivals: [Option<Answer>; 2]) -> [Option<Answer>; 7] {
@@ -26,7 +26,8 @@ fn price(world: &World, round: u64) -> (Outcome, Price) {
     (round.outcome, round.price)
 }
 
-/// Rounds of one version after another in which the rivals give these answers; what the sixth has lost after each.
+/// Runs rounds of successive versions in which the rivals give these answers. Returns what validator 6 has lost after
+/// each.
 fn losses(world: &mut World, rivals: &[[Option<Answer>; 2]]) -> Vec<u128> {
     let begin = bond(world, 6);
     let mut all = Vec::new();
@@ -45,17 +46,17 @@ fn false_failure_of_34_percent_costs_its_voters_and_the_next_round_approves() {
     let mut world = World::crowd(&SPLIT);
     let round = world.round(1, 1, &split(YES, [FAILED; 2]));
     assert_eq!(price(&world, round), (Outcome::NoQuorum, Price::Wrong));
-    assert_eq!(world.model.set.credits[&1], 100, "the proposer has its deposit back");
+    assert_eq!(world.model.set.credits[&1], 100, "the proposer gets its deposit back");
     world.settle(round, &everybody()).unwrap();
-    assert_eq!((bond(&world, 6), bond(&world, 7)), (16_490, 16_490), "three in a hundred");
+    assert_eq!((bond(&world, 6), bond(&world, 7)), (16_490, 16_490), "a false failure costs 3 %");
     assert_eq!(bond(&world, 1), 13_200);
     world.wait(DAY);
     let next = world.round(1, 1, &split(YES, [FAILED; 2]));
-    assert_eq!(world.state(next), State::ApprovedPending, "what is left to them is less than a third");
+    assert_eq!(world.state(next), State::ApprovedPending, "their remaining weight is below a third");
     world.compare();
 }
 
-/// Mutant: half of the weight is enough to make others pay.
+/// Mutant: half of the weight is enough to charge others.
 #[test]
 fn exactly_half_agrees_on_nothing_and_more_than_half_does() {
     for (bonds, outcome) in [([1_000; 10], Outcome::Rejected), ([1_001; 10], Outcome::NoQuorum)] {
@@ -74,7 +75,7 @@ fn exactly_half_agrees_on_nothing_and_more_than_half_does() {
     }
 }
 
-/// Two values of similar weight leave open which is a lie: then answering otherwise costs what silence does.
+/// Two values of similar weight leave open which one is false. A different answer then costs as much as silence.
 #[test]
 fn common_wrong_value_of_34_percent_costs_as_much_as_silence_and_no_deposit() {
     let mut world = World::crowd(&SPLIT);
@@ -86,10 +87,10 @@ fn common_wrong_value_of_34_percent_costs_as_much_as_silence_and_no_deposit() {
     world.compare();
 }
 
-/// Mutant: `>` for `>=` where two thirds of the named weight agree.
+/// Mutant: `>` instead of `>=` where two thirds of the named weight agree.
 #[test]
 fn wrong_values_cost_more_from_two_thirds_of_the_named_weight_on() {
-    // Of 9 that name a value 6 name this one, or of 9,001 as many; 1 says that it failed.
+    // A weight of 9,000 names a value, or of 9,001, and 6,000 of it names this one. A weight of 1,000 votes "failed".
     for (last, expected) in [(1_000, Price::Wrong), (1_001, Price::Idle)] {
         let mut world = World::crowd(&[1_000, 1_000, 1_000, 1_000, 1_000, 1_000, 1_000, 1_000, last, 1_000]);
         let round = world.round(1, 1, &[YES, YES, YES, YES, YES, YES, OTHER, OTHER, OTHER, FAILED]);
@@ -98,7 +99,7 @@ fn wrong_values_cost_more_from_two_thirds_of_the_named_weight_on() {
     }
 }
 
-/// Mutant: a price that does not rise, or rises for ever.
+/// Mutant: a price that does not rise, or that rises without bound.
 #[test]
 fn silence_costs_more_each_time_up_to_a_bound_and_an_answer_ends_the_row() {
     let mut world = World::crowd(&SPLIT.map(|bond| bond * 1_000));
@@ -109,12 +110,12 @@ fn silence_costs_more_each_time_up_to_a_bound_and_an_answer_ends_the_row() {
         assert_eq!(17_000_000 - lost, bond, "round {turn}");
     }
     let answered = losses(&mut world, &[[YES; 2], [None; 2]]);
-    assert_eq!(answered, [0, bond * 5 / 10_000], "it begins again with 0.05 %");
+    assert_eq!(answered, [0, bond * 5 / 10_000], "the price starts again at 0.05 %");
 }
 
-/// Mutant: the first abstention costs something, or none ever does.
+/// Mutant: the first abstention has a price, or no abstention has one.
 #[test]
-fn first_abstention_is_free_and_each_further_one_in_a_row_is_dearer() {
+fn first_abstention_is_free_and_each_further_one_in_a_row_costs_more() {
     let mut world = World::crowd(&SPLIT.map(|bond| bond * 1_000));
     let lost = losses(&mut world, &[[ABSTAIN; 2]; 3]);
     assert_eq!(lost, [0, 8_500, 8_500 + 16_991]);
@@ -129,7 +130,7 @@ fn abstaining_costs_nothing_where_nobody_could_build() {
         world.settle(round, &everybody()).unwrap();
     }
     assert!((1..=7).all(|id| bond(&world, id) == SPLIT[id as usize - 1]));
-    // A failure that more than half have seen is one: nobody pays for it.
+    // A failure that more than half report is real, so it costs nothing.
     let round = world.round(1, 9, &split(FAILED, [YES; 2]));
     assert_eq!(price(&world, round), (Outcome::Rejected, Price::None));
     world.settle(round, &everybody()).unwrap();
@@ -137,9 +138,9 @@ fn abstaining_costs_nothing_where_nobody_could_build() {
     world.compare();
 }
 
-/// Mutant: a value of too few families makes others pay.
+/// Mutant: a value of too few families charges others.
 #[test]
-fn value_of_fewer_than_five_families_makes_nobody_pay() {
+fn value_of_fewer_than_five_families_charges_nobody() {
     let mut world = World::crowd(&[2_000, 2_000, 2_000, 2_000, 2_000, 2_000]);
     let round = world.round(1, 1, &[YES, YES, YES, YES, FAILED, FAILED]);
     assert_eq!(price(&world, round), (Outcome::NoQuorum, Price::None), "two thirds, but four families");
@@ -147,9 +148,9 @@ fn value_of_fewer_than_five_families_makes_nobody_pay() {
     assert_eq!(bond(&world, 6), 2_000);
 }
 
-/// Mutant: what a failure cost stays lost when the majority was wrong.
+/// Mutant: the price of a failure stays lost when the majority was wrong.
 #[test]
-fn price_of_a_failure_comes_back_when_another_value_is_approved_or_the_image_is_revoked() {
+fn price_of_a_failure_is_refunded_on_another_approval_or_revocation() {
     for revoked in [true, false] {
         let mut world = World::crowd(&SPLIT);
         let round = world.round(1, 1, &split(YES, [FAILED; 2]));
@@ -180,9 +181,9 @@ fn price_of_a_failure_comes_back_when_another_value_is_approved_or_the_image_is_
     }
 }
 
-/// Mutant: a right answer that stands although its version has an image.
+/// Mutant: a round's right answer stands although its version already has an image.
 #[test]
-fn round_that_comes_second_makes_nobody_pay() {
+fn round_that_ends_second_charges_nobody() {
     for (order, expected) in [([0, 1], Price::None), ([1, 0], Price::Wrong)] {
         let mut world = World::crowd(&SPLIT);
         let rounds = [1, 2].map(|proposer| world.propose(proposer, 1, 1, false).unwrap());
@@ -205,7 +206,7 @@ fn round_that_comes_second_makes_nobody_pay() {
     }
 }
 
-/// Mutants: four fifths in an emergency; a reveal of six hours alone.
+/// Mutants: four fifths in an emergency; a reveal period of only six hours.
 #[test]
 fn emergency_takes_hours_and_two_thirds_and_waits_for_late_reveals() {
     let yes = Answer::Value(1);
@@ -221,7 +222,7 @@ fn emergency_takes_hours_and_two_thirds_and_waits_for_late_reveals() {
             world.reveal(None, 1, id, true).unwrap();
         }
         world.wait(6 * HOUR);
-        assert_eq!(world.finish(1), Err(Refusal::WrongPhase), "less than two thirds were shown");
+        assert_eq!(world.finish(1), Err(Refusal::WrongPhase), "less than two thirds have revealed");
         if voters == 8 {
             world.reveal(None, 1, 8, true).unwrap();
         }

@@ -1,7 +1,8 @@
-//! The contracts on a chain and the model beside them: each call goes to both, which must agree on it.
+//! The contracts on a chain, and the model beside them. Each call goes to both, and they must agree on it.
 //!
-//! The contracts' code is read when the test runs, from the folder that `OPENRELAY_ARTIFACTS` names, so that mutants of them can be held against the same tests.
-#![allow(missing_docs, reason = "its words are in the tests")]
+//! The test reads the contracts' code at run time, from the folder in `OPENRELAY_ARTIFACTS`, so that the same tests
+//! can check mutants of the contracts.
+#![allow(missing_docs, reason = "the tests document it")]
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -27,15 +28,15 @@ const RICH: u64 = 1_000_000_000;
 const DEPOSIT: u64 = 100;
 const MIN_BOND: u64 = 1_000;
 
-/// Parties with keys; each has a cold address as well.
+/// Parties with keys. Each also has a cold address.
 const PARTIES: Party = 14;
 
-/// The withdrawal address of a party.
+/// Returns the withdrawal address of a party.
 pub(crate) const fn cold(party: Party) -> Party {
     party + 100
 }
 
-/// More than there are.
+/// Returns more validator IDs than exist.
 pub(crate) fn everybody() -> Vec<u64> {
     (1..=20).collect()
 }
@@ -55,7 +56,7 @@ pub(crate) fn sign(key: &SigningKey, hash: B256) -> Bytes {
     [&signature.to_bytes()[..], &[27 + recovery.to_byte()]].concat().into()
 }
 
-/// The creation code of a contract, as it is in the folder.
+/// Returns the creation code of a contract from the folder.
 pub(crate) fn code(name: &str) -> Bytes {
     let committed = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../contracts/artifacts");
     let folder = std::env::var_os("OPENRELAY_ARTIFACTS").map_or_else(committed, PathBuf::from);
@@ -64,7 +65,8 @@ pub(crate) fn code(name: &str) -> Bytes {
     artifact["bytecode"].as_str().unwrap().parse().unwrap()
 }
 
-/// An answer as validators give it: of an image with this number and no measurements; a failure names its log, which nobody compares.
+/// Returns an answer as validators give it. A value is an image with this number and without measurements; a failure
+/// names a log that is never compared.
 fn bound(answer: Answer) -> voting::Answer {
     match answer {
         Answer::Value(number) => voting::Answer::Value(image_value(B256::with_last_byte(number as u8), B256::ZERO)),
@@ -92,10 +94,10 @@ pub(crate) struct World {
     chain: Chain,
     pub(crate) at: Contracts,
     pub(crate) model: Images,
-    /// Of the last call that was done.
+    /// Gas of the last successful call.
     pub(crate) gas: u64,
     salts: u64,
-    /// The block in which a hot key was replaced.
+    /// Block in which each replaced hot key was replaced.
     replaced: BTreeMap<Party, u64>,
 }
 
@@ -105,7 +107,7 @@ impl World {
         FRESH.get_or_init(Self::deploy).clone()
     }
 
-    /// Validators 1, 2, …, each a family of its own, with these bonds.
+    /// Creates validators 1, 2, … with these bonds. Each is its own family.
     pub(crate) fn crowd(bonds: &[u128]) -> Self {
         let mut this = Self::new();
         for (party, bond) in (1..).zip(bonds) {
@@ -140,7 +142,7 @@ impl World {
         }
     }
 
-    /// Says it to the contract; `Err` is the reason in bytes.
+    /// Sends a call to a contract. `Err` contains the revert data.
     pub(crate) fn tell<C: SolCall>(&mut self, caller: Party, to: Address, call: &C) -> Result<(), Bytes> {
         match self.chain.send(address(caller), to, call.abi_encode().into()) {
             Ok(receipt) => {
@@ -152,7 +154,7 @@ impl World {
         }
     }
 
-    /// Both must say the same, and refuse by the same name.
+    /// Asserts that contract and model agree, and refuse with the same error.
     fn agree<T>(told: Result<(), Bytes>, modelled: Result<T, Refusal>) -> Result<T, Refusal> {
         match (told, modelled) {
             (Ok(()), Ok(done)) => Ok(done),
@@ -181,7 +183,8 @@ impl World {
         self.chain.advance(seconds);
     }
 
-    /// Waits until the next block is just at, or two seconds before, the next moment at which something changes.
+    /// Waits until the next block is exactly at the next moment at which something changes, or, with `short`, one
+    /// second before it.
     pub(crate) fn wait_for(&mut self, round: u64, short: bool) {
         let Some(image) = self.model.images.get(&round) else { return };
         let r = &image.round;
@@ -210,7 +213,7 @@ impl World {
         self.model.set.admit(family, operator);
     }
 
-    /// Frees the place of a family without bonds, of which the model knows nothing.
+    /// Frees the place of a family without bonds. The model has no such places.
     pub(crate) fn prune(&mut self, family: Party) {
         self.tell(1, self.at.validators, &V::pruneCall { family: address(family) }).unwrap();
     }
@@ -272,7 +275,7 @@ impl World {
             version,
         };
         let hash = self.ask(self.at.release_keys, &ReleaseKeys::releaseHashCall { release: release.clone() });
-        // The two bindings have a type each for the same struct.
+        // The two bindings have different types for the same struct.
         let same = SolValue::abi_decode(&release.abi_encode()).unwrap();
         assert_eq!(hash, release_hash(self.chain.chain_id(), self.at.release_keys, &same));
         let (image, measurements) = (B256::with_last_byte(number as u8), B256::ZERO);
@@ -299,7 +302,7 @@ impl World {
         Self::agree(told, self.model.open(party, round, number, self.now()))
     }
 
-    /// Who may speak for a validator, unless somebody else is named.
+    /// Returns the party that speaks for a validator: `caller`, or else its operator.
     fn voice(&self, caller: Option<Party>, id: u64) -> Party {
         let own = self.model.set.validators.get(&id).and_then(|validator| validator.operator);
         caller.or(own).unwrap_or(1)
@@ -330,18 +333,18 @@ impl World {
         }
     }
 
-    /// Commits what another has committed.
+    /// Commits the commitment of another validator.
     pub(crate) fn copy(&mut self, round: u64, id: u64, of: u64) -> Result<(), Refusal> {
         let Some(what) = self.committed(round, of) else { return Ok(()) };
         self.commit_this(None, round, id, what)
     }
 
-    /// Reveals what was committed, or with another salt.
+    /// Reveals what was committed, or, unless `honest`, the same with another salt.
     pub(crate) fn reveal(&mut self, caller: Option<Party>, round: u64, id: u64, honest: bool) -> Result<(), Refusal> {
         let nothing = Commitment { author: (round, id), answer: Answer::Value(1), salt: 0 };
         let what = self.committed(round, id).unwrap_or(nothing);
         let what = if honest { what } else { Commitment { salt: what.salt + 1_000_000, ..what } };
-        // Who copied another's commitment knows nothing that opens it under its own name.
+        // A validator that copied a commitment has no opening of it under its own ID.
         self.reveal_this(caller, Commitment { author: (round, id), ..what })
     }
 
@@ -354,12 +357,12 @@ impl World {
         Self::agree(told, self.model.reveal(caller, what, self.now()))
     }
 
-    /// The copier reveals with the answer and the salt that the author has shown: the author's first salt is 1.
+    /// Makes the copier reveal with the author's revealed answer and salt. The author's first salt is 1.
     pub(crate) fn reveal_what_another_showed(&mut self, round: u64, id: u64) -> Result<(), Refusal> {
         self.reveal_this(None, Commitment { author: (round, id), answer: Answer::Value(1), salt: 1 })
     }
 
-    /// With the newest salt.
+    /// Reveals with the newest salt.
     pub(crate) fn reveal_again(&mut self, round: u64, id: u64, answer: Answer) -> Result<(), Refusal> {
         self.reveal_this(None, Commitment { author: (round, id), answer, salt: self.salts })
     }
@@ -374,7 +377,7 @@ impl World {
         Self::agree(told, self.model.report_salt(caller, what, self.now()))
     }
 
-    /// `forged`: signed by somebody who is no validator.
+    /// Reports two answers of one round. With `forged` the signer is not a validator.
     pub(crate) fn equivocate(
         &mut self,
         caller: Party,
@@ -383,7 +386,7 @@ impl World {
         both: [(Answer, bool); 2],
         forged: bool,
     ) -> Result<(), Refusal> {
-        // A validator's first hot key: what it signed while it was that is good for ever.
+        // A validator's first hot key. Its signatures from the time before its replacement stay valid forever.
         let first = self.model.set.served.iter().filter(|(_, served)| **served == id).map(|(party, _)| *party).min();
         let signer = if forged { 0 } else { first.unwrap_or(0) };
         let signature = |(answer, signed): (Answer, bool)| {
@@ -400,7 +403,8 @@ impl World {
             signatures: both.map(signature),
         };
         let told = self.tell(caller, self.at.images, &call);
-        // A signature that is nobody's, or was made for a round after its key was replaced, is as good as an answer that was not revealed.
+        // A signature of a stranger, or one for a round after the key's replacement, counts as an answer that was not
+        // revealed.
         let snapshot = self.ask(self.at.images, &I::roundOfCall { round }).snapshotBlock.to::<u64>();
         let signs = signer != 0 && self.replaced.get(&signer).is_none_or(|block| *block > snapshot);
         if !signs && both.iter().any(|(_, signed)| *signed) {
@@ -444,26 +448,28 @@ impl World {
         Self::agree(told, self.model.settle_motion(round, number, ids, self.now()))
     }
 
-    /// The guardian stops joins and proposals.
+    /// Makes the guardian pause joins and proposals.
     pub(crate) fn pause(&mut self) {
         for to in [self.at.validators, self.at.images] {
             self.chain.send(KNOWN[1].0, to, V::pauseCall {}.abi_encode().into()).unwrap();
         }
     }
 
-    /// Waits for reveals to begin.
+    /// Waits until reveals start.
     pub(crate) fn await_reveals(&mut self, round: u64) {
         self.chain.set_now(self.model.images[&round].round.commit_end);
     }
 
-    /// Waits for the end and finishes.
+    /// Waits for the end of a round and finishes it.
     pub(crate) fn end(&mut self, round: u64) -> Outcome {
         self.chain.set_now(self.model.images[&round].round.end());
         self.finish(round).unwrap();
         self.model.images[&round].round.outcome
     }
 
-    /// A whole round of a version, whose value is the version's first answer 1, with these answers; everybody who commits reveals.
+    /// Runs a whole round with these answers, in which every validator that commits also reveals.
+    ///
+    /// Answers refer to values by number; `number` is the proposed one.
     pub(crate) fn round(&mut self, number: u64, version: u64, answers: &[Option<Answer>]) -> u64 {
         let round = self.propose(1, version, number, false).unwrap();
         let voters = || (1u64..).zip(answers).filter_map(|(id, answer)| answer.map(|answer| (id, answer)));
@@ -479,7 +485,7 @@ impl World {
         round
     }
 
-    /// A round of a version with these answers as far as so many parts, whatever is refused of them.
+    /// Runs the first `parts` parts of a round with these answers, and ignores refusals.
     pub(crate) fn campaign(
         &mut self,
         who: Party,
@@ -520,12 +526,12 @@ impl World {
         self.ask(self.at.token, &Token::balanceOfCall { account: address(party) }).to()
     }
 
-    /// Slots in use by the contracts of votes.
+    /// Returns the number of storage slots that the voting contracts use.
     pub(crate) fn slots(&self) -> usize {
         self.chain.storage(self.at.validators).len() + self.chain.storage(self.at.images).len()
     }
 
-    /// A bond and the proposal in one block, in this order; the model is left behind.
+    /// Puts a bond and a proposal into one block, in this order. The model does not follow.
     pub(crate) fn propose_in_the_block_of_a_bond(&mut self, proposer: Party, party: Party, amount: u128) {
         let join = V::joinCall {
             family: address(party),
@@ -561,7 +567,7 @@ impl World {
         self.chain.submit(TxEnvelope::from(transaction.into_signed(signature))).unwrap();
     }
 
-    /// Everything that the contracts hold is what the model holds.
+    /// Asserts that the contracts' state equals the model's.
     pub(crate) fn compare(&self) {
         let set = &self.model.set;
         let v = self.at.validators;

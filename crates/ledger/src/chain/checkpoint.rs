@@ -1,10 +1,12 @@
-//! Checkpoints: blocks that so many of a release's keys have signed, for who starts for the first time and for who reaches no endpoint.
+//! Checkpoints: blocks signed by a quorum of a release's keys, for a client that starts for the first time or reaches
+//! no endpoint.
 //!
-//! Owns the form and the check. A checkpoint stands for the quorum of endpoints and for nothing else: all that follows from the header is proven as ever. Never signs a block
-//! by itself: whoever has a key looks at the chain first.
+//! Owns the format and the check. A checkpoint replaces the quorum of endpoints and nothing else: everything below the
+//! header is still proven. It never signs a block by itself. The holder of a key checks the chain first.
 //!
 //! ```text
-//! "openrelay-checkpoint/1\n" | chain id 8 | height 8 | block hash 32 | timestamp 8 | count 1 | per signature, by rising key: key's place 1 | Ed25519 signature 64
+//! "openrelay-checkpoint/1\n" | chain id 8 | height 8 | block hash 32 | timestamp 8 | count 1
+//!                            | per signature, by rising key: key's place 1 | Ed25519 signature 64
 //! with the reading at this block: length 4, checkpoint | reading to the end
 //! ```
 
@@ -16,9 +18,9 @@ use super::reading::{MAX_READING, Reading, ReadingError, Trust};
 use crate::directory::{Directory, DirectoryKey};
 
 const HEAD: &[u8] = b"openrelay-checkpoint/1\n";
-/// What a signature is over begins with this.
+/// Prefix of the signed message.
 const CONTEXT: &[u8] = b"openrelay checkpoint v1\0";
-/// Keys at most, and so signatures.
+/// Maximum number of keys, and of signatures.
 pub const MAX_KEYS: usize = 32;
 const BODY: usize = 8 + 8 + 32 + 8;
 const SIGNATURE: usize = 1 + 64;
@@ -28,70 +30,70 @@ pub const MAX_FILE: usize = 4 + HEAD.len() + BODY + 1 + MAX_KEYS * SIGNATURE + M
 /// A block of a chain.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Checkpoint {
-    /// What tells the chain from others.
+    /// Chain ID.
     pub chain_id: u64,
-    /// The block's height.
+    /// Block height.
     pub number: u64,
-    /// Its hash.
+    /// Block hash.
     pub hash: B256,
-    /// Its time, in seconds since the Unix epoch.
+    /// Block time, in seconds since the Unix epoch.
     pub timestamp: u64,
 }
 
-/// Whose signatures count, and how many must be there.
+/// The keys whose signatures count, and the quorum of them.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Signers {
-    /// Ed25519 public keys; their places are what signatures name.
+    /// Ed25519 public keys. A signature names its key by the position in this list.
     pub keys: Vec<[u8; 32]>,
-    /// How many must have signed.
+    /// Number of keys that must have signed.
     pub quorum: usize,
 }
 
-/// A checkpoint with what was signed of it; nothing is checked yet.
+/// A checkpoint with its signatures, which are not verified yet.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Signed {
     /// The block.
     pub checkpoint: Checkpoint,
-    /// Places of keys, rising, and their signatures.
+    /// Positions of keys, ascending, and their signatures.
     signatures: Vec<(u8, [u8; 64])>,
 }
 
 /// A checkpoint and the reading at its block.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CheckpointFile {
-    /// The checkpoint.
+    /// The checkpoint with its signatures.
     pub signed: Signed,
-    /// What proves the directory there.
+    /// The reading, which proves the directory at that block.
     pub reading: Reading,
 }
 
 /// Why a checkpoint is refused.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum CheckpointError {
-    /// Not such bytes.
-    #[error("this is no checkpoint")]
+    /// The bytes are not a checkpoint.
+    #[error("this is not a checkpoint")]
     Malformed,
     /// No keys are trusted.
-    #[error("no keys of checkpoints are trusted here")]
+    #[error("no checkpoint keys are trusted here")]
     NoKeys,
-    /// A signature that does not fit, or of a key that is not trusted.
-    #[error("the signature of key {0} is wrong")]
+    /// A wrong signature, or one by a key that is not trusted.
+    #[error("the signature of key {0} is invalid")]
     BadSignature(u8),
-    /// Too few.
-    #[error("{found} of the trusted keys have signed the checkpoint, {quorum} must")]
+    /// Fewer signatures than the quorum.
+    #[error("{found} of the trusted keys have signed the checkpoint; {quorum} must")]
     TooFew {
-        /// How many did.
+        /// Number of valid signatures.
         found: usize,
-        /// How many must.
+        /// Number of signatures that are required.
         quorum: usize,
     },
-    /// Of another chain.
-    #[error("the checkpoint is of chain {0}")]
+    /// The checkpoint is for another chain.
+    #[error("the checkpoint is for chain {0}")]
     OtherChain(u64),
-    /// The reading is of another block.
-    #[error("the reading that comes with the checkpoint is of another block")]
+    /// The reading is for another block.
+    #[error("the checkpoint's reading is of another block")]
     OtherBlock,
-    /// The reading.
+    /// The reading is refused.
     #[error(transparent)]
     Reading(#[from] ReadingError),
 }
@@ -112,12 +114,12 @@ impl Checkpoint {
 }
 
 impl Signed {
-    /// A checkpoint that nobody has signed.
+    /// Creates a checkpoint without signatures.
     pub const fn new(checkpoint: Checkpoint) -> Self {
         Self { checkpoint, signatures: Vec::new() }
     }
 
-    /// Adds the signature of the key at this place; a second one of the same key takes the place of the first.
+    /// Adds the signature of the key at this position. It replaces an earlier signature by the same key.
     pub fn sign(&mut self, place: u8, key: &DirectoryKey) {
         let signature = key.sign_bytes(&self.checkpoint.message());
         self.signatures.retain(|(other, _)| *other != place);
@@ -125,7 +127,7 @@ impl Signed {
         self.signatures.sort_unstable_by_key(|(place, _)| *place);
     }
 
-    /// The checkpoint, if so many of the keys have signed it.
+    /// Verifies the signatures, and returns the checkpoint if a quorum of the keys signed it.
     ///
     /// # Errors
     /// [`CheckpointError`].
@@ -142,15 +144,15 @@ impl Signed {
             let checked = UnparsedPublicKey::new(&ED25519, key).verify(&message, signature);
             checked.map_err(|_| CheckpointError::BadSignature(*place))?;
         }
-        // Places rise, so no key is counted twice.
+        // Positions ascend, so no key is counted twice.
         let (found, quorum) = (self.signatures.len(), signers.quorum);
         if found < quorum { Err(CheckpointError::TooFew { found, quorum }) } else { Ok(self.checkpoint) }
     }
 
-    /// Its bytes.
+    /// Returns the encoded checkpoint and signatures.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = [HEAD, &self.checkpoint.body()].concat();
-        // At most as many as there are places.
+        // There are at most as many signatures as positions.
         out.push(u8::try_from(self.signatures.len()).unwrap_or(u8::MAX));
         for (place, signature) in &self.signatures {
             out.push(*place);
@@ -159,7 +161,7 @@ impl Signed {
         out
     }
 
-    /// Reads it; nothing is checked but the form, which is the only one.
+    /// Decodes a checkpoint and its signatures. Checks the format only, which is canonical.
     ///
     /// # Errors
     /// [`CheckpointError::Malformed`].
@@ -189,7 +191,8 @@ impl Signed {
 }
 
 impl CheckpointFile {
-    /// The directory at the checkpoint's block: signatures in the place of endpoints, and all that [`Reading::verify`] checks.
+    /// Verifies the checkpoint's signatures in place of a quorum of endpoints, and everything that [`Reading::verify`]
+    /// checks. Returns the directory at the checkpoint's block.
     ///
     /// # Errors
     /// [`CheckpointError`].
@@ -206,10 +209,10 @@ impl CheckpointFile {
         Ok(self.reading.verify(trust, now, max_age, seen)?)
     }
 
-    /// Whether the reading is of the checkpoint's block.
+    /// Checks that the reading is for the checkpoint's block.
     ///
     /// # Errors
-    /// [`CheckpointError::OtherBlock`], or that the header does not read.
+    /// [`CheckpointError::OtherBlock`], or [`CheckpointError::Reading`] if the header is malformed.
     pub fn fits(&self) -> Result<(), CheckpointError> {
         let header = Header::decode(&self.reading.header).map_err(ReadingError::from)?;
         let signed = self.signed.checkpoint;
@@ -217,16 +220,16 @@ impl CheckpointFile {
         if same { Ok(()) } else { Err(CheckpointError::OtherBlock) }
     }
 
-    /// Its bytes; `None` when a part is longer than one can be.
+    /// Returns the encoded file; `None` if a part exceeds its limit.
     pub fn encode(&self) -> Option<Vec<u8>> {
         let (signed, reading) = (self.signed.encode(), self.reading.encode()?);
         Some([&u32::try_from(signed.len()).ok()?.to_be_bytes()[..], &signed, &reading].concat())
     }
 
-    /// Reads it; nothing is checked but the form.
+    /// Decodes a file. Checks the format only.
     ///
     /// # Errors
-    /// [`CheckpointError::Malformed`].
+    /// [`CheckpointError::Malformed`], or [`CheckpointError::Reading`] if the reading is malformed.
     pub fn decode(bytes: &[u8]) -> Result<Self, CheckpointError> {
         let malformed = CheckpointError::Malformed;
         let (length, rest) = bytes.split_first_chunk::<4>().ok_or(malformed.clone())?;
@@ -258,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn so_many_of_the_keys_must_sign() {
+    fn quorum_of_trusted_keys_must_sign() {
         let check = |places: &[(u8, u8)]| signed(places).verify(&signers(), 1);
         assert!(check(&[(0, 1), (2, 3)]).is_ok());
         assert!(check(&[(2, 3), (0, 1), (1, 2)]).is_ok());
@@ -279,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_read_as_written_and_no_other_bytes_are() {
+    fn encoded_checkpoint_decodes_and_any_other_bytes_are_refused() {
         let whole = signed(&[(0, 1), (2, 3)]);
         let bytes = whole.encode();
         assert_eq!(Signed::decode(&bytes), Ok(whole));

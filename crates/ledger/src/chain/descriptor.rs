@@ -1,6 +1,7 @@
-//! Descriptors: what a relay says of itself. The chain holds only their hash, inside the hash of the record.
+//! Descriptors: what an operator publishes about a relay.
 //!
-//! One encoding for each descriptor; whatever would not be written back the same is refused.
+//! Owns the encoding, which is canonical: input that does not re-encode to the same bytes is refused. The chain never
+//! holds a descriptor itself, only its hash within the record's hash.
 //!
 //! ```text
 //! version 1 | roles 1 | key epoch 4 | handshake key 32 | image 32 | key root 32 | endpoints 1 | family 1
@@ -15,41 +16,41 @@ use crate::record::Role;
 
 /// Largest descriptor, in bytes: two endpoints and the longest family.
 pub const MAX_DESCRIPTOR: usize = 1 + 1 + 4 + 3 * 32 + 2 + (1 + 4 + 2) + (1 + 16 + 2) + MAX_FAMILY;
-/// Bytes of a family's name at most.
+/// Longest family, in bytes.
 pub const MAX_FAMILY: usize = 32;
 const VERSION: u8 = 1;
 const INGRESS: u8 = 1;
 const EGRESS: u8 = 2;
 
-/// What a relay says of itself.
+/// A relay's descriptor.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Descriptor {
-    /// What it serves as.
+    /// Role.
     pub role: Role,
-    /// How often its handshake key has been replaced.
+    /// Number of times that the handshake key was replaced.
     pub key_epoch: u32,
-    /// Its handshake key, X25519.
+    /// Handshake key, X25519.
     pub handshake_key: [u8; 32],
-    /// The image that it says it runs; zeros for none.
+    /// Hash of the image that the relay claims to run; zeros if it claims none.
     pub image: B256,
-    /// Root of the keys that it will meter with; zeros for none.
+    /// Root of the keys that the relay will meter with; zeros if there are none.
     pub key_root: B256,
-    /// Where it listens: one address, or an IPv4 and then an IPv6 one.
+    /// Addresses on which the relay listens: one address, or an IPv4 and then an IPv6 address.
     pub endpoints: Vec<SocketAddr>,
-    /// The family that its operator declares; lower-case letters, digits and hyphens.
+    /// Family that the operator declares; lower-case letters, digits and hyphens.
     pub family: Option<String>,
 }
 
-/// Bytes that are no descriptor.
+/// A malformed descriptor, with the reason.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("the descriptor does not read: {0}")]
+#[error("the descriptor is malformed: {0}")]
 pub struct MalformedDescriptor(&'static str);
 
 impl Descriptor {
-    /// Its bytes.
+    /// Returns the encoded descriptor.
     ///
     /// # Errors
-    /// What makes it none.
+    /// [`MalformedDescriptor`] if the fields break a rule.
     pub fn encode(&self) -> Result<Vec<u8>, MalformedDescriptor> {
         self.check()?;
         let role = match self.role {
@@ -75,48 +76,48 @@ impl Descriptor {
         Ok(out)
     }
 
-    /// Reads a descriptor.
+    /// Decodes a descriptor.
     ///
     /// # Errors
-    /// What makes it none.
+    /// [`MalformedDescriptor`] if the bytes are malformed or the fields break a rule.
     pub fn decode(bytes: &[u8]) -> Result<Self, MalformedDescriptor> {
         let mut rest = bytes;
         let [version, role] = take(&mut rest)?;
         if version != VERSION {
-            return Err(MalformedDescriptor("it has another version"));
+            return Err(MalformedDescriptor("its version is not supported"));
         }
         let role = match role {
             INGRESS => Role::Ingress,
             EGRESS => Role::Egress,
-            _ => return Err(MalformedDescriptor("it has no role that this version knows")),
+            _ => return Err(MalformedDescriptor("its role is unknown")),
         };
         let key_epoch = u32::from_be_bytes(take(&mut rest)?);
         let (handshake_key, image, key_root) =
             (take(&mut rest)?, B256::new(take(&mut rest)?), B256::new(take(&mut rest)?));
         let [count, family_len] = take(&mut rest)?;
         if count > 2 || usize::from(family_len) > MAX_FAMILY {
-            return Err(MalformedDescriptor("it has too many endpoints, or too long a family"));
+            return Err(MalformedDescriptor("it has too many endpoints, or its family is too long"));
         }
         let mut endpoints = Vec::new();
         for _ in 0..count {
             let ip = match take(&mut rest)? {
                 [4] => IpAddr::V4(Ipv4Addr::from(take::<4>(&mut rest)?)),
                 [6] => IpAddr::V6(Ipv6Addr::from(take::<16>(&mut rest)?)),
-                [_] => return Err(MalformedDescriptor("an endpoint has another kind than 4 and 6")),
+                [_] => return Err(MalformedDescriptor("the kind of an endpoint is neither 4 nor 6")),
             };
             endpoints.push(SocketAddr::new(ip, u16::from_be_bytes(take(&mut rest)?)));
         }
         if rest.len() != usize::from(family_len) {
-            return Err(MalformedDescriptor("it has another length than it says"));
+            return Err(MalformedDescriptor("its length differs from its length fields"));
         }
-        let family = std::str::from_utf8(rest).map_err(|_| MalformedDescriptor("its family is no text"))?;
+        let family = std::str::from_utf8(rest).map_err(|_| MalformedDescriptor("its family is not UTF-8"))?;
         let family = (!family.is_empty()).then(|| family.to_owned());
         let this = Self { role, key_epoch, handshake_key, image, key_root, endpoints, family };
         this.check()?;
         Ok(this)
     }
 
-    /// What the record on the chain holds of it.
+    /// Returns the hash of an encoded descriptor, which the chain's record covers.
     pub fn hash(bytes: &[u8]) -> B256 {
         keccak256(bytes)
     }
@@ -124,10 +125,10 @@ impl Descriptor {
     fn check(&self) -> Result<(), MalformedDescriptor> {
         let kinds: Vec<bool> = self.endpoints.iter().map(SocketAddr::is_ipv6).collect();
         if !matches!(kinds.as_slice(), [_] | [false, true]) {
-            return Err(MalformedDescriptor("its endpoints must be one, or an IPv4 and then an IPv6 one"));
+            return Err(MalformedDescriptor("it must have one endpoint, or an IPv4 and then an IPv6 endpoint"));
         }
         if !self.endpoints.iter().all(is_public) {
-            return Err(MalformedDescriptor("an endpoint is no public address, or has port 0"));
+            return Err(MalformedDescriptor("an endpoint is not a public address, or has port 0"));
         }
         let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
         if self.family.as_ref().is_some_and(|f| f.is_empty() || f.len() > MAX_FAMILY || !f.bytes().all(is_plain)) {
@@ -137,8 +138,8 @@ impl Descriptor {
     }
 }
 
-/// Whether strangers can reach it: neither private, shared, local, multicast nor reserved. Documentation and benchmark ranges pass: test networks use
-/// them, and nobody has a route to them.
+/// Returns whether an endpoint is publicly routable: not private, shared, local, multicast or reserved. Documentation
+/// and benchmark ranges pass, because test networks use them and nobody has a route to them.
 fn is_public(endpoint: &SocketAddr) -> bool {
     endpoint.port() != 0
         && match endpoint.ip() {
@@ -194,7 +195,7 @@ pub(crate) mod tests {
 
     proptest! {
         #[test]
-        fn reads_back_what_it_wrote_and_no_truncation_or_extension_of_it(descriptor in any_descriptor()) {
+        fn encoded_descriptor_decodes_and_truncated_or_extended_one_is_refused(descriptor in any_descriptor()) {
             let bytes = descriptor.encode().unwrap();
             prop_assert!(bytes.len() <= MAX_DESCRIPTOR);
             prop_assert_eq!(Descriptor::decode(&bytes), Ok(descriptor));
@@ -205,7 +206,11 @@ pub(crate) mod tests {
         }
 
         #[test]
-        fn whatever_reads_is_written_back_the_same(descriptor in any_descriptor(), at in any::<prop::sample::Index>(), byte: u8) {
+        fn decoded_descriptor_encodes_to_the_same_bytes(
+            descriptor in any_descriptor(),
+            at in any::<prop::sample::Index>(),
+            byte: u8,
+        ) {
             let mut bytes = descriptor.encode().unwrap();
             let at = at.index(bytes.len());
             bytes[at] = byte;
@@ -216,7 +221,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn endpoints_that_strangers_cannot_reach_are_refused() {
+    fn endpoint_that_is_not_publicly_routable_is_refused() {
         let descriptor = |endpoints: &[&str]| Descriptor {
             role: Role::Egress,
             key_epoch: 0,

@@ -1,46 +1,47 @@
-//! Block headers, as far as proofs begin in them.
+//! Block headers, as far as proofs need them.
 //!
-//! Reads the four fields that are needed by their place and hashes the whole, so a fork that adds fields at the end changes nothing here.
-//! Source: Ethereum's yellow paper, section 4.3, and the EIPs that added fields behind it.
+//! Owns the parsing of the four fields that proofs need, by position, and the hash of the whole header. A fork that
+//! adds fields at the end changes nothing here. It never checks that a header belongs to the chain. Source: Ethereum's
+//! yellow paper, section 4.3, and the EIPs that added later fields.
 
 use alloy_primitives::{B256, Bytes, U256, keccak256};
 use alloy_rlp::{Decodable, Encodable, Header as RlpHead};
 use serde_json::Value;
 
-/// Largest header that is read, in bytes; today's have about 650.
+/// Largest header that is accepted, in bytes. Current headers have about 650.
 pub const MAX_HEADER: usize = 4_096;
-/// Fields that every header has: those before London.
+/// Number of fields that every header has: those from before the London fork.
 const LEAST_FIELDS: usize = 15;
 const PARENT: usize = 0;
 const STATE_ROOT: usize = 3;
 const NUMBER: usize = 8;
 const TIMESTAMP: usize = 11;
 
-/// A header's bytes that are none.
+/// The bytes or JSON object are not a header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("the block header does not read")]
+#[error("the block header is malformed")]
 pub struct MalformedHeader;
 
-/// What proofs need of a header.
+/// The fields of a header that proofs need.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Header {
-    /// Keccak-256 of its RLP: the block's hash.
+    /// Block hash: Keccak-256 of the header's RLP.
     pub hash: B256,
-    /// The hash of the block before.
+    /// Hash of the previous block.
     pub parent: B256,
-    /// The root of all accounts after the block.
+    /// Root of all accounts after the block.
     pub state_root: B256,
-    /// Its height.
+    /// Block height.
     pub number: u64,
-    /// Seconds since the Unix epoch.
+    /// Block time, in seconds since the Unix epoch.
     pub timestamp: u64,
 }
 
 impl Header {
-    /// Reads a header from its RLP, of which no byte may be left over.
+    /// Decodes a header from its RLP.
     ///
     /// # Errors
-    /// [`MalformedHeader`] for everything else.
+    /// [`MalformedHeader`] for any other bytes, also if bytes follow the header.
     pub fn decode(rlp: &[u8]) -> Result<Self, MalformedHeader> {
         if rlp.len() > MAX_HEADER {
             return Err(MalformedHeader);
@@ -69,15 +70,15 @@ impl Header {
     }
 }
 
-/// The RLP of the header that an endpoint shows as JSON; of the hash that it claims.
+/// Encodes the header that an endpoint returned as JSON to RLP, and checks the hash that it claims.
 ///
 /// # Errors
-/// [`MalformedHeader`] when fields are missing, or the hash is another.
+/// [`MalformedHeader`] if fields are missing or the hash differs.
 pub fn from_json(shown: &Value) -> Result<Vec<u8>, MalformedHeader> {
     let mut payload = Vec::new();
     for (at, (name, kind)) in FIELDS.into_iter().enumerate() {
         let Some(text) = shown[name].as_str() else {
-            // Forks add fields at the end: where one is missing, so are those after it.
+            // Forks add fields at the end. If one is missing, so are those after it.
             if at >= LEAST_FIELDS {
                 break;
             }
@@ -101,7 +102,7 @@ enum Kind {
     Quantity,
 }
 
-/// The fields of a header by their names in JSON, in the order of the RLP.
+/// JSON names of a header's fields, in RLP order.
 const FIELDS: [(&str, Kind); 21] = [
     ("parentHash", Kind::Data),
     ("sha3Uncles", Kind::Data),
@@ -137,7 +138,7 @@ mod tests {
     use alloy_primitives::hex;
     use alloy_rlp::Encodable;
 
-    /// Mainnet's block 21,925,176. Source: a16z/helios, tests/testdata/rpc/block.json, its fields in the order of the header.
+    /// Mainnet block 21,925,176, its fields in header order. Source: a16z/helios, tests/testdata/rpc/block.json.
     const FIELDS: [&str; 20] = [
         "2af1ab84a4e79f58be9b35b77968f792a842866f0f94fed37521ecca17c7f442",
         "1dcc4de8dec75d7aab85b567b6ccd41ad312451b948a7413f0a142fd40d49347",
@@ -172,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_of_mainnet_has_the_hash_that_everybody_knows() {
+    fn mainnet_header_has_its_known_hash() {
         let header = Header::decode(&mainnet()).unwrap();
         let hash = hex!("92dabfa3f61ff1c349d12f5fd0dd4c99760a0a41b77dee8f0a80f83efdcb307a");
         assert_eq!((header.hash.0, header.number, header.timestamp), (hash, 21_925_176, 0x67be_0db3));
@@ -181,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn no_truncation_and_no_extension_reads_and_no_flipped_bit_keeps_the_hash() {
+    fn truncated_or_extended_header_is_refused_and_flipped_bit_changes_the_hash() {
         let rlp = mainnet();
         let hash = Header::decode(&rlp).unwrap().hash;
         for end in 0..rlp.len() {

@@ -1,45 +1,46 @@
-//! Accounts and slots under a state root, as `eth_getProof` claims them.
+//! Proofs of accounts and slots under a state root, as `eth_getProof` returns them.
 //!
-//! Source: EIP-1186. The tries are alloy-trie's; this adds bounds and what absence looks like.
+//! Owns the bounds of a proof and the treatment of absent values; alloy-trie verifies the tries. It never fetches
+//! proofs. Source: EIP-1186.
 
 use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy_rlp::{RlpEncodable, encode};
 use alloy_trie::Nibbles;
 use alloy_trie::proof::verify_proof;
 
-/// Nodes of a proof at most: one for each half byte of a hashed key, and the leaf.
+/// Maximum number of nodes in a proof: one for each half byte of a hashed key, and the leaf.
 pub const MAX_NODES: usize = 65;
-/// Largest node, in bytes: a branch with sixteen hashes has 532.
+/// Largest node, in bytes. A branch with sixteen hashes has 532.
 pub const MAX_NODE: usize = 1_024;
 
-/// What an account is under a state root.
+/// State of an account under a state root.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, RlpEncodable)]
 pub struct Account {
-    /// Transactions sent, or contracts made.
+    /// Number of transactions sent, or contracts created.
     pub nonce: u64,
-    /// In wei.
+    /// Balance, in wei.
     pub balance: U256,
-    /// The root of its storage.
+    /// Root of the account's storage.
     pub storage_root: B256,
-    /// Keccak-256 of its code.
+    /// Keccak-256 of the account's code.
     pub code_hash: B256,
 }
 
-/// A proof that proves something else, or nothing.
+/// A proof that does not prove the claim.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ProofError {
-    /// More than a proof can have.
-    #[error("the proof is too large: at most {MAX_NODES} nodes of {MAX_NODE} bytes")]
+    /// The proof is larger than a proof can be.
+    #[error("the proof is too large; the limit is {MAX_NODES} nodes of {MAX_NODE} bytes")]
     TooLarge,
-    /// It does not lead from the root to what is claimed.
+    /// The proof does not lead from the root to the claim.
     #[error("the proof does not show what is claimed: the endpoint is wrong about the chain")]
     Wrong,
 }
 
-/// Checks that `address` is `claimed` under `state_root`; `None` claims that there is no such account.
+/// Verifies that `address` is `claimed` under `state_root`. `None` claims that there is no such account.
 ///
 /// # Errors
-/// [`ProofError`] when the nodes show anything else.
+/// [`ProofError`] if the nodes prove anything else.
 pub fn verify_account(
     state_root: B256,
     address: Address,
@@ -49,10 +50,10 @@ pub fn verify_account(
     verify(state_root, keccak256(address), claimed.map(encode), nodes)
 }
 
-/// Checks that `slot` holds `claimed` under `storage_root`; zero claims that it is empty.
+/// Verifies that `slot` holds `claimed` under `storage_root`. Zero claims that the slot is empty.
 ///
 /// # Errors
-/// [`ProofError`] when the nodes show anything else.
+/// [`ProofError`] if the nodes prove anything else.
 pub fn verify_slot(storage_root: B256, slot: B256, claimed: U256, nodes: &[Bytes]) -> Result<(), ProofError> {
     let value = (!claimed.is_zero()).then(|| encode(claimed));
     verify(storage_root, keccak256(slot), value, nodes)

@@ -1,11 +1,16 @@
-//! One reading of the chain: everything that proves the directory at one block, as bytes that can be kept, passed on and checked again by anybody.
+//! A chain reading: everything that proves the directory at one block, as bytes that anybody can keep, pass on and
+//! verify again.
 //!
-//! Owns what a client or relay trusts of a chain, and the order of the checks. That the header is of the chain is not among them: a quorum of endpoints says so before.
+//! Owns what a client or relay trusts of a chain, and the order of the checks. It never checks that the header belongs
+//! to the chain: a quorum of endpoints confirms that first.
 //!
 //! ```text
-//! "openrelay-reading/3\n" | length 4, header | account 104 | proof | states 1 | per state: address 20 | 1 and account 104, or 0 | proof | slots 2 | per slot: key 32 | value 32 | proof
+//! "openrelay-reading/3\n" | length 4, header | account 104 | proof
+//!                         | states 1 | per state: address 20 | 1 and account 104, or 0 | proof
+//!                                    | slots 2 | per slot: key 32 | value 32 | proof
 //!                         | length 4, attestation | records to the end
-//! account: nonce 8 | balance 32 | storage root 32 | code hash 32          proof: nodes 1 | per node: length 2, node
+//! account: nonce 8 | balance 32 | storage root 32 | code hash 32
+//! proof: nodes 1 | per node: length 2, node
 //! ```
 
 use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
@@ -19,135 +24,138 @@ use crate::hex;
 use crate::record::{Record, Role};
 
 const HEAD: &[u8] = b"openrelay-reading/3\n";
-/// How old a block that endpoints call the newest may be, in seconds: a day.
+/// Largest age of a block that endpoints call the newest, in seconds: one day.
 pub const MAX_LAG: u64 = 86_400;
-/// How old a directory may be when no endpoint answers, in seconds: 72 hours, as long as its relays' evidence is accepted. Nothing sets it
-/// higher.
+/// Largest age of a directory when no endpoint answers, in seconds: 72 hours, the time for which its relays' evidence
+/// is accepted. No setting raises it.
 pub const MAX_AGE: u64 = 3 * 86_400;
-/// The clock may be this far behind the chain's, in seconds.
+/// Largest time that this machine's clock may be behind the chain's, in seconds.
 const CLOCK_SKEW: u64 = 300;
 
-/// What of a chain is trusted: fixed by the release or by who sets up a network, never asked of an endpoint.
+/// Trusted parameters of a chain. The release or the network's founder fixes them; no endpoint is asked for them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Trust {
-    /// What tells the chain from others.
+    /// Chain ID.
     pub chain_id: u64,
-    /// The Directory contract.
+    /// Address of the Directory contract.
     pub directory: Address,
-    /// Keccak-256 of its code.
+    /// Keccak-256 of the Directory contract's code.
     pub code_hash: B256,
-    /// The contracts that say which images and which collateral are good; without them no relay is attested.
+    /// The contracts that decide which images and which collateral are good. Without them no relay can be attested.
     pub contracts: Option<Contracts>,
 }
 
 impl Trust {
-    /// The network's identity in handshakes: the hash of chain and contract.
+    /// Returns the network ID for handshakes: the hash of chain ID and Directory contract.
     pub fn network_id(&self) -> [u8; 32] {
         keccak256([b"openrelay chain\n", &self.chain_id.to_be_bytes()[..], self.directory.as_slice()].concat()).0
     }
 }
 
-/// What proves the directory at one block.
+/// A chain reading: what proves the directory at one block.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Reading {
     /// The block's header, RLP.
     pub header: Vec<u8>,
-    /// What the Directory contract's account is said to be.
+    /// Claimed account of the Directory contract.
     pub account: Account,
-    /// The nodes that lead to it from the state root.
+    /// Proof nodes from the state root to that account.
     pub proof: Vec<Bytes>,
-    /// Other accounts and slots under the same state root.
+    /// Further accounts and slots under the same state root.
     pub states: Vec<Proven>,
-    /// A mirror's file of what relays are judged by; not looked at here.
+    /// A mirror's evidence file. This module does not parse it.
     pub attestation: Vec<u8>,
-    /// A mirror's file of records.
+    /// A mirror's records file.
     pub records: Vec<u8>,
 }
 
-/// What a directory was proven by, and what of it cannot be used.
+/// What a directory was proven by, and which of its relays cannot be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Facts {
-    /// The block's height.
+    /// Block height.
     pub block: u64,
-    /// Its hash.
+    /// Block hash.
     pub block_hash: B256,
-    /// Its time, in seconds since the Unix epoch.
+    /// Block time, in seconds since the Unix epoch.
     pub timestamp: u64,
-    /// The root of all accounts.
+    /// Root of all accounts.
     pub state_root: B256,
-    /// The root of the Directory contract's storage.
+    /// Storage root of the Directory contract.
     pub storage_root: B256,
-    /// Relays whose descriptor no source gave.
+    /// Number of relays whose descriptor no source provided.
     pub withheld: usize,
-    /// Relays whose descriptor is malformed.
+    /// Number of relays whose descriptor is malformed.
     pub malformed: usize,
-    /// Relays that drain, leave, have too small a bond or were never started.
+    /// Number of relays that are draining, leaving, underbonded or not started.
     pub inactive: usize,
-    /// The weight that relays without descriptor may have in one role, in thousandths, rounded up: see [`MAX_MISSING`].
+    /// Largest share of one role's weight that relays without descriptor may have, in thousandths, rounded up; see
+    /// [`MAX_MISSING`].
     pub missing: u16,
 }
 
-/// The greatest share of weight that may be missing from a directory that hops are chosen from, in thousandths. An
-/// honest mirror withholds nothing; who leaves more than this out would have a say in the choice.
+/// Largest share of weight that may be missing from a directory from which hops are chosen, in thousandths. An honest
+/// mirror withholds nothing. A mirror that could withhold more would influence the choice.
 pub const MAX_MISSING: u16 = 20;
 
-/// Why a reading is refused whole.
+/// Why a whole reading is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ReadingError {
-    /// Not such bytes.
-    #[error("this is no reading of a chain")]
+    /// The bytes are not a reading.
+    #[error("this is not a chain reading")]
     Malformed,
-    /// The header.
+    /// The header is malformed.
     #[error(transparent)]
     Header(#[from] MalformedHeader),
-    /// Too old to be used.
+    /// The block is too old.
     #[error(
-        "the newest block that was shown is {age} s old, and at most {limit} s are accepted: endpoints may hold newer ones back, or the chain stands still"
+        "the newest block shown is {age} s old; the limit is {limit} s; \
+         endpoints may withhold newer blocks, or the chain has stalled"
     )]
     Stale {
-        /// Its age, in seconds.
+        /// Age of the block, in seconds.
         age: u64,
-        /// What is accepted.
+        /// Largest accepted age, in seconds.
         limit: u64,
     },
-    /// From the future.
+    /// The block is from the future.
     #[error("the block is from {0} s in the future; check this machine's clock")]
     NotYetValid(u64),
-    /// A newer one was seen.
-    #[error("the block shown is number {found}, but number {seen} was seen before: an endpoint serves an old one")]
+    /// A newer block was seen before.
+    #[error("the block shown is number {found}, but number {seen} was seen before: an endpoint serves an old block")]
     RolledBack {
-        /// Its height.
+        /// Height of the block.
         found: u64,
-        /// The highest one seen.
+        /// Greatest height that was seen.
         seen: u64,
     },
-    /// The account's proof.
+    /// The account's proof is wrong.
     #[error(transparent)]
     Proof(#[from] ProofError),
-    /// Another contract.
-    #[error("the contract at this address has other code than the one that is trusted")]
+    /// The account has another contract's code.
+    #[error("the contract at this address has other code than the trusted one")]
     OtherCode,
-    /// The records.
+    /// The records are wrong.
     #[error(transparent)]
     Records(#[from] SetError),
-    /// Images, collateral or blocks.
-    #[error("what the chain says of images and collateral is not proven: {0}")]
+    /// Images, collateral or blocks are not proven.
+    #[error("the chain's images and collateral are not proven: {0}")]
     Voted(#[from] VotedError),
-    /// Nobody has said which contracts to ask.
-    #[error("the file of the chain names no contracts of images and collateral")]
+    /// The chain's parameters have no contracts of images and collateral.
+    #[error("chain.toml has no contracts for images and collateral; set images and collateral")]
     NoContracts,
 }
 
 impl Reading {
-    /// Checks everything from the header on, at `now` in seconds since the Unix epoch, given the greatest age in seconds that will do and the highest block `seen`.
+    /// Verifies the reading from the header on, at `now` in seconds since the Unix epoch. The block may be at most
+    /// `max_age` seconds old, and not lower than `seen`, the greatest height seen so far.
     ///
     /// # Errors
-    /// [`ReadingError`]: nothing of it may be used then.
+    /// [`ReadingError`]; then nothing of the reading may be used.
     pub fn verify(&self, trust: &Trust, now: u64, max_age: u64, seen: u64) -> Result<Directory, ReadingError> {
         let (set, header) = self.record_set(trust, now, max_age, seen)?;
         let all = set.records.len();
         let active = |record: &&ChainRecord| {
-            // A relay that was registered and never started has no key yet.
+            // A relay that was registered but never started has no key yet.
             record.registration.is_active() && record.descriptor.handshake_key != [0; 32]
         };
         let relays: Vec<Record> = set.records.iter().filter(active).map(to_record).collect();
@@ -174,10 +182,11 @@ impl Reading {
         Ok(Directory::proven(body, trust.network_id(), Source::Chain(facts)))
     }
 
-    /// The same, with all that the chain has, also relays that take no circuits.
+    /// Verifies the reading like [`Reading::verify`], and returns all relays of the chain, including those that take
+    /// no circuits.
     ///
     /// # Errors
-    /// As [`Reading::verify`].
+    /// Those of [`Reading::verify`].
     pub fn record_set(
         &self,
         trust: &Trust,
@@ -203,16 +212,17 @@ impl Reading {
         Ok((RecordSet::verify(&self.records, self.account.storage_root)?, header))
     }
 
-    /// What the chain says of images and collateral at the block, and of blocks before it. The reading itself must have been verified.
+    /// Returns the chain's images and collateral at the block, and the hashes of earlier blocks. The reading itself
+    /// must have been verified.
     ///
     /// # Errors
-    /// [`ReadingError`]: nothing of it may be used then.
+    /// [`ReadingError`]; then nothing of this data may be used.
     pub fn voted(&self, trust: &Trust) -> Result<Voted, ReadingError> {
         let contracts = trust.contracts.as_ref().ok_or(ReadingError::NoContracts)?;
         Ok(Voted::verify(&self.states, &Header::decode(&self.header)?, contracts)?)
     }
 
-    /// Its bytes; `None` when a part is longer than [`Reading::decode`] takes.
+    /// Returns the encoded reading; `None` if a part is longer than [`Reading::decode`] accepts.
     pub fn encode(&self) -> Option<Vec<u8>> {
         let slots = self.states.iter().map(|state| state.slots.len()).max().unwrap_or(0);
         let proofs =
@@ -253,7 +263,7 @@ impl Reading {
         Some(out)
     }
 
-    /// Reads it; nothing is checked yet but the form.
+    /// Decodes a reading. Checks the format only.
     ///
     /// # Errors
     /// [`ReadingError::Malformed`].
@@ -337,29 +347,30 @@ fn take_state(rest: &mut &[u8]) -> Result<Proven, ReadingError> {
 
 /// Largest reading, in bytes.
 pub const MAX_READING: usize = MAX_FILE + MAX_ATTESTATION + MAX_PROOFS;
-/// Largest part with what relays are judged by, in bytes: 4 KiB for each of 100,000 relays, which is more than evidence of one
-/// has, and what all of them share.
+/// Largest evidence file, in bytes: 4 KiB for each of 100,000 relays, which is more than the evidence of one relay
+/// takes, and the common part.
 pub const MAX_ATTESTATION: usize = 416 << 20;
-/// Largest part with header and proofs, in bytes. Proofs of slots have some 2 KiB each.
+/// Largest header and proofs together, in bytes. The proof of a slot takes about 2 KiB.
 const MAX_PROOFS: usize = 4 << 20;
-/// Accounts besides the Directory contract's at most, and slots of each.
+/// Maximum number of accounts besides the Directory contract's, and of slots of each account.
 const MAX_STATES: usize = 4;
 const MAX_SLOTS: usize = 256;
 
-/// The share of weight that is missing, in thousandths, rounded up. A descriptor that is withheld does not say which
-/// role the relay has, so all of them count against the role that has the smaller weight.
+/// Returns the missing share of weight, in thousandths, rounded up. A withheld descriptor does not reveal the relay's
+/// role, so all of them count against the role with the smaller weight.
 fn missing_share(relays: &[Record], withheld: &[Registration]) -> u16 {
     let weight = |mbit: u32| u64::from(mbit.max(1));
     let missing: u64 =
         withheld.iter().filter(|relay| relay.is_active()).map(|relay| weight(relay.advertised_mbit)).sum();
     let of = |role| relays.iter().filter(|relay| relay.role == role).map(|relay| weight(relay.bandwidth_mbit)).sum();
     let present: u64 = u64::min(of(Role::Ingress), of(Role::Egress));
-    // At most 100,000 relays of 32 bits each.
+    // No overflow: at most 100,000 relays with 32-bit weights.
     let share = (missing * 1_000).div_ceil((missing + present).max(1));
     u16::try_from(share).unwrap_or(1_000)
 }
 
-/// A relay as clients choose it. Its weight is what it advertises, which its bond covers; nothing has tested that yet.
+/// Converts a relay into the record that clients choose from. Its weight is the advertised bandwidth, which the bond
+/// covers; nothing tests it.
 fn to_record(record: &ChainRecord) -> Record {
     let (registration, descriptor) = (&record.registration, &record.descriptor);
     Record {

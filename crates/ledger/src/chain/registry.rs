@@ -1,10 +1,11 @@
-//! The registry's calls and events, as its ABI says.
+//! Calls and events of the relay registry, from its ABI.
 //!
-//! Owns the bindings, made from the committed artifacts, and what a mirror keeps of events. Source: contracts/src/RelayRegistry.sol.
+//! Owns the bindings, generated from the committed artifacts, and the collection that a mirror makes from events. It
+//! never fetches events. Source: contracts/src/RelayRegistry.sol.
 #![allow(
     missing_docs,
     clippy::too_many_arguments,
-    reason = "the bindings are made by a macro; their words are in the contract"
+    reason = "a macro generates the bindings; the contract documents them"
 )]
 
 use std::collections::BTreeMap;
@@ -27,7 +28,7 @@ sol!(
     }
 );
 
-/// What the registry holds of a relay; `None` when its bytes are none, or it is not there any more.
+/// Converts the registry's entry of a relay. `None` if its status is unknown, or if the relay is gone.
 pub fn registration(relay_id: u64, shown: &RelayRegistry::Relay) -> Option<Registration> {
     let status = [Status::Active, Status::Draining, Status::Unbonding];
     let status = status.into_iter().find(|status| status.byte() == shown.status)?;
@@ -40,14 +41,14 @@ pub fn registration(relay_id: u64, shown: &RelayRegistry::Relay) -> Option<Regis
     })
 }
 
-/// What a mirror keeps: the newest descriptor of each relay, from events, and what the registry says of it.
+/// A mirror's collection: the newest descriptor of each relay, from events, and its registration, from the registry.
 #[derive(Clone, Default, Debug)]
 pub struct Collection {
     relays: BTreeMap<u64, (Option<Registration>, Vec<u8>)>,
 }
 
 impl Collection {
-    /// Takes a log of the registry in; the relay of which something has changed, to be asked of the registry.
+    /// Processes a log of the registry. Returns the relay that changed, whose registration the caller must query.
     pub fn take(&mut self, log: &Log) -> Option<u64> {
         if let Ok(event) = RelayRegistry::Registered::decode_log(log) {
             self.relays.insert(event.relayId, (None, event.descriptor.to_vec()));
@@ -63,7 +64,7 @@ impl Collection {
         RelayRegistry::Withdrawn::decode_log(log).ok().map(|event| event.relayId)
     }
 
-    /// What the registry says of a relay now; `None` when it is gone.
+    /// Sets the current registration of a relay; `None` removes the relay.
     pub fn set(&mut self, relay_id: u64, registration: Option<Registration>) {
         match registration {
             Some(registration) => self.relays.entry(relay_id).or_default().0 = Some(registration),
@@ -71,7 +72,7 @@ impl Collection {
         }
     }
 
-    /// The newest relay of this operator that does not leave.
+    /// Returns the newest relay of this operator that is not unbonding.
     pub fn relay_of(&self, operator: Address) -> Option<u64> {
         let own = |(registration, _): &(Option<Registration>, Vec<u8>)| {
             registration.is_some_and(|r| r.operator == operator && r.status != Status::Unbonding)
@@ -79,24 +80,24 @@ impl Collection {
         self.relays.iter().rev().find(|(_, entry)| own(entry)).map(|(relay_id, _)| *relay_id)
     }
 
-    /// The descriptor of a relay.
+    /// Returns the descriptor of a relay.
     pub fn descriptor(&self, relay_id: u64) -> Option<&[u8]> {
         self.relays.get(&relay_id).map(|(_, descriptor)| descriptor.as_slice())
     }
 
-    /// What is known of each relay, by ascending number: its registration where it was asked for, and its newest descriptor.
+    /// Returns all relays by ascending ID, each with its registration, if it was queried, and its newest descriptor.
     pub fn relays(&self) -> impl Iterator<Item = (u64, Option<&Registration>, &[u8])> {
         self.relays
             .iter()
             .map(|(relay_id, (registration, descriptor))| (*relay_id, registration.as_ref(), descriptor.as_slice()))
     }
 
-    /// Adds a relay as [`Collection::relays`] shows it.
+    /// Adds a relay in the form that [`Collection::relays`] returns.
     pub fn insert(&mut self, relay_id: u64, registration: Option<Registration>, descriptor: Vec<u8>) {
         self.relays.insert(relay_id, (registration, descriptor));
     }
 
-    /// All entries for a mirror's file.
+    /// Returns all entries for a mirror's records file.
     pub fn entries(&self) -> Vec<Entry> {
         let entry = |(registration, descriptor): &(Option<Registration>, Vec<u8>)| {
             registration.map(|registration| Entry::Whole(registration, descriptor.clone()))
@@ -105,7 +106,7 @@ impl Collection {
     }
 }
 
-/// The topics of the events that [`Collection::take`] knows.
+/// Returns the topics of the events that [`Collection::take`] processes.
 pub fn topics() -> [B256; 4] {
     [
         RelayRegistry::Registered::SIGNATURE_HASH,

@@ -1,6 +1,7 @@
 //! All relays of the chain, verified against the storage root of the Directory contract.
 //!
-//! Owns what the registry says of a relay, how a record is hashed, and the set that a complete file of records gives. [`file`] owns the form of that file.
+//! Owns a relay's registration, the hash of a record, and the set that a complete records file gives. It never trusts
+//! the source of a file. [`file`] owns the file's format.
 
 use alloy_primitives::{Address, B256, U256, keccak256};
 use alloy_rlp::encode;
@@ -12,41 +13,41 @@ pub mod file;
 
 pub use file::{Assembly, Entry, MAX_FILE, MAX_RELAYS, PageError, PageFault, SetError, write};
 
-/// What the chain says of a relay besides its descriptor.
+/// The chain's data about a relay, without its descriptor.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Registration {
-    /// Its number in the registry, from 1.
+    /// Relay ID: its number in the registry, from 1.
     pub relay_id: u64,
     /// The operator's hot key.
     pub operator: Address,
-    /// What it says that it carries, in Mbit/s.
+    /// Advertised bandwidth, in Mbit/s.
     pub advertised_mbit: u32,
-    /// How its bond relates to what it must be: the registry's classes, 0 for too little.
+    /// Bond class of the registry: the ratio of the bond to the required bond; 0 if it is too small.
     pub bond_class: u8,
-    /// Whether it serves.
+    /// Status.
     pub status: Status,
 }
 
 impl Registration {
-    /// Whether it serves and has the bond that it must have.
+    /// Returns whether the relay serves and has the required bond.
     pub fn is_active(&self) -> bool {
         self.status == Status::Active && self.bond_class > 0
     }
 }
 
-/// Where a relay stands with the registry.
+/// A relay's status in the registry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Status {
-    /// It serves.
+    /// The relay serves.
     Active,
-    /// It takes no new circuits.
+    /// The relay takes no new circuits.
     Draining,
-    /// It gets its bond back and does not serve.
+    /// The relay does not serve, and its bond is being released.
     Unbonding,
 }
 
 impl Status {
-    /// As the registry writes it.
+    /// Returns the registry's encoding of the status.
     pub const fn byte(self) -> u8 {
         match self {
             Self::Active => 1,
@@ -68,24 +69,24 @@ impl Status {
 /// A relay of the chain with the descriptor that its record names.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ChainRecord {
-    /// What the registry says of it.
+    /// Its registration, from the registry.
     pub registration: Registration,
-    /// What it says of itself.
+    /// Its descriptor, from its operator.
     pub descriptor: Descriptor,
 }
 
-/// All relays that the chain has, as proven.
+/// All relays of the chain, as proven.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct RecordSet {
-    /// Those whose descriptors are known and well-formed.
+    /// Relays whose descriptor is known and well-formed.
     pub records: Vec<ChainRecord>,
-    /// Relays whose descriptor no source gave. What the registry says of them is proven all the same.
+    /// Relays whose descriptor no source provided. Their registration is proven anyway.
     pub withheld: Vec<Registration>,
-    /// Relays whose descriptor is malformed: their operators published nonsense.
+    /// Relays whose operator published a malformed descriptor.
     pub malformed: Vec<u64>,
 }
 
-/// The hash of a record, as the registry makes it: Keccak-256 over six words.
+/// Returns the hash of a record as the registry computes it: Keccak-256 over six words.
 pub fn record_hash(registration: &Registration, descriptor: B256) -> B256 {
     let mut words = [0u8; 6 * 32];
     words[24..32].copy_from_slice(&registration.relay_id.to_be_bytes());
@@ -97,7 +98,8 @@ pub fn record_hash(registration: &Registration, descriptor: B256) -> B256 {
     keccak256(words)
 }
 
-/// The storage root of a Directory with these records: slot `relay id` holds the hash. No relay id may be there twice.
+/// Returns the storage root of a Directory contract with these records. Slot `relay id` holds the record's hash. Relay
+/// IDs must be unique.
 pub fn directory_root(records: impl IntoIterator<Item = (u64, B256)>) -> B256 {
     let slot = |relay_id: u64| keccak256(B256::from(U256::from(relay_id)));
     let value = |hash: B256| encode(U256::from_be_bytes(hash.0));
@@ -112,11 +114,11 @@ pub fn directory_root(records: impl IntoIterator<Item = (u64, B256)>) -> B256 {
 }
 
 impl RecordSet {
-    /// Reads a complete file of records and checks it against `proven`, the storage root of the Directory contract.
+    /// Decodes a complete records file and checks it against `proven`, the storage root of the Directory contract.
     ///
     /// # Errors
-    /// [`SetError`] when any page is bad or missing; nothing of the file may be used then. [`Assembly`] takes the good
-    /// pages of several files instead.
+    /// [`SetError`] if any page is bad or missing; then nothing of the file may be used. [`Assembly`] instead takes
+    /// the good pages of several files.
     pub fn verify(file: &[u8], proven: B256) -> Result<Self, SetError> {
         let mut assembly = Assembly::new(proven);
         if let Some(fault) = assembly.add(file)?.into_iter().next() {

@@ -1,8 +1,10 @@
-//! What the chain says besides the directory: images that validators have approved, the collateral that holds now, and which blocks it has had. Each from slots that are
-//! proven under the state root of one header.
+//! The chain's data beside the directory: images that validators approved, the collateral in force, and past blocks.
+//! All of it comes from slots that are proven under the state root of one header.
 //!
-//! Owns which slots those are, and what follows from them. They follow from the newest block alone, so that every client asks the same: the newest images of relays, the entry of
-//! collateral, and all blocks that evidence can name. Sources: contracts/src/ImageRegistry.sol, contracts/src/Collateral.sol, their storage layouts, EIP-2935.
+//! Owns the choice of the slots and their interpretation. The choice depends on the newest block alone, so every
+//! client makes the same queries: the newest relay images, the collateral's entry, and all blocks that evidence can
+//! name. It never queries an endpoint. Sources: contracts/src/ImageRegistry.sol, contracts/src/Collateral.sol, their
+//! storage layouts, EIP-2935.
 
 use std::collections::BTreeMap;
 
@@ -16,31 +18,32 @@ use crate::votes::images::{GRACE, State};
 pub const RELAY_IMAGE: u8 = 1;
 /// The kind of image that is the client's own program.
 pub const CLIENT_PACKAGE: u8 = 2;
-/// Images that are looked at, the newest by version: older ones have long been retired.
+/// Number of images that are read, the newest by version. Older ones were retired long ago.
 pub const NEWEST: u64 = 16;
-/// Slots of the list of images that are asked for before its length is known: of thirty-two images.
+/// Slots of the image list that are queried before its length is known; they hold 32 images.
 const FIRST_PLACES: u64 = 8;
-/// Where a chain keeps the hashes of its blocks. Source: EIP-2935.
+/// The contract that stores the hashes of the chain's blocks. Source: EIP-2935.
 pub const HISTORY: Address = address!("0000F90827F1C53a10cb7A02335B175320002935");
-/// And of how many.
+/// Number of blocks whose hashes that contract stores.
 const SERVED: u64 = 8_191;
-/// Evidence names blocks whose height is a multiple of this: so few that everybody can ask for all of them, and nobody learns by a question which evidence somebody has.
+/// Evidence names blocks whose height is a multiple of this number. There are so few of them that every client can
+/// query them all, and no query reveals which evidence a client has.
 pub const ANCHOR_EVERY: u64 = 256;
-/// And names one once so many blocks stand on it: what is gone after a reorganisation proves nothing.
+/// Number of later blocks that a block needs before evidence names it. A block that a reorganisation removes proves
+/// nothing.
 const SETTLED: u64 = 64;
-/// Places in the contracts' storage, which a test holds against the committed layouts.
+/// Storage slots of the contracts' variables. A test checks them against the committed layouts.
 const ROUNDS: u64 = 8;
 const IMAGES: u64 = 16;
 const APPROVED: u64 = 17;
 const CURRENT: u64 = 12;
-/// Of a round: the slot with the value that was approved. Of an image: the slots with version and times. Of collateral:
-/// the slots with its hash and floors.
+/// Slots within an entry. Round: the approved value. Image: version, and times. Collateral: hash, and floors.
 const ROUND_VALUE: u64 = 4;
 const IMAGE_VERSION: u64 = 0;
 const IMAGE_TIMES: u64 = 1;
 const BUNDLE: u64 = 0;
 const FLOORS: u64 = 1;
-/// Fields of such slots: the first bit, and how many.
+/// Fields within a slot: first bit and number of bits.
 const VERSION: (usize, usize) = (160, 64);
 const USABLE_FROM: (usize, usize) = (0, 48);
 const SUSPENDED_UNTIL: (usize, usize) = (48, 48);
@@ -48,103 +51,104 @@ const REVOKED_AT: (usize, usize) = (96, 48);
 const INTEL_FLOOR: (usize, usize) = (0, 32);
 const AMD_FLOOR: (usize, usize) = (32, 64);
 
-/// The contracts that are looked at: fixed by the release or by who sets up a network, never asked of an endpoint.
+/// The contracts that are read. The release or the network's founder fixes them; no endpoint is asked for them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Contracts {
-    /// Votes on images.
+    /// Contract of the votes on images.
     pub images: Address,
-    /// Votes on vendors' collateral.
+    /// Contract of the votes on vendors' collateral.
     pub collateral: Address,
-    /// 1; what development networks divide times by.
+    /// Time divisor: 1, or more on development networks.
     pub haste: u32,
 }
 
-/// An account with some of its slots, as an endpoint claims and proves them.
+/// An account and some of its slots, as an endpoint claims and proves them.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Proven {
-    /// Whose.
+    /// Address of the account.
     pub address: Address,
-    /// What it is said to be; `None` where there is no such account.
+    /// Claimed state of the account; `None` if it does not exist.
     pub account: Option<Account>,
-    /// The nodes that lead to it from the state root.
+    /// Proof nodes from the state root to the account.
     pub proof: Vec<Bytes>,
-    /// Its slots.
+    /// Slots of the account.
     pub slots: Vec<Slot>,
 }
 
-/// A slot with its proof.
+/// A slot and its proof.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Slot {
-    /// Which.
+    /// Key of the slot.
     pub key: B256,
-    /// What it is said to hold.
+    /// Claimed value of the slot.
     pub value: U256,
-    /// The nodes that lead to it from the storage root.
+    /// Proof nodes from the storage root to the slot.
     pub proof: Vec<Bytes>,
 }
 
-/// An image as the chain has it.
+/// An approved image on the chain.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct VotedImage {
-    /// Its number.
+    /// Number of the image's round.
     pub round: u64,
-    /// Its version.
+    /// Version.
     pub version: u64,
-    /// From when on it can be used, in seconds since the Unix epoch.
+    /// Time from which relays may use the image, in seconds since the Unix epoch.
     pub usable_from: u64,
-    /// Until when it is suspended.
+    /// Time until which the image is suspended, in seconds since the Unix epoch.
     pub suspended_until: u64,
-    /// Whether it was revoked.
+    /// Whether the image was revoked.
     pub revoked: bool,
-    /// What was voted for: Keccak-256 of the image's hash and of that of its manifest.
+    /// The value that validators voted for: Keccak-256 over the image's hash and its manifest's hash.
     pub value: B256,
 }
 
-/// What the chain says of images, collateral and blocks.
+/// The chain's images, collateral and blocks.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Voted {
     /// The newest approved images, by ascending version.
     pub images: Vec<VotedImage>,
-    /// SHA-256 of the collateral that holds; zeros before there is any.
+    /// SHA-256 of the collateral bundle in force; zeros before there is one.
     pub bundle: B256,
-    /// The smallest `tcbEvaluationDataNumber`.
+    /// Floor of Intel's `tcbEvaluationDataNumber`.
     pub intel_floor: u32,
-    /// The smallest number of AMD's floors.
+    /// Floor of the number of AMD's floors.
     pub amd_floor: u64,
-    /// The blocks that evidence can name, by height.
+    /// Hashes of the blocks that evidence can name, by height.
     pub blocks: BTreeMap<u64, B256>,
 }
 
 /// Why slots are refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum VotedError {
-    /// A proof.
+    /// A proof is wrong.
     #[error(transparent)]
     Proof(#[from] ProofError),
-    /// Something that every reading has.
+    /// A slot or account that every reading needs is missing.
     #[error("there is no proof of {0}")]
     Missing(&'static str),
 }
 
-/// The slots of the image registry that are asked for first: how many images of a kind there are, and the first ones.
+/// Returns the slots of the image registry that are queried first: the number of images of this kind, and the
+/// beginning of their list.
 pub fn first_image_slots(kind: u8) -> Vec<B256> {
     let begin = places(kind);
     [approved(kind)].into_iter().chain((0..FIRST_PLACES).map(|place| at(begin, place))).collect()
 }
 
-/// The slots of the entry of collateral.
+/// Returns the slots of the collateral's entry.
 pub fn collateral_slots() -> Vec<B256> {
     [BUNDLE, FLOORS].map(|place| word(CURRENT + place)).into()
 }
 
-/// The further slots of the list that must be known to find the newest of so many images of a kind.
+/// Returns the further slots of the list that are needed to find the newest of `count` images of this kind.
 pub fn more_image_slots(kind: u8, count: u64) -> Vec<B256> {
     let begin = places(kind);
     let of_list = count.saturating_sub(NEWEST) / 4..count.div_ceil(4);
     of_list.filter(|place| *place >= FIRST_PLACES).map(|place| at(begin, place)).collect()
 }
 
-/// The slots of these images.
+/// Returns the slots of the images of these rounds.
 pub fn image_slots(rounds: &[u64]) -> Vec<B256> {
     let of_round = |round: &u64| {
         let (image, vote) = (entry(*round, IMAGES), entry(*round, ROUNDS));
@@ -153,28 +157,28 @@ pub fn image_slots(rounds: &[u64]) -> Vec<B256> {
     rounds.iter().flat_map(of_round).collect()
 }
 
-/// The height of the block that new evidence names.
+/// Returns the height of the block that new evidence names.
 const fn anchor(newest: u64) -> u64 {
     newest.saturating_sub(SETTLED) / ANCHOR_EVERY * ANCHOR_EVERY
 }
 
-/// The heights of all blocks that evidence can name, ascending: thirty-two, on a chain that has had so many.
+/// Returns the heights of all blocks that evidence can name, ascending: 32, if the chain is long enough.
 pub fn anchors(newest: u64) -> impl Iterator<Item = u64> {
     let first = newest.saturating_sub(SERVED).div_ceil(ANCHOR_EVERY) * ANCHOR_EVERY;
-    // A block's own hash is not in its state.
+    // The state of a block does not contain the block's own hash.
     let end = if newest == 0 { 0 } else { anchor(newest) + 1 };
     (first..end).step_by(usize::try_from(ANCHOR_EVERY).unwrap_or(usize::MAX))
 }
 
-/// The slots of the history of blocks that prove those.
+/// Returns the slots of the block history that prove those blocks.
 pub fn block_slots(newest: u64) -> Vec<B256> {
     anchors(newest).map(|height| word(height % SERVED)).collect()
 }
 
-/// The numbers of the newest images of a kind, from the proven list.
+/// Returns the round numbers of the newest images of this kind, from the proven list.
 ///
 /// # Errors
-/// [`VotedError`] when it is not proven.
+/// [`VotedError`] if a slot is not proven.
 pub fn newest_images(kind: u8, images: &Proven, header: &Header) -> Result<Vec<u64>, VotedError> {
     let slots = images.slots(header)?;
     let count: u64 = slots.get(&approved(kind)).ok_or(VotedError::Missing("the number of images"))?.saturating_to();
@@ -187,17 +191,17 @@ pub fn newest_images(kind: u8, images: &Proven, header: &Header) -> Result<Vec<u
     (count.saturating_sub(NEWEST)..count).map(round).collect()
 }
 
-/// How many images of a kind there are, if that is proven.
+/// Returns the number of images of this kind.
 ///
 /// # Errors
-/// [`VotedError`].
+/// [`VotedError`] if it is not proven.
 pub fn image_count(kind: u8, images: &Proven, header: &Header) -> Result<u64, VotedError> {
     let slots = images.slots(header)?;
     Ok(slots.get(&approved(kind)).ok_or(VotedError::Missing("the number of images"))?.saturating_to())
 }
 
 impl Proven {
-    /// The slots, each proven.
+    /// Verifies and returns the slots.
     fn slots(&self, header: &Header) -> Result<BTreeMap<B256, U256>, VotedError> {
         verify_account(header.state_root, self.address, self.account.as_ref(), &self.proof)?;
         let Some(account) = self.account else { return Ok(BTreeMap::new()) };
@@ -210,10 +214,10 @@ impl Proven {
 }
 
 impl Voted {
-    /// What these accounts prove under the header.
+    /// Verifies these accounts under the header, and returns what they prove.
     ///
     /// # Errors
-    /// [`VotedError`]: nothing of it may be used then.
+    /// [`VotedError`]; then nothing of the accounts may be used.
     pub fn verify(states: &[Proven], header: &Header, contracts: &Contracts) -> Result<Self, VotedError> {
         let of = |address: Address, what| {
             states.iter().find(|state| state.address == address).ok_or(VotedError::Missing(what))
@@ -226,11 +230,12 @@ impl Voted {
         let history = of(HISTORY, "the history of blocks")?;
         let slots = history.slots(header)?;
         let mut blocks = BTreeMap::new();
-        // A chain that keeps no history has no such account.
+        // On a chain without block history this account does not exist.
         for height in anchors(header.number).filter(|_| history.account.is_some()) {
-            // All of them, or whoever proves them could choose among relays by the age of their evidence.
+            // All blocks must be proven. Otherwise the endpoint could choose among relays by the age of their
+            // evidence.
             let hash = get(&slots, word(height % SERVED), "a block that evidence can name")?;
-            // Zero is a block that was never written: none.
+            // Zero means that no block was written.
             blocks.extend((!hash.is_zero()).then(|| (height, B256::from(hash))));
         }
         Ok(Self {
@@ -243,10 +248,10 @@ impl Voted {
     }
 }
 
-/// The newest approved images of a kind, by ascending version, from the proven slots of the registry.
+/// Returns the newest approved images of this kind by ascending version, from the registry's proven slots.
 ///
 /// # Errors
-/// [`VotedError`]: nothing of it may be used then.
+/// [`VotedError`]; then nothing of the slots may be used.
 pub fn images(kind: u8, registry: &Proven, header: &Header) -> Result<Vec<VotedImage>, VotedError> {
     let rounds = newest_images(kind, registry, header)?;
     let slots = registry.slots(header)?;
@@ -267,7 +272,8 @@ pub fn images(kind: u8, registry: &Proven, header: &Header) -> Result<Vec<VotedI
 }
 
 impl VotedImage {
-    /// Where it stands among all of its kind at this time, in seconds since the Unix epoch, where days are divided by `haste`. The contract: `ImageRegistry.stateOf`.
+    /// Returns the image's state among `all` images of its kind at `time`, in seconds since the Unix epoch. Periods
+    /// are divided by `haste`, the time divisor. The contract: `ImageRegistry.stateOf`.
     pub fn state(&self, all: &[Self], time: u64, haste: u64) -> State {
         if self.revoked {
             return State::Revoked;
@@ -287,28 +293,28 @@ impl VotedImage {
     }
 }
 
-/// A field of a slot.
+/// Returns a field of a slot.
 fn bits(slot: U256, (from, count): (usize, usize)) -> u64 {
     let mask = (U256::from(1) << count) - U256::from(1);
     ((slot >> from) & mask).saturating_to()
 }
 
-/// The slot with this number.
+/// Returns the key of the slot with this number.
 fn word(number: u64) -> B256 {
     U256::from(number).into()
 }
 
-/// The slot so many places behind another.
+/// Returns the key of the slot that is `places` after another.
 fn at(begin: B256, places: u64) -> B256 {
     U256::from_be_bytes(begin.0).wrapping_add(U256::from(places)).into()
 }
 
-/// Where the entry of a mapping with this key begins. Source: Solidity, layout of state variables in storage.
+/// Returns the first slot of a mapping's entry. Source: Solidity, layout of state variables in storage.
 fn entry(key: u64, mapping: u64) -> B256 {
     keccak256([word(key).0, word(mapping).0].concat())
 }
 
-/// The slot with the number of approved images of a kind, and where their list begins.
+/// Returns the slot with the number of approved images of this kind; [`places`] returns the first slot of their list.
 fn approved(kind: u8) -> B256 {
     entry(kind.into(), APPROVED)
 }
@@ -332,7 +338,7 @@ mod tests {
     const COLLATERAL: &str = include_str!("../../../../contracts/artifacts/Collateral.json");
     const SECOND_VERIFIER: &str = include_str!("../../../../tools/verify.py");
 
-    /// The slot, bits and type of a variable, or of a struct's member, as the compiler has laid it out.
+    /// Returns the slot, bits and type of a variable or of a struct's member in the compiler's layout.
     fn place(artifact: &str, of: Option<&str>, label: &str) -> (u64, (usize, usize), String) {
         let artifact: Value = serde_json::from_str(artifact).unwrap();
         let places = match of {
@@ -348,11 +354,11 @@ mod tests {
     }
 
     #[test]
-    fn slots_that_are_read_are_those_that_the_compiler_has_laid_out() {
+    fn slots_match_the_compilers_storage_layout() {
         let variables = [
             (IMAGE_REGISTRY, "_rounds", ROUNDS, "t_mapping(t_uint64,t_struct(Round)_storage)"),
             (IMAGE_REGISTRY, "_images", IMAGES, "t_mapping(t_uint64,t_struct(Image)_storage)"),
-            // Four of them share a slot.
+            // Four entries share a slot.
             (IMAGE_REGISTRY, "_approved", APPROVED, "t_mapping(t_uint8,t_array(t_uint64)dyn_storage)"),
             (COLLATERAL, "current", CURRENT, "t_struct(Entry)_storage"),
         ];
@@ -379,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn evidence_names_few_blocks_and_everybody_asks_for_all_of_them() {
+    fn evidence_can_name_at_most_32_blocks_including_the_newest_settled_one() {
         assert_eq!((anchors(0).count(), anchors(1).collect::<Vec<_>>()), (0, vec![0]));
         assert_eq!((anchor(319), anchor(320), anchor(575), anchor(576)), (0, 256, 256, 512));
         assert_eq!(anchors(600).collect::<Vec<_>>(), [0, 256, 512]);

@@ -1,11 +1,12 @@
-//! The calls and events of the contracts that validators vote with, as their ABI says.
+//! Calls and events of the contracts that validators vote with, from their ABI.
 //!
-//! Owns the bindings, made from the committed artifacts, each in a module of its own because they share names, and what validators compute themselves: values and
-//! commitments. Sources: contracts/src.
+//! Owns the bindings, generated from the committed artifacts, and the values and commitments that validators compute
+//! themselves. Each contract has its own module, because their names collide. It never sends a transaction. Sources:
+//! contracts/src.
 #![allow(
     missing_docs,
     clippy::too_many_arguments,
-    reason = "the bindings are made by a macro; their words are in the contracts"
+    reason = "a macro generates the bindings; the contracts document them"
 )]
 
 /// Validators and their bonds.
@@ -44,7 +45,7 @@ pub mod collateral {
     );
 }
 
-/// Randomness.
+/// Randomness beacon.
 pub mod beacon {
     alloy_sol_types::sol!(
         #[derive(Debug)]
@@ -72,19 +73,19 @@ pub use validators::ValidatorSet;
 use alloy_primitives::{Address, B256, FixedBytes, U256, keccak256};
 use alloy_sol_types::{SolStruct as _, SolValue as _};
 
-/// What a validator answers in a round.
+/// A validator's answer in a round.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Answer {
     /// The value that the build gave.
     Value(B256),
     /// The build failed; SHA-256 of its log.
     Failed(B256),
-    /// Nothing.
+    /// No answer.
     Abstain,
 }
 
 impl Answer {
-    /// The contract's number for it, and the value that goes with it.
+    /// Returns the contract's number of this kind of answer, and the value that goes with it.
     pub const fn parts(self) -> (u8, B256) {
         match self {
             Self::Value(value) => (1, value),
@@ -94,12 +95,13 @@ impl Answer {
     }
 }
 
-/// The value that an image is voted for by, from SHA-256 of the image and of its list of measurements. The contract: `ImageRegistry.valueOf`.
+/// Returns the value that validators vote for, from SHA-256 of the image and of its list of measurements. The
+/// contract: `ImageRegistry.valueOf`.
 pub fn image_value(image: B256, measurements: B256) -> B256 {
     keccak256((image, measurements).abi_encode())
 }
 
-/// What a validator commits to. The contract: `Rounds.commitmentOf`.
+/// Returns a validator's commitment. The contract: `Rounds.commitmentOf`.
 pub fn commitment(
     chain_id: u64,
     contract: Address,
@@ -113,7 +115,8 @@ pub fn commitment(
     FixedBytes::from_slice(&keccak256(input)[..31])
 }
 
-/// What a validator signs to say publicly what it answers; two such statements of one round are a proof of equivocation. The contract: `Rounds.statementHash`, by EIP-712.
+/// Returns the hash that a validator signs to state its answer publicly. Two such statements of one round prove
+/// equivocation. The contract: `Rounds.statementHash`, by EIP-712.
 pub fn statement_hash(chain_id: u64, images: Address, round: u64, answer: Answer) -> B256 {
     let domain = alloy_sol_types::eip712_domain! {
         name: "OpenRelay images", version: "1", chain_id: chain_id, verifying_contract: images,
@@ -122,7 +125,8 @@ pub fn statement_hash(chain_id: u64, images: Address, round: u64, answer: Answer
     Statement { round, answer, value }.eip712_signing_hash(&domain)
 }
 
-/// What release keys sign, by which the registry knows what was proposed. The contract: `ReleaseKeys.releaseHash`, by EIP-712.
+/// Returns the hash that release keys sign. The registry identifies a proposal by it. The contract:
+/// `ReleaseKeys.releaseHash`, by EIP-712.
 pub fn release_hash(chain_id: u64, release_keys: Address, release: &images::ReleaseKeys::Release) -> B256 {
     let domain = alloy_sol_types::eip712_domain! {
         name: "OpenRelay releases", version: "1", chain_id: chain_id, verifying_contract: release_keys,
@@ -138,11 +142,12 @@ alloy_sol_types::sol! {
     }
 }
 
-/// Why one of the contracts refuses, by the bytes that it reverted with: the error's name and what it holds; `None` for others' errors.
+/// Decodes the revert data of one of the contracts into the error's name and fields; `None` for other contracts'
+/// errors.
 pub fn reason(data: &[u8]) -> Option<String> {
     use alloy_sol_types::SolInterface;
     fn of<E: SolInterface + std::fmt::Debug>(data: &[u8]) -> Option<String> {
-        // Like `WrongPhase(WrongPhase)`: the inner one says all.
+        // The text is like `WrongPhase(WrongPhase)`; the inner part is enough.
         let text = format!("{:?}", E::abi_decode(data).ok()?);
         let inner = text.split_once('(').map(|(_, inner)| inner.strip_suffix(')').unwrap_or(inner).to_owned());
         inner.or(Some(text))
@@ -161,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refusals_are_told_by_name() {
+    fn revert_data_is_decoded_to_the_error_name() {
         let held = super::super::registry::RelayRegistry::BondTooSmall { bond: U256::from(1), needed: U256::from(2) };
         assert_eq!(reason(&held.abi_encode()).as_deref(), Some("BondTooSmall { bond: 1, needed: 2 }"));
         let plain = ImageRegistry::TooManyRounds {};

@@ -1,4 +1,6 @@
-//! The vendors' collateral, by the rounds of votes on it. The contract: `Collateral`.
+//! The vendors' collateral, and the rounds of votes on it. The contract: `Collateral`.
+//!
+//! Owns the entry in force and its renewal. It never checks collateral itself.
 
 use std::collections::BTreeMap;
 
@@ -9,37 +11,37 @@ use super::{Party, Refusal};
 const HOUR: u64 = 3_600;
 /// Seconds between the beginnings of rounds.
 pub const PERIOD: u64 = 6 * HOUR;
-/// Seconds for which collateral holds before more than half of the weight can renew it.
+/// Seconds for which collateral is in force before more than half of the weight can renew it.
 pub const RENEWABLE_AFTER: u64 = 14 * 24 * HOUR;
-/// Seconds after its reveals for which a round can renew.
+/// Seconds after its reveals for which a round can renew collateral.
 pub const RENEWS_FOR: u64 = 24 * HOUR;
 
-/// What is voted for: a bundle by its number, and the floors.
+/// An entry that validators vote for: a bundle by its number, and the floors.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Entry {
     /// The bundle.
     pub bundle: u16,
-    /// The smallest evaluation number of Intel's.
+    /// Floor of Intel's evaluation number.
     pub intel_floor: u16,
-    /// The smallest TCB of AMD's.
+    /// Floor of AMD's TCB.
     pub amd_floor: u16,
 }
 
 impl Entry {
-    /// The value that stands for it.
+    /// Returns the value that stands for the entry.
     pub fn value(self) -> Answer {
         Answer::Value((u64::from(self.bundle) << 32) | (u64::from(self.intel_floor) << 16) | u64::from(self.amd_floor))
     }
 }
 
-/// What holds now.
+/// The entry in force.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Current {
     /// The entry.
     pub entry: Entry,
-    /// The round that it is of.
+    /// The round that gave it.
     pub round: u64,
-    /// Since when it holds.
+    /// Time from which it is in force.
     pub since: u64,
 }
 
@@ -48,18 +50,18 @@ pub struct Current {
 pub struct Collateral {
     /// The validators.
     pub set: Set,
-    /// By number, from 1.
+    /// Rounds by number, from 1.
     pub rounds: BTreeMap<u64, Round>,
-    /// By period.
+    /// Number of the round of each period.
     pub periods: BTreeMap<u64, u64>,
-    /// What holds, once something does.
+    /// The entry in force, if there is one.
     pub current: Option<Current>,
-    /// Families that must name a value.
+    /// Number of families that must name a value.
     pub families: usize,
 }
 
 impl Collateral {
-    /// Nothing holds yet.
+    /// Creates the model without an entry in force.
     pub const fn new(set: Set, families: usize) -> Self {
         Self { set, rounds: BTreeMap::new(), periods: BTreeMap::new(), current: None, families }
     }
@@ -67,7 +69,7 @@ impl Collateral {
     /// Opens this period's round.
     ///
     /// # Errors
-    /// A [`Refusal`], as with all that follow.
+    /// A [`Refusal`], as with all the following calls.
     pub fn open(&mut self, now: u64) -> Result<u64, Refusal> {
         if self.periods.contains_key(&(now / PERIOD)) {
             return Err(Refusal::AlreadyOpen);
@@ -104,7 +106,7 @@ impl Collateral {
         round.commit(&mut self.set, caller, id, what, now)
     }
 
-    /// Shows an answer.
+    /// Reveals an answer.
     ///
     /// # Errors
     /// A [`Refusal`].
@@ -113,7 +115,7 @@ impl Collateral {
         round.reveal(&self.set, caller, opening, now)
     }
 
-    /// Ends a round.
+    /// Finishes a round.
     ///
     /// # Errors
     /// A [`Refusal`].
@@ -136,7 +138,7 @@ impl Collateral {
         round.settle(&mut self.set, ids)
     }
 
-    /// Puts in force what a round has approved, or renews what holds by what more than half have named.
+    /// Puts an entry in force: the one that a round approved, or a renewal that more than half of the weight named.
     ///
     /// # Errors
     /// A [`Refusal`].
@@ -165,7 +167,8 @@ impl Collateral {
         Ok(())
     }
 
-    /// From when more than half of the weight can renew what holds; `None` while nothing does.
+    /// Returns the time from which more than half of the weight can renew the entry in force; `None` while no entry is
+    /// in force.
     pub fn renewable_from(&self) -> Option<u64> {
         self.current.map(|current| current.since + RENEWABLE_AFTER)
     }

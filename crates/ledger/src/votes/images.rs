@@ -1,4 +1,7 @@
-//! Proposals, images and motions against them. The contract: `ImageRegistry`.
+//! Proposals, images, and motions against images. The contract: `ImageRegistry`.
+//!
+//! Owns the states of an image and the effects of votes on them. It never counts votes of a round; [`super::rounds`]
+//! does.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,97 +11,97 @@ use super::{Party, Refusal};
 
 const HOUR: u64 = 3_600;
 const DAY: u64 = 24 * HOUR;
-/// From approval to use, in seconds.
+/// Seconds from approval to use.
 pub const PENDING: u64 = DAY;
-/// How long an image stays good after a newer one can be used.
+/// Seconds for which an image stays usable after a newer one can be used.
 pub const GRACE: u64 = 14 * DAY;
-/// How long a suspension lasts, and how long a motion collects.
+/// Seconds for which a suspension lasts, and for which a motion collects votes.
 pub const SUSPENSION: u64 = 72 * HOUR;
-/// Ten-thousandths of a bond that a suspension costs its voters when it lapses.
+/// Cost of a lapsed suspension for its voters, in ten-thousandths of the bond.
 const LAPSED: u128 = 100;
-/// How long a release waits after a round without quorum.
+/// Seconds for which a release waits after a round without quorum.
 const RETRY: u64 = DAY;
 
-/// Where a proposal or image stands.
+/// State of a proposal or image.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum State {
-    /// Takes commitments.
+    /// Accepts commitments.
     Proposed,
-    /// Takes reveals.
+    /// Accepts reveals.
     Reveal,
-    /// Takes proofs of equivocation.
+    /// Accepts proofs of equivocation.
     Challenge,
     /// Can be finished.
     Ended,
     /// Another answer has more than a third.
     Rejected,
-    /// Neither.
+    /// Neither approved nor rejected.
     NoQuorum,
-    /// Approved and not to be used yet.
+    /// Approved, but not usable yet.
     ApprovedPending,
-    /// The newest.
+    /// The newest usable image.
     Active,
     /// A newer one can be used.
     Deprecated,
-    /// Too old.
+    /// Superseded, and the grace period is over.
     Retired,
-    /// Not to be used for a while.
+    /// Temporarily unusable.
     Suspended,
-    /// Never to be used again.
+    /// Never usable again.
     Revoked,
 }
 
 impl State {
-    /// Whether clients use it.
+    /// Returns whether clients use an image in this state.
     pub const fn usable(self) -> bool {
         matches!(self, Self::Active | Self::Deprecated)
     }
 }
 
-/// What is proposed: a signed source of a version, and a hidden value.
+/// A proposal: a signed source of a version, and a hidden value.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Proposal {
-    /// Who proposes.
+    /// The proposer.
     pub proposer: Party,
-    /// Of one kind of image.
+    /// Version of the image, within its kind.
     pub version: u64,
-    /// What the proposer says that it gives.
+    /// The value that the source gives, according to the proposer.
     pub value: u64,
-    /// Hours instead of days, and no time for proofs of equivocation.
+    /// Whether the round takes hours instead of days, without time for proofs of equivocation.
     pub emergency: bool,
 }
 
-/// Validators against an image.
+/// A motion of validators against an image.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Motion {
-    /// What everybody weighed before it.
+    /// Weights before the motion.
     pub snapshot: Snapshot,
-    /// When it is over.
+    /// End of the motion.
     pub end: u64,
-    /// Whether it has suspended.
+    /// Whether it suspended the image.
     pub suspended: bool,
-    /// Whether it has revoked.
+    /// Whether it revoked the image.
     pub revoked: bool,
-    /// Who voted.
+    /// Validators that voted.
     pub voters: BTreeSet<u64>,
-    /// Whose votes are settled.
+    /// Validators whose votes are settled.
     pub settled: BTreeSet<u64>,
 }
 
-/// A round with what was proposed and what became of it.
+/// A proposal, its round and the resulting image.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Image {
-    /// What was proposed.
+    /// The proposal.
     pub proposal: Proposal,
     /// The votes.
     pub round: Round,
-    /// From when it can be used; `None` when it was not approved.
+    /// Time from which the image can be used; `None` if it was not approved.
     pub usable_from: Option<u64>,
-    /// Until when it is suspended.
+    /// Time until which the image is suspended.
     pub suspended_until: u64,
-    /// When it was revoked.
+    /// Time at which the image was revoked.
     pub revoked_at: Option<u64>,
-    /// Motions against it.
+    /// Motions against the image.
     pub motions: Vec<Motion>,
 }
 
@@ -107,18 +110,18 @@ pub struct Image {
 pub struct Images {
     /// The validators.
     pub set: Set,
-    /// By the number of the round, from 1.
+    /// Images by number of their round, from 1.
     pub images: BTreeMap<u64, Image>,
-    /// What a proposal deposits.
+    /// Deposit of a proposal.
     pub deposit: u128,
-    /// Families that must name a value.
+    /// Number of families that must name a value.
     pub families: usize,
-    /// From when a version can be proposed again.
+    /// Time from which a version can be proposed again.
     pub retry_at: BTreeMap<u64, u64>,
 }
 
 impl Images {
-    /// No image yet.
+    /// Creates the model without images.
     pub const fn new(min_bond: u128, deposit: u128, families: usize) -> Self {
         Self { set: Set::new(min_bond), images: BTreeMap::new(), deposit, families, retry_at: BTreeMap::new() }
     }
@@ -126,7 +129,7 @@ impl Images {
     /// Opens a round.
     ///
     /// # Errors
-    /// A [`Refusal`], as with all that follow.
+    /// A [`Refusal`], as with all the following calls.
     pub fn propose(&mut self, proposal: Proposal, now: u64) -> Result<u64, Refusal> {
         let waits = self.retry_at.get(&proposal.version).is_some_and(|at| now < *at);
         if self.approved(proposal.version).is_some() || waits {
@@ -160,7 +163,7 @@ impl Images {
         Ok(number)
     }
 
-    /// Shows the proposed value.
+    /// Opens the proposed value.
     ///
     /// # Errors
     /// A [`Refusal`].
@@ -185,7 +188,7 @@ impl Images {
         image.round.commit(set, caller, id, what, now)
     }
 
-    /// Shows an answer.
+    /// Reveals an answer.
     ///
     /// # Errors
     /// A [`Refusal`].
@@ -203,7 +206,8 @@ impl Images {
         image.round.report_salt(set, caller, opening, now)
     }
 
-    /// Shows that a validator said two things; of each, whether it is signed or what was revealed.
+    /// Proves that a validator gave two answers. The flag of each answer tells whether it is signed; an unsigned one
+    /// was revealed.
     ///
     /// # Errors
     /// A [`Refusal`].
@@ -218,7 +222,7 @@ impl Images {
         image.round.report_equivocation(set, caller, id, said)
     }
 
-    /// Ends a round.
+    /// Finishes a round.
     ///
     /// # Errors
     /// A [`Refusal`].
@@ -236,7 +240,7 @@ impl Images {
         }
         let (set, image) = self.both(round)?;
         let opened = image.round.opened.is_some();
-        // Half of it for a round that was one too many.
+        // A round for a version that was approved meanwhile returns half of the deposit.
         let back = match outcome {
             _ if !opened => 0,
             Outcome::Rejected => 0,
@@ -245,7 +249,7 @@ impl Images {
         };
         set.give_back(image.proposal.proposer, back);
         set.burn_held(deposit - back);
-        // A rejected round earns no more than its proposer has lost.
+        // A rejected round earns no more than its proposer lost.
         let most = if outcome == Outcome::Approved { u128::MAX } else { deposit };
         image.round.close(set, (outcome, right), !second, (10, most), now);
         if outcome == Outcome::Approved {
@@ -265,7 +269,7 @@ impl Images {
         image.round.settle(set, ids)
     }
 
-    /// Decides over what a wrong value has cost.
+    /// Decides the cost of a wrong value.
     ///
     /// # Errors
     /// A [`Refusal`].
@@ -343,7 +347,7 @@ impl Images {
         Ok(())
     }
 
-    /// Where a proposal or image stands.
+    /// Returns the state of a proposal or image.
     pub fn state(&self, round: u64, now: u64) -> Option<State> {
         let image = self.images.get(&round)?;
         let round = &image.round;
@@ -365,13 +369,13 @@ impl Images {
         })
     }
 
-    /// The approved image of a version.
+    /// Returns the approved image of a version.
     pub fn approved(&self, version: u64) -> Option<u64> {
         let of = |image: &Image| image.proposal.version == version && image.usable_from.is_some();
         self.images.iter().find(|(_, image)| of(image)).map(|(number, _)| *number)
     }
 
-    /// When the image of a round's version was revoked, or approved with another value.
+    /// Returns the time at which the image of a round's version was revoked, or approved with another value.
     fn overturned_at(&self, round: u64) -> Option<u64> {
         let winner = self.images.get(&self.approved(self.images.get(&round)?.proposal.version)?)?;
         let same = winner.round.right == self.images.get(&round)?.round.right;
@@ -397,7 +401,8 @@ impl Images {
     }
 }
 
-/// The terms of a round on an image, with the seconds for commitments, reveals, late reveals and proofs of equivocation.
+/// Returns the terms of a round on an image, from the seconds for commitments, reveals, late reveals and proofs of
+/// equivocation.
 const fn terms([commit, reveal, extra, challenge]: [u64; 4], families: usize) -> Terms {
     Terms { commit, reveal, extra, challenge, part: (2, 3), families, opening: true, costs: true }
 }

@@ -1,60 +1,62 @@
-//! What votes, bonds and images do, written down a second time: the reference model of the contracts.
+//! The reference model of the contracts for votes, bonds and images.
 //!
-//! Owns the rules of `ValidatorSet`, `Rounds`, `ImageRegistry` and `Collateral` (contracts/src) as plain arithmetic over plain values, one file each. The contracts are held
-//! against it by random sequences of calls, and what must never happen is looked for in all its states. It says the same in another way where it can: it counts
-//! votes anew at each question, where a contract keeps sums. Never reads a clock or a chain; each call is one block of its own.
+//! Owns the rules of `ValidatorSet`, `Rounds`, `ImageRegistry` and `Collateral` (contracts/src) as plain arithmetic
+//! over plain values, one file each. Tests compare the contracts with the model by random sequences of calls, and
+//! search all states of the model for anything that must never happen. The model computes the same results in another
+//! way where it can: it recounts votes at each query, where a contract keeps sums. It never reads a clock or a chain.
+//! Each call is one block.
 
 pub mod collateral;
 pub mod images;
 pub mod rounds;
 pub mod set;
 
-/// Somebody with an address.
+/// A party, identified by its address.
 pub type Party = u64;
 
-/// Why a call is refused: the names are those of the contracts' errors.
+/// Why a call is refused. The names are those of the contracts' errors.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Refusal {
-    /// The period has its round.
+    /// The period already has a round.
     AlreadyOpen,
-    /// No such answer, or twice the same.
+    /// There is no such answer, or both answers are the same.
     BadAnswer,
-    /// A value is zero or out of its bounds.
+    /// A value is zero or out of bounds.
     BadValue,
-    /// The bond is too small to join with.
+    /// The bond is too small to join.
     BondTooSmall,
-    /// A floor never falls.
+    /// The entry lowers a floor.
     FloorFalls,
-    /// Open commitments.
+    /// The validator has open commitments.
     Locked,
-    /// Nobody has a bond.
+    /// No validator has a bond.
     NoValidators,
-    /// The caller may not.
+    /// The caller is not allowed to do this.
     NotAllowed,
-    /// The round approved another entry, or none, or a newer one holds.
+    /// The round approved another entry or none, or a newer entry is in force.
     NotApproved,
-    /// The version is approved, or must wait.
+    /// The version is already approved, or must wait.
     NotNow,
-    /// The statement was not made by this validator.
+    /// This validator did not make the statement.
     NotSigned,
     /// The caller is not the validator's hot key.
     NotTheVoter,
-    /// The hot key has served a validator.
+    /// The hot key has already served a validator.
     OperatorTaken,
-    /// Too early.
+    /// The time for this call has not come.
     TooEarly,
     /// Too many rounds are open.
     TooManyRounds,
-    /// The vote is not in a state for this.
+    /// The vote's state does not allow this.
     WrongMark,
-    /// Not what was committed.
+    /// The opening does not match the commitment.
     WrongOpening,
-    /// The round is not at this point.
+    /// The round's phase does not allow this.
     WrongPhase,
-    /// Not what was proposed.
+    /// The opening does not match the proposal.
     WrongProposal,
-    /// The image is not in a state for this.
+    /// The image's state does not allow this.
     WrongState,
-    /// The validator is not in a state for this.
+    /// The validator's status does not allow this.
     WrongStatus,
 }

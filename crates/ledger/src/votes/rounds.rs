@@ -1,141 +1,145 @@
 //! Rounds of commitments and reveals. The contract: `Rounds`.
+//!
+//! Owns the phases of a round, the count of votes, and the penalties. It never moves money itself; [`super::set`]
+//! does.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::set::{Set, Snapshot};
 use super::{Party, Refusal};
 
-/// Ten-thousandths of a bond that equivocation costs.
+/// Cost of equivocation, in ten-thousandths of the bond.
 const EQUIVOCATION: u128 = 10_000;
-/// The reporter's ten-thousandths of that.
+/// The reporter's share of that cost, in ten-thousandths.
 const REPORTER: u128 = 500;
-/// Ten-thousandths of a bond that a wrong value costs in an approved round.
+/// Cost of a wrong value in an approved round, in ten-thousandths of the bond.
 const WRONG: u128 = 100;
-/// As many more when a third of the weight gave it.
+/// Additional cost if a third of the weight gave the wrong value, in ten-thousandths of the bond.
 const WRONG_TOGETHER: u128 = 200;
-/// What no reveal costs, or a salt shown too early.
+/// Cost of a missing reveal, or of a salt shown too early, in ten-thousandths of the bond.
 const UNREVEALED: u128 = 50;
-/// What a round without an answer costs; as much again for each one in a row.
+/// Cost of a round without an answer, in ten-thousandths of the bond. Each further consecutive one costs this much
+/// more.
 const MISSED: u128 = 5;
-/// From this many in a row on, each costs the same.
+/// Number of consecutive rounds from which on the cost no longer rises.
 const MOST_IN_A_ROW: u128 = 10;
-/// Seconds for which a wrong value's cost can come back.
+/// Seconds for which the cost of a wrong value can be given back.
 pub const HOLD: u64 = 30 * 86_400;
-/// Open rounds at most, of emergencies and of others.
+/// Maximum number of open rounds, separately for emergencies and for others.
 pub const MAX_OPEN: usize = 8;
 
-/// An answer: of values there are as many as one likes, failures are one.
+/// An answer. Values differ from each other, while all failures are the same answer.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Answer {
-    /// This is what the build gave.
+    /// The build gave this value.
     Value(u64),
-    /// It gave nothing.
+    /// The build gave no value.
     Failed,
     /// No answer.
     Abstain,
 }
 
-/// What was committed: whoever copies it copies it with the author's name in it.
+/// A commitment. It contains its author, so a copy is of no use to another validator.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Commitment {
-    /// Who made it, for which round.
+    /// Round and validator for which it was made.
     pub author: (u64, u64),
-    /// What is in it.
+    /// The committed answer.
     pub answer: Answer,
     /// The salt.
     pub salt: u64,
 }
 
-/// Where a vote stands.
+/// State of a vote.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Mark {
-    /// Hidden.
+    /// Committed and hidden.
     Committed(Commitment),
-    /// Shown.
+    /// Revealed.
     Revealed(Answer),
-    /// Counts no more.
+    /// Voided; it does not count.
     Voided,
 }
 
-/// How a round has ended.
+/// Outcome of a round.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Outcome {
-    /// Not yet.
+    /// The round has not ended.
     Open,
-    /// For the value.
+    /// The value is approved.
     Approved,
-    /// Against it.
+    /// The value is rejected.
     Rejected,
-    /// Neither.
+    /// Neither approved nor rejected.
     NoQuorum,
 }
 
-/// What another answer than the right one costs in a round.
+/// Cost of an answer other than the right one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Price {
     /// Nothing.
     None,
-    /// As much as giving no answer.
+    /// As much as no answer.
     Idle,
     /// As much as a wrong value.
     Wrong,
 }
 
-/// How long a round takes, in seconds, and what is asked of it.
+/// Durations of a round's phases, in seconds, and the conditions of approval.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Terms {
-    /// For commitments.
+    /// Time for commitments.
     pub commit: u64,
-    /// For reveals.
+    /// Time for reveals.
     pub reveal: u64,
-    /// For reveals when less than two thirds came.
+    /// Additional time for reveals if less than two thirds of the weight revealed.
     pub extra: u64,
-    /// For proofs of equivocation.
+    /// Time for proofs of equivocation.
     pub challenge: u64,
-    /// Which part of the whole approves.
+    /// Part of the whole weight that approves, as numerator and denominator.
     pub part: (u128, u128),
-    /// Families that must name the value.
+    /// Number of families that must name the value.
     pub families: usize,
     /// Whether a proposer must have opened the value.
     pub opening: bool,
-    /// Whether missed rounds and wrong answers cost something.
+    /// Whether missed rounds and wrong answers cost anything.
     pub costs: bool,
 }
 
-/// One round.
+/// A round.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Round {
-    /// What everybody weighed before it.
+    /// Weights before the round.
     pub snapshot: Snapshot,
-    /// Its terms.
+    /// Durations and conditions.
     pub terms: Terms,
-    /// When commitments end.
+    /// End of the commitments.
     pub commit_end: u64,
-    /// Whether somebody revealed in the extra time.
+    /// Whether a validator revealed in the additional time.
     pub extended: bool,
-    /// The value that the proposer has shown.
+    /// The value that the proposer opened.
     pub opened: Option<u64>,
-    /// By validator; they stay when they are settled.
+    /// Votes by validator. They stay after they are settled.
     pub votes: BTreeMap<u64, Mark>,
-    /// What was revealed in all, voided or not.
+    /// Sum of all revealed weight, including voided votes.
     pub revealed: u128,
-    /// Whose equivocation was proven in time: their families do not count.
+    /// Validators whose equivocation was proven during the round. Their families do not count.
     pub equivocal: BTreeSet<u64>,
-    /// Whose equivocation was proven.
+    /// Validators whose equivocation was proven at any time.
     pub caught: BTreeSet<u64>,
-    /// Who is settled.
+    /// Validators that are settled.
     pub settled: BTreeSet<u64>,
-    /// How it ended.
+    /// Outcome.
     pub outcome: Outcome,
-    /// The answer that was right, where one was: also without quorum.
+    /// The right answer, if there was one, also without quorum.
     pub right: Option<Answer>,
-    /// What the others cost.
+    /// Cost of the other answers.
     pub price: Price,
-    /// When it was finished.
+    /// Time at which the round was finished.
     pub finished_at: u64,
-    /// What it has earned.
+    /// Amount that the round earned.
     pub earned: u128,
-    /// What wrong values have cost, undecided.
+    /// Costs of wrong values, by validator, that are not decided yet.
     pub held: BTreeMap<u64, u128>,
 }
 
@@ -161,24 +165,24 @@ impl Round {
         }
     }
 
-    /// When reveals end.
+    /// Returns the end of the reveals.
     pub fn reveal_end(&self) -> u64 {
         let base = self.commit_end + self.terms.reveal;
         let short = 3 * self.revealed < 2 * self.snapshot.total;
         if self.extended || short { base + self.terms.extra } else { base }
     }
 
-    /// When it can be finished.
+    /// Returns the time from which the round can be finished.
     pub fn end(&self) -> u64 {
         self.reveal_end() + self.terms.challenge
     }
 
-    /// What an answer weighs: those who revealed it, counted anew.
+    /// Returns the weight of an answer, recounted from the validators that revealed it.
     pub fn weight(&self, answer: Answer) -> u128 {
         self.voters(answer).map(|id| self.snapshot.weight(id)).sum()
     }
 
-    /// Families of which somebody gave this answer and nobody was caught.
+    /// Returns the number of families in which a validator gave this answer and none was caught equivocating.
     pub fn families(&self, answer: Answer) -> usize {
         let family = |id: &u64| self.snapshot.weights.get(id).map(|(_, family)| *family);
         let bad: BTreeSet<Party> = self.equivocal.iter().filter_map(family).collect();
@@ -248,7 +252,8 @@ impl Round {
         Ok(())
     }
 
-    /// `signed`: whether each of the two statements was signed by this validator; one that is not stands for what it revealed.
+    /// Reports two contradicting statements. The flag of each statement tells whether this validator signed it; an
+    /// unsigned one must be what the validator revealed.
     pub(super) fn report_equivocation(
         &mut self,
         set: &mut Set,
@@ -265,7 +270,7 @@ impl Round {
         if said[0].0 == said[1].0 {
             return Err(Refusal::BadAnswer);
         }
-        // What was revealed is forgotten when it is settled.
+        // A revealed answer is forgotten when it is settled.
         let shown = self.votes.get(&id).copied().filter(|_| !self.settled.contains(&id));
         if said.iter().any(|(answer, signed)| !signed && shown != Some(Mark::Revealed(*answer))) {
             return Err(Refusal::NotSigned);
@@ -281,7 +286,7 @@ impl Round {
         Ok(())
     }
 
-    /// The outcome and the right answer, from the votes alone.
+    /// Returns the outcome and the right answer, computed from the votes alone.
     pub(super) fn count(&self) -> (Outcome, Option<Answer>) {
         let (total, (part, whole)) = (self.snapshot.total, self.terms.part);
         let opening = self.opened.map(Answer::Value);
@@ -291,7 +296,7 @@ impl Round {
         };
         let answers = self.answers();
         let good = answers.iter().copied().filter(may).filter(|one| self.families(*one) >= self.terms.families);
-        // At most one answer has more than half.
+        // At most one answer has more than half of the weight.
         if let Some(value) = good.into_iter().find(|value| 2 * self.weight(*value) > total) {
             let approved = self.weight(value) * whole >= total * part;
             return (if approved { Outcome::Approved } else { Outcome::NoQuorum }, Some(value));
@@ -302,7 +307,8 @@ impl Round {
         (if against.is_empty() { Outcome::NoQuorum } else { Outcome::Rejected }, right)
     }
 
-    /// `stands`: whether the right answer holds without quorum. `earns`: one part in this many of the pot, and at most this much.
+    /// Finishes the round. `stands` tells whether the right answer holds without quorum. `earns` is the divisor of the
+    /// pot and the largest amount that the round earns.
     pub(super) fn close(
         &mut self,
         set: &mut Set,
@@ -345,7 +351,7 @@ impl Round {
                 set.unlock(*id);
             }
             match mark {
-                // Who has left since could not commit.
+                // A validator that has left since then could not commit.
                 None if self.snapshot.weight(*id) > 0 && self.terms.costs && set.votes(*id) => charge_idle(set, *id, 0),
                 Some(Mark::Committed(_)) => set.slash(*id, UNREVEALED, None),
                 Some(Mark::Revealed(answer)) if Some(answer) == self.right => {
@@ -369,7 +375,7 @@ impl Round {
         Ok(())
     }
 
-    /// `overturned_at`: when the right answer turned out not to be.
+    /// Decides an undecided cost. `overturned_at` is the time at which the right answer turned out to be wrong.
     pub(super) fn decide(
         &mut self,
         set: &mut Set,
@@ -400,7 +406,7 @@ impl Round {
     }
 }
 
-/// One more round in a row without an answer, of which the first ones may be free.
+/// Charges one more consecutive round without an answer. The first `free` ones cost nothing.
 fn charge_idle(set: &mut Set, id: u64, free: u128) {
     let idle = set.idle.entry(id).or_default();
     *idle += 1;

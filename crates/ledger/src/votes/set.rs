@@ -1,89 +1,91 @@
 //! Validators, their bonds, and all money that votes move. The contract: `ValidatorSet`.
+//!
+//! Owns the weights, the penalties and the place of every token. It never decides votes; [`super::rounds`] does.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Party, Refusal};
 
-/// Seconds that a bond is held after its validator has left.
+/// Seconds for which a bond stays locked after its validator leaves.
 pub const UNBONDING: u64 = 21 * 86_400;
 
-/// Where a validator stands.
+/// Status of a validator.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Status {
-    /// Has its bond back.
+    /// It got its bond back.
     Gone,
-    /// Votes.
+    /// It votes.
     Active,
-    /// Leaves.
+    /// It is leaving.
     Unbonding,
 }
 
-/// One validator.
+/// A validator.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Validator {
-    /// Its hot key.
+    /// Hot key.
     pub operator: Option<Party>,
-    /// The hot key that is to take over.
+    /// Hot key that is to take over.
     pub next_operator: Option<Party>,
-    /// Who is paid.
+    /// Address that is paid.
     pub withdrawal: Party,
-    /// Whose it is.
+    /// Family that the validator belongs to.
     pub family: Party,
-    /// In the token's smallest unit.
+    /// Bond, in the token's smallest unit.
     pub bond: u128,
-    /// Open commitments.
+    /// Number of open commitments.
     pub locks: u16,
-    /// Where it stands.
+    /// Status.
     pub status: Status,
-    /// When an unbonding one is free.
+    /// Time from which an unbonding validator's bond can be withdrawn.
     pub free_at: u64,
 }
 
-/// All validators, and each token in one place.
+/// All validators. Each token is in exactly one place.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Set {
-    /// Smallest bond to join with.
+    /// Smallest bond that allows a validator to join.
     pub min_bond: u128,
-    /// By number, from 1.
+    /// Validators by number, from 1.
     pub validators: BTreeMap<u64, Validator>,
-    /// Which validator a hot key has ever served.
+    /// The validator that a hot key has ever served.
     pub served: BTreeMap<Party, u64>,
-    /// Family and hot key that it lets in.
+    /// Pairs of a family and a hot key that it admits.
     pub admits: BTreeSet<(Party, Party)>,
-    /// Deposits, and what is undecided.
+    /// Deposits, and undecided penalties.
     pub held: u128,
-    /// What each may claim.
+    /// Claimable amount of each party.
     pub credits: BTreeMap<Party, u128>,
-    /// What future rounds earn.
+    /// Money from which future rounds are paid.
     pub pot: u128,
-    /// What finished rounds have earned and is not shared out.
+    /// Money that finished rounds earned and that is not yet shared out.
     pub reserved: u128,
-    /// What belongs to nobody.
+    /// Money that belongs to nobody.
     pub burned: u128,
-    /// Rounds in a row in which a validator gave no answer; where there were none, it has no entry.
+    /// Number of consecutive rounds in which a validator gave no answer; no entry if there are none.
     pub idle: BTreeMap<u64, u128>,
 }
 
-/// What everybody weighs at one moment.
+/// The weights of all validators at one moment.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Snapshot {
-    /// The sum of all families, each capped.
+    /// Sum of all families' weights, each capped.
     pub total: u128,
-    /// What one family weighs at most.
+    /// Largest weight of one family.
     pub cap: u128,
-    /// Weight and family of each that weighs something.
+    /// Weight and family of each validator that has a weight.
     pub weights: BTreeMap<u64, (u128, Party)>,
 }
 
 impl Snapshot {
-    /// What a validator weighs.
+    /// Returns the weight of a validator.
     pub fn weight(&self, validator: u64) -> u128 {
         self.weights.get(&validator).map_or(0, |(weight, _)| *weight)
     }
 }
 
 impl Set {
-    /// Nobody yet.
+    /// Creates a set without validators.
     pub const fn new(min_bond: u128) -> Self {
         Self {
             min_bond,
@@ -99,14 +101,15 @@ impl Set {
         }
     }
 
-    /// All money that is here.
+    /// Returns the sum of all money in the set.
     pub fn money(&self) -> u128 {
         let bonds: u128 = self.validators.values().map(|validator| validator.bond).sum();
         let credits: u128 = self.credits.values().sum();
         bonds + credits + self.held + self.pot + self.reserved + self.burned
     }
 
-    /// What everybody weighs now: a family more than the larger of a tenth and one and a half times its even share is scaled down to that.
+    /// Returns the current weights. A family's weight is at most the larger of one tenth of the whole and 1.5 times
+    /// its even share; above that it is scaled down.
     pub fn snapshot(&self) -> Snapshot {
         let mut families = BTreeMap::<Party, u128>::new();
         let voting =
@@ -132,7 +135,7 @@ impl Set {
     /// Joins with a bond.
     ///
     /// # Errors
-    /// A [`Refusal`], as with all that follow.
+    /// A [`Refusal`], as with all the following calls.
     pub fn join(&mut self, caller: Party, family: Party, withdrawal: Party, amount: u128) -> Result<u64, Refusal> {
         if family != caller && !self.admits.contains(&(family, caller)) {
             return Err(Refusal::NotAllowed);
@@ -169,7 +172,7 @@ impl Set {
         Ok(())
     }
 
-    /// Lets a hot key into the caller's family.
+    /// Admits a hot key to the caller's family.
     pub fn admit(&mut self, caller: Party, operator: Party) {
         self.admits.insert((caller, operator));
     }
@@ -187,7 +190,7 @@ impl Set {
         Ok(())
     }
 
-    /// Becomes the hot key.
+    /// Makes the caller the hot key.
     ///
     /// # Errors
     /// A [`Refusal`].
@@ -201,7 +204,7 @@ impl Set {
         Ok(())
     }
 
-    /// Leaves.
+    /// Starts to leave.
     ///
     /// # Errors
     /// A [`Refusal`].
@@ -217,7 +220,7 @@ impl Set {
         Ok(())
     }
 
-    /// Pays a free bond out.
+    /// Pays out a bond that is free.
     ///
     /// # Errors
     /// A [`Refusal`].
@@ -236,7 +239,7 @@ impl Set {
         Ok((validator.withdrawal, std::mem::take(&mut validator.bond)))
     }
 
-    /// Pays out what somebody may claim.
+    /// Pays out the claimable amount of a party.
     pub fn claim(&mut self, owner: Party) -> u128 {
         self.credits.remove(&owner).unwrap_or(0)
     }
@@ -246,22 +249,22 @@ impl Set {
         self.pot += amount;
     }
 
-    /// Whether it has not left.
+    /// Returns whether the validator has not left.
     pub(super) fn votes(&self, id: u64) -> bool {
         self.validators.get(&id).is_some_and(|validator| validator.status == Status::Active)
     }
 
-    /// Whether this is the validator's hot key.
+    /// Checks that the caller is the validator's hot key.
     pub(super) fn is_voter(&self, id: u64, caller: Party) -> Result<(), Refusal> {
         let own = self.validators.get(&id).is_some_and(|validator| validator.operator == Some(caller));
         if own { Ok(()) } else { Err(Refusal::NotTheVoter) }
     }
 
-    /// Whether it can be locked once more.
+    /// Checks that the validator can be locked once more.
     pub(super) fn can_lock(&self, id: u64, caller: Party) -> Result<(), Refusal> {
         self.is_voter(id, caller)?;
         match self.validators.get(&id) {
-            // One of which everything was taken can only leave.
+            // A validator that lost its whole bond can only leave.
             Some(validator) if validator.status != Status::Active || validator.bond == 0 => Err(Refusal::WrongStatus),
             Some(_) | None => Ok(()),
         }
@@ -281,7 +284,7 @@ impl Set {
         }
     }
 
-    /// Takes ten-thousandths of a bond; the reporter gets ten-thousandths of that, the rest is nobody's.
+    /// Takes ten-thousandths of a bond. The reporter gets ten-thousandths of that amount, and nobody gets the rest.
     pub(super) fn slash(&mut self, id: u64, basis_points: u128, reporter: Option<(Party, u128)>) {
         let amount = self.cut(id, basis_points);
         let bounty = reporter.map_or(0, |(_, part)| amount * part / 10_000);
@@ -291,7 +294,7 @@ impl Set {
         self.burned += amount - bounty;
     }
 
-    /// Takes ten-thousandths of a bond until it is decided.
+    /// Takes ten-thousandths of a bond until the penalty is decided, and returns the amount.
     pub(super) fn hold(&mut self, id: u64, basis_points: u128) -> u128 {
         let amount = self.cut(id, basis_points);
         self.held += amount;

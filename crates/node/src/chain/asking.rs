@@ -1,11 +1,11 @@
-//! One pass over relays that are due to show their evidence.
+//! One pass over the relays that are due to be asked for their evidence.
 //!
-//! Owns who is asked when, and through whom. Many relays are asked at once, ingresses before the egresses that are asked
-//! through them. An ingress that did not answer in a pass is not asked again in it, and one through which an egress was silent
-//! that answered through another is avoided.
+//! Owns which relay is asked when, and through which ingress. Many relays are asked at once, and ingresses before the
+//! egresses that are asked through them. An ingress that did not answer is not asked again in the same pass. If an
+//! egress is silent through one ingress and answers through another, the first ingress is avoided.
 //!
-//! A pass over R relays, of which S are silent, takes at most `ceil(S × TRIES / AT_ONCE) × PATIENCE` for silence. For 1,000
-//! silent egresses that is 8 × 5 s = 40 s.
+//! A pass over R relays, of which S are silent, waits at most `ceil(S × TRIES / AT_ONCE) × PATIENCE` for silent
+//! relays. For 1,000 silent egresses that is 8 × 5 s = 40 s.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,21 +17,21 @@ use openrelay_proto::message::EvidenceDigest;
 
 use crate::inquirer::{Ask, InquiryError, digest_of, draw, staple_of};
 
-/// Relays that are asked at once.
+/// Number of relays that are asked at once.
 const AT_ONCE: usize = 256;
-/// Ingresses through which an egress is asked in one pass.
+/// Number of ingresses through which an egress is asked in one pass.
 const TRIES: usize = 2;
 
-/// What a pass knows of ingresses.
+/// What a pass knows about ingresses.
 #[derive(Default)]
 pub(super) struct Ways<'a> {
-    /// Those that answer, with the digest of what they have shown.
+    /// Ingresses that answer, with the digest of the evidence that they have shown.
     pub(super) open: BTreeMap<u64, (&'a Record, EvidenceDigest)>,
-    /// Those that seem not to forward.
+    /// Ingresses that seem not to forward.
     doubtful: BTreeSet<u64>,
 }
 
-/// Asks all relays that are due; `ways` has the ingresses that are not due and have answered lately.
+/// Asks all relays that are due. `ways` holds ingresses that answered recently and are not due.
 pub(super) fn pass<'a>(
     ask: &dyn Ask,
     due: &[&'a Record],
@@ -57,7 +57,7 @@ fn through_ingresses(ask: &dyn Ask, egress: &Record, ways: &Mutex<Ways<'_>>) -> 
     for _ in 0..TRIES {
         let Some((ingress, digest)) = lock(ways).choose(egress, &silent) else { break };
         match staple_of(ask.ask(egress, Some((ingress, digest)))) {
-            // It may be the ingress that does not forward.
+            // The ingress may be at fault, if it does not forward.
             Err(InquiryError::Silent) => {
                 silent.insert(ingress.relay_id);
                 last = InquiryError::Silent;
@@ -72,7 +72,7 @@ fn through_ingresses(ask: &dyn Ask, egress: &Record, ways: &Mutex<Ways<'_>>) -> 
 }
 
 impl<'a> Ways<'a> {
-    /// An ingress that may be a hop before this egress, drawn at random among those that forward.
+    /// Returns an ingress that may share a circuit with this egress, drawn at random among those that forward.
     fn choose(&self, egress: &Record, without: &BTreeSet<u64>) -> Option<(&'a Record, EvidenceDigest)> {
         let fits = |relay: &u64, ingress: &Record| !without.contains(relay) && !ingress.conflicts_with(egress);
         let all = self.open.iter().filter(|(relay, (ingress, _))| fits(relay, ingress));
@@ -82,7 +82,7 @@ impl<'a> Ways<'a> {
     }
 }
 
-/// Does this for all of them, [`AT_ONCE`] at a time, in the order of `all`.
+/// Does the work for each relay, [`AT_ONCE`] at a time. Returns the results in the order of relay IDs.
 fn at_once<'a, R: Send>(all: &[&'a Record], work: impl Fn(&'a Record) -> R + Sync) -> Vec<(&'a Record, R)> {
     let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let run = || {
@@ -93,7 +93,7 @@ fn at_once<'a, R: Send>(all: &[&'a Record], work: impl Fn(&'a Record) -> R + Syn
     };
     std::thread::scope(|scope| {
         for _ in 1..AT_ONCE.min(all.len()) {
-            // With fewer threads it takes longer.
+            // Fewer threads only take longer.
             if std::thread::Builder::new().name("asking".into()).spawn_scoped(scope, run).is_err() {
                 break;
             }

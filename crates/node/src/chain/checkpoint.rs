@@ -1,6 +1,6 @@
-//! Checkpoints from mirrors and relays: for the first start, and for who reaches no endpoint.
+//! Checkpoints from mirrors and relays, for the first start and for clients that reach no endpoint.
 //!
-//! Owns who is asked. The check is `ledger`'s.
+//! Owns which sources are asked. `ledger` checks what they return.
 
 use openrelay_ledger::chain::checkpoint::{Checkpoint, CheckpointFile, MAX_FILE};
 use openrelay_ledger::chain::reading::Reading;
@@ -12,12 +12,12 @@ use super::sources::{Missing, download};
 use super::way::Way;
 use crate::chain_file::ChainFile;
 
-/// A signed block and the directory there.
+/// A signed block, and the directory at that block.
 #[derive(Debug)]
 pub struct Signed {
     /// The block.
     pub checkpoint: Checkpoint,
-    /// What proves the directory there.
+    /// The reading that proves the directory.
     pub reading: Reading,
     /// The directory.
     pub directory: Directory,
@@ -25,10 +25,11 @@ pub struct Signed {
     pub file: Vec<u8>,
 }
 
-/// The newest checkpoint that a relay on the way or a mirror has, at most as old as a kept directory may be, given the highest block `seen`; or why none will do.
+/// Returns the newest valid checkpoint that a relay of the circuit or a mirror has. It may be at most as old as a
+/// cached directory, and not older than the block `seen`.
 ///
 /// # Errors
-/// [`ChainError::Checkpoints`] with what is wrong with each one's, or [`ChainError::Unreached`] when nobody was reached.
+/// [`ChainError::Checkpoints`] with a fault for each source, or [`ChainError::Unreached`] if no source was reached.
 pub fn fetch(way: &dyn Way, file: &ChainFile, now: u64, seen: u64) -> Result<Signed, ChainError> {
     let (mut faults, mut reached) = (Vec::new(), false);
     let mut best: Option<Signed> = None;
@@ -58,7 +59,7 @@ pub fn fetch(way: &dyn Way, file: &ChainFile, now: u64, seen: u64) -> Result<Sig
     match best {
         Some(best) => Ok(best),
         None if reached => Err(ChainError::Checkpoints(faults)),
-        None => Err(ChainError::Unreached { what: "this is a first start, and no mirror of checkpoints", faults }),
+        None => Err(ChainError::Unreached { what: "at this first start, no mirror of checkpoints", faults }),
     }
 }
 
@@ -67,7 +68,8 @@ fn check(file: &ChainFile, bytes: Vec<u8>, now: u64, seen: u64) -> Result<Signed
     let directory =
         found.verify(&file.signers(), &file.trust(), now, file.max_age_s, seen).map_err(|error| error.to_string())?;
     if file.trust().contracts.is_some() {
-        // No key has signed the proofs of images and collateral: with false ones no relay would be believed.
+        // The checkpoint's signatures do not cover the proofs of images and collateral. With false proofs no relay
+        // would be accepted.
         found.reading.voted(&file.trust()).map_err(|error| error.to_string())?;
     }
     Ok(Signed { checkpoint: found.signed.checkpoint, reading: found.reading, directory, file: bytes })

@@ -1,7 +1,9 @@
-//! Collecting what relays are judged by, for others to read in one file.
+//! Collects what relays are judged by into one file, for clients to read.
 //!
-//! Owns nothing that needs to be trusted: readers check the file against the chain and the vendors' roots. Evidence comes as ordinary clients get it: from the relays themselves, through
-//! sessions that only the holders of their keys can answer. A relay has one place, of 4 KiB at most, and evidence that no chip has signed for this relay does not get it.
+//! Owns nothing that has to be trusted: readers check the file against the chain and the vendors' roots. Asks for
+//! evidence the same way as ordinary clients do: the relays themselves, in sessions that only the holders of their
+//! keys can answer. Keeps one staple of at most 4 KiB for each relay, and only if a chip has signed it for that
+//! relay.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -31,44 +33,45 @@ use crate::inquirer::{Ask, InquiryError, Network};
 
 /// How often a relay that has shown evidence is asked again.
 const ASK_EVERY: Duration = Duration::from_secs(60);
-/// How long after the first silence a relay is asked again; after each further one twice as long, up to the longest pause.
+/// Pause after the first time that a relay is silent. It doubles each further time, up to the longest pause.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
-/// Relays that are asked before the file is made again: if all of them are silent that takes a minute.
+/// Most relays that are asked before the file is written again. If all of them are silent, that takes a minute.
 const SLICE: usize = 1_536;
 
-/// What was collected.
+/// The collected evidence of all relays.
 #[derive(Debug)]
 pub struct Collector {
     file: ChainFile,
     endpoint: Endpoint,
-    /// The vendors' roots, which have signed whatever is kept.
+    /// The vendors' roots, to which all kept evidence leads.
     roots: Roots,
-    /// What relays have shown, by their number.
+    /// What relays have shown, by relay ID.
     shown: BTreeMap<u64, Shown>,
-    /// The heights that evidence can name by the newest directory: of others no reader asks the chain.
+    /// The block heights that evidence can name according to the newest directory. Readers ask the chain about no
+    /// other block.
     anchors: BTreeSet<u64>,
-    /// Headers of the blocks that it names, by height.
+    /// Headers of the blocks that the evidence names, by height.
     headers: BTreeMap<u64, Vec<u8>>,
     /// The values of approved rounds, which never change.
     values: BTreeMap<u64, B256>,
-    /// Approved manifests that are not served, by their hash, and whether that was told.
+    /// Approved manifests that are not served, by hash: why, and whether that was reported.
     refused: BTreeMap<B256, (String, bool)>,
 }
 
 /// What a relay has shown.
 #[derive(Debug)]
 struct Shown {
-    /// The key and its epoch that it has shown it with.
+    /// The handshake key, and its epoch, with which the relay has shown it.
     key: (String, u32),
     asked: Instant,
-    /// How often in a row it has shown nothing that is kept.
+    /// How many times in a row the relay has shown nothing that is kept.
     failures: u32,
     staple: Option<Staple>,
 }
 
 impl Shown {
-    /// How long after the last question it is asked again.
+    /// Returns the pause after the last query.
     fn pause(&self) -> Duration {
         let doubled = self.failures.saturating_sub(1).min(16);
         match (self.failures, &self.staple) {
@@ -80,8 +83,8 @@ impl Shown {
 }
 
 impl Collector {
-    /// One that has collected nothing yet, asks the first endpoint, and keeps evidence that leads to these roots. It
-    /// serves no manifest whose firmware is older than they say, whatever validators approved.
+    /// Returns an empty collector that asks the first endpoint, and keeps evidence that leads to these roots. It
+    /// serves no manifest with firmware older than the roots' floor, even if validators approved it.
     pub fn new(file: ChainFile, roots: Roots) -> Self {
         let endpoint = Endpoint::new(file.endpoints.first().map_or("", String::as_str));
         let (shown, headers, values) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
@@ -89,7 +92,7 @@ impl Collector {
         Self { file, endpoint, roots, shown, anchors, headers, values, refused: BTreeMap::new() }
     }
 
-    /// The approved manifests that this mirror does not serve, and why: each once.
+    /// Returns the approved manifests that this mirror does not serve, with the reason. Each is returned once.
     pub fn refused(&mut self) -> Vec<String> {
         let untold = self.refused.values_mut().filter(|(_, told)| !*told);
         let tell = |(why, told): &mut (String, bool)| {
@@ -99,7 +102,7 @@ impl Collector {
         untold.map(tell).collect()
     }
 
-    /// Asks relays for their evidence, many at once: those that have another key than before or are due again.
+    /// Asks many relays at once for their evidence: those with a new key, and those that are due again.
     pub fn collect(&mut self, directory: &VerifiedDirectory) {
         let network = directory.directory().network_id();
         self.anchors = anchors(directory.directory().body().sequence).collect();
@@ -120,18 +123,18 @@ impl Collector {
                 Some(_) | None => due.push(record),
             }
         }
-        // New relays first, and those that are always silent last.
+        // New relays come first, and relays that are always silent come last.
         let failures = |record: &Record| self.shown.get(&record.relay_id).map_or(0, |shown| shown.failures);
         due.sort_by_key(|record| (failures(record), record.role == Role::Egress));
         due.truncate(SLICE);
         for (record, shown) in pass(ask, &due, ways) {
             let key = key_of(record);
-            // One that does not answer now may have shown something before.
+            // A relay that does not answer may have shown something earlier.
             let before = self.shown.remove(&record.relay_id).filter(|shown| shown.key == key);
             let failures = before.as_ref().map_or(0, |before| before.failures);
             let (failures, staple) = match shown {
                 Ok(staple) if self.is_kept(&staple, record, network) => (0, Some(staple)),
-                // Nobody has asked it.
+                // The relay was not asked.
                 Err(InquiryError::NoIngress) => (failures.max(1), None),
                 Ok(_) | Err(_) => (failures.saturating_add(1), None),
             };
@@ -140,8 +143,8 @@ impl Collector {
         }
     }
 
-    /// Whether evidence is kept: it is small, a chip has signed it, and it is bound to what this relay says of itself. What it
-    /// proves is for readers to judge.
+    /// Returns whether a staple is kept: it is small, a chip has signed it, and it is bound to this relay and
+    /// network. Readers judge what it proves.
     fn is_kept(&self, staple: &Staple, record: &Record, network: [u8; 32]) -> bool {
         let binding = &staple.binding;
         binding.relay_id == record.relay_id
@@ -150,7 +153,8 @@ impl Collector {
             && check_staple(staple, &self.roots, unix_seconds()).is_ok()
     }
 
-    /// The file that relays are judged by, of what was collected and of the files in the folder `files`: collateral and manifests of images, which others have put there.
+    /// Returns the file that relays are judged by. It holds what was collected, and collateral and image manifests
+    /// from the folder `files`, where other programs put them.
     pub fn attestation(&mut self, files: Option<&Path>) -> Vec<u8> {
         let staples: Vec<Staple> = self.shown.values().filter_map(|shown| shown.staple.clone()).collect();
         let named: BTreeSet<u64> = staples.iter().map(|staple| staple.binding.block_height).collect();
@@ -171,7 +175,7 @@ impl Collector {
         file.encode()
     }
 
-    /// Kinds and values of the newest approved images and packages, by round: what readers look at.
+    /// Returns kinds and values of the newest approved images and packages, by round. Readers need no others.
     fn approved(&mut self) -> BTreeMap<u64, (u8, B256)> {
         let Some(images) = self.file.images else { return BTreeMap::new() };
         let (mut found, newest) = (BTreeMap::new(), usize::try_from(NEWEST).unwrap_or(usize::MAX));
@@ -191,7 +195,8 @@ impl Collector {
         found
     }
 
-    /// The collateral that the chain names, and of the newest approved images and packages the manifests and what rebuilders have signed.
+    /// Returns the collateral that the chain names. Adds the manifests of the newest approved images and packages,
+    /// and the statements of their rebuilders.
     fn published(&mut self, files: Option<&Path>, approved: &BTreeMap<u64, (u8, B256)>) -> AttestationFile {
         let entry = self.file.collateral.and_then(|contract| {
             let answer = self.endpoint.call(contract, &Collateral::currentCall {}.abi_encode()).ok()?;
@@ -231,7 +236,8 @@ fn key_of(record: &Record) -> (String, u32) {
     (record.handshake_key.clone(), record.key_epoch)
 }
 
-/// What an attestation of a validator's says for who counts rebuilders: the signed vote for a value in a round.
+/// Extracts the statement from a validator's attestation: the signed vote for a value in a round. Clients count
+/// rebuilders by it.
 fn statement(bytes: &[u8]) -> Option<Statement> {
     let whole: Value = serde_json::from_slice(bytes).ok()?;
     let vote = &whole["vote"];

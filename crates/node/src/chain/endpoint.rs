@@ -1,6 +1,8 @@
 //! One RPC endpoint: JSON-RPC over HTTP(S).
 //!
-//! Owns limits: an endpoint that is slow, silent or endless costs a bounded time and a bounded memory. Believes nothing. Source: JSON-RPC 2.0.
+//! Owns limits: an endpoint that is slow, silent or endless costs bounded time and bounded memory. Never trusts an
+//! answer.
+//! Source: JSON-RPC 2.0.
 
 use std::time::Duration;
 
@@ -11,95 +13,95 @@ use ureq::{Agent, Timeout};
 
 use super::way::{Outside, PATIENCE, Way};
 
-/// Largest answer that is read, in bytes.
+/// Largest accepted answer, in bytes.
 pub(super) const MAX_ANSWER: u64 = 8 << 20;
 
-/// Why an endpoint gave no answer that can be used.
+/// Why an endpoint gave no usable answer.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum EndpointError {
-    /// It cannot be reached, is too slow, or sends too much.
+    /// The endpoint cannot be reached, or the connection failed.
     #[error("{url}: {why}")]
     Transport {
-        /// Which.
+        /// The endpoint.
         url: String,
-        /// Why.
+        /// The cause.
         why: String,
     },
-    /// Its answer is larger than the limit, in bytes.
+    /// The answer exceeds the size limit.
     #[error("{url}: {method}: the answer is larger than the limit of {limit} bytes")]
     TooLarge {
-        /// Which.
+        /// The endpoint.
         url: String,
-        /// What was asked.
+        /// The RPC method.
         method: String,
-        /// The limit.
+        /// The limit, in bytes.
         limit: u64,
     },
-    /// It took the question and did not answer it in time.
+    /// The endpoint accepted the request, but did not answer it in time.
     #[error("{url}: {method}: no answer within {seconds} s")]
     TimedOut {
-        /// Which.
+        /// The endpoint.
         url: String,
-        /// What was asked.
+        /// The RPC method.
         method: String,
-        /// How long it was waited for.
+        /// The time limit, in seconds.
         seconds: u64,
     },
-    /// It answers with an HTTP status that is no success, and without a JSON-RPC error.
+    /// The endpoint answered with an unsuccessful HTTP status and without a JSON-RPC error.
     #[error("{url}: {method}: HTTP status {status}")]
     Status {
-        /// Which.
+        /// The endpoint.
         url: String,
-        /// What was asked.
+        /// The RPC method.
         method: String,
         /// The status.
         status: u16,
     },
-    /// It answers with an error.
+    /// The endpoint answered with a JSON-RPC error.
     #[error("{url}: {method}: {message} (code {code})")]
     Refused {
-        /// Which.
+        /// The endpoint.
         url: String,
-        /// What was asked.
+        /// The RPC method.
         method: String,
-        /// Its code.
+        /// The error code.
         code: i64,
-        /// Its words.
+        /// The error message.
         message: String,
-        /// What a contract reverted with.
+        /// The data that a contract reverted with.
         data: Option<Bytes>,
     },
-    /// What it answers is not what was asked for.
-    #[error("{url}: {method}: the answer does not read: {why}")]
+    /// The answer is malformed, or not what was asked for.
+    #[error("{url}: {method}: malformed answer: {why}")]
     Malformed {
-        /// Which.
+        /// The endpoint.
         url: String,
-        /// What was asked.
+        /// The RPC method.
         method: String,
         /// What is wrong.
         why: String,
     },
-    /// It serves another chain.
+    /// The endpoint serves another chain.
     #[error("{url}: serves chain {found}, not {wanted}")]
     OtherChain {
-        /// Which.
+        /// The endpoint.
         url: String,
-        /// Its chain.
+        /// The chain ID that it serves.
         found: u64,
-        /// Ours.
+        /// The expected chain ID.
         wanted: u64,
     },
 }
 
-/// Calls that are asked for in one batch.
+/// Most calls in one batch.
 const BATCH: usize = 100;
 
-/// What one question may cost.
+/// Limits of one query.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bound {
     /// Largest answer, in bytes.
     pub(super) bytes: u64,
-    /// Longest time for question and answer together.
+    /// Longest time for request and answer together.
     pub(super) time: Duration,
 }
 
@@ -111,7 +113,7 @@ struct Answer<T> {
     result: Option<T>,
 }
 
-/// An error as endpoints show it; some leave parts out or give them another type.
+/// An error as endpoints return it. Some leave parts out or give them another type.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct RpcError {
@@ -120,16 +122,16 @@ struct RpcError {
     data: Value,
 }
 
-/// An endpoint.
+/// An RPC endpoint.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
-    /// As far as everybody may read it.
+    /// The URL without secrets, which may be shown to anyone.
     url: String,
     target: String,
     agent: Agent,
 }
 
-/// A URL without path, query, user and password: providers put keys there.
+/// Returns a URL without path, query, user and password, because providers put keys there.
 fn without_secrets(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
     let authority = rest.split(['/', '?', '#']).next().unwrap_or("");
@@ -137,13 +139,13 @@ fn without_secrets(url: &str) -> String {
     format!("{scheme}://{host}")
 }
 
-/// What an endpoint says, as far as a terminal and a reader can take it.
+/// Returns an endpoint's text shortened and escaped, so that it is safe for terminals and readers.
 fn readable(text: &str) -> String {
     text.chars().take(300).flat_map(char::escape_debug).collect()
 }
 
 impl EndpointError {
-    /// Whether the endpoint was reached and answered something.
+    /// Returns whether the endpoint was reached and gave any answer.
     pub const fn is_answer(&self) -> bool {
         match self {
             Self::Transport { .. } | Self::TimedOut { .. } | Self::Status { .. } => false,
@@ -153,25 +155,25 @@ impl EndpointError {
 }
 
 impl Endpoint {
-    /// The endpoint at this URL, asked straight from this machine.
+    /// Returns the endpoint at this URL, asked directly from this machine.
     pub fn new(url: &str) -> Self {
         Self::by(&Outside, url)
     }
 
-    /// The endpoint at this URL, asked by this way.
+    /// Returns the endpoint at this URL, asked over this transport.
     pub fn by(way: &dyn Way, url: &str) -> Self {
         Self { url: without_secrets(url), target: url.to_owned(), agent: way.agent(url) }
     }
 
-    /// Its URL, as far as everybody may read it.
+    /// Returns its URL without secrets.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Asks; the result, which may be null.
+    /// Sends a request. Returns its result, which may be null.
     ///
     /// # Errors
-    /// [`EndpointError`] but for `OtherChain`.
+    /// Any [`EndpointError`] except `OtherChain`.
     pub fn ask(&self, method: &str, params: &Value) -> Result<Value, EndpointError> {
         let answer: Value = self.post(method, params, Bound { bytes: MAX_ANSWER, time: PATIENCE })?;
         if !answer["error"].is_null() {
@@ -181,10 +183,10 @@ impl Endpoint {
         answer.get("result").cloned().ok_or_else(|| self.malformed(method, "it has neither result nor error"))
     }
 
-    /// Asks within other bounds for a result of a known form, which uses less memory than [`Endpoint::ask`].
+    /// Sends a request with other limits for a result of a known form. Uses less memory than [`Endpoint::ask`].
     ///
     /// # Errors
-    /// As [`Endpoint::ask`].
+    /// As for [`Endpoint::ask`].
     pub(super) fn ask_for<T: for<'de> Deserialize<'de>>(
         &self,
         method: &str,
@@ -249,54 +251,54 @@ impl Endpoint {
         }
     }
 
-    /// Asks for a number.
+    /// Sends a request for a number.
     ///
     /// # Errors
-    /// As [`Endpoint::ask`].
+    /// As for [`Endpoint::ask`].
     pub fn ask_number(&self, method: &str, params: &Value) -> Result<U256, EndpointError> {
         let result = self.ask(method, params)?;
         let number = result.as_str().filter(|text| text.starts_with("0x")).and_then(|text| text.parse().ok());
-        number.ok_or_else(|| self.malformed(method, "no quantity"))
+        number.ok_or_else(|| self.malformed(method, "the result is not a quantity"))
     }
 
-    /// Makes sure that it serves this chain.
+    /// Checks that the endpoint serves this chain.
     ///
     /// # Errors
-    /// [`EndpointError`].
+    /// [`EndpointError`]; `OtherChain` if it serves another one.
     pub fn check_chain(&self, wanted: u64) -> Result<(), EndpointError> {
         let found = self.ask_number("eth_chainId", &json!([]))?.saturating_to();
         if found == wanted { Ok(()) } else { Err(EndpointError::OtherChain { url: self.url.clone(), found, wanted }) }
     }
 
-    /// What a contract answers to a call of `data` at the newest block.
+    /// Returns a contract's answer to a call with `data`, at the newest block.
     ///
     /// # Errors
-    /// [`EndpointError`]; `Refused` when the contract reverts.
+    /// [`EndpointError`]; `Refused` if the contract reverts.
     pub fn call(&self, to: Address, data: &[u8]) -> Result<Bytes, EndpointError> {
         self.call_at(to, data, "latest")
     }
 
-    /// The same at a block.
+    /// Returns a contract's answer to a call with `data`, at this block.
     ///
     /// # Errors
-    /// As [`Endpoint::call`].
+    /// As for [`Endpoint::call`].
     pub fn call_at(&self, to: Address, data: &[u8], block: &str) -> Result<Bytes, EndpointError> {
         let call = json!({"to": to.to_string(), "input": alloy_primitives::hex::encode_prefixed(data)});
         let result = self.ask("eth_call", &json!([call, block]))?;
         let bytes = result.as_str().and_then(|text| text.parse().ok());
-        bytes.ok_or_else(|| self.malformed("eth_call", "no bytes"))
+        bytes.ok_or_else(|| self.malformed("eth_call", "the result is not a byte string"))
     }
 
-    /// What a contract answers to each of several calls at a block, asked in batches.
+    /// Returns a contract's answers to several calls at this block. The calls are sent in batches.
     ///
     /// # Errors
-    /// As [`Endpoint::call`].
+    /// As for [`Endpoint::call`].
     pub(super) fn call_all(&self, to: Address, calls: &[Vec<u8>], block: &str) -> Result<Vec<Bytes>, EndpointError> {
         let mut answers = Vec::with_capacity(calls.len());
         for batch in calls.chunks(BATCH) {
             match self.call_batch(to, batch, block) {
                 Some(batch) => answers.extend(batch),
-                // Some endpoints take no batches, or only small ones.
+                // Some endpoints accept no batches, or only small ones.
                 None => {
                     for data in batch {
                         answers.push(self.call_at(to, data, block)?);
@@ -307,7 +309,7 @@ impl Endpoint {
         Ok(answers)
     }
 
-    /// The answers to a batch in its order; `None` unless all of them are there.
+    /// Returns the answers to a batch in its order; `None` unless all of them are there.
     fn call_batch(&self, to: Address, calls: &[Vec<u8>], block: &str) -> Option<Vec<Bytes>> {
         let request = |(id, data): (usize, &Vec<u8>)| {
             let call = json!({"to": to.to_string(), "input": alloy_primitives::hex::encode_prefixed(data)});

@@ -1,7 +1,9 @@
-//! What relays are judged by, read with the directory: mirrors' files of evidence, and what the chain says of images, collateral and the blocks that evidence can name.
+//! What relays are judged by, read together with the directory. Mirrors supply evidence files. The chain supplies
+//! images, collateral and the blocks that evidence can name.
 //!
-//! Owns which slots are asked for, in which order. Proofs are `ledger`'s business, evidence `attest`'s. What mirrors do not have is missing from the reading, and refuses relays
-//! when they are judged; an endpoint that does not answer is none to read from.
+//! Owns which storage slots are asked for, and in which order. `ledger` checks the proofs, `attest` the evidence.
+//! Data that mirrors lack is missing from the reading; the relays concerned are refused later, when they are judged.
+//! An endpoint that does not answer cannot be read from.
 
 use std::collections::BTreeSet;
 
@@ -30,20 +32,20 @@ use crate::attestation::{NEWEST, sha256};
 use crate::chain_file::ChainFile;
 use crate::random::OsRandom;
 
-/// Evidence of a relay that is kept at most. More than two are only of one that is not believed.
+/// Most staples that are stored for one relay. Only a relay that is not accepted has more than two.
 const KEPT: usize = MAX_PLACES;
-/// Of it what was kept before: what relays have shown and what sources bring has places of its own.
+/// Most of them that come from the cache. What relays have shown and what sources deliver has room of its own.
 const KEPT_BEFORE: usize = KEPT - (SOURCES + 1) * NEWEST;
-/// Statements of rebuilders that are taken of one file: with what is kept those of five fit into one.
+/// Statements of rebuilders that are taken from one file. Those of five files and the cached ones fit into one file.
 const STATEMENTS: usize = 176;
 
 const _: () = assert!(largest(MAX_RELAYS, 1) <= MAX_ATTESTATION);
 
-/// Adds to a reading what relays are judged by, as this endpoint proves it; `extra` is evidence that relays have shown and mirrors may not have yet. Returns
-/// what was wrong with sources' files.
+/// Adds to a reading what relays are judged by, as far as this endpoint proves it. `extra` is evidence that relays
+/// have shown and mirrors may lack. Returns the faults in sources' files.
 ///
 /// # Errors
-/// What the endpoint does not answer.
+/// [`EndpointError`] if the endpoint does not answer or does not prove what was asked for.
 pub(super) fn add(
     way: &dyn Way,
     file: &ChainFile,
@@ -56,14 +58,15 @@ pub(super) fn add(
     let header = Header::decode(&reading.header).map_err(|error| endpoint.malformed("eth_getBlockByNumber", error))?;
     let mut found = older.and_then(|older| AttestationFile::decode(&older.attestation).ok()).unwrap_or_default();
     let anchors: BTreeSet<u64> = anchors(header.number).collect();
-    // What evidence names that mirrors may not have yet. Its header is the block's if the history of blocks says so, whoever has shown it.
+    // Heights of blocks whose headers mirrors may lack. A header is genuine if the history of blocks proves its hash,
+    // whoever supplies it.
     let mut heights: BTreeSet<u64> = anchors.last().copied().into_iter().collect();
     heights.extend(extra.iter().map(|staple| staple.binding.block_height).filter(|height| anchors.contains(height)));
     reading.states = states(endpoint, &header, &contracts)?;
     let voted = reading.voted(&file.trust()).map_err(|error| endpoint.malformed("eth_getProof", error))?;
     let mut shown = AttestationFile { staples: extra.to_vec(), ..AttestationFile::default() };
     for height in heights {
-        // A chain without a history of blocks proves none.
+        // A chain without a history of blocks proves no header.
         let Some(proven) = voted.blocks.get(&height) else { continue };
         shown.headers.push(header_with(endpoint, height, *proven)?);
     }
@@ -73,12 +76,12 @@ pub(super) fn add(
     };
     let relays = directory.body().relays.iter().map(|record| record.relay_id);
     let mut gathered = gather(way, &file.evidence, relays, &fits, &mut OsRandom::default());
-    // The kept one comes first, and stays unless the chain names another.
+    // The cached collateral comes first, and stays unless the chain names another.
     let files = [&mut found, &mut shown].into_iter().chain(&mut gathered.files);
     let bundles: Vec<Vec<u8>> = files.map(|file| std::mem::take(&mut file.bundle)).collect();
     let only_named = |file: &mut AttestationFile| {
         file.staples.retain(fits);
-        // What the chain does not name could crowd out what it does.
+        // Data that the chain does not name could displace data that it names.
         let of_chain = |header: Header| voted.blocks.get(&header.number) == Some(&header.hash);
         file.headers.retain(|rlp| Header::decode(rlp).is_ok_and(of_chain));
         let named = |manifest: Manifest, bytes: &[u8]| {
@@ -96,7 +99,8 @@ pub(super) fn add(
     Ok(faults.into_iter().map(|(source, why)| format!("{source}: {why}")).collect())
 }
 
-/// Adds to a reading what was kept before, which comes first. Kept collateral stays unless the reading proves another.
+/// Adds the cached evidence of an older reading to a reading, and puts it first. Cached collateral stays unless the
+/// reading proves another.
 pub(super) fn add_kept(file: &ChainFile, reading: &mut Reading, older: &Reading) {
     let Ok(voted) = reading.voted(&file.trust()) else { return };
     let Ok(mut found) = AttestationFile::decode(&older.attestation) else { return };
@@ -108,8 +112,8 @@ pub(super) fn add_kept(file: &ChainFile, reading: &mut Reading, older: &Reading)
     reading.attestation = fitting(found);
 }
 
-/// Adds what was `shown` and what sources have behind what was kept. Each has places of its own: what a source brings, true or
-/// false, takes none of what was kept or of what another brings.
+/// Adds what was `shown`, and what sources have, behind what was cached. Each has room of its own: whatever a source
+/// delivers, true or false, displaces nothing that was cached or that another source delivers.
 fn put_behind(kept: &mut AttestationFile, mut shown: AttestationFile, gathered: Gathered) {
     kept.keep_first(KEPT_BEFORE);
     shown.keep_newest(NEWEST);
@@ -122,8 +126,8 @@ fn put_behind(kept: &mut AttestationFile, mut shown: AttestationFile, gathered: 
     kept.silent = gathered.silent;
 }
 
-/// The bytes of a file, with fewer places of each relay where it would be longer than one can be: the newest comers are left
-/// out, of all relays alike.
+/// Returns the bytes of a file. If it would exceed the maximum size, all relays alike have fewer staples in it. The
+/// staples that came last are left out.
 fn fitting(mut file: AttestationFile) -> Vec<u8> {
     for places in (1..=KEPT).rev() {
         file.keep_first(places);
@@ -136,18 +140,18 @@ fn fitting(mut file: AttestationFile) -> Vec<u8> {
     file.encode()
 }
 
-/// The header at a height by an endpoint's word; `None` when it has none.
+/// Returns the header that an endpoint shows at a height; `None` if it shows none.
 pub(super) fn header_at(endpoint: &Endpoint, number: u64) -> Result<Option<Vec<u8>>, EndpointError> {
     let shown = endpoint.ask("eth_getBlockByNumber", &json!([height(number), false]))?;
     Ok(from_json(&shown).ok())
 }
 
-/// The header at a height, whose hash the chain has proven.
+/// Returns the header at a height whose hash the chain has proven.
 fn header_with(endpoint: &Endpoint, number: u64, proven: B256) -> Result<Vec<u8>, EndpointError> {
     let shown =
         header_at(endpoint, number)?.filter(|rlp| Header::decode(rlp).is_ok_and(|header| header.hash == proven));
     shown.ok_or_else(|| {
-        endpoint.malformed("eth_getBlockByNumber", format!("its block {number} is not the one that the chain proves"))
+        endpoint.malformed("eth_getBlockByNumber", format!("its block {number} is not the block that was proven"))
     })
 }
 
@@ -161,7 +165,7 @@ pub(super) fn states(
     Ok(vec![images, collateral, prove(endpoint, header, HISTORY, &block_slots(header.number))?])
 }
 
-/// The slots of the registry that prove the newest images of a kind.
+/// Returns the registry's slots that prove the newest images of a kind.
 pub(super) fn images(
     endpoint: &Endpoint,
     header: &Header,
@@ -188,7 +192,7 @@ fn prove(endpoint: &Endpoint, header: &Header, address: Address, keys: &[B256]) 
     let (account, proof) =
         account(&answer).ok_or_else(|| endpoint.malformed(method, "it has no account or no proof"))?;
     if account.nonce == 0 && account.balance.is_zero() && [B256::ZERO, KECCAK256_EMPTY].contains(&account.code_hash) {
-        // A chain that keeps no history of blocks.
+        // This chain keeps no history of blocks.
         return Ok(Proven { address, account: None, proof, slots: Vec::new() });
     }
     let slot = |shown: &Value| -> Option<Slot> {
@@ -196,11 +200,11 @@ fn prove(endpoint: &Endpoint, header: &Header, address: Address, keys: &[B256]) 
         Some(Slot { key: key.into(), value: number(&shown["value"])?, proof: nodes(&shown["proof"])? })
     };
     let slots: Option<Vec<Slot>> = answer["storageProof"].as_array().into_iter().flatten().map(slot).collect();
-    let slots = slots.ok_or_else(|| endpoint.malformed(method, "a slot does not read"))?;
+    let slots = slots.ok_or_else(|| endpoint.malformed(method, "a storage slot is malformed"))?;
     Ok(Proven { address, account: Some(account), proof, slots })
 }
 
-/// The account of an answer to `eth_getProof`, and its proof.
+/// Returns the account, and its proof, from an answer to `eth_getProof`.
 pub(super) fn account(answer: &Value) -> Option<(Account, Vec<Bytes>)> {
     let hash = |key: &str| -> Option<B256> { answer[key].as_str()?.parse().ok() };
     let account = Account {
@@ -233,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn false_evidence_takes_no_place_of_what_was_kept_or_of_what_relays_have_shown() {
+    fn false_evidence_displaces_neither_cached_nor_shown_evidence() {
         let forged = |from: u8, count: u8| (from..from + count).map(|byte| staple(1, 512, byte)).collect::<Vec<_>>();
         let mut kept = file(&forged(50, 9));
         kept.staples.insert(0, staple(1, 256, 2));
@@ -242,7 +246,7 @@ mod tests {
         let all = AttestationFile::decode(&fitting(kept)).unwrap().staples;
         assert!(all[0] == staple(1, 256, 2) && all.contains(&staple(1, 256, 1)), "{all:?}");
         assert!(forged(100, 4).iter().all(|one| all.contains(one)) && all.len() == KEPT - 1, "{}", all.len());
-        // Whose statements these are nobody can tell before they are judged.
+        // Before they are judged, nobody can tell whose statements these are.
         let signed = |byte: u8, count: u64| {
             let statements = (0..count).map(|round| Statement { round, signature: [byte; 65] }).collect();
             AttestationFile { statements, ..AttestationFile::default() }

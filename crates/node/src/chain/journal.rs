@@ -1,7 +1,8 @@
-//! Transactions that are sent once and only once.
+//! Transactions that are sent exactly once.
 //!
-//! Owns the journal: a transaction is written down, signed, before it leaves, so that whoever is killed between signing and sending finds it again and sends the same one. What
-//! is done under one name is never signed anew while it may still be in a block.
+//! Owns the journal: a signed transaction is written to it before it is sent. A process that is killed between
+//! signing and sending finds the transaction again and sends the same one. Never signs a second transaction under a
+//! name while the first may still be included in a block.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -17,19 +18,20 @@ use super::endpoint::{Endpoint, EndpointError};
 use crate::chain_file::ChainFile;
 use crate::directory::replace;
 
-/// How long a transaction is waited for, and how often it is looked for.
+/// How long a transaction is waited for, and how often its receipt is requested.
 const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(300);
-/// After so long without a block its fees are raised.
+/// Time without inclusion in a block after which the fees are raised.
 const SPEED_UP: Duration = Duration::from_secs(20);
 
-/// The most that one transaction may cost, in wei: a tenth of an ether. What an endpoint says of fees is its own word.
+/// Most that one transaction may cost, in wei: a tenth of an ether. The fees come from an endpoint and are not
+/// proven.
 const MAX_COST: U256 = U256::from_limbs([100_000_000_000_000_000, 0, 0, 0]);
 
-/// Signs a hash as contracts take it: r, s, v.
+/// Signs a hash in the form that contracts accept: r, s, v.
 ///
 /// # Errors
-/// [`SendError::Refused`] for a hash that cannot be signed, which nobody has ever seen.
+/// [`SendError::Refused`] for a hash that cannot be signed. No such hash is known.
 pub fn sign(key: &SigningKey, hash: B256) -> Result<[u8; 65], SendError> {
     signature(key, hash).map(|signature| signature.as_bytes())
 }
@@ -39,64 +41,67 @@ fn signature(key: &SigningKey, hash: B256) -> Result<Signature, SendError> {
     signed.map(Signature::from).map_err(|error| SendError::Refused(error.to_string()))
 }
 
-/// Gas that a call may use more in the next block than it is estimated to use: what a contract writes for the first time in a block, two slots of it, was written already in the block that estimates
-/// are made by. What is not used costs nothing.
+/// Gas that is added to each estimate. The endpoint estimates within the newest block, where two slots may already be
+/// written that the contract writes for the first time in each block. In the next block writing them costs more.
+/// Unused gas costs nothing.
 const NEXT_BLOCK: u64 = 60_000;
 
-/// Why a transaction did not come to pass.
+/// Why a transaction did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
-    /// An endpoint.
+    /// An endpoint failed.
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
-    /// The journal.
+    /// The journal cannot be read or written.
     #[error("{path}: {why}")]
     Journal {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         why: String,
     },
-    /// The contract refuses it; nothing was sent.
-    #[error("the contract refuses: {0}")]
+    /// The contract or the endpoint rejected the call. Nothing was included in a block.
+    #[error("the call was rejected: {0}")]
     Refused(String),
-    /// It is in a block and did nothing.
-    #[error("transaction {0} is in a block, but the contract refused it there")]
+    /// The transaction is in a block, but reverted.
+    #[error("transaction {0} is in a block, but it reverted there")]
     Failed(B256),
-    /// Another transaction of the account is in its place.
+    /// Another transaction of the account took its nonce.
     #[error(
-        "transaction {0} was overtaken by another of this account, which was not sent from here; look what that did, then run the command again"
+        "transaction {0} was replaced by another one with the same nonce, which was not sent from here; check what \
+         that one did, then run the command again"
     )]
     Overtaken(B256),
-    /// The endpoint's fees are out of proportion.
+    /// The endpoint's fees exceed the limit.
     #[error(
-        "this would cost {needed} wei by the endpoint's word, and at most {limit} are spent on a transaction: wait for lower fees, or ask another endpoint"
+        "according to the endpoint this transaction costs {needed} wei, and the limit is {limit} wei; wait for lower \
+         fees, or use another endpoint"
     )]
     TooExpensive {
-        /// What it would cost.
+        /// The cost, in wei.
         needed: U256,
-        /// The most that is spent.
+        /// The limit, in wei.
         limit: U256,
     },
-    /// It is not in a block yet.
-    #[error("transaction {0} is not in a block yet; run the same command again to go on")]
+    /// The transaction is not in a block yet.
+    #[error("transaction {0} is not in a block yet; run the same command again to continue")]
     Waiting(B256),
-    /// The account cannot pay for it.
-    #[error("{account} has {balance} wei and this may cost {needed} wei: send it more")]
+    /// The account cannot pay for the transaction.
+    #[error("{account} has {balance} wei, but this may cost {needed} wei; send it more")]
     Funds {
-        /// Which account.
+        /// The account.
         account: Address,
-        /// What it has.
+        /// Its balance, in wei.
         balance: U256,
-        /// What is needed.
+        /// The possible cost, in wei.
         needed: U256,
     },
 }
 
-/// A transaction that was signed.
+/// A signed transaction in the journal.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Entry {
-    /// What it is for.
+    /// Purpose of the transaction.
     name: String,
     nonce: u64,
     to: Address,
@@ -104,12 +109,12 @@ struct Entry {
     gas: u64,
     max_fee: u128,
     tip: u128,
-    /// The signed bytes and their hashes, the newest last: each pays more than the one before it.
+    /// The signed bytes and their hashes, the newest last. Each one pays higher fees than the one before it.
     raw: Vec<Bytes>,
     hashes: Vec<B256>,
 }
 
-/// An account that sends.
+/// An account that sends transactions.
 pub struct Sender {
     endpoint: Endpoint,
     chain_id: u64,
@@ -118,21 +123,21 @@ pub struct Sender {
     patience: Duration,
 }
 
-/// What a transaction did.
+/// The result of a transaction.
 #[derive(Clone, Debug)]
 pub struct Receipt {
-    /// Its hash.
+    /// Hash of the transaction.
     pub hash: B256,
-    /// The block that it is in.
+    /// Number of the block that includes it.
     pub block: u64,
     /// Gas that it used.
     pub gas_used: u64,
-    /// What it logged.
+    /// Events that it logged.
     pub logs: Vec<alloy_primitives::Log>,
 }
 
 impl Sender {
-    /// The account with this key, whose journal is in the folder `state`.
+    /// Returns the account with this key. Its journal is in the folder `state`.
     pub fn new(file: &ChainFile, key: SigningKey, state: &Path) -> Self {
         let endpoint = Endpoint::new(file.endpoints.first().map_or("", String::as_str));
         let account = Address::from_public_key(key.verifying_key());
@@ -140,24 +145,25 @@ impl Sender {
         Self { endpoint, chain_id: file.chain_id, key, path, patience: PATIENCE }
     }
 
-    /// Waits so long for a block instead of a minute.
+    /// Sets how long to wait for a block, instead of one minute.
     #[must_use]
     pub fn with_patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
     }
 
-    /// Its address.
+    /// Returns the account's address.
     pub fn address(&self) -> Address {
         Address::from_public_key(self.key.verifying_key())
     }
 
-    /// Whom it asks.
+    /// Returns the endpoint that it uses.
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
 
-    /// Calls `to` with `data`, for what `name` says, and waits until it is in a block. When a transaction under this name is under way already, that one is waited for.
+    /// Calls `to` with `data` for the purpose `name`, and waits until the transaction is in a block. If the same call
+    /// is already pending under this name, waits for that transaction instead.
     ///
     /// # Errors
     /// [`SendError`].
@@ -167,7 +173,8 @@ impl Sender {
         Ok(receipt)
     }
 
-    /// The same, with the transaction kept in the journal until [`Sender::forget`]: for who has to write down first what came of it.
+    /// Does the same as [`Sender::send`], but leaves the transaction in the journal until [`Sender::forget`]. For
+    /// callers that must save its result first.
     ///
     /// # Errors
     /// [`SendError`].
@@ -175,7 +182,7 @@ impl Sender {
         let _lock = self.lock()?;
         self.endpoint.check_chain(self.chain_id)?;
         match self.pending()? {
-            // Whatever was under way comes first: the next has its nonce after it.
+            // A pending transaction comes first, because the next one has the nonce after it.
             Some(mut entry) if entry.name == name && entry.to == to && *entry.data == *data => {
                 return self.wait(&mut entry, false);
             }
@@ -189,7 +196,8 @@ impl Sender {
         self.wait(&mut entry, true)
     }
 
-    /// Waits for what is under way under this name, if anything is; kept until [`Sender::forget`].
+    /// Waits for the transaction that is pending under this name, if there is one. It stays in the journal until
+    /// [`Sender::forget`].
     ///
     /// # Errors
     /// [`SendError`].
@@ -204,7 +212,7 @@ impl Sender {
         }
     }
 
-    /// Takes what is done out of the journal.
+    /// Removes a finished transaction from the journal.
     ///
     /// # Errors
     /// [`SendError::Journal`].
@@ -212,7 +220,7 @@ impl Sender {
         self.keep(None)
     }
 
-    /// One process at a time: two would take the same nonce.
+    /// Lets one process in at a time. Two would use the same nonce.
     fn lock(&self) -> Result<std::fs::File, SendError> {
         let path = self.path.with_extension("lock");
         let folder = path.parent().unwrap_or(Path::new("."));
@@ -255,7 +263,7 @@ impl Sender {
         Ok(entry)
     }
 
-    /// Signs with the fees that the entry has, and writes it down.
+    /// Signs the entry's transaction with its current fees, and writes it to the journal.
     fn sign(&self, entry: &mut Entry) -> Result<(), SendError> {
         let transaction = TxEip1559 {
             chain_id: self.chain_id,
@@ -275,13 +283,15 @@ impl Sender {
         self.keep(Some(entry))
     }
 
-    /// Sends it, again where it was lost, until it is in a block. What is `fresh` was never sent.
+    /// Sends the transaction, again if it was lost, until it is in a block. A `fresh` transaction was never sent
+    /// before.
     fn wait(&self, entry: &mut Entry, fresh: bool) -> Result<Receipt, SendError> {
         let started = Instant::now();
         let mut raised = started;
         let mut to_send = true;
         loop {
-            // Asked before the receipts: when it has passed and no receipt is there, another has taken the place.
+            // Asked before the receipts: if the nonce has passed and there is no receipt, another transaction took
+            // it.
             let passed = self.nonce()? > entry.nonce;
             for hash in &entry.hashes {
                 let shown = self.endpoint.ask("eth_getTransactionReceipt", &json!([hash.to_string()]))?;
@@ -302,12 +312,12 @@ impl Sender {
                 to_send = false;
                 match self.broadcast(entry) {
                     Ok(()) => {}
-                    // Nobody has it, and nobody shall.
+                    // No node has the transaction, and none shall get it.
                     Err(error @ SendError::Refused(_)) if fresh && entry.hashes.len() == 1 => {
                         self.forget()?;
                         return Err(error);
                     }
-                    // It may be in a pool all the same, or its fees are too low now.
+                    // It may still be in a pool, or its fees may be too low.
                     Err(SendError::Refused(_)) => {}
                     Err(error) => return Err(error),
                 }
@@ -318,7 +328,7 @@ impl Sender {
             std::thread::sleep(LOOK_EVERY);
             if raised.elapsed() > SPEED_UP {
                 raised = Instant::now();
-                // What a pool takes in place of another pays at least a tenth more.
+                // A pool accepts a replacement only if it pays at least a tenth more.
                 let more = |fee: u128| fee.saturating_mul(5) / 4 + 1;
                 let max_fee = more(entry.max_fee);
                 if U256::from(max_fee) * U256::from(entry.gas) <= MAX_COST {
@@ -330,13 +340,14 @@ impl Sender {
         }
     }
 
-    /// The number of the account's next transaction.
+    /// Returns the account's next nonce.
     fn nonce(&self) -> Result<u64, SendError> {
         let account = self.address().to_string();
         Ok(self.endpoint.ask_number("eth_getTransactionCount", &json!([account, "latest"]))?.saturating_to())
     }
 
-    /// What is known already, or was overtaken by another of the same nonce, is no fault: its receipt decides.
+    /// Sends the newest transaction of the entry. It is not an error if the node knows it already, or if another one
+    /// with the same nonce replaced it: the receipt decides.
     fn broadcast(&self, entry: &Entry) -> Result<(), SendError> {
         let Some(raw) = entry.raw.last() else { return Ok(()) };
         match self.endpoint.ask("eth_sendRawTransaction", &json!([raw.to_string()])) {
@@ -372,7 +383,8 @@ impl Sender {
     }
 }
 
-/// Whether a node refuses what it has, or what is in a block: in the words of several.
+/// Returns whether a node refuses a transaction that it has, or that is in a block. Several nodes' wordings are
+/// known.
 fn is_known(message: &str) -> bool {
     let message = message.to_lowercase().replace(' ', "");
     ["alreadyknown", "knowntransaction", "alreadyimported", "noncetoolow", "underpriced"]
@@ -380,7 +392,7 @@ fn is_known(message: &str) -> bool {
         .any(|known| message.contains(known))
 }
 
-/// A contract that refuses is told apart from an endpoint that fails.
+/// Tells a call that the contract rejects apart from an endpoint that fails.
 fn refused(error: EndpointError) -> SendError {
     match error {
         EndpointError::Refused { data: Some(data), message, .. } => {

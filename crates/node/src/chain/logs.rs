@@ -1,8 +1,9 @@
 //! Events of one contract, read in ranges of blocks.
 //!
-//! Owns the size of a range: it halves when an endpoint refuses a range or its answer is too large, down to one block, and
-//! grows again while answers are good. Anyone can fill blocks with events, and endpoints limit ranges in their own ways, so
-//! no fixed range suits all. An event that was not asked for is refused.
+//! Owns the size of a range. It halves when an endpoint refuses a range or its answer is too large, and falls to an
+//! eighth when the answer takes too long. The smallest range is one block. It grows again while answers are good.
+//! Anyone can fill blocks with events, and each endpoint limits ranges in its own way, so no fixed range suits all.
+//! An event that was not asked for is refused.
 
 use std::time::Duration;
 
@@ -13,25 +14,25 @@ use serde_json::{Value, json};
 use super::endpoint::{Bound, Endpoint, EndpointError, MAX_ANSWER};
 use super::read::height;
 
-/// Blocks that are asked for at first, and at most.
+/// Blocks in the first range, and in the widest.
 const FIRST: u64 = 2_000;
 const WIDEST: u64 = 1 << 16;
-/// Good answers before a range grows: an endpoint that limits ranges refuses one question in so many.
+/// Good answers before a range grows. An endpoint that limits ranges then refuses only one request in this many.
 const GROW_AFTER: u32 = 16;
 /// Largest answer for a single block, in bytes: 100,000 events of 256 bytes are 130 MB of JSON.
 const MAX_BLOCK_ANSWER: u64 = 160 << 20;
-/// How long an answer may take, and one for a single block.
+/// How long an answer may take: for a range, and for a single block.
 const PATIENCE: Duration = Duration::from_secs(20);
 const BLOCK_PATIENCE: Duration = Duration::from_secs(120);
-/// Events that [`Logs::all`] returns at most.
+/// Most events that [`Logs::all`] returns.
 const MOST: usize = 1 << 16;
 
-/// Which events: of one contract, with these topics.
+/// Which events to read: of one contract, with these topics.
 #[derive(Clone, Debug)]
 pub struct Wanted {
     /// The contract.
     pub address: Address,
-    /// For each place the topics that will do; an empty list takes any.
+    /// For each position the accepted topics; an empty list accepts any.
     pub topics: Vec<Vec<B256>>,
 }
 
@@ -49,13 +50,13 @@ impl Wanted {
 pub struct Logs {
     endpoint: Endpoint,
     wanted: Wanted,
-    /// Blocks that are asked for at once.
+    /// Blocks in the next range.
     width: u64,
     /// Good answers since the range changed.
     good: u32,
 }
 
-/// A log as an endpoint shows it.
+/// A log as an endpoint returns it.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Shown {
@@ -68,15 +69,15 @@ struct Shown {
 }
 
 impl Logs {
-    /// A reader of these events.
+    /// Returns a reader of these events.
     pub fn new(endpoint: Endpoint, wanted: Wanted) -> Self {
         Self { endpoint, wanted, width: FIRST, good: 0 }
     }
 
-    /// The events of the first blocks from `from` on, and the last of these blocks, which is at most `to`.
+    /// Returns the events of the first blocks from `from` on, and the last of these blocks, which is at most `to`.
     ///
     /// # Errors
-    /// [`EndpointError`], of a single block where ranges were refused.
+    /// [`EndpointError`]. If ranges were refused, it is the error for a single block.
     pub fn after(&mut self, from: u64, to: u64) -> Result<(Vec<Log>, u64), EndpointError> {
         loop {
             let last = to.min(from.saturating_add(self.width - 1));
@@ -86,10 +87,10 @@ impl Logs {
         }
     }
 
-    /// The events of the last blocks up to `to`, and the first of these blocks, which is at least `from`.
+    /// Returns the events of the last blocks up to `to`, and the first of these blocks, which is at least `from`.
     ///
     /// # Errors
-    /// As [`Logs::after`].
+    /// As for [`Logs::after`].
     pub fn before(&mut self, from: u64, to: u64) -> Result<(Vec<Log>, u64), EndpointError> {
         loop {
             let first = from.max(to.saturating_sub(self.width - 1));
@@ -99,10 +100,10 @@ impl Logs {
         }
     }
 
-    /// All events of these blocks.
+    /// Returns all events of these blocks.
     ///
     /// # Errors
-    /// As [`Logs::after`]; also when there are more than 65,536 of them.
+    /// As for [`Logs::after`]; also if there are more than 65,536 events.
     pub fn all(&mut self, from: u64, to: u64) -> Result<Vec<Log>, EndpointError> {
         let (mut found, mut next) = (Vec::new(), from);
         while next <= to {
@@ -116,10 +117,10 @@ impl Logs {
         Ok(found)
     }
 
-    /// The newest events of these blocks: those of the last range that has any.
+    /// Returns the newest events of these blocks: those of the last range that has any.
     ///
     /// # Errors
-    /// As [`Logs::after`].
+    /// As for [`Logs::after`].
     pub fn newest(&mut self, from: u64, to: u64) -> Result<Vec<Log>, EndpointError> {
         let mut last = to;
         loop {
@@ -131,12 +132,12 @@ impl Logs {
         }
     }
 
-    /// Asks for a range; `None` where the range was too large, and the next one is smaller.
+    /// Requests a range. Returns `None` if the range was too large; the next one is smaller.
     fn attempt(&mut self, from: u64, to: u64) -> Result<Option<Vec<Log>>, EndpointError> {
         let asked = to.saturating_sub(from).saturating_add(1);
         match self.ask(from, to) {
             Ok(found) => {
-                // A shorter range at the end of the chain says nothing of longer ones.
+                // A shorter range at the end of the chain says nothing about longer ones.
                 self.good += u32::from(asked >= self.width);
                 if self.good >= GROW_AFTER {
                     (self.width, self.good) = (WIDEST.min(self.width * 2), 0);
@@ -144,12 +145,12 @@ impl Logs {
                 Ok(Some(found))
             }
             Err(error) if asked <= 1 => Err(error),
-            // How endpoints refuse a range differs, and their words decide nothing here.
+            // Endpoints refuse a range in different ways. Their wording does not matter here.
             Err(EndpointError::TooLarge { .. } | EndpointError::Status { .. } | EndpointError::Refused { .. }) => {
                 (self.width, self.good) = (asked / 2, 0);
                 Ok(None)
             }
-            // Steeper, for each try takes its time.
+            // Shrinks faster, because each attempt takes the full time.
             Err(EndpointError::TimedOut { .. }) => {
                 (self.width, self.good) = ((asked / 8).max(1), 0);
                 Ok(None)
@@ -183,14 +184,14 @@ impl Logs {
             let inside = shown.block_number.is_some_and(|number| (from..=to).contains(&number.to())) && !shown.removed;
             let address = shown.address;
             let log = Log::new(shown.address, shown.topics, shown.data).filter(|log| inside && self.wanted.takes(log));
-            let why = || format!("it shows an event of {address} that was not asked for");
+            let why = || format!("it returned an event of {address} that was not asked for");
             log.ok_or_else(|| self.endpoint.malformed(method, why()))
         };
         shown.into_iter().map(read).collect()
     }
 }
 
-/// A log as an endpoint shows it in a receipt; `None` for what has another form.
+/// Parses a log of a receipt; `None` if it has another form.
 pub fn read_log(shown: &Value) -> Option<Log> {
     let topics = shown["topics"].as_array()?.iter().map(|topic| topic.as_str()?.parse().ok());
     let data: Bytes = shown["data"].as_str()?.parse().ok()?;

@@ -1,7 +1,8 @@
 //! A mirror: follows the registry's events and serves the records of all relays as one file.
 //!
-//! Owns nothing that needs to be trusted: readers check the file against the chain. A mirror whose collection does not give
-//! the chain's root goes back to the last settled state, and from there to the first block.
+//! Owns nothing that has to be trusted: readers check the file against the chain. If the collected records do not
+//! give the chain's root, the mirror goes back to the last settled state. If that does not help, it starts from the
+//! first block.
 
 mod kept;
 
@@ -25,9 +26,9 @@ use super::read::height;
 use crate::chain_file::ChainFile;
 use crate::directory::VerifiedDirectory;
 
-/// Blocks that a mirror may have to look through: some years of the fastest chains.
+/// Most blocks that a mirror searches: some years of the fastest chains.
 const MOST_BLOCKS: u64 = 1 << 30;
-/// Blocks after which a reorganisation is not expected: what is kept is that old.
+/// Blocks after which no reorganisation is expected. The saved state is that old.
 const SETTLED: u64 = 64;
 /// How often a mirror that catches up writes its collection to disk.
 const KEEP_EVERY: Duration = Duration::from_secs(10);
@@ -39,31 +40,31 @@ pub struct Mirror {
     endpoint: Endpoint,
     logs: Logs,
     collected: Collected,
-    /// The state to go back to when the chain was reorganised.
+    /// The state to go back to after a reorganisation.
     kept: Option<Kept>,
-    /// Whether nothing has been proven since that state was gone back to.
+    /// Whether nothing was proven since the mirror went back to that state.
     doubted: bool,
-    /// A newer state that is kept once it is settled.
+    /// A newer state that is saved once it is settled.
     waiting: Option<Kept>,
-    /// Where it is kept across restarts.
+    /// The file that keeps the state across restarts.
     path: Option<PathBuf>,
     warning: Option<String>,
-    /// The file that was last checked against the chain, and the directory that it gives.
+    /// The records that were last checked against the chain, and the directory that they give.
     records: Vec<u8>,
     directory: Option<VerifiedDirectory>,
 }
 
-/// What a mirror knows by the events of all blocks before `next`.
+/// What a mirror knows from the events of all blocks before `next`.
 #[derive(Clone, Default, Debug)]
 struct Collected {
     collection: Collection,
-    /// Relays whose registration is to be asked for.
+    /// Relays whose registration must be requested.
     changed: BTreeSet<u64>,
     next: u64,
 }
 
 impl Mirror {
-    /// A mirror that knows nothing yet, and asks the first endpoint.
+    /// Returns an empty mirror that asks the first endpoint.
     pub fn new(file: ChainFile) -> Self {
         let endpoint = Endpoint::new(file.endpoints.first().map_or("", String::as_str));
         let wanted = Wanted { address: file.registry, topics: vec![topics().to_vec()] };
@@ -82,46 +83,47 @@ impl Mirror {
         }
     }
 
-    /// A mirror that keeps its collection in the file `path`, and goes on with the one there if it is of this chain and registry.
+    /// Returns a mirror that saves its collection in the file `path`. Continues from the collection there, if it
+    /// belongs to this chain and registry.
     pub fn keeping(file: ChainFile, path: PathBuf) -> Self {
         let mut this = Self::new(file);
         match Kept::read(&path, &this.file) {
             Ok(kept) => this.kept = kept,
-            Err(why) => this.warning = Some(format!("starts from the first block: {why}")),
+            Err(why) => this.warning = Some(format!("the mirror starts from the first block: {why}")),
         }
         this.path = Some(path);
         this
     }
 
-    /// What the operator should know about the file of the collection, once.
+    /// Returns the warning for the operator about the collection's file, once.
     pub fn take_warning(&mut self) -> Option<String> {
         self.warning.take()
     }
 
-    /// Its file; empty before the first success of [`Mirror::follow`].
+    /// Returns the file of records; empty before [`Mirror::follow`] succeeds for the first time.
     pub fn records(&self) -> &[u8] {
         &self.records
     }
 
-    /// The directory that the file gives, by the first endpoint's word alone; `None` before there is one.
+    /// Returns the directory that the file gives; `None` before there is one. It rests on the first endpoint alone.
     pub fn directory(&self) -> Option<&VerifiedDirectory> {
         self.directory.as_ref()
     }
 
-    /// The first block whose events are still to be read.
+    /// Returns the first block whose events have not been read.
     pub fn next_block(&self) -> u64 {
         self.collected.next
     }
 
-    /// The newest relay of this operator that is not leaving.
+    /// Returns the newest relay of this operator that is not leaving.
     pub fn relay_of(&self, operator: Address) -> Option<u64> {
         self.collected.collection.relay_of(operator)
     }
 
-    /// Takes in what has happened since.
+    /// Reads what has happened on the chain since the last call.
     ///
     /// # Errors
-    /// [`EndpointError`]; the file is the previous one then, and what was read of events is not lost.
+    /// [`EndpointError`]. The file is then the previous one, and the events that were read are not lost.
     pub fn follow(&mut self) -> Result<(), EndpointError> {
         self.endpoint.check_chain(self.file.chain_id)?;
         if self.collected.next == self.file.first_block && self.kept.is_some() {
@@ -135,7 +137,7 @@ impl Mirror {
         let (account, proof) =
             evidence::account(&proof).ok_or_else(|| self.endpoint.malformed("eth_getProof", "it has no account"))?;
         if let Err(error) = RecordSet::verify(&file, account.storage_root) {
-            // A reorganisation, or an endpoint that withholds events.
+            // The cause is a reorganisation, or an endpoint that withholds events.
             let error = self.endpoint.malformed("eth_getLogs", error);
             if std::mem::replace(&mut self.doubted, true) {
                 self.kept = None;
@@ -153,7 +155,7 @@ impl Mirror {
         Ok(())
     }
 
-    /// Reads events up to the newest block, which is returned.
+    /// Reads events up to the newest block, and returns that block.
     fn catch_up(&mut self) -> Result<u64, EndpointError> {
         let mut kept_at = Instant::now();
         loop {
@@ -167,7 +169,7 @@ impl Mirror {
             if self.collected.next > head {
                 return Ok(head);
             }
-            // The last blocks apart, so that what is settled can be kept.
+            // The last blocks are read separately, so that the settled state can be saved.
             let settled = head.saturating_sub(SETTLED);
             let before = self.collected.next;
             while self.collected.next <= settled {
@@ -182,14 +184,14 @@ impl Mirror {
             while self.collected.next <= head {
                 self.take(head)?;
             }
-            // Catching up takes its time, and state of an old block may not be there any more.
+            // Catching up takes time, and endpoints may drop the state of an old block meanwhile.
             if self.collected.next - before <= SETTLED {
                 return Ok(head);
             }
         }
     }
 
-    /// Takes in the next range of blocks, at most up to `to`.
+    /// Reads the next range of blocks, at most up to `to`.
     fn take(&mut self, to: u64) -> Result<(), EndpointError> {
         let (logs, last) = self.logs.after(self.collected.next, to)?;
         let Collected { collection, changed, next } = &mut self.collected;
@@ -198,7 +200,7 @@ impl Mirror {
         Ok(())
     }
 
-    /// Asks the registry for the relays that have changed: once for each, however many events it has.
+    /// Requests the registrations of changed relays: once for each relay, however many events it has.
     fn ask_registrations(&mut self, head: u64) -> Result<(), EndpointError> {
         let Collected { collection, changed, .. } = &mut self.collected;
         let relays: Vec<u64> = changed.iter().copied().collect();
@@ -214,7 +216,7 @@ impl Mirror {
         Ok(())
     }
 
-    /// Keeps the state at `head`, which has this header, once it is settled.
+    /// Saves the state at `head`, whose header this is, once it is settled.
     fn settle(&mut self, head: u64, header: &[u8]) {
         if let Some(settled) = self.waiting.take_if(|waiting| waiting.next().saturating_add(SETTLED) <= head) {
             self.keep(Some(settled));
@@ -230,13 +232,13 @@ impl Mirror {
         if let Some(path) = &self.path
             && let Err(error) = state.write(path, &self.file)
         {
-            // A restart reads all events again.
-            self.warning = Some(format!("cannot keep the collection in {}: {error}", path.display()));
+            // Without the file, a restart reads all events again.
+            self.warning = Some(format!("cannot save the collected records in {}: {error}", path.display()));
         }
         self.kept = Some(state);
     }
 
-    /// Goes back to the kept state if the chain still has its block, otherwise to the first block.
+    /// Goes back to the saved state if the chain still has its block, otherwise to the first block.
     fn step_back(&mut self) -> Result<(), EndpointError> {
         self.waiting = None;
         let known = match &self.kept {

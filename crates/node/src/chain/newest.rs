@@ -1,7 +1,7 @@
-//! The newest block that is known besides the directory's own: one that a quorum of endpoints shows and nothing proves a directory at.
+//! The newest block that a quorum of endpoints shows without a proof of the directory at that block.
 //!
-//! Owns the file beside the kept directory that remembers its number. A directory that is kept serves for long only while no
-//! newer block is known; see `attest::verdict`.
+//! Owns the file beside the cached directory that remembers the number of this block. A cached directory can be used
+//! for long only while no newer block is known; see `attest::verdict`.
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -14,7 +14,7 @@ use super::read::ChainError;
 use super::way::Way;
 use crate::chain_file::ChainFile;
 
-/// The number of the newest block that is known, after a reading that failed with `error`; it is remembered.
+/// Returns the number of the newest known block after a reading that failed with `error`, and remembers it.
 pub(super) fn learn(way: &dyn Way, file: &ChainFile, kept: &Path, error: &ChainError) -> u64 {
     let before = known(kept);
     if matches!(error, ChainError::Unreached { .. }) {
@@ -22,13 +22,14 @@ pub(super) fn learn(way: &dyn Way, file: &ChainFile, kept: &Path, error: &ChainE
     }
     let newest = shown(way, file).max(before);
     if newest > before {
-        // Where this fails, a later client may use the kept directory longer than it should; so does keeping the directory.
+        // After a failure here, a later client may use the cached directory for too long. But caching a directory
+        // fails then too.
         let _ = std::fs::write(note(kept), format!("{newest}\n"));
     }
     newest
 }
 
-/// The number of the newest block that was remembered; the highest there is where the file is malformed.
+/// Returns the number of the newest block that was remembered; the highest possible number if the file is malformed.
 pub(super) fn known(kept: &Path) -> u64 {
     match std::fs::read_to_string(note(kept)) {
         Ok(text) => text.trim().parse().unwrap_or(u64::MAX),
@@ -37,9 +38,9 @@ pub(super) fn known(kept: &Path) -> u64 {
     }
 }
 
-/// Forgets it: a directory was proven at the newest block.
+/// Forgets the block, because a directory was proven at the newest one.
 pub(super) fn forget(kept: &Path) {
-    // What stays only shortens the time that the directory serves without endpoints.
+    // A leftover file only shortens the time for which the directory can be used without endpoints.
     let _ = std::fs::remove_file(note(kept));
 }
 
@@ -47,12 +48,12 @@ fn note(kept: &Path) -> PathBuf {
     kept.with_extension("newest")
 }
 
-/// The highest block that a quorum of endpoints says the chain has reached; 0 without a quorum.
+/// Returns the highest block that a quorum of endpoints says the chain has reached; 0 without a quorum.
 fn shown(way: &dyn Way, file: &ChainFile) -> u64 {
     let (answers, all) = mpsc::channel();
     for url in &file.endpoints {
         let (answers, endpoint, chain) = (answers.clone(), Endpoint::by(way, url), file.chain_id);
-        // Nobody may be waiting any more.
+        // The receiver may be gone.
         std::thread::spawn(move || answers.send(head(&endpoint, chain)).ok());
     }
     drop(answers);

@@ -1,6 +1,7 @@
 //! The client's own packages: which ones validators have rebuilt and approved, and their bytes by hash.
 //!
-//! Owns whom that is asked of. What an endpoint proves is held against a header that a quorum shows, manifests against the value that was approved, bytes against the hash in the manifest.
+//! Owns which servers are asked. An endpoint's proofs are checked against a header that a quorum shows, manifests
+//! against the approved value, and bytes against the hash in the manifest.
 
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use crate::chain_file::ChainFile;
 
 /// Largest package, in bytes.
 const MAX_PACKAGE: u64 = 64 << 20;
-/// How long it may take.
+/// How long a download may take.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Why there is no package.
@@ -31,32 +32,34 @@ pub enum PackageError {
     /// The chain cannot be read.
     #[error(transparent)]
     Chain(#[from] ChainError),
-    /// Nobody proves what it says of packages.
+    /// No endpoint proves what the chain says about packages.
     #[error("no endpoint proves which packages are approved: {}", .0.join("; "))]
     Unproven(Vec<String>),
-    /// Mirrors leave out what says which package was approved.
+    /// No mirror has the manifest that says which package was approved.
     #[error(
-        "no mirror has the manifest of the client's package of version {0}, which validators have approved; name others under evidence in chain.toml"
+        "no mirror has the manifest of version {0} of the client's package, which validators have approved; add \
+         mirrors under `evidence` in chain.toml"
     )]
     NoManifest(u64),
-    /// No mirror was reached that could say which package was approved.
-    #[error("no mirror of evidence was reached; check the connection, or name others under evidence in chain.toml")]
+    /// No mirror was reached that could have that manifest.
+    #[error("no mirror of evidence was reached; check the connection, or add mirrors under `evidence` in chain.toml")]
     Unserved,
-    /// The file of the chain names no contracts.
-    #[error("the chain's file names no images and collateral")]
+    /// The chain file has no contract addresses for it.
+    #[error("`images` and `collateral` are not set in chain.toml")]
     NoContracts,
-    /// A package that nobody has; who said what.
+    /// No mirror has the package; the faults of each.
     #[error("no mirror has the package: {}", .0.join("; "))]
     Missing(Vec<String>),
-    /// The policy does not take it.
+    /// The policy does not accept the package.
     #[error("the package is refused: {refusal} [{}]; {}", .refusal.code(), .refusal.next_step())]
     Refused {
-        /// Why.
+        /// The reason.
         refusal: Refusal,
     },
 }
 
-/// The packages that validators have approved, by ascending version, at `now` in seconds since the Unix epoch. Those without a manifest at mirrors are left out, but for the newest that can be used.
+/// Returns the packages that validators approved, by ascending version, at the time `now` in seconds since the Unix
+/// epoch. Packages whose manifest no mirror has are left out, except that the newest usable one is required.
 ///
 /// # Errors
 /// [`PackageError`].
@@ -78,7 +81,8 @@ pub fn packages(file: &ChainFile, now: u64) -> Result<Vec<Approved>, PackageErro
                 let usable = |image: &&VotedImage| image.state(&voted, time, haste).usable();
                 let newest = voted.iter().rev().find(usable);
                 let mut found = AttestationFile::default();
-                // Of all, until one has the manifest of the newest: a mirror that leaves it out would have an older one taken.
+                // Mirrors are read until one has the manifest of the newest package. A mirror that withholds it would
+                // otherwise make clients accept an older package.
                 let mut served = false;
                 for brought in staples::commons(file) {
                     served = true;
@@ -98,7 +102,7 @@ pub fn packages(file: &ChainFile, now: u64) -> Result<Vec<Approved>, PackageErro
     Err(PackageError::Unproven(faults))
 }
 
-/// Where the client's program with this hash stands, under the header of a reading; `None` when it is no approved
+/// Returns the state of the client program with this hash, at the block of a reading. `None` if it is not an approved
 /// package, or no endpoint proves it.
 pub(crate) fn standing(way: &dyn Way, file: &ChainFile, reading: &Reading, program: [u8; 32]) -> Option<ImageState> {
     let contracts = file.trust().contracts?;
@@ -110,7 +114,7 @@ pub(crate) fn standing(way: &dyn Way, file: &ChainFile, reading: &Reading, progr
     program_state(program, &voted, contracts.haste.into(), header.timestamp)
 }
 
-/// The newest of these that can be used, if the policy takes it.
+/// Returns the newest usable package, if the policy accepts it.
 ///
 /// # Errors
 /// [`PackageError::Refused`].
@@ -122,7 +126,7 @@ pub fn newest<'a>(packages: &'a [Approved], policy: &Policy) -> Result<Option<&'
     Ok(Some(newest))
 }
 
-/// The bytes of a package, from the first mirror that has them.
+/// Downloads a package from the first mirror that has it.
 ///
 /// # Errors
 /// [`PackageError::Missing`].
@@ -137,7 +141,7 @@ pub fn fetch(file: &ChainFile, package: &Image) -> Result<Vec<u8>, PackageError>
         }
     }
     if file.packages.is_empty() {
-        faults.push("chain.toml names none under packages".into());
+        faults.push("`packages` in chain.toml is empty".into());
     }
     Err(PackageError::Missing(faults))
 }

@@ -1,7 +1,7 @@
-//! Reading the directory: a header that a quorum of endpoints shows, a proof from one of them, records from several
+//! Reads the directory: a header that a quorum of endpoints shows, a proof from one of them, and records from several
 //! sources.
 //!
-//! Owns who is asked what, and in which order. All clients ask the same questions.
+//! Owns which servers are asked, for what, and in which order. All clients send the same queries.
 
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -20,7 +20,8 @@ use super::{evidence, records};
 use crate::chain_file::ChainFile;
 use crate::random::OsRandom;
 
-/// How often an endpoint that does not have a block yet is asked again, and how long apart: endpoints are not at the same block.
+/// How often an endpoint that does not have a block yet is asked, and the pause in between. Endpoints are not all at
+/// the same block.
 pub(super) const AGAIN: u32 = 4;
 pub(super) const PAUSE: Duration = Duration::from_millis(500);
 const SLOW: Duration = Duration::from_secs(3);
@@ -28,18 +29,18 @@ const SLOW: Duration = Duration::from_secs(3);
 /// Why the directory cannot be read from the chain.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ChainError {
-    /// No endpoint gave a header and a proof.
-    #[error("no endpoint of the chain gave an answer that can be used: {}", list(.0))]
+    /// No endpoint gave both a header and a proof.
+    #[error("no endpoint of the chain gave a usable answer: {}", list(.0))]
     Endpoints(Vec<String>),
-    /// Nobody was reached.
+    /// No server was reached.
     #[error("{what} was reached: {}", list(.faults))]
     Unreached {
-        /// Who was to be reached, with its negation.
+        /// The servers that were not reached, beginning with "no".
         what: &'static str,
-        /// Why each was not.
+        /// The faults of each.
         faults: Vec<String>,
     },
-    /// What was kept or signed is too old, and nothing newer can be read.
+    /// The cached directory is too old, and no newer one can be read.
     #[error(
         "the directory is {} old, and at most {} are accepted while no newer one can be read: {why}",
         span(*.age),
@@ -48,40 +49,43 @@ pub enum ChainError {
     Outdated {
         /// Its age, in seconds.
         age: u64,
-        /// What is accepted, in seconds.
+        /// The greatest accepted age, in seconds.
         limit: u64,
-        /// Why none is read.
+        /// Why no newer one can be read.
         why: Box<ChainError>,
     },
-    /// Not enough endpoints show the same header.
-    #[error("the chain's endpoints do not agree: {agree} of {asked} show block {number} alike, {quorum} must; {}", list(.others))]
+    /// Too few endpoints show the same header.
+    #[error(
+        "endpoints disagree about block {number}: {agree} of {asked} match, quorum is {quorum}; {}",
+        list(.others)
+    )]
     Quorum {
-        /// How many agree.
+        /// How many endpoints show it.
         agree: usize,
-        /// How many were asked.
+        /// How many endpoints were asked.
         asked: usize,
-        /// How many must.
+        /// The quorum.
         quorum: usize,
-        /// The block.
+        /// The block number.
         number: u64,
-        /// What the others say.
+        /// What the other endpoints answer.
         others: Vec<String>,
     },
-    /// What was shown is refused.
+    /// The reading was refused.
     #[error(transparent)]
     Refused(#[from] ReadingError),
-    /// A first start without a checkpoint.
-    #[error("this is a first start, and no mirror has a checkpoint that can be used: {}", list(.0))]
+    /// A first start without a usable checkpoint.
+    #[error("at this first start, no mirror has a checkpoint that can be used: {}", list(.0))]
     Checkpoints(Vec<String>),
     /// No source has the chain's records.
     #[error("no mirror has the records of the chain: {}", list(.0))]
     Mirrors(Vec<String>),
-    /// Endpoints have answered, and no source of the records was reached.
+    /// Endpoints answered, but no source of records was reached.
     #[error("no mirror of the records was reached: {}", list(.0))]
     Unserved(Vec<String>),
 }
 
-/// A time for people, given in seconds.
+/// Returns a readable time span of this many seconds.
 fn span(seconds: u64) -> String {
     if seconds < 7_200 { format!("{seconds} s") } else { format!("{} hours", seconds.div_ceil(3_600)) }
 }
@@ -90,20 +94,23 @@ fn list(faults: &[String]) -> String {
     faults.join("; ")
 }
 
-/// Reads and proves the directory at `now`, in seconds since the Unix epoch, given the highest block `seen`, straight from this machine.
+/// Reads and proves the directory at the time `now`, in seconds since the Unix epoch, directly from this machine.
+/// Blocks below the highest block `seen` are refused.
 ///
 /// # Errors
-/// [`ChainError`] says who did not do.
+/// [`ChainError`] names the servers that failed, and why.
 pub fn read(file: &ChainFile, now: u64, seen: u64) -> Result<(Reading, Directory), ChainError> {
     read_by(&Outside, file, (now, seen), None, &[])
 }
 
-/// The same by another way, with an older reading and with evidence that relays have shown. Of the older reading every
-/// descriptor is used that the chain still names, and nobody is asked for records where that leaves none to be found.
-/// Endpoints are asked for the headers of the blocks that `extra` names: it is for who does not hide which relays those are, which clients do.
+/// Does the same as [`read`] over another transport, with an older reading and with evidence that relays have shown.
+///
+/// Every descriptor of the older reading that the chain still names is reused. If none is missing then, no source is
+/// asked for records. Endpoints are asked for the headers of the blocks in `extra`, which reveals its relays. Clients
+/// hide which relays they use, so they pass none.
 ///
 /// # Errors
-/// [`ChainError`] says who did not do.
+/// [`ChainError`] names the servers that failed, and why.
 pub fn read_by(
     way: &dyn Way,
     file: &ChainFile,
@@ -114,7 +121,7 @@ pub fn read_by(
     read_noting(way, file, (now, seen), older, extra).map(|(reading, directory, _)| (reading, directory))
 }
 
-/// The same, with what was wrong with the files of evidence that sources have.
+/// Does the same as [`read_by`], and also returns the faults in sources' evidence files.
 pub(super) fn read_noting(
     way: &dyn Way,
     file: &ChainFile,
@@ -126,9 +133,10 @@ pub(super) fn read_noting(
     let mut faults = Vec::new();
     let (mut failed, mut answered) = (vec![false; endpoints.len()], false);
     let (mut last, mut without_records) = (None, None);
-    // So that a leader that fails later does not make mirrors send all records again.
+    // Kept for the next leader, so that mirrors do not have to send all records again if this one fails later.
     let mut gathered: Option<Vec<u8>> = None;
-    // Each leads when it has answered, so that one that lies or is behind is only one, and one that is slow or gone keeps nobody waiting.
+    // Each endpoint leads once it has answered. One that lies or is behind therefore costs only its own turn, and one
+    // that is slow or gone delays nobody.
     for (at, shown) in ask_all(way, file) {
         let leader = &endpoints[at];
         let shown = match shown {
@@ -141,7 +149,7 @@ pub(super) fn read_noting(
             }
         };
         answered = true;
-        // Those that have failed already are asked last, and waited for only when it takes them.
+        // Endpoints that have failed are asked last, and only if the quorum needs them.
         let mut others: Vec<usize> = (0..endpoints.len()).filter(|other| *other != at).collect();
         others.sort_by_key(|other| failed[*other]);
         if let Err(error) = agree(&shown, leader, others.into_iter().map(|other| &endpoints[other]), file) {
@@ -161,12 +169,12 @@ pub(super) fn read_noting(
                     Err(error) => faults.push(error.to_string()),
                 }
             }
-            // A leader that is behind shows a root that no mirror has any more.
+            // A leader that is behind shows a root that mirrors have already dropped.
             Err(error @ (ChainError::Mirrors(_) | ChainError::Unserved(_))) => {
                 without_records = Some(root);
                 last = Some(error);
             }
-            // A forged proof or an old block is this leader's; another may do better.
+            // A forged proof or an old block is only this leader's fault; another leader may succeed.
             Err(error) => last = Some(error),
         }
     }
@@ -185,12 +193,12 @@ pub(super) struct Shown {
     proof: Vec<Bytes>,
 }
 
-/// What each endpoint shows, by its place, in the order in which they answer.
+/// Returns what each endpoint shows, with its index, in the order in which they answer.
 pub(super) fn ask_all(way: &dyn Way, file: &ChainFile) -> mpsc::Receiver<(usize, Result<Shown, EndpointError>)> {
     let (answers, all) = mpsc::channel();
     for (at, url) in file.endpoints.iter().enumerate() {
         let (answers, file, endpoint) = (answers.clone(), file.clone(), Endpoint::by(way, url));
-        // Nobody may be waiting any more.
+        // The receiver may be gone.
         std::thread::spawn(move || answers.send((at, show(&endpoint, &file))).ok());
     }
     all
@@ -209,7 +217,7 @@ fn show(leader: &Endpoint, file: &ChainFile) -> Result<Shown, EndpointError> {
     Ok(Shown { rlp, header, account, proof })
 }
 
-/// Whether as many endpoints as must show the same header at this height.
+/// Checks that a quorum of endpoints shows the same header at this height.
 pub(super) fn agree<'a>(
     shown: &Shown,
     leader: &Endpoint,
@@ -237,19 +245,20 @@ pub(super) fn agree<'a>(
     Err(ChainError::Quorum { agree, asked, quorum: file.quorum, number, others: doubts })
 }
 
-/// The hash of the block at a height by each endpoint's word, made from the header that it shows; `None` from one that shows none.
+/// Returns the hash of the block that each endpoint shows at a height, computed from its header; `None` for an
+/// endpoint that shows none.
 pub fn hashes_at(file: &ChainFile, number: u64) -> Vec<Option<B256>> {
     file.endpoints.iter().map(|url| hash_at(&Endpoint::new(url), file, number).ok()).collect()
 }
 
-/// The hash of the block that an endpoint shows at a height, made from its header.
+/// Returns the hash of the block that an endpoint shows at a height, computed from its header.
 fn hash_at(endpoint: &Endpoint, file: &ChainFile, number: u64) -> Result<B256, EndpointError> {
     endpoint.check_chain(file.chain_id)?;
     let method = "eth_getBlockByNumber";
     let mut shown = Value::Null;
     let started = Instant::now();
     for again in 0..AGAIN {
-        // One that is slow besides is not worth the wait.
+        // An endpoint that is slow as well is not worth the wait.
         if started.elapsed() > SLOW {
             break;
         }
@@ -262,14 +271,14 @@ fn hash_at(endpoint: &Endpoint, file: &ChainFile, number: u64) -> Result<B256, E
         }
     }
     if shown.is_null() {
-        return Err(endpoint.malformed(method, format!("it has no block {number}: it is behind")));
+        return Err(endpoint.malformed(method, format!("it is behind: it has no block {number}")));
     }
     let rlp = from_json(&shown).map_err(|error| endpoint.malformed(method, error))?;
     let header = Header::decode(&rlp).map_err(|error| endpoint.malformed(method, error))?;
     if header.number == number {
         Ok(header.hash)
     } else {
-        Err(endpoint.malformed(method, format!("it shows block {} for {number}", header.number)))
+        Err(endpoint.malformed(method, format!("it returned block {} instead of {number}", header.number)))
     }
 }
 
@@ -288,7 +297,7 @@ fn proven(
         attestation: Vec::new(),
         records: Vec::new(),
     };
-    // What the header and the account say is known before anybody is asked for records.
+    // Checks header and account before any source is asked for records.
     match reading.verify(&file.trust(), now, MAX_LAG, seen) {
         Ok(_) | Err(ReadingError::Records(_)) => {}
         Err(error) => return Err(error.into()),
@@ -298,7 +307,7 @@ fn proven(
     Ok((reading, directory))
 }
 
-/// A height as RPC takes it.
+/// Formats a height for RPC.
 pub(super) fn height(number: u64) -> String {
     format!("{number:#x}")
 }

@@ -1,7 +1,7 @@
-//! The records of all relays, put together from several sources.
+//! Gathers the records of all relays from several sources.
 //!
-//! Owns when there is enough. What they serve is checked by
-//! [`Assembly`]: the storage root proves which relays there are, so a source can do nothing but withhold.
+//! Owns the decision when there is enough. [`Assembly`] checks what sources serve: the storage root proves which
+//! relays there are, so a source can only withhold.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc;
@@ -16,13 +16,13 @@ use super::sources::{Missing, SOURCES, Source, download, drawn};
 use super::way::Way;
 use crate::chain_file::ChainFile;
 
-/// The file of records with this storage root. `earlier` are files that are known already, of whatever root: nobody is
-/// asked for what they have. Sources are drawn at random and asked two at a time, until no descriptor is missing or all
-/// were asked.
+/// Returns the file of records with this storage root. `earlier` are files that are already known, with any root;
+/// nothing in them is asked for again. Sources are drawn at random and asked two at a time, until no descriptor is
+/// missing or all sources were asked.
 ///
 /// # Errors
-/// [`ChainError::Mirrors`] when the sources together do not give the registration of every relay,
-/// [`ChainError::Unserved`] when none of them was reached. Descriptors may still be missing otherwise.
+/// [`ChainError::Mirrors`] if the sources together do not give the registration of every relay.
+/// [`ChainError::Unserved`] if no source was reached. On success descriptors may still be missing.
 pub(super) fn gather(
     way: &dyn Way,
     file: &ChainFile,
@@ -38,7 +38,7 @@ pub(super) fn gather(
         behind: Vec::new(),
     };
     for file in earlier {
-        // Most are of another root.
+        // Most of them have another root.
         let _ = gathering.assembly.add(file);
     }
     gathering.fill();
@@ -56,7 +56,7 @@ pub(super) fn gather(
                 break;
             }
         }
-        // The others would answer the same.
+        // The other sources would answer the same again.
         sources = std::mem::take(&mut gathering.behind);
     }
     let Gathering { assembly, faults, reached, .. } = gathering;
@@ -77,16 +77,16 @@ pub(super) fn gather(
 struct Gathering<'a> {
     assembly: Assembly,
     earlier: &'a [&'a [u8]],
-    /// What was wrong with each source's last answer.
+    /// The fault in each source's last answer.
     faults: BTreeMap<String, String>,
-    /// Whether any source has answered, whatever it was.
+    /// Whether any source answered, whatever its answer was.
     reached: bool,
-    /// Sources that show another block's records: some of them follow the chain a second later.
+    /// Sources that show the records of another block. Some of them follow the chain a second later.
     behind: Vec<Source>,
 }
 
 impl Gathering<'_> {
-    /// Takes what a source has read; whether that is enough.
+    /// Takes a source's answer. Returns whether that is enough.
     fn take(&mut self, source: &Source, read: Result<Vec<u8>, Missing>) -> bool {
         self.reached |= !matches!(read, Err(Missing::Unreached(_)));
         let mut fault = |why: &dyn std::fmt::Display| self.faults.insert(source.name().into(), why.to_string());
@@ -116,13 +116,13 @@ impl Gathering<'_> {
     }
 }
 
-/// Asks these sources at the same time, and hands each answer to `take` until that says that it is enough.
+/// Asks these sources at the same time, and passes each answer to `take` until it returns that there is enough.
 fn ask(way: &dyn Way, sources: &[Source], mut take: impl FnMut(&Source, Result<Vec<u8>, Missing>) -> bool) {
     let (answers, all) = mpsc::channel();
     for (at, source) in sources.iter().enumerate() {
         if let Source::Mirror(url) = source {
             let (answers, agent, url) = (answers.clone(), way.agent(url), url.clone());
-            // The receiver is gone when there was enough before.
+            // The receiver is gone if there was enough before.
             std::thread::spawn(move || answers.send((at, download(&agent, &url, MAX_FILE + 1))).ok());
         }
     }

@@ -1,8 +1,8 @@
-//! Who has the files that mirrors serve, and in which order they are asked.
+//! Which sources have the files that mirrors serve, and in which order they are asked.
 //!
-//! Owns how a mirror's file is downloaded, and the choice of sources. The choice is the same for records and for evidence:
-//! all sources in random order, the relays of the circuit among the mirrors, and two at once, so that the circuit's own
-//! ingress is never asked alone.
+//! Owns the download of a mirror's file, and the choice of sources. The choice is the same for records and for
+//! evidence. Sources are asked in random order, the circuit's relays among the mirrors, and two at a time. The
+//! circuit's own ingress is therefore never asked alone.
 
 use openrelay_proto::handshake::Role;
 use openrelay_proto::random::{Random, array};
@@ -10,20 +10,20 @@ use ureq::Agent;
 
 use super::way::Way;
 
-/// Sources that are asked at once.
+/// Number of sources that are asked at once.
 pub(super) const SOURCES: usize = 2;
 
-/// Who has such files.
+/// A source of such files.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Source {
-    /// A relay on the way.
+    /// A relay of the circuit.
     Relay(Role),
     /// A mirror, by its URL.
     Mirror(String),
 }
 
 impl Source {
-    /// What it is called in errors.
+    /// Returns the name of the source in errors.
     pub(super) fn name(&self) -> &str {
         match self {
             Self::Relay(Role::Ingress) => "the ingress",
@@ -33,7 +33,7 @@ impl Source {
     }
 }
 
-/// The relays on the way and these mirrors, in random order.
+/// Returns the circuit's relays and these mirrors, in random order.
 pub(super) fn drawn(way: &dyn Way, mirrors: &[String], random: &mut dyn Random) -> Vec<Source> {
     let relays = way.relays().iter().map(|relay| Source::Relay(*relay));
     let mut all: Vec<Source> = relays.chain(mirrors.iter().cloned().map(Source::Mirror)).collect();
@@ -44,13 +44,13 @@ pub(super) fn drawn(way: &dyn Way, mirrors: &[String], random: &mut dyn Random) 
 /// Why there is no file of a source.
 #[derive(Debug)]
 pub(super) enum Missing {
-    /// It was not reached.
+    /// The source was not reached.
     Unreached(String),
-    /// It answers that it has none.
+    /// The source answered that it has no such file, or sent one that is too large.
     Refused(String),
 }
 
-/// A mirror's file of at most `limit` bytes.
+/// Downloads a mirror's file of at most `limit` bytes.
 pub(super) fn download(agent: &Agent, url: &str, limit: usize) -> Result<Vec<u8>, Missing> {
     let limit = u64::try_from(limit).unwrap_or(u64::MAX);
     let unreached = |error: ureq::Error| Missing::Unreached(error.to_string());
@@ -74,7 +74,7 @@ pub(super) mod tests {
     use super::super::way::Outside;
     use super::*;
 
-    /// A circuit whose relays mirror these files of evidence, and nothing else.
+    /// A circuit whose relays mirror these evidence files, and nothing else.
     #[derive(Default)]
     pub(in crate::chain) struct Circuit {
         pub(in crate::chain) ingress: Vec<u8>,
@@ -93,11 +93,11 @@ pub(super) mod tests {
         fn fetch(&self, from: Role, file: MirrorFile) -> Result<Vec<u8>, String> {
             let held = if from == Role::Ingress { &self.ingress } else { &self.egress };
             let found = (file == MirrorFile::Attestation && !held.is_empty()).then(|| held.clone());
-            found.ok_or_else(|| "it has none".into())
+            found.ok_or_else(|| "it does not have this file".into())
         }
     }
 
-    /// Numbers that are spread evenly, the same in each run.
+    /// Evenly distributed numbers, the same in each run.
     pub(in crate::chain) struct Spread(pub(in crate::chain) u64);
 
     impl Random for Spread {
@@ -110,7 +110,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn no_source_is_preferred_and_the_ingress_is_never_asked_alone() {
+    fn sources_are_drawn_evenly_and_two_at_a_time() {
         let mirrors = ["https://b".to_owned(), "https://c".to_owned()];
         let mut random = Spread(18);
         let mut first: BTreeMap<String, u32> = BTreeMap::new();
@@ -120,7 +120,7 @@ pub(super) mod tests {
             assert_eq!((sources.len(), together.len()), (4, 2));
             together.iter().for_each(|source| *first.entry(source.name().into()).or_default() += 1);
         }
-        // Each is among the first two every second time; four standard deviations are 64.
+        // Each is among the first two half of the time; four standard deviations are 64.
         assert!(first.len() == 4 && first.values().all(|count| (436..=564).contains(count)), "{first:?}");
     }
 }

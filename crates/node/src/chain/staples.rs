@@ -1,12 +1,12 @@
-//! The evidence of all relays, put together from several sources.
+//! Gathers the evidence of all relays from several sources.
 //!
-//! Owns when there is enough, and what of a source is held while it is read. Nothing proves that a source has shown
-//! all evidence that there is, so each relay is read from two of them; a page that one leaves out or garbles is asked
-//! of another. Everybody reads whole files: whoever asked for the evidence of some relays would tell which ones he
-//! thinks of.
+//! Owns the decision when there is enough, and limits what is held of a source while it is read. Nothing proves that
+//! a source has shown all evidence that exists, so each relay is read from two sources. A page that one source leaves
+//! out or garbles is read from another. Clients always read whole files: asking for the evidence of some relays would
+//! reveal which ones they consider.
 //!
-//! A source is read page by page, in a thread of its own. Of each relay of the directory [`NEWEST`] staples of a
-//! source are held, so `R` relays take at most `R × SOURCES × NEWEST × 4 KiB`, whatever sources send.
+//! Each source is read page by page, in its own thread. For each relay of the directory, [`NEWEST`] staples of a
+//! source are held. So `R` relays take at most `R × SOURCES × NEWEST × 4 KiB`, whatever sources send.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
@@ -25,46 +25,46 @@ use super::way::{Outside, PATIENCE, Way};
 use crate::attestation::NEWEST;
 use crate::chain_file::ChainFile;
 
-/// How long a source may take besides, for each relay. A place of 4 KiB arrives in that time at some 11 Mbit/s.
+/// Additional time for a source, for each relay. A staple of 4 KiB arrives in that time at some 11 Mbit/s.
 const PER_RELAY: Duration = Duration::from_millis(3);
-/// How long one may take that is asked once an hour, about relays whose number is not known.
+/// Time for a source that is read once an hour, about an unknown number of relays.
 const HOURLY: Duration = Duration::from_secs(300);
 
 /// What sources have together.
 #[derive(Debug, Default)]
 pub(super) struct Gathered {
-    /// Of each source what all relays share.
+    /// For each source the part of its file that all relays share.
     pub(super) files: Vec<AttestationFile>,
-    /// Evidence by rising relay id.
+    /// Staples by rising relay ID.
     pub(super) staples: Vec<Staple>,
-    /// Relays that sources have asked and that have shown none.
+    /// Relays that sources asked and that showed no evidence.
     pub(super) silent: BTreeSet<u64>,
-    /// What was wrong with each file that is not as it should be. Who could not be reached is not among them.
+    /// Faults of bad files, by source. Sources that could not be reached are not listed.
     pub(super) faults: BTreeMap<String, String>,
 }
 
-/// Why a source did not give all that it should.
+/// Why a source did not deliver all it should.
 #[derive(Debug)]
 enum Failure {
-    /// It did not answer, or has nothing, or not all of it arrived in time.
+    /// The source did not answer, has no file, or did not send all of it in time.
     Silent,
-    /// Its file is bad.
+    /// The file is bad.
     Bad(FileError),
 }
 
-/// What is known of a relay.
+/// What is known about a relay.
 #[derive(Debug, Default)]
 struct Place {
-    /// Sources whose file speaks of it, at most [`SOURCES`].
+    /// Number of sources whose file lists it, at most [`SOURCES`].
     sources: usize,
-    /// Whether one of them is another than the circuit's ingress.
+    /// Whether one of them is not the circuit's ingress.
     beyond_ingress: bool,
     staples: Vec<Staple>,
 }
 
-/// Evidence of these relays, as far as `fits` takes it. Sources are drawn at random, two of them at first, and
-/// further ones while there are relays of which fewer than two have spoken. What the circuit's own ingress alone says
-/// is not used: it would choose the egresses.
+/// Returns the evidence of these relays that `fits` accepts. Sources are drawn at random: two at first, and more
+/// while any relay is listed by fewer than two. What only the circuit's own ingress says is not used, because the
+/// ingress could then choose the egress.
 pub(super) fn gather(
     way: &dyn Way,
     mirrors: &[String],
@@ -90,17 +90,18 @@ struct Gathering {
 }
 
 impl Gathering {
-    /// How many further sources it takes until two have spoken of each relay, if those do.
+    /// Returns how many more sources are needed until two have listed each relay, if those list it.
     fn wanting(&self) -> usize {
         let fewest = self.places.values().map(|place| place.sources).min();
         SOURCES.saturating_sub(fewest.unwrap_or(SOURCES).min(self.found.files.len()))
     }
 
-    /// Reads these sources at the same time. None is cut short by another that is quick: each takes as long as one may.
+    /// Reads these sources at the same time. A quick source does not cut a slow one short: each may take the full
+    /// time.
     fn ask(&mut self, way: &dyn Way, some: &[Source], fits: &dyn Fn(&Staple) -> bool) {
         let relays = self.places.len();
         let patience = PATIENCE + PER_RELAY * u32::try_from(relays).unwrap_or(u32::MAX);
-        // Each thread has a page, and the next one is read while this is looked at.
+        // Each thread holds one page, and reads the next one while this one is processed.
         let (answers, all) = mpsc::sync_channel(1);
         std::thread::scope(|scope| {
             for source in some {
@@ -108,11 +109,11 @@ impl Gathering {
                 let read = move || {
                     let hand = |part| answers.send((source, Ok(part))).is_ok();
                     if let Err(failure) = read(way, source, patience, largest(relays, NEWEST), hand) {
-                        // Nobody else waits for it.
+                        // The receiver may be gone.
                         let _ = answers.send((source, Err(failure)));
                     }
                 };
-                // Without a thread it is as if the source had not answered.
+                // Without a thread the source counts as silent.
                 let _ = std::thread::Builder::new().name("evidence".into()).spawn_scoped(scope, read);
             }
             drop(answers);
@@ -154,7 +155,8 @@ impl Gathering {
 }
 
 impl Place {
-    /// Takes the newest of what a source has. Each source has places of its own, so that none takes those of another.
+    /// Takes the newest staples of a source. Each source has room of its own, so that it cannot displace those of
+    /// another.
     fn take(&mut self, source: &Source, mut staples: Vec<Staple>, fits: &dyn Fn(&Staple) -> bool) {
         if self.sources >= SOURCES {
             return;
@@ -171,7 +173,7 @@ impl Place {
     }
 }
 
-/// Reads a source's file of at most `limit` bytes, as long as `hand` takes its parts.
+/// Reads a source's file of at most `limit` bytes, as long as `hand` accepts its parts.
 fn read(
     way: &dyn Way,
     source: &Source,
@@ -218,8 +220,8 @@ fn parts(mut input: impl Read, mut hand: impl FnMut(Part) -> bool) -> Result<(),
     Ok(())
 }
 
-/// What all relays share in the file of each mirror, one after the other, straight from this machine. Evidence, which
-/// follows it, is not read.
+/// Returns the common part of each mirror's file, one after the other, directly from this machine. The evidence after
+/// it is not read.
 pub(super) fn commons(file: &ChainFile) -> impl Iterator<Item = AttestationFile> + '_ {
     file.evidence.iter().filter_map(|url| {
         let mut found = None;
@@ -229,14 +231,14 @@ pub(super) fn commons(file: &ChainFile) -> impl Iterator<Item = AttestationFile>
             }
             false
         };
-        // One that fails after this part has given it.
+        // A source that fails after this part has already delivered it.
         let _ = read(&Outside, &Source::Mirror(url.clone()), PATIENCE, largest(0, 0), take);
         found
     })
 }
 
-/// All evidence that `genuine` says a chip has signed, as mirrors have it, straight from this machine; the collateral
-/// that each mirror has; and what is wrong with mirrors' files. Nothing else of it is checked.
+/// Returns all evidence held by mirrors that `genuine` attributes to a chip, the collateral of each mirror, and the
+/// faults in mirrors' files. Asks directly from this machine, and checks nothing else.
 pub(super) fn all(file: &ChainFile, genuine: &dyn Fn(&Staple) -> bool) -> (Vec<Staple>, Vec<Vec<u8>>, Vec<String>) {
     let (mut by_relay, mut bundles, mut faults) = (BTreeMap::<u64, Vec<Staple>>::new(), Vec::new(), Vec::new());
     for url in &file.evidence {

@@ -1,5 +1,6 @@
-//! What the chain says of images and collateral, for validators: proven under a header that a quorum of endpoints shows, without the
-//! directory and its records.
+//! What the chain says about images and collateral, for validators.
+//!
+//! Owns one query: a proof under a header that a quorum of endpoints shows. Never reads the directory or its records.
 
 use openrelay_ledger::chain::voted::Voted;
 
@@ -9,10 +10,10 @@ use super::read::{ChainError, agree, ask_all};
 use super::way::Outside;
 use crate::chain_file::ChainFile;
 
-/// What the newest block proves of images and collateral, straight from this machine.
+/// Returns what the newest block proves about images and collateral, directly from this machine.
 ///
 /// # Errors
-/// [`ChainError`] says why no endpoint's proof is taken.
+/// [`ChainError`] says why no endpoint's proof was accepted.
 pub fn voted(file: &ChainFile) -> Result<Voted, ChainError> {
     let contracts = file.trust().contracts.ok_or(openrelay_ledger::chain::reading::ReadingError::NoContracts)?;
     let endpoints: Vec<Endpoint> = file.endpoints.iter().map(|url| Endpoint::new(url)).collect();

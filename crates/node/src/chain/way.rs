@@ -1,6 +1,7 @@
-//! The way that questions to the chain leave this machine by.
+//! The transport for queries about the chain.
 //!
-//! Owns the settings of every HTTP request. Straight from this machine ([`Outside`]) before there is a circuit; through one of its own once there is.
+//! Owns the settings of every HTTP request. Queries leave directly from this machine ([`Outside`]) before there is a
+//! circuit, and through a separate query circuit once there is one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,26 +12,26 @@ use ureq::Agent;
 use ureq::config::Config;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
-/// The longest that one question takes.
+/// Longest time for one query.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 const CONNECT: Duration = Duration::from_secs(4);
 
-/// A way to endpoints and mirrors.
+/// A transport to endpoints and mirrors.
 pub trait Way: Send + Sync {
-    /// An HTTP client for this URL that follows no redirects and waits for nobody long.
+    /// Returns an HTTP client for this URL that follows no redirects and has short timeouts.
     fn agent(&self, url: &str) -> Agent;
 
-    /// The relays on the way that can be asked for what they mirror, the nearest first.
+    /// Returns the circuit's relays that can be asked for mirrored files, the nearest first.
     fn relays(&self) -> &[Role];
 
-    /// What one of them mirrors; empty when it has no such file.
+    /// Returns a file that one of them mirrors; empty if it has no such file.
     ///
     /// # Errors
-    /// Why it did not answer.
+    /// A message about why it did not answer.
     fn fetch(&self, from: Role, file: MirrorFile) -> Result<Vec<u8>, String>;
 }
 
-/// Straight from this machine, whose address the endpoint sees.
+/// Directly from this machine, whose address the endpoint sees.
 #[derive(Clone, Copy, Debug)]
 pub struct Outside;
 
@@ -44,14 +45,14 @@ impl Way for Outside {
     }
 
     fn fetch(&self, _: Role, _: MirrorFile) -> Result<Vec<u8>, String> {
-        Err("there is no relay on this way".into())
+        Err("this transport has no relays".into())
     }
 }
 
-/// What is at this URL, straight from this machine: headers, and a body of at most `limit` bytes.
+/// Downloads from this URL directly from this machine. Returns the headers, and a body of at most `limit` bytes.
 ///
 /// # Errors
-/// Why it cannot be had, with the URL.
+/// A message about the failure, with the URL.
 pub fn get(url: &str, patience: Duration, limit: u64) -> Result<(ureq::http::HeaderMap, Vec<u8>), String> {
     let fault = |error: ureq::Error| format!("{url}: {error}");
     let mut response = settings(url, patience).new_agent().get(url).call().map_err(fault)?;
@@ -62,10 +63,10 @@ pub fn get(url: &str, patience: Duration, limit: u64) -> Result<(ureq::http::Hea
     Ok((headers, response.body_mut().with_config().limit(limit).read_to_vec().map_err(fault)?))
 }
 
-/// How this URL is asked, whichever way.
+/// Returns the settings for requests to this URL, over any transport.
 pub(crate) fn settings(url: &str, patience: Duration) -> Config {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    // The system's roots, where they are needed. What TLS protects here is who asks; what is answered proves itself.
+    // The system's roots, loaded only for HTTPS. TLS hides who asks and what is asked; answers prove themselves.
     let roots = if url.starts_with("https:") { rustls_native_certs::load_native_certs().certs } else { Vec::new() };
     let roots: Vec<Certificate<'static>> = roots.iter().map(|root| Certificate::from_der(root).to_owned()).collect();
     let tls = TlsConfig::builder()

@@ -10,7 +10,7 @@ endpoints = ["https://a.example/key", "https://b.example", "http://127.0.0.1:854
 quorum = 2
 "#;
 
-/// What is said of the good file with one line replaced.
+/// Loads the good file with the lines of `key` replaced by `line`.
 fn load(key: &str, line: &str) -> Result<ChainFile, String> {
     let thread = std::thread::current();
     let name = thread.name().unwrap_or("").replace(':', "-");
@@ -62,7 +62,7 @@ fn one_mirror_under_two_spellings_is_refused() {
 }
 
 #[test]
-fn plain_http_to_other_machines_is_refused_unless_it_is_called_insecure() {
+fn plain_http_to_other_machines_is_refused_unless_insecure_is_set() {
     for exposed in ["http://a.example", "http://192.0.2.1:8545", "http://[2001:db8::1]", "http://localhost.example"] {
         let line = format!("endpoints = [\"https://b.example\", \"{exposed}\"]");
         let why = load("endpoints", &line).unwrap_err();
@@ -75,7 +75,7 @@ fn plain_http_to_other_machines_is_refused_unless_it_is_called_insecure() {
 }
 
 #[test]
-fn a_quorum_of_one_is_refused_unless_it_is_called_insecure() {
+fn quorum_of_one_is_refused_unless_insecure_is_set() {
     let why = load("quorum", "quorum = 1").unwrap_err();
     assert!(why.contains("quorum") && why.contains("insecure = true"), "{why}");
     load("quorum", "quorum = 1\ninsecure = true").unwrap();
@@ -83,13 +83,13 @@ fn a_quorum_of_one_is_refused_unless_it_is_called_insecure() {
 }
 
 #[test]
-fn a_checkpoint_key_that_is_named_twice_is_refused() {
+fn duplicate_checkpoint_key_is_refused() {
     let with = |other: &str| {
         let keys = format!("checkpoint_keys = [\"{}\", \"{other}\"]", "ab".repeat(32));
         load("", &format!("checkpoints = [\"https://c.example\"]\ncheckpoint_quorum = 2\n{keys}"))
     };
     with(&"cd".repeat(32)).unwrap();
-    // In the other case too.
+    // The same key in upper case counts as a duplicate too.
     for other in ["ab".repeat(32), "AB".repeat(32)] {
         let why = with(&other).unwrap_err();
         assert!(why.contains("checkpoint_keys"), "{why}");
@@ -97,7 +97,7 @@ fn a_checkpoint_key_that_is_named_twice_is_refused() {
 }
 
 #[test]
-fn a_directory_older_than_72_hours_cannot_be_asked_for() {
+fn max_age_above_72_hours_is_refused() {
     load("", "max_age_s = 259200").unwrap();
     assert!(load("", "max_age_s = 259201").unwrap_err().contains("max_age_s"));
 }

@@ -1,33 +1,35 @@
-//! The client's firewall: while it is up, nothing leaves outside the tunnel.
+//! The client's firewall: while it is up, no traffic leaves outside the tunnel.
 //!
-//! Owns the nftables table `inet openrelay`. It outlives the process that made it, so that a crash leaks nothing; `down` removes it.
+//! Owns the nftables table `inet openrelay`. The table outlives the process that made it, so a crash leaks nothing.
+//! `openrelay down` removes it.
 
 use std::net::SocketAddr;
 
 use openrelay_sys::nft::{self, NftError};
 
-/// Mark of the tunnel's own datagrams.
+/// Firewall mark of the tunnel's own datagrams.
 pub const MARK: u32 = 0x6f72;
 const TABLE: &str = "openrelay";
 
-/// Puts the table in place, or replaces it, in one transaction: only the tunnel's own datagrams to `ingress`, the device `device`, loopback, DHCP and
-/// neighbour discovery pass.
+/// Installs or replaces the table in one transaction. It passes the tunnel's own datagrams to `ingress`, traffic of
+/// the device `device`, loopback, DHCP and neighbour discovery. It also accepts ICMP errors about unreachable
+/// destinations and packets that are too big.
 ///
 /// # Errors
-/// [`NftError`]; nothing has changed then.
+/// [`NftError`]. If `nft` refuses the table, nothing has changed.
 pub fn apply(device: &str, ingress: SocketAddr) -> Result<(), NftError> {
     nft::apply(&table(device, ingress))?;
     if nft::list("inet", TABLE)?.is_some_and(|text| text.contains("policy drop")) {
         Ok(())
     } else {
-        Err(NftError::Refused("the table is not there after it was applied".into()))
+        Err(NftError::Refused("the table is missing after it was applied".into()))
     }
 }
 
-/// Removes the table, if it is there.
+/// Removes the table, if there is one.
 ///
 /// # Errors
-/// [`NftError`] when it could not be removed.
+/// [`NftError`] if it could not be removed.
 pub fn remove() -> Result<(), NftError> {
     nft::apply(&format!("add table inet {TABLE}\ndelete table inet {TABLE}\n"))
 }

@@ -1,4 +1,6 @@
-//! The client's data thread: the whole way of a packet between device and circuit.
+//! The client's data thread.
+//!
+//! Owns the whole packet path between tunnel device and circuit, in both directions.
 
 use std::io::ErrorKind;
 use std::os::fd::AsFd;
@@ -22,45 +24,47 @@ use crate::random::OsRandom;
 use crate::split::{Split, say_too_big};
 use crate::train::{Sent, Sockets, Train};
 
-/// Trains or device packets worked off before the other side is looked at.
+/// Trains, or packets of the device, that are handled before the other side gets its turn.
 const BUDGET: usize = 16;
 const LONGEST_WAIT: Duration = Duration::from_secs(120);
 
-/// What other threads ask of the data thread.
+/// Requests of other threads to the data thread.
 pub(super) enum Command {
-    /// Say what you counted.
+    /// Report the counts.
     Report(SyncSender<Counts>),
     /// Replace all keys.
     Rekey,
-    /// Close the circuit: what was believed of a relay does not hold any more. Traffic stays blocked.
+    /// Close the circuit because a relay is no longer trusted. Traffic stays blocked.
     Abandon,
     /// Close the circuit and stop.
     Stop(SyncSender<Counts>),
 }
 
-/// What the client carried. Every packet read from the device and every datagram of the circuit's own is sent or dropped for a reason, and every datagram
-/// received delivered, control, or dropped for a reason.
+/// What the client carried.
+///
+/// Every packet read from the device, and every datagram that the circuit originated, is sent or dropped with a
+/// reason. Every datagram received is delivered, counted as control, or dropped with a reason.
 #[derive(Clone, Default, Debug, PartialEq, Eq)]
 pub struct Counts {
-    /// Packets read from the device, after they were cut.
+    /// Packets read from the device, counted after they were split.
     pub device_read: u64,
-    /// Bytes of them.
+    /// Bytes of these packets.
     pub device_read_bytes: u64,
-    /// Datagrams that the kernel took.
+    /// Datagrams that the kernel accepted.
     pub sent: u64,
-    /// Datagrams that the circuit made of its own accord: handshakes, control, probes.
+    /// Datagrams that the circuit originated: handshakes, control, probes.
     pub originated: u64,
-    /// Datagrams that came in.
+    /// Datagrams received.
     pub received: u64,
-    /// Packets that the device took, before they were joined.
+    /// Packets that the device accepted, counted before they were joined.
     pub delivered: u64,
-    /// Bytes of them.
+    /// Bytes of these packets.
     pub delivered_bytes: u64,
-    /// Datagrams without a packet: handshakes, control, probes.
+    /// Received datagrams without a packet: handshakes, control, probes.
     pub control: u64,
     /// Datagrams that the kernel dropped because the receive buffer was full.
     pub overflows: u64,
-    /// Packets and datagrams refused, by reason.
+    /// Dropped packets and datagrams, by reason.
     pub drops: Drops,
 }
 
@@ -76,7 +80,7 @@ impl Counts {
     }
 }
 
-/// The data thread's belongings.
+/// The state of the data thread.
 pub(super) struct Pump {
     client: Client,
     sockets: Sockets,
@@ -88,7 +92,7 @@ pub(super) struct Pump {
     train: Train,
     merger: Merger,
     originated: Sent,
-    /// Whether somebody has removed the tunnel device: nothing is carried any more, and only `down` helps.
+    /// Whether somebody removed the tunnel device. Nothing is carried then, and only `down` helps.
     device_gone: bool,
     counts: Counts,
     links: Option<Links>,
@@ -137,7 +141,7 @@ impl Pump {
         self
     }
 
-    /// Works until it is told to stop.
+    /// Runs until another thread stops it.
     pub(super) fn run(mut self) {
         let Some(bell) = self.links.as_ref().map(|links| links.bell.clone()) else { return };
         self.flush();
@@ -146,7 +150,7 @@ impl Pump {
             let timeout = self.client.poll_timeout().since(now).min(LONGEST_WAIT);
             let fds = [bell.as_fd(), self.sockets.all[0].as_fd(), self.queue.as_fd()];
             let watched = if self.device_gone { 2 } else { 3 };
-            // An error here would be a programming error of ours; the loop goes on and works by its timeouts.
+            // An error here can only be a bug in this program. The loop then goes on with its timeouts alone.
             let ready = wait(&fds[..watched], timeout).unwrap_or_default();
             if ready[1] {
                 self.receive();
@@ -166,7 +170,7 @@ impl Pump {
         }
     }
 
-    /// Works off what the socket has.
+    /// Handles what the socket has received.
     fn receive(&mut self) {
         for _ in 0..BUDGET {
             let Some(room) = self.buffer.get_mut(..udp::TRAIN) else { return };
@@ -176,7 +180,7 @@ impl Pump {
         }
     }
 
-    /// The way down: each datagram is opened where it lies, and joined packets are written from there.
+    /// The packet path down: opens each datagram in place, and writes joined packets from the same buffer.
     fn handle_train(&mut self, train: udp::Train, now: Time) {
         let minutes = unix_minutes();
         let mut start = 0;
@@ -205,7 +209,7 @@ impl Pump {
         self.merger.flush(&self.queue, &self.buffer);
     }
 
-    /// Works off what the device has.
+    /// Handles what the device has to send.
     fn read_device(&mut self) {
         for _ in 0..BUDGET {
             let len = match self.queue.read(&mut self.device_buffer) {
@@ -224,7 +228,8 @@ impl Pump {
         self.train.flush(&self.sockets);
     }
 
-    /// The way up: a packet is cut to what the path carries, each piece sealed twice in the train that carries it.
+    /// The packet path up: splits a packet to what the path carries, and seals each piece twice inside the train that
+    /// carries it.
     fn handle_device(&mut self, len: usize, now: Time) -> Result<(), DropReason> {
         let read = self.device_buffer.get_mut(..len).ok_or(DropReason::BadLength)?;
         let (vnet, bytes) = read.split_first_chunk_mut::<VNET_LEN>().ok_or(DropReason::BadLength)?;
@@ -266,7 +271,7 @@ impl Pump {
         Ok(())
     }
 
-    /// Works off what other threads ask; false when it is time to stop.
+    /// Handles requests of other threads. Returns false when it is time to stop.
     fn obey(&mut self) -> bool {
         while let Some(Ok(command)) = self.links.as_ref().map(|links| links.commands.try_recv()) {
             match command {
@@ -292,7 +297,7 @@ impl Pump {
         true
     }
 
-    /// Sends what the circuit itself has to say.
+    /// Sends the datagrams that the circuit originates.
     fn flush(&mut self) {
         let to = self.client.remote();
         while let Some(datagram) = self.client.poll_transmit() {
@@ -300,7 +305,7 @@ impl Pump {
         }
     }
 
-    /// Tells the other threads what happened.
+    /// Reports events to the other threads.
     fn tell(&mut self) {
         if self.device_gone
             && let Some(links) = &self.links

@@ -1,6 +1,8 @@
-//! A circuit of its own for questions to the chain, so that no egress sees them together with what the user does.
+//! The query circuit: a separate circuit for queries to the chain, so that no egress sees them together with the
+//! user's traffic.
 //!
-//! Owns one circuit, its thread and the connections in it. Asks whatever it is told to; believes nothing.
+//! Owns one circuit, its thread and the connections in it. Asks whatever its caller tells it to, and never trusts an
+//! answer.
 //!
 //! ```text
 //! ureq ─▶ http ─▶ stack (TCP, names) ─▶ circuit ─▶ the client's first hop ─▶ another egress ─▶ endpoint
@@ -32,32 +34,32 @@ use crate::clock::{Clock, unix_minutes};
 use crate::random::OsRandom;
 use stack::Stack;
 
-/// How long the circuit may take to come up.
+/// How long the circuit may take to open.
 const SETUP: Duration = Duration::from_secs(20);
 /// How long a relay may take to send a file.
 const FETCH: Duration = Duration::from_secs(30);
-/// How long a circuit that is over hears what was on its way to it: datagrams that find no socket would be in nobody's count.
+/// How long a closed circuit still receives datagrams in flight. Without a socket no count would include them.
 const LINGER: Duration = Duration::from_millis(500);
-/// Trains worked off before anything else.
+/// Trains that are handled before anything else gets its turn.
 const BUDGET: usize = 16;
-/// The longest that its thread sleeps.
+/// The longest sleep of the circuit's thread.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-/// A circuit for questions. Dropped, it ends.
+/// A circuit for queries. Dropping it closes it.
 pub(super) struct QueryCircuit {
     shared: Arc<Shared>,
     relays: Vec<Role>,
-    /// Those that have not answered in time: they are not waited for again.
+    /// Relays that did not answer in time. They are not asked again.
     silent: Mutex<Vec<Role>>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// What the circuit's thread and those who ask through it share.
+/// State shared by the circuit's thread and its users.
 struct Shared {
     state: Mutex<State>,
-    /// Something has changed that somebody may wait for.
+    /// Signals a change that a user may wait for.
     changed: Condvar,
-    /// There is something for the thread to do.
+    /// Wakes the circuit's thread.
     bell: Waker,
 }
 
@@ -66,17 +68,17 @@ struct State {
     client: Client,
     stack: Stack,
     connected: bool,
-    /// Why nothing goes through any more.
+    /// Why the circuit carries nothing any more.
     over: Option<&'static str>,
     fetched: Vec<Fetched>,
-    /// What was carried since it was last added to the client's.
+    /// What was carried since it was last added to the client's counts.
     counts: Counts,
 }
 
-/// Why a wait is over.
+/// Why a wait ended.
 enum Ended {
     TimedOut,
-    /// With the circuit.
+    /// The circuit is closed.
     Over(&'static str),
 }
 
@@ -85,14 +87,14 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes something, which the thread then works off.
+    /// Changes the state, then wakes the thread to handle the change.
     fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let result = change(&mut self.lock());
         self.bell.wake();
         result
     }
 
-    /// Looks again and again until there is something, or no time left, or the circuit is over.
+    /// Calls `look` after each change until it returns a value, the time is up, or the circuit is closed.
     fn wait_for<T>(&self, until: Instant, mut look: impl FnMut(&mut State) -> Option<T>) -> Result<T, Ended> {
         let mut state = self.lock();
         loop {
@@ -114,10 +116,11 @@ impl Shared {
 }
 
 impl QueryCircuit {
-    /// Starts the circuit that `client` has begun, which asks `servers` for names. What it carries is added to `carried`.
+    /// Starts to run the circuit that `client` has begun to open. Names are resolved by `servers`. What the circuit
+    /// carries is added to `carried`.
     ///
     /// # Errors
-    /// What this host refuses.
+    /// A message about what this host refused.
     pub(super) fn start(
         client: Client,
         relays: Vec<Role>,
@@ -127,10 +130,10 @@ impl QueryCircuit {
     ) -> Result<Self, String> {
         let remote = client.remote();
         let local: SocketAddr = if remote.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
-        let socket = UdpSocket::bind(local, false).map_err(|error| format!("no socket: {error}"))?;
-        // A few packets: trains save nothing, and every driver gets single datagrams right.
+        let socket = UdpSocket::bind(local, false).map_err(|error| format!("cannot open a UDP socket: {error}"))?;
+        // For few packets, trains save nothing, and every driver handles single datagrams correctly.
         socket.without_trains();
-        socket.set_mark(MARK).map_err(|error| format!("no mark: {error}"))?;
+        socket.set_mark(MARK).map_err(|error| format!("cannot mark the UDP socket: {error}"))?;
         let stack = Stack::new(servers, clock.now(), &mut OsRandom::default());
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
@@ -153,22 +156,22 @@ impl QueryCircuit {
         Ok(Self { shared, relays, silent: Mutex::default(), thread: Some(thread) })
     }
 
-    /// Waits until packets flow.
+    /// Waits until the circuit carries packets.
     ///
     /// # Errors
-    /// Why none will.
+    /// A message about why it will not.
     pub(super) fn come_up(&self) -> Result<(), String> {
         match self.shared.wait_for(Instant::now() + SETUP, |state| state.connected.then_some(())) {
             Ok(()) => Ok(()),
             Err(Ended::Over(why)) => Err(why.into()),
-            Err(Ended::TimedOut) => Err("its circuit did not come up in time".into()),
+            Err(Ended::TimedOut) => Err("the query circuit did not open in time".into()),
         }
     }
 
-    /// Ends whatever is waited for; nothing goes through any more.
+    /// Closes the circuit and ends every wait.
     pub(super) fn end(&self) {
         self.shared.change(|state| {
-            state.over.get_or_insert("it was ended");
+            state.over.get_or_insert("the query circuit was closed");
         });
         self.shared.changed.notify_all();
     }
@@ -196,7 +199,7 @@ impl Way for QueryCircuit {
         let until = Instant::now() + FETCH;
         let silent = || self.silent.lock().unwrap_or_else(PoisonError::into_inner);
         if silent().contains(&from) {
-            return Err("it has not answered before".into());
+            return Err("it did not answer an earlier request".into());
         }
         let ended = |ended| match ended {
             Ended::TimedOut => {
@@ -212,18 +215,18 @@ impl Way for QueryCircuit {
             Some(state.fetched.swap_remove(at).bytes)
         };
         let bytes = self.shared.wait_for(until, take).map_err(ended)?;
-        if bytes.is_empty() { Err("it has none".into()) } else { Ok(bytes) }
+        if bytes.is_empty() { Err("it does not have this file".into()) } else { Ok(bytes) }
     }
 }
 
-/// The circuit's thread: moves datagrams until the circuit is over.
+/// The circuit's thread: moves datagrams until the circuit is closed.
 fn run(shared: &Shared, socket: &UdpSocket, carried: &Mutex<Counts>) {
     let mut buffer = vec![0; udp::TRAIN];
     let mut random = OsRandom::default();
     let (mut timeout, mut overflowed) = (Duration::ZERO, 0);
     let mut over_since: Option<Instant> = None;
     loop {
-        // An error here would be a programming error of ours; the loop goes on and works by its timeouts.
+        // An error here can only be a bug in this program. The loop then goes on with its timeouts alone.
         let ready = wait(&[shared.bell.as_fd(), socket.as_fd()], timeout).unwrap_or_default();
         shared.bell.clear();
         let mut state = shared.lock();
@@ -255,11 +258,11 @@ fn run(shared: &Shared, socket: &UdpSocket, carried: &Mutex<Counts>) {
 }
 
 impl State {
-    /// The way down: packets for the stack.
+    /// The packet path down: hands packets to the stack.
     fn receive(&mut self, buffer: &mut [u8], train: udp::Train, random: &mut OsRandom) {
         let (now, minutes) = (self.clock.now(), unix_minutes());
         let Some(bytes) = buffer.get_mut(..train.len) else { return };
-        // An empty datagram is one too.
+        // An empty datagram counts as one.
         let pieces = if bytes.is_empty() { vec![bytes] } else { bytes.chunks_mut(train.stride.max(1)).collect() };
         for datagram in pieces {
             self.counts.received += 1;
@@ -271,7 +274,7 @@ impl State {
                 Verdict::Consumed => self.counts.control += 1,
                 Verdict::Dropped(reason) => self.counts.drops.count(reason),
                 Verdict::Deliver { offset, packet, .. } => {
-                    // The device, whose packets are counted as delivered, never sees it.
+                    // Packets that the device accepts are counted as delivered; this one never reaches the device.
                     self.counts.control += 1;
                     self.stack.arrived(datagram.get(offset..offset + packet.len).unwrap_or(&[]));
                 }
@@ -279,7 +282,7 @@ impl State {
         }
     }
 
-    /// What is due, and the way up: packets of the stack.
+    /// Handles timeouts and events, and lets the stack work.
     fn work(&mut self, random: &mut OsRandom) {
         let now = self.clock.now();
         if self.client.poll_timeout() <= now {
@@ -290,14 +293,14 @@ impl State {
                 Event::Connected => self.connected = true,
                 Event::Mtu(_) => {}
                 Event::Failed(failure) => self.over = Some(super::failure_text(failure)),
-                Event::Lost => self.over = Some("its circuit was lost"),
+                Event::Lost => self.over = Some("the query circuit was lost"),
             }
         }
         self.fetched.extend(std::iter::from_fn(|| self.client.poll_fetched()));
         self.stack.work(now);
     }
 
-    /// Sends what stack and circuit have to say.
+    /// The packet path up: sends the packets of the stack and the datagrams of the circuit.
     fn send(&mut self, socket: &UdpSocket) {
         let (now, to) = (self.clock.now(), self.client.remote());
         while let Some(packet) = self.stack.leaving() {
@@ -328,7 +331,7 @@ impl State {
         }
     }
 
-    /// How long the thread may sleep.
+    /// Returns how long the thread may sleep.
     fn rest(&mut self) -> Duration {
         let now = self.clock.now();
         let circuit = self.client.poll_timeout().since(now);

@@ -1,6 +1,7 @@
-//! The directory while a circuit is up: read anew from time to time, through a circuit of its own.
+//! Refreshes the directory while the client is connected, through a separate circuit.
 //!
-//! Owns when, and what came of it. Running circuits are left as they are: what is read is for the next one, and for status.
+//! Owns the times of refreshes, and their results for the status and the next circuit. Ends the user's circuit only
+//! if one of its relays is no longer trusted; otherwise leaves it as it is.
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
@@ -31,60 +32,61 @@ use crate::config::AdmissionMode;
 use crate::directory::VerifiedDirectory;
 use crate::random::OsRandom;
 
-/// What the refresher needs to know of the client.
+/// What the refresher knows of the client.
 pub(super) struct Reader {
     pub(super) chain: ChainFile,
-    /// Where the last reading is kept.
+    /// The file that caches the last reading.
     pub(super) kept: PathBuf,
-    /// The newest.
+    /// The newest directory.
     pub(super) directory: VerifiedDirectory,
-    /// The one that the user's circuit was opened with: its first hop stays the first hop, whatever became of it since.
+    /// The directory that the user's circuit was opened with. Its first hop stays the first hop, whatever became of
+    /// that relay since.
     pub(super) opened_with: VerifiedDirectory,
-    /// The relays of both, judged.
+    /// The relays of both directories, judged.
     pub(super) judged: Judged,
     pub(super) opened_judged: Judged,
     pub(super) standard: Standard,
-    /// What ends the user's circuit.
+    /// Ends the user's circuit.
     pub(super) abandon: Abandon,
     pub(super) admission: AdmissionMode,
     /// Name servers, asked through the circuit.
     pub(super) servers: Vec<IpAddr>,
-    /// The first hop of the user's circuit: the only address that the firewall lets datagrams to.
+    /// The first hop of the user's circuit. The firewall passes datagrams to this address only.
     pub(super) remote: SocketAddr,
     pub(super) ingress: Option<u64>,
     pub(super) egress: u64,
-    /// Egresses through which no circuit for questions came up, since one did.
+    /// Egresses through which no query circuit opened, since the last one that did open.
     pub(super) silent: Vec<u64>,
-    /// Its hops as they were in the directory when it was opened.
+    /// The circuit's hops, as they were in the directory when it was opened.
     pub(super) hops: Vec<Record>,
 }
 
-/// The way to end the user's circuit.
+/// The channel to the data thread, to end the user's circuit.
 pub(super) struct Abandon {
     pub(super) commands: Sender<Command>,
     pub(super) bell: Arc<Waker>,
 }
 
-/// What is known of the directory now.
+/// The state of the directory.
 #[derive(Clone, Debug)]
 pub struct Refreshed {
-    /// Sequence of the directory; of a chain, the block.
+    /// Sequence number of the directory; on a chain, the block number.
     pub sequence: u64,
-    /// What the directory was checked by.
+    /// What the directory was verified by.
     pub source: Source,
-    /// Whether the relays of the running circuit are still in it, with the same keys.
+    /// Whether the relays of the running circuit are still listed with the same keys.
     pub hops_listed: bool,
-    /// Why a relay of the running circuit is not believed any more, if it is not.
+    /// Why a relay of the running circuit is no longer trusted, if so.
     pub refused: Option<String>,
-    /// Where the running program stands among the approved packages, as far as an endpoint proved it.
+    /// State of the running program among the approved packages, as far as an endpoint proved it.
     pub program: Option<ImageState>,
-    /// When it was read, since the connection came up; `None` when that was before.
+    /// When the directory was last read while connected; `None` before the first refresh.
     pub read_at: Option<Instant>,
-    /// Why the last try gave no newer one.
+    /// Why the last attempt found no newer directory.
     pub warning: Option<String>,
 }
 
-/// The thread that reads the directory anew.
+/// The thread that refreshes the directory.
 pub(super) struct Refresher {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
@@ -94,7 +96,7 @@ struct Shared {
     stop: Waker,
     known: Mutex<Refreshed>,
     carried: Arc<Mutex<Counts>>,
-    /// The circuit that questions go through now, so that it can be ended.
+    /// The current query circuit, kept here so that it can be ended.
     current: Mutex<Current>,
 }
 
@@ -118,7 +120,7 @@ impl Refresher {
             warning: None,
         };
         let shared = Arc::new(Shared {
-            stop: Waker::new().map_err(HostError::at("make an event descriptor"))?,
+            stop: Waker::new().map_err(HostError::at("create an event descriptor"))?,
             known: Mutex::new(known),
             carried: Arc::default(),
             current: Mutex::default(),
@@ -127,21 +129,21 @@ impl Refresher {
         let thread = std::thread::Builder::new()
             .name("directory".into())
             .spawn(move || run(reader, &working))
-            .map_err(HostError::at("start the thread that reads the directory"))?;
+            .map_err(HostError::at("start the thread that refreshes the directory"))?;
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// What is known now.
+    /// Returns the current state of the directory.
     pub(super) fn known(&self) -> Refreshed {
         self.shared.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What its circuits have carried.
+    /// Returns what the query circuits have carried.
     pub(super) fn carried(&self) -> Counts {
         self.shared.carried.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Ends it, and the circuit that it may have.
+    /// Stops the thread, and the query circuit if there is one.
     pub(super) fn stop(&mut self) {
         let circuit = {
             let mut current = self.shared.current.lock().unwrap_or_else(PoisonError::into_inner);
@@ -160,10 +162,11 @@ impl Refresher {
 
 fn run(mut reader: Reader, shared: &Shared) {
     let mut random = OsRandom::default();
-    // The file that runs, whatever has its name by now.
+    // The file of the running process, even if its name belongs to another one since.
     let program = std::fs::read("/proc/self/exe").ok().map(|bytes| sha256(&bytes).0);
     loop {
-        // Not all clients at once, and none at times that can be foretold: three quarters to five quarters of the time.
+        // Clients must not ask at the same time, nor at predictable times. So the pause varies between 3/4 and 5/4 of
+        // the interval.
         let millis = reader.chain.refresh_s.saturating_mul(1_000);
         let spread = u64::from_be_bytes(array(&mut random)) % (millis / 2 + 1);
         let pause = Duration::from_millis(millis - millis / 4 + spread);
@@ -193,26 +196,26 @@ fn run(mut reader: Reader, shared: &Shared) {
                 if known.refused.is_some() {
                     let _ = reader.abandon.commands.send(Command::Abandon);
                     reader.abandon.bell.wake();
-                    // No circuit for questions either goes through who is not believed.
+                    // No query circuit may use a relay that is not trusted either.
                     return;
                 }
             }
-            Err(why) => known.warning = Some(format!("the directory was not read anew: {why}")),
+            Err(why) => known.warning = Some(format!("the directory was not refreshed: {why}")),
         }
     }
 }
 
-/// A directory, why it is not newer, and where the running program stands.
+/// A directory, why it is not newer, and the state of the running program.
 type Read = (VerifiedDirectory, Option<String>, Option<ImageState>);
 
-/// Reads the directory once, through a circuit that is opened for it and closed after it.
+/// Reads the directory once, through a circuit that is opened for it and closed afterwards.
 fn once(reader: &mut Reader, shared: &Shared, program: Option<[u8; 32]>) -> Result<Read, String> {
     let (circuit, egress) = reader.open(shared)?;
     let circuit = Arc::new(circuit);
     {
         let mut current = shared.current.lock().unwrap_or_else(PoisonError::into_inner);
         if current.stopped {
-            return Err("it was ended".into());
+            return Err("the query circuit was closed".into());
         }
         current.circuit = Some(circuit.clone());
     }
@@ -233,23 +236,22 @@ fn once(reader: &mut Reader, shared: &Shared, program: Option<[u8; 32]>) -> Resu
         Ok((directory, warning, standing))
     });
     shared.current.lock().unwrap_or_else(PoisonError::into_inner).circuit = None;
-    // An endpoint that is slow may keep it for a while: it ends now.
+    // A slow endpoint may hold on to the circuit for a while, so it is ended here.
     circuit.end();
     read
 }
 
 impl Reader {
-    /// A circuit over the same first hop, to another egress where there is one: who carries the user's packets need not know that this user asks the chain.
+    /// Opens a circuit over the same first hop, to another egress if there is one. The egress of the user's packets
+    /// need not learn that this user queries the chain.
     fn open(&self, shared: &Shared) -> Result<(QueryCircuit, u64), String> {
         let (clock, mut random) = (Clock::start(), OsRandom::default());
         let age = unix_seconds().saturating_sub(self.directory.directory().body().issued);
         if age > OFFLINE {
             let hours = age.div_ceil(3_600);
-            return Err(format!(
-                "the directory is {hours} hours old, and no circuit opens by one that is older than 72"
-            ));
+            return Err(format!("the directory is {hours} hours old; no circuit opens with one older than 72 hours"));
         }
-        let consent = OpenConsent::from_config(self.admission).ok_or("admission is not named")?;
+        let consent = OpenConsent::from_config(self.admission).ok_or("`admission` is not set")?;
         let (hops, relays, egress) = self.choose(&mut random)?;
         let pick = |endpoints: &[SocketAddr]| endpoints.iter().copied().find(|endpoint| *endpoint == self.remote);
         let client =
@@ -260,11 +262,12 @@ impl Reader {
     fn choose(&self, random: &mut OsRandom) -> Result<(Hops, Vec<Role>, u64), String> {
         let first = self.hops.first().ok_or("the circuit has no hops")?;
         if self.ingress.is_none() {
-            // One hop is what the user has asked for; questions are a session of their own then.
+            // The user asked for one hop. Queries then use a separate session with it.
             return Ok((Hops::One(self.first_hop(first)?), vec![Role::Egress], self.egress));
         }
         let avoid = [&[self.egress], &self.silent[..]].concat();
-        // A directory that lacks too much is no reason to stop asking: the one that the circuit was opened with serves.
+        // A directory that lacks too many descriptors must not end the queries: the one that the circuit was opened
+        // with serves instead.
         let (directory, judged) = match selection::complete(self.directory.directory()) {
             Ok(()) => (&self.directory, &self.judged),
             Err(_) => (&self.opened_with, &self.opened_judged),
@@ -286,7 +289,8 @@ impl Reader {
         ))
     }
 
-    /// The first hop of the user's circuit: by its newest evidence, or by that which the circuit was opened with.
+    /// Returns the first hop of the user's circuit, by its newest evidence or by the evidence that the circuit was
+    /// opened with.
     fn first_hop(&self, first: &Record) -> Result<Hop, String> {
         let newest = self.directory.directory().relay(first.relay_id).filter(|now| now.key() == first.key());
         let newest = newest.and_then(|now| self.judged.attest(&self.directory, now).ok());
@@ -297,8 +301,11 @@ impl Reader {
         attested.map(Hop::Attested).map_err(|refusal| refusal.to_string())
     }
 
-    /// Why a relay of the user's circuit is not believed any more: the chain says of the image that it was opened with what it did not say before, or its chip was revoked. Evidence
-    /// that is missing, old or another is no reason, for who withholds it could end circuits; it is asked for when the next one opens.
+    /// Returns why a relay of the user's circuit is no longer trusted. There are two reasons: the chain no longer
+    /// lets the image that the circuit was opened with be used, or the relay's chip was revoked.
+    ///
+    /// Missing, old or different evidence is not a reason: whoever withholds evidence could then end circuits. The
+    /// next circuit asks for it when it opens.
     fn refused(&self) -> Option<String> {
         self.hops.iter().find_map(|hop| {
             let opened = self.opened_judged.verdict(hop.relay_id).ok();
@@ -312,7 +319,7 @@ impl Reader {
         })
     }
 
-    /// Whether the hops of the user's circuit are in this directory as they were when it was opened.
+    /// Returns whether the hops of the user's circuit are in this directory as they were when it was opened.
     fn hops_are_in(&self, directory: &VerifiedDirectory) -> bool {
         let same = |hop: &Record| {
             let now = directory.directory().relay(hop.relay_id);

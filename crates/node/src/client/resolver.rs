@@ -1,7 +1,8 @@
 //! /etc/resolv.conf while the tunnel is up.
 //!
-//! Owns its replacement and its return, byte for byte, be it a file or a link. What it was is written down first, where a reboot does not
-//! reach it, so that it can be given back after a crash and after a power failure.
+//! Owns its replacement and its restoration, byte for byte, whether it is a file or a symbolic link. Saves the
+//! original before it changes anything. The copy survives a reboot, so the original can be restored after a crash and
+//! after a power failure.
 
 use std::fs;
 use std::io;
@@ -13,18 +14,18 @@ const PATH: &str = "/etc/resolv.conf";
 const SAVED_FILE: &str = "resolv.conf.saved";
 const SAVED_LINK: &str = "resolv.conf.link";
 
-/// Makes the host ask `servers`; what was there before is written down in `folder`.
+/// Makes the host use the name servers `servers`. Saves the original in `folder` first.
 ///
 /// # Errors
-/// When a file cannot be written; what could be changed is as before then.
+/// The I/O error if a file cannot be written. The original is then in place again, as far as it can be restored.
 pub fn replace(folder: &Path, servers: &[IpAddr]) -> io::Result<()> {
     replace_at(Path::new(PATH), folder, servers)
 }
 
-/// Gives the old file or link back, if one was written down in `folder`; whether there was one.
+/// Restores the file or link saved in `folder`. Returns whether there was one.
 ///
 /// # Errors
-/// When it cannot be written; it stays written down.
+/// The I/O error if it cannot be written. The saved copy then stays.
 pub fn restore(folder: &Path) -> io::Result<bool> {
     restore_at(Path::new(PATH), folder)
 }
@@ -32,13 +33,13 @@ pub fn restore(folder: &Path) -> io::Result<bool> {
 fn replace_at(path: &Path, folder: &Path, servers: &[IpAddr]) -> io::Result<()> {
     save(path, folder)?;
     let mut text =
-        String::from("# Written by openrelay while the tunnel is up; 'openrelay down' gives the old file back.\n");
+        String::from("# Written by openrelay while the tunnel is up; 'openrelay down' restores the old file.\n");
     for server in servers {
         text.push_str(&format!("nameserver {server}\n"));
     }
     let written = if path.is_symlink() { fs::remove_file(path) } else { Ok(()) }.and_then(|()| fs::write(path, text));
     if written.is_err() {
-        // Where nothing was changed nothing is to be given back.
+        // If nothing was changed, nothing must be left to restore.
         let _ = restore_at(path, folder);
     }
     written
@@ -67,7 +68,7 @@ fn restore_at(path: &Path, folder: &Path) -> io::Result<bool> {
     fs::remove_file(file).map(|()| true)
 }
 
-/// Writes the present state down, unless a state from before is there already.
+/// Saves the current file or link, unless an earlier one is saved already.
 fn save(path: &Path, folder: &Path) -> io::Result<()> {
     let (file, link) = (folder.join(SAVED_FILE), folder.join(SAVED_LINK));
     if file.exists() || link.exists() {
@@ -90,7 +91,7 @@ mod tests {
 
     const SERVERS: [IpAddr; 1] = [IpAddr::V4(std::net::Ipv4Addr::new(9, 9, 9, 9))];
 
-    /// An empty folder with one for the host's files and one for notes, removed afterwards.
+    /// Runs a test with an empty folder for the host's files and one for saved copies; removes both afterwards.
     fn with_folders(test: impl Fn(&Path, &Path)) {
         let root = std::env::temp_dir().join(format!(
             "openrelay-resolver-{}-{:?}",
@@ -109,13 +110,13 @@ mod tests {
     }
 
     #[test]
-    fn a_file_comes_back_with_its_mode() {
+    fn file_is_restored_with_its_mode() {
         with_folders(|path, notes| {
             fs::write(path, "nameserver 192.0.2.1\n").unwrap();
             fs::set_permissions(path, fs::Permissions::from_mode(0o640)).unwrap();
             replace_at(path, notes, &SERVERS).unwrap();
             assert!(fs::read_to_string(path).unwrap().contains("nameserver 9.9.9.9"));
-            // A second time, as after a crash: what was written down first stays.
+            // A second replacement, as after a crash, keeps the copy that was saved first.
             replace_at(path, notes, &SERVERS).unwrap();
             assert!(restore_at(path, notes).unwrap());
             assert_eq!(fs::read_to_string(path).unwrap(), "nameserver 192.0.2.1\n");
@@ -126,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_comes_back_as_a_link() {
+    fn link_is_restored_as_a_link() {
         with_folders(|path, notes| {
             symlink("../run/stub.conf", path).unwrap();
             replace_at(path, notes, &SERVERS).unwrap();
@@ -137,11 +138,11 @@ mod tests {
         });
     }
 
-    /// The host stayed blocked for ever, as nothing could be given back that had never been changed.
+    /// The host once stayed blocked for ever, because a file that was never changed could not be restored.
     #[test]
-    fn what_cannot_be_written_leaves_nothing_to_give_back() {
+    fn unwritable_file_leaves_no_saved_copy() {
         with_folders(|_, notes| {
-            // Can be read, and written by nobody.
+            // Readable, but writable by nobody.
             assert!(replace_at(Path::new("/proc/version"), notes, &SERVERS).is_err());
             assert_eq!(noted(notes), 0);
         });

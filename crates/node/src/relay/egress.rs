@@ -1,7 +1,7 @@
 //! An egress' tunnel device and firewall.
 //!
-//! Owns the nftables table `inet openrelay_egress`: what clients may reach, and their translation to the host's address.
-//! Applied as one transaction before the relay serves; nothing else of the host's rules is touched.
+//! Owns the nftables table `inet openrelay_egress`: what clients may reach, and the translation to the host's
+//! address. The table is applied in one transaction before the relay serves. Touches no other rule of the host.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -21,12 +21,13 @@ use openrelay_sys::tun::Tun;
 use super::{Prepared, StartError};
 use crate::directory::VerifiedDirectory;
 
-/// Connections of one client at most: more than browsers and a torrent client open, less than fills the host's table.
+/// Most connections of one client: more than browsers and a torrent client open, fewer than would fill the host's
+/// table.
 const CONNECTIONS: u32 = 4_096;
-/// New connections per second to relays' own ports, for testers that enter through a further relay.
+/// New connections per second to relays' own ports, for testers that enter through another relay.
 const RELAY_RATE: u32 = 500;
 
-/// Makes the device and applies the firewall.
+/// Creates the device and applies the firewall.
 pub(super) fn prepare(
     prepared: &mut Prepared,
     device: &str,
@@ -34,20 +35,20 @@ pub(super) fn prepare(
     shards: u8,
 ) -> Result<(), StartError> {
     let step = |what: &str| StartError::host(format!("{what} the tunnel device {device}"));
-    let tun = Tun::create(device, shards.into()).map_err(step("make"))?;
+    let tun = Tun::create(device, shards.into()).map_err(step("create"))?;
     let mut netlink = Netlink::open().map_err(step("configure"))?;
     let link = netlink.link(&tun.name).map_err(step("find"))?;
     let ((_, v4_len), (_, v6_len)) = INNER_POOL;
-    netlink.add_address(link, IpAddr::V4(GATEWAY_V4), v4_len).map_err(step("give an IPv4 address to"))?;
+    netlink.add_address(link, IpAddr::V4(GATEWAY_V4), v4_len).map_err(step("assign an IPv4 address to"))?;
     if let Err(error) = netlink.add_address(link, IpAddr::V6(GATEWAY_V6), v6_len) {
-        prepared.warnings.push(format!("no IPv6 for clients: {error}"));
+        prepared.warnings.push(format!("clients get no IPv6: {error}"));
     }
     netlink.set_mtu(link, MAX_MTU.into()).map_err(step("set the MTU of"))?;
     netlink.set_up(link).map_err(step("bring up"))?;
     switch_forwarding_on()?;
-    // Errors that this relay makes for senders outside come out of the device with an address of the host.
+    // ICMP errors that this relay creates for outside senders leave the device with an address of the host.
     let accept_local = format!("/proc/sys/net/ipv4/conf/{}/accept_local", tun.name);
-    fs::write(&accept_local, "1").map_err(step("accept errors from"))?;
+    fs::write(&accept_local, "1").map_err(step("set accept_local of"))?;
     nft::apply(&table(&tun.name, directory.directory()))?;
     prepared.udp_segmentation = tun.udp_segmentation;
     prepared.queues = tun.queues.into_iter().map(Some).collect();
@@ -55,14 +56,16 @@ pub(super) fn prepare(
     match conntrack.forget(IpAddr::V4(GATEWAY_V4)) {
         Ok(()) => prepared.conntrack = Some(conntrack),
         Err(error) => prepared.warnings.push(format!(
-            "connections of ended sessions cannot be forgotten ({error}; needs Linux 6.12): addresses only rest"
+            "cannot delete connections of ended sessions ({error}; needs Linux 6.12); their addresses only rest for \
+             five minutes"
         )),
     }
     Ok(())
 }
 
-/// Makes the host a router, without losing what it learns from others: a router ignores advertisements and forgets the routes that it has from them, unless
-/// `accept_ra` is 2. Source: linux Documentation/networking/ip-sysctl.rst.
+/// Makes the host a router that still accepts router advertisements. Unless `accept_ra` is 2, a router ignores them
+/// and drops the routes that it has from them.
+/// Source: Linux Documentation/networking/ip-sysctl.rst.
 fn switch_forwarding_on() -> Result<(), StartError> {
     let is = |path: &Path, value: &str| fs::read_to_string(path).is_ok_and(|now| now.trim() == value);
     let v6 = Path::new("/proc/sys/net/ipv6/conf");
@@ -70,26 +73,26 @@ fn switch_forwarding_on() -> Result<(), StartError> {
     if !is(&forwarding, "1") {
         let interfaces = fs::read_dir(v6).into_iter().flatten().flatten();
         for accept in interfaces.map(|entry| entry.path().join("accept_ra")).filter(|path| is(path, "1")) {
-            // Where this fails so does what follows.
+            // If this fails, so do the writes below.
             let _ = fs::write(accept, "2");
         }
     }
     for path in [Path::new("/proc/sys/net/ipv4/ip_forward"), &forwarding] {
-        // Written only where it changes something: writing alone makes the kernel drop routes.
+        // Writing an unchanged value would make the kernel drop routes too.
         if path.exists() && !is(path, "1") {
-            let step = format!("switch forwarding on ({})", path.display());
+            let step = format!("enable forwarding ({})", path.display());
             fs::write(path, "1").map_err(StartError::host(step))?;
         }
     }
     Ok(())
 }
 
-/// The table as text.
+/// Returns the table's text.
 fn table(device: &str, directory: &Directory) -> String {
     let mut relays: [(Vec<String>, Vec<String>); 2] = Default::default();
     for endpoint in directory.body().relays.iter().flat_map(|relay| &relay.endpoints) {
         let (addresses, ports) = &mut relays[usize::from(endpoint.is_ipv6())];
-        // On a chain everybody can claim any address; nobody may close it to all clients by that.
+        // On a chain anybody can claim any address, and must not be able to block it for all clients that way.
         if directory.source() == Source::Signed {
             addresses.push(endpoint.ip().to_string());
         }

@@ -1,4 +1,7 @@
 //! The thread that does handshakes.
+//!
+//! Owns the handshaker. Takes requests from the shards, and sends each result to the shard that it belongs to; never
+//! touches a socket.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
@@ -14,7 +17,7 @@ use super::Command;
 use crate::clock::{Clock, unix_minutes};
 use crate::random::OsRandom;
 
-/// Requests worked off before the shards are woken.
+/// Requests that are handled before the shards are woken.
 const BATCH: usize = 16;
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
@@ -25,9 +28,9 @@ pub(super) struct HandshakeThread {
     pub(super) commands: Vec<(Sender<Command>, Arc<Waker>)>,
     pub(super) bell: Arc<Waker>,
     pub(super) stop: Arc<AtomicBool>,
-    /// What it refused, for whoever asks.
+    /// Counts of what the handshaker refused, for reports.
     pub(super) refused: Arc<Mutex<Drops>>,
-    /// What the relay knows of others, when that has changed.
+    /// A changed configuration that the handshaker has not taken yet.
     pub(super) changed: Arc<Mutex<Option<Arc<RelayConfig>>>>,
     pub(super) clock: Clock,
 }
@@ -38,7 +41,7 @@ impl HandshakeThread {
         loop {
             let now = self.clock.now();
             let due = self.handshaker.poll_timeout().map_or(LONGEST_WAIT, |at| at.since(now).min(LONGEST_WAIT));
-            // An error here would be a programming error of ours; the loop goes on and works by its timeouts.
+            // An error here can only be a bug in this program. The loop then goes on with its timeouts alone.
             let _ = wait(&[self.bell.as_fd()], due);
             self.bell.clear();
             if self.stop.load(Ordering::Relaxed) {
@@ -54,7 +57,7 @@ impl HandshakeThread {
         }
     }
 
-    /// Works off some requests; whether there may be more.
+    /// Handles some requests. Returns whether there may be more.
     fn work_off_batch(&mut self, random: &mut OsRandom) -> bool {
         let mut outputs = Outputs::new();
         let mut taken = 0;

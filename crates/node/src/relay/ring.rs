@@ -1,23 +1,24 @@
-//! Rings between shards: for datagrams that reached the wrong one, as those of a client do that has moved.
+//! Rings between shards, for datagrams that reached the wrong shard, such as those of a client that has moved.
 //!
-//! Owns bounded single-producer rings whose buffers are made once and travel back and forth: nothing is allocated, nobody waits.
+//! Owns bounded single-producer rings. Their buffers are made once and travel back and forth: passing a datagram
+//! never allocates and never waits.
 
 use std::net::SocketAddr;
 
 use openrelay_sys::tun::MAX_READ;
 use rtrb::{Consumer, Producer, RingBuffer};
 
-/// Parcels that wait for another shard at most, each with room for a train. What is never used costs no memory.
+/// Most parcels that wait for another shard, each with room for a train. Unused ones cost no memory.
 const DEPTH: usize = 32;
-/// Datagrams in one parcel at most.
+/// Most datagrams in one parcel.
 pub(crate) const MAX_DATAGRAMS: usize = 1_024;
 
-/// What is passed on.
+/// What a parcel holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Passed {
-    /// Datagrams from this address, type and index unmasked, one behind the other.
+    /// Datagrams from this address, one after the other, with type and index unmasked.
     Datagrams(SocketAddr),
-    /// A packet that the tunnel device handed over, virtio header first.
+    /// A packet from the tunnel device, after its virtio header.
     Device,
 }
 
@@ -33,9 +34,9 @@ struct Parcel {
 pub(crate) struct RingSender {
     full: Producer<Box<Parcel>>,
     empty: Consumer<Box<Parcel>>,
-    /// Datagrams that wait for more of their kind, until [`RingSender::finish`].
+    /// Datagrams that wait for more from the same sender, until [`RingSender::finish`].
     open: Option<Box<Parcel>>,
-    /// Whether there are parcels that the other shard has not been woken for.
+    /// Whether there are parcels for which the other shard has not been woken.
     pushed: bool,
 }
 
@@ -46,7 +47,7 @@ pub(crate) struct RingReceiver {
 }
 
 impl RingSender {
-    /// Passes a copy of a packet of the device on; false when the ring is full.
+    /// Passes on a copy of a packet from the device. Returns false if the ring is full.
     pub(crate) fn pass_device(&mut self, packet: &[u8]) -> bool {
         self.close();
         self.begin(Passed::Device, packet) && {
@@ -55,7 +56,8 @@ impl RingSender {
         }
     }
 
-    /// Passes copies of datagrams on, of `stride` bytes each but the last, which may be shorter; false when the ring is full.
+    /// Passes on copies of datagrams of `stride` bytes each; the last one may be shorter. Returns false if the ring
+    /// is full.
     pub(crate) fn pass_datagrams(&mut self, from: SocketAddr, stride: usize, datagrams: &[u8]) -> bool {
         let lengths = || datagrams.chunks(stride).map(|datagram| u16::try_from(datagram.len()).unwrap_or(u16::MAX));
         if let Some(open) = &mut self.open
@@ -76,7 +78,7 @@ impl RingSender {
         begun
     }
 
-    /// Hands over what is left; whether the other shard has something to be woken for.
+    /// Hands over what is left. Returns whether the other shard must be woken.
     pub(crate) fn finish(&mut self) -> bool {
         self.close();
         std::mem::take(&mut self.pushed)
@@ -96,19 +98,19 @@ impl RingSender {
 
     fn close(&mut self) {
         if let Some(parcel) = self.open.take() {
-            // There are no more parcels than places.
+            // There are no more parcels than places in the ring.
             self.pushed |= self.full.push(parcel).is_ok();
         }
     }
 }
 
 impl RingReceiver {
-    /// What the next parcel is.
+    /// Returns what the next parcel holds.
     pub(crate) fn peek(&self) -> Option<Passed> {
         self.full.peek().ok().map(|parcel| parcel.what)
     }
 
-    /// Takes the next parcel into `buffer`, and how long its datagrams are into `lengths`; the length of all.
+    /// Moves the next parcel to `buffer`, and the lengths of its datagrams to `lengths`. Returns the total length.
     pub(crate) fn take(&mut self, buffer: &mut [u8], lengths: &mut Vec<u16>) -> Option<usize> {
         let parcel = self.full.pop().ok()?;
         let len = parcel.len;
@@ -121,10 +123,10 @@ impl RingReceiver {
     }
 }
 
-/// The ends of one shard: to each shard by number (none to itself), and from all others.
+/// The ends of one shard: a sender for each shard by number (none for itself), and a receiver from each other shard.
 pub(crate) type Ends = (Vec<Option<RingSender>>, Vec<RingReceiver>);
 
-/// Rings between each two of `shards` shards.
+/// Returns rings between all pairs of `shards` shards.
 pub(crate) fn mesh(shards: usize) -> Vec<Ends> {
     let mut ends: Vec<Ends> = (0..shards).map(|_| Ends::default()).collect();
     for from in 0..shards {
@@ -166,10 +168,10 @@ mod tests {
     fn datagrams_of_one_sender_travel_together() {
         let mut ends = mesh(2);
         let (mut receiver, mut sender) = (ends[1].1.remove(0), ends[0].0[1].take().unwrap());
-        assert!(!sender.finish(), "nobody is woken for nothing");
+        assert!(!sender.finish(), "an empty ring wakes nobody");
         assert!(sender.pass_datagrams(address(1), 3, b"aaabbb"));
         assert!(sender.pass_datagrams(address(1), 3, b"cccd"));
-        assert_eq!(taken(&mut receiver), None, "not before it is finished");
+        assert_eq!(taken(&mut receiver), None, "an unfinished parcel is not handed over");
         assert!(sender.pass_datagrams(address(1), 5, b"eeeee"));
         assert!(sender.pass_datagrams(address(2), 3, b"fff"));
         assert!(sender.pass_device(b"device"));
@@ -185,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_ring_refuses_and_recovers() {
+    fn full_ring_refuses_and_recovers() {
         let mut ends = mesh(2);
         let (mut receiver, mut sender) = (ends[1].1.remove(0), ends[0].0[1].take().unwrap());
         let most = MAX_READ / 1_000 * 1_000;

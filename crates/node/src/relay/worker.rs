@@ -1,7 +1,7 @@
-//! A shard's thread: the whole way of a packet through a relay.
+//! A shard's thread: the whole packet path through a relay.
 //!
-//! [`Worker::handle_train`] is the way of everything that comes over UDP, [`Worker::handle_device`] of everything that an egress'
-//! tunnel device hands over. No lock, no channel, no allocation, no log on either.
+//! [`Worker::handle_train`] handles everything that arrives over UDP, [`Worker::handle_device`] everything that an
+//! egress' tunnel device hands over. Neither takes a lock, uses a channel, allocates or writes a log.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -29,31 +29,33 @@ use crate::random::OsRandom;
 use crate::split::{Split, say_too_big};
 use crate::train::{Sent, Sockets, Train};
 
-/// Datagrams of one socket worked off before the others are looked at: six full trains. Counted in datagrams, not in trains, so that a flood of single
-/// ones does not queue up in front of what clients send: it would be the clients' delay.
+/// Datagrams of one socket that are handled before the others get their turn: six full trains. The limit counts
+/// datagrams, not trains. Otherwise a flood of single datagrams would queue in front of clients' trains and delay
+/// them.
 const DATAGRAMS: usize = 256;
-/// Packets of the device worked off before the sockets are looked at; one is up to a whole train.
+/// Packets of the device that are handled before the sockets get their turn; one is up to a whole train.
 const PACKETS: usize = 16;
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// Packets of sessions in one round that make a shard busy.
 const BUSY: u64 = 32;
-/// One in so many first packets is looked at when there are too many; with the attempts that they make two of three newcomers still get their
-/// cookie, and who has one is not concerned. Each look and its answer cost some 15 µs: with one in eight sessions lost a tenth.
+/// Under overload the kernel passes one in this many first packets. Clients try several times, so two of three
+/// newcomers still get their cookie; clients that have one are not affected. Handling and answering a first packet
+/// costs some 15 µs. With one in eight, sessions lost a tenth of their speed.
 const KEEP: u32 = 16;
 const FIRST_LENGTHS: [usize; 2] = [FIRST_NK_LEN, FIRST_IK_LEN];
-/// Bytes of a run that are worth a call of their own; a copy of fewer costs less than one.
+/// Bytes of a run that justify a system call for it. A copy of fewer bytes costs less than a call.
 const GATHER: usize = 8_192;
-/// Sockets of a shard: of each family one for clients and one for relays.
+/// Sockets of a shard: for each address family one for clients and one for relays.
 const MAX_SOCKETS: usize = 4;
 
-/// What a shard reads and writes.
+/// What a shard reads from and writes to.
 pub(super) struct Io {
     pub(super) sockets: Sockets,
     pub(super) queue: Option<TunQueue>,
     pub(super) udp_segmentation: bool,
 }
 
-/// How a shard talks to other threads.
+/// A shard's connections to other threads.
 pub(super) struct Links {
     pub(super) requests: SyncSender<Request>,
     pub(super) handshake_bell: Arc<Waker>,
@@ -63,34 +65,35 @@ pub(super) struct Links {
     pub(super) bells: Vec<Arc<Waker>>,
     pub(super) outgoing: Vec<Option<RingSender>>,
     pub(super) incoming: Vec<RingReceiver>,
-    /// Addresses of ended sessions whose connections are to be forgotten.
+    /// Takes inner addresses of ended sessions, whose connections are to be deleted.
     pub(super) freed: Option<SyncSender<Freed>>,
     /// Rung when the tunnel device is gone.
     pub(super) lost_device: Arc<Waker>,
 }
 
-/// One shard with its thread's belongings.
+/// A shard and the state of its thread.
 pub(super) struct Worker {
     shard: Shard,
     io: Io,
     links: Links,
     clock: Clock,
     random: OsRandom,
-    /// Where trains are received, opened and sealed again.
+    /// Buffer in which trains are received, opened and sealed again.
     buffer: Vec<u8>,
     device_buffer: Vec<u8>,
-    /// How long the datagrams are that another shard passed on.
+    /// Lengths of the datagrams that another shard passed on.
     lengths: Vec<u16>,
     train: Train,
     merger: Merger,
-    /// What became of the trains that were sent from where they were received.
+    /// Counts of the trains that were sent from the receive buffer.
     forwarded: Sent,
-    /// Datagrams of short trains, gathered until they are many or it is time to sleep: one call sends those of many users.
+    /// Datagrams of short trains. They are gathered until there are many, or until the thread sleeps: one call then
+    /// sends those of many users.
     gathered: Train,
-    /// What the shard itself has to say.
+    /// Datagrams that the shard originates.
     own: Train,
     device_read: u64,
-    /// Whether the kernel drops first packets now.
+    /// Whether the kernel drops first packets.
     thinned_out: bool,
 }
 
@@ -115,7 +118,7 @@ impl Worker {
         }
     }
 
-    /// Works until it is told to stop.
+    /// Runs until another thread stops it.
     pub(super) fn run(mut self) {
         loop {
             let moved = self.shard.moved();
@@ -129,7 +132,7 @@ impl Worker {
                 self.read_device();
             }
             self.wake_others();
-            // Silenced before anything is taken: what arrives from here on rings again.
+            // Cleared before anything is taken: what arrives from here on rings again.
             let rung = self.links.bell.clear();
             self.take_passed();
             let now = self.clock.now();
@@ -144,8 +147,9 @@ impl Worker {
         }
     }
 
-    /// Lets the kernel drop most first packets without a cookie while they and packets of sessions are more than this host can take: each that comes here
-    /// costs sessions several microseconds. `moved` is how many packets of sessions had been moved before this round.
+    /// Makes the kernel drop most first packets without a cookie while first packets and packets of sessions together
+    /// overload this host. Each first packet that arrives here costs sessions several microseconds. `moved` is the
+    /// number of packets of sessions moved before this round.
     fn thin_out_strangers(&mut self, moved: u64, now: Time) {
         let load = self.links.gate.load();
         if self.shard.moved() - moved >= BUSY {
@@ -155,14 +159,14 @@ impl Worker {
         if overrun != self.thinned_out {
             let lengths: &[usize] = if overrun { &FIRST_LENGTHS } else { &[] };
             for socket in self.io.sockets.all.iter().take(self.io.sockets.listening) {
-                // Without the filter sessions are slower, nothing else.
+                // Without the filter sessions are slower; nothing else changes.
                 let _ = socket.thin_out(lengths, KEEP);
             }
             self.thinned_out = overrun;
         }
     }
 
-    /// Waits for something to do; which sockets (by number) and whether the device have something.
+    /// Waits for something to do. Returns which sockets, by number, are ready, and whether the device is.
     fn sleep(&self) -> ([bool; MAX_SOCKETS], bool) {
         let now = self.clock.now();
         let timeout = self.shard.poll_timeout().since(now).min(LONGEST_WAIT);
@@ -177,14 +181,14 @@ impl Worker {
             fds[used] = queue.as_fd();
             used += 1;
         }
-        // An error here would be a programming error of ours; the loop goes on and works by its timeouts.
+        // An error here can only be a bug in this program. The loop then goes on with its timeouts alone.
         let ready = wait(&fds[..used], timeout).unwrap_or_default();
         let mut sockets = [false; MAX_SOCKETS];
         sockets[..device_at - 1].copy_from_slice(&ready[1..device_at]);
         (sockets, self.io.queue.is_some() && ready[device_at])
     }
 
-    /// Works off what a socket has.
+    /// Handles what a socket has received.
     fn receive(&mut self, number: usize) {
         let mut datagrams = 0;
         while datagrams < DATAGRAMS {
@@ -199,8 +203,8 @@ impl Worker {
         }
     }
 
-    /// The way of datagrams: `handle` opens each where it lies; what goes on is sealed there and sent from there, in runs. Short runs are copied to
-    /// travel with others.
+    /// The packet path of datagrams. `handle` opens each in place. Datagrams that are forwarded are sealed and sent
+    /// from the same buffer, in runs. Short runs are copied, to be sent together with others.
     fn handle_train(&mut self, from: SocketAddr, lengths: impl Iterator<Item = usize>, handle: Handle, now: Time) {
         let (mut run, mut passing) = (Run::default(), Run::default());
         let mut start = 0;
@@ -249,7 +253,7 @@ impl Worker {
         }
     }
 
-    /// Works off what the tunnel device has.
+    /// Handles what the tunnel device has to send.
     fn read_device(&mut self) {
         for _ in 0..PACKETS {
             let Some(queue) = &self.io.queue else { return };
@@ -257,7 +261,7 @@ impl Worker {
                 Ok(len) => len,
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => break,
                 Err(_) => {
-                    // A device that is gone is always ready: not to be asked again.
+                    // A device that is gone is always ready, so it must not be polled again.
                     self.io.queue = None;
                     self.links.lost_device.wake();
                     break;
@@ -272,7 +276,8 @@ impl Worker {
         self.train.flush(&self.io.sockets);
     }
 
-    /// The way of packets from the internet: found, translated, cut, sealed in the train that carries them.
+    /// The packet path from the internet: finds the session, translates, splits, and seals inside the train that
+    /// carries the pieces.
     fn handle_device(&mut self, len: usize, now: Time) -> Result<(), DropReason> {
         let read = self.device_buffer.get_mut(..len).ok_or(DropReason::BadLength)?;
         let (vnet, bytes) = read.split_first_chunk_mut::<VNET_LEN>().ok_or(DropReason::BadLength)?;
@@ -323,7 +328,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Hands datagrams of another shard over.
+    /// Passes datagrams on to their shard.
     fn pass(&mut self, run: &Run<u8>, from: SocketAddr) {
         let (Some(number), Some(bytes)) = (run.to, self.buffer.get(run.start..run.end)) else { return };
         let ring = self.links.outgoing.get_mut(usize::from(number)).and_then(Option::as_mut);
@@ -341,7 +346,7 @@ impl Worker {
         }
     }
 
-    /// Wakes the shards that were passed something in this round.
+    /// Wakes the shards that something was passed to in this round.
     fn wake_others(&mut self) {
         for (ring, bell) in self.links.outgoing.iter_mut().zip(&self.links.bells) {
             if ring.as_mut().is_some_and(RingSender::finish) {
@@ -350,7 +355,8 @@ impl Worker {
         }
     }
 
-    /// Works off what other shards passed on, of each no more than of a socket: who sends through the wrong shard does not go before the others.
+    /// Handles what other shards passed on, no more from each shard than from a socket: whoever sends through the
+    /// wrong shard gets no advantage.
     fn take_passed(&mut self) {
         for at in 0..self.links.incoming.len() {
             let mut datagrams = 0;
@@ -380,12 +386,12 @@ impl Worker {
         }
         self.train.flush(&self.io.sockets);
         if self.links.incoming.iter().any(|ring| ring.peek().is_some()) {
-            // The bell was silenced before; what is left is this shard's to remember.
+            // The bell was cleared before. This shard must remember by itself what is left.
             self.links.bell.wake();
         }
     }
 
-    /// Works off what other threads say; false when it is time to stop.
+    /// Handles messages of other threads. Returns false when it is time to stop.
     fn obey(&mut self) -> bool {
         while let Ok(command) = self.links.commands.try_recv() {
             let now = self.clock.now();
@@ -412,9 +418,9 @@ impl Worker {
         true
     }
 
-    /// Sends what the shard itself has to say, to peers and to the handshake thread.
+    /// Sends what the shard originates, to peers and to the handshake thread.
     fn flush(&mut self) {
-        // First, because a request that finds no room may leave something to say.
+        // Requests come first: one that finds no room may leave something to send.
         let mut asked = false;
         while let Some(request) = self.shard.poll_request() {
             self.links.gate.load().queued();
@@ -436,7 +442,7 @@ impl Worker {
         self.own.flush(&self.io.sockets);
         while let Some(addresses) = self.shard.poll_freed() {
             if let Some(freed) = &self.links.freed {
-                // What finds no room is not forgotten; it rests for five minutes all the same.
+                // A connection that finds no room is not deleted; its address still rests for five minutes.
                 let _ = freed.try_send(addresses);
             }
         }
@@ -461,16 +467,16 @@ impl Worker {
             overflows: self.io.sockets.all.iter().map(|socket| u64::from(socket.overflows())).sum(),
             sessions: sessions as u64,
             circuits: circuits as u64,
-            // Not of a shard: the relay says it.
+            // Set by the relay; a shard does not know it.
             peers: 0,
         }
     }
 }
 
-/// What a shard does with a datagram of its own socket, or with one that another shard passed on.
+/// Handles a datagram of the shard's own socket, or one that another shard passed on.
 type Handle = fn(&mut Shard, SocketAddr, &mut [u8], Time, &mut dyn Random) -> Verdict;
 
-/// Datagrams of one train that go on together.
+/// Consecutive datagrams of one train that go to the same place.
 struct Run<To> {
     to: Option<To>,
     start: usize,
@@ -490,7 +496,8 @@ impl<To: PartialEq> Run<To> {
         Self { to: Some(to), start, end, stride: end - start, closed: false }
     }
 
-    /// Takes the datagram at `start..end` in, if it goes to the same place, follows without a gap, and one call can send all.
+    /// Adds the datagram at `start..end` if it goes to the same place, follows without a gap, and one call can send
+    /// all. Returns whether it was added.
     fn extend(&mut self, to: To, start: usize, end: usize) -> bool {
         let len = end - start;
         if self.to != Some(to) || self.end != start || self.closed || len > self.stride {

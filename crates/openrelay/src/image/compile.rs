@@ -1,6 +1,7 @@
-//! Compiling what goes into an image, so that everybody gets the same bytes.
+//! Compiles what goes into an image, so that everyone gets the same bytes.
 //!
-//! Owns the compiler's settings. What is packed of it, `openrelay-image` says. Nothing that the source brings runs with more than [`confined`](crate::confined) leaves it.
+//! Owns the compiler's settings; `openrelay-image` packs the result. Whatever the source brings runs only within
+//! [`confined`](crate::confined).
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -13,20 +14,20 @@ use super::{BuildArguments, CLIENT, Kind, read};
 use crate::confined::{self, Confined, Ended};
 use crate::failure::Failure;
 
-/// The platform that images are for.
+/// The target triple of images.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// Largest program, in bytes.
+/// The largest program, in bytes.
 const MAX_PROGRAM: u64 = 256 << 20;
-/// Longest answer to the question where a tool is, in bytes.
+/// The longest answer to the question where a tool is, in bytes.
 const MAX_ANSWER: u64 = 65_536;
-/// The name of the folder of crates, for cargo.
+/// The name by which cargo knows the folder of crates.
 const VENDORED: &str = "crates-of-the-lock";
 
-/// Checks that this machine's tools are those that the lock names: programs and firmware are compiled by no others.
+/// Checks that this machine's tools match the lock. Programs and firmware are compiled by no others.
 ///
 /// # Errors
-/// [`Failure`] with code 77 where this machine has another tool, or cannot confine a build.
+/// [`Failure`] with code 77 if this machine has another tool, or cannot confine a build.
 pub(super) fn check_tools(build: &BuildArguments, lock: &Lock) -> Result<(), Failure> {
     let deadline = build.until();
     let toolchain = toolchain(&build.source.canonicalize().map_err(Failure::plain)?);
@@ -36,7 +37,7 @@ pub(super) fn check_tools(build: &BuildArguments, lock: &Lock) -> Result<(), Fai
         .try_for_each(|tool| check_tool(tool, |program| confined(program, build, toolchain.as_deref(), deadline)))
 }
 
-/// A confined program of the tree's toolchain.
+/// Returns a confined program that uses the tree's toolchain.
 fn confined(program: &str, build: &BuildArguments, toolchain: Option<&str>, deadline: Instant) -> Confined {
     let program = Confined::new(program, build.confinement).until(deadline);
     match toolchain {
@@ -45,7 +46,7 @@ fn confined(program: &str, build: &BuildArguments, toolchain: Option<&str>, dead
     }
 }
 
-/// Compiles the programs, without anything of this machine in them. [`check_tools`] comes first.
+/// Compiles the programs, without traces of this machine in them. [`check_tools`] comes first.
 pub(super) fn compile(build: &BuildArguments) -> Result<Vec<Vec<u8>>, Failure> {
     let deadline = build.until();
     let source = build.source.canonicalize().map_err(Failure::plain)?;
@@ -55,16 +56,17 @@ pub(super) fn compile(build: &BuildArguments) -> Result<Vec<Vec<u8>>, Failure> {
     let (crates, home) = (target.join("vendor"), target.join("cargo"));
     vendor(build, &source, &crates, toolchain.as_deref(), deadline)?;
     super::remove(&home)?;
-    std::fs::create_dir(&home).map_err(|error| Failure::new(77, format!("cannot make {}: {error}", home.display())))?;
+    std::fs::create_dir(&home)
+        .map_err(|error| Failure::new(77, format!("cannot create {}: {error}", home.display())))?;
     let mut places: Vec<(&Path, &str)> = vec![(&crates, "/registry"), (&target, "/target"), (&source, "/source")];
-    // Of several that fit the compilers take the last: a folder in another one comes after it.
+    // Where several prefixes match, the compilers use the last one, so an inner folder must come after an outer one.
     places.sort_by_key(|(place, _)| place.as_os_str().len());
     let mut flags = vec!["-Clink-arg=-Wl,--build-id=none".to_owned()];
     if build.kind == Kind::Relay {
-        // An image has no libraries. The client's program has the system's, which look up names.
+        // An image has no libraries. The client uses the system's, which look up names.
         flags.push("-Ctarget-feature=+crt-static".to_owned());
     }
-    // As .cargo/config.toml says, whose flags these replace: C would be tuned for the builder's processor.
+    // As in .cargo/config.toml, whose flags these replace: C would otherwise be tuned for the builder's processor.
     let mut c_flags = vec!["-mtune=generic".to_owned()];
     for (place, name) in &places {
         flags.push(format!("--remap-path-prefix={}={name}", place.display()));
@@ -74,20 +76,20 @@ pub(super) fn compile(build: &BuildArguments) -> Result<Vec<Vec<u8>>, Failure> {
         (Kind::Relay, false) => &["openrelay-init", "openrelay-relay"],
         (Kind::Relay, true) => &["openrelay-init", "openrelay-relay-sim"],
         (Kind::Client, false) => &[CLIENT],
-        (Kind::Client, true) => return Err(Failure::new(2, "--simulate is for images of relays")),
+        (Kind::Client, true) => return Err(Failure::new(2, "--simulate is for relay images only")),
     };
     for name in names {
         let mut cargo = confined("cargo").read(&source).read(&crates).write(&target);
         cargo = cargo.limits(confined::BUILD).until(deadline);
         cargo = cargo.current_dir(&source).env("CARGO_HOME", &home);
-        // Cargo reads these too, and ends where they are there and it may not.
+        // Cargo reads these too, and fails if they exist but cannot be read.
         for folder in source.ancestors().skip(1) {
             for name in ["config", "config.toml"] {
                 cargo = cargo.read_without_view(folder.join(".cargo").join(name));
             }
         }
-        // What stands here counts more than any file: crates come from the folder, whatever the tree says.
-        // A string of JSON is one of TOML.
+        // Arguments take precedence over every file, so crates come from this folder whatever the tree says. A JSON
+        // string is also a TOML string.
         let folder = serde_json::Value::from(crates.display().to_string());
         cargo = cargo.args(["--config", &format!("source.crates-io.replace-with=\"{VENDORED}\"")]);
         cargo = cargo.args(["--config", &format!("source.{VENDORED}.directory={folder}")]);
@@ -105,7 +107,8 @@ pub(super) fn compile(build: &BuildArguments) -> Result<Vec<Vec<u8>>, Failure> {
     names.iter().map(read).collect()
 }
 
-/// The toolchain that a tree asks rustup for, if it is one of Rust's releases; nothing else that the tree says of toolchains counts.
+/// Returns the toolchain that a tree requests from rustup, if it is a release of Rust. All other toolchain settings
+/// of the tree are ignored.
 fn toolchain(source: &Path) -> Option<String> {
     let text = std::fs::read_to_string(source.join("rust-toolchain.toml")).ok()?;
     let file: toml::Table = text.parse().ok()?;
@@ -114,21 +117,22 @@ fn toolchain(source: &Path) -> Option<String> {
     (release || channel == "stable").then(|| channel.to_owned())
 }
 
-/// The folder that the compiler writes: below the tree if none is named, and nowhere else, though the tree may have brought links.
+/// Returns the folder that the compiler writes to: the given one, or one that is really below the tree, even if the
+/// tree contains links.
 pub(super) fn target(build: &BuildArguments, source: &Path) -> Result<PathBuf, Failure> {
     let target = build.target.clone().unwrap_or_else(|| source.join("target/image"));
     let make = |dir: &Path| std::fs::create_dir_all(dir).and_then(|()| dir.canonicalize()).map_err(Failure::plain);
     let found = make(&target)?;
     if build.target.is_none() && !found.starts_with(source) {
         return Err(Failure::plain(format!(
-            "{} leads out of the source tree; name a folder with --target",
+            "{} leads out of the source tree; choose a folder with --target",
             target.display()
         )));
     }
     make(&found.join("tmp")).map(|_| found)
 }
 
-/// Whether a tool is the one that the lock names.
+/// Checks that a tool is the one in the lock.
 fn check_tool(tool: &Tool, confined: impl Fn(&str) -> Confined) -> Result<(), Failure> {
     let (path, found) = find_tool(tool, confined)?;
     if found == tool.sha256 {
@@ -137,7 +141,7 @@ fn check_tool(tool: &Tool, confined: impl Fn(&str) -> Confined) -> Result<(), Fa
     Err(Failure::new(
         77,
         format!(
-            "{} ({}) has SHA-256 {found}, but the lock names {}: with another one the image would be another",
+            "{} ({}) has SHA-256 {found}, but the lock file requires {}; another tool would build another image",
             tool.name,
             path.display(),
             tool.sha256
@@ -145,19 +149,18 @@ fn check_tool(tool: &Tool, confined: impl Fn(&str) -> Confined) -> Result<(), Fa
     ))
 }
 
-/// Where a tool is on this machine, and its SHA-256.
+/// Returns where a tool is on this machine, and its SHA-256.
 pub(super) fn find_tool(tool: &Tool, confined: impl Fn(&str) -> Confined) -> Result<(PathBuf, String), Failure> {
     let Some((program, arguments)) = tool.ask.split_first() else {
-        return Err(Failure::of_source(format!("the lock does not say how {} is found", tool.name)));
+        return Err(Failure::of_source(format!("the lock file does not say how to find {}", tool.name)));
     };
     let (ended, said) = confined(program).args(arguments).heard(MAX_ANSWER)?;
     if let Ended::Limit(_) = ended {
-        confined::succeeded(ended, &format!("the question where {} is", tool.name))?;
+        confined::succeeded(ended, &format!("the search for {}", tool.name))?;
     }
     let said = String::from_utf8_lossy(&said).trim().to_owned();
     if ended != Ended::Exit(0) || said.is_empty() {
-        let why =
-            format!("{program} does not say where {} is; is it installed where all users' programs are?", tool.name);
+        let why = format!("{program} does not say where {} is; is it installed in a folder for all users?", tool.name);
         return Err(Failure::new(77, why));
     }
     let mut path = PathBuf::from(&said);
@@ -172,20 +175,20 @@ pub(super) fn find_tool(tool: &Tool, confined: impl Fn(&str) -> Confined) -> Res
                 .ok_or(std::io::ErrorKind::NotFound.into())
         })
         .map_err(|error: std::io::Error| Failure::new(77, format!("cannot find {}: {error}", tool.name)))?;
-    // Its hash is shown, and the tree chooses the question.
+    // The hash is shown, and the tree chooses the path, so only hash files that every program may read.
     let readable = confined::readable();
     let mut readable = readable.iter().filter_map(|folder| folder.canonicalize().ok());
     if !readable.any(|folder| path.starts_with(folder)) {
-        return Err(Failure::new(77, format!("{} is not where programs are: {}", tool.name, path.display())));
+        return Err(Failure::new(77, format!("{} is outside the program folders: {}", tool.name, path.display())));
     }
     let found = hex(&hash_of(&path)?);
     Ok((path, found))
 }
 
-/// Of a file its hash; of a folder the hash of its files' hashes, by name.
+/// Returns the hash of a file, or the hash of the hashes of a folder's files, sorted by name.
 fn hash_of(path: &Path) -> Result<[u8; 32], Failure> {
     if !path.is_dir() {
-        // Whatever the lock lets itself be told is a tool: what is none is a fault of this machine or of the lock, and no failed build.
+        // A tool that cannot be hashed is a fault of this machine or of the lock, not a failed build.
         return read(path).map(|bytes| sha256(&bytes)).map_err(|failure| Failure::new(77, failure.to_string()));
     }
     let mut names: Vec<PathBuf> =

@@ -1,7 +1,7 @@
-//! Building the firmware that starts images: edk2's source, with a platform and patches of the source tree.
+//! Builds the boot firmware from edk2's source, with a platform and patches of the source tree.
 //!
-//! Owns the steps around `image/firmware/build.sh`, which runs confined: edk2's build is made of scripts of others. What
-//! firmware must not contain, `openrelay-image` says. Never fetches anything.
+//! Owns the steps around `image/firmware/build.sh`, which runs confined, because edk2's build consists of third-party
+//! scripts. `openrelay-image` defines what firmware must not contain. Never fetches anything.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,28 +13,28 @@ use super::{BuildArguments, compile, read, remove};
 use crate::confined::{self, Confined};
 use crate::failure::Failure;
 
-/// Where the source tree has the platform.
+/// The platform's folder in the source tree.
 const FOLDER: &str = "image/firmware";
-/// The modules that the firmware has, one a line.
+/// The file that lists the firmware's modules, one a line.
 const MODULES: &str = "OpenRelayPkg/Modules.txt";
-/// Most of them: few enough to be read.
+/// The most modules: few enough to be read.
 const MAX_MODULES: usize = 25;
-/// The script in it, and what it leaves.
+/// The build script, and the file that it leaves.
 const SCRIPT: &str = "build.sh";
 const BUILT: &str = "firmware.fd";
-/// What the script and edk2's tools need of the system beside the tools of the lock. It changes no byte of the firmware, so
-/// its version is not pinned.
+/// Checks for what the script and edk2's tools need of the system, apart from the tools in the lock. None of these
+/// changes a byte of the firmware, so their versions are not pinned.
 const CALLED: &str =
     "for program in tar xz patch sed seq; do command -v \"$program\" >/dev/null || echo \"$program\"; done
 cc -fsyntax-only -include uuid/uuid.h -x c /dev/null 2>/dev/null || echo uuid/uuid.h";
-/// Longest answer to the question what of it is missing, in bytes.
+/// The longest answer to the question what is missing, in bytes.
 const MAX_ANSWER: u64 = 4_096;
 
-/// Builds the firmware from `packages`, which hold edk2's source alone of what this needs; further `patches` are for tests.
+/// Builds the firmware from `packages`, of which it needs only edk2's source. Further `patches` are for tests.
 ///
 /// # Errors
-/// [`Failure`] where the build fails or what it made has a way to load what was not measured; the second is not asked
-/// of firmware with further patches, whose purpose that may be.
+/// [`Failure`] if the build fails, or if the firmware could load something unmeasured. Firmware with further patches
+/// is not checked for that, because it may be their purpose.
 pub(super) fn build(
     build: &BuildArguments,
     lock: &Lock,
@@ -45,7 +45,7 @@ pub(super) fn build(
     let source = build.source.canonicalize().map_err(Failure::plain)?;
     let named = lock.packages.iter().find(|package| package.role == Role::Firmware);
     let archive = named.and_then(|package| packages.get(&package.name));
-    let archive = archive.ok_or_else(|| Failure::of_source("the lock names no source of the firmware"))?;
+    let archive = archive.ok_or_else(|| Failure::of_source("the lock file lists no firmware source"))?;
     let dir = compile::target(build, &source)?.join("firmware");
     remove(&dir)?;
     let work = dir.join("edk2");
@@ -78,25 +78,26 @@ pub(super) fn build(
         let found = modules(&built).map_err(Failure::of_source)?;
         if !found.iter().map(String::as_str).eq(listed.lines()) {
             let found = found.join(" ");
-            let why = format!("the firmware has other modules than {FOLDER}/{MODULES} lists: {found}; list them there");
+            let why = format!("the firmware's modules differ from {FOLDER}/{MODULES}: {found}; list them there");
             return Err(Failure::of_source(why));
         }
     }
     Ok(built)
 }
 
-/// Checks that this machine has what the build calls: without it the build would fail, and seem to be the source's fault.
+/// Checks that this machine has the programs that the build calls. Otherwise the build would fail, and the source
+/// would seem to be at fault.
 fn check_called(build: &BuildArguments) -> Result<(), Failure> {
     let shell = Confined::new("sh", build.confinement).until(build.until());
     let (ended, missing) = shell.args(["-c", CALLED]).heard(MAX_ANSWER)?;
-    confined::succeeded(ended, "the question what the firmware's build can call")
+    confined::succeeded(ended, "the check for the firmware's build tools")
         .map_err(|failure| Failure::new(77, failure.to_string()))?;
     let missing: Vec<String> = String::from_utf8_lossy(&missing).lines().map(str::to_owned).collect();
     if missing.is_empty() {
         return Ok(());
     }
     let why = format!(
-        "the firmware cannot be built here, for these are missing: {}; install tar, xz-utils, patch, sed, coreutils and uuid-dev",
+        "the firmware cannot be built here; missing: {}; install tar, xz-utils, patch, sed, coreutils and uuid-dev",
         missing.join(", ")
     );
     Err(Failure::new(77, why))

@@ -1,6 +1,6 @@
-//! `openrelay image show`: the images that validators have approved, who has signed that they rebuilt them, and who voted how.
+//! `openrelay image show`: lists approved images, with the rebuilders that signed them and the validators' votes.
 //!
-//! Owns the page, which tells what is proven from what is one endpoint's word.
+//! Owns the page, which separates what is proven from what one endpoint reports.
 
 use std::path::Path;
 
@@ -19,7 +19,7 @@ use crate::failure::Failure;
 use crate::ledger::{ask, directory_shown, origin, round_logs};
 use crate::{Program, page, say};
 
-/// What one endpoint says of a round.
+/// What one endpoint reports of a round.
 struct Round {
     release: Option<Release>,
     votes: Vec<Vote>,
@@ -27,7 +27,7 @@ struct Round {
 
 struct Vote {
     validator: u64,
-    /// The key that votes for it now.
+    /// The key that votes for the validator at present.
     key: Address,
     answer: u8,
     value: B256,
@@ -37,11 +37,12 @@ struct Vote {
 pub(super) fn show(program: &Program, config: &Path, as_json: bool) -> Result<(), Failure> {
     let directory = directory_shown(config)?;
     let judged = page::judge(program, config, &directory)?;
-    let judged = judged.ok_or_else(|| Failure::plain("relays of a signed directory run no approved images"))?;
+    let judged = judged.ok_or_else(|| Failure::plain("a network with a signed directory has no approved images"))?;
     if let Some(fault) = judged.fault().filter(|_| judged.images().next().is_none()) {
         return Err(Failure::new(5, format!("no image can be shown: {fault}")));
     }
-    // A client that is up asks through circuits of its own alone: the user's would tell its egress.
+    // While a client is running, a question here would go through the user's circuit and show its egress what is
+    // asked.
     let asked = match origin(config)? {
         Origin::Chain(chain) if !folders().is_changed() => Some(chain),
         Origin::Chain(_) | Origin::Signed { .. } => None,
@@ -58,13 +59,13 @@ pub(super) fn show(program: &Program, config: &Path, as_json: bool) -> Result<()
     for approved in judged.images() {
         tell(&judged, approved);
         match round(approved) {
-            None => say("votes       not asked for: a client is up, and this would go through its circuit"),
-            Some(Err(failure)) => say(&format!("votes       not shown: {failure}")),
+            None => say("votes       not requested: a client is running, and the request would use its circuit"),
+            Some(Err(failure)) => say(&format!("votes       unavailable: {failure}")),
             Some(Ok(round)) => tell_round(&round),
         }
     }
     if judged.images().next().is_none() {
-        say("no image is approved, or no mirror has its manifest");
+        say("no image is approved, or no mirror has the manifest of one");
     }
     Ok(())
 }
@@ -72,7 +73,7 @@ pub(super) fn show(program: &Program, config: &Path, as_json: bool) -> Result<()
 impl Round {
     fn ask(chain: &ChainFile, number: u64) -> Result<Self, Failure> {
         let endpoint = Endpoint::new(chain.endpoints.first().map_or("", String::as_str));
-        let missing = || Failure::plain("the chain's file names no images and validators");
+        let missing = || Failure::plain("the chain file has no images and validators addresses");
         let (images, validators) = chain.images.zip(chain.validators).ok_or_else(missing)?;
         let kinds = [ImageRegistry::Proposed::SIGNATURE_HASH, ImageRegistry::Revealed::SIGNATURE_HASH];
         let mut this = Self { release: None, votes: Vec::new() };
@@ -94,9 +95,9 @@ impl Vote {
     fn said(&self) -> String {
         let value = self.value;
         match self.answer {
-            answer if answer == Answer::Value(value).parts().0 => format!("got {value}"),
+            answer if answer == Answer::Value(value).parts().0 => format!("built {value}"),
             answer if answer == Answer::Failed(value).parts().0 => format!("could not build it, log {value}"),
-            _ => "said nothing".into(),
+            _ => "abstained".into(),
         }
     }
 }
@@ -113,13 +114,16 @@ fn tell(judged: &Judged, approved: &Approved) {
 fn tell_round(round: &Round) {
     if let Some(release) = &round.release {
         say(&format!(
-            "source      tree {}, inputs.lock {}; one endpoint's word",
+            "source      tree {}, inputs.lock {}; reported by one endpoint",
             release.sourceTree, release.inputsLock
         ));
     }
     for vote in &round.votes {
         let (validator, key, weight) = (vote.validator, vote.key, vote.weight);
-        say(&format!("vote        validator {validator} {key} {}   weight {weight}; one endpoint's word", vote.said()));
+        say(&format!(
+            "vote        validator {validator} {key} {}   weight {weight}; reported by one endpoint",
+            vote.said()
+        ));
     }
 }
 

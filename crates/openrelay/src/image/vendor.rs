@@ -1,9 +1,9 @@
-//! The crates that a source tree's lock names: fetched by hash, unpacked into a folder, so that cargo builds offline.
+//! The crates in a source tree's lock: fetched by hash and unpacked into a folder, so that cargo builds offline.
 //!
-//! Cargo never sees the tree's own manifests or settings while it has a network. Archives come from the folder of inputs,
-//! cargo's own cache, mirrors that name files by hash, and last from cargo, which is given a manifest of ours that names the
-//! missing ones and asks whomever this machine's settings name. Each archive is checked against the lock's SHA-256, whoever
-//! it came from.
+//! Owns their download. Cargo never sees the tree's own manifests or settings while it has a network. Archives come
+//! from the folder of inputs, from cargo's own cache, from mirrors that serve files by hash, and last from cargo.
+//! Cargo gets a manifest that this module writes, which lists the missing crates, and asks the sources in this
+//! machine's settings. Each archive is checked against the lock's SHA-256, whatever its source.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,19 +22,19 @@ use crate::confined::cargo_home;
 use crate::failure::Failure;
 use crate::talk;
 
-/// Largest lock that is read, in bytes.
+/// The largest lock that is read, in bytes.
 const MAX_LOCK: u64 = 4 << 20;
-/// Most that all crates of a lock hold, in bytes.
+/// The most that all crates of a lock hold together, in bytes.
 const MAX_CRATES: u64 = 6 << 30;
-/// How often a running cargo is looked at.
+/// How often a running cargo is polled.
 const TICK: Duration = Duration::from_millis(100);
-/// Most that is shown of what cargo says, in bytes.
+/// The most of cargo's messages that is shown, in bytes.
 const MAX_SAID: u64 = 65_536;
 
-/// Fetches the crates that the lock of `source` names, and unpacks them into `folder`, which it replaces.
+/// Fetches the crates in the lock of `source`, and unpacks them into `folder`, which it replaces.
 ///
 /// # Errors
-/// [`Failure`] of the source, with code 1, for a lock or crate that is malformed; with code 77 where a crate cannot be
+/// [`Failure`] of the source, with code 1, if the lock or a crate is malformed; with code 77 if a crate cannot be
 /// fetched.
 pub(super) fn vendor(
     build: &BuildArguments,
@@ -46,7 +46,7 @@ pub(super) fn vendor(
     let path = source.join("Cargo.lock");
     let fault = |error: std::io::Error| {
         let why = format!("cannot read {}: {error}", path.display());
-        // It is not there, or no text.
+        // The file is missing, or is not text.
         let of_tree = [ErrorKind::NotFound, ErrorKind::InvalidData].contains(&error.kind());
         if of_tree { Failure::of_source(why) } else { Failure::new(77, why) }
     };
@@ -63,7 +63,7 @@ pub(super) fn vendor(
     let archives = archives(build, &folder.with_file_name("inputs"), &crates, toolchain, deadline)?;
     let machine =
         |path: &Path, error: std::io::Error| Failure::new(77, format!("cannot write {}: {error}", path.display()));
-    // What an earlier build has left there is not looked at.
+    // Remove what an earlier build has left there.
     super::remove(folder)?;
     fs::create_dir(folder).map_err(|error| machine(folder, error))?;
     let mut left = MAX_CRATES;
@@ -74,19 +74,20 @@ pub(super) fn vendor(
         let place = folder.join(one.folder());
         for file in files {
             left = left.checked_sub(file.content.len() as u64).ok_or_else(|| {
-                Failure::of_source(format!("the crates of the lock hold more than {MAX_CRATES} bytes"))
+                Failure::of_source(format!("the crates in the lock file hold more than {MAX_CRATES} bytes"))
             })?;
             let path = place.join(&file.path);
             let made =
                 fs::create_dir_all(path.parent().unwrap_or(&place)).and_then(|()| fs::write(&path, &file.content));
-            // A file and a folder of one name, in an archive that is the lock's.
+            // Fails if the archive, which the lock lists, has a file and a folder of one name.
             made.map_err(|error| machine(&path, error))?;
             if file.executable {
                 let mode = fs::Permissions::from_mode(0o755);
                 fs::set_permissions(&path, mode).map_err(|error| machine(&path, error))?;
             }
         }
-        // Cargo compares this with the lock, and the files with nothing: they have just been checked.
+        // Cargo compares the package's hash with the lock. The list of files is empty, because they have just been
+        // checked.
         let sum = format!("{{\"files\":{{}},\"package\":\"{}\"}}", one.sha256);
         let path = place.join(".cargo-checksum.json");
         fs::write(&path, sum).map_err(|error| machine(&path, error))?;
@@ -101,13 +102,14 @@ fn missing(crates: &[&Crate]) -> Failure {
     Failure::new(
         77,
         format!(
-            "cannot fetch the crate {first}{more}; put the file with this SHA-256 into --inputs, or name a mirror that \
+            "cannot fetch the crate {first}{more}; put the file with this SHA-256 into --inputs, or add a mirror that \
              has it with --from"
         ),
     )
 }
 
-/// Where the archive of each crate is, by hash. Where the folder of inputs cannot be made, they are kept in `spare`.
+/// Returns where each crate's archive is, by hash. Archives are kept in `spare` if the folder of inputs cannot be
+/// created.
 fn archives(
     build: &BuildArguments,
     spare: &Path,
@@ -119,14 +121,14 @@ fn archives(
     if fs::create_dir_all(&kept).is_err() {
         kept = spare.to_owned();
         fs::create_dir_all(&kept)
-            .map_err(|error| Failure::new(77, format!("cannot make {}: {error}", kept.display())))?;
+            .map_err(|error| Failure::new(77, format!("cannot create {}: {error}", kept.display())))?;
     }
     let mut found = BTreeMap::new();
     let mut look = |crates: &[Crate], from: &mut dyn FnMut(&Crate) -> Option<Vec<u8>>| -> Result<Vec<Crate>, Failure> {
         let mut missing = Vec::new();
         for one in crates {
             let path = kept.join(&one.sha256);
-            // What is kept is checked like everything else: a disk forgets.
+            // A kept archive is checked like any other, because disks corrupt data.
             if file(&path).is_none_or(|bytes| one.check(&bytes).is_err()) {
                 let Some(bytes) = from(one).filter(|bytes| one.check(bytes).is_ok()) else {
                     missing.push(one.clone());
@@ -155,26 +157,26 @@ fn archives(
     if left.is_empty() { Ok(found) } else { Err(missing(&left.iter().collect::<Vec<_>>())) }
 }
 
-/// The content of a file that is one, and not larger than an archive.
+/// Returns the content of a regular file that is not larger than an archive may be.
 fn file(path: &Path) -> Option<Vec<u8>> {
     let about = fs::metadata(path).ok()?;
     (about.is_file() && about.len() <= MAX_ARCHIVE).then(|| fs::read(path).ok())?
 }
 
-/// The archive of a crate, where cargo has downloaded it before.
+/// Returns the archive of a crate from cargo's caches, if it is there.
 fn cached(caches: &[PathBuf], one: &Crate) -> Option<Vec<u8>> {
     let name = format!("{}.crate", one.folder());
     caches.iter().find_map(|cache| file(&cache.join(&name)).filter(|bytes| one.check(bytes).is_ok()))
 }
 
-/// The folders in which cargo keeps archives.
+/// Returns the folders in which cargo keeps archives.
 fn caches() -> Vec<PathBuf> {
     let folder = cargo_home().map(|home| home.join("registry/cache"));
     let entries = folder.and_then(|folder| fs::read_dir(folder).ok()).into_iter().flatten().flatten();
     entries.map(|entry| entry.path()).collect()
 }
 
-/// Lets cargo download crates as this machine's settings say, by a manifest of ours.
+/// Lets cargo download crates with this machine's settings and a manifest written here.
 fn download(
     kept: &Path,
     wanted: &[Crate],
@@ -203,7 +205,7 @@ fn download_in(
         fs::write(place.join(name), text).map_err(fault)?;
     }
     let mut cargo = Command::new("cargo");
-    // Settings are looked for from the folder on, so that those of no tree count.
+    // Cargo looks for settings from this folder upwards, so settings of a tree do not count.
     cargo.current_dir("/").arg("fetch").arg("--manifest-path").arg(place.join("Cargo.toml"));
     cargo.envs(toolchain.map(|name| ("RUSTUP_TOOLCHAIN", name)));
     cargo.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
@@ -232,7 +234,7 @@ fn download_in(
     if status.success() {
         return Ok(());
     }
-    // Shown here alone: what goes into a transcript is published, and this may quote this machine's settings.
+    // Only shown here: a transcript is published, and cargo's messages may quote this machine's settings.
     talk(String::from_utf8_lossy(&reader.join().unwrap_or_default()).trim());
     Err(missing(&wanted.iter().collect::<Vec<_>>()))
 }

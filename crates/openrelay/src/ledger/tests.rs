@@ -1,7 +1,7 @@
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot continue must stop")]
 use super::*;
 
-/// The file that a mirror serves under this name, if any.
+/// Returns the file that a mirror serves under this name, if there is one.
 fn answer(folder: &Path, name: &str) -> Option<Vec<u8>> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
@@ -13,7 +13,7 @@ fn answer(folder: &Path, name: &str) -> Option<Vec<u8>> {
 }
 
 #[test]
-fn mirror_serves_what_builders_keep_and_what_validators_publish_by_hash() {
+fn mirror_serves_kept_inputs_and_published_images_by_hash() {
     let folder = std::env::temp_dir().join(format!("openrelay-served-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     let hash = |bytes: &[u8]| openrelay_image::hex(&openrelay_image::sha256(bytes));
@@ -23,7 +23,7 @@ fn mirror_serves_what_builders_keep_and_what_validators_publish_by_hash() {
     std::fs::write(folder.join(format!("{image}.efi")), "an image").unwrap();
     assert_eq!(answer(&folder, &input).unwrap(), b"an input");
     assert_eq!(answer(&folder, &image).unwrap(), b"an image");
-    // Neither what another hash begins the name of, nor what has changed, nor anything by another name.
+    // It serves no file whose name another hash begins, none that has changed, and nothing by another name.
     std::fs::write(folder.join(format!("{longer}0")), "longer").unwrap();
     std::fs::write(folder.join(&input), "an inpuT").unwrap();
     for name in [longer.as_str(), &input, "", "..", "../x"] {

@@ -1,6 +1,6 @@
-//! The agent of a running relay: starts it, puts the key of this start on the chain, and hands it what the chain proves.
+//! The agent of a running relay: starts it, publishes its handshake key, and hands it what the chain proves.
 //!
-//! Owns the relay's process. Stands outside of it and never sees its secret key.
+//! Owns the relay's process. It runs outside of the relay and never sees its secret key.
 
 use std::io::{BufRead as _, BufReader};
 use std::os::fd::AsFd as _;
@@ -33,10 +33,12 @@ use crate::{Program, say, talk};
 /// How long a start waits until mirrors have the new key.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Checkpoints are looked for once in so many readings: they are signed seldom, and are as large as a directory.
+/// An agent looks for checkpoints once in this many readings, because they are signed rarely and are as large as a
+/// directory.
 const CHECKPOINT_EVERY: u32 = 10;
 
-/// A relay is handed a newer block when the last one is so many seconds older, and what has changed of evidence once in so many readings.
+/// A relay is handed a block that is this many seconds newer than its last one, and changed evidence once in
+/// [`HAND_EVERY`] readings.
 const NEWER_BLOCK: u64 = 1_800;
 const HAND_EVERY: u32 = 3;
 
@@ -46,7 +48,7 @@ pub(super) fn relay_program(program: &Program) -> PathBuf {
     beside.filter(|path| path.exists()).unwrap_or_else(|| name.into())
 }
 
-/// Runs the relay: puts the key of this start on the chain, then hands it what the chain proves, again and again.
+/// Runs the relay: publishes the key of this start on the chain, then hands the relay every new reading.
 pub(super) fn serve(program: &Program, dir: &Path, password_file: Option<&Path>, place: &Place) -> Result<(), Failure> {
     let folder = Folder::open(dir)?;
     let relay_id = folder.registered()?;
@@ -56,7 +58,7 @@ pub(super) fn serve(program: &Program, dir: &Path, password_file: Option<&Path>,
     }
     ready_to_serve(&folder, relay_id, place)?;
     let sender = folder.sender(password_file)?;
-    // Before the first thread starts; the relay takes its signals the same way.
+    // Before the first thread starts; the relay blocks its signals in the same way.
     let signals = Signals::block().map_err(Failure::plain)?;
     let mut running = Running::start(program, dir, place)?;
     let result = attend(&folder, &sender, relay_id, &mut running, &signals);
@@ -67,22 +69,22 @@ pub(super) fn serve(program: &Program, dir: &Path, password_file: Option<&Path>,
 /// Where a relay runs.
 #[derive(Clone, Debug)]
 pub(super) enum Place {
-    /// In a process of this machine; with all privileges kept, for tests that look into it.
+    /// In a process of this machine.
     Here {
-        /// Whether they are kept.
+        /// Whether the process keeps all privileges, for tests that inspect it.
         unconfined: bool,
     },
-    /// In a machine of its own, whose port for the feed is this socket.
+    /// In its own virtual machine, whose feed port is this socket.
     Machine(PathBuf),
 }
 
-/// A running relay, from outside.
+/// A running relay, as seen from outside.
 enum Running {
     Process(Child),
     Machine(UnixStream),
 }
 
-/// Its input and its output.
+/// The relay's input and output.
 type Pipes = (Box<dyn std::io::Write + Send>, Box<dyn std::io::Read + Send>);
 
 impl Running {
@@ -91,7 +93,7 @@ impl Running {
             Place::Machine(socket) => {
                 let stream = UnixStream::connect(socket).map_err(|error| {
                     let socket = socket.display();
-                    Failure::plain(format!("cannot reach the machine at {socket}: {error}; is it started?"))
+                    Failure::plain(format!("cannot connect to the machine at {socket}: {error}; is it running?"))
                 })?;
                 return Ok(Self::Machine(stream));
             }
@@ -122,14 +124,14 @@ impl Running {
         }
     }
 
-    /// Why it has ended, once it has; `None` for an end in order.
+    /// Waits until the relay ends and returns why it did; `None` if it ended in order.
     fn ended(&mut self) -> Result<Option<Failure>, Failure> {
         match self {
             Self::Process(child) => {
                 let status = child.wait().map_err(Failure::plain)?;
                 Ok((!status.success()).then(|| ended_as(status)))
             }
-            Self::Machine(_) => Ok(Some(Failure::plain("the machine's relay has ended; its console says why"))),
+            Self::Machine(_) => Ok(Some(Failure::plain("the machine's relay has ended; see the machine's console"))),
         }
     }
 
@@ -143,25 +145,27 @@ impl Running {
     }
 }
 
-/// What would make a start useless is said before the key of it is paid for.
+/// Checks for faults that would make a start useless, before the operator pays to publish its key.
 fn ready_to_serve(folder: &Folder, relay_id: u64, place: &Place) -> Result<(), Failure> {
     let Some((standing, _)) = folder.registration(relay_id)? else {
         return Err(Failure::new(3, format!("relay {relay_id} has left the registry")));
     };
     match standing.status {
         Status::Active => {}
-        Status::Draining => return Err(Failure::new(3, "the relay drains; openrelay relay drain --undo ends that")),
-        Status::Unbonding => return Err(Failure::new(3, "the relay leaves; openrelay relay retire goes on with that")),
+        Status::Draining => return Err(Failure::new(3, "the relay is draining; undo: openrelay relay drain --undo")),
+        Status::Unbonding => {
+            return Err(Failure::new(3, "the relay is leaving; continue with: openrelay relay retire"));
+        }
     }
     let path = folder.path.join(RELAY);
     let file: RelayFile = read(&path).map_err(Failure::plain)?;
     if file.role != folder.plan.role || file.relay_id != relay_id {
-        return Err(Failure::plain(format!("{} has another role or number than {OPERATOR}", path.display())));
+        return Err(Failure::plain(format!("{} has another role or relay ID than {OPERATOR}", path.display())));
     }
-    // A machine has addresses of its own.
+    // A virtual machine has its own addresses.
     for address in file.listen.iter().filter(|_| matches!(place, Place::Here { .. })) {
         std::net::UdpSocket::bind(address).map_err(|error| {
-            Failure::plain(format!("cannot listen on {address} (UDP): {error}; does a relay run there already?"))
+            Failure::plain(format!("cannot listen on {address} (UDP): {error}; is another relay using it?"))
         })?;
     }
     Ok(())
@@ -181,7 +185,7 @@ fn attend(
     let key = line.split_whitespace().find_map(|word| word.strip_prefix("handshake_key="));
     let Some(key) = key.and_then(|key| alloy_primitives::hex::decode_to_array::<_, 32>(key).ok()) else {
         let ended = running.ended()?;
-        return Err(ended.unwrap_or_else(|| Failure::plain("the relay has said nothing")));
+        return Err(ended.unwrap_or_else(|| Failure::plain("the relay ended without printing its handshake key")));
     };
     publish(folder, sender, relay_id, key)?;
     let started = Instant::now();
@@ -193,11 +197,11 @@ fn attend(
                 break reading;
             }
             _ if started.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(300)),
-            Ok(_) => return Err(Failure::new(LIMIT_EXCEEDED, "the directory does not name the new key in time")),
+            Ok(_) => return Err(Failure::new(LIMIT_EXCEEDED, "the directory does not have the new key in time")),
             Err(error) => return Err(error.into()),
         }
     };
-    // The relay's own lines, the ready line first, are this program's; after the last one it has ended.
+    // Passes the relay's lines on, the ready line first. The last line means that the relay has ended.
     let ended = Arc::new(Waker::new().map_err(Failure::plain)?);
     let bell = ended.clone();
     std::thread::spawn(move || {
@@ -217,7 +221,7 @@ fn attend(
             let stops = matches!(signal, Signal::Stop);
             match running {
                 Running::Process(child) => tell(child, if stops { "TERM" } else { "USR1" }),
-                // No signal reaches it, and it is ended by who started it.
+                // No signal reaches a virtual machine; whoever started it ends it.
                 Running::Machine(_) if stops => return Ok(()),
                 Running::Machine(_) => hand_over(&mut input, REPORT, &[])?,
             }
@@ -225,13 +229,13 @@ fn attend(
         if ready[1] {
             return running.ended()?.map_or(Ok(()), Err);
         }
-        // Descriptors that are known stay known; evidence is read each time.
+        // Known descriptors are kept, but evidence is read each time.
         let known = Reading { attestation: Vec::new(), ..last.clone() };
         match read_by(&Outside, &folder.chain, (unix_seconds(), seen), Some(&known), &[]) {
             Ok((reading, directory)) => {
                 warned = false;
                 seen = directory.body().sequence;
-                // Of another root, or with descriptors that were missing before.
+                // The root differs, or descriptors that were missing are there.
                 let changed = reading.records != last.records;
                 if (changed || handed.is_behind(&reading, refresh)) && hand_over_reading(&mut input, &reading).is_ok() {
                     handed = Handed::of(&reading);
@@ -239,7 +243,7 @@ fn attend(
                 }
             }
             Err(error) if !warned => {
-                talk(&format!("openrelay: warning: the relay goes on with the directory that it has: {error}"));
+                talk(&format!("openrelay: warning: the relay keeps its current directory: {error}"));
                 warned = true;
             }
             Err(_) => {}
@@ -247,12 +251,12 @@ fn attend(
     }
 }
 
-/// What the relay was handed last, besides the directory.
+/// What the relay was handed last, apart from the directory.
 struct Handed {
     at: Instant,
     /// The time of the block, in seconds since the Unix epoch.
     block_time: u64,
-    /// What is mirrored.
+    /// The attestation file that the relay mirrors.
     attestation: Vec<u8>,
 }
 
@@ -262,7 +266,8 @@ impl Handed {
         Self { at: Instant::now(), block_time, attestation: reading.attestation.clone() }
     }
 
-    /// Whether the relay should have this one: for a newer block in its evidence, or for what it mirrors, which changes with each relay's evidence.
+    /// Returns whether the relay should get this reading: it has a newer block for the relay's evidence, or changed
+    /// data to mirror. The mirrored data changes with each relay's evidence.
     fn is_behind(&self, reading: &Reading, refresh: Duration) -> bool {
         let newer = Self::of(reading);
         let other = newer.attestation != self.attestation && self.at.elapsed() >= refresh * HAND_EVERY;
@@ -270,27 +275,28 @@ impl Handed {
     }
 }
 
-/// The relay's exit code is this program's too: 77 where privileges are missing, 5 where trust is.
+/// Returns how the relay ended. Its exit code becomes this program's: 77 for missing privileges, 5 for refused trust.
 fn ended_as(status: ExitStatus) -> Failure {
     let code = status.code().and_then(|code| u8::try_from(code).ok()).filter(|code| *code != 0).unwrap_or(1);
-    Failure::new(code, format!("the relay has ended ({status}); its reason stands above"))
+    Failure::new(code, format!("the relay has ended ({status}); its message is above"))
 }
 
 fn tell(child: &Child, signal: &str) {
-    // A relay that has ended just now needs no signal.
+    // A relay that has just ended needs no signal.
     let _ = Command::new("kill").args(["-s", signal, &child.id().to_string()]).status();
 }
 
 /// Signed checkpoints for the relay, which serves them to its clients.
 struct Checkpoints {
-    /// The block of the last one.
+    /// The block of the last one that was handed over.
     seen: u64,
     /// When to look for another.
     next: Instant,
 }
 
 impl Checkpoints {
-    /// Hands a newer one over when it is time to look and a mirror has one. A relay without any serves on.
+    /// Hands a newer checkpoint over if it is time to look and a mirror has one. A relay without checkpoints keeps
+    /// serving.
     fn follow(&mut self, chain: &ChainFile, input: &mut dyn std::io::Write) {
         if chain.checkpoints.is_empty() || self.next > Instant::now() {
             return;
@@ -299,7 +305,7 @@ impl Checkpoints {
         let found = openrelay_node::chain::checkpoint::fetch(&Outside, chain, unix_seconds(), self.seen);
         if let Ok(found) = found
             && found.checkpoint.number > self.seen
-            // A larger one no relay mirrors.
+            // No relay mirrors a larger file.
             && found.file.len() <= MAX_MIRRORED
             && hand_over(input, CHECKPOINT, &found.file).is_ok()
         {
@@ -308,7 +314,7 @@ impl Checkpoints {
     }
 }
 
-/// The kinds of what a relay is handed, as it reads them.
+/// The message types of the feed, as the relay reads them.
 const READING: u8 = 1;
 const CHECKPOINT: u8 = 2;
 const REPORT: u8 = 3;
@@ -316,26 +322,27 @@ const REPORT: u8 = 3;
 fn hand_over_reading(input: &mut dyn std::io::Write, reading: &Reading) -> Result<(), Failure> {
     let short = (reading.attestation.len() > MAX_MIRRORED).then(|| headers_only(reading));
     let bytes = short.as_ref().unwrap_or(reading).encode();
-    let bytes = bytes.ok_or_else(|| Failure::plain("the reading is larger than one can be"))?;
+    let bytes = bytes.ok_or_else(|| Failure::plain("the reading is too large"))?;
     hand_over(input, READING, &bytes)
 }
 
-/// A reading for a relay in a network whose evidence is more than a relay mirrors. It would only fill the memory of its machine;
-/// the blocks that its own evidence can name are all that it needs.
+/// Returns a reading without other relays' evidence, for a network whose evidence exceeds what a relay mirrors. The
+/// full reading would only fill the memory of the relay's machine; the relay needs only the blocks that its own
+/// evidence can name.
 fn headers_only(reading: &Reading) -> Reading {
     let headers = AttestationFile::without_evidence(&reading.attestation).map(|file| file.headers).unwrap_or_default();
     Reading { attestation: AttestationFile { headers, ..AttestationFile::default() }.encode(), ..reading.clone() }
 }
 
-/// Gives the relay something of this kind, after its length.
+/// Sends the relay a message of this type, after its length.
 fn hand_over(input: &mut dyn std::io::Write, kind: u8, bytes: &[u8]) -> Result<(), Failure> {
     let length = u32::try_from(1 + bytes.len()).map_err(Failure::plain)?.to_be_bytes();
     let head = [&length[..], &[kind]].concat();
     let written = input.write_all(&head).and_then(|()| input.write_all(bytes)).and_then(|()| input.flush());
-    written.map_err(|error| Failure::plain(format!("the relay takes no directory: {error}")))
+    written.map_err(|error| Failure::plain(format!("the relay no longer reads its feed: {error}")))
 }
 
-/// Puts a handshake key on the chain, with everything else that the plan says.
+/// Publishes a handshake key on the chain, together with the rest of the plan.
 pub(super) fn publish(folder: &Folder, sender: &Sender, relay_id: u64, key: [u8; 32]) -> Result<(), Failure> {
     let old = Descriptor::decode(&folder.published(relay_id)?).map(|descriptor| descriptor.key_epoch).unwrap_or(0);
     let call = RelayRegistry::describeCall {
@@ -344,6 +351,6 @@ pub(super) fn publish(folder: &Folder, sender: &Sender, relay_id: u64, key: [u8;
         descriptor: folder.descriptor(old + 1, key)?.into(),
     };
     let receipt = sender.send("publish the handshake key", folder.chain.registry, &call.abi_encode())?;
-    talk(&format!("openrelay: the key of this start is in block {} ({} gas)", receipt.block, receipt.gas_used));
+    talk(&format!("openrelay: the handshake key was published in block {} ({} gas)", receipt.block, receipt.gas_used));
     Ok(())
 }

@@ -1,6 +1,6 @@
-//! An operator's folder: what stands in it, and what of the chain is asked for it.
+//! An operator's folder: its files, and what the chain knows about its relay.
 //!
-//! Owns the names and forms of its files. The handshake key is never here.
+//! Owns the names and formats of its files. The handshake key is never here.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -30,23 +30,23 @@ pub(super) const CHAIN: &str = "chain.toml";
 pub(super) const NUMBER: &str = "relay-id";
 pub(super) const RELAY: &str = "relay.toml";
 
-/// What the relay is to be, as its operator says.
+/// The operator's settings for the relay.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Plan {
     pub(super) role: Role,
-    /// Addresses that the world reaches it at.
+    /// Addresses at which clients reach the relay.
     pub(super) endpoints: Vec<SocketAddr>,
     pub(super) advertised_mbit: u32,
     pub(super) withdrawal: Address,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) family: Option<String>,
-    /// SHA-256 of the image that it runs; zeros before one is chosen.
+    /// SHA-256 of the image that the relay runs; zeros before one is chosen.
     #[serde(default)]
     pub(super) image: B256,
 }
 
-/// An operator's folder.
+/// An operator's folder that was opened.
 pub(super) struct Folder {
     pub(super) path: PathBuf,
     pub(super) plan: Plan,
@@ -75,7 +75,7 @@ impl Folder {
         Endpoint::new(self.chain.endpoints.first().map_or("", String::as_str))
     }
 
-    /// The relay's number, once it is registered.
+    /// Returns the relay ID, once the relay is registered.
     pub(super) fn relay_id(&self) -> Result<Option<u64>, Failure> {
         let path = self.path.join(NUMBER);
         match std::fs::read_to_string(&path) {
@@ -83,7 +83,7 @@ impl Folder {
                 .trim()
                 .parse()
                 .map(Some)
-                .map_err(|_| Failure::plain(format!("{}: must hold the relay's number", path.display()))),
+                .map_err(|_| Failure::plain(format!("{}: must hold the relay ID", path.display()))),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Failure::plain(format!("{}: {error}", path.display()))),
         }
@@ -110,7 +110,7 @@ impl Folder {
         ask(&self.endpoint(), self.chain.registry, call)
     }
 
-    /// Whether the registry has the relay, and this folder's key operates it.
+    /// Returns whether the registry has the relay, and this folder's key operates it.
     pub(super) fn is_registered(&self, relay_id: u64) -> Result<bool, Failure> {
         let own = keystore::address(&self.path.join(KEY))?;
         Ok(self.registration_of_anybody(relay_id)?.is_some_and(|(registration, _)| registration.operator == own))
@@ -121,13 +121,18 @@ impl Folder {
         Ok(registration(relay_id, &shown).map(|registration| (registration, shown)))
     }
 
-    /// The relay as the registry has it; an error when another key operates it.
+    /// Returns the relay as the registry has it.
+    ///
+    /// # Errors
+    ///
+    /// Exit code 3 if another key operates it.
     pub(super) fn registration(&self, relay_id: u64) -> Result<Option<(Registration, RelayRegistry::Relay)>, Failure> {
         let Some((registration, shown)) = self.registration_of_anybody(relay_id)? else { return Ok(None) };
         let own = keystore::address(&self.path.join(KEY))?;
         if registration.operator != own {
             let operator = registration.operator;
-            let why = "its withdrawal address has named another key, or the chain took the registration back and gave the number to others";
+            let why = "its withdrawal address has set another key, \
+                       or the chain reverted the registration and gave the ID to another relay";
             return Err(Failure::new(
                 3,
                 format!("relay {relay_id} is operated by {operator}, not by {own}: {why}; run: openrelay relay bond"),
@@ -136,7 +141,7 @@ impl Folder {
         Ok(Some((registration, shown)))
     }
 
-    /// The descriptor that is on the chain, from the newest events that name this relay: events of other relays are not asked for.
+    /// Returns the descriptor on the chain, from this relay's newest events. Other relays' events are not requested.
     pub(super) fn published(&self, relay_id: u64) -> Result<Vec<u8>, Failure> {
         let kinds = vec![RelayRegistry::Registered::SIGNATURE_HASH, RelayRegistry::Described::SIGNATURE_HASH];
         let newest = self.events(vec![kinds, vec![U256::from(relay_id).into()]])?.newest()?;
@@ -149,7 +154,7 @@ impl Folder {
         Ok(descriptor.ok_or_else(gone)?.to_vec())
     }
 
-    /// The newest relay that `operator` has registered and still operates, if it is not leaving.
+    /// Returns the newest relay that `operator` has registered and still operates, unless it is leaving.
     pub(super) fn relay_of(&self, operator: Address) -> Result<Option<u64>, Failure> {
         let kind = vec![RelayRegistry::Registered::SIGNATURE_HASH];
         let registered = self.events(vec![kind, Vec::new(), vec![operator.into_word()]])?.all()?;
@@ -172,7 +177,7 @@ impl Folder {
     }
 }
 
-/// Events of all blocks of the registry.
+/// Events of the registry, from all blocks.
 struct Events {
     logs: Logs,
     first: u64,
@@ -192,7 +197,8 @@ impl Events {
 pub(super) fn to_toml(plan: &Plan) -> String {
     let endpoints: Vec<String> = plan.endpoints.iter().map(|endpoint| format!("\"{endpoint}\"")).collect();
     let mut text = format!(
-        "# What the relay is to be. `openrelay relay run` publishes it at the next start.\nrole = \"{}\"\nendpoints = [{}]\nadvertised_mbit = {}\nwithdrawal = \"{}\"\n",
+        "# Settings of the relay. `openrelay relay run` publishes them at the next start.\nrole = \"{}\"\n\
+         endpoints = [{}]\nadvertised_mbit = {}\nwithdrawal = \"{}\"\n",
         plan.role,
         endpoints.join(", "),
         plan.advertised_mbit,
@@ -208,11 +214,13 @@ pub(super) fn to_toml(plan: &Plan) -> String {
     text
 }
 
-/// The relay's own configuration, from the plan.
+/// Writes the relay's own configuration, made from the plan.
 pub(super) fn write_relay_config(folder: &Folder, relay_id: u64) -> Result<(), Failure> {
     let listen: Vec<String> = folder.plan.endpoints.iter().map(|endpoint| format!("\"{endpoint}\"")).collect();
     let text = format!(
-        "# Where it listens may differ from the endpoints in {OPERATOR}, which the world reaches it at.\nrole = \"{}\"\nrelay_id = {relay_id}\nlisten = [{}]\nchain = \"{CHAIN}\"\nimage = \"{}\"\nadmission = \"open\"\n",
+        "# The relay may listen at other addresses than the endpoints in {OPERATOR}, at which clients reach it.\n\
+         role = \"{}\"\nrelay_id = {relay_id}\nlisten = [{}]\nchain = \"{CHAIN}\"\nimage = \"{}\"\n\
+         admission = \"open\"\n",
         folder.plan.role,
         listen.join(", "),
         alloy_primitives::hex::encode(folder.plan.image)

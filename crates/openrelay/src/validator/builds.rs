@@ -1,9 +1,9 @@
-//! Builds beside the loop that votes: a build may take as long as its limits allow, and a vote waits for none.
+//! Builds beside the loop that votes: a build may take as long as its limits allow, and no vote waits for it.
 //!
-//! Owns what a validator answers by what its builds gave, and which round is built next: one that was built less often
-//! before one that was built more often, so that rounds whose builds hang keep no other round from being built. "The build
-//! failed" is said only of a build that has ended with the same error twice; where a limit or the deadline ended it, the
-//! validator abstains, for that proves nothing.
+//! Owns which round is built next, and which answer a validator gives from its builds. A round that was built less
+//! often comes before one that was built more often, so rounds whose builds hang do not keep other rounds from being
+//! built. A failed build is reported only if two builds have ended with the same error. If a limit or the deadline
+//! ended a build, the validator abstains, because that proves nothing.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel};
@@ -14,18 +14,18 @@ use super::round::Found;
 /// The result of a rebuild.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Rebuilt {
-    /// Image and manifest, by hash.
+    /// Success, with image and manifest by hash.
     Good(Found),
-    /// The build ended with an error; the log.
+    /// The build ended with an error; its log.
     Failed(String),
-    /// A limit, this machine or an input that cannot be fetched ended it; the reason.
+    /// A limit, this machine or an unavailable input ended the build; the reason.
     Local(String),
 }
 
 /// What a validator does in a round that wants an answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Decision {
-    /// Nothing yet.
+    /// Does nothing yet.
     Wait,
     /// Commits to what was built.
     Image(Found),
@@ -35,18 +35,19 @@ pub(super) enum Decision {
     Abstain(String),
 }
 
-/// How much time there is, and how it is used.
+/// How much time a round has, and how it is used.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Schedule {
-    /// Until the last commitment is taken.
+    /// The time until commitments end.
     pub(super) left: Duration,
-    /// A build without a result is answered with this much left: until then others may put things right.
+    /// A build without a result is answered only when this much time is left, so that its cause can be fixed until
+    /// then.
     pub(super) late: Duration,
-    /// What is left for committing when every build must have ended.
+    /// The time that is reserved for committing, before which every build must have ended.
     pub(super) last: Duration,
-    /// Between two builds of one round.
+    /// The time between two builds of one round.
     pub(super) again: Duration,
-    /// Longest build.
+    /// The time limit of one build.
     pub(super) whole: Duration,
 }
 
@@ -56,7 +57,7 @@ struct Running {
     result: Receiver<Rebuilt>,
 }
 
-/// What the builds of a round gave.
+/// The results of a round's builds.
 #[derive(Default)]
 struct Record {
     good: Option<Found>,
@@ -64,13 +65,13 @@ struct Record {
     failed: Vec<String>,
     /// Why the newest build gave no result.
     local: Option<String>,
-    /// How often a build was started, and when the last time.
+    /// The number of builds started, and when the last one was.
     tries: u32,
     tried: Option<Instant>,
 }
 
 impl Record {
-    /// The log of the last two builds, where both failed alike.
+    /// Returns the log of the last two builds, if both failed with the same log.
     fn failed_alike(&self) -> Option<&str> {
         match self.failed.as_slice() {
             [.., one, two] if one == two && self.local.is_none() => Some(two),
@@ -79,7 +80,7 @@ impl Record {
     }
 }
 
-/// The builds of a validator, one at a time.
+/// The builds of a validator, of which one runs at a time.
 #[derive(Default)]
 pub(super) struct Builds {
     running: Option<Running>,
@@ -87,13 +88,15 @@ pub(super) struct Builds {
 }
 
 impl Builds {
-    /// Sorts rounds, each with the time until its last commitment, into the order in which they are to be decided: the
-    /// first for which a build is due gets the only place. An emergency ends sooner than what was opened with it.
+    /// Sorts rounds, each with the time until its commitments end, into the order in which to decide them. The first
+    /// round for which a build is due gets the only slot. An emergency round ends sooner than other rounds opened
+    /// with it.
     pub(super) fn order(&self, rounds: &mut [(u64, Duration)]) {
         rounds.sort_by_key(|(round, left)| (self.rounds.get(round).map_or(0, |record| record.tries), *left, *round));
     }
 
-    /// What to do in a round now. Starts a build where one is due; `build` is told by when it must have ended.
+    /// Returns what to do in a round at `now`, and starts a build if one is due. `build` gets the time by which it
+    /// must end.
     pub(super) fn decide(
         &mut self,
         round: u64,
@@ -120,9 +123,9 @@ impl Builds {
             return Decision::Abstain(why.clone());
         }
         if over {
-            return Decision::Abstain("no two builds have ended alike in time".into());
+            return Decision::Abstain("no two builds gave the same result in time".into());
         }
-        // With little time left, the second build of two that must fail alike follows the first at once.
+        // With little time left, the second of two builds that must fail alike follows the first at once.
         let soon = late && record.failed.len() == 1;
         let waits = record.tried.is_some_and(|at| now.saturating_duration_since(at) < again) && !soon;
         if busy || waits {
@@ -132,18 +135,18 @@ impl Builds {
         record.tried = Some(now);
         let deadline = now + whole.min(left - last);
         let (sender, result) = channel();
-        // It ends by its limits, whether anybody waits for it or not.
+        // The build ends by its limits, whether or not anyone waits for it.
         std::thread::spawn(move || sender.send(build(deadline)));
         self.running = Some(Running { round, result });
         Decision::Wait
     }
 
-    /// Whether a build of this round has not ended.
+    /// Returns whether a build of this round is running.
     pub(super) fn is_running(&self, round: u64) -> bool {
         self.running.as_ref().is_some_and(|running| running.round == round)
     }
 
-    /// Waits for the running build, at most this long; whether there was one.
+    /// Waits for the running build for at most this time. Returns whether there was one.
     pub(super) fn wait(&mut self, most: Duration) -> bool {
         let Some(running) = self.running.take() else { return false };
         match running.result.recv_timeout(most) {
@@ -154,7 +157,7 @@ impl Builds {
         true
     }
 
-    /// Forgets rounds before this one.
+    /// Forgets the rounds before this one.
     pub(super) fn forget_before(&mut self, round: u64) {
         self.rounds = self.rounds.split_off(&round);
     }
@@ -186,7 +189,7 @@ impl Builds {
     }
 }
 
-/// Why there is no result where a build's thread has ended without one.
+/// The reason if a build's thread ended without a result.
 const BROKEN: &str = "the build ended without a result";
 
 #[cfg(test)]
@@ -203,7 +206,7 @@ mod tests {
         Schedule { left: HOUR * hours, late: HOUR * 6, last: HOUR / 4, again: HOUR, whole: HOUR }
     }
 
-    /// With time for nothing but a commitment.
+    /// A schedule with time for nothing but a commitment.
     fn over() -> Schedule {
         Schedule { left: HOUR / 8, ..left(0) }
     }
@@ -219,25 +222,26 @@ mod tests {
     }
 
     #[test]
-    fn build_that_hangs_holds_no_vote_and_ends_in_abstention_by_the_deadline() {
+    fn hanging_build_delays_no_vote_and_ends_in_abstention() {
         let mut builds = Builds::default();
         let now = Instant::now();
         let (hold, held) = channel::<()>();
         let (told, deadline) = channel();
         let hangs = move |until| {
             told.send(until).unwrap();
-            // As long as the test lasts.
+            // Blocks as long as the test runs.
             let _ = held.recv();
             Rebuilt::Good(FOUND)
         };
         assert_eq!(builds.decide(1, left(24), now, hangs), Decision::Wait);
         assert_eq!(deadline.recv().unwrap(), now + HOUR, "it is told when its time is over");
-        // Asked again, and in another round, the loop gets an answer at once: it reveals and commits elsewhere meanwhile.
+        // Later questions, also about another round, get an answer at once, so the loop can reveal and commit
+        // elsewhere.
         assert_eq!(builds.decide(1, left(23), now, never), Decision::Wait);
         assert_eq!(builds.decide(2, left(23), now, never), Decision::Wait);
         assert!(matches!(builds.decide(1, over(), now, never), Decision::Abstain(_)));
         assert!(matches!(builds.decide(2, over(), now, never), Decision::Abstain(_)));
-        // Control: once it ends, the other round is built.
+        // Control: once the build ends, the other round is built.
         drop(hold);
         assert!(builds.wait(HOUR));
         assert_eq!(builds.decide(1, over(), now, never), Decision::Image(FOUND));
@@ -246,7 +250,7 @@ mod tests {
         assert_eq!(builds.decide(2, left(23), now, never), Decision::Image(FOUND));
     }
 
-    /// What a build gives, by its round, and how many builds there were, when the rounds are asked once an hour.
+    /// Returns the hour in which each round got a result, if the rounds are asked once an hour.
     fn served(rounds: &[(u64, u32)], hangs: impl Fn(u64) -> bool) -> BTreeMap<u64, u32> {
         let (mut builds, now) = (Builds::default(), Instant::now());
         let mut served = BTreeMap::new();
@@ -262,26 +266,26 @@ mod tests {
                     served.entry(round).or_insert(hour);
                 }
             }
-            // Whatever runs ends within the hour that it has.
+            // A running build ends within its hour.
             builds.wait(HOUR);
         }
         served
     }
 
     #[test]
-    fn rounds_that_hang_keep_no_other_round_from_being_built() {
-        // Seven that hang, opened before one that does not, all with their three days.
+    fn hanging_rounds_do_not_keep_other_rounds_from_being_built() {
+        // Seven rounds hang. They were opened before one that does not, and all have three days.
         let rounds: Vec<(u64, u32)> = (1..=8).map(|round| (round, 72)).collect();
         assert_eq!(served(&rounds, |round| round < 8), BTreeMap::from([(8, 8)]));
-        // An emergency, which has six hours, that is opened last is built first.
+        // An emergency round, which has six hours, is built first although it was opened last.
         let rounds: Vec<(u64, u32)> = (1..=7).map(|round| (round, 72)).chain([(8, 6)]).collect();
         assert_eq!(served(&rounds, |round| round < 8), BTreeMap::from([(8, 1)]));
-        // One that hangs itself takes its turn and no more.
+        // A hanging emergency round takes its turn and no more.
         assert_eq!(served(&[(1, 72), (2, 6)], |round| round == 2), BTreeMap::from([(1, 2)]));
     }
 
     #[test]
-    fn build_never_lasts_into_the_time_that_committing_needs() {
+    fn build_must_end_before_the_time_reserved_for_committing() {
         let mut builds = Builds::default();
         let now = Instant::now();
         let (told, deadline) = channel();
@@ -295,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn failure_is_answered_only_when_two_builds_fail_alike_and_time_is_short() {
+    fn failure_is_answered_only_after_two_equal_failures_and_late() {
         let mut builds = Builds::default();
         let now = Instant::now();
         let failed = || Rebuilt::Failed("exit code 101".into());
@@ -304,7 +308,7 @@ mod tests {
         after(&mut builds, left(23), now + HOUR, failed());
         assert_eq!(builds.decide(1, left(23), now + HOUR, never), Decision::Wait, "there is time");
         assert_eq!(builds.decide(1, left(6), now + HOUR, never), Decision::Failed("exit code 101".into()));
-        // In a short round the second follows at once.
+        // In a short round the second build follows at once.
         let mut builds = Builds::default();
         after(&mut builds, left(6), now, failed());
         after(&mut builds, left(6), now, failed());
@@ -319,7 +323,7 @@ mod tests {
         after(&mut builds, left(6), now, Rebuilt::Failed("other".into()));
         assert_eq!(builds.decide(1, left(6), now, never), Decision::Wait);
         assert!(matches!(builds.decide(1, over(), now, never), Decision::Abstain(_)));
-        // A limit between two failures proves nothing either way.
+        // A limit after two failures leaves the result open.
         let mut builds = Builds::default();
         after(&mut builds, left(24), now, Rebuilt::Failed("one".into()));
         after(&mut builds, left(23), now + HOUR, Rebuilt::Failed("one".into()));
@@ -329,7 +333,7 @@ mod tests {
         let mut builds = Builds::default();
         after(&mut builds, left(24), now, Rebuilt::Failed("one".into()));
         assert!(matches!(builds.decide(1, over(), now, never), Decision::Abstain(_)));
-        // Control: what is built after all is committed.
+        // Control: a later success is committed.
         let mut builds = Builds::default();
         after(&mut builds, left(24), now, Rebuilt::Failed("one".into()));
         after(&mut builds, left(23), now + HOUR, Rebuilt::Good(FOUND));
@@ -337,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn build_that_breaks_down_is_this_machines_fault() {
+    fn build_without_result_counts_as_a_local_fault() {
         let mut builds = Builds::default();
         let now = Instant::now();
         assert_eq!(builds.decide(1, left(6), now, |_| panic!("broken")), Decision::Wait);

@@ -1,6 +1,8 @@
-//! Votes on vendors' collateral: a validator fetches it, holds it against evidence of relays, publishes it, and votes for the newest that anybody has published and that holds.
+//! Votes on vendors' collateral: fetches it, checks it with relay evidence, publishes it, and votes for it.
 //!
-//! Owns the choice. Vendors sign anew at any time, so what two validators fetch may differ: all vote for the newest of what all have published, in the second half of the time for commitments.
+//! Owns the choice of a candidate. Vendors may sign new collateral at any time, so two validators may fetch different
+//! parts. Therefore all vote for the newest valid bundle that anyone has published, in the second half of the time
+//! for commitments.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -28,43 +30,46 @@ use crate::{Program, say, talk};
 
 /// How often vendors are asked.
 const FETCH_EVERY: Duration = Duration::from_secs(3_600);
-/// How often it is looked whether a round is wanted: mirrors are asked for evidence of all relays.
+/// How often to check whether a round is wanted; each check asks mirrors for the evidence of all relays.
 const LOOK_EVERY: Duration = Duration::from_secs(600);
-/// New collateral is voted for this long before the old expires, in seconds.
+/// New collateral is put to a vote this long before the old expires, in seconds.
 const BEFORE_END: u64 = 10 * 86_400;
-/// Rounds that are looked at, the newest.
+/// The number of newest rounds to look at.
 const ROUNDS: u64 = 4;
-/// How long others' mirrors are waited for in all.
+/// The time to wait for all other mirrors together.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Candidates of one mirror that are looked at.
+/// The most candidates of one mirror to look at.
 const CANDIDATES: usize = 16;
-/// How the file of a bundle is called after its hash.
+/// The ending of a bundle's file name, after its hash.
 pub(crate) const ENDING: &str = ".collateral.json";
 /// Outcomes of a round, by the contract's numbers.
 const APPROVED: u8 = 1;
 const NO_QUORUM: u8 = 3;
-/// Seconds after its reveals for which a round can renew collateral. The contract: `Collateral.RENEWS_FOR`.
+/// How long after its reveals a round can renew collateral, in seconds. Source: `Collateral.RENEWS_FOR` in the
+/// contract.
 const RENEWS_FOR: u64 = 24 * 3_600;
-/// A round's period, in seconds. The contract: `Collateral.PERIOD`.
+/// The period of a round, in seconds. Source: `Collateral.PERIOD` in the contract.
 const PERIOD: u64 = 6 * 3_600;
 
-/// What a running validator is told of collateral.
+/// The options of a running validator for collateral.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct CollateralArguments {
-    /// Fetch vendors' collateral, publish it and vote for it
+    /// Fetch vendors' collateral, publish it and vote on it
     #[arg(long)]
     pub(crate) collateral: bool,
     #[command(flatten)]
     pub(crate) services: Services,
-    /// Mirror of what another validator publishes, up to and with /files/; repeatable
+    /// URL of another validator's /files/ mirror; repeatable
     #[arg(long, value_name = "URL")]
     pub(crate) candidates: Vec<String>,
-    /// A bundle whose floors of AMD's firmware are taken if their number is higher than that of those that hold
+    /// Bundle whose floors for AMD's firmware may apply
+    ///
+    /// They apply if their number is higher than that of the floors in force.
     #[arg(long, value_name = "FILE")]
     pub(crate) floors: Option<PathBuf>,
 }
 
-/// When something was done last.
+/// When collateral was last fetched, and when a round was last considered.
 #[derive(Default)]
 pub(super) struct Watch {
     fetched: Option<Instant>,
@@ -74,14 +79,14 @@ pub(super) struct Watch {
 /// What is known when a choice is made.
 struct Known {
     current: Collateral::Entry,
-    /// The bundle that holds now; none of anything before there is one.
+    /// The bundle in force, or an empty one before the first.
     held: Bundle,
     staples: Vec<Staple>,
     roots: Roots,
     now: u64,
 }
 
-/// Does what is due about collateral.
+/// Takes all steps that are due for collateral.
 pub(super) fn once(
     program: &Program,
     folder: &Folder,
@@ -106,12 +111,12 @@ pub(super) fn once(
                 step(folder, contest, number, None, password)?;
             }
             Due::Answer { until } => {
-                // By then others have published what they have fetched.
+                // By then other validators have published what they fetched.
                 let left = until.saturating_sub(block_time(&folder.endpoint())?);
                 to_answer.extend((left <= PERIOD / 4 / u64::from(haste)).then_some(number));
             }
         }
-        // Whoever has settled it for everybody may have left that out.
+        // Another validator may have settled the round for everyone without posting its result.
         post(folder, number, password)?;
     }
     if to_answer.is_empty() && watch.looked.is_some_and(|at| at.elapsed() < LOOK_EVERY / haste) {
@@ -119,23 +124,23 @@ pub(super) fn once(
     }
     watch.looked = Some(Instant::now());
     let known = Known::read(program, folder, arguments)?;
-    // What is fetched while votes are given nobody else could have seen.
+    // Collateral that is fetched while votes are being given cannot have reached other validators.
     if to_answer.is_empty() && watch.fetched.is_none_or(|at| at.elapsed() >= FETCH_EVERY) {
         watch.fetched = Some(Instant::now());
         let bundle = told.services.fetch(&known.staples, &known.held, &known.roots, known.now);
         match known.with_rule(bundle).and_then(|bundle| publish(&arguments.publish, &bundle.encode())) {
             Ok(()) => forget(&known, &arguments.publish),
-            // Others may have fetched it.
+            // Other validators may have fetched it.
             Err(failure) => talk(&format!("openrelay: warning: no collateral was fetched: {failure}")),
         }
     }
     let Some((bytes, entry @ Found::Entry { bundle: hash, .. })) = choose(&known, arguments) else {
         if !to_answer.is_empty() {
-            talk("openrelay: warning: nobody has published collateral that holds; no vote is given");
+            talk("openrelay: warning: no valid collateral has been published; no vote is given");
         }
         return Ok(());
     };
-    // So that others find it here whoever had it first.
+    // Whoever had it first, other validators can also find it here.
     publish(&arguments.publish, &bytes)?;
     for number in to_answer {
         step(folder, contest, number, Some(entry), password)?;
@@ -155,13 +160,14 @@ pub(super) fn once(
 
 impl Known {
     fn read(program: &Program, folder: &Folder, arguments: &RunArguments) -> Result<Self, Failure> {
-        // Not by one endpoint's word: floors never fall, so a false one would be for ever.
+        // Needs a proof: floors never fall, so one endpoint's false floor would stay for ever.
         let voted = openrelay_node::chain::voted(&folder.chain)?;
         let current =
             Collateral::Entry { bundle: voted.bundle, intelFloor: voted.intel_floor, amdFloor: voted.amd_floor };
         let (roots, now) = (program.standard.roots.clone(), unix_seconds());
         let (_, directory) = openrelay_node::chain::read(&folder.chain, now, 0)?;
-        // Of registered relays alone: whoever has machines of many models would have vendors asked for each of them.
+        // Registered relays only: an attacker with machines of many models could make validators ask vendors for
+        // each.
         let relays = directory.body().relays.iter();
         let keys: BTreeMap<u64, _> = relays.map(|record| (record.relay_id, record.key())).collect();
         let registered =
@@ -170,7 +176,7 @@ impl Known {
         let (staples, bundles, faults) = mirrored_evidence(&folder.chain, &genuine);
         faults.iter().for_each(|why| talk(&format!("openrelay: warning: {why}")));
         if staples.is_empty() {
-            return Err(Failure::plain("no mirror has evidence of relays, which collateral is held against"));
+            return Err(Failure::plain("no mirror has relay evidence to check collateral with"));
         }
         let read = |path: &Path| {
             let bytes =
@@ -181,7 +187,7 @@ impl Known {
         let held = match own.find(|bytes| B256::new(sha256(bytes)) == current.bundle) {
             Some(bytes) => Bundle::decode(&bytes).map_err(Failure::plain)?,
             None if current.bundle.is_zero() => Bundle::default(),
-            None => return Err(Failure::plain("no mirror has the collateral that holds now")),
+            None => return Err(Failure::plain("no mirror has the collateral in force")),
         };
         let held = match &arguments.collateral.floors {
             Some(path) => with_floors(held, &read(path)?),
@@ -190,14 +196,15 @@ impl Known {
         Ok(Self { current, held, staples, roots, now })
     }
 
-    /// A bundle with the floor that follows from it: no lower than that which holds, and as high as the oldest evaluation in it.
+    /// Returns a bundle with the floor that the rule gives: the oldest evaluation in it, but never below the floor in
+    /// force.
     fn with_rule(&self, mut bundle: Bundle) -> Result<Bundle, Failure> {
         let evaluations = check(&bundle, &self.held, &self.staples, &self.roots, self.now)?;
         bundle.intel_floor = floor(evaluations, self.current.intelFloor)?;
         Ok(bundle)
     }
 
-    /// Whether a bundle is what the rule gives, and holds.
+    /// Returns whether a bundle is valid and has the floors that the rule gives.
     fn holds(&self, bundle: &Bundle) -> bool {
         let floors = bundle.amd_floor == self.held.amd_floor
             && bundle.amd.iter().all(|entry| {
@@ -206,7 +213,8 @@ impl Known {
         floors && self.with_rule(bundle.clone()).is_ok_and(|same| same == *bundle)
     }
 
-    /// Whether this should replace what holds now: by it some relay's evidence is genuine that is not, or soon is no more, by what holds.
+    /// Returns whether a bundle should replace the one in force: some relay's evidence is genuine by it, and is not
+    /// genuine, or expires soon, by the one in force.
     fn is_wanted(&self, bundle: &Bundle) -> bool {
         let expires = |by: &Bundle, staple: &Staple| {
             let candidates = by.candidates(&staple.evidence);
@@ -222,30 +230,32 @@ impl Known {
     }
 }
 
-/// The floor of Intel's evaluation, given the oldest and the newest one in a bundle and the floor that holds. A floor above all that Intel has
-/// signed would refuse every relay on Intel's machines for ever.
+/// Returns the floor of Intel's evaluation, from the oldest and the newest evaluation in a bundle and the floor in
+/// force. A floor above everything that Intel has signed would refuse every relay on Intel's machines for ever.
 fn floor(evaluations: Option<(u32, u32)>, held: u32) -> Result<u32, Failure> {
     match evaluations {
         Some((_, newest)) if held > newest => Err(Failure::plain(format!(
-            "the floor {held} of Intel's evaluation is above {newest}, the newest that Intel has signed for these relays; no vote is given for it"
+            "the floor {held} of Intel's evaluation is above {newest}, the newest that Intel has signed for these \
+             relays; no vote is given for it"
         ))),
         Some((oldest, _)) => Ok(oldest.max(held)),
         None => Ok(held),
     }
 }
 
-/// The newest of what is published here and elsewhere, as it would be voted for.
+/// Returns the best of the bundles published here and elsewhere, with the answer that votes for it.
 fn choose(known: &Known, arguments: &RunArguments) -> Option<(Vec<u8>, Found)> {
     let own = published(&arguments.publish).into_iter().map(|(_, bytes)| bytes);
     let until = Instant::now() + PATIENCE;
     let others = arguments.collateral.candidates.iter().flat_map(|base| candidates_of(base, until));
-    // In its one encoding: the hash is of the bytes.
+    // Only in its canonical encoding, because the hash covers the bytes.
     let read = |bytes: Vec<u8>| {
         let bundle = Bundle::decode(&bytes).ok().filter(|bundle| bundle.encode() == bytes)?;
         Some((bundle, bytes))
     };
     let good = own.chain(others).filter_map(read).filter(|(bundle, _)| known.holds(bundle));
-    // The one with most parts, for one that leaves something out leaves relays out; of those the newest; and of two that were issued at one time the greater hash, so that all choose alike.
+    // The bundle with most parts, because one without a part excludes relays. Among those the newest. Between two of
+    // the same age the one with the greater hash, so that all validators choose alike.
     let parts = |bundle: &Bundle| bundle.intel.len() + bundle.amd.len();
     let (bundle, bytes) = good.max_by_key(|(bundle, bytes)| (parts(bundle), issued(bundle), sha256(bytes)))?;
     let entry = Found::Entry {
@@ -256,25 +266,25 @@ fn choose(known: &Known, arguments: &RunArguments) -> Option<(Vec<u8>, Found)> {
     Some((bytes, entry))
 }
 
-/// All bundles in a folder.
+/// Returns all bundles in a folder.
 fn published(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let paths = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     let named = paths.filter(|path| path.to_string_lossy().ends_with(ENDING));
     named.filter_map(|path| fs::read(&path).ok().map(|bytes| (path, bytes))).collect()
 }
 
-/// Takes the oldest bundles out of a folder, but for the one that holds now.
+/// Removes all but the newest [`CANDIDATES`] bundles from a folder, and keeps the one in force.
 fn forget(known: &Known, folder: &Path) {
     let mut all = published(folder);
     all.retain(|(_, bytes)| B256::new(sha256(bytes)) != known.current.bundle);
     all.sort_by_cached_key(|(_, bytes)| std::cmp::Reverse(Bundle::decode(bytes).map(|bundle| issued(&bundle)).ok()));
     for (path, _) in all.iter().skip(CANDIDATES) {
-        // One that cannot be removed is tried again.
+        // A file that cannot be removed is tried again next time.
         let _ = fs::remove_file(path);
     }
 }
 
-/// What another validator has published; nothing of it is checked.
+/// Returns what another validator has published, unchecked.
 fn candidates_of(base: &str, until: Instant) -> Vec<Vec<u8>> {
     let base = base.trim_end_matches('/');
     let have = |url: String| {
@@ -298,7 +308,8 @@ fn publish(folder: &Path, bytes: &[u8]) -> Result<(), Failure> {
     replace(&path, bytes).map_err(|error| Failure::plain(format!("cannot write {}: {error}", path.display())))
 }
 
-/// Puts what a round has approved, or renews, in force, if it is what was voted for here and nobody else has.
+/// Puts the result of a round in force if it is what this validator voted for and nobody else has done so. The result
+/// is a value that the round has approved, or one that renews old collateral.
 fn post(folder: &Folder, number: u64, password: Option<&Path>) -> Result<(), Failure> {
     let at = Contest::Collateral.at(folder)?;
     let Some(found @ Found::Entry { bundle, intel_floor, amd_floor }) = decided(folder, Contest::Collateral, number)?
@@ -314,7 +325,8 @@ fn post(folder: &Folder, number: u64, password: Option<&Path>) -> Result<(), Fai
     match round.outcome {
         APPROVED => {}
         NO_QUORUM => {
-            // What more than half of the weight has named renews what is old, within a day of its reveals.
+            // A value that more than half of the weight has named renews old collateral, within a day of the round's
+            // reveals.
             let (answer, value) = found.answer().parts();
             let named = folder.ask(at, &Collateral::answerKeyCall { answer, value })? == round.right;
             let from: u64 = folder.ask(at, &Collateral::renewableFromCall {})?.to();
@@ -329,7 +341,7 @@ fn post(folder: &Folder, number: u64, password: Option<&Path>) -> Result<(), Fai
     let sender = folder.sender(folder.key(password)?);
     let receipt =
         sender.send(&format!("post {number}"), at, &Collateral::postCall { round: number, entry }.abi_encode())?;
-    say(&format!("round {number}: its collateral holds now, block {}", receipt.block));
+    say(&format!("round {number}: its collateral is in force, block {}", receipt.block));
     Ok(())
 }
 
@@ -338,7 +350,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_floor_is_never_above_the_newest_evaluation_in_the_bundle() {
+    fn floor_never_exceeds_newest_evaluation_in_bundle() {
         let floor = |evaluations, held| floor(evaluations, held).ok();
         assert_eq!((floor(Some((18, 19)), 0), floor(Some((18, 19)), 18)), (Some(18), Some(18)));
         assert_eq!((floor(Some((17, 18)), 18), floor(Some((18, 18)), 19)), (Some(18), None));

@@ -1,7 +1,7 @@
-//! One validator in one round: what it owes now, and doing it.
+//! One validator in one round: what it owes at present, and doing it.
 //!
-//! Owns the salts, which are derived and never stored, and the file of answers: an answer is written down before it is committed, and none is ever taken out, so whoever is
-//! killed at any step can go on.
+//! Owns the salts, which are derived and never stored, and the file of answers. Every answer is written down before
+//! it is committed, and no answer is ever removed. So a validator that is killed at any step can continue.
 
 use std::path::{Path, PathBuf};
 
@@ -24,7 +24,7 @@ use crate::failure::Failure;
 use crate::ledger::ask;
 use crate::say;
 
-/// What a validator found, as it says itself.
+/// What a validator found, as it reports it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum Found {
@@ -32,9 +32,9 @@ pub(crate) enum Found {
     Image { image: B256, measurements: B256 },
     /// SHA-256 of the log of a build that failed.
     Failed { log: B256 },
-    /// Collateral and its floors.
+    /// SHA-256 of a collateral bundle, and its floors.
     Entry { bundle: B256, intel_floor: u32, amd_floor: u64 },
-    /// Nothing is said.
+    /// No opinion.
     Abstain {},
 }
 
@@ -51,14 +51,14 @@ impl Found {
     }
 }
 
-/// All that were ever committed in a round, the newest last.
+/// All answers that were ever committed in a round, the newest last.
 #[derive(Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Answers {
     answers: Vec<Found>,
 }
 
-/// What is voted on: the contracts take the same calls.
+/// The kind of vote. The contracts of both kinds take the same calls.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Contest {
     /// Images and packages.
@@ -68,16 +68,17 @@ pub(super) enum Contest {
 }
 
 impl Contest {
-    /// Where its votes are collected.
+    /// Returns the contract that collects its votes.
     pub(super) fn at(self, folder: &Folder) -> Result<Address, Failure> {
         match self {
             Self::Images => Ok(folder.images),
-            Self::Collateral => folder.chain.collateral.ok_or_else(|| Failure::plain("chain.toml names no collateral")),
+            Self::Collateral => folder.chain.collateral.ok_or_else(|| Failure::plain("chain.toml sets no collateral")),
         }
     }
 
-    /// A round by an endpoint's word, where it stands, and when its reveals end. The contract of collateral does not say itself where one stands: there is no challenge, and nothing happens
-    /// after it.
+    /// Reads a round through one endpoint, without a proof: its state, the round, and the end of its reveals. The
+    /// collateral contract has no state, because it has no challenge and nothing happens after one. So it is derived
+    /// here.
     fn read(self, endpoint: &Endpoint, at: Address, number: u64) -> Result<(u8, Rounds::Round, u64), Failure> {
         let round = ask(endpoint, at, &ImageRegistry::roundOfCall { round: number })?;
         let reveal_end: u64 = ask(endpoint, at, &ImageRegistry::revealEndCall { round: number })?.to();
@@ -106,14 +107,14 @@ impl Contest {
     }
 }
 
-/// The time of an endpoint's newest block, which rounds go by.
+/// Returns the time of an endpoint's newest block, by which rounds proceed.
 pub(super) fn block_time(endpoint: &Endpoint) -> Result<u64, Failure> {
     let block = endpoint.ask("eth_getBlockByNumber", &json!(["latest", false]))?;
     let time = block["timestamp"].as_str().and_then(|text| text.parse::<U256>().ok());
-    time.map(|time| time.saturating_to()).ok_or_else(|| Failure::plain("the newest block has no time"))
+    time.map(|time| time.saturating_to()).ok_or_else(|| Failure::plain("the newest block has no timestamp"))
 }
 
-/// The contract's numbers for where a round stands.
+/// The states of a round, indexed by the contract's numbers.
 const STATES: [&str; 13] = [
     "none",
     "commitments",
@@ -137,12 +138,12 @@ const REJECTED: u8 = 5;
 const NO_QUORUM: u8 = 6;
 const APPROVED: u8 = 7;
 
-/// The contract's numbers for where a vote stands.
+/// The contract's numbers for the marks of a vote.
 const NO_VOTE: u8 = 0;
 const COMMITTED: u8 = 1;
 const REVEALED: u8 = 2;
 
-/// Where a round stands for one validator.
+/// A round as one validator sees it.
 struct View {
     state: u8,
     round: Rounds::Round,
@@ -162,7 +163,7 @@ impl View {
         STATES.get(usize::from(self.state)).copied().unwrap_or("unknown")
     }
 
-    /// What the validator owes, in words, and until when; `None` when it owes nothing.
+    /// Returns what the validator owes, in words, and until when; `None` if it owes nothing.
     fn owed(&self) -> Option<(&'static str, u64)> {
         match (self.state, self.vote.mark) {
             (COMMITMENTS, NO_VOTE) => Some(("commit", self.round.commitEnd.to())),
@@ -174,7 +175,7 @@ impl View {
     }
 }
 
-/// A line of `status`; `None` when the round is over and settled.
+/// Returns a round's line of `status`; `None` if the round is over and settled.
 pub(super) fn line(folder: &Folder, number: u64, id: u64) -> Result<Option<String>, Failure> {
     let view = View::of(folder, Contest::Images, number, id)?;
     if view.state > ENDED && view.vote.mark == NO_VOTE {
@@ -189,7 +190,7 @@ pub(super) fn line(folder: &Folder, number: u64, id: u64) -> Result<Option<Strin
     Ok(Some(format!("round {number:<8} {}   {mark}{owed}", view.name())))
 }
 
-/// Takes the next step of a round, and says which comes after it.
+/// Takes the next step of a round, and prints which step follows.
 pub(super) fn step(
     folder: &Folder,
     contest: Contest,
@@ -210,10 +211,7 @@ pub(super) fn step(
             let path = answers_of(folder, contest, number);
             let mut answers = load(&path)?;
             let Some(found) = found.or_else(|| answers.answers.last().copied()) else {
-                return Err(Failure::new(
-                    2,
-                    "say what was found: --image and --measurements, or --failed, or --abstain",
-                ));
+                return Err(Failure::new(2, "no answer: give --image and --measurements, or --failed, or --abstain"));
             };
             if answers.answers.last() != Some(&found) {
                 answers.answers.push(found);
@@ -224,19 +222,20 @@ pub(super) fn step(
             let key = folder.key(password_file)?;
             let commitment = sealed(folder, &key, (at, number, id), found).1;
             if mark == COMMITTED && view.vote.hash == commitment {
-                return wait("this answer is committed", view.round.commitEnd.to());
+                return wait("this answer is already committed", view.round.commitEnd.to());
             }
             let call = ImageRegistry::commitCall { round: number, validatorId: id, commitment };
             done(&folder.sender(key), at, "committed", number, &call)
         }
         (REVEALS, COMMITTED) => {
-            // What is revealed too early voids the vote, so one endpoint's word is not enough.
+            // A reveal that comes too early voids the vote, so one endpoint alone is not trusted.
             let agree = reveals_begun(folder, contest, number)?;
             if agree < folder.chain.quorum {
                 return Err(Failure::new(
                     3,
                     format!(
-                        "round {number}: {agree} of {} endpoints say that reveals have begun, {} must; nothing was shown",
+                        "round {number}: {agree} of {} endpoints report that reveals have begun, quorum is {}; \
+                         nothing was revealed",
                         folder.chain.endpoints.len(),
                         folder.chain.quorum
                     ),
@@ -254,7 +253,7 @@ pub(super) fn step(
                 return done(&folder.sender(key), at, "revealed", number, &call);
             }
             Err(Failure::plain(format!(
-                "no answer in {} is what was committed in round {number}: it was committed from another folder",
+                "no answer in {} matches the commitment in round {number}; it was committed from another folder",
                 folder.path.display()
             )))
         }
@@ -265,38 +264,38 @@ pub(super) fn step(
             wait("its answer was not revealed in time", view.reveal_end + u64::from(view.round.challengeTime))
         }
         (COMMITMENTS | REVEALS | CHALLENGE, NO_VOTE) => {
-            Err(Failure::new(3, format!("round {number}: commitments are not taken any more; this one was missed")))
+            Err(Failure::new(3, format!("round {number}: the time for commitments is over; this round was missed")))
         }
         (COMMITMENTS | REVEALS | CHALLENGE, _) => Err(Failure::new(3, format!("round {number}: this vote is void"))),
         (ENDED, _) => {
             let sender = folder.sender(folder.key(password_file)?);
             done(&sender, at, "finished", number, &ImageRegistry::finishCall { round: number })?;
-            // Whoever has not voted would only charge itself.
+            // A validator that has not voted would only charge itself by settling.
             if view.vote.mark == NO_VOTE { Ok(()) } else { settle(&sender, folder, contest, number, id) }
         }
         (_, NO_VOTE) => {
-            say(&format!("round {number}: {}; nothing is to be done", view.name()));
+            say(&format!("round {number}: {}; nothing to do", view.name()));
             Ok(())
         }
         (_, _) => settle(&folder.sender(folder.key(password_file)?), folder, contest, number, id),
     }
 }
 
-/// What there is to do in a round for who runs all the time.
+/// What a running validator has to do in a round.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Due {
-    /// Nothing now.
+    /// Nothing at present.
     Nothing,
-    /// An answer is wanted.
+    /// The round waits for an answer.
     Answer {
-        /// When the last commitment is taken.
+        /// When the time for commitments ends, in seconds since the Unix epoch.
         until: u64,
     },
-    /// The next step, which needs nothing to be found.
+    /// The next step, which needs no findings.
     Step,
 }
 
-/// What a validator has to do in a round.
+/// Returns what a validator has to do in a round.
 pub(super) fn due(folder: &Folder, contest: Contest, number: u64, id: u64) -> Result<Due, Failure> {
     let view = View::of(folder, contest, number, id)?;
     Ok(match view.owed() {
@@ -306,12 +305,12 @@ pub(super) fn due(folder: &Folder, contest: Contest, number: u64, id: u64) -> Re
     })
 }
 
-/// What the validator has decided in a round; `None` before it has.
+/// Returns what the validator has decided in a round; `None` before it has.
 pub(super) fn decided(folder: &Folder, contest: Contest, number: u64) -> Result<Option<Found>, Failure> {
     Ok(load(&answers_of(folder, contest, number))?.answers.last().copied())
 }
 
-/// What the validator has revealed in a round, as the chain has it; `None` before it has.
+/// Returns what the validator has revealed in a round, as the chain has it; `None` before it has.
 pub(super) fn revealed(folder: &Folder, number: u64, id: u64) -> Result<Option<Found>, Failure> {
     let view = View::of(folder, Contest::Images, number, id)?;
     if view.vote.mark != REVEALED {
@@ -326,25 +325,25 @@ pub(super) fn revealed(folder: &Folder, number: u64, id: u64) -> Result<Option<F
     Ok(None)
 }
 
-/// The file with all that was ever committed in a round.
+/// Returns the file with all answers that were ever committed in a round.
 fn answers_of(folder: &Folder, contest: Contest, number: u64) -> PathBuf {
     folder.path.join(contest.file(number))
 }
 
-/// The value that a round has approved; `None` before it has, and where it has not.
+/// Returns the value that a round has approved; `None` if it has not approved one.
 pub(super) fn approved(folder: &Folder, number: u64) -> Result<Option<B256>, Failure> {
     let view = View::of(folder, Contest::Images, number, 0)?;
     Ok((view.state > NO_QUORUM).then_some(view.round.value))
 }
 
-/// How many endpoints say that the round takes reveals.
+/// Returns how many endpoints report that the round takes reveals.
 fn reveals_begun(folder: &Folder, contest: Contest, number: u64) -> Result<usize, Failure> {
     let at = contest.at(folder)?;
     let says = |url: &&String| contest.read(&Endpoint::new(url), at, number).is_ok_and(|(state, ..)| state == REVEALS);
     Ok(folder.chain.endpoints.iter().filter(says).count())
 }
 
-/// Rounds for which there is an answer in the folder.
+/// Returns the rounds for which the folder has an answer.
 pub(super) fn answered(folder: &Path) -> Vec<u64> {
     let number = |name: &str| name.strip_prefix("round-")?.strip_suffix(".toml")?.parse().ok();
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
@@ -364,7 +363,8 @@ fn done<C: SolCall>(sender: &Sender, at: Address, what: &str, number: u64, call:
     Ok(())
 }
 
-/// Salt and commitment of an answer. The salt is derived from the voting key, so that it cannot be lost; whoever has the key can vote anyway.
+/// Returns salt and commitment of an answer. The salt is derived from the voting key, so it cannot be lost. Anyone
+/// with the key can vote anyway.
 fn sealed(
     folder: &Folder,
     key: &SigningKey,
@@ -399,11 +399,11 @@ fn toml(answers: &Answers) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
+    #![allow(clippy::unwrap_used, reason = "a test that cannot continue must stop")]
     use super::*;
 
     #[test]
-    fn answers_are_read_as_they_were_written() {
+    fn written_answers_read_back_unchanged() {
         let path = std::env::temp_dir().join(format!("openrelay-round-{}.toml", std::process::id()));
         assert!(load(&path).unwrap().answers.is_empty());
         let answers = vec![

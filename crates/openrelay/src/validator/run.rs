@@ -1,11 +1,14 @@
-//! `openrelay validator run`: a validator that does by itself what it owes: rebuilds what is proposed, votes for what it got, publishes how, and looks at relays' evidence.
+//! `openrelay validator run`: rebuilds proposals, votes, publishes its findings, and spot-checks relay evidence.
 //!
-//! Owns the order. Builds run beside it (`builds.rs`), so that it commits, reveals and renews collateral whatever they do. Nothing is held in memory that a restart would miss: answers stand in the folder before they are committed, salts are derived. What is decided stays decided, and nothing
-//! of it is shown before it is revealed: others could vote by it, and of two answers that are signed in one round the whole bond is lost.
+//! Owns the order of these steps. Builds run beside the loop (`builds.rs`), so commits, reveals and renewals of
+//! collateral never wait for them. A restart loses nothing: answers are in the folder before they are committed, and
+//! salts are derived. A decision is never changed, and never shown before it is revealed: others could vote by it,
+//! and a validator that signs two answers in one round loses its whole bond.
 //!
 //! ```text
-//! proposal ─▶ a source tree with this hash ─▶ a copy of it, built from nothing ─▶ image, manifest ─▶ commit ─▶ reveal ─▶ publish ─▶ finish, settle
-//!        a build that fails twice alike: BUILD_FAILED, late; a limit, a missing input, this machine: ABSTAIN, late
+//! proposal ─▶ a source tree with this hash ─▶ a copy of it, built from nothing ─▶ image, manifest
+//!          ─▶ commit ─▶ reveal ─▶ publish ─▶ finish, settle
+//! two builds that fail alike: BUILD_FAILED, late; a limit, a missing input, this machine: ABSTAIN, late
 //! ```
 
 use std::fs;
@@ -43,70 +46,78 @@ use crate::image::{BuildArguments, Kind, MANIFEST, make, remove};
 use crate::ledger::{ask, round_logs};
 use crate::{Program, say, talk};
 
-/// Rounds that are looked at, the newest: older ones are over.
+/// The number of newest rounds to look at; older ones are over.
 const ROUNDS: u64 = 16;
-/// A build without a result is answered with this much of the time left: until then others may put things right.
+/// A build without a result is answered only when this much time is left, so that its cause can be fixed until then.
 const LATE: Duration = Duration::from_secs(6 * 3_600);
-/// What is left for committing when every build must have ended.
+/// The time that is reserved for committing, before which every build must have ended.
 const LAST: Duration = Duration::from_secs(900);
-/// How long after a build that gave nothing it is tried again, where there is time.
+/// How long after a build without a result the next one starts, if there is time.
 const AGAIN: Duration = Duration::from_secs(3_600);
-/// Longest build: all rounds that are open at once get their turn within their three days, were each to last so long.
+/// The time limit of one build. Even if every build took this long, all open rounds would be built within three days.
 const WHOLE: Duration = Duration::from_secs(3_600);
-/// How much room a build needs, in bytes.
+/// The free disk space that a build needs, in bytes.
 const ROOM: u64 = 4 << 30;
 /// How often a relay is asked for its evidence.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
-/// What a running validator is told.
+/// The options of a running validator.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct RunArguments {
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: PathBuf,
     #[arg(long, value_name = "FILE")]
     pub(crate) password_file: Option<PathBuf>,
-    /// A source tree that may be proposed, or a folder of such trees; repeatable
+    /// Source tree, or folder of trees, to build; repeatable
     #[arg(long, value_name = "DIR", required = true)]
     pub(crate) source: Vec<PathBuf>,
-    /// Folder for what others may want to see: images, manifests, transcripts, attestations. A mirror serves it with --files
+    /// Folder for published files
+    ///
+    /// It holds images, manifests, transcripts and attestations. A mirror serves it with --files.
     #[arg(long, value_name = "DIR")]
     pub(crate) publish: PathBuf,
     #[command(flatten)]
     pub(crate) inputs: InputArguments,
     #[command(flatten)]
     pub(crate) collateral: CollateralArguments,
-    /// Take one look and do what is due, then end
+    /// Make one pass over what is due, then end
     #[arg(long)]
     pub(crate) once: bool,
-    /// Ask no relays for their evidence
+    /// Do not ask relays for their evidence
     #[arg(long)]
     pub(crate) no_checks: bool,
 }
 
-/// Where inputs come from.
+/// Where the inputs of builds come from.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct InputArguments {
-    /// Where packages are kept, by hash
+    /// Folder that keeps packages by hash
     #[arg(long, value_name = "DIR", env = "OPENRELAY_INPUTS")]
     pub(crate) inputs: Option<PathBuf>,
-    /// Where packages are had from, before Debian's archives as apt knows them; repeatable
+    /// URL to download packages from; repeatable
+    ///
+    /// It is asked before Debian's archives, as apt knows them.
     #[arg(long, value_name = "URL")]
     pub(crate) from: Vec<String>,
-    /// Pack these programs instead of compiling them, for development networks: init, then relay
+    /// Pack these programs instead of compiling them
+    ///
+    /// For development networks. First init, then relay.
     #[arg(long, num_args = 2, value_names = ["INIT", "RELAY"])]
     pub(crate) programs: Option<Vec<PathBuf>>,
-    /// Take this program as the client's instead of compiling it, for development networks
+    /// Use this client program instead of compiling it
+    ///
+    /// For development networks.
     #[arg(long, value_name = "PROGRAM")]
     pub(crate) client_program: Option<PathBuf>,
 }
 
-/// Runs until it is ended.
+/// Runs until the process ends.
 pub(super) fn run(program: &Program, arguments: &RunArguments) -> Result<(), Failure> {
     let folder = Folder::open(&arguments.dir)?;
     fs::create_dir_all(&arguments.publish)
-        .map_err(|error| Failure::plain(format!("cannot make {}: {error}", arguments.publish.display())))?;
+        .map_err(|error| Failure::plain(format!("cannot create {}: {error}", arguments.publish.display())))?;
     if let Some(missing) = arguments.source.iter().find(|source| !source.is_dir()) {
-        return Err(Failure::plain(format!("--source {} is no folder", missing.display())));
+        return Err(Failure::plain(format!("--source {} is not a folder", missing.display())));
     }
     let key = folder.key(arguments.password_file.as_deref())?;
     let mut looked = Instant::now();
@@ -117,7 +128,7 @@ pub(super) fn run(program: &Program, arguments: &RunArguments) -> Result<(), Fai
         let least = program.standard.roots.min_firmware_generation;
         if let Err(failure) = once(&folder, arguments, &key, (&mut builds, least)).and(collateral) {
             let said = failure.to_string();
-            // The same again and again is said once.
+            // A repeated failure is reported once.
             if said != warned {
                 talk(&format!("openrelay: warning: {said}"));
             }
@@ -129,7 +140,7 @@ pub(super) fn run(program: &Program, arguments: &RunArguments) -> Result<(), Fai
         if !arguments.no_checks && (arguments.once || looked.elapsed() >= LOOK_EVERY) {
             looked = Instant::now();
             if let Err(failure) = look(program, &folder) {
-                talk(&format!("openrelay: warning: no relay was looked at: {failure}"));
+                talk(&format!("openrelay: warning: no relay was checked: {failure}"));
             }
         }
         if arguments.once {
@@ -142,7 +153,7 @@ pub(super) fn run(program: &Program, arguments: &RunArguments) -> Result<(), Fai
     }
 }
 
-/// Does what is due in all rounds.
+/// Takes all steps that are due in all rounds.
 fn once(
     folder: &Folder,
     arguments: &RunArguments,
@@ -155,7 +166,7 @@ fn once(
     builds.forget_before(first);
     let mut result = Ok(());
     let mut wanted = Vec::new();
-    // What one round lacks holds up no other.
+    // A fault in one round delays no other.
     for number in first..=count {
         match stand(folder, arguments, number, id) {
             Ok(Some(left)) => wanted.push((number, left)),
@@ -167,14 +178,15 @@ fn once(
     for (number, left) in wanted {
         result = result.and(answer(folder, arguments, (builds, least), number, left));
     }
-    // What is being built is not published yet.
+    // The results of a running build are not complete yet.
     for number in (first..=count).filter(|number| !builds.is_running(*number)) {
         result = result.and(publish(folder, arguments, key, (number, id)));
     }
     result
 }
 
-/// Takes the step that is due in a round and needs no build; the time until its last commitment where one is wanted.
+/// Takes the step that is due in a round and needs no build. Returns the time until commitments end if the round
+/// waits for an answer.
 fn stand(folder: &Folder, arguments: &RunArguments, number: u64, id: u64) -> Result<Option<Duration>, Failure> {
     let password = arguments.password_file.as_deref();
     match due(folder, Contest::Images, number, id)? {
@@ -190,14 +202,14 @@ fn stand(folder: &Folder, arguments: &RunArguments, number: u64, id: u64) -> Res
         }
         Due::Answer { until } => {
             let left = Duration::from_secs(until.saturating_sub(block_time(&folder.endpoint())?));
-            // A chain in haste has rounds that are this much shorter, but builds last as long as elsewhere.
+            // A time divisor makes the chain's rounds shorter, but not builds.
             return Ok(Some(left.saturating_mul(folder.chain.haste.max(1))));
         }
     }
     Ok(None)
 }
 
-/// Commits to what a round's builds gave, once that is known.
+/// Commits to the result of a round's builds, once it is known.
 fn answer(
     folder: &Folder,
     arguments: &RunArguments,
@@ -217,7 +229,7 @@ fn answer(
             replace(&built.join(format!("round-{number}.log")), log.as_bytes()).map_err(Failure::plain)?;
             Found::Failed { log: B256::new(sha256(log.as_bytes())) }
         }
-        // To say that the proposal is at fault would be a lie, and to say nothing costs something.
+        // Reporting a failed build would be false, and not voting at all costs a penalty.
         Decision::Abstain(why) => {
             talk(&format!("openrelay: warning: round {number}: it abstains: {why}"));
             Found::Abstain {}
@@ -226,7 +238,7 @@ fn answer(
     step(folder, Contest::Images, number, Some(found), arguments.password_file.as_deref())
 }
 
-/// What is proposed in a round: by the first endpoint's word, which so many of them must have the same of.
+/// Returns the proposal of a round, as the first endpoint reports it and a quorum of endpoints confirms it.
 fn release(folder: &Folder, number: u64) -> Result<Release, Failure> {
     let endpoint = folder.endpoint();
     let proposed = [ImageRegistry::Proposed::SIGNATURE_HASH];
@@ -243,7 +255,8 @@ fn release(folder: &Folder, number: u64) -> Result<Release, Failure> {
     let agree = folder.chain.endpoints.iter().filter(same).count();
     if agree < folder.chain.quorum {
         return Err(Failure::plain(format!(
-            "round {number}: {agree} of {} endpoints have what {} says was proposed, {} must; nothing was built",
+            "round {number}: {agree} of {} endpoints confirm the proposal that {} reports, quorum is {}; \
+             nothing was built",
             folder.chain.endpoints.len(),
             endpoint.url(),
             folder.chain.quorum
@@ -252,8 +265,8 @@ fn release(folder: &Folder, number: u64) -> Result<Release, Failure> {
     Ok(release)
 }
 
-/// Rebuilds what is proposed, from a copy that knows nothing of what was built before. `least` is the oldest generation of
-/// firmware that a relay image may start with.
+/// Rebuilds the proposal from a copy of its tree, without anything from earlier builds. `least` is the oldest
+/// generation of firmware that a relay image may start with.
 fn rebuild(
     folder: &Path,
     arguments: &RunArguments,
@@ -263,18 +276,18 @@ fn rebuild(
 ) -> Rebuilt {
     let source = match tree_of(&arguments.source, release.sourceTree) {
         Ok(Some(source)) => source,
-        // Others may have it: that this machine has not proves nothing.
+        // Other validators may have it, so its absence here proves nothing.
         Ok(None) => return Rebuilt::Local(format!("no source tree here has the hash {}", release.sourceTree)),
         Err(failure) => return Rebuilt::Local(failure.to_string()),
     };
     let lock = source.join("image/inputs.lock");
     let firmware = match fs::read(&lock) {
         Ok(bytes) if B256::new(sha256(&bytes)) == release.inputsLock => check_firmware(&bytes, least),
-        Ok(_) => return Rebuilt::Failed("the tree has another image/inputs.lock than was signed\n".into()),
+        Ok(_) => return Rebuilt::Failed("the tree's image/inputs.lock differs from the signed one\n".into()),
         Err(error) => return Rebuilt::Local(format!("cannot read {}: {error}", lock.display())),
     };
     let Some(kind) = Kind::of(release.kind) else {
-        return Rebuilt::Local(format!("this version of openrelay builds nothing of kind {}", release.kind));
+        return Rebuilt::Local(format!("this version of openrelay cannot build kind {}", release.kind));
     };
     if let (Kind::Relay, Err(why)) = (kind, firmware) {
         return Rebuilt::Failed(format!("{why}\n"));
@@ -282,7 +295,7 @@ fn rebuild(
     let place = folder.join(format!("building-{number}"));
     let of = (release.sourceTree, kind, release.version);
     let result = clean_build(arguments, &source, (&place, &built(folder, number)), of, deadline);
-    // Looked at before the build is removed: it may be what has filled the disk.
+    // Checked before the build is removed, because the build may have filled the disk.
     let room = free(folder);
     if let Err(failure) = remove(&place) {
         talk(&format!("openrelay: warning: {failure}"));
@@ -293,25 +306,26 @@ fn rebuild(
     }
 }
 
-/// What a build that failed proves, given how much room was left, in bytes.
+/// Returns what a failed build proves, given the free disk space in bytes.
 fn judged(failure: &Failure, room: Option<u64>) -> Rebuilt {
     match room {
-        // A tool or an input is missing here, a file cannot be written, or one of our limits has ended it.
+        // A tool or an input is missing here, a file cannot be written, or one of our limits ended the build.
         _ if !failure.is_of_source() => Rebuilt::Local(failure.to_string()),
         Some(room) if room < ROOM => Rebuilt::Local(format!("{failure}; {} MiB are left on its disk", room >> 20)),
         Some(_) => Rebuilt::Failed(format!("{failure}\n")),
-        None => Rebuilt::Local(format!("{failure}; and it is not known how much room there is")),
+        None => Rebuilt::Local(format!("{failure}; the free disk space is unknown")),
     }
 }
 
-/// Checks the firmware that a lock names against the oldest generation that a relay image may start with.
+/// Checks that a lock's firmware is not older than the oldest generation that a relay image may start with.
 fn check_firmware(lock: &[u8], least: u32) -> Result<(), String> {
     let lock = Lock::parse(&String::from_utf8_lossy(lock)).map_err(|error| error.to_string())?;
     let generation = lock.firmware_generation().map_err(|error| error.to_string())?;
     check_generation(Some(generation), least).map_err(|refusal| format!("{refusal} [{}]", refusal.code()))
 }
 
-/// Where what was built for a round is kept until it is published: in the validator's own folder, which nobody else sees.
+/// Returns the folder that keeps a round's results until they are published. It is private: in the validator's own
+/// folder.
 fn built(folder: &Path, number: u64) -> PathBuf {
     folder.join(format!("built-{number}"))
 }
@@ -357,7 +371,7 @@ fn clean_build(
     Ok(Found::Image { image: B256::new(image), measurements: B256::new(sha256(&manifest)) })
 }
 
-/// Publishes what was built for a round, once the validator has revealed what it voted for.
+/// Publishes a round's results, once the validator has revealed its vote.
 fn publish(
     folder: &Folder,
     arguments: &RunArguments,
@@ -381,8 +395,9 @@ fn publish(
     fs::remove_dir_all(&built).map_err(Failure::plain)
 }
 
-/// Publishes what was found, signed by the voting key: an in-toto statement in an envelope, and the answer as the contract takes it. Two such files that name different values of one round
-/// are a proof of equivocation, so there is never a second one.
+/// Publishes an attestation of the result, signed by the voting key: an in-toto statement in an envelope, and the
+/// answer as the contract takes it. Two such files with different values for one round prove equivocation, so a
+/// second one is never written.
 fn attest(
     folder: &Folder,
     arguments: &RunArguments,
@@ -397,7 +412,7 @@ fn attest(
     }
     let release = release(folder, number)?;
     let (answer, value) = found.answer().parts();
-    // Worked out here: of another answer that an endpoint had it sign the whole bond would be lost.
+    // Computed here: if an endpoint made the validator sign another answer, the whole bond would be lost.
     let hash = statement_hash(folder.chain.chain_id, folder.images, number, found.answer());
     let signer = Address::from_public_key(key.verifying_key());
     let statement = json!({
@@ -428,12 +443,15 @@ fn attest(
         "payloadType": KIND,
         "payload": base64(statement.as_bytes()),
         "signatures": [{"keyid": signer.to_string(), "sig": base64(&sign(key, keccak256(encoded))?)}],
-        "vote": {"round": number, "validator": id, "answer": answer, "value": value.to_string(), "signature": Bytes::from(sign(key, hash)?).to_string()},
+        "vote": {
+            "round": number, "validator": id, "answer": answer, "value": value.to_string(),
+            "signature": Bytes::from(sign(key, hash)?).to_string(),
+        },
     });
     replace(&path, format!("{envelope:#}\n").as_bytes()).map_err(Failure::plain)
 }
 
-/// Says where another value than the own one was approved.
+/// Reports whether a round approved the value that this machine builds.
 fn compare(arguments: &RunArguments, number: u64, value: B256) {
     let published = fs::read_dir(&arguments.publish).into_iter().flatten().flatten();
     let mut manifests = published.map(|entry| entry.path()).filter(|path| path.to_string_lossy().ends_with(MANIFEST));
@@ -443,15 +461,16 @@ fn compare(arguments: &RunArguments, number: u64, value: B256) {
         image_value(manifest.image.into(), B256::new(sha256(&bytes))) == value
     });
     if own {
-        say(&format!("round {number}: approved is what was rebuilt here"));
+        say(&format!("round {number}: the approved image is the one that was rebuilt here"));
     } else {
         talk(&format!(
-            "openrelay: warning: round {number} approved another image than this machine builds; get it, and: openrelay image diff ONE OTHER"
+            "openrelay: warning: round {number} approved another image than this machine builds; \
+             get it, then compare: openrelay image diff ONE OTHER"
         ));
     }
 }
 
-/// Asks a relay for its evidence as an ordinary client would, and says what was found.
+/// Asks a random relay for its evidence as an ordinary client would, and prints the result.
 fn look(program: &Program, folder: &Folder) -> Result<(), Failure> {
     let now = unix_seconds();
     let (reading, directory) = openrelay_node::chain::read(&folder.chain, now, 0)?;
@@ -459,13 +478,13 @@ fn look(program: &Program, folder: &Folder) -> Result<(), Failure> {
     let relays = &directory.directory().body().relays;
     let drawn = u64::from_le_bytes(array(&mut OsRandom::default())) % u64::try_from(relays.len().max(1)).unwrap_or(1);
     let Some(record) = relays.get(usize::try_from(drawn).unwrap_or(0)) else {
-        return Err(Failure::plain("no relay takes circuits"));
+        return Err(Failure::plain("no relay accepts circuits"));
     };
     let shown = Inquirer::new(&directory).ask(record);
     let refused = match shown {
         Err(error) => Some(json!({"code": "silent", "why": error.to_string()})),
         Ok(staple) => {
-            // Read anew with what it has shown, whose block may be newer.
+            // Read the chain again together with the shown evidence, whose block may be newer.
             let (reading, newer) = read_by(&Outside, &folder.chain, (now, 0), directory.reading(), &[staple])?;
             let newer = VerifiedDirectory::of_proven(newer, reading);
             let judged = Judged::of(&newer, &folder.chain.trust(), &program.standard, unix_seconds());
@@ -476,35 +495,36 @@ fn look(program: &Program, folder: &Folder) -> Result<(), Failure> {
         }
     };
     let said: Value = json!({
-        "schema": "openrelay.spot-check/1", "relay": record.relay_id, "believed": refused.is_none(), "refused": refused,
+        "schema": "openrelay.spot-check/1", "relay": record.relay_id, "believed": refused.is_none(),
+        "refused": refused,
     });
     say(&said.to_string());
     Ok(())
 }
 
-/// `openrelay validator report`: hands in two attestations of one validator that name different values of one round.
+/// `openrelay validator report`: reports one validator's two attestations that have different values for one round.
 pub(super) fn report(folder: &Folder, files: [&Path; 2], password_file: Option<&Path>) -> Result<(), Failure> {
     let read = |path: &Path| -> Result<Value, Failure> {
         let bytes =
             fs::read(path).map_err(|error| Failure::plain(format!("cannot read {}: {error}", path.display())))?;
         let whole: Value = serde_json::from_slice(&bytes)
-            .map_err(|error| Failure::plain(format!("{} is no attestation: {error}", path.display())))?;
+            .map_err(|error| Failure::plain(format!("{} is not an attestation: {error}", path.display())))?;
         Ok(whole["vote"].clone())
     };
     let votes = [read(files[0])?, read(files[1])?];
     let number = |vote: &Value, key: &str| {
-        vote[key].as_u64().ok_or_else(|| Failure::plain(format!("an attestation names no {key}")))
+        vote[key].as_u64().ok_or_else(|| Failure::plain(format!("an attestation has no {key}")))
     };
     let text = |vote: &Value, key: &str| {
-        vote[key].as_str().map(str::to_owned).ok_or_else(|| Failure::plain(format!("an attestation names no {key}")))
+        vote[key].as_str().map(str::to_owned).ok_or_else(|| Failure::plain(format!("an attestation has no {key}")))
     };
     for key in ["round", "validator"] {
         if number(&votes[0], key)? != number(&votes[1], key)? {
-            return Err(Failure::plain(format!("the attestations are of another {key} each: that proves nothing")));
+            return Err(Failure::plain(format!("the attestations differ in their {key}: that proves nothing")));
         }
     }
     if votes[0]["value"] == votes[1]["value"] {
-        return Err(Failure::plain("both attestations name the same value: that proves nothing"));
+        return Err(Failure::plain("both attestations have the same value: that proves nothing"));
     }
     let answer =
         |vote: &Value| -> Result<u8, Failure> { u8::try_from(number(vote, "answer")?).map_err(Failure::plain) };
@@ -520,11 +540,11 @@ pub(super) fn report(folder: &Folder, files: [&Path; 2], password_file: Option<&
     };
     let sender = folder.sender(folder.key(password_file)?);
     let receipt = sender.send("report equivocation", folder.images, &call.abi_encode())?;
-    say(&format!("reported: the bond is gone, a twentieth of it is the reporter's; block {}", receipt.block));
+    say(&format!("reported: the bond is gone, and the reporter gets a twentieth of it; block {}", receipt.block));
     Ok(())
 }
 
-/// What a release names, for who proposes: the hash of the tree and that of its inputs.
+/// Prints what a proposer must put into a release: the hash of the tree and that of its inputs.
 pub(super) fn source(tree: &Path) -> Result<(), Failure> {
     let hash = tree_hash(tree)?;
     let lock = fs::read(tree.join("image/inputs.lock")).map_err(Failure::plain)?;
@@ -537,7 +557,7 @@ pub(super) fn source(tree: &Path) -> Result<(), Failure> {
 mod tests {
     use super::*;
 
-    /// A lock with this line in its firmware.
+    /// Returns a lock with this line in its firmware package.
     fn lock(line: &str) -> Vec<u8> {
         let package = |role: &str, line: &str| {
             let hash = "00".repeat(32);
@@ -550,12 +570,12 @@ mod tests {
     }
 
     #[test]
-    fn build_failed_is_said_of_nothing_but_the_tree() {
+    fn failed_build_is_reported_only_for_faults_of_the_tree() {
         let tree = Failure::of_source("the build of the relay failed with exit code 101");
         let is_failed = |failure: &Failure, room| matches!(judged(failure, room), Rebuilt::Failed(_));
         assert!(is_failed(&tree, Some(ROOM)));
         assert!(!is_failed(&tree, Some(ROOM - 1)) && !is_failed(&tree, None), "the disk may have been full");
-        // An input that nobody has, an error of the disk, a limit.
+        // An unavailable input, a disk error, a limit.
         let others = [Failure::new(77, "x"), Failure::plain("x"), Failure::new(crate::failure::LIMIT_EXCEEDED, "x")];
         assert!(others.iter().all(|failure| !is_failed(failure, Some(ROOM))));
     }
@@ -567,6 +587,6 @@ mod tests {
         let old = check_firmware(&lock("generation = 1"), 2).unwrap_err();
         assert!(old.contains("generation 1") && old.ends_with("[firmware-generation]"), "{old}");
         let none = check_firmware(&lock(""), 2).unwrap_err();
-        assert!(none.contains("a firmware names its generation"), "{none}");
+        assert!(none.contains("a firmware package must have a generation"), "{none}");
     }
 }

@@ -1,6 +1,7 @@
-//! Source trees: which files one has, its hash, and a copy of it.
+//! Source trees: the files of one, its hash, and a copy of it.
 //!
-//! Owns what counts as a file of a tree. A tree may be anybody's, so no link in it is followed, git runs confined, for a tree's settings name programs, and whatever could be written in two ways is refused.
+//! Owns what counts as a file of a tree. A tree is untrusted, so no link in it is followed. Git runs confined,
+//! because a tree's settings can name programs. A file name that could be read in two ways is refused.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,13 +13,14 @@ use crate::confined::{self, Confined, Confinement};
 use crate::failure::Failure;
 use crate::image;
 
-/// Longest list of a tree's files, in bytes.
+/// The longest list of a tree's files, in bytes.
 const MAX_LIST: u64 = 16 << 20;
 
-/// The hash of a tree: SHA-256 of the lines "SHA-256, two spaces, path" of its files, ascending by path. Files are those that git knows, where it does; otherwise all of them.
+/// Returns the hash of a tree: SHA-256 of the lines "SHA-256, two spaces, path" of its files, in ascending order of
+/// paths. The files are those that git lists, if the tree has a repository, and otherwise all files.
 ///
 /// # Errors
-/// [`Failure`] with the file that no such list can have.
+/// [`Failure`] with the file that cannot be in such a list.
 pub(super) fn tree_hash(tree: &Path) -> Result<B256, Failure> {
     let mut lines = String::new();
     for path in listed(tree)? {
@@ -27,10 +29,10 @@ pub(super) fn tree_hash(tree: &Path) -> Result<B256, Failure> {
     Ok(B256::new(sha256(lines.as_bytes())))
 }
 
-/// The tree with this hash among those that are known, or in one of them.
+/// Returns the tree with this hash, among the known trees and the folders directly in them.
 ///
 /// # Errors
-/// [`Failure`] with code 77 when it may be one that this machine cannot list.
+/// [`Failure`] with code 77 if a tree that this machine cannot list may be the one.
 pub(super) fn tree_of(sources: &[PathBuf], wanted: B256) -> Result<Option<PathBuf>, Failure> {
     let below = |source: &PathBuf| {
         let inner = fs::read_dir(source).into_iter().flatten().flatten().map(|entry| entry.path());
@@ -47,10 +49,10 @@ pub(super) fn tree_of(sources: &[PathBuf], wanted: B256) -> Result<Option<PathBu
     of_this_machine.map_or(Ok(None), Err)
 }
 
-/// Copies the files of a tree, which must have this hash, into a folder that is not there yet.
+/// Copies the files of a tree, which must have this hash, into a folder that does not exist yet.
 ///
 /// # Errors
-/// [`Failure`] with what cannot be copied, or that the tree has changed.
+/// [`Failure`] with the file that cannot be copied, or because the tree has changed.
 pub(super) fn copy(tree: &Path, to: &Path, wanted: B256) -> Result<(), Failure> {
     for path in listed(tree)? {
         let place = to.join(&path);
@@ -65,15 +67,15 @@ pub(super) fn copy(tree: &Path, to: &Path, wanted: B256) -> Result<(), Failure> 
     }
 }
 
-/// The paths of a tree's files, ascending.
+/// Returns the paths of a tree's files, in ascending order.
 fn listed(tree: &Path) -> Result<Vec<String>, Failure> {
     if !tree.join("image/inputs.lock").is_file() {
-        return Err(Failure::plain(format!("{} is no source tree: it has no image/inputs.lock", tree.display())));
+        return Err(Failure::plain(format!("{} is not a source tree: it has no image/inputs.lock", tree.display())));
     }
     let mut paths = Vec::new();
     if tree.join(".git").exists() {
         let tree = tree.canonicalize().map_err(Failure::plain)?;
-        // Whoever owns the files: it can do nothing here but list them.
+        // Git may read files of any owner, because it can do nothing here but list them.
         let git = Confined::new("git", Confinement::Required)
             .read(&tree)
             .args(["-c", "safe.directory=*", "-C"])
@@ -83,7 +85,7 @@ fn listed(tree: &Path) -> Result<Vec<String>, Failure> {
             .env("GIT_CONFIG_NOSYSTEM", "1")
             .env("GIT_OPTIONAL_LOCKS", "0");
         let fault = |why: &dyn std::fmt::Display| {
-            Failure::new(77, format!("git does not list the files of {}: {why}", tree.display()))
+            Failure::new(77, format!("git cannot list the files of {}: {why}", tree.display()))
         };
         let (ended, list) = git.heard(MAX_LIST + 1)?;
         confined::succeeded(ended, "git").map_err(|failure| fault(&failure))?;
@@ -117,17 +119,18 @@ fn walk(tree: &Path, below: &str, paths: &mut Vec<String>) -> Result<(), Failure
     Ok(())
 }
 
-/// A name that a line of the list can have, and that means the same to everybody.
+/// Returns a name that fits into a line of the list and has one meaning for everyone.
 fn spelt(name: Option<&str>, shown: &str) -> Result<String, Failure> {
     match name.filter(|name| !name.chars().any(|letter| letter.is_control() || letter == '\\')) {
         Some(name) => Ok(name.to_owned()),
         None => Err(Failure::plain(format!(
-            "a file is called {shown:?}: a source tree has no names with control characters, backslashes or what is not UTF-8"
+            "the file name {shown:?} is not allowed: names in a source tree must be UTF-8, \
+             without control characters or backslashes"
         ))),
     }
 }
 
-/// The content of a file of the tree, which is one, and where it says.
+/// Reads a regular file of the tree that is not reached through a link.
 fn read(tree: &Path, path: &str) -> Result<Vec<u8>, Failure> {
     let fault = |why: &dyn std::fmt::Display| Failure::plain(format!("cannot read {path} of the tree: {why}"));
     let whole = tree.canonicalize().map_err(|error| fault(&error))?.join(path);
@@ -139,7 +142,7 @@ fn read(tree: &Path, path: &str) -> Result<Vec<u8>, Failure> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
+    #![allow(clippy::unwrap_used, reason = "a test that cannot continue must stop")]
     use super::*;
 
     struct Place(PathBuf);
@@ -164,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tree_is_copied_whole_or_not_at_all() {
+    fn tree_copy_succeeds_only_with_the_expected_hash() {
         let place = Place::new("copied");
         fs::create_dir_all(place.tree().join("src/deep")).unwrap();
         fs::write(place.tree().join("src/deep/a file"), "content").unwrap();
@@ -186,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_be_read_in_two_ways_is_no_source_tree() {
+    fn ambiguous_names_links_and_special_files_are_refused() {
         use std::os::unix::ffi::OsStrExt as _;
         let place = Place::new("strange");
         let refused = |name: &[u8], what: &str| {
@@ -207,6 +210,6 @@ mod tests {
         }
         assert!(std::process::Command::new("mkfifo").arg(&link).status().unwrap().success());
         let failure = tree_hash(&place.tree()).unwrap_err();
-        assert!(failure.to_string().contains("no regular file"), "{failure}");
+        assert!(failure.to_string().contains("not a regular file"), "{failure}");
     }
 }

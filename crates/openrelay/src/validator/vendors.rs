@@ -1,7 +1,8 @@
-//! What Intel and AMD publish about the machines that relays run on, put together as one bundle.
+//! Fetches what Intel and AMD publish about the machines that relays run on, and puts it into one bundle.
 //!
-//! Owns which services are asked for what. Nothing is believed of them: every part is held against evidence of a relay before it is published or voted for.
-//! Sources: Intel SGX and TDX Provisioning Certification Service, API version 4; AMD VCEK certificate and KDS interface specification (57230).
+//! Owns which services are asked for what. No part is trusted as fetched: each is checked with some relay's evidence
+//! before it is published or voted for. Sources: Intel SGX and TDX Provisioning Certification Service, API version 4;
+//! AMD VCEK certificate and KDS interface specification (57230).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -17,12 +18,12 @@ use crate::failure::Failure;
 use crate::talk;
 
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Models of processors that are asked for at most, those of most relays first.
+/// The most processor models to ask for, beginning with those of most relays.
 const MODELS: usize = 64;
-/// Largest answer, in bytes.
+/// The largest answer, in bytes.
 const MAX_ANSWER: u64 = 1 << 20;
 
-/// Where vendors publish.
+/// The services of the vendors.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Services {
     /// Intel's provisioning certification service
@@ -40,18 +41,19 @@ pub(crate) struct Services {
     pub(crate) amd: String,
 }
 
-/// A model of Intel's processors in an environment, by the words of a quote's certificate, which decide nothing else.
+/// A processor model of Intel's in an environment, as a quote's certificate states it. It decides nothing but what to
+/// ask.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Model {
     environment: String,
     fmspc: String,
-    /// Which authority has signed the certificate.
+    /// The authority that signed the certificate.
     authority: &'static str,
 }
 
 impl Services {
-    /// Fetches what these relays are judged by, as far as vendors have it. Floors, and what no relay has evidence of now, are those of `held`. A
-    /// model that no vendor knows is passed over.
+    /// Fetches the collateral for these relays' evidence, as far as the vendors have it. Floors come from `held`, and
+    /// so do parts for which no relay has evidence at present. A model that no vendor knows is skipped.
     pub(super) fn fetch(&self, staples: &[Staple], held: &Bundle, roots: &Roots, now: u64) -> Bundle {
         let mut bundle = held.clone();
         let (models, products) = machines(staples, roots, now);
@@ -69,7 +71,7 @@ impl Services {
         }
         for product in products {
             let Some(entry) = bundle.amd.iter_mut().find(|entry| entry.product == product) else {
-                passed_over(product, &"no floor is known; name a file with one: --floors");
+                passed_over(product, &"no floor is known; give a file with one: --floors");
                 continue;
             };
             match ask(&format!("{}/vcek/v1/{product}/crl", base(&self.amd))) {
@@ -77,12 +79,12 @@ impl Services {
                 Err(failure) => passed_over(product, &failure),
             }
         }
-        // What nothing shows to be genuine is what it was before, or is not there.
+        // A part that makes no evidence genuine is reset to the part in force, or is left out.
         let genuine = genuine_of(&bundle, staples, roots, now);
         bundle.intel.retain(|entry| {
             let good = held.intel.contains(entry) || genuine.contains(&Collateral::Intel(Box::new(entry.clone())));
             if !good {
-                passed_over("Intel's", &"no relay's evidence is genuine by it");
+                passed_over("Intel's", &"it makes no relay's evidence genuine");
             }
             good
         });
@@ -126,8 +128,8 @@ impl Services {
     }
 }
 
-/// The models and products of the machines that relays run on. A staple counts only where a chip of the vendor has signed it for what it is
-/// bound to: then the vendor has certified the model too, and invented ones take no place.
+/// Returns the models and products of the relays' machines. A staple counts only if a chip of the vendor has signed
+/// it for what it is bound to. Then the vendor has certified the model too, so invented models take no place.
 fn machines(staples: &[Staple], roots: &Roots, now: u64) -> (Vec<Model>, BTreeSet<&'static str>) {
     let (mut models, mut products) = (BTreeMap::<Model, BTreeSet<u64>>::new(), BTreeSet::new());
     for staple in staples.iter().filter(|staple| check_staple(staple, roots, now).is_ok()) {
@@ -153,7 +155,7 @@ impl Model {
     }
 }
 
-/// The collateral in a bundle by which some evidence is genuine, revocation looked at.
+/// Returns the collateral in a bundle that makes some evidence genuine, with revocation checked.
 fn genuine_of(bundle: &Bundle, staples: &[Staple], roots: &Roots, now: u64) -> Vec<Collateral> {
     let mut genuine = Vec::new();
     for staple in staples {
@@ -167,8 +169,13 @@ fn genuine_of(bundle: &Bundle, staples: &[Staple], roots: &Roots, now: u64) -> V
     genuine
 }
 
-/// Holds a bundle against evidence: it has all that `held` has, nothing of it older, each part of it makes some relay's evidence genuine or is what holds already, and it is in the one
-/// order. Returns the smallest and the greatest number of Intel's evaluation in it.
+/// Checks a bundle with relay evidence and the bundle in force, `held`:
+///
+/// - It has all parts that `held` has, and none of them is older.
+/// - Each part makes some relay's evidence genuine, or is the part in force.
+/// - The parts are in canonical order.
+///
+/// Returns the smallest and the greatest number of Intel's evaluation in the bundle.
 ///
 /// # Errors
 /// [`Failure`] with what is wrong.
@@ -179,50 +186,50 @@ pub(super) fn check(
     roots: &Roots,
     now: u64,
 ) -> Result<Option<(u32, u32)>, Failure> {
-    let strange = |what: &str| Err(Failure::plain(format!("this collateral is not to be voted for: {what}")));
+    let strange = |what: &str| Err(Failure::plain(format!("this collateral cannot be voted for: {what}")));
     let ascends = bundle.intel.windows(2).all(|two| two[0].subject() < two[1].subject())
         && bundle.amd.windows(2).all(|two| two[0].product < two[1].product);
     if !ascends {
-        return strange("its parts are not in order, or something is in it twice");
+        return strange("its parts are out of order or duplicated");
     }
     let genuine = genuine_of(bundle, staples, roots, now);
     for entry in &bundle.intel {
         let own = held.intel.iter().find(|own| own.subject() == entry.subject());
         if own.is_some_and(|own| intel_dates(own).iter().zip(intel_dates(entry)).any(|(own, new)| *own > new)) {
-            return strange("a part of Intel's is older than that which holds");
+            return strange("a part from Intel is older than the one in force");
         }
         if own != Some(entry) && !genuine.contains(&Collateral::Intel(Box::new(entry.clone()))) {
-            return strange("no relay's evidence is genuine by a part of Intel's");
+            return strange("a part from Intel makes no relay's evidence genuine");
         }
     }
     for entry in &bundle.amd {
         let own = held.amd.iter().find(|own| own.product == entry.product);
         if own.is_some_and(|own| own.collateral.crl.is_some() && amd_date(own) > amd_date(entry)) {
-            return strange("a list of AMD's is older than that which holds");
+            return strange("a list from AMD is older than the one in force");
         }
         if own != Some(entry) && !genuine.contains(&Collateral::Amd(entry.collateral.clone())) {
-            return strange("no relay's evidence is genuine by a part of AMD's");
+            return strange("a part from AMD makes no relay's evidence genuine");
         }
         if entry.collateral.crl.is_none() {
-            return strange("a part of AMD's has no list of revoked certificates");
+            return strange("a part from AMD has no list of revoked certificates");
         }
     }
     let has_intel = |own: &IntelCollateral| bundle.intel.iter().any(|entry| entry.subject() == own.subject());
     let has_amd = |own: &AmdProduct| bundle.amd.iter().any(|entry| entry.product == own.product);
     if !held.intel.iter().all(has_intel) || !held.amd.iter().filter(|own| own.collateral.crl.is_some()).all(has_amd) {
-        return strange("something is missing that holds now");
+        return strange("a part that is in force is missing");
     }
     let evaluations = || bundle.intel.iter().filter_map(evaluation);
     Ok(evaluations().min().zip(evaluations().max()))
 }
 
-/// The number of Intel's evaluation, which is signed with the rest.
+/// Returns the number of Intel's evaluation, which is signed with the rest.
 fn evaluation(entry: &IntelCollateral) -> Option<u32> {
     let object: serde_json::Value = serde_json::from_str(&entry.tcb_info).ok()?;
     u32::try_from(object["tcbEvaluationDataNumber"].as_u64()?).ok()
 }
 
-/// When the parts were issued, in seconds since the Unix epoch; 0 for what does not say so.
+/// Returns when the parts were issued, in seconds since the Unix epoch; 0 for a part without a date.
 fn intel_dates(entry: &IntelCollateral) -> [u64; 4] {
     let date = |text: &str| {
         let object: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
@@ -237,7 +244,7 @@ fn amd_date(entry: &AmdProduct) -> u64 {
     entry.collateral.crl.as_deref().and_then(list_issued).unwrap_or(0)
 }
 
-/// When the parts of a bundle were issued, the oldest first: of two bundles the newer has the greater.
+/// Returns when the parts of a bundle were issued, the oldest first. Of two bundles the newer one compares greater.
 pub(super) fn issued(bundle: &Bundle) -> Vec<u64> {
     let mut dates: Vec<u64> = bundle.intel.iter().flat_map(intel_dates).collect();
     dates.extend(bundle.amd.iter().map(amd_date));
@@ -245,7 +252,8 @@ pub(super) fn issued(bundle: &Bundle) -> Vec<u64> {
     dates
 }
 
-/// What holds, with the floors of AMD's firmware in another bundle if their number is higher.
+/// Returns the bundle in force, with the floors for AMD's firmware from another bundle if that one's number is
+/// higher.
 pub(super) fn with_floors(mut held: Bundle, named: &Bundle) -> Bundle {
     if named.amd_floor > held.amd_floor {
         held.amd_floor = named.amd_floor;
@@ -259,7 +267,7 @@ pub(super) fn with_floors(mut held: Bundle, named: &Bundle) -> Bundle {
     held
 }
 
-/// An answer of a service.
+/// The answer of a service.
 struct Answer {
     url: String,
     headers: BTreeMap<String, String>,
@@ -282,9 +290,9 @@ impl Answer {
         Failure::plain(format!("{}: {why}", self.url))
     }
 
-    /// The object of this name, to the byte as it was signed, and the signature.
+    /// Returns the object of this name, byte for byte as it was signed, and its signature.
     fn signed(&self, name: &str) -> Result<(String, Vec<u8>), Failure> {
-        let unlike = || self.fault(&format!("this is no signed {name}"));
+        let unlike = || self.fault(&format!("this is not a signed {name}"));
         let text = std::str::from_utf8(&self.body).map_err(|_| unlike())?.trim();
         let inner = text.strip_prefix(&format!("{{\"{name}\":")).ok_or_else(unlike)?;
         let (object, rest) = inner.rsplit_once(",\"signature\":\"").ok_or_else(unlike)?;
@@ -292,9 +300,9 @@ impl Answer {
         Ok((object.to_owned(), signature.ok_or_else(unlike)?))
     }
 
-    /// A chain of certificates in a header: PEM, with what URLs do not take replaced.
+    /// Returns the certificate chain in a header: PEM, percent-encoded.
     fn chain(&self, header: &str) -> Result<String, Failure> {
-        let missing = || self.fault(&format!("it has no header {header} with certificates"));
+        let missing = || self.fault(&format!("the header {header} with certificates is missing or malformed"));
         let packed = self.headers.get(header).ok_or_else(missing)?;
         let (mut out, mut rest) = (Vec::new(), packed.bytes());
         while let Some(byte) = rest.next() {
@@ -313,7 +321,7 @@ impl Answer {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot continue must stop")]
     use openrelay_attest::binding::Binding;
     use openrelay_attest::raw::convert;
     use openrelay_sim::intel::{BEGINS, FMSPC, Machine, MockIntel};
@@ -325,7 +333,7 @@ mod tests {
         Answer { url: "http://x".into(), headers, body: body.as_bytes().to_vec() }
     }
 
-    /// Evidence of a machine of Intel's, bound to this relay.
+    /// Returns evidence of an Intel machine, bound to this relay.
     fn staple(intel: &MockIntel, relay_id: u64) -> Staple {
         let binding = Binding {
             network: [1; 32],
@@ -341,7 +349,7 @@ mod tests {
         Staple { evidence: convert(&raw).unwrap().evidence, binding }
     }
 
-    /// The same with another model in its certificate, which Intel has not signed.
+    /// Returns the same evidence with another model in its certificate, which Intel has not signed.
     fn invented(genuine: &Staple, number: u8) -> Staple {
         let mut staple = genuine.clone();
         let Evidence::Intel(quote) = &mut staple.evidence else { panic!("no quote") };
@@ -361,16 +369,16 @@ mod tests {
             .filter_map(|staple| if let Evidence::Intel(quote) = &staple.evidence { Model::of(quote) } else { None })
             .collect();
         let real = claimed.last().unwrap().clone();
-        assert_eq!((claimed.len(), real.fmspc.as_str()), (65, "50806f000000"), "it is the last of all that is claimed");
+        assert_eq!((claimed.len(), real.fmspc.as_str()), (65, "50806f000000"), "it is the last of all claimed models");
         assert_eq!(machines(&all, &intel.roots(), BEGINS + 86_400), (vec![real], BTreeSet::new()));
-        // Neither does a quote that somebody else has published count, which is bound to nothing that a relay says.
+        // A quote of another relay does not count either: its binding does not match what this relay states.
         let mut foreign = genuine;
         foreign.binding.relay_id = 2;
         assert!(machines(&[foreign], &intel.roots(), BEGINS + 86_400).0.is_empty());
     }
 
     #[test]
-    fn what_was_signed_is_taken_to_the_byte() {
+    fn signed_object_is_extracted_byte_for_byte() {
         let good = answer(
             "{\"tcbInfo\":{\"a\": \"\\\",\\\"signature\\\":\"},\"signature\":\"00ff\"}",
             "-----BEGIN%20X-----%0Aa%2Bb",

@@ -1,13 +1,14 @@
 //! Fetching a mirrored file from a relay, piece by piece.
 //!
-//! Owns the order of pieces and the bound of a file. Whether the file is true is for the caller to check: nothing here believes it.
+//! Owns the order of pieces and the size limit of a file. Never verifies a file: the caller must check its content.
 
 use crate::message::{MAX_MIRRORED, Message, MirrorFile, MirrorPiece};
 
-/// How often a file may change while it is fetched: a relay that changes it with every piece is not waited for.
+/// Versions of a file that a relay may send during one fetch. A client does not wait for a relay that changes the
+/// file with every piece.
 const MOST_VERSIONS: u32 = 4;
 
-/// A file on its way.
+/// A file that is being fetched.
 #[derive(Debug)]
 pub(super) struct Fetch {
     file: MirrorFile,
@@ -16,12 +17,12 @@ pub(super) struct Fetch {
     bytes: Vec<u8>,
 }
 
-/// What a piece has brought.
+/// The effect of a piece.
 #[derive(PartialEq, Eq, Debug)]
 pub(super) enum Progress {
-    /// Ask for this next.
+    /// The client must send this request next.
     Ask(Message),
-    /// The file is there; without bytes when the relay has none.
+    /// The file is complete; it is empty when the relay does not have it.
     Done(MirrorFile, Vec<u8>),
 }
 
@@ -30,12 +31,12 @@ impl Fetch {
         Self { file, version: [0; 8], versions: 0, bytes: Vec::new() }
     }
 
-    /// What to ask for next.
+    /// Returns the next request.
     pub(super) fn request(&self) -> Message {
         Message::MirrorRequest { file: self.file, offset: u32::try_from(self.bytes.len()).unwrap_or(u32::MAX) }
     }
 
-    /// Takes in a piece; `None` when the relay did not send what it was asked for.
+    /// Handles a piece. Returns `None` when the relay sent something that was not requested.
     pub(super) fn take(&mut self, piece: MirrorPiece) -> Option<Progress> {
         let total = piece.total as usize;
         if piece.file != self.file || total > MAX_MIRRORED {
@@ -49,7 +50,7 @@ impl Fetch {
                 return None;
             }
             if piece.offset != 0 {
-                // From its beginning; a first piece always is.
+                // Fetch the new version from its beginning; the first piece of a fetch always starts there.
                 return (!fresh).then(|| Progress::Ask(self.request()));
             }
         }
@@ -77,24 +78,24 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_changes_on_the_way_is_fetched_anew() {
+    fn changed_file_is_fetched_from_its_beginning() {
         let mut fetch = Fetch::new(MirrorFile::Records);
         assert_eq!(fetch.take(piece(1, 4, 0, b"ab")), ask(2));
         assert_eq!(fetch.take(piece(2, 6, 2, b"CD")), ask(0));
         assert_eq!(fetch.take(piece(2, 6, 0, b"AB")), ask(2));
-        // One that has become shorter comes from its beginning at once.
+        // When the new version is too short for the requested offset, the relay sends its beginning at once.
         assert_eq!(fetch.take(piece(3, 2, 0, b"x")), ask(1));
         assert_eq!(fetch.take(piece(3, 2, 1, b"y")), Some(Progress::Done(MirrorFile::Records, b"xy".to_vec())));
     }
 
     #[test]
-    fn a_relay_without_the_file_says_so() {
+    fn missing_file_ends_the_fetch_with_no_bytes() {
         let done = Some(Progress::Done(MirrorFile::Records, Vec::new()));
         assert_eq!(Fetch::new(MirrorFile::Records).take(piece(0, 0, 0, b"")), done);
     }
 
     #[test]
-    fn what_was_not_asked_for_is_refused() {
+    fn unrequested_piece_is_refused() {
         let mut endless = Fetch::new(MirrorFile::Records);
         for version in 1..=4 {
             assert_eq!(endless.take(piece(version, 4, 0, b"ab")), ask(2));

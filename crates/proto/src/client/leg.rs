@@ -1,6 +1,7 @@
-//! One of a client's two sessions: handshake, then link.
+//! One of a client's two sessions: first the handshake, then the link.
 //!
-//! Owns repetition of handshake packets, cookies, and the index that packets to this client carry.
+//! Owns repetition of handshake packets, cookies, and the receiver index of packets to this client. Never judges
+//! evidence: it compares the announced digest with those that the caller has accepted.
 
 use std::time::Duration;
 
@@ -19,17 +20,17 @@ use crate::suite::Suites;
 use crate::time::Time;
 use crate::wire::{FrameKind, PacketType, take};
 
-/// Waits for an answer, in milliseconds; after the last one the relay counts as silent. Many short ones, for a relay under attack looks at one first
-/// packet in sixteen; then long ones, for paths over satellites.
+/// Waits for an answer, in milliseconds; after the last one the relay counts as silent. Many short waits come first,
+/// because a relay under attack processes one first packet in sixteen. Long waits follow, for satellite paths.
 const WAITS: [u64; 18] =
     [250, 500, 500, 500, 500, 500, 500, 500, 500, 500, 1_000, 1_000, 1_000, 1_000, 1_000, 1_000, 2_000, 4_000];
-/// How long packets with the index before are still accepted after the relay has used the new one.
+/// How long packets with the previous index are accepted after the relay has first used the new one.
 const RETIRE_TIME: Duration = Duration::from_secs(10);
 
-/// How far a session has come.
+/// The progress of a session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Stage {
-    /// Keys are there; evidence was asked for, unless it is accepted already.
+    /// The keys exist; evidence was requested unless it is already accepted.
     Evidence,
     /// A token was sent.
     Token,
@@ -37,7 +38,7 @@ pub(super) enum Stage {
     Admitted,
 }
 
-/// What a datagram of a leg held.
+/// The content of a leg's datagram.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Incoming {
     /// An inner packet.
@@ -48,9 +49,9 @@ pub(super) enum Incoming {
     Control,
     /// An answer to a probe.
     ProbeAck,
-    /// The end of the handshake with a relay whose evidence is known: nothing has to be asked.
+    /// The handshake is complete, and the relay's evidence is already accepted: nothing has to be requested.
     Known,
-    /// Nothing that the client cares about.
+    /// Nothing that requires an action of the client.
     Nothing,
 }
 
@@ -58,21 +59,23 @@ pub(super) enum Incoming {
 pub(super) struct Leg {
     peer: Responder,
     suites: Suites,
-    /// The evidence of this relay that was accepted already.
+    /// The accepted evidence of this relay.
     known_evidence: Vec<EvidenceDigest>,
     to_relay: IndexMask,
     to_client: IndexMask,
     index: u32,
-    /// The index before, and until when it is good: until the relay has shown that it knows the new one, without an end.
+    /// The previous index, and until when it is accepted: without a limit until the relay has shown that it knows the
+    /// new one.
     retiring: Option<(u32, Option<Time>)>,
-    /// What the relay gave as proof of our address.
+    /// The relay's cookie, which proves this client's address.
     cookie: Option<[u8; COOKIE_LEN]>,
+    /// Nonce of the path challenge that was answered last.
     answered: Option<[u8; 8]>,
     state: State,
     pub(super) stage: Stage,
-    /// The file that the relay was asked for.
+    /// The file that is being fetched from the relay.
     fetch: Option<Fetch>,
-    /// Sealed and masked, to be sent.
+    /// Sealed and masked packets to be sent.
     ready: Vec<Vec<u8>>,
 }
 
@@ -84,7 +87,7 @@ enum State {
 
 struct Attempt {
     initiator: Initiator,
-    /// What is repeated: the first packet or the one with the ML-KEM key; unmasked.
+    /// The packet that is repeated, unmasked: the first packet or the one with the ML-KEM key.
     packet: Vec<u8>,
     is_first: bool,
     repeated: usize,
@@ -92,7 +95,7 @@ struct Attempt {
     due: bool,
 }
 
-/// How long to wait after an attempt that was repeated so often.
+/// Returns how long to wait after an attempt that was repeated `repeated` times.
 fn wait(repeated: usize) -> Duration {
     Duration::from_millis(WAITS.get(repeated).copied().unwrap_or(0))
 }
@@ -116,7 +119,7 @@ impl Leg {
         }
     }
 
-    /// Starts the handshake.
+    /// Starts the handshake. Returns `None` when the relay's key is a low-order point.
     pub(super) fn begin(&mut self, now: Time, minutes: u32, random: &mut dyn Random) -> Option<()> {
         self.index = u32::from_be_bytes(array(random));
         let first = First { offered: self.suites, local_index: self.index, minutes };
@@ -130,7 +133,7 @@ impl Leg {
         Some(())
     }
 
-    /// Takes in a datagram of this leg; works in place.
+    /// Handles a datagram of this leg in place.
     pub(super) fn handle(
         &mut self,
         datagram: &mut [u8],
@@ -164,7 +167,7 @@ impl Leg {
                 Ok(Incoming::Control)
             }
             FrameKind::ProbeAck => Ok(Incoming::ProbeAck),
-            // One that was overtaken is of a path that the relay may have left behind; it asks again.
+            // An overtaken challenge belongs to a path that the relay may have left; the relay challenges again.
             FrameKind::PathChallenge if !newest => Ok(Incoming::Nothing),
             FrameKind::PathChallenge => {
                 self.answer_challenge(index, frame(datagram), now, random)?;
@@ -220,7 +223,7 @@ impl Leg {
         Ok(Incoming::Nothing)
     }
 
-    /// Echoes a challenge, which came under the index `known`, along whatever path is in use now, and goes over to fresh indices.
+    /// Echoes a challenge, which arrived under the index `known`, along the path in use, and switches to fresh indices.
     fn answer_challenge(
         &mut self,
         known: u32,
@@ -233,7 +236,7 @@ impl Leg {
         let State::Up(link) = &mut self.state else { return Err(DropReason::NotAdmitted) };
         if self.answered != Some(nonce) {
             self.answered = Some(nonce);
-            // Not the index that goes: the relay may never have heard of it, if an echo was lost.
+            // Retires `known`, not the current index: if an echo was lost, the relay never learned the current one.
             self.retiring = Some((known, None));
             self.index = u32::from_be_bytes(array(random));
             link.session.remote_index = u32::from_be_bytes(fresh);
@@ -254,7 +257,7 @@ impl Leg {
         Ok(())
     }
 
-    /// What the relay is told of the path and of its control stream.
+    /// Returns the report for the relay: the path MTU, and how much of the relay's control stream has arrived.
     pub(super) fn report(&mut self, mtu: u16) -> Option<[u8; REPORT_LEN]> {
         match &mut self.state {
             State::Up(link) => Some(link.report(mtu)),
@@ -262,7 +265,7 @@ impl Leg {
         }
     }
 
-    /// A datagram with one frame, sealed and masked.
+    /// Builds a datagram with one frame, sealed and masked.
     pub(super) fn frame(&mut self, kind: FrameKind, body: &[u8], now: Time) -> Option<Vec<u8>> {
         let State::Up(link) = &mut self.state else { return None };
         let mut datagram = link.frame(kind, body, 0, 0, now)?;
@@ -270,7 +273,7 @@ impl Leg {
         Some(datagram)
     }
 
-    /// The next packet that this leg itself wants to send, masked.
+    /// Returns the next packet that this leg itself wants to send, masked.
     pub(super) fn poll(&mut self, now: Time) -> Option<Vec<u8>> {
         if let Some(ready) = self.ready.pop() {
             return Some(ready);
@@ -289,7 +292,7 @@ impl Leg {
         Some(packet)
     }
 
-    /// When [`Leg::handle_timeout`] or [`Leg::poll`] is due.
+    /// Returns when [`Leg::handle_timeout`] or [`Leg::poll`] is due.
     pub(super) fn deadline(&self) -> Option<Time> {
         match &self.state {
             State::Idle => None,
@@ -298,8 +301,11 @@ impl Leg {
         }
     }
 
-    /// Repeats a handshake packet without an answer; an error when it was repeated enough. A first packet is made anew: an answer to
-    /// the old one may have been lost, and the relay takes none twice.
+    /// Repeats an unanswered handshake packet. Rebuilds a first packet: the answer to the old one may have been lost,
+    /// and the relay accepts no first packet twice.
+    ///
+    /// # Errors
+    /// When the packet has been repeated often enough: the relay is silent.
     pub(super) fn handle_timeout(&mut self, now: Time, minutes: u32, random: &mut dyn Random) -> Result<(), ()> {
         let State::Handshaking(attempt) = &mut self.state else { return Ok(()) };
         if attempt.again > now {
@@ -326,7 +332,8 @@ impl Leg {
         }
     }
 
-    /// Asks the relay for a file, once it carries packets and has answered the question before; whether it was asked.
+    /// Requests a file from the relay; returns whether it did. The relay must carry packets and have finished
+    /// answering the previous request.
     pub(super) fn fetch(&mut self, file: MirrorFile) -> bool {
         if self.stage != Stage::Admitted || self.fetch.is_some() {
             return false;
@@ -337,10 +344,10 @@ impl Leg {
         true
     }
 
-    /// Takes in a piece of a file; the file when it is there.
+    /// Handles a piece of a file. Returns the file once it is complete.
     ///
     /// # Errors
-    /// When the relay was not asked for it.
+    /// When the relay sent something that was not requested.
     pub(super) fn take_piece(&mut self, piece: MirrorPiece) -> Result<Option<(MirrorFile, Vec<u8>)>, ()> {
         match self.fetch.as_mut().and_then(|fetch| fetch.take(piece)).ok_or(())? {
             Progress::Ask(request) => {
@@ -361,7 +368,7 @@ impl Leg {
         }
     }
 
-    /// Generation and epoch of the key that seals now; `None` before there is one.
+    /// Returns generation and epoch of the key that seals; `None` before there is one.
     pub(super) fn sealing_epoch(&self) -> Option<(u8, u8)> {
         match &self.state {
             State::Up(link) => Some(link.session.sealing_epoch()),
@@ -369,7 +376,7 @@ impl Leg {
         }
     }
 
-    /// Wipes keys that no packet needs any more; whether there are some that one may still need.
+    /// Wipes keys that no packet needs any more. Returns whether old keys remain that a packet may still need.
     pub(super) fn forget_old_keys(&mut self, now: Time) -> bool {
         match &mut self.state {
             State::Up(link) => link.session.forget_old_keys(now),

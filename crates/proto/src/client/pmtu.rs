@@ -1,26 +1,28 @@
-//! How large an inner packet the path carries, by probing.
+//! Path MTU discovery: probes how large an inner packet the path carries.
 //!
-//! Owns the search and its timers; the probes travel as frames of the inner session, so one probe tests both hops, and its answer
-//! of the same size tests the way back. Source: RFC 8899 §5.2, with a fixed table of sizes instead of a binary search.
+//! Owns the search and its timers. Probes travel as frames of the inner session, so one probe tests both hops, and
+//! the answer of the same size tests the way back. Never sends a probe itself: the client does.
+//!
+//! Source: RFC 8899 §5.2, with a fixed table of sizes instead of a binary search.
 
 use std::time::Duration;
 
 use crate::time::Time;
 use crate::wire::{MAX_MTU, MIN_MTU};
 
-/// Sizes that are tried, largest first: full Ethernet over IPv4, over IPv6, with PPPoE and other tunnels under it, and
-/// two below IPv6's minimum for paths that are worse than the standards allow.
+/// Sizes to probe, largest first: full Ethernet over IPv4, over IPv6, with PPPoE and other tunnels below it, and two
+/// below IPv6's minimum for paths that are worse than the standards allow.
 const SIZES: [u16; 10] = [MAX_MTU, 1392, 1376, 1360, 1344, 1328, 1312, MIN_MTU, 1216, 1152];
 /// Probes of one size before it counts as too large.
 const TRIES: u32 = 3;
-/// Wait for an answer.
+/// Wait for the answer to a probe.
 const WAIT: Duration = Duration::from_millis(400);
-/// How often the size in use is confirmed while there is traffic.
+/// Interval at which the size in use is confirmed while there is traffic.
 const CONFIRM: Duration = Duration::from_secs(5);
-/// How often a larger one is tried.
+/// Interval at which a larger size is tried.
 const RAISE: Duration = Duration::from_secs(600);
 
-/// The search for one path.
+/// The search for one path's MTU.
 #[derive(Debug)]
 pub(super) struct Pmtu {
     confirmed: u16,
@@ -52,12 +54,12 @@ impl Pmtu {
         self.probe = Some(Probe { size: MAX_MTU, nonce, sent: 0, again: now });
     }
 
-    /// Something makes the path doubtful: the size in use is confirmed now.
+    /// Confirms the size in use as soon as possible, because something makes the path doubtful.
     pub(super) fn doubt(&mut self, now: Time) {
         self.confirm_at = self.confirm_at.min(now);
     }
 
-    /// The next probe, if one is due: nonce and size. `busy` when there was traffic lately.
+    /// Returns nonce and size of the next probe, if one is due. `busy` says whether there was traffic lately.
     pub(super) fn handle_timeout(&mut self, now: Time, nonce: [u8; 8], busy: bool) -> Option<([u8; 8], usize)> {
         if self.probe.is_none() {
             if !busy {
@@ -82,24 +84,25 @@ impl Pmtu {
         Some((probe.nonce, probe.size.into()))
     }
 
-    /// The size probed for does not pass: try the next smaller one, or, when it was the one in use, start over from the top.
+    /// Handles a size that does not pass: tries the next smaller one, or, if it was the size in use, starts from the
+    /// top.
     fn refused(&mut self, now: Time, nonce: [u8; 8]) {
         let Some(probe) = self.probe.take() else { return };
         if probe.size == self.confirmed {
             let smaller = SIZES.into_iter().find(|&size| size < probe.size).unwrap_or(probe.size);
-            // What every path should carry, at once; the search then finds out how much more.
+            // Falls back at once to what every path should carry. The search then finds out how much more passes.
             self.confirmed = if probe.size > MIN_MTU { MIN_MTU } else { smaller };
             return self.search(now, nonce);
         }
         let smaller = SIZES.into_iter().find(|&size| size < probe.size && size > self.confirmed);
         match smaller {
             Some(size) => self.probe = Some(Probe { size, nonce, sent: 0, again: now }),
-            // Nothing above the size in use passes; make sure that it does itself.
+            // Nothing above the size in use passes; confirm that the size in use still does.
             None => self.probe = Some(Probe { size: self.confirmed, nonce, sent: 0, again: now }),
         }
     }
 
-    /// A probe of `size` bytes came back.
+    /// Handles the answer to a probe of `size` bytes.
     pub(super) fn acknowledged(&mut self, nonce: [u8; 8], size: usize, now: Time) {
         if let Some(probe) = &self.probe
             && probe.nonce == nonce
@@ -120,7 +123,7 @@ impl Pmtu {
 mod tests {
     use super::*;
 
-    /// Runs the search against a path that carries `limit`; returns the size and the time that it took.
+    /// Runs the search on a path that carries `limit` bytes. Returns the size found and when the search ended.
     fn settle(pmtu: &mut Pmtu, limit: usize, mut now: Time) -> (u16, Time) {
         for step in 0u64..200 {
             if let Some((nonce, size)) = pmtu.handle_timeout(now, step.to_be_bytes(), true)
@@ -137,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_the_largest_size_that_passes_and_falls_when_the_path_shrinks() {
+    fn largest_passing_size_is_found_before_and_after_the_path_shrinks() {
         for limit in [1408, 1400, 1392, 1300, 1280, 1216, 1152] {
             let mut pmtu = Pmtu::new();
             pmtu.search(Time::default(), [0; 8]);
@@ -150,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn is_silent_when_there_is_no_traffic() {
+    fn no_probe_is_sent_without_traffic() {
         let mut pmtu = Pmtu::new();
         pmtu.search(Time::default(), [0; 8]);
         let (_, at) = settle(&mut pmtu, 1408, Time::default());

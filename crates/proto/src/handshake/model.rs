@@ -1,4 +1,6 @@
-//! The handshake's equations written down once more, with other libraries and none of our code: Noise revision 34 §5 and HFS revision 1draft-5.
+//! A second implementation of the handshake's equations, with other libraries and without this crate's code.
+//!
+//! Source: Noise revision 34 §5; Noise HFS revision 1draft-5.
 //!
 //! ```text
 //! NK:  ← s   …   → e, es, {…}       ← e, ee, {…}       → e1   ← ekem1, {}
@@ -19,7 +21,7 @@ fn sha(parts: &[&[u8]]) -> [u8; 32] {
     parts.iter().fold(Sha256::new(), |hash, part| hash.chain_update(part)).finalize().into()
 }
 
-/// RFC 2104, for keys of up to a block.
+/// HMAC-SHA-256 for keys of at most one block. Source: RFC 2104.
 fn hmac(key: &[u8], data: &[u8]) -> [u8; 32] {
     let pad = |byte: u8| {
         let mut block = [byte; 64];
@@ -35,7 +37,7 @@ fn hkdf(chaining_key: &[u8], input: &[u8]) -> ([u8; 32], [u8; 32]) {
     (first, hmac(&temp, &[&first[..], &[2]].concat()))
 }
 
-/// ck, h, k, n.
+/// Noise's variables ck, h, k and n.
 struct State {
     ck: [u8; 32],
     h: [u8; 32],
@@ -94,7 +96,7 @@ fn packet(kind: u8, index: u32, body: &[Vec<u8>]) -> Vec<u8> {
 }
 
 #[test]
-fn the_hybrid_handshake_agrees_with_its_equations() {
+fn hybrid_handshake_matches_its_equations() {
     for ik in [false, true] {
         let mut random = Counting(70);
         let relay = RelaySecret::generate(&mut random);
@@ -152,9 +154,9 @@ fn the_hybrid_handshake_agrees_with_its_equations() {
     }
 }
 
-/// Without the ML-KEM secret nobody gets the keys, though the curve's secrets be known: what a quantum computer would have.
+/// The curve's secrets do not give the keys without the ML-KEM secret. A quantum computer would have only the former.
 #[test]
-fn the_curve_alone_does_not_give_the_keys() {
+fn curve_secrets_alone_do_not_give_the_keys() {
     let mut random = Counting(80);
     let relay = RelaySecret::generate(&mut random);
     let own = Responder { network: [5; 32], relay: RelayId(9), role: Role::Egress, key_epoch: 3, key: relay.public() };
@@ -164,7 +166,7 @@ fn the_curve_alone_does_not_give_the_keys() {
         let (mut initiator, packet) = super::Initiator::start(&own, None, first, &mut random).unwrap();
         let (replied, reply) = accept(&own, &relay, &packet).unwrap().reply(Suite::Aes256Gcm, 22, &mut random).unwrap();
         let key = initiator.read_reply(&reply, &mut random).unwrap();
-        // The same curve secrets and the same transcript up to here; another encapsulation.
+        // The same curve secrets and the same transcript up to here, but another encapsulation.
         let mut random = Counting(kem_seed);
         random.fill(&mut [0; 8]);
         let (_, established) = replied.read_kem_key(&key, [5; 32], &mut random).unwrap();

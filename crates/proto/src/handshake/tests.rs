@@ -1,4 +1,4 @@
-//! Handshakes against each other, against snow, and against everything that can be done to a packet.
+//! Tests of handshakes: both ends together, one end with snow, and every damage to a packet.
 
 use super::*;
 use crate::drops::DropReason;
@@ -29,7 +29,7 @@ impl Pair {
         Initiator::start(&self.own, self.relay.as_ref(), first, &mut self.random).unwrap()
     }
 
-    /// All four packets, and both ends.
+    /// Runs a handshake. Returns all four packets and both ends.
     fn run(&mut self) -> (Vec<Vec<u8>>, Established, Established) {
         let (mut initiator, first) = self.start();
         let accepted = accept(&self.own, &self.secret, &first).unwrap();
@@ -43,7 +43,7 @@ impl Pair {
 }
 
 #[test]
-fn both_ends_get_the_same_keys_and_packets_pass_both_ways() {
+fn both_ends_derive_the_same_keys_and_exchange_packets() {
     for ik in [false, true] {
         let (packets, ours, theirs) = Pair::new(ik).run();
         assert_eq!(ours.hash, theirs.hash);
@@ -57,13 +57,13 @@ fn both_ends_get_the_same_keys_and_packets_pass_both_ways() {
         b.open(&mut datagram, now).unwrap();
         b.seal(&mut datagram, now).unwrap();
         a.open(&mut datagram, now).unwrap();
-        // An answer is never longer than what caused it.
+        // An answer is never longer than the packet that caused it.
         assert!(packets[1].len() <= packets[0].len() && packets[3].len() <= packets[2].len());
     }
 }
 
 #[test]
-fn every_flipped_bit_and_every_truncation_of_a_first_packet_is_refused() {
+fn damaged_or_truncated_first_packet_is_refused() {
     for ik in [false, true] {
         let mut pair = Pair::new(ik);
         let (_, first) = pair.start();
@@ -80,7 +80,7 @@ fn every_flipped_bit_and_every_truncation_of_a_first_packet_is_refused() {
 }
 
 #[test]
-fn every_flipped_bit_and_every_truncation_of_the_other_packets_is_refused_and_harms_nothing() {
+fn damaged_or_truncated_later_packet_is_refused_and_the_handshake_continues() {
     for ik in [false, true] {
         damage_the_others(Pair::new(ik));
     }
@@ -113,7 +113,7 @@ fn damage_the_others(mut pair: Pair) {
 }
 
 #[test]
-fn a_key_cannot_be_borrowed_under_another_name() {
+fn first_packet_for_another_identity_is_refused() {
     let mut pair = Pair::new(false);
     let (_, first) = pair.start();
     let change: [fn(&mut Responder); 4] =
@@ -128,7 +128,7 @@ fn a_key_cannot_be_borrowed_under_another_name() {
 }
 
 #[test]
-fn low_order_points_get_nothing() {
+fn low_order_points_are_refused() {
     let mut pair = Pair::new(false);
     let (_, first) = pair.start();
     let mut one = [0; 32];
@@ -145,7 +145,7 @@ fn low_order_points_get_nothing() {
 }
 
 #[test]
-fn a_first_packet_is_answered_once() {
+fn replayed_first_packet_is_refused() {
     let mut pair = Pair::new(false);
     let (_, first) = pair.start();
     let mut replays = Replays::new(Time::default(), &mut pair.random);
@@ -156,9 +156,9 @@ fn a_first_packet_is_answered_once() {
     assert_eq!(verdict, Err(DropReason::HandshakeReplay));
 }
 
-/// The classical part, against an implementation of others.
+/// The classical part agrees with a third-party implementation.
 #[test]
-fn noise_nk_agrees_with_snow() {
+fn noise_nk_matches_snow() {
     let mut random = Counting(50);
     let secret = RelaySecret::generate(&mut random);
     let name = "Noise_NK_25519_AESGCM_SHA256";

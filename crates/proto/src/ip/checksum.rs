@@ -1,4 +1,6 @@
-//! Internet checksums: sums, incremental changes, pseudo-headers.
+//! Internet checksums: sums, incremental updates, pseudo-headers.
+//!
+//! Owns the arithmetic and the position of checksums in packets. Never checks any other field of a packet.
 //!
 //! Source: RFC 1071, RFC 1624.
 
@@ -6,7 +8,7 @@ use std::net::IpAddr;
 
 use super::{Packet, UDP};
 
-/// The ones' complement sum of `bytes`, added to `initial`, not folded.
+/// Returns the ones' complement sum of `bytes`, added to `initial`, not folded.
 pub fn sum(bytes: &[u8], initial: u32) -> u32 {
     let mut total = u64::from(initial);
     let mut chunks = bytes.chunks_exact(2);
@@ -32,7 +34,7 @@ pub fn fold(mut sum: u32) -> u16 {
     u16::try_from(sum).unwrap_or(0)
 }
 
-/// The checksum `old_check` after `old` bytes became `new` bytes, both of one even length.
+/// Returns the checksum `old_check` after `old` bytes became `new` bytes. Both have the same even length.
 ///
 /// Source: RFC 1624 §3, equation 3.
 pub fn adjust(old_check: u16, old: &[u8], new: &[u8]) -> u16 {
@@ -46,7 +48,8 @@ pub fn adjust(old_check: u16, old: &[u8], new: &[u8]) -> u16 {
     !fold(total)
 }
 
-/// The folded sum of the pseudo-header of `packet`, for a transport part of `len` bytes: what a partial checksum holds.
+/// Returns the folded sum of the pseudo-header of `packet`, for a transport part of `len` bytes. A partial checksum
+/// holds this sum.
 ///
 /// Source: RFC 9293 §3.1, RFC 8200 §8.1.
 pub fn pseudo_header(packet: &Packet, len: usize) -> u16 {
@@ -59,7 +62,7 @@ pub fn pseudo_header(packet: &Packet, len: usize) -> u16 {
     fold(total)
 }
 
-/// Whether the transport checksum of the whole packet in `bytes` is right, as far as its protocol has one.
+/// Returns whether the transport checksum of the whole packet in `bytes` is right; true for protocols without one.
 pub fn transport_is_valid(packet: &Packet, bytes: &[u8]) -> bool {
     let Some(transport) = bytes.get(packet.transport..packet.len) else { return false };
     let Some(at) = packet.checksum_at() else { return true };

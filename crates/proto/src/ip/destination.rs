@@ -1,12 +1,15 @@
-//! Which destinations an egress forwards to.
+//! Destinations to which an egress forwards packets.
 //!
-//! Owns the list of networks that are nobody's business behind a relay: private, loopback, link-local, shared, multicast,
-//! unique-local and metadata addresses. Documentation and benchmark ranges are allowed: test networks use them.
+//! Owns the list of networks that must not be reached through a relay: private, loopback, link-local, shared,
+//! multicast, unique-local and metadata addresses. Documentation and benchmark ranges are allowed: test networks use
+//! them.
+//!
 //! Source: RFC 6890 (special-purpose registries), RFC 6598, RFC 4193.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Blocked IPv4 networks with their prefix lengths. 168.63.129.16 is a public address by which Azure's machines reach their host.
+/// Blocked IPv4 networks with their prefix lengths. Azure's machines reach their host at the public address
+/// 168.63.129.16.
 pub const BLOCKED_V4: [(Ipv4Addr, u8); 11] = [
     (Ipv4Addr::new(0, 0, 0, 0), 8),
     (Ipv4Addr::new(10, 0, 0, 0), 8),
@@ -21,8 +24,8 @@ pub const BLOCKED_V4: [(Ipv4Addr, u8); 11] = [
     (Ipv4Addr::new(240, 0, 0, 0), 4),
 ];
 
-/// Blocked IPv6 networks with their prefix lengths. Addresses that carry an IPv4 address are blocked whole: 6to4, Teredo,
-/// and 64:ff9b::/96 in the first one.
+/// Blocked IPv6 networks with their prefix lengths. Ranges whose addresses carry an IPv4 address are blocked
+/// completely: 6to4, Teredo, and 64:ff9b::/96 as part of the first network.
 pub const BLOCKED_V6: [(Ipv6Addr, u8); 7] = [
     (Ipv6Addr::UNSPECIFIED, 8),
     (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 32),
@@ -33,7 +36,7 @@ pub const BLOCKED_V6: [(Ipv6Addr, u8); 7] = [
     (Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8),
 ];
 
-/// Whether packets to `address` may leave an egress.
+/// Returns whether packets to `address` may leave an egress.
 pub fn is_allowed(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => {
@@ -52,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_nobodys_business_is_blocked_to_the_edges_of_its_network() {
+    fn special_purpose_addresses_are_blocked_and_their_neighbours_are_not() {
         let allowed = |text: &str| is_allowed(text.parse().unwrap());
         for inside in [
             "0.0.0.0",

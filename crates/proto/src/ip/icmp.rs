@@ -1,4 +1,6 @@
-//! Packet-too-big errors, made for senders inside the tunnel.
+//! Packet-too-big errors for senders inside the tunnel.
+//!
+//! Owns the form of these errors and the decision which packets may be answered with one. Never sends them.
 //!
 //! Source: RFC 1191 §4, RFC 4443 §3.2.
 
@@ -7,11 +9,13 @@ use std::net::IpAddr;
 use super::checksum::{fill_transport, fill_v4_header, fold, sum, write};
 use super::{GATEWAY_V4, GATEWAY_V6, ICMP, ICMPV6, Packet};
 
-/// Largest error made: what IPv6 lets an error be without learning a path (RFC 4443 §2.4 c), and more than RFC 1812 asks for IPv4.
+/// Largest error in bytes: as large as an IPv6 error may be without path MTU discovery (RFC 4443 §2.4 c), and larger
+/// than RFC 1812 asks for IPv4.
 const MAX_ERROR: usize = 576;
 
-/// Writes into `out` the error that tells the sender of `packet` that no more than `mtu` bytes fit. Returns its length;
-/// `None` when the packet must not be answered: a fragment's rest, or an ICMP error itself.
+/// Writes an error into `out` that tells the sender of `packet` that no more than `mtu` bytes fit. Returns its
+/// length. Returns `None` when the packet must not be answered: it is a later fragment, may be fragmented, or is an
+/// ICMP error itself.
 pub fn packet_too_big(packet: &Packet, bytes: &[u8], mtu: u16, out: &mut [u8]) -> Option<usize> {
     if !packet.has_transport || !packet.dont_fragment {
         return None;

@@ -1,7 +1,8 @@
-//! Inner IP packets: parsed strictly, translated, measured.
+//! Inner IP packets: strict parsing, translation, MTU handling.
 //!
-//! Owns everything that the data path knows about IPv4 and IPv6 inside the tunnel. Nothing a packet says about itself
-//! is believed: lengths are checked against the bytes that are there. Never looks at payloads.
+//! Owns everything that the data path knows about IPv4 and IPv6 inside the tunnel. Trusts no field of a packet:
+//! lengths are checked against the bytes that are present. Never looks at payloads.
+//!
 //! Source: RFC 791, RFC 8200.
 #![deny(clippy::indexing_slicing)]
 
@@ -26,26 +27,26 @@ pub const ICMPV6: u8 = 58;
 const FRAGMENT: u8 = 44;
 const MAX_EXTENSIONS: usize = 8;
 
-/// The tunnel addresses that every client has.
+/// The IPv4 address that every client has in the tunnel.
 pub const CLIENT_V4: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 2);
-/// The tunnel addresses that every client has.
+/// The IPv6 address that every client has in the tunnel.
 pub const CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0xfd6f, 0x7265, 0x6c61, 0x7900, 0, 0, 0, 2);
-/// The address that errors made inside the tunnel come from, and the egress' own one on its device.
+/// The source of errors made inside the tunnel, and the egress' own IPv4 address on its device.
 pub const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 1);
-/// The address that errors made inside the tunnel come from, and the egress' own one on its device.
+/// The source of errors made inside the tunnel, and the egress' own IPv6 address on its device.
 pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfd6f, 0x7265, 0x6c61, 0x7900, 0, 0, 0, 1);
 
-/// A packet that is not well-formed, or uses what the tunnel does not carry (source routing).
+/// A packet that is malformed or uses a feature that the tunnel does not carry (source routing).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("malformed IP packet")]
 pub struct BadPacket;
 
-/// What the data path needs to know of a packet.
+/// The facts about a packet that the data path needs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Packet {
-    /// Length of the packet in bytes, as its header says; not more than there are.
+    /// Length of the packet in bytes, as its header states it; at most the number of bytes present.
     pub len: usize,
-    /// Where the transport header begins.
+    /// Offset of the transport header.
     pub transport: usize,
     /// The transport protocol.
     pub protocol: u8,
@@ -53,19 +54,19 @@ pub struct Packet {
     pub source: IpAddr,
     /// Receiver.
     pub destination: IpAddr,
-    /// Whether the transport header is here: not in a later fragment.
+    /// Whether the transport header is in this packet, not in another fragment.
     pub has_transport: bool,
     /// Whether the packet is a fragment.
     pub fragment: bool,
-    /// Whether routers may not fragment it; always so for IPv6.
+    /// Whether routers may not fragment it; always true for IPv6.
     pub dont_fragment: bool,
 }
 
 impl Packet {
-    /// Reads the packet at the start of `bytes`; bytes after it are padding.
+    /// Parses the packet at the start of `bytes`; bytes after it are padding.
     ///
     /// # Errors
-    /// [`BadPacket`] when a header is cut off, a length lies, or the packet asks for source routing.
+    /// [`BadPacket`] when a header is cut off, a length is wrong, or the packet requests source routing.
     pub fn parse(bytes: &[u8]) -> Result<Self, BadPacket> {
         match bytes.first().ok_or(BadPacket)? >> 4 {
             4 => Self::parse_v4(bytes),
@@ -74,7 +75,7 @@ impl Packet {
         }
     }
 
-    /// Whether the packet is IPv6.
+    /// Returns whether the packet is IPv6.
     pub fn is_v6(&self) -> bool {
         self.source.is_ipv6()
     }
@@ -142,7 +143,7 @@ impl Packet {
         packet.check_transport(bytes)
     }
 
-    /// The transport header that translation and offloads touch must be there in full.
+    /// Checks that the transport header, which translation and offloads change, is complete.
     fn check_transport(self, bytes: &[u8]) -> Result<Self, BadPacket> {
         if self.transport > self.len {
             return Err(BadPacket);
@@ -161,14 +162,15 @@ impl Packet {
                 let whole = stated.is_some_and(|stated| stated >= 8 && (self.fragment || stated <= transport.len()));
                 whole && transport.len() >= 8
             }
-            // A first fragment too: what is translated must be there.
+            // Required of a first fragment too: translation changes these bytes.
             ICMP | ICMPV6 => transport.len() >= 8,
             _ => true,
         };
         if enough { Ok(self) } else { Err(BadPacket) }
     }
 
-    /// Where the transport checksum stands, from the packet's start; `None` for protocols without one that covers addresses.
+    /// Returns the offset of the transport checksum from the packet's start; `None` for protocols without a checksum
+    /// that covers addresses.
     pub fn checksum_at(&self) -> Option<usize> {
         if !self.has_transport {
             return None;
@@ -181,7 +183,8 @@ impl Packet {
         }
     }
 
-    /// Length of the transport header of TCP and UDP, zero for others and where it is not here.
+    /// Returns the length of a TCP or UDP header in bytes; zero for other protocols, or when the header is not in
+    /// this packet.
     pub fn transport_header_len(&self, bytes: &[u8]) -> usize {
         match self.protocol {
             _ if !self.has_transport => 0,
@@ -218,9 +221,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Found by fuzzing: the checksum of a short first fragment was written behind the packet.
+    /// Found by fuzzing: the checksum of a short first fragment was written beyond the packet.
     #[test]
-    fn a_first_fragment_without_its_transport_header_is_refused() {
+    fn first_fragment_without_a_transport_header_is_refused() {
         let mut packet = vec![0x60, 0, 0, 0, 0, 12, FRAGMENT, 64];
         packet.extend_from_slice(&[1; 32]);
         packet.extend_from_slice(&[ICMPV6, 0, 0, 1, 0, 0, 0, 1]);
@@ -230,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn lying_lengths_source_routes_and_truncations_are_refused() {
+    fn wrong_lengths_source_routes_and_truncations_are_refused() {
         let good = v4(UDP, &[0, 7, 0, 7, 0, 12, 0, 0, 1, 2, 3, 4]);
         assert!(Packet::parse(&good).is_ok());
         for end in 0..good.len() {
@@ -243,7 +246,7 @@ mod tests {
         };
         assert_eq!(lie(0, 0x44), Err(BadPacket), "header shorter than a header");
         assert_eq!(lie(0, 0x4f), Err(BadPacket), "header longer than the packet");
-        assert_eq!(lie(3, 200), Err(BadPacket), "longer than what is there");
+        assert_eq!(lie(3, 200), Err(BadPacket), "packet longer than the bytes present");
         assert_eq!(lie(25, 200), Err(BadPacket), "UDP longer than the packet");
         assert_eq!(lie(0, 0x55), Err(BadPacket), "no such version");
         let mut routed = vec![0x46, 0, 0, 24, 0, 0, 0, 0, 64, 99, 0, 0];
@@ -263,12 +266,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn translation_there_and_back_is_the_same_packet(
+        fn translation_there_and_back_restores_the_packet(
             payload in prop::collection::vec(any::<u8>(), 0..100),
             to: [u8; 4],
             udp: bool,
         ) {
-            let head: &[u8] = if udp { &[4, 0, 0, 7, 0, 0, 0, 0] } else { &[4, 0, 0, 80, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 16, 1, 0, 0, 0, 0, 0] };
+            let head: &[u8] = if udp {
+                &[4, 0, 0, 7, 0, 0, 0, 0]
+            } else {
+                &[4, 0, 0, 80, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 16, 1, 0, 0, 0, 0, 0]
+            };
             let mut transport = [head, &payload].concat();
             if udp {
                 let len = u16::try_from(transport.len()).unwrap().to_be_bytes();

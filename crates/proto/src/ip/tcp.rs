@@ -1,5 +1,7 @@
 //! TCP's maximum segment size, kept below what the tunnel carries.
 //!
+//! Owns the clamping of the MSS option in SYN segments. Never changes any other option.
+//!
 //! Source: RFC 9293 §3.7.1, RFC 4459 §3.2.
 
 use super::checksum::{adjust, read, write};
@@ -7,7 +9,8 @@ use super::{Packet, TCP};
 
 const SYN: u8 = 0x02;
 
-/// Lowers the MSS option of a SYN in `bytes` to what fits `mtu`. A `partial` checksum does not cover it yet and stays.
+/// Lowers the MSS option of a SYN in `bytes` to what fits `mtu`. A `partial` checksum does not cover the option yet,
+/// so it stays unchanged.
 pub fn clamp_mss(packet: &Packet, bytes: &mut [u8], mtu: u16, partial: bool) {
     if packet.protocol != TCP || !packet.has_transport || packet.fragment {
         return;
@@ -39,7 +42,7 @@ pub fn clamp_mss(packet: &Packet, bytes: &mut [u8], mtu: u16, partial: bool) {
     }
 }
 
-/// Corrects the checksum for a 16-bit field at `at` that became `new`; fields at odd places count byte-swapped.
+/// Updates the checksum after the 16-bit field at `at` became `new`. A field at an odd offset counts byte-swapped.
 fn adjust_at(packet: &Packet, bytes: &mut [u8], at: usize, old: u16, new: u16) {
     let (old, new) =
         if (at - packet.transport).is_multiple_of(2) { (old, new) } else { (old.swap_bytes(), new.swap_bytes()) };

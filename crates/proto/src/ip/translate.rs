@@ -1,14 +1,16 @@
-//! Address translation between the client's fixed address and the egress' address per session.
+//! Address translation between the client's fixed address and the address that the egress gives each session.
 //!
-//! Owns the rewriting of source and destination, with every checksum that covers them, and of the packets that ICMP
-//! errors quote. Source: RFC 3022 §4, RFC 1624.
+//! Owns the rewriting of source and destination, of every checksum that covers them, and of the packets that ICMP
+//! errors quote. Never chooses an address.
+//!
+//! Source: RFC 3022 §4, RFC 1624.
 
 use std::net::IpAddr;
 
 use super::checksum::{adjust, read, write};
 use super::{ICMP, ICMPV6, Packet, UDP};
 
-/// Which address of a packet.
+/// One of the two addresses of a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Side {
     /// The sender's.
@@ -17,8 +19,10 @@ pub enum Side {
     Destination,
 }
 
-/// Replaces the address on `side` of `packet`, which `bytes` begin with. A `partial` transport checksum is left as it is.
-/// In ICMP errors the quoted packet, which went the other way, is changed too. `to` must be of the packet's family.
+/// Replaces the address on `side` of `packet`, which stands at the start of `bytes`.
+///
+/// A `partial` transport checksum stays as it is. In ICMP errors the quoted packet, which went the other way, is
+/// changed too. `to` must belong to the packet's address family.
 pub fn replace(packet: &mut Packet, bytes: &mut [u8], side: Side, to: IpAddr, partial: bool) {
     let from = match side {
         Side::Source => std::mem::replace(&mut packet.source, to),
@@ -51,7 +55,7 @@ pub fn replace(packet: &mut Packet, bytes: &mut [u8], side: Side, to: IpAddr, pa
     }
 }
 
-/// Whether the packet is an ICMP error, which quotes a packet. Source: RFC 792, RFC 4443 §2.1.
+/// Returns whether the packet is an ICMP error, which quotes a packet. Source: RFC 792, RFC 4443 §2.1.
 fn is_error(packet: &Packet, bytes: &[u8]) -> bool {
     let kind = bytes.get(packet.transport).copied();
     match (packet.protocol, packet.is_v6()) {
@@ -61,7 +65,7 @@ fn is_error(packet: &Packet, bytes: &[u8]) -> bool {
     }
 }
 
-/// Changes the quoted packet's opposite address. Its own transport checksum stays: nobody verifies a quote's.
+/// Changes the opposite address of the quoted packet. The transport checksum of the quote stays: nobody verifies it.
 fn replace_quoted(packet: &Packet, bytes: &mut [u8], side: Side, from: IpAddr, to: IpAddr) {
     let start = packet.transport + 8;
     let Some(quoted) = bytes.get_mut(start..packet.len) else { return };
@@ -71,7 +75,7 @@ fn replace_quoted(packet: &Packet, bytes: &mut [u8], side: Side, from: IpAddr, t
             if quoted.get(at..at + 4) != Some(&old.octets()) || quoted.len() < 20 {
                 return;
             }
-            // The quoted header's own checksum takes up the change, so the ICMP checksum over both stays right.
+            // The change of the quoted header's own checksum compensates, so the ICMP checksum over both stays right.
             write(quoted, 10, adjust(read(quoted, 10), &old.octets(), &new.octets()));
             put(quoted, at, &new.octets());
         }
@@ -94,7 +98,7 @@ fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
     }
 }
 
-/// The octets of either kind of address.
+/// The octets of an IPv4 or IPv6 address.
 struct Octets {
     bytes: [u8; 16],
     len: usize,

@@ -1,6 +1,7 @@
-//! Circuits of an ingress shard: which client's frames go into which hop session, by tag.
+//! Circuits of an ingress shard: a tag leads to a client's session and to the session with the egress.
 //!
-//! Owns tags. They are random: client and egress see them, and a number that counts would tell each how many circuits others have, and when they open and close.
+//! Owns tags. They are random, because client and egress see them: a counter would tell each of them how many
+//! circuits others have, and when those open and close. Never moves packets.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -8,9 +9,9 @@ use std::hash::{BuildHasherDefault, Hasher};
 use super::EntryId;
 use crate::random::{Random, array};
 
-/// Circuits of one shard at most.
+/// Most circuits of one shard.
 const MAX_CIRCUITS: usize = 1 << 20;
-/// Draws until a circuit is refused. With all circuits open one in 4,096 finds its tag taken.
+/// Draws of a tag before a circuit is refused. With all circuits open, one draw in 4,096 finds its tag taken.
 const DRAWS: usize = 8;
 
 /// One circuit.
@@ -22,7 +23,8 @@ pub(super) struct Circuit {
     pub(super) hop: EntryId,
 }
 
-/// Tags are drawn by the relay, so that nobody can choose those that collide: spreading their bits is enough. Source: Knuth, TAOCP 3, section 6.4.
+/// Hashes tags. The relay draws them, so nobody can choose tags that collide, and spreading their bits is enough.
+/// Source: Knuth, TAOCP volume 3, section 6.4.
 #[derive(Default)]
 struct Spread(u64);
 
@@ -56,7 +58,7 @@ impl Circuits {
         Some(tag)
     }
 
-    /// The circuit with this tag.
+    /// Returns the circuit with this tag.
     pub(super) fn find(&self, tag: u32) -> Option<Circuit> {
         self.0.get(&tag).copied()
     }
@@ -66,14 +68,14 @@ impl Circuits {
         self.0.remove(&tag)
     }
 
-    /// The tags of all circuits of which `matches` is true, in order.
+    /// Returns the tags of all circuits for which `matches` is true, in ascending order.
     pub(super) fn tags(&self, matches: impl Fn(&Circuit) -> bool) -> Vec<u32> {
         let mut tags: Vec<u32> = self.0.iter().filter(|(_, circuit)| matches(circuit)).map(|(tag, _)| *tag).collect();
         tags.sort_unstable();
         tags
     }
 
-    /// Whether there is a circuit of which `matches` is true.
+    /// Returns whether there is a circuit for which `matches` is true.
     pub(super) fn any(&self, matches: impl Fn(&Circuit) -> bool) -> bool {
         self.0.values().any(matches)
     }
@@ -88,7 +90,7 @@ mod tests {
     use super::*;
     use crate::random::Counting;
 
-    /// Always the same bytes.
+    /// A generator that always gives the same bytes.
     struct Stuck;
 
     impl Random for Stuck {
@@ -102,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_says_nothing_of_other_circuits() {
+    fn tag_reveals_nothing_about_other_circuits() {
         let (mut alone, mut busy) = (Circuits::default(), Circuits::default());
         let mut random = Counting(1_000_000);
         let others: Vec<u32> = (0..1_000).map(|client| busy.open(circuit(client), &mut random).unwrap()).collect();
@@ -120,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_finds_its_circuit_until_that_is_closed() {
+    fn tag_finds_its_circuit_until_it_is_closed() {
         let (mut circuits, mut random) = (Circuits::default(), Counting::default());
         let tags: Vec<u32> = (0..1_000).map(|client| circuits.open(circuit(client), &mut random).unwrap()).collect();
         for (tag, client) in tags.iter().zip(0..) {
@@ -133,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_is_never_given_twice_and_room_ends() {
+    fn tag_is_never_given_twice_and_a_full_shard_refuses_circuits() {
         let mut circuits = Circuits::default();
         assert_eq!(circuits.open(circuit(0), &mut Stuck), Some(0x0707_0707));
         assert_eq!(circuits.open(circuit(1), &mut Stuck), None);

@@ -1,4 +1,4 @@
-//! One session of a shard: its link, its way, what it may do.
+//! One session of a shard: its link, its route, its permissions.
 //!
 //! Owns admission and the proof of a changed path. Never moves packets.
 
@@ -17,21 +17,22 @@ use crate::time::Time;
 
 /// Bytes sent towards an unproven path for each byte that came from it. Source: RFC 9000 §8.1.
 const AMPLIFICATION: u64 = 3;
-/// Re-handshakes that a peer may begin in [`REKEY_TIME`]: one is due every two minutes, and a user may ask for some.
+/// Re-handshakes that a peer may begin within [`REKEY_TIME`]. One is due every two minutes, and a user may request
+/// some.
 const REKEYS: u32 = 16;
 const REKEY_TIME: Duration = Duration::from_secs(60);
-/// How often a challenge is repeated.
+/// Interval at which a challenge is repeated.
 const CHALLENGE_AGAIN: Duration = Duration::from_millis(300);
 
-/// How a relay decides who may use it. Credentials bring the one that takes tokens.
+/// The admission policy of a relay. The policy that takes tokens comes with credentials.
 pub trait Admit: Send {
-    /// The name in status and log; an implementation that accepts everybody says so here.
+    /// Returns the name for status and log; a policy that accepts everybody declares it here.
     fn name(&self) -> &'static str;
-    /// Whether the session with this handshake hash may carry traffic for this token.
+    /// Decides whether the session with this handshake hash may carry traffic for this token; `None` refuses it.
     fn admit(&mut self, token: Token, hash: &[u8; 32]) -> Option<Admission>;
 }
 
-/// Admits everybody, proves nothing: for development and self-hosted networks.
+/// Admits everybody and proves nothing; for development and self-hosted networks.
 #[derive(Clone, Copy, Debug)]
 pub struct OpenAdmission;
 
@@ -45,7 +46,8 @@ impl Admit for OpenAdmission {
     }
 }
 
-/// The name of a session in its shard, never given to another: what comes back late for one that has ended finds nobody.
+/// Identifier of a session in its shard. It is never given to another session, so a late answer for a session that
+/// has ended finds nothing.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct EntryId {
     pub(super) slot: u32,
@@ -53,7 +55,7 @@ pub struct EntryId {
 }
 
 impl EntryId {
-    /// The name as bytes.
+    /// Returns the identifier as bytes.
     pub(super) fn to_bytes(self) -> [u8; 8] {
         ((u64::from(self.serial) << 32) | u64::from(self.slot)).to_be_bytes()
     }
@@ -65,19 +67,19 @@ pub(super) struct Entry {
     pub(super) link: Link,
     pub(super) kind: Kind,
     pub(super) place: Place,
-    /// The index before the last path change, still good for what is on its way.
+    /// The index before the last path change, and until when it is accepted for packets in flight.
     pub(super) retiring: Option<(Place, Time)>,
     pub(super) admitted: bool,
     pub(super) since: Time,
-    /// Re-handshakes that the peer has begun, and since when they are counted.
+    /// How many re-handshakes the peer has begun, and since when they are counted.
     pub(super) rekeys: (u32, Time),
 }
 
 impl Entry {
-    /// Whether the peer may begin another re-handshake, each of which costs as much as a handshake.
+    /// Checks that the peer may begin another re-handshake, each of which costs as much as a handshake.
     ///
     /// # Errors
-    /// [`DropReason::BadFrame`] when it began too many.
+    /// [`DropReason::BadFrame`] when the peer began too many.
     pub(super) fn allow_rekey(&mut self, now: Time) -> Result<(), DropReason> {
         let (count, since) = &mut self.rekeys;
         if now.since(*since) >= REKEY_TIME {
@@ -92,23 +94,23 @@ impl Entry {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Address {
     pub(super) number: u32,
-    /// Whether a packet has left with it: if not, it need not rest.
+    /// Whether a packet has left with this address. An unused address need not rest.
     pub(super) used: bool,
 }
 
-/// Who is at the other end.
+/// The peer at the other end.
 #[derive(Debug)]
 pub(super) enum Kind {
     /// A client, at an ingress.
     Client { path: Path, circuits: u32 },
     /// A client, at an egress.
     Inner { path: Path, address: Option<Address>, mtu: u16 },
-    /// Another relay, whichever end began.
+    /// Another relay, whichever end began the session.
     Hop {
         relay: RelayId,
         to: SocketAddr,
         mask: Box<IndexMask>,
-        /// Since when it has been asked whether it is there, if it has been silent.
+        /// Since when a silent relay has been probed; `None` while it is not probed.
         asked: Option<Time>,
     },
 }
@@ -129,7 +131,7 @@ impl Kind {
     }
 }
 
-/// Where a client is, and whether that is proven.
+/// The route to a client, and whether it is proven.
 #[derive(Debug)]
 pub(super) struct Path {
     pub(super) route: Route,
@@ -146,13 +148,13 @@ struct Unproven {
 }
 
 impl Path {
-    /// The path that the handshake itself has proven: the ML-KEM key came from where the reply went.
+    /// Creates a path that the handshake itself has proven: the ML-KEM key came from where the reply went.
     pub(super) fn proven(route: Route) -> Self {
         Self { route, unproven: None }
     }
 
-    /// Notes that an authentic packet of `bytes` came along `route`; `newest` when none after it was seen. Returns the place of a fresh index that is not
-    /// needed any more.
+    /// Records an authentic packet of `bytes` bytes along `route`; `newest` says that no later packet was seen.
+    /// Returns the place of a fresh index that is not needed any more.
     pub(super) fn received(
         &mut self,
         route: Route,
@@ -172,7 +174,7 @@ impl Path {
         self.route = route;
         let place = self.unproven.take().and_then(|old| old.place);
         match route {
-            // The hop session vouches for it: the way leads to a relay of the directory.
+            // The hop session vouches for it: the route leads to a relay of the directory.
             Route::Circuit { .. } => place,
             Route::Udp(_) => {
                 let (received, nonce) = (bytes as u64, array(random));
@@ -182,15 +184,15 @@ impl Path {
         }
     }
 
-    /// Whether nothing has shown yet that the client is where its packets come from.
+    /// Returns whether the client has not yet proven that it is where its packets come from.
     pub(super) fn is_unproven(&self) -> bool {
         self.unproven.is_some()
     }
 
-    /// Asks to send `bytes` along the path.
+    /// Asks for permission to send `bytes` bytes along the path.
     ///
     /// # Errors
-    /// [`DropReason::PathUnproven`] when the path has had three times what came from it.
+    /// [`DropReason::PathUnproven`] when three times the bytes received along the path have been sent.
     pub(super) fn may_send(&mut self, bytes: usize) -> Result<(), DropReason> {
         let Some(unproven) = &mut self.unproven else { return Ok(()) };
         let after = unproven.sent + bytes as u64;
@@ -201,7 +203,7 @@ impl Path {
         Ok(())
     }
 
-    /// The nonce of a challenge that is due now, and the place of the fresh index that goes with it. `fresh` makes one.
+    /// Returns the nonce of a challenge that is due, and the place of the fresh index in it. `fresh` allocates a place.
     pub(super) fn challenge(&mut self, now: Time, fresh: impl FnOnce() -> Option<Place>) -> Option<([u8; 8], Place)> {
         let unproven = self.unproven.as_mut()?;
         if unproven.challenged.is_some_and(|at| now.since(at) < CHALLENGE_AGAIN) {
@@ -213,7 +215,8 @@ impl Path {
         Some((unproven.nonce, place))
     }
 
-    /// Takes in the echo of a challenge that came along `route`; returns the place of the index that is in use from now on.
+    /// Handles the echo of a challenge that came along `route`. Returns the place of the index that is used from then
+    /// on.
     pub(super) fn prove(&mut self, route: Route, nonce: [u8; 8]) -> Option<Place> {
         let unproven = self.unproven.as_ref()?;
         if route != self.route || nonce != unproven.nonce {
@@ -222,13 +225,13 @@ impl Path {
         self.unproven.take().and_then(|unproven| unproven.place)
     }
 
-    /// When a challenge is due again.
+    /// Returns when a challenge is due again.
     pub(super) fn deadline(&self) -> Option<Time> {
         let unproven = self.unproven.as_ref()?;
         unproven.challenged.map(|at| at.after(CHALLENGE_AGAIN))
     }
 
-    /// A place taken for a fresh index that was never put to use.
+    /// Returns the place of a fresh index that was never put to use.
     pub(super) fn unused_place(&self) -> Option<Place> {
         self.unproven.as_ref().and_then(|unproven| unproven.place)
     }
@@ -246,11 +249,11 @@ mod tests {
     }
 
     #[test]
-    fn a_new_address_gets_three_times_its_bytes_until_it_echoes_the_challenge() {
+    fn new_address_gets_three_times_its_bytes_until_it_is_proven() {
         let (mut path, mut random) = (Path::proven(udp(1)), Counting::default());
         assert!(path.may_send(1_000_000).is_ok() && !path.is_unproven());
         path.received(udp(2), 100, false, &mut random);
-        assert_eq!(path.route, udp(1), "an older packet moves nobody");
+        assert_eq!(path.route, udp(1), "an older packet does not move the path");
         path.received(udp(2), 100, true, &mut random);
         assert_eq!(path.may_send(301), Err(DropReason::PathUnproven));
         assert!(path.may_send(300).is_ok());
@@ -258,19 +261,19 @@ mod tests {
         let now = Time::default();
         assert_eq!(path.challenge(now, || None), None);
         let (nonce, place) = path.challenge(now, || Some(PLACE)).unwrap();
-        assert_eq!((place, path.challenge(now, || None)), (PLACE, None), "not again at once");
-        assert_eq!(path.prove(udp(3), nonce), None, "from elsewhere");
+        assert_eq!((place, path.challenge(now, || None)), (PLACE, None), "no second challenge at once");
+        assert_eq!(path.prove(udp(3), nonce), None, "an echo from another address");
         assert_eq!(path.prove(udp(2), [0; 8]), None);
         assert_eq!(path.prove(udp(2), nonce), Some(PLACE));
         assert!(path.may_send(1_000_000).is_ok());
     }
 
     #[test]
-    fn a_fresh_index_that_is_not_needed_comes_back() {
+    fn unused_fresh_index_is_returned() {
         let (mut path, mut random) = (Path::proven(udp(1)), Counting::default());
         path.received(udp(2), 100, true, &mut random);
         path.challenge(Time::default(), || Some(PLACE)).unwrap();
-        assert_eq!(path.received(udp(3), 100, true, &mut random), None, "it serves the next address");
+        assert_eq!(path.received(udp(3), 100, true, &mut random), None, "the next address uses it");
         let circuit = Route::Circuit { hop: EntryId { slot: 1, serial: 1 }, tag: 1 };
         assert_eq!(path.received(circuit, 100, true, &mut random), Some(PLACE));
         assert!(!path.is_unproven());

@@ -1,7 +1,7 @@
-//! First packets that were answered: replays are not answered again.
+//! Replay filter: a replayed first packet is not answered again.
 //!
-//! Owns a table of fixed size over two windows of time. When it is full, first packets need a cookie, which a replay from
-//! another address cannot have. Holds keyed fingerprints, never addresses.
+//! Owns a table of fixed size over two windows of time. When it is full, first packets need a cookie, which a replay
+//! from another address cannot have. Holds keyed fingerprints, never addresses.
 
 use std::time::Duration;
 
@@ -10,17 +10,17 @@ use crate::keys::sha256;
 use crate::random::{Random, array};
 use crate::time::Time;
 
-/// Fingerprints in each of the two windows: 4 MiB each, of which only touched pages are backed.
+/// Fingerprints in each of the two windows: 4 MiB each, of which only touched pages use memory.
 const SLOTS: usize = 1 << 19;
-/// Beyond this many fingerprints, cookies are required.
+/// Number of fingerprints from which cookies are required.
 const FULL: usize = SLOTS / 4 * 3;
-/// Minutes that a first packet's time may differ from ours, either way.
+/// Minutes by which a first packet's time may differ from the relay's clock, in either direction.
 const TOLERANCE: u32 = 1;
-/// A packet accepted at the start of its tolerance stays acceptable for three minutes.
+/// Length of a window: a packet accepted at the start of its tolerance stays acceptable for three minutes.
 const WINDOW: Duration = Duration::from_secs(180);
 const PROBES: usize = 32;
 
-/// Remembers first packets over the time that they could be replayed in.
+/// Remembers first packets for as long as they could be replayed.
 #[derive(Debug)]
 pub struct Replays {
     key: [u8; 32],
@@ -40,7 +40,7 @@ impl Table {
         Self { slots: vec![0; SLOTS], used: 0 }
     }
 
-    /// Where `fingerprint` stands, or where it would; `None` when its neighbourhood is full.
+    /// Returns the slot of `fingerprint`, and whether it is stored there; `None` when its neighbourhood is full.
     fn find(&self, fingerprint: u64) -> Option<(usize, bool)> {
         let start = usize::try_from(fingerprint).unwrap_or(0);
         for step in 0..PROBES {
@@ -56,21 +56,21 @@ impl Table {
 }
 
 impl Replays {
-    /// An empty filter.
+    /// Creates an empty filter.
     pub fn new(now: Time, random: &mut dyn Random) -> Self {
         Self { key: array(random), current: Table::new(), previous: Table::new(), since: now }
     }
 
-    /// Whether the filter has no room left, so that cookies are required.
+    /// Returns whether the filter is so full that cookies are required.
     pub fn is_full(&self) -> bool {
         self.current.used >= FULL
     }
 
-    /// Accepts a first packet with this ephemeral key and time once.
+    /// Accepts a first packet with this ephemeral key and time, once.
     ///
     /// # Errors
-    /// [`DropReason::HandshakeReplay`] when it was seen or its time is off by more than a minute,
-    /// [`DropReason::HandshakeLoad`] when it cannot be remembered.
+    /// [`DropReason::HandshakeReplay`] when the packet was seen or its time is off by more than a minute,
+    /// [`DropReason::HandshakeLoad`] when the filter has no room for it.
     pub fn accept(
         &mut self,
         ephemeral: &[u8; 32],
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_first_packet_is_accepted_once_for_as_long_as_its_time_is_good() {
+    fn first_packet_is_accepted_once_while_its_time_is_valid() {
         let mut replays = Replays::new(Time::default(), &mut crate::random::Counting::default());
         let at = |seconds: u64| Time::from_micros(seconds * 1_000_000);
         for seconds in (0u64..600).step_by(7) {
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_jumps_back_or_ahead_accepts_nothing_twice() {
+    fn replayed_packet_and_wrong_time_are_refused() {
         let mut replays = Replays::new(Time::default(), &mut crate::random::Counting::default());
         let now = Time::from_micros(1);
         replays.accept(&[1; 32], 100, now, 100).unwrap();

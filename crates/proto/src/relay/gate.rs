@@ -1,7 +1,8 @@
-//! Who may cost this relay an X25519 operation: cookies under load.
+//! The gate for first packets: under load, only a sender with a cookie may cost the relay an X25519 operation.
 //!
-//! Owns the stateless cookie, bound to address and port (or to the hop session and tag), and the decision when one is
-//! needed. Answers are never larger than what caused them. Keeps no state per initiator.
+//! Owns the stateless cookie, bound to address and port (or to hop session and tag), and the decision when a cookie
+//! is required. Answers are never larger than the packets that caused them. Keeps no state per initiator.
+//!
 //! Source of the idea: DTLS (RFC 6347 §4.2.1) and WireGuard §5.4.7.
 
 use std::sync::Arc;
@@ -19,56 +20,57 @@ use crate::suite::{PacketKey, Suite};
 use crate::time::Time;
 use crate::wire::{HEADER_LEN, PacketType, take};
 
-/// How often cookies change.
+/// Interval at which cookies change.
 const COOKIE_TIME: Duration = Duration::from_secs(120);
-/// How long the one before is still good: an initiator uses it at once.
+/// How long the previous cookie stays valid; an initiator uses its cookie at once.
 const COOKIE_GRACE: Duration = Duration::from_secs(10);
-/// First packets that wait for the handshaker before cookies are required: a few milliseconds of work.
+/// Number of first packets waiting for the handshaker from which cookies are required: a few milliseconds of work.
 const QUEUE_LIMIT: u32 = 128;
-/// How long cookies are required after the queue was last that long: between two looks a flood of packets without one costs nothing
-/// but the looks.
+/// How long cookies stay required after the queue last had that length. The relay then tests the load again; between
+/// two tests, a flood of packets without cookies costs nothing but the tests.
 const HOLD: Duration = Duration::from_secs(1);
 /// How long a shard that was busy counts as busy.
 const BUSY: Duration = Duration::from_millis(50);
 
-/// How busy the handshaker is, shared by it and the shards.
+/// The load of the handshaker; the handshaker and the shards share this value.
 #[derive(Debug, Default)]
 pub struct Load {
     queued: AtomicU32,
     filter_full: AtomicBool,
-    /// Until when, in microseconds, cookies are required.
+    /// Until when cookies are required, in microseconds.
     held_until: AtomicU64,
-    /// Until when, in microseconds, a shard's packets of sessions keep the host busy.
+    /// Until when a shard's session packets keep the host busy, in microseconds.
     busy_until: AtomicU64,
 }
 
 impl Load {
-    /// A shard has queued a packet.
+    /// Records that a shard has queued a packet.
     pub fn queued(&self) {
         self.queued.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The handshaker has taken a packet.
+    /// Records that the handshaker has taken a packet from the queue.
     pub fn taken(&self) {
         self.queued.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// The replay filter has, or has no, room.
+    /// Records whether the replay filter is full.
     pub fn set_filter_full(&self, full: bool) {
         self.filter_full.store(full, Ordering::Relaxed);
     }
 
-    /// A shard has its hands full with packets of sessions.
+    /// Records that a shard is busy with session packets.
     pub fn set_busy(&self, now: Time) {
         self.busy_until.store(now.after(BUSY).as_micros(), Ordering::Relaxed);
     }
 
-    /// Whether strangers are so many, and packets of sessions too, that only some of the first packets without a cookie can be looked at.
+    /// Returns whether only some of the first packets without a cookie can be processed: cookies are required, and
+    /// session packets keep the host busy.
     pub fn is_overrun(&self, now: Time) -> bool {
         self.is_high(now) && now.as_micros() < self.busy_until.load(Ordering::Relaxed)
     }
 
-    /// Whether first packets need a cookie.
+    /// Returns whether first packets need a cookie.
     pub fn is_high(&self, now: Time) -> bool {
         if self.queued.load(Ordering::Relaxed) >= QUEUE_LIMIT {
             self.held_until.store(now.after(HOLD).as_micros(), Ordering::Relaxed);
@@ -80,16 +82,17 @@ impl Load {
 /// What to do with a first packet.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Entrance {
+    /// The handshaker may process it.
     Pass,
     /// Its sender has to prove its address first.
     Ask,
-    /// Its sender is where it says, but its network has had its share for now.
+    /// Its sender has proven its address, but its network has used up its share for the moment.
     Later,
-    /// It has no first packet's length, or a proof that nobody asked for and that is wrong.
+    /// Its length is not that of a first packet, or it carries a wrong proof although no cookie is required.
     Refuse,
 }
 
-/// The cookie check of one relay. All shards share secret and load.
+/// The cookie check of one relay. All shards share its secret and load.
 #[derive(Clone, Debug)]
 pub struct Gate {
     master: Arc<MacKey>,
@@ -99,7 +102,7 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// A gate for the relay with `key`.
+    /// Creates a gate for the relay with `key`.
     pub fn new(relay: RelayKey, load: Arc<Load>, random: &mut dyn Random) -> Self {
         Self {
             master: Arc::new(MacKey::new(&Secret(array(random)))),
@@ -109,12 +112,12 @@ impl Gate {
         }
     }
 
-    /// The load that this gate goes by.
+    /// Returns the load that this gate depends on.
     pub fn load(&self) -> &Load {
         &self.load
     }
 
-    /// Judges an unmasked first packet.
+    /// Decides what to do with an unmasked first packet.
     pub(crate) fn check(&self, route: Route, packet: &[u8], now: Time) -> Entrance {
         let Some((body, proof)) = split_proof(packet) else { return Entrance::Refuse };
         let high = self.load.is_high(now);
@@ -133,7 +136,7 @@ impl Gate {
         }
     }
 
-    /// The answer to a first packet that must prove its address, masks still to be applied.
+    /// Builds the answer to a first packet whose sender must prove its address, not masked yet.
     pub(crate) fn challenge(&self, route: Route, packet: &[u8], now: Time, random: &mut dyn Random) -> Vec<u8> {
         cookie_packet(packet, &self.cookie(route, self.number(now)), &self.relay, random)
     }
@@ -171,7 +174,7 @@ fn mac(cookie: &[u8; COOKIE_LEN], body: &[u8]) -> [u8; PROOF_LEN] {
     short
 }
 
-/// Puts the proof of `cookie` at the end of an unmasked first packet, in place of the one that it may have.
+/// Puts the proof of `cookie` at the end of an unmasked first packet, replacing an earlier proof.
 pub(crate) fn prove(packet: &mut Vec<u8>, cookie: &[u8; COOKIE_LEN]) {
     if let Some((body, _)) = split_proof(packet) {
         let (length, proof) = (body.len(), mac(cookie, body));
@@ -180,7 +183,7 @@ pub(crate) fn prove(packet: &mut Vec<u8>, cookie: &[u8; COOKIE_LEN]) {
     }
 }
 
-/// Only who saw the first packet can open the answer to it.
+/// Derives the key of the answer to a first packet; only a party that saw the packet can open the answer.
 fn cookie_key(relay: &RelayKey, first: &[u8]) -> PacketKey {
     let ephemeral: [u8; 32] = take(first, HEADER_LEN).unwrap_or([0; 32]);
     let key = Zeroizing::new(sha256(&[b"ORP/1 cookie", relay.as_bytes(), &ephemeral]));
@@ -194,12 +197,12 @@ fn cookie_packet(first: &[u8], cookie: &[u8; COOKIE_LEN], relay: &RelayKey, rand
     random.fill(&mut packet[5..HEADER_LEN]);
     packet[HEADER_LEN..HEADER_LEN + COOKIE_LEN].copy_from_slice(cookie);
     let counter = counter(&packet);
-    // The length fits and nothing else can fail; a packet that was not sealed would not open.
+    // The length fits and nothing else can fail. A packet that was not sealed could not be opened.
     let _ = cookie_key(relay, first).seal(counter, &mut packet);
     packet
 }
 
-/// Reads the cookie in an unmasked cookie packet that answers `first`.
+/// Reads the cookie from an unmasked cookie packet that answers `first`.
 pub(crate) fn read_cookie(packet: &mut [u8], first: &[u8], relay: &RelayKey) -> Option<[u8; COOKIE_LEN]> {
     if packet.len() != COOKIE_PACKET_LEN {
         return None;
@@ -248,10 +251,10 @@ mod tests {
             self.gate.check(route(port), packet, now)
         }
 
-        /// The first packet with the proof of the cookie that it is asked for.
+        /// Returns the first packet with a proof of the cookie that the relay asked for.
         fn proven(&mut self, now: Time) -> Vec<u8> {
             let mut answer = self.gate.challenge(route(1), &self.first, now, &mut self.random);
-            assert!(answer.len() <= self.first.len(), "an answer is never longer than what caused it");
+            assert!(answer.len() <= self.first.len(), "an answer is never longer than the packet that caused it");
             let cookie = read_cookie(&mut answer, &self.first, &self.key).unwrap();
             let mut packet = self.first.clone();
             prove(&mut packet, &cookie);
@@ -260,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_relay_at_ease_takes_first_packets_and_refuses_proofs_that_nobody_asked_for() {
+    fn idle_relay_passes_first_packets_and_refuses_wrong_proofs() {
         let door = Door::new(QUEUE_LIMIT - 1);
         let now = Time::from_micros(1);
         assert_eq!(door.check(1, &door.first, now), Entrance::Pass);
@@ -272,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn under_load_only_who_is_where_it_says_gets_in() {
+    fn only_a_proven_address_passes_under_load() {
         let mut door = Door::new(QUEUE_LIMIT);
         let now = Time::from_micros(1);
         assert_eq!(door.check(1, &door.first, now), Entrance::Ask);
@@ -288,9 +291,9 @@ mod tests {
         }
     }
 
-    /// An allowance is spent by who has proven to be there, so that nobody can spend another's.
+    /// Only a sender that has proven its address spends an allowance, so nobody can spend another sender's.
     #[test]
-    fn a_network_that_has_had_its_share_waits_while_there_is_load() {
+    fn network_waits_under_load_once_its_share_is_used_up() {
         let mut door = Door::new(QUEUE_LIMIT);
         let now = Time::from_micros(1);
         let proven = door.proven(now);
@@ -301,11 +304,11 @@ mod tests {
         assert_eq!(passed, 200);
         assert_eq!(door.check(1, &proven, now), Entrance::Later);
         (0..QUEUE_LIMIT).for_each(|_| door.gate.load().taken());
-        assert_eq!(door.check(1, &proven, now.after(HOLD)), Entrance::Pass, "no load, no shares");
+        assert_eq!(door.check(1, &proven, now.after(HOLD)), Entrance::Pass, "shares apply only under load");
     }
 
     #[test]
-    fn a_cookie_is_good_shortly_after_they_change_and_not_for_long() {
+    fn previous_cookie_is_valid_only_for_its_grace_time() {
         let mut door = Door::new(QUEUE_LIMIT);
         let change = Time::default().after(COOKIE_TIME);
         let proven = door.proven(Time::from_micros(change.as_micros() - 1));
@@ -314,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn cookies_are_required_for_a_while_after_the_queue_has_become_short() {
+    fn cookies_stay_required_for_a_while_after_the_queue_is_short() {
         let door = Door::new(QUEUE_LIMIT);
         let now = Time::from_micros(1);
         assert_eq!(door.check(1, &door.first, now), Entrance::Ask);
@@ -324,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cookie_for_one_first_packet_does_not_open_for_another() {
+    fn cookie_packet_cannot_be_opened_with_another_first_packet() {
         let mut door = Door::new(QUEUE_LIMIT);
         let mut answer = door.gate.challenge(route(1), &door.first, Time::default(), &mut door.random);
         let other = Door::new(0);
@@ -334,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn strangers_are_too_many_only_while_sessions_keep_the_host_busy() {
+    fn relay_is_overrun_only_while_sessions_keep_the_host_busy() {
         let door = Door::new(QUEUE_LIMIT);
         let (load, now) = (door.gate.load(), Time::from_micros(1));
         assert!(!load.is_overrun(now));

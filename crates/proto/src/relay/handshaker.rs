@@ -1,7 +1,7 @@
 //! The relay's handshakes: everything that needs its secret key.
 //!
-//! Owns handshakes in progress, in both directions, and their bounds. Runs on a thread of its own, so that a
-//! flood of handshakes costs established sessions nothing but the core's time. Never sees a user packet.
+//! Owns handshakes in progress, in both directions, and their bounds. Runs on its own thread, so that a flood of
+//! handshakes costs established sessions nothing but the core's time. Never sees a user packet.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -18,14 +18,15 @@ use crate::random::Random;
 use crate::time::Time;
 use crate::wire::{PacketType, take};
 
-/// How long a responder waits for the ML-KEM key, and answers repetitions of it.
+/// How long a responder waits for the ML-KEM key, and answers its repetitions.
 const RESPONDER_TIME: Duration = Duration::from_secs(10);
 /// First wait of an initiator; doubles with each repetition up to [`LONGEST_REPEAT`].
 const REPEAT: Duration = Duration::from_millis(250);
 const LONGEST_REPEAT: Duration = Duration::from_secs(1);
-/// Attempts of an initiator before it gives up: about fifteen seconds in all. So many because a responder that is overrun looks at one in sixteen.
+/// Attempts of an initiator before it gives up, about fifteen seconds in all. There are many because an overrun
+/// responder processes one first packet in sixteen.
 const ATTEMPTS: u32 = 16;
-/// Handshakes in progress at most, as responder.
+/// Most handshakes in progress as responder.
 const MAX_PENDING: usize = 1 << 16;
 
 /// Answers and begins handshakes for all shards of a relay.
@@ -38,7 +39,7 @@ pub struct Handshaker {
     replays: Replays,
     to_client: IndexMask,
     pending: BTreeMap<u32, Pending>,
-    /// Responders' deadlines, in order, for all have the same wait.
+    /// Responders' deadlines, in ascending order because all wait equally long.
     expiries: VecDeque<(Time, u32)>,
     outgoing: BTreeMap<u32, Outgoing>,
     drops: Drops,
@@ -50,9 +51,9 @@ struct Pending {
     shard: u8,
     place: Place,
     relay: Option<RelayId>,
-    /// Where the reply went: the ML-KEM key must come from there, which proves the path.
+    /// Where the reply went. The ML-KEM key must come from there, which proves the path.
     route: Route,
-    /// The answer to the ML-KEM key, once the session exists, and the hash of the packet that it answers.
+    /// The hash of the packet with the ML-KEM key and the answer to it, once the session exists.
     text: Option<([u8; 32], Vec<u8>)>,
 }
 
@@ -64,22 +65,22 @@ struct Outgoing {
     egress: RelayId,
     to: SocketAddr,
     packet: Vec<u8>,
-    /// What the egress gave as proof of our address.
+    /// The egress' cookie, which proves this relay's address.
     cookie: Option<[u8; COOKIE_LEN]>,
     attempts: u32,
     again: Time,
 }
 
-/// An output with the shard that it is for.
+/// Outputs, each with the shard that it is for.
 pub type Outputs = Vec<(u8, Output)>;
 
 impl Handshaker {
-    /// From now on the relay knows of these others.
+    /// Replaces the configuration, and with it the peers that this relay knows.
     pub fn set_config(&mut self, config: Arc<RelayConfig>) {
         self.config = config;
     }
 
-    /// A handshaker with the relay's secret, for one shard per element of `slots`.
+    /// Creates a handshaker with the relay's secret, for one shard per element of `slots`.
     pub fn new(
         config: Arc<RelayConfig>,
         secret: RelaySecret,
@@ -104,12 +105,12 @@ impl Handshaker {
         }
     }
 
-    /// Handshake packets that were refused, by reason.
+    /// Returns the handshake packets that were refused, by reason.
     pub fn drops(&self) -> &Drops {
         &self.drops
     }
 
-    /// Works off one request. `minutes` is verified time in minutes since the Unix epoch.
+    /// Handles one request. `minutes` is verified time in minutes since the Unix epoch.
     pub fn handle(&mut self, request: Request, now: Time, minutes: u32, random: &mut dyn Random) -> Outputs {
         let mut out = Vec::new();
         let result = match request {
@@ -131,14 +132,14 @@ impl Handshaker {
         out
     }
 
-    /// When to call [`Handshaker::handle_timeout`].
+    /// Returns when to call [`Handshaker::handle_timeout`].
     pub fn poll_timeout(&self) -> Option<Time> {
         let expiry = self.expiries.front().map(|(at, _)| *at);
         let again = self.outgoing.values().map(|o| o.again).min();
         expiry.into_iter().chain(again).min()
     }
 
-    /// Gives up what is overdue and repeats what was not answered.
+    /// Gives up overdue handshakes and repeats unanswered packets.
     pub fn handle_timeout(&mut self, now: Time, minutes: u32, random: &mut dyn Random) -> Outputs {
         let mut out = Vec::new();
         while let Some(&(at, index)) = self.expiries.front()
@@ -201,7 +202,7 @@ impl Handshaker {
         }
         let (packet, _) = split_proof(packet).ok_or(DropReason::HandshakeInvalid)?;
         let kind = packet.first().copied().and_then(PacketType::parse);
-        // Who may not begin a handshake here costs no X25519.
+        // A sender that may not begin a handshake here costs no X25519 operation.
         let welcome = match (kind, route) {
             (Some(PacketType::FirstIk(_)), Route::Udp(_)) => !self.config.is_ingress(),
             (Some(PacketType::FirstIk(_)), Route::Circuit { .. }) => false,
@@ -246,7 +247,7 @@ impl Handshaker {
         }
         let digest = sha256(&[packet]);
         let text = if let Some((answered, text)) = &pending.text {
-            // Repeated for the same packet alone: anything shorter would get more than it brought.
+            // Repeated for the identical packet only: a shorter one would receive more bytes than it brought.
             if digest != *answered {
                 return Err(DropReason::HandshakeInvalid);
             }
@@ -277,7 +278,7 @@ impl Handshaker {
         Ok(())
     }
 
-    /// An egress under load wants proof of our address.
+    /// Handles the cookie of an egress under load, which requires proof of this relay's address.
     fn cookie(&mut self, index: u32, mut packet: Vec<u8>, out: &mut Outputs) -> Result<(), DropReason> {
         let outgoing = self.outgoing.get_mut(&index).ok_or(DropReason::HandshakeStray)?;
         let peer = self.config.peers.get(&outgoing.egress).ok_or(DropReason::HandshakeStray)?;
@@ -314,7 +315,7 @@ impl Handshaker {
         Some(())
     }
 
-    /// Repeats a packet without an answer. A first packet may have been answered in vain, so it is made anew.
+    /// Repeats an unanswered packet. A first packet is rebuilt, because the answer to the old one may have been lost.
     fn repeat(&mut self, index: u32, now: Time, minutes: u32, random: &mut dyn Random, out: &mut Outputs) {
         let Some(outgoing) = self.outgoing.get_mut(&index) else { return };
         outgoing.attempts += 1;

@@ -1,8 +1,8 @@
 //! The relay: ingress and egress, without I/O.
 //!
-//! A relay is one [`Handshaker`] and one [`Shard`] per core. Shards own sessions and move packets; the handshaker owns
-//! the secret handshake key and everything slow. They talk in the values of this module, over whatever
-//! the caller connects them with: a channel between threads, or a function call in a simulation.
+//! A relay is one [`Handshaker`] and one [`Shard`] per core. Shards own sessions and move packets; the handshaker
+//! owns the secret handshake key and all slow work. They exchange the values of this module over whatever the caller
+//! connects them with: a channel between threads, or a function call in a simulation.
 //!
 //! ```text
 //! datagram ─▶ Shard ─ Forward / Deliver ─▶ caller
@@ -37,37 +37,37 @@ pub(crate) use gate::{prove as prove_cookie, read_cookie};
 pub use handshaker::{Handshaker, Outputs};
 pub use shard::{Down, INNER_POOL, Shard, ShardCounts, Shared, Verdict};
 
-/// What a relay knows of itself and of the others.
+/// What a relay knows about itself and its peers.
 #[derive(Clone, Debug)]
 pub struct RelayConfig {
-    /// Itself.
+    /// The relay's own identity.
     pub own: Responder,
-    /// The other relays that it may talk to: egresses for an ingress, ingresses for an egress.
+    /// The relays that it may communicate with: egresses for an ingress, ingresses for an egress.
     pub peers: BTreeMap<RelayId, Peer>,
-    /// Suites in order of what this host is good at.
+    /// The suites that this host is good at.
     pub suites: Suites,
-    /// Whether an egress also takes clients without an ingress, which shows it their addresses.
+    /// Whether an egress also accepts clients without an ingress, which shows it their addresses.
     pub one_hop: bool,
-    /// Sessions per shard at most.
+    /// Most sessions per shard.
     pub capacity: u32,
-    /// What shows clients what it runs.
+    /// The evidence that shows clients what the relay runs.
     pub evidence: Announced,
-    /// What it mirrors.
+    /// The files that the relay mirrors.
     pub mirror: Mirror,
 }
 
-/// The files that a relay mirrors. It need not be believed: who asks holds them against the chain.
+/// The files that a relay mirrors. Nobody has to trust the relay: clients verify the files against the chain.
 #[derive(Clone, Default, Debug)]
 pub struct Mirror {
-    /// The records of all relays; none with a signed directory.
+    /// The records of all relays; `None` with a signed directory.
     pub records: Option<Arc<Mirrored>>,
     /// A signed checkpoint.
     pub checkpoint: Option<Arc<Mirrored>>,
-    /// What relays are judged by.
+    /// Relay evidence, and the data that it is judged by.
     pub attestation: Option<Arc<Mirrored>>,
 }
 
-/// A file that is mirrored.
+/// A mirrored file.
 #[derive(Debug)]
 pub struct Mirrored {
     version: [u8; 8],
@@ -75,7 +75,7 @@ pub struct Mirrored {
 }
 
 impl Mirrored {
-    /// A file of these bytes; `None` when it is empty or too long to be one.
+    /// Makes a file of these bytes; `None` when they are empty or more than [`MAX_MIRRORED`].
     pub fn new(bytes: Vec<u8>) -> Option<Arc<Self>> {
         if bytes.is_empty() || bytes.len() > MAX_MIRRORED {
             return None;
@@ -86,7 +86,7 @@ impl Mirrored {
 }
 
 impl Mirror {
-    /// The piece of a file from `offset` on.
+    /// Returns the piece of a file that starts at `offset`.
     fn piece(&self, file: MirrorFile, offset: u32) -> MirrorPiece {
         let found = match file {
             MirrorFile::Records => &self.records,
@@ -94,7 +94,7 @@ impl Mirror {
             MirrorFile::Attestation => &self.attestation,
         };
         let (version, bytes) = found.as_ref().map_or(([0; 8], &[][..]), |found| (found.version, &found.bytes));
-        // One that has become shorter is begun anew.
+        // A file that has become shorter than the offset starts at 0 again.
         let offset = if (offset as usize) < bytes.len() { offset } else { 0 };
         let rest = bytes.get(offset as usize..).unwrap_or(&[]);
         MirrorPiece {
@@ -108,7 +108,7 @@ impl Mirror {
 }
 
 impl RelayConfig {
-    /// Whether this relay is an ingress.
+    /// Returns whether this relay is an ingress.
     pub fn is_ingress(&self) -> bool {
         self.own.role == Role::Ingress
     }
@@ -118,23 +118,23 @@ impl RelayConfig {
     }
 }
 
-/// Another relay of the directory.
+/// Another relay of the directory, with which this relay may communicate.
 #[derive(Clone, Debug)]
 pub struct Peer {
     /// Its identity.
     pub responder: Responder,
-    /// Where it listens; the first one of a family that this relay has is used.
+    /// Its UDP address: the first one of a family that this relay has.
     pub address: SocketAddr,
 }
 
-/// How datagrams of a session travel.
+/// The route of a session's datagrams.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Route {
     /// Over UDP.
     Udp(SocketAddr),
-    /// Inside a session with an ingress, under a circuit's tag. Only an egress has these.
+    /// Inside a session with an ingress, under a circuit's tag. Only an egress has such routes.
     Circuit {
-        /// The shard's entry of the session.
+        /// The shard's entry of the session with the ingress.
         hop: EntryId,
         /// The circuit's tag.
         tag: u32,
@@ -142,7 +142,7 @@ pub enum Route {
 }
 
 impl Route {
-    /// What a cookie is bound to: the route as bytes.
+    /// Returns the route as bytes, to which a cookie is bound.
     fn to_bytes(self) -> [u8; 19] {
         let mut bytes = [0; 19];
         match self {
@@ -166,14 +166,14 @@ impl Route {
     }
 }
 
-/// What a shard asks of the handshaker.
+/// A request of a shard to the handshaker.
 #[derive(Debug)]
 pub enum Request {
-    /// A handshake packet arrived, type and index unmasked.
+    /// A handshake packet has arrived; its type and index are unmasked.
     Arrival {
         /// The shard.
         shard: u8,
-        /// The way back.
+        /// The route back to the sender.
         route: Route,
         /// The packet.
         packet: Vec<u8>,
@@ -185,23 +185,23 @@ pub enum Request {
         /// The egress.
         egress: RelayId,
     },
-    /// A peer wants fresh keys.
+    /// A peer requests fresh keys.
     Rekey {
         /// The shard.
         shard: u8,
         /// The shard's entry of the session.
         entry: EntryId,
-        /// What the peer sent.
+        /// The peer's request.
         request: RekeyRequest,
     },
 }
 
-/// What the handshaker has for a shard.
+/// An output of the handshaker for a shard.
 #[derive(Debug)]
 pub enum Output {
-    /// Send this handshake packet, masked, along this route.
+    /// The shard must send this masked handshake packet along this route.
     Send {
-        /// The way.
+        /// The route.
         route: Route,
         /// The packet.
         packet: Vec<u8>,
@@ -213,7 +213,7 @@ pub enum Output {
         /// The egress.
         egress: RelayId,
     },
-    /// Fresh keys for a session.
+    /// A session has fresh keys.
     Rekeyed(Box<Rekeyed>),
 }
 

@@ -1,8 +1,8 @@
-//! One shard of a relay: the way of a packet.
+//! One shard of a relay: the packet path.
 //!
-//! Owns the session table of one core and the two directions of traffic: [`Shard::handle_datagram`] takes everything that
-//! comes over UDP, [`Shard::route_down`] and [`Shard::seal_down`] everything that an egress reads from its tunnel device.
-//! Works in the caller's buffers, allocates only for control. Never holds the secret handshake key.
+//! Owns the session table of one core and both directions of traffic. [`Shard::handle_datagram`] takes everything that
+//! arrives over UDP; [`Shard::route_down`] and [`Shard::seal_down`] take everything that an egress reads from its
+//! tunnel device. Works in the caller's buffers and allocates only for control. Never holds the secret handshake key.
 //!
 //! ```text
 //! ingress  client ─▶ open A, swap header and tag, seal hop ─▶ egress     (same bytes in the same place, both ways)
@@ -39,59 +39,60 @@ use crate::wire::{
 pub use table::INNER_POOL;
 use table::{Addresses, Table};
 
-/// What became of a datagram.
+/// The outcome of a received datagram.
 #[derive(Debug)]
 pub enum Verdict {
-    /// It is the shard's business alone; [`Shard::poll_transmit`] may have an answer.
+    /// The shard has handled it; [`Shard::poll_transmit`] may have an answer.
     Consumed,
-    /// Send it on, from the same place, to this relay or client.
+    /// The caller must send it on, from the same place, to this relay or client.
     Forward {
-        /// Where to.
+        /// The address of that relay or client.
         to: SocketAddr,
     },
     /// It holds an inner packet for the tunnel device, translated, at this place.
     Deliver {
-        /// Where the packet begins.
+        /// Offset of the packet in the datagram.
         offset: usize,
-        /// What it is.
+        /// The parsed headers of the packet.
         packet: Packet,
-        /// Whether its transport checksum is to be filled in.
+        /// Whether the transport checksum is still to be filled in.
         partial: bool,
     },
-    /// Another shard's: hand it over unchanged, through [`Shard::handle_passed`] there.
+    /// It belongs to another shard: the caller must hand it over unchanged, through [`Shard::handle_passed`] there.
     OtherShard(u8),
-    /// Refused and counted.
+    /// The shard has refused and counted it.
     Dropped(DropReason),
 }
 
-/// The way of an inner packet towards its client.
+/// The route of an inner packet towards its client.
 #[derive(Clone, Copy, Debug)]
 pub struct Down {
     entry: EntryId,
-    /// Bytes that the datagram has before the inner packet.
+    /// Bytes before the inner packet in the datagram.
     pub offset: usize,
-    /// Bytes that the datagram has after the padded inner packet.
+    /// Bytes after the padded inner packet in the datagram.
     pub trailer: usize,
-    /// Largest inner packet that the path carries.
+    /// Size of the largest inner packet that the path carries, in bytes.
     pub mtu: u16,
-    /// Where the datagram goes.
+    /// Address to which the datagram goes.
     pub to: SocketAddr,
 }
 
-/// What passed through a shard. Every datagram received or withheld is in exactly one of the other numbers or in the drops.
+/// Counters of a shard. Every datagram received or withheld is counted in exactly one of the other numbers or in the
+/// drops.
 #[derive(Clone, Default, Debug, PartialEq, Eq)]
 pub struct ShardCounts {
-    /// Datagrams that came in.
+    /// Datagrams received.
     pub received: u64,
     /// Datagrams sent on to another relay or client.
     pub forwarded: u64,
-    /// Inner packets given to the device.
+    /// Inner packets given to the tunnel device.
     pub delivered: u64,
     /// Datagrams with control frames, probes, challenges or padding.
     pub control: u64,
     /// Handshake packets handed to the handshaker or answered with a cookie.
     pub handshakes: u64,
-    /// Datagrams of the shard's own that it could not send: each is in the drops too.
+    /// Datagrams of the shard's own that it could not send; each is counted in the drops too.
     pub withheld: u64,
     /// Datagrams handed to another shard, which counts them as received.
     pub passed: u64,
@@ -99,7 +100,17 @@ pub struct ShardCounts {
     pub drops: Drops,
 }
 
-/// One shard.
+/// One shard of a relay, without I/O.
+///
+/// The caller moves the datagrams and supplies the time:
+/// - it passes each datagram to [`Shard::handle_datagram`] and acts on the [`Verdict`];
+/// - at an egress, it sends each packet of the tunnel device with [`Shard::route_down`], [`Shard::translate_down`]
+///   and [`Shard::seal_down`];
+/// - it calls [`Shard::handle_timeout`] when the moment of [`Shard::poll_timeout`] has come;
+/// - it passes what [`Shard::poll_request`] returns to the handshaker, and the handshaker's outputs to
+///   [`Shard::apply`];
+/// - after each of these calls it takes what [`Shard::poll_transmit`] and, at an egress, [`Shard::poll_freed`] return
+///   until they return `None`.
 pub struct Shard {
     number: u8,
     config: Arc<RelayConfig>,
@@ -111,8 +122,9 @@ pub struct Shard {
     client_mask: IndexMask,
     table: Table,
     circuits: Circuits,
+    /// Sessions with egresses that this shard began.
     hops: BTreeMap<RelayId, EntryId>,
-    /// Circuits that wait for a session with their egress: client's entry and request number.
+    /// Circuits that wait for a session with their egress: the client's entry and the request's number.
     waiting: BTreeMap<RelayId, Vec<(EntryId, u32)>>,
     addresses: Addresses,
     timers: BTreeSet<(Time, EntryId)>,
@@ -125,7 +137,7 @@ pub struct Shard {
     counts: ShardCounts,
 }
 
-/// What a shard shares with the relay's other parts.
+/// The values that a shard shares with the rest of its relay.
 pub struct Shared {
     /// The permutation of indices.
     pub index_key: IndexKey,
@@ -136,12 +148,13 @@ pub struct Shared {
 }
 
 impl Shard {
-    /// From now on the relay knows of these others. Sessions with those that are gone go on until their keys have to be made anew.
+    /// Replaces the configuration, and with it the peers that this relay knows. Sessions with relays that are gone
+    /// continue until their keys have to be replaced.
     pub fn set_config(&mut self, config: Arc<RelayConfig>) {
         self.config = config;
     }
 
-    /// Shard `number` of the relay with `config`.
+    /// Creates shard `number` of the relay with `config`.
     pub fn new(number: u8, config: Arc<RelayConfig>, shared: Shared, admit: Box<dyn Admit>, now: Time) -> Self {
         Self {
             number,
@@ -167,7 +180,7 @@ impl Shard {
         }
     }
 
-    /// Takes in a datagram from `from`; works in place.
+    /// Handles a datagram from `from` in place.
     pub fn handle_datagram(
         &mut self,
         from: SocketAddr,
@@ -201,7 +214,7 @@ impl Shard {
         self.handle_unmasked(Route::Udp(from), kind, index, datagram, now, random)
     }
 
-    /// Takes in a datagram that another shard received from `from` and passed on, type and index unmasked.
+    /// Handles a datagram that another shard received from `from` and passed on; its type and index are unmasked.
     pub fn handle_passed(
         &mut self,
         from: SocketAddr,
@@ -242,7 +255,7 @@ impl Shard {
         Verdict::Dropped(reason)
     }
 
-    /// Opens the outer layer of a data packet and sends its frame the way that its session says.
+    /// Opens the outer layer of a data packet and handles its frame according to the kind of its session.
     fn handle_data(
         &mut self,
         route: Route,
@@ -275,7 +288,7 @@ impl Shard {
         }
     }
 
-    /// Ingress, from a client: the frame goes into the session with the circuit's egress, in place.
+    /// Ingress: moves a client's frame into the session with the circuit's egress, in place.
     fn forward_up(&mut self, id: EntryId, datagram: &mut [u8], now: Time) -> Result<Verdict, DropReason> {
         let tag = take(datagram, HEADER_LEN + 1).map(u32::from_be_bytes).ok_or(DropReason::BadFrame)?;
         let circuit = self.circuits.find(tag).filter(|c| c.client == id).ok_or(DropReason::UnknownCircuit)?;
@@ -287,7 +300,7 @@ impl Shard {
         Ok(Verdict::Forward { to: *to })
     }
 
-    /// Ingress, from an egress: the frame goes into the session of the circuit's client, in place.
+    /// Ingress: moves an egress' frame into the session of the circuit's client, in place.
     fn forward_down(&mut self, id: EntryId, datagram: &mut [u8], now: Time) -> Result<Verdict, DropReason> {
         let tag = take(datagram, HEADER_LEN + 1).map(u32::from_be_bytes).ok_or(DropReason::BadFrame)?;
         let circuit = self.circuits.find(tag).filter(|c| c.hop == id).ok_or(DropReason::UnknownCircuit)?;
@@ -301,7 +314,7 @@ impl Shard {
         Ok(Verdict::Forward { to })
     }
 
-    /// Egress, from an ingress: the frame holds a packet of a client's own session, or of its handshake.
+    /// Egress: handles an ingress' frame, which holds a packet of a client's own session or of its handshake.
     fn handle_inner(
         &mut self,
         hop: EntryId,
@@ -345,7 +358,7 @@ impl Shard {
         }
     }
 
-    /// Egress: an inner packet that came up is checked and gets the session's address.
+    /// Egress: checks an inner packet from a client and gives it the session's address.
     fn deliver(
         &mut self,
         id: EntryId,
@@ -365,7 +378,7 @@ impl Shard {
         if !destination::is_allowed(packet.destination) {
             return Err(DropReason::ForbiddenDestination);
         }
-        // A partial checksum is only finished for a transport that has one and whose every byte is here.
+        // A partial checksum can be completed only for a transport that has one, of which every byte is present.
         if partial && (packet.fragment || packet.checksum_at().is_none()) {
             return Err(DropReason::BadPacket);
         }
@@ -377,10 +390,10 @@ impl Shard {
         Ok(Verdict::Deliver { offset: start, packet, partial })
     }
 
-    /// Egress: the way to the client that has `destination`, an address of this shard.
+    /// Egress: returns the route to the client that has `destination`, an address of this shard.
     ///
     /// # Errors
-    /// [`DropReason::NoSuchClient`] when no session has it.
+    /// [`DropReason::NoSuchClient`] when no session has the address.
     pub fn route_down(&self, destination: IpAddr) -> Result<Down, DropReason> {
         let entry = self.addresses.holder(destination).ok_or(DropReason::NoSuchClient)?;
         let Some(Entry { kind: Kind::Inner { path, mtu, .. }, .. }) = self.table.get(entry) else {
@@ -396,21 +409,22 @@ impl Shard {
         Ok(Down { entry, offset, trailer, mtu: *mtu, to })
     }
 
-    /// Egress: the shard that the inner address `destination` belongs to, if it is one.
+    /// Egress: returns the shard to which the inner address `destination` belongs, if it is an inner address.
     pub fn shard_of(destination: IpAddr) -> Option<u8> {
         Addresses::shard_of(destination)
     }
 
-    /// Egress: gives a packet from the device the client's fixed address.
+    /// Egress: sets the destination of a packet from the device to the client's fixed address.
     pub fn translate_down(packet: &mut Packet, bytes: &mut [u8], partial: bool) {
         let to = if packet.is_v6() { IpAddr::V6(CLIENT_V6) } else { IpAddr::V4(CLIENT_V4) };
         replace(packet, bytes, Side::Destination, to, partial);
     }
 
-    /// Egress: seals a datagram in place whose inner packet, padded with zeros, stands between `down.offset` and `down.trailer`.
+    /// Egress: seals a datagram in place. Its inner packet, padded with zeros, stands between `down.offset` and
+    /// `down.trailer`.
     ///
     /// # Errors
-    /// Why it cannot be sent; not counted yet.
+    /// The reason why the datagram cannot be sent; the caller counts it.
     pub fn seal_down(&mut self, down: &Down, datagram: &mut [u8], partial: bool, now: Time) -> Result<(), DropReason> {
         let entry = self.table.get_mut(down.entry).ok_or(DropReason::NoSuchClient)?;
         let length = datagram.len();
@@ -434,7 +448,7 @@ impl Shard {
         }
     }
 
-    /// Seals a datagram with an inner packet already in its place into the session with an ingress.
+    /// Seals a datagram, which already contains its inner packet, into the session with an ingress.
     fn seal_hop(&mut self, hop: EntryId, tag: u32, datagram: &mut [u8], now: Time) -> Result<SocketAddr, DropReason> {
         let entry = self.table.get_mut(hop).ok_or(DropReason::NoSuchClient)?;
         let Kind::Hop { to, mask, .. } = &entry.kind else { return Err(DropReason::NoSuchClient) };
@@ -447,19 +461,19 @@ impl Shard {
         Ok(*to)
     }
 
-    /// Counts an inner packet that the caller could not send or deliver.
+    /// Counts inner packets that the caller could not send or deliver.
     pub fn count_drop(&mut self, reason: DropReason, packets: u64) {
         self.counts.drops.count_many(reason, packets);
     }
 
-    /// Counts datagrams that were to be passed to another shard whose ring is full.
+    /// Counts datagrams that could not be passed to another shard because its ring is full.
     pub fn count_pass_failed(&mut self, datagrams: u64) {
         self.counts.passed -= datagrams;
         self.counts.drops.count_many(DropReason::RingFull, datagrams);
     }
 
-    /// Takes back a request that the handshaker's queue had no room for: packets and re-handshakes are repeated by who sent them, circuits that wait for
-    /// a session with their egress are refused.
+    /// Takes back a request for which the handshaker's queue had no room. Senders repeat their packets and
+    /// re-handshakes; circuits that wait for a session with their egress are refused.
     pub fn request_refused(&mut self, request: Request, now: Time, random: &mut dyn Random) {
         match request {
             Request::Arrival { .. } => {
@@ -471,37 +485,37 @@ impl Shard {
         }
     }
 
-    /// What passed through.
+    /// Returns the shard's counters.
     pub fn counts(&self) -> &ShardCounts {
         &self.counts
     }
 
-    /// Packets of sessions moved.
+    /// Returns how many session packets the shard has moved.
     pub fn moved(&self) -> u64 {
         self.counts.forwarded + self.counts.delivered
     }
 
-    /// Sessions and circuits held.
+    /// Returns how many sessions and circuits the shard holds.
     pub fn held(&self) -> (usize, usize) {
         (self.table.len(), self.circuits.len())
     }
 
-    /// The next datagram that the shard itself wants to send.
+    /// Returns the next datagram that the shard itself wants to send.
     pub fn poll_transmit(&mut self) -> Option<(SocketAddr, Vec<u8>)> {
         self.outbox.pop_front()
     }
 
-    /// The next request for the handshaker.
+    /// Returns the next request for the handshaker.
     pub fn poll_request(&mut self) -> Option<Request> {
         self.requests.pop_front()
     }
 
-    /// The next pair of inner addresses whose session has ended: connection tracking must forget them.
+    /// Returns the next pair of inner addresses whose session has ended. Connection tracking must forget them.
     pub fn poll_freed(&mut self) -> Option<(Ipv4Addr, Ipv6Addr)> {
         self.freed.pop_front()
     }
 
-    /// Passes a handshake packet on to the handshaker, or asks its sender for a cookie.
+    /// Passes a handshake packet to the handshaker, or asks its sender for a cookie.
     fn handle_handshake(
         &mut self,
         route: Route,
@@ -511,7 +525,7 @@ impl Shard {
         random: &mut dyn Random,
     ) -> Result<(), DropReason> {
         let is_first = matches!(kind, PacketType::FirstNk(_) | PacketType::FirstIk(_));
-        // The handshaker is for whole packets; first ones are measured at the gate.
+        // The handshaker takes only packets of full length; the gate checks the length of first packets.
         if !is_first && Some(packet.len()) != crate::handshake::answer_len(kind) {
             return Err(DropReason::BadLength);
         }
@@ -530,12 +544,12 @@ impl Shard {
 
     fn ask_for_cookie(&mut self, route: Route, packet: &[u8], now: Time, random: &mut dyn Random) {
         let mut answer = self.gate.challenge(route, packet, now, random);
-        // Who asks is not known yet, so relays too get it under the mask that this relay has for clients.
+        // The sender is not known yet, so even a relay gets the answer under this relay's mask for clients.
         self.client_mask.apply(&mut answer);
         self.transmit(route, answer, now);
     }
 
-    /// The mask under which the relay at `address` asks for a cookie.
+    /// Returns the mask under which the relay at `address` asks for a cookie.
     fn mask_of_peer(&self, address: SocketAddr) -> Option<IndexMask> {
         let peer = self.config.peers.values().find(|peer| peer.address == address)?;
         Some(IndexMask::to_client(&peer.responder.key))

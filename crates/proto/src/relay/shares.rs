@@ -1,7 +1,9 @@
 //! Each network's share of the handshakes while the relay is under load.
 //!
-//! Owns a table of fixed size of allowances, by a keyed hash of the network: who has many addresses in one network has one share of the handshake
-//! thread, not all of it. Two networks may meet in one place and share it. Never holds an address.
+//! Owns a table of fixed size with allowances, indexed by a keyed hash of the network. A sender with many addresses
+//! in one network has one share of the handshake thread, not all of it. Two networks may fall on one entry and share
+//! it. Never holds an address.
+//!
 //! Source: the generic cell rate algorithm, ITU-T I.371 §A.1.
 
 use std::net::SocketAddr;
@@ -13,25 +15,25 @@ use crate::random::{Random, array};
 use crate::relay::Route;
 use crate::time::Time;
 
-/// Allowances, 8 bytes each.
+/// Number of allowances, 8 bytes each.
 const PLACES: usize = 1 << 12;
 
-/// How fast one kind of network may begin handshakes.
+/// The rate at which one kind of network may begin handshakes.
 struct Rate {
     every: Duration,
     burst: u32,
 }
 
-/// An IPv4 network of 24 bits, an IPv6 network of 48: an office, a street.
+/// An IPv4 network of 24 bits or an IPv6 network of 48 bits: an office, a street.
 const NETWORK: Rate = Rate { every: Duration::from_millis(20), burst: 200 };
-/// A session with an ingress, which has many clients; well below what one core answers.
+/// A session with an ingress, which has many clients; well below what one core can answer.
 const HOP: Rate = Rate { every: Duration::from_millis(1), burst: 1_000 };
 
-/// The shares of all networks; the shards of a relay have them in common.
+/// The shares of all networks; all shards of a relay use the same ones.
 #[derive(Debug)]
 pub(super) struct Shares {
     key: Secret,
-    /// When each allowance will be whole again, in microseconds.
+    /// When each allowance will be full again, in microseconds.
     whole_at: Box<[AtomicU64]>,
 }
 
@@ -40,7 +42,7 @@ impl Shares {
         Self { key: Secret(array(random)), whole_at: (0..PLACES).map(|_| AtomicU64::new(0)).collect() }
     }
 
-    /// Takes one handshake of the share that `route` belongs to; false when it is used up.
+    /// Takes one handshake from the share to which `route` belongs; returns false when the share is used up.
     pub(super) fn take(&self, route: Route, now: Time) -> bool {
         let (network, rate) = network(route);
         let digest = sha256(&[&self.key.0, &network]);
@@ -55,7 +57,7 @@ impl Shares {
     }
 }
 
-/// The network that `route` leads to, as bytes, and its rate.
+/// Returns the network to which `route` leads, as bytes, and its rate.
 fn network(route: Route) -> ([u8; 9], Rate) {
     let mut name = [0; 9];
     let rate = match route {
@@ -88,27 +90,27 @@ mod tests {
         Route::Udp(address.parse().unwrap())
     }
 
-    /// How many of a thousand handshakes at once, each along another of `routes`, are taken.
+    /// Returns how many of 1,500 handshakes at the same time are accepted. `route` gives the route of each.
     fn taken(shares: &Shares, route: impl Fn(u16) -> Route, now: Time) -> usize {
         (0..1_500).filter(|&n| shares.take(route(n), now)).count()
     }
 
     #[test]
-    fn a_network_has_its_burst_and_then_its_rate() {
+    fn network_gets_its_burst_and_then_its_rate() {
         let shares = Shares::new(&mut Counting::default());
         let start = Time::from_micros(1_000_000);
         let v4 = |n: u16| udp(&format!("192.0.2.{}:{}", n % 256, n));
         let v6 = |n: u16| udp(&format!("[2001:db8:1:{n:x}::1]:443"));
         assert_eq!(taken(&shares, v4, start), 200, "whatever the address and port");
         assert_eq!(taken(&shares, v6, start), 200);
-        assert_eq!(taken(&shares, |_| udp("192.0.3.1:1"), start), 200, "its neighbour has its own");
+        assert_eq!(taken(&shares, |_| udp("192.0.3.1:1"), start), 200, "a neighbouring network has its own share");
         assert_eq!(taken(&shares, v4, start.after(Duration::from_millis(19))), 0);
         assert_eq!(taken(&shares, v4, start.after(Duration::from_secs(1))), 50);
         assert_eq!(taken(&shares, v4, start.after(Duration::from_secs(60))), 200);
     }
 
     #[test]
-    fn an_ingress_has_more_and_no_other_has_less_for_it() {
+    fn each_ingress_has_its_own_larger_share() {
         let shares = Shares::new(&mut Counting::default());
         let circuit = |hop| move |tag: u16| Route::Circuit { hop: EntryId { slot: hop, serial: 1 }, tag: tag.into() };
         let now = Time::from_micros(1);

@@ -1,4 +1,4 @@
-//! Two ends of a session on virtual time: late, early, repeated and old packets.
+//! Tests of both ends of a session on virtual time: late, early, repeated and old packets.
 
 use super::*;
 
@@ -14,7 +14,7 @@ fn keys(number: u8, initiator: bool) -> SessionKeys {
     SessionKeys { send, receive, mask: Secret([200; 32]), rekey: Secret([number + 2; 32]) }
 }
 
-/// An initiator and a responder that have spoken.
+/// Returns an initiator and a responder whose session is confirmed.
 fn pair(reach: u64) -> (Session, Session) {
     let end = |initiator| {
         let established = Established {
@@ -45,7 +45,7 @@ fn open(session: &mut Session, datagram: &[u8], now: Time) -> Result<(), DropRea
 }
 
 #[test]
-fn a_late_packet_of_the_epoch_before_is_opened_for_ten_seconds_once() {
+fn late_packet_of_the_previous_epoch_opens_once_within_ten_seconds() {
     let (mut a, mut b) = pair(64);
     let late: Vec<_> = (0..3).map(|_| sealed(&mut a, at(MINUTE - 1))).collect();
     let new = sealed(&mut a, at(MINUTE));
@@ -57,7 +57,7 @@ fn a_late_packet_of_the_epoch_before_is_opened_for_ten_seconds_once() {
 }
 
 #[test]
-fn epochs_that_arrive_out_of_order_open_as_far_as_one_behind_and_sixteen_ahead() {
+fn epochs_open_up_to_one_behind_and_sixteen_ahead() {
     for ahead in 1..=20 {
         let (mut a, mut b) = pair(64);
         let packets: Vec<_> = (0..=ahead).map(|minute| sealed(&mut a, at(minute * MINUTE))).collect();
@@ -65,13 +65,13 @@ fn epochs_that_arrive_out_of_order_open_as_far_as_one_behind_and_sixteen_ahead()
         let verdict = open(&mut b, last, at(ahead * MINUTE));
         if ahead > u64::from(EPOCHS_AHEAD) {
             assert_eq!(verdict, Err(DropReason::UnknownEpoch), "{ahead}");
-            // Nothing about the session has changed: it goes on from where it was.
+            // The session has not changed: it continues from where it was.
             open(&mut b, &packets[0], at(ahead * MINUTE)).unwrap();
             continue;
         }
         assert_eq!(verdict, Ok(()), "{ahead}");
         let oldest = open(&mut b, &packets[0], at(ahead * MINUTE));
-        assert_eq!(oldest, Ok(()), "the epoch before it is the one that was in use");
+        assert_eq!(oldest, Ok(()), "the previous epoch is the one that was in use");
         for between in &packets[1..packets.len() - 1] {
             assert_eq!(open(&mut b, between, at(ahead * MINUTE)), Err(DropReason::UnknownEpoch));
         }
@@ -79,12 +79,12 @@ fn epochs_that_arrive_out_of_order_open_as_far_as_one_behind_and_sixteen_ahead()
 }
 
 #[test]
-fn no_packet_is_opened_twice_through_words_windows_epochs_and_generations() {
+fn no_packet_opens_twice_across_windows_epochs_and_generations() {
     for reach in [64, CLIENT_WINDOW, HOP_WINDOW] {
         let (mut a, mut b) = pair(reach);
         let mut seen = Vec::new();
         for number in 0..20_000u64 {
-            // Every 100 packets a second: more than three epochs; a re-handshake in between.
+            // 100 packets a second: more than three epochs, with a re-handshake in between.
             let now = at(number / 100);
             if number == 9_000 {
                 b.install(keys(20, false), now);
@@ -98,26 +98,26 @@ fn no_packet_is_opened_twice_through_words_windows_epochs_and_generations() {
         assert_eq!((a.send.generation, b.receive.generation), (1, 1));
         assert!(a.send.number > 0);
         for (number, packet) in seen.iter().enumerate() {
-            // The clock may say what it wants: now, long ago, far ahead.
+            // Whatever the clock says: now, long ago, far ahead.
             for now in [at(200), at(0), at(1 << 40)] {
                 let verdict = open(&mut b, packet, now);
                 assert!(matches!(verdict, Err(DropReason::Replayed | DropReason::TooOld)), "{number}: {verdict:?}");
             }
         }
         let packet = sealed(&mut a, at(200));
-        assert_eq!(open(&mut b, &packet, at(200)), Ok(()), "and the session goes on");
+        assert_eq!(open(&mut b, &packet, at(200)), Ok(()), "the session continues");
     }
 }
 
 #[test]
-fn packets_of_two_generations_may_cross() {
+fn crossing_packets_of_two_generations_open() {
     let (mut a, mut b) = pair(64);
     let old: Vec<_> = (0..2).map(|_| sealed(&mut a, at(1))).collect();
     let answer = sealed(&mut b, at(1));
     b.install(keys(20, false), at(1));
     a.install(keys(20, true), at(1));
     let new = sealed(&mut a, at(1));
-    // The responder still uses the old keys until it has seen the new ones in use.
+    // The responder uses the old keys until it has seen the new ones in use.
     let before = sealed(&mut b, at(1));
     open(&mut b, &new, at(2)).unwrap();
     for late in &old {
@@ -131,7 +131,7 @@ fn packets_of_two_generations_may_cross() {
 }
 
 #[test]
-fn datagrams_of_no_size_and_of_any_size_are_refused() {
+fn garbage_of_any_length_is_refused() {
     let (_, mut b) = pair(64);
     for length in (0..200).chain([1_500, 65_507, 65_535]) {
         let verdict = open(&mut b, &vec![0x5a; length], at(1));
@@ -141,7 +141,7 @@ fn datagrams_of_no_size_and_of_any_size_are_refused() {
 }
 
 #[test]
-fn a_key_seals_no_more_than_its_packets_and_the_last_epoch_ends() {
+fn key_seals_a_bounded_number_of_packets_and_the_last_epoch_ends() {
     let (mut a, _) = pair(64);
     a.sealed_in_epoch = EPOCH_PACKETS;
     sealed(&mut a, at(1));
@@ -153,9 +153,9 @@ fn a_key_seals_no_more_than_its_packets_and_the_last_epoch_ends() {
     assert_eq!(a.seal(&mut [0; 48], at(10_000)), Err(DropReason::KeyExhausted));
 }
 
-/// Flags are masked by exclusive or: whoever flips bits of them chooses how far ahead the epoch seems.
+/// Flags are masked by exclusive or, so an attacker that flips bits chooses how far ahead the epoch seems.
 #[test]
-fn garbage_of_an_epoch_that_cannot_be_yet_is_refused_before_any_work() {
+fn garbage_of_an_impossible_epoch_is_refused_before_any_work() {
     let (mut a, mut b) = pair(64);
     let datagram = sealed(&mut a, at(0));
     let refusal = |b: &mut Session, ahead: u8, now| {
@@ -173,7 +173,7 @@ fn garbage_of_an_epoch_that_cannot_be_yet_is_refused_before_any_work() {
 }
 
 #[test]
-fn keys_that_no_packet_may_use_any_more_are_wiped() {
+fn expired_keys_are_wiped() {
     let (mut a, mut b) = pair(64);
     let new = sealed(&mut a, at(MINUTE));
     open(&mut b, &new, at(MINUTE)).unwrap();

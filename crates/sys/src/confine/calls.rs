@@ -1,7 +1,7 @@
 //! The system calls that compilers, linkers, interpreters and build tools need.
 //!
-//! Everything else is answered as if the kernel did not have it, so that programs fall back to older calls. A number of
-//! the x32 interface, which lists of numbers do not cover, ends the process.
+//! Owns the list of allowed calls. All others are answered as if the kernel did not have them, so that programs fall
+//! back to older calls. A number of the x32 interface, which lists of numbers do not cover, ends the process.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,9 +18,10 @@ const SYS_FCHMODAT2: c_long = 452;
 /// First number of the x32 interface. Source: linux, arch/x86/include/uapi/asm/unistd.h.
 #[cfg(target_arch = "x86_64")]
 const X32: u32 = 0x4000_0000;
-/// Every flag of clone that makes a namespace.
+/// All flags of clone that create a namespace.
 const NAMESPACES: u64 = 0x7e02_0000;
-/// Packets between connected sockets. Source: linux, include/linux/net.h, whose mask of types is 0xf.
+/// Type of a socket that carries packets between two connected ends. Source: linux, include/linux/net.h, whose mask
+/// of types is 0xf.
 const SEQPACKET: u64 = 5;
 /// Set-user-ID and set-group-ID.
 const SET_ID: u64 = 0o6000;
@@ -48,7 +49,7 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_fsync,
     libc::SYS_fdatasync,
     libc::SYS_ftruncate,
-    // Answered by a filter of its own.
+    // A separate filter answers this call.
     libc::SYS_fallocate,
     libc::SYS_fadvise64,
     libc::SYS_readahead,
@@ -93,7 +94,7 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_mincore,
     libc::SYS_brk,
     libc::SYS_membarrier,
-    // Processes and threads, which the namespace of processes bounds.
+    // Processes and threads, which the PID namespace bounds.
     libc::SYS_execve,
     libc::SYS_execveat,
     libc::SYS_exit,
@@ -122,7 +123,7 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_getresuid,
     libc::SYS_getresgid,
     libc::SYS_getgroups,
-    // Without capabilities they change nothing; the C library makes sure of it when it starts a program.
+    // Without capabilities these change nothing; the C library makes sure of it when it starts a program.
     libc::SYS_setuid,
     libc::SYS_setgid,
     libc::SYS_setreuid,
@@ -150,7 +151,7 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_rt_sigtimedwait,
     libc::SYS_sigaltstack,
     libc::SYS_restart_syscall,
-    // Time, waiting, and what the machine is.
+    // Time, waiting, and facts about the machine.
     libc::SYS_nanosleep,
     libc::SYS_clock_nanosleep,
     libc::SYS_clock_gettime,
@@ -179,7 +180,7 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_getrandom,
 ];
 
-/// The same, of calls that only this architecture has.
+/// The same for calls that only this architecture has.
 #[cfg(target_arch = "x86_64")]
 const ALLOWED_HERE: &[c_long] = &[
     libc::SYS_stat,
@@ -219,10 +220,10 @@ const ALLOWED_HERE: &[c_long] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const ALLOWED_HERE: &[c_long] = &[libc::SYS_renameat];
 
-/// Requests of ioctl that look at a descriptor or change only how it is read.
+/// Requests of ioctl that inspect a descriptor or change only how it is read.
 const IOCTLS: [u64; 6] = [libc::TCGETS, libc::TIOCGWINSZ, libc::FIOCLEX, libc::FIONCLEX, libc::FIONBIO, libc::FIONREAD];
 
-/// Requests of prctl that concern the caller alone.
+/// Requests of prctl that affect only the caller.
 const PRCTLS: [libc::c_int; 7] = [
     libc::PR_SET_NAME,
     libc::PR_GET_NAME,
@@ -233,7 +234,7 @@ const PRCTLS: [libc::c_int; 7] = [
     libc::PR_SET_VMA,
 ];
 
-/// One rule: of each argument the bits of a mask, and the value that they must have.
+/// Builds a rule: for each argument, a mask and the value that the masked bits must have.
 fn rule(conditions: &[(u8, u64, u64)]) -> Result<SeccompRule, seccompiler::BackendError> {
     let condition = |&(argument, mask, value): &(u8, u64, u64)| {
         SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(mask), value)
@@ -241,7 +242,7 @@ fn rule(conditions: &[(u8, u64, u64)]) -> Result<SeccompRule, seccompiler::Backe
     SeccompRule::new(conditions.iter().map(condition).collect::<Result<_, _>>()?)
 }
 
-/// The rules of calls that are allowed with some arguments only.
+/// Returns the rules of calls that are allowed only with some arguments.
 fn with_arguments() -> Result<Vec<(c_long, Vec<SeccompRule>)>, seccompiler::BackendError> {
     const ALL: u64 = 0xffff_ffff;
     let any_of = |argument: u8, values: &[u64]| -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
@@ -249,12 +250,12 @@ fn with_arguments() -> Result<Vec<(c_long, Vec<SeccompRule>)>, seccompiler::Back
     };
     let prctls: Vec<u64> = PRCTLS.iter().map(|request| request.unsigned_abs().into()).collect();
     let format = u64::from(libc::S_IFMT);
-    // A file can be made with these bits as well as be given them.
+    // A file can be created with these bits as well as be given them later.
     let makes = u64::from((libc::O_CREAT | libc::O_TMPFILE & !libc::O_DIRECTORY).unsigned_abs());
     let opening = |flags: u8| -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
         Ok(vec![rule(&[(flags, makes, 0)])?, rule(&[(flags + 1, SET_ID, 0)])?])
     };
-    // A regular file or a named pipe; the kernel takes no format for a regular one.
+    // A regular file or a named pipe. The kernel also takes a mode without a format for a regular file.
     let node = |mode: u8| -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
         [0, u64::from(libc::S_IFREG), u64::from(libc::S_IFIFO)]
             .into_iter()
@@ -265,9 +266,9 @@ fn with_arguments() -> Result<Vec<(c_long, Vec<SeccompRule>)>, seccompiler::Back
     let without_name = SeccompRule::new(vec![no_address])?;
     let mode = |argument: u8| rule(&[(argument, SET_ID, 0)]).map(|rule| vec![rule]);
     Ok(vec![
-        // clone3 takes its flags by reference; without it programs use clone.
+        // clone3 takes its flags by reference. Without it, programs use clone.
         (libc::SYS_clone, vec![rule(&[(0, NAMESPACES, 0)])?]),
-        // Two connected ends that know no names: Rust's standard library makes such a pair when it starts a program.
+        // Two connected ends without names. Rust's standard library creates such a pair when it starts a program.
         (libc::SYS_socketpair, vec![rule(&[(0, ALL, u64::from(libc::AF_UNIX.unsigned_abs())), (1, 0xf, SEQPACKET)])?]),
         (libc::SYS_recvfrom, vec![]),
         (libc::SYS_sendto, vec![without_name]),
@@ -289,7 +290,7 @@ fn with_arguments() -> Result<Vec<(c_long, Vec<SeccompRule>)>, seccompiler::Back
     ])
 }
 
-/// Leaves the process, and what it starts, only these calls.
+/// Restricts the process, and what it starts, to these calls.
 ///
 /// # Errors
 /// When the kernel has no seccomp, or new privileges are not forbidden yet.
@@ -297,18 +298,18 @@ pub(super) fn allow_only() -> io::Result<()> {
     let plain = ALLOWED.iter().chain(ALLOWED_HERE).map(|call| (*call, vec![]));
     let rules: BTreeMap<i64, Vec<SeccompRule>> = plain.chain(with_arguments().map_err(other)?).collect();
     let missing = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
-    // Room that is taken without being written would fill a disk between two looks at it. With this answer the C library
-    // writes instead.
+    // Space that is reserved without being written would fill a disk between two checks. With this answer the C
+    // library writes instead.
     let unsupported = SeccompAction::Errno(libc::EOPNOTSUPP.unsigned_abs());
     let reserve = BTreeMap::from([(libc::SYS_fallocate, vec![])]);
     #[cfg(target_arch = "x86_64")]
     seccompiler::apply_filter(&foreign_numbers()).map_err(other)?;
     apply(reserve, SeccompAction::Allow, unsupported)?;
-    // Last, for it allows no filter after it. Of two filters the stricter answer counts.
+    // Applied last, because it allows no filter after it. Of two filters, the stricter answer counts.
     apply(rules, missing, SeccompAction::Allow)
 }
 
-/// Applies a filter: `listed` for calls with these rules, `otherwise` for all others.
+/// Applies a filter: `listed` for calls that match these rules, `otherwise` for all others.
 fn apply(rules: BTreeMap<i64, Vec<SeccompRule>>, otherwise: SeccompAction, listed: SeccompAction) -> io::Result<()> {
     let arch = std::env::consts::ARCH.try_into().map_err(other)?;
     let filter = SeccompFilter::new(rules, otherwise, listed, arch).map_err(other)?;
@@ -316,7 +317,7 @@ fn apply(rules: BTreeMap<i64, Vec<SeccompRule>>, otherwise: SeccompAction, liste
     seccompiler::apply_filter(&program).map_err(other)
 }
 
-/// A filter that ends a process which uses the x32 interface.
+/// Builds a filter that ends a process that uses the x32 interface.
 #[cfg(target_arch = "x86_64")]
 fn foreign_numbers() -> [sock_filter; 4] {
     // Source: linux, include/uapi/linux/bpf_common.h; the number comes first in seccomp_data.

@@ -1,4 +1,6 @@
-//! A file system with nothing in it but what a confined program is given.
+//! A file system view that holds nothing but what a confined program is given.
+//!
+//! Owns the mounts of the view and the change of the root. Never changes a mount outside.
 //!
 //! Source: pivot_root(2), mount_setattr(2), proc(5).
 
@@ -11,15 +13,15 @@ use std::path::{Path, PathBuf};
 use super::{SLACK, Spec};
 use crate::cvt::cvt;
 
-/// Where the file system outside is while the view is made.
+/// Where the file system outside is mounted while the view is built.
 const OUTSIDE: &str = "/.outside";
-/// A folder of every system, over which the view is mounted before it becomes the root.
+/// A folder that every system has; the view is mounted over it before it becomes the root.
 const BASE: &str = "/tmp";
 /// Devices that every program may use.
 const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
 /// Size of the folder for temporary files, in bytes.
 const TEMPORARY: u64 = 64 << 20;
-/// Numbers of processes that are given once and not used again. Source: linux, kernel/pid.c.
+/// Process IDs that are given once and not reused. Source: linux, kernel/pid.c.
 const RESERVED_NUMBERS: u64 = 300;
 
 fn text(path: &Path) -> io::Result<CString> {
@@ -28,19 +30,19 @@ fn text(path: &Path) -> io::Result<CString> {
 
 fn mount(source: &Path, at: &Path, kind: &str, flags: libc::c_ulong, data: &str) -> io::Result<()> {
     let (source, at, kind, data) = (text(source)?, text(at)?, text(Path::new(kind))?, text(Path::new(data))?);
-    // SAFETY: all texts end with a zero and live through the call.
+    // SAFETY: all strings are NUL-terminated and live through the call.
     cvt(unsafe { libc::mount(source.as_ptr(), at.as_ptr(), kind.as_ptr(), flags, data.as_ptr().cast()) })?;
     Ok(())
 }
 
 fn unmount(at: &Path) -> io::Result<()> {
     let at = text(at)?;
-    // SAFETY: the text ends with a zero and lives through the call.
+    // SAFETY: the string is NUL-terminated and lives through the call.
     cvt(unsafe { libc::umount2(at.as_ptr(), libc::MNT_DETACH) })?;
     Ok(())
 }
 
-/// Sets attributes of a mount and of all below it.
+/// Sets attributes of a mount; with `recursive`, of all mounts below it too.
 fn restrict(at: &Path, attributes: u64, recursive: bool) -> io::Result<()> {
     let at = text(at)?;
     let set = libc::mount_attr { attr_set: attributes, attr_clr: 0, propagation: 0, userns_fd: 0 };
@@ -59,17 +61,18 @@ fn restrict(at: &Path, attributes: u64, recursive: bool) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// What of the file system outside is shown.
+/// A part of the file system outside that the view shows.
 struct Shown {
-    /// Without links on the way to it.
+    /// Canonical path, without symbolic links.
     path: PathBuf,
     writable: bool,
 }
 
-/// Makes the view the root of this process, which is the first of its namespaces. Paths that are not there are left out.
+/// Builds the view and makes it the root of this process, which is the first of its namespaces. Leaves out paths that
+/// do not exist.
 ///
 /// # Errors
-/// What the kernel refuses.
+/// When the kernel refuses a step.
 pub(super) fn enter(spec: &Spec) -> io::Result<()> {
     let cwd = std::env::current_dir();
     let named = spec.read.iter().map(|path| (path, false)).chain(spec.write.iter().map(|path| (path, true)));
@@ -81,7 +84,7 @@ pub(super) fn enter(spec: &Spec) -> io::Result<()> {
         }
         shown.push(Shown { path: real, writable });
     }
-    // What lies in a folder that is shown comes after it.
+    // A path inside a shown folder comes after that folder.
     shown.sort_by(|one, two| (&one.path, one.writable).cmp(&(&two.path, two.writable)));
     shown.dedup_by(|later, earlier| later.writable == earlier.writable && later.path.starts_with(&earlier.path));
 
@@ -90,7 +93,7 @@ pub(super) fn enter(spec: &Spec) -> io::Result<()> {
     mount(Path::new("tmpfs"), Path::new(BASE), "tmpfs", quiet, "size=8m,nr_inodes=16k,mode=755")?;
     std::env::set_current_dir(BASE)?;
     fs::create_dir(".outside")?;
-    // SAFETY: both texts end with a zero.
+    // SAFETY: both strings are NUL-terminated.
     let pivoted = unsafe { libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".outside".as_ptr()) };
     if pivoted != 0 {
         return Err(io::Error::last_os_error());
@@ -109,10 +112,10 @@ pub(super) fn enter(spec: &Spec) -> io::Result<()> {
     }
     let standard = [("fd", "fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")];
     links.extend(standard.map(|(name, to)| (Path::new("/dev").join(name), Path::new("/proc/self").join(to))));
-    // Python's pool of processes has semaphores there, of its own alone.
+    // Python's process pool keeps semaphores there; only the confined program sees them.
     links.push(("/dev/shm".into(), "/tmp".into()));
     for (link, to) in links {
-        // Below a folder that is shown, the link is there already.
+        // Below a shown folder, the link exists already.
         if fs::symlink_metadata(&link).is_err() {
             fs::create_dir_all(link.parent().unwrap_or(&link))?;
             symlink(to, &link)?;
@@ -121,7 +124,7 @@ pub(super) fn enter(spec: &Spec) -> io::Result<()> {
     unmount(Path::new(OUTSIDE))?;
     fs::remove_dir(OUTSIDE)?;
     restrict(Path::new("/"), libc::MOUNT_ATTR_RDONLY, false)?;
-    // Where it was, if that is shown.
+    // The previous working directory, if the view shows it.
     if cwd.and_then(std::env::set_current_dir).is_err() {
         std::env::set_current_dir("/")?;
     }
@@ -142,7 +145,7 @@ fn bind(path: &Path, attributes: u64) -> io::Result<()> {
     restrict(path, attributes, true)
 }
 
-/// Shows the processes of this namespace, and nothing else that the kernel says.
+/// Shows the processes of this namespace, and nothing else that the kernel reports.
 fn proc(processes: u64) -> io::Result<()> {
     let (at, kernel) = (Path::new("/proc"), Path::new("/proc/sys/kernel/pid_max"));
     let quiet = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
@@ -152,12 +155,13 @@ fn proc(processes: u64) -> io::Result<()> {
         fs::write(kernel, (processes.saturating_mul(SLACK) + RESERVED_NUMBERS).to_string())?;
     }
     unmount(at)?;
-    // Linux 5.8 knows how to show processes alone.
+    // Linux 5.8 and later can show processes alone.
     mount(Path::new("proc"), at, "proc", quiet | libc::MS_RDONLY, "subset=pid")
         .or_else(|_| mount(Path::new("proc"), at, "proc", quiet | libc::MS_RDONLY, ""))
 }
 
-/// Whether each namespace of processes has its own highest number: before Linux 6.14 the file is the whole machine's.
+/// Returns whether each PID namespace has its own highest process ID. Before Linux 6.14 the file applies to the whole
+/// machine.
 fn own_numbers() -> bool {
     let release = fs::read_to_string(Path::new(OUTSIDE).join("proc/sys/kernel/osrelease")).unwrap_or_default();
     let mut parts = release.split(|letter: char| !letter.is_ascii_digit()).map(|part| part.parse::<u32>().unwrap_or(0));

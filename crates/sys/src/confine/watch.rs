@@ -1,4 +1,6 @@
-//! What confined processes use, as often as it takes to end them in time.
+//! Measures what confined processes use, often enough to end them in time.
+//!
+//! Owns the counting of processes, memory and disk space. Never ends a process: the caller does.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,43 +11,43 @@ use std::time::{Duration, Instant};
 
 use super::{Limit, Limits, Room};
 
-/// How often processes and memory are looked at.
+/// Interval at which processes and memory are checked.
 pub(super) const TICK: Duration = Duration::from_millis(50);
-/// How often the disk is.
+/// Interval at which the disk is checked.
 const DISK: Duration = Duration::from_millis(200);
-/// What folders hold is counted for at most a twentieth of the time, and for up to a quarter where the free space of
-/// the disk has shrunk by what was left.
+/// Counting the content of folders takes at most a twentieth of the time. It takes up to a quarter where the free
+/// space of the disk has shrunk by what was left of the limit.
 const PART: u32 = 20;
 const PART_WHERE_FULL: u32 = 4;
-/// A file or folder without content counts this much, in bytes.
+/// Bytes that a file or folder without content counts.
 const ENTRY: u64 = 4_096;
-/// The disk keeps this much free, in bytes.
+/// Bytes that the disk must keep free.
 const RESERVE: u64 = 512 << 20;
 
 /// Which processes are confined.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Scope {
-    /// All that there are but the first, which looks.
+    /// All processes of the namespace except the first, which watches.
     Namespace,
-    /// All whose ancestor this one is.
+    /// All descendants of this process.
     Below(u32),
 }
 
-/// What the file systems of the writable folders had left when these held so much.
+/// The last count of the folders, with the free space of their file systems at that time.
 struct Counted {
-    /// What may still be written, in bytes.
+    /// Bytes that may still be written.
     left: u64,
     rooms: Vec<Option<Room>>,
 }
 
-/// Looks at processes, memory and disk.
+/// Checks processes, memory and disk.
 pub(super) struct Watch<'a> {
     scope: Scope,
     limits: Limits,
     folders: &'a [PathBuf],
     counted: Option<Counted>,
     next_disk: Instant,
-    /// When folders are counted again: with a reason, and without.
+    /// When the folders are counted again: with a reason, and without one.
     next_counts: [Instant; 2],
 }
 
@@ -55,13 +57,13 @@ impl<'a> Watch<'a> {
         Self { scope, limits, folders, counted: None, next_disk: now + DISK, next_counts: [now; 2] }
     }
 
-    /// The limit that is exceeded now, if one is.
+    /// Returns the limit that is exceeded, if one is.
     pub(super) fn exceeded(&mut self) -> Option<Limit> {
         let processes = numbers(self.scope);
         if processes.iter().map(|id| threads(*id)).sum::<u64>() > self.limits.processes {
             return Some(Limit::Processes);
         }
-        // What is resident is the memory and more, and is had for less.
+        // Resident memory includes the counted memory and more, and is cheaper to read.
         if processes.iter().map(|id| resident(*id)).sum::<u64>() > self.limits.memory
             && processes.iter().map(|id| memory(*id)).sum::<u64>() > self.limits.memory
         {
@@ -75,8 +77,8 @@ impl<'a> Watch<'a> {
         None
     }
 
-    /// Whether too much is written, or the disk has too little left for others. A large folder is counted less often,
-    /// unless the free space has shrunk by what was left of the limit.
+    /// Returns whether too much was written, or the disk has too little space left for others. A large folder is
+    /// counted less often, unless the free space has shrunk by what was left of the limit.
     fn disk_is_full(&mut self, processes: &[u32], now: Instant) -> bool {
         let rooms: Vec<Option<Room>> = self.folders.iter().map(|folder| super::room(folder).ok()).collect();
         if rooms.iter().flatten().any(|room| room.bytes < RESERVE) {
@@ -88,19 +90,19 @@ impl<'a> Watch<'a> {
         }
         let left = self.left(processes);
         let took = now.elapsed();
-        // Without a reason too: something outside may have freed as much as was written.
+        // Also without a reason: something outside may have freed as much as was written.
         self.next_counts = [PART_WHERE_FULL, PART].map(|part| now + took * part);
         self.counted = left.map(|left| Counted { left, rooms });
         left.is_none()
     }
 
-    /// What may still be written, where removed files that are still open count too; `None` where it was too much. What
-    /// cannot be measured is.
+    /// Returns how many bytes may still be written; removed files that are still open count too. Returns `None` when
+    /// the limit is exceeded, or when something cannot be measured.
     fn left(&self, processes: &[u32]) -> Option<u64> {
         let mut left = self.limits.disk;
         let mut seen = BTreeSet::new();
         let mut take = |about: &fs::Metadata| {
-            // A file with several names is there once.
+            // A file with several names counts once.
             if about.nlink() < 2 || about.is_dir() || seen.insert((about.dev(), about.ino())) {
                 left = left.checked_sub((about.blocks() * 512).max(ENTRY))?;
             }
@@ -140,7 +142,8 @@ impl<'a> Watch<'a> {
     }
 }
 
-/// What has become of the free space since then, at least that of the folders: others may have written too.
+/// Returns by how much the free space has shrunk since then. The folders took at most that much: others may have
+/// written too.
 fn taken(then: &[Option<Room>], now: &[Option<Room>]) -> u64 {
     let taken = then.iter().zip(now).map(|(then, now)| match (then, now) {
         (Some(then), Some(now)) => {
@@ -152,12 +155,12 @@ fn taken(then: &[Option<Room>], now: &[Option<Room>]) -> u64 {
     taken.fold(0, u64::saturating_add)
 }
 
-/// Whether a file was removed while folders were read.
+/// Returns whether the error means that a file was removed while folders were read.
 fn gone(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
-/// The confined processes, by number.
+/// Returns the process IDs of the confined processes.
 pub(super) fn numbers(scope: Scope) -> Vec<u32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let all = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
@@ -183,20 +186,21 @@ pub(super) fn numbers(scope: Scope) -> Vec<u32> {
     }
 }
 
-/// The threads of a process. Source: Linux, fs/proc/base.c, `proc_task_getattr`: the links of this folder are two more.
+/// Returns the number of threads of a process. Source: Linux, fs/proc/base.c, `proc_task_getattr`: this folder has
+/// two more links than there are threads.
 fn threads(id: u32) -> u64 {
     fs::metadata(format!("/proc/{id}/task")).map_or(0, |about| about.nlink().saturating_sub(2))
 }
 
-/// What a process has in memory, in bytes, files that it has mapped among it.
+/// Returns the resident memory of a process in bytes, including files that it has mapped.
 fn resident(id: u32) -> u64 {
-    // Pages of the processors that images are built on.
+    // Page size of the processors on which images are built.
     const PAGE: u64 = 4_096;
     let read = || fs::read_to_string(format!("/proc/{id}/statm")).ok()?.split(' ').nth(1)?.parse::<u64>().ok();
     read().unwrap_or(0) * PAGE
 }
 
-/// What no file stands behind of it.
+/// Returns the part of the resident memory that no file backs, in bytes.
 fn memory(id: u32) -> u64 {
     let kilobytes = |name| status(id, name).unwrap_or(0);
     (kilobytes("RssAnon:") + kilobytes("RssShmem:")) * 1_024
@@ -206,7 +210,7 @@ fn parent(id: u32) -> Option<u32> {
     status(id, "PPid:").and_then(|number| u32::try_from(number).ok())
 }
 
-/// A number in `/proc/ID/status`.
+/// Reads a number from `/proc/ID/status`.
 fn status(id: u32, name: &str) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix(name))?;
@@ -221,10 +225,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_taken_is_bytes_and_entries_of_all_folders_and_everything_where_one_cannot_be_asked() {
+    fn taken_space_sums_bytes_and_entries_and_is_unlimited_when_unknown() {
         let room = |bytes, entries| Some(Room { bytes, entries });
         assert_eq!(taken(&[room(100, 7), room(50, 0)], &[room(60, 5), room(49, 0)]), 40 + 2 * ENTRY + 1);
-        // What others have freed is nobody's.
+        // Space that others have freed does not count.
         assert_eq!(taken(&[room(100, 7), room(50, 0)], &[room(900, 9), room(49, 0)]), 1);
         assert_eq!(taken(&[room(100, 7)], &[None]), u64::MAX);
         assert_eq!(taken(&[None, room(1, 1)], &[room(1, 1), room(1, 1)]), u64::MAX);
@@ -232,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn folder_is_counted_before_anything_is_known_of_it_and_again_at_its_time() {
+    fn folder_is_counted_at_once_and_again_when_due() {
         let folders = [std::env::temp_dir().join(format!("openrelay-watch-{}", std::process::id()))];
         fs::create_dir_all(folders[0].join("below")).unwrap();
         let limits = Limits { time: DISK, memory: 0, disk: 1 << 20, processes: 0 };
@@ -247,8 +251,8 @@ mod tests {
     }
 
     #[test]
-    fn processes_are_counted_with_their_threads_and_with_what_they_have_in_memory() {
-        // It waits for its input, which nobody writes.
+    fn processes_are_counted_with_their_threads_and_memory() {
+        // The child waits for input that nobody writes.
         let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let id = child.id();
         assert!(numbers(Scope::Below(std::process::id())).contains(&id));
@@ -256,13 +260,13 @@ mod tests {
         assert_eq!((threads(id), parent(id)), (1, Some(own)));
         let (stop, stopped) = std::sync::mpsc::channel::<()>();
         let thread = std::thread::spawn(move || stopped.recv());
-        assert!(threads(own) >= 2, "this one and that");
+        assert!(threads(own) >= 2, "the test's thread and the new one");
         drop(stop);
         assert!(thread.join().unwrap().is_err());
         let used = memory(own);
         assert!(used > 0 && resident(own) + (1 << 20) >= used, "{used} of {}", resident(own));
         drop(child.stdin.take());
         child.wait().unwrap();
-        assert_eq!((threads(id), resident(id), memory(id)), (0, 0, 0), "it is gone");
+        assert_eq!((threads(id), resident(id), memory(id)), (0, 0, 0), "the process is gone");
     }
 }

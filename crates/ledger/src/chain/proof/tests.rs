@@ -1,4 +1,4 @@
-//! Proofs of others, and every way to be wrong about them.
+//! Third-party proofs, and every way in which they can be wrong.
 
 use super::*;
 use alloy_primitives::{address, b256, hex, keccak256};
@@ -6,7 +6,7 @@ use alloy_trie::proof::ProofRetainer;
 use alloy_trie::{EMPTY_ROOT_HASH, HashBuilder};
 use proptest::prelude::*;
 
-/// Of mainnet's block 21,925,176, whose header `header` reads.
+/// State root of mainnet block 21,925,176, whose header the tests of `header` parse.
 const STATE_ROOT: B256 = b256!("7b3d5a01f69b7d2ea7479fd7ae35f4bac2700ab6d6d7b4807a7fedf53ced710e");
 const DEPOSIT_CONTRACT: Address = address!("00000000219ab540356cbb839cbe05303d7705fa");
 
@@ -29,7 +29,7 @@ fn account(value: &serde_json::Value) -> Account {
 }
 
 #[test]
-fn an_account_and_a_slot_of_mainnet_are_proven() {
+fn mainnet_account_and_slot_are_proven() {
     let proof = mainnet();
     let account = account(&proof);
     let own = nodes(&proof["accountProof"]);
@@ -40,7 +40,7 @@ fn an_account_and_a_slot_of_mainnet_are_proven() {
     verify_slot(account.storage_root, key, value, &nodes(&slot["proof"])).unwrap();
 
     let wrong = |claimed: Option<&Account>| verify_account(STATE_ROOT, DEPOSIT_CONTRACT, claimed, &own);
-    assert_eq!(wrong(None), Err(ProofError::Wrong), "that it is not there");
+    assert_eq!(wrong(None), Err(ProofError::Wrong), "claimed absent");
     for change in 0..4 {
         let mut other = account;
         match change {
@@ -54,11 +54,11 @@ fn an_account_and_a_slot_of_mainnet_are_proven() {
     let elsewhere = address!("00000000219ab540356cbb839cbe05303d7705fb");
     assert!(verify_account(STATE_ROOT, elsewhere, Some(&account), &own).is_err());
     assert!(verify_account(keccak256(b"another state"), DEPOSIT_CONTRACT, Some(&account), &own).is_err());
-    assert!(verify_slot(account.storage_root, key, U256::ZERO, &nodes(&slot["proof"])).is_err(), "that it is empty");
+    assert!(verify_slot(account.storage_root, key, U256::ZERO, &nodes(&slot["proof"])).is_err(), "claimed empty");
 }
 
 #[test]
-fn no_node_can_be_cut_added_swapped_or_changed() {
+fn missing_repeated_or_changed_node_is_refused() {
     let proof = mainnet();
     let account = account(&proof);
     let own = nodes(&proof["accountProof"]);
@@ -84,16 +84,16 @@ fn no_node_can_be_cut_added_swapped_or_changed() {
 }
 
 #[test]
-fn an_empty_trie_holds_nothing() {
+fn empty_trie_proves_only_absence() {
     let slot = B256::ZERO;
     verify_slot(EMPTY_ROOT_HASH, slot, U256::ZERO, &[]).unwrap();
     assert!(verify_slot(EMPTY_ROOT_HASH, slot, U256::from(1), &[]).is_err());
-    assert!(verify_slot(keccak256(b"not empty"), slot, U256::ZERO, &[]).is_err(), "no proof is no proof of absence");
+    assert!(verify_slot(keccak256(b"not empty"), slot, U256::ZERO, &[]).is_err(), "an empty proof proves nothing");
 }
 
-/// The official tests of tries, as far as their keys are hashes or as long as hashes.
+/// The official trie tests whose keys are hashes or have the length of hashes.
 #[test]
-fn tries_have_the_roots_that_everybody_has() {
+fn trie_roots_match_the_official_tests() {
     let suite: serde_json::Value = serde_json::from_str(include_str!("../../../testdata/trietest.json")).unwrap();
     let bytes = |value: &serde_json::Value| hex::decode(value.as_str().unwrap()).unwrap();
     let mut seen = 0;
@@ -121,9 +121,9 @@ fn tries_have_the_roots_that_everybody_has() {
 }
 
 proptest! {
-    /// Of any storage, each slot is proven with its value and with no other, and each slot that is not there as empty.
+    /// For any storage, each present slot is proven with its value and no other, and an absent slot is proven empty.
     #[test]
-    fn every_slot_is_proven_as_it_is(
+    fn slot_is_proven_with_its_value_only(
         storage in prop::collection::btree_map(any::<[u8; 32]>(), 1u64.., 0..40),
         absent: [u8; 32],
     ) {
@@ -143,7 +143,7 @@ proptest! {
             let nodes: Vec<Bytes> = all.matching_nodes_sorted(path).into_iter().map(|(_, node)| node).collect();
             prop_assert_eq!(verify_slot(root, B256::new(*key), value(key), &nodes), Ok(()));
             prop_assert!(verify_slot(root, B256::new(*key), value(key) + U256::from(1), &nodes).is_err());
-            // Of an empty trie no node at all says the same.
+            // For an empty trie, an empty proof proves the same.
             if let Some((_, shorter)) = nodes.split_last()
                 && !storage.is_empty()
             {

@@ -1,8 +1,8 @@
-//! The file of records: an index that the chain proves, and pages that the index proves one by one.
+//! The records file: an index that the chain proves, and pages that the index proves one by one.
 //!
-//! Owns the form of the file, its bounds, and [`Assembly`], which puts a complete set together from the good pages of
-//! several sources. The index gives the storage root, so it is correct and complete. Each entry of a page must hash to
-//! its place in the index, so a bad page costs only itself.
+//! Owns the format, its bounds, and [`Assembly`], which builds a complete set from the good pages of several sources.
+//! The chain proves the storage root that the index gives, so the index is correct and complete. Each entry of a page
+//! must hash to its position in the index, so a bad page costs only itself. It never trusts a source.
 //!
 //! ```text
 //! "openrelay-records/2\n" | root 32 | relays 4 | per relay, by rising id: relay id 8 | record hash 32
@@ -17,44 +17,44 @@ use super::super::descriptor::Descriptor;
 use super::{ChainRecord, RecordSet, Registration, Status, directory_root, record_hash};
 
 const HEAD: &[u8] = b"openrelay-records/2\n";
-/// Relays in a file at most.
+/// Maximum number of relays in a file.
 pub const MAX_RELAYS: usize = 100_000;
-/// Relays in a page; the last page of a file may have fewer.
+/// Number of relays in a page. The last page of a file may have fewer.
 pub const PAGE: usize = 64;
-/// Largest descriptor that the registry takes, in bytes. Larger than any well-formed one, so that a malformed one is
-/// told from one that is withheld. Source: contracts/src/RelayRegistry.sol.
+/// Largest descriptor that the registry accepts, in bytes. It is larger than any well-formed descriptor, so that a
+/// malformed one can be told from a withheld one. Source: contracts/src/RelayRegistry.sol.
 pub const MAX_PUBLISHED: usize = 256;
-/// Largest page after its length, in bytes.
+/// Largest page without its length field, in bytes.
 pub const MAX_PAGE: usize = 32 + 4 + PAGE * MAX_ENTRY;
-/// Largest file that is read, in bytes: of [`MAX_RELAYS`], some 31 MiB.
+/// Largest file that is accepted, in bytes: about 31 MiB, for [`MAX_RELAYS`] relays.
 pub const MAX_FILE: usize = HEAD.len() + 32 + 4 + MAX_RELAYS * (8 + 32) + MAX_RELAYS.div_ceil(PAGE) * (4 + MAX_PAGE);
 const MAX_ENTRY: usize = 20 + 4 + 1 + 1 + 1 + 2 + MAX_PUBLISHED;
 const WHOLE: u8 = 1;
 const WITHHELD: u8 = 0;
 
-/// Why a file of records is refused.
+/// Why a records file is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum SetError {
-    /// Too large.
-    #[error("the file of records has {0} bytes; at most {MAX_FILE} are read")]
+    /// The file is too large.
+    #[error("the records file has {0} bytes; the limit is {MAX_FILE}")]
     TooLarge(usize),
-    /// Too many relays.
-    #[error("the file of records names {0} relays; at most {MAX_RELAYS} are read")]
+    /// The file lists too many relays.
+    #[error("the records file lists {0} relays; the limit is {MAX_RELAYS}")]
     TooMany(usize),
     /// Another kind of file, or one that ends within its index.
-    #[error("this is not a file of records, or it ends within its index")]
+    #[error("this is not a records file, or it ends within its index")]
     Malformed,
-    /// The file of another block.
-    #[error("the records are those of another block: the source is behind or ahead, or serves an old file")]
+    /// The file belongs to another block.
+    #[error("the records belong to another block: the source is behind or ahead, or serves an old file")]
     OtherRoot,
-    /// The index is not the chain's.
-    #[error("the records are not the chain's: some are wrong, missing or added; use another source")]
+    /// The index does not match the chain.
+    #[error("the records do not match the chain: some are wrong, missing or added; use another source")]
     Different,
-    /// A page is bad, where all must be good.
+    /// A page is bad, although all must be good.
     #[error(transparent)]
     Page(PageFault),
     /// Pages are missing.
-    #[error("the records of {0} relays are in no page that could be used; use further sources")]
+    #[error("no usable page has the records of {0} relays; use more sources")]
     Incomplete(usize),
 }
 
@@ -62,53 +62,54 @@ pub enum SetError {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("page {place} of the records cannot be used: {error}")]
 pub struct PageFault {
-    /// Its place in the file, from 0.
+    /// Position in the file, from 0.
     pub place: usize,
-    /// Why.
+    /// Reason.
     pub error: PageError,
 }
 
 /// Why a page cannot be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum PageError {
-    /// The file ends within it.
-    #[error("the file ends within it")]
+    /// The file ends within the page.
+    #[error("the file ends within this page")]
     Truncated,
-    /// Larger than a page can be.
-    #[error("it has {0} bytes, and a page has at most {MAX_PAGE}")]
+    /// The page is larger than [`MAX_PAGE`].
+    #[error("it has {0} bytes; the limit for a page is {MAX_PAGE}")]
     TooLarge(usize),
-    /// Of another file.
+    /// The page belongs to another file.
     #[error("it belongs to the records of another block")]
     OtherRoot,
-    /// Its number is too large, or not larger than that of the page before.
-    #[error("its number {0} is not the next one, or is too large")]
+    /// The page's number is too large, or not larger than the number of the previous page.
+    #[error("its number {0} is out of order or too large")]
     OutOfPlace(u32),
-    /// Its entries cannot be parsed, or bytes follow them.
+    /// The page's entries are malformed, or bytes follow them.
     #[error("its entries are malformed")]
     Malformed,
     /// An entry is not the one that the index proves.
-    #[error("its entry of relay {0} is not the chain's")]
+    #[error("its entry for relay {0} does not match the chain")]
     Different(u64),
 }
 
-/// What a source has of a relay.
+/// A source's data about a relay.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Entry {
-    /// All of it: the descriptor's bytes as the operator published them.
+    /// The registration, and the descriptor's bytes as the operator published them.
     Whole(Registration, Vec<u8>),
-    /// All but the descriptor, of which the hash is there: the weight is proven, and another source can fill it in.
+    /// The registration and the descriptor's hash. The weight is proven, and another source can provide the
+    /// descriptor.
     Withheld(Registration, B256),
 }
 
 impl Entry {
-    /// What the registry says of the relay.
+    /// Returns the relay's registration.
     pub const fn registration(&self) -> &Registration {
         match self {
             Self::Whole(registration, _) | Self::Withheld(registration, _) => registration,
         }
     }
 
-    /// The record's hash.
+    /// Returns the record's hash.
     pub fn hash(&self) -> B256 {
         match self {
             Self::Whole(registration, descriptor) => record_hash(registration, Descriptor::hash(descriptor)),
@@ -117,8 +118,8 @@ impl Entry {
     }
 }
 
-/// A file of records; `None` when a relay is there twice or there are more than [`MAX_RELAYS`]. A descriptor longer
-/// than the registry takes is written as withheld.
+/// Returns the encoded records file; `None` if a relay occurs twice or there are more than [`MAX_RELAYS`]. A
+/// descriptor that is longer than the registry accepts is written as withheld.
 pub fn write(mut entries: Vec<Entry>) -> Option<Vec<u8>> {
     entries.sort_by_key(|entry| entry.registration().relay_id);
     let index: Vec<(u64, B256)> = entries.iter().map(|entry| (entry.registration().relay_id, entry.hash())).collect();
@@ -172,26 +173,26 @@ fn put(out: &mut Vec<u8>, entry: &Entry) -> Option<()> {
     Some(())
 }
 
-/// A set of records put together from several sources, for one storage root.
+/// A set of records that is assembled from several sources, for one storage root.
 #[derive(Clone, Debug)]
 pub struct Assembly {
     root: B256,
-    /// Relay ids and record hashes, once a source has given those that make the root.
+    /// Relay IDs and record hashes, once a source has provided those that give the root.
     index: Option<Vec<(u64, B256)>>,
-    /// What is known of each relay of the index.
+    /// Known data about each relay of the index.
     entries: Vec<Option<Entry>>,
 }
 
 impl Assembly {
-    /// An empty set for this storage root, which the chain has proven.
+    /// Creates an empty set for this storage root, which the chain has proven.
     pub const fn new(root: B256) -> Self {
         Self { root, index: None, entries: Vec::new() }
     }
 
-    /// Takes what a source's file proves, and returns the pages that could not be used.
+    /// Adds what a source's file proves, and returns the pages that could not be used.
     ///
     /// # Errors
-    /// [`SetError`] when nothing of the file can be used.
+    /// [`SetError`] if nothing of the file can be used.
     pub fn add(&mut self, file: &[u8]) -> Result<Vec<PageFault>, SetError> {
         let parts = Parts::of(file)?;
         if parts.root != self.root {
@@ -222,9 +223,9 @@ impl Assembly {
         Ok(faults)
     }
 
-    /// Fills in what is missing from a file of whatever root, such as that of an earlier reading: what it says of a
-    /// relay is used where it gives the hash that the chain proves. Malformed parts of the file are ignored, and so is
-    /// all of it before [`Assembly::add`] has found an index.
+    /// Fills gaps from a file with any root, such as that of an earlier reading. Data about a relay is used if it
+    /// gives the hash that the chain proves. Malformed parts of the file are ignored. The whole file is ignored before
+    /// [`Assembly::add`] has found an index.
     pub fn fill_from(&mut self, other: &[u8]) {
         let (Some(index), Ok(parts)) = (&self.index, Parts::of(other)) else { return };
         let entries = &mut self.entries;
@@ -237,7 +238,7 @@ impl Assembly {
             if matches!(own, Some(Entry::Whole(..))) {
                 return true;
             }
-            // The registration may have changed since, and the descriptor not.
+            // The registration may have changed since then, while the descriptor did not.
             let registration = own.as_ref().map_or(registration, |own| *own.registration());
             let filled = Entry::Whole(registration, descriptor);
             if filled.hash() == *hash {
@@ -247,21 +248,22 @@ impl Assembly {
         });
     }
 
-    /// Whether everything is known: there is nothing that a further source could add.
+    /// Returns whether everything is known, so that no further source could add anything.
     pub fn is_whole(&self) -> bool {
         self.index.is_some() && self.entries.iter().all(|entry| matches!(entry, Some(Entry::Whole(..))))
     }
 
-    /// Relays whose descriptor, or whole record, no source has given so far; `None` before there is an index.
+    /// Returns the number of relays whose descriptor or whole record no source has provided; `None` before there is an
+    /// index.
     pub fn missing(&self) -> Option<usize> {
         let missing = self.entries.iter().filter(|entry| !matches!(entry, Some(Entry::Whole(..)))).count();
         self.index.is_some().then_some(missing)
     }
 
-    /// The file of everything that is known.
+    /// Returns the records file of everything that is known.
     ///
     /// # Errors
-    /// [`SetError::Incomplete`] while there are relays of which not even the registration is known.
+    /// [`SetError::Incomplete`] while there are relays without even a known registration.
     pub fn write(&self) -> Result<Vec<u8>, SetError> {
         let index = self.index.as_ref().ok_or(SetError::Incomplete(0))?;
         let entries: Vec<&Entry> = self.entries.iter().flatten().collect();
@@ -271,10 +273,10 @@ impl Assembly {
         encode(self.root, index, &entries).ok_or(SetError::TooMany(index.len()))
     }
 
-    /// The set.
+    /// Returns the set.
     ///
     /// # Errors
-    /// [`SetError::Incomplete`] while there are relays of which not even the registration is known.
+    /// [`SetError::Incomplete`] while there are relays without even a known registration.
     pub fn into_set(self) -> Result<RecordSet, SetError> {
         let unknown = self.entries.iter().filter(|entry| entry.is_none()).count();
         if unknown > 0 || self.index.is_none() {
@@ -294,7 +296,7 @@ impl Assembly {
     }
 }
 
-/// A file that was cut into index and pages. Nothing is checked but the form of the index.
+/// A file, split into index and pages. Only the format of the index was checked.
 struct Parts<'a> {
     root: B256,
     index: Vec<(u64, B256)>,
@@ -323,10 +325,10 @@ impl<'a> Parts<'a> {
         Ok(Self { root, index, pages })
     }
 
-    /// Hands each entry with its place in the index to `use_entry`, which says whether it is the one that is proven.
+    /// Passes each entry with its position in the index to `use_entry`, which returns whether it is the proven one.
     fn read_pages(&self, mut use_entry: impl FnMut(usize, Entry) -> bool) -> Vec<PageFault> {
         let (mut rest, mut next, mut faults) = (self.pages, 0, Vec::new());
-        // Further pages than that would only repeat some.
+        // More pages than that could only repeat earlier ones.
         for place in 0..=self.index.len().div_ceil(PAGE) {
             if rest.is_empty() {
                 break;
@@ -345,7 +347,7 @@ impl<'a> Parts<'a> {
         faults
     }
 
-    /// Reads a page, whose number is at least `next`.
+    /// Reads a page, whose number must be at least `next`.
     fn read_page(
         &self,
         mut page: &[u8],
@@ -381,7 +383,7 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// Cuts off the next page. One that is too large is skipped as long as the file goes on behind it.
+/// Cuts off the next page. An oversized page is skipped if the file contains all of it.
 fn cut<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], PageError> {
     let length = take(rest).map(u32::from_be_bytes).ok_or(PageError::Truncated)?;
     let length = usize::try_from(length).unwrap_or(usize::MAX);

@@ -47,13 +47,13 @@ fn withheld(entry: &Entry) -> Entry {
     }
 }
 
-/// The file with everything withheld but the descriptors of `keep`.
+/// Returns a file in which all descriptors are withheld except those that `keep` selects.
 fn only(entries: &[Entry], keep: impl Fn(u64) -> bool) -> Vec<u8> {
     let entry = |entry: &Entry| if keep(entry.registration().relay_id) { entry.clone() } else { withheld(entry) };
     write(entries.iter().map(entry).collect()).unwrap()
 }
 
-/// The head with the index, and each page with its length.
+/// Splits a file into its head with the index, and its pages, each with its length.
 fn cut_up(file: &[u8]) -> (Vec<u8>, Vec<Vec<u8>>) {
     let count = u32::from_be_bytes(*file[52..].first_chunk().unwrap()) as usize;
     let (head, mut rest) = file.split_at(56 + 40 * count);
@@ -83,14 +83,14 @@ fn honest_file_gives_the_whole_directory() {
 }
 
 #[test]
-fn twenty_thousand_relays_are_read_and_a_hundred_thousand_fit() {
+fn records_of_20000_relays_are_read_and_100000_relays_fit() {
     let entries = whole(20_000);
     let file = write(entries.clone()).unwrap();
     assert_eq!(RecordSet::verify(&file, root(&entries)).unwrap().records.len(), 20_000);
     let largest = vec![Entry::Whole(registration(1), vec![0; MAX_PUBLISHED]); PAGE];
     let page = write(largest.into_iter().zip(1..).map(numbered).collect()).unwrap();
     assert_eq!(page.len(), 56 + PAGE * 40 + 4 + MAX_PAGE, "the largest page");
-    // The bound holds the largest file, which has no larger pages than that.
+    // The limit admits the largest file, whose pages are no larger than that.
     assert!(MAX_FILE >= 56 + MAX_RELAYS * 40 + MAX_RELAYS.div_ceil(PAGE) * (4 + MAX_PAGE));
 }
 
@@ -102,7 +102,7 @@ fn numbered((entry, relay_id): (Entry, u64)) -> Entry {
 }
 
 #[test]
-fn withheld_descriptor_leaves_the_registration_proven_and_a_malformed_one_is_not_missing() {
+fn withheld_descriptor_keeps_its_registration_and_malformed_one_is_not_missing() {
     let mut entries = whole(20);
     entries[11] = Entry::Whole(registration(12), b"nonsense".to_vec());
     entries[12] = Entry::Whole(registration(13), vec![7; MAX_PUBLISHED]);
@@ -114,7 +114,7 @@ fn withheld_descriptor_leaves_the_registration_proven_and_a_malformed_one_is_not
 }
 
 #[test]
-fn withheld_registration_that_is_not_the_chains_is_refused() {
+fn false_registration_of_a_withheld_descriptor_is_refused() {
     let entries = whole(3);
     let (file, proven) = (only(&entries, |_| false), root(&entries));
     let (head, _) = cut_up(&file);
@@ -130,10 +130,10 @@ fn withheld_registration_that_is_not_the_chains_is_refused() {
 }
 
 #[test]
-fn file_that_is_not_the_chains_is_refused() {
+fn file_that_does_not_match_the_chain_is_refused() {
     let entries = whole(70);
     let proven = root(&entries);
-    // Of another root, and with an index that claims the proven one.
+    // A file with another root, and the same file whose index claims the proven root.
     let refused = |name: &str, entries: Vec<Entry>| {
         let mut file = write(entries).unwrap();
         assert_eq!(RecordSet::verify(&file, proven), Err(SetError::OtherRoot), "{name}");
@@ -164,7 +164,7 @@ fn file_that_is_not_the_chains_is_refused() {
 }
 
 #[test]
-fn no_truncation_and_no_flipped_bit_passes() {
+fn truncated_file_or_flipped_bit_is_refused() {
     let entries = whole(5);
     let (file, proven) = (write(entries.clone()).unwrap(), root(&entries));
     for end in 0..file.len() {
@@ -182,13 +182,13 @@ fn no_truncation_and_no_flipped_bit_passes() {
 }
 
 #[test]
-fn order_is_the_formats_and_no_relay_is_there_twice() {
+fn entries_are_sorted_and_duplicate_relay_is_refused() {
     let entries = whole(3);
     let mut reversed = entries.clone();
     reversed.reverse();
     assert_eq!(write(reversed).unwrap(), write(entries.clone()).unwrap());
     assert_eq!(write([entries.clone(), whole(1)].concat()), None);
-    // An index in another order, which no writer makes.
+    // An index in another order, which no writer produces.
     let mut file = write(entries.clone()).unwrap();
     let (first, second) = (file[56..96].to_vec(), file[96..136].to_vec());
     file[56..136].copy_from_slice(&[second, first].concat());
@@ -212,7 +212,7 @@ fn bad_page_costs_only_itself_and_another_source_fills_it_in() {
         ("a page of another root", 0, PageError::OtherRoot, with(&|pages| pages[2] = other[2].clone())),
         ("a page twice", 0, PageError::OutOfPlace(1), with(&|pages| pages[2] = pages[1].clone())),
         ("a number beyond the last", 0, PageError::OutOfPlace(9), with(&|pages| pages[4][39] = 9)),
-        ("a status that is none", 0, PageError::Malformed, with(&|pages| pages[3][65] = 9)),
+        ("an unknown status", 0, PageError::Malformed, with(&|pages| pages[3][65] = 9)),
         ("a page of a gigabyte", 0, PageError::Truncated, with(&|pages| pages[4][0] = 0x40)),
         (
             "an oversized page",
@@ -229,7 +229,7 @@ fn bad_page_costs_only_itself_and_another_source_fills_it_in() {
         let mut assembly = Assembly::new(proven);
         let faults = assembly.add(&file).unwrap();
         assert_eq!(faults.iter().map(|fault| fault.error).collect::<Vec<_>>(), [error], "{name}");
-        // One bad entry costs itself, any other fault its page.
+        // One bad entry costs only itself; any other fault costs its page.
         let lost = if bad_entries > 0 { bad_entries } else { relays(faults[0].place) };
         assert_eq!((assembly.missing(), assembly.is_whole()), (Some(lost), false), "{name}");
         assert_eq!(assembly.write(), Err(SetError::Incomplete(lost)), "{name}");
@@ -251,14 +251,14 @@ fn pages_of_different_sources_make_one_set() {
         assert!(!assembly.is_whole());
         let alone = put_together(&head, std::slice::from_ref(page));
         let faults = assembly.add(&alone).unwrap();
-        // The file ends before its last page, except for the one that has it.
+        // The file ends before its last page, except for the one file that has that page.
         assert_eq!(faults.len(), usize::from(place + 1 < pages.len()));
     }
     assert_eq!(assembly.write(), Ok(good));
 }
 
 #[test]
-fn descriptors_that_one_source_withholds_are_filled_in_by_another_and_never_taken_away() {
+fn withheld_descriptors_are_filled_in_by_other_sources_and_never_removed() {
     let entries = whole(100);
     let proven = root(&entries);
     let sources = [only(&entries, |id| id % 2 == 0), only(&entries, |id| id % 3 == 0), only(&entries, |id| id > 1)];
@@ -278,10 +278,10 @@ fn descriptors_that_one_source_withholds_are_filled_in_by_another_and_never_take
 }
 
 #[test]
-fn descriptors_of_an_earlier_reading_are_used_where_the_chain_still_names_them() {
+fn earlier_descriptors_are_reused_if_the_chain_still_has_their_hash() {
     let older = whole(100);
     let mut entries = older.clone();
-    // One drains with its descriptor unchanged, one has another descriptor, one is new.
+    // One relay drains with its descriptor unchanged, one has another descriptor, one is new.
     entries[0] = Entry::Whole(Registration { status: Status::Draining, ..registration(1) }, descriptor(1));
     entries[1] = Entry::Whole(registration(2), descriptor(202));
     entries.push(Entry::Whole(registration(101), descriptor(101)));
@@ -296,8 +296,8 @@ fn descriptors_of_an_earlier_reading_are_used_where_the_chain_still_names_them()
     let set = assembly.into_set().unwrap();
     let missing: Vec<u64> = set.withheld.iter().map(|registration| registration.relay_id).collect();
     assert_eq!((set.records.len(), missing), (99, vec![2, 101]));
-    assert_eq!(set.records[0].registration.status, Status::Draining, "what the registry says is the newer");
-    // A page that no source gives is made of what was known, where nothing of it has changed.
+    assert_eq!(set.records[0].registration.status, Status::Draining, "the registry's status is newer");
+    // A page that no source provides is rebuilt from earlier entries if none of them changed.
     let mut assembly = Assembly::new(root(&older));
     assembly.add(&cut_up(&write(older.clone()).unwrap()).0).unwrap();
     assert_eq!(assembly.write(), Err(SetError::Incomplete(100)));
@@ -311,7 +311,7 @@ fn number_of_relays_and_of_pages_is_bounded() {
     let mut file = write(entries.clone()).unwrap();
     file[52..56].copy_from_slice(&u32::try_from(MAX_RELAYS + 1).unwrap().to_be_bytes());
     assert_eq!(RecordSet::verify(&file, root(&entries)), Err(SetError::TooMany(MAX_RELAYS + 1)));
-    // Endless empty pages make no endless list of faults.
+    // Endless empty pages do not produce an endless list of faults.
     let mut endless = write(entries.clone()).unwrap();
     endless.resize(1 << 20, 0);
     let mut assembly = Assembly::new(root(&entries));

@@ -9,7 +9,7 @@ use super::*;
 use crate::attestation::tests::staple;
 use crate::inquirer::PATIENCE;
 
-/// A relay in a network of its own.
+/// Returns a relay in its own network.
 fn relay(relay_id: u64, role: Role) -> Record {
     let [_, _, _, _, _, _, high, low] = relay_id.to_be_bytes();
     Record {
@@ -25,7 +25,7 @@ fn relay(relay_id: u64, role: Role) -> Record {
     }
 }
 
-/// Relays that answer or are silent as a script says.
+/// Relays that a script makes answer or stay silent.
 struct Scripted<F> {
     silent: F,
     silences: AtomicU64,
@@ -37,7 +37,7 @@ impl<F: Fn(u64, Option<u64>) -> bool + Sync> Scripted<F> {
         Self { silent, silences: AtomicU64::new(0), answers: AtomicU64::new(0) }
     }
 
-    /// The longest that a pass waits for silent relays: each question holds one place for [`PATIENCE`].
+    /// Returns the longest time that a pass waits for silent relays: each query of one takes [`PATIENCE`].
     fn longest(&self) -> Duration {
         let rounds = self.silences.load(Ordering::Relaxed).div_ceil(u64::try_from(AT_ONCE).unwrap());
         PATIENCE * u32::try_from(rounds).unwrap()
@@ -64,9 +64,9 @@ fn shown(all: &[(&Record, Result<Staple, InquiryError>)]) -> Vec<u64> {
     all.iter().filter(|(_, shown)| shown.is_ok()).map(|(record, _)| record.relay_id).collect()
 }
 
-/// 1,000 questions of silent ingresses, or 2,000 of silent egresses, 256 at once, 5 s each: 20 s and 40 s.
+/// 1,000 queries of silent ingresses, or 2,000 of silent egresses, 256 at once, 5 s each: 20 s and 40 s.
 #[test]
-fn a_pass_over_3000_relays_of_which_a_third_are_silent_ends_within_60_s() {
+fn pass_over_3000_relays_with_a_third_silent_ends_within_60_s() {
     let all = network(1_500, 1_500);
     let due: Vec<&Record> = all.iter().collect();
     let every_third = |relay: u64| relay.is_multiple_of(3);
@@ -82,13 +82,13 @@ fn a_pass_over_3000_relays_of_which_a_third_are_silent_ends_within_60_s() {
     }
 }
 
-/// The negative control of the row above: asked one after the other the same questions take more than an hour.
+/// The negative control of the test above: one after the other, the same queries would take more than an hour.
 #[test]
-fn as_many_relays_as_there_are_places_are_asked_at_once() {
+fn relays_are_asked_at_once_up_to_the_limit() {
     struct Together(Barrier);
     impl Ask for Together {
         fn ask(&self, _: &Record, _: Option<(&Record, EvidenceDigest)>) -> Result<Evidence, InquiryError> {
-            // Nobody goes on before all of them are here.
+            // No query returns before all of them have arrived.
             self.0.wait();
             Err(InquiryError::Silent)
         }
@@ -99,7 +99,7 @@ fn as_many_relays_as_there_are_places_are_asked_at_once() {
 }
 
 #[test]
-fn an_egress_is_asked_through_ingresses_that_have_answered_in_this_pass() {
+fn egress_is_asked_through_an_ingress_that_answered_in_this_pass() {
     let all = network(10, 30);
     let due: Vec<&Record> = all.iter().collect();
     let through = Mutex::new(BTreeSet::new());
@@ -110,7 +110,7 @@ fn an_egress_is_asked_through_ingresses_that_have_answered_in_this_pass() {
     assert_eq!(shown(&pass(&ask, &due, Ways::default())), (10..=40).collect::<Vec<_>>());
     let through = through.into_inner().unwrap();
     assert_eq!((through.len(), through.first()), (1, Some(&10)));
-    // Without any ingress nobody is waited for.
+    // Without an ingress, no egress is asked or waited for.
     let ask = Scripted::new(|relay, _| relay <= 10);
     let found = pass(&ask, &due, Ways::default());
     assert!(found.iter().skip(10).all(|(_, shown)| *shown == Err(InquiryError::NoIngress)));
@@ -118,22 +118,22 @@ fn an_egress_is_asked_through_ingresses_that_have_answered_in_this_pass() {
 }
 
 #[test]
-fn an_ingress_that_does_not_forward_keeps_no_egress_out_and_is_avoided() {
+fn ingress_that_does_not_forward_is_avoided() {
     let all = network(2, 200);
     let due: Vec<&Record> = all.iter().collect();
     let ask = Scripted::new(|_, ingress| ingress == Some(1));
     assert_eq!(shown(&pass(&ask, &due, Ways::default())).len(), 202);
-    // Those in flight before the first answer may have drawn it too, and no others.
+    // Only queries in flight before the first answer may have drawn it too.
     assert!(ask.silences.into_inner() <= u64::try_from(AT_ONCE).unwrap());
     let mut ways = Ways::default();
     ways.open.extend(all.iter().take(2).map(|ingress| (ingress.relay_id, (ingress, [0; 32]))));
     ways.doubtful.insert(1);
     assert!((0..64).all(|_| ways.choose(&all[5], &BTreeSet::new()).unwrap().0.relay_id == 2));
-    assert_eq!(ways.choose(&all[5], &[2].into()).unwrap().0.relay_id, 1, "rather than nobody");
+    assert_eq!(ways.choose(&all[5], &[2].into()).unwrap().0.relay_id, 1, "the doubtful ingress is better than none");
 }
 
 #[test]
-fn an_egress_is_not_asked_through_an_ingress_of_its_own_operator() {
+fn egress_is_not_asked_through_an_ingress_of_its_operator() {
     let mut all = network(1, 1);
     all[1].operator = all[0].operator.clone();
     let due: Vec<&Record> = all.iter().collect();

@@ -36,7 +36,7 @@ fn relay(relay_id: u64, role: Role) -> Record {
     }
 }
 
-/// Vendors and a machine of theirs.
+/// The simulated vendors, and one of their machines.
 struct World {
     vendors: Vendors,
     machine: Hardware,
@@ -68,7 +68,7 @@ const SNP: Measurement = Measurement::Snp([3; 48]);
 const TDX: Measurement = Measurement::Tdx { mrtd: [1; 48], rtmrs: [[2; 48]; 4] };
 
 #[test]
-fn evidence_that_no_chip_has_signed_for_this_relay_is_not_kept() {
+fn evidence_not_signed_for_this_relay_is_not_kept() {
     let world = World::new();
     let collector = Collector::new(chain(), world.vendors.roots().clone());
     let own = relay(1, Role::Ingress);
@@ -81,8 +81,8 @@ fn evidence_that_no_chip_has_signed_for_this_relay_is_not_kept() {
             collector.is_kept(&staple, &own, NETWORK)
         };
         assert!(!kept(|staple| staple.binding.block_height += 1), "bound to another block");
-        assert!(!kept(|staple| staple.binding.relay_id = 2), "in another relay's name");
-        assert!(!kept(|staple| staple.binding.network[0] ^= 1), "of another network");
+        assert!(!kept(|staple| staple.binding.relay_id = 2), "bound to another relay");
+        assert!(!kept(|staple| staple.binding.network[0] ^= 1), "bound to another network");
         let signed = kept(|staple| match &mut staple.evidence {
             Attested::Intel(quote) => quote.signature[0] ^= 1,
             Attested::Amd(report) => report.r[5] ^= 1,
@@ -92,15 +92,15 @@ fn evidence_that_no_chip_has_signed_for_this_relay_is_not_kept() {
             Attested::Intel(quote) => quote.certificate.resize(MAX_STAPLE, 0),
             Attested::Amd(report) => report.certificate.resize(MAX_STAPLE, 0),
         });
-        assert!(!large, "more than its place");
+        assert!(!large, "larger than the limit");
         assert!(!collector.is_kept(&good, &relay(2, Role::Ingress), NETWORK), "shown by another relay");
         assert!(!collector.is_kept(&good, &own, [9; 32]), "in another network");
         let strangers = Collector::new(chain(), Roots::genuine());
-        assert!(!strangers.is_kept(&good, &own, NETWORK), "by other roots");
+        assert!(!strangers.is_kept(&good, &own, NETWORK), "signed under other roots");
     }
 }
 
-/// Relays whose answers are told beforehand.
+/// Relays with scripted answers.
 struct Scripted {
     staple: Mutex<Option<Staple>>,
     asked: AtomicUsize,
@@ -141,19 +141,19 @@ fn approved_image_with_firmware_below_the_floor_is_not_served() {
         bytes
     });
     let mut collector = Collector::new(chain(), roots);
-    assert_eq!(collector.published(Some(&folder), &approved).manifests, manifests[..1], "at the floor alone");
+    assert_eq!(collector.published(Some(&folder), &approved).manifests, manifests[..1], "only the one at the floor");
     let said = collector.refused();
     assert!(said.len() == 2 && said.iter().all(|why| why.contains("[firmware-generation]")), "{said:?}");
     collector.published(Some(&folder), &approved);
-    assert!(collector.refused().is_empty(), "each is told once");
-    // Control: all three are served where the floor is lower, but for the one that names no firmware.
+    assert!(collector.refused().is_empty(), "each is reported once");
+    // Control: with a lower floor all are served, except the one without a firmware generation.
     let mut lower = Collector::new(chain(), Roots { min_firmware_generation: 6, ..Roots::genuine() });
     assert_eq!((lower.published(Some(&folder), &approved).manifests.len(), lower.refused().len()), (2, 1));
     std::fs::remove_dir_all(folder).unwrap();
 }
 
 #[test]
-fn a_silent_relay_is_asked_after_pauses_that_grow_to_ten_minutes() {
+fn silent_relay_is_asked_at_pauses_up_to_ten_minutes() {
     let world = World::new();
     let mut collector = Collector::new(chain(), world.vendors.roots().clone());
     let (mut relays, start) = (vec![relay(1, Role::Ingress)], Instant::now());
@@ -168,11 +168,11 @@ fn a_silent_relay_is_asked_after_pauses_that_grow_to_ten_minutes() {
     assert!((10..=16).contains(&first), "{first} questions");
     let second = hour(&mut collector, &relays, 3_600);
     assert!((5..=7).contains(&second), "{second} questions: one every ten minutes");
-    // A new key means that it has started again: it is asked at once.
+    // A new key means that the relay has restarted: it is asked at once.
     relays[0].key_epoch = 2;
     collector.pass(&ask, NETWORK, &relays, start + Duration::from_secs(7_200));
     assert_eq!(ask.take_asked(), 1);
-    // One that answers is asked once a minute, and what it has shown stays when it is silent.
+    // A relay that answers is asked once a minute. What it has shown stays when it is silent later.
     *ask.staple.lock().unwrap() = Some(world.staple(&SNP, 1));
     let later = |collector: &mut Collector, from: u64| {
         for second in from..from + 3_600 {
@@ -188,17 +188,18 @@ fn a_silent_relay_is_asked_after_pauses_that_grow_to_ten_minutes() {
 }
 
 #[test]
-fn of_very_many_relays_a_part_is_asked_before_the_file_is_made_again() {
+fn pass_asks_at_most_one_slice_of_relays() {
     let mut collector = Collector::new(chain(), Roots::genuine());
     let relays: Vec<Record> = (1..=20_000).map(|number| relay(number, Role::Ingress)).collect();
     let ask = Scripted::new(None);
     let start = Instant::now();
     collector.pass(&ask, NETWORK, &relays, start);
     assert_eq!(ask.take_asked(), SLICE);
-    // Those that were silent come after those that nobody has asked.
+    // Relays that were silent come after relays that were never asked.
     collector.pass(&ask, NETWORK, &relays, start + Duration::from_secs(3_600));
     assert_eq!((ask.take_asked(), collector.shown.len()), (SLICE, 2 * SLICE));
-    // The file names those that were asked, so that readers ask others for the rest; one that answers is no more silent.
+    // The file lists the relays that were asked, so that readers ask other sources for the rest. A relay that answers
+    // is not listed as silent.
     let file = |collector: &mut Collector| AttestationFile::decode(&collector.attestation(None)).unwrap();
     let first = file(&mut collector);
     assert_eq!((first.silent.len(), first.staples.len()), (2 * SLICE, 0));

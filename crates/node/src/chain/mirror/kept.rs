@@ -1,7 +1,7 @@
-//! A mirror's collection on disk, so that a restart goes on where it was.
+//! A mirror's collection on disk, so that a restart continues where the mirror stopped.
 //!
-//! Owns the file's form: JSON, replaced whole. What it says is checked like everything that a mirror collects: the block's
-//! hash when it is used, and the root of all records afterwards.
+//! Owns the file's format: JSON, always replaced as a whole. The content is checked like everything that a mirror
+//! collects: the block's hash when the state is used, and the root of all records afterwards.
 
 use std::io::Read as _;
 use std::path::Path;
@@ -17,17 +17,17 @@ use crate::chain_file::ChainFile;
 use crate::directory::replace;
 
 const SCHEMA: &str = "openrelay.mirror/1";
-/// Largest file that is read, in bytes: more than 100,000 relays.
+/// Largest accepted file, in bytes: enough for more than 100,000 relays.
 const MAX_FILE: u64 = 128 << 20;
 
-/// A state of a mirror, with the hash of the last block in it.
+/// A state of a mirror, with the hash of its last block.
 #[derive(Clone, Debug)]
 pub(super) struct Kept {
     collected: Collected,
     hash: B256,
 }
 
-/// The file.
+/// The content of the file.
 #[derive(Serialize, Deserialize)]
 struct File {
     schema: String,
@@ -49,18 +49,19 @@ struct Relay {
 }
 
 impl Kept {
-    /// The state whose last block has this header; `None` when the header is of another block or malformed.
+    /// Returns the state whose last block has this header; `None` if the header belongs to another block or is
+    /// malformed.
     pub(super) fn of(collected: Collected, header: &[u8]) -> Option<Self> {
         let header = Header::decode(header).ok()?;
         (header.number.checked_add(1)? == collected.next).then_some(Self { collected, hash: header.hash })
     }
 
-    /// The first block that is not in it.
+    /// Returns the first block after this state.
     pub(super) fn next(&self) -> u64 {
         self.collected.next
     }
 
-    /// Whether this is the header of the last block in it.
+    /// Returns whether this is the header of the state's last block.
     pub(super) fn is_at(&self, header: &Header) -> bool {
         (header.number.saturating_add(1), header.hash) == (self.collected.next, self.hash)
     }
@@ -69,10 +70,10 @@ impl Kept {
         &self.collected
     }
 
-    /// Reads the file at `path`; `None` when there is none.
+    /// Reads the file at `path`; `None` if it does not exist.
     ///
     /// # Errors
-    /// Why it is not used.
+    /// A message about why it is not used.
     pub(super) fn read(path: &Path, chain: &ChainFile) -> Result<Option<Self>, String> {
         let fault = |why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
         let file = match std::fs::File::open(path) {
@@ -87,11 +88,11 @@ impl Kept {
         }
         let file: File = serde_json::from_slice(&bytes).map_err(|error| fault(&error))?;
         if file.schema != SCHEMA {
-            return Err(fault(&"it has another form"));
+            return Err(fault(&"it has another schema"));
         }
         let same = (file.chain_id, file.registry, file.directory, file.first_block);
         if same != (chain.chain_id, chain.registry, chain.directory, chain.first_block) {
-            return Err(fault(&"it is of another chain, contract or first block"));
+            return Err(fault(&"it belongs to another chain, contract or first block"));
         }
         let mut collection = Collection::default();
         for Relay { relay, registration, descriptor } in file.relays {
@@ -111,7 +112,7 @@ impl Kept {
         Ok(Some(Self { collected, hash: file.hash }))
     }
 
-    /// Writes it to `path`, whole.
+    /// Writes the state to `path`, as a whole.
     pub(super) fn write(&self, path: &Path, chain: &ChainFile) -> std::io::Result<()> {
         let relays = self.collected.collection.relays().map(|(relay, registration, descriptor)| Relay {
             relay,

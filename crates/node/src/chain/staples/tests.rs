@@ -1,4 +1,4 @@
-//! Sources of evidence, honest and lying.
+//! Tests of evidence sources, honest and lying.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
 #![allow(clippy::print_stdout, reason = "figures are printed")]
 
@@ -15,7 +15,7 @@ use super::super::sources::tests::{Circuit, Spread};
 use super::*;
 use crate::attestation::tests::staple;
 
-/// A mirror whose answers `answer` writes; its URL.
+/// Starts a mirror whose answers `answer` writes. Returns its URL.
 fn mirror_that(answer: impl Fn(&mut TcpStream) -> std::io::Result<()> + Send + Sync + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/attestation", listener.local_addr().unwrap());
@@ -43,12 +43,12 @@ fn send(stream: &mut TcpStream, bytes: &[u8]) -> std::io::Result<()> {
     stream.write_all(bytes)
 }
 
-/// A mirror with this file.
+/// Starts a mirror with this file.
 fn mirror(bytes: Vec<u8>) -> String {
     mirror_that(move |stream| send(stream, &bytes))
 }
 
-/// A mirror that is gone.
+/// Returns the URL of a mirror that is gone.
 fn gone() -> String {
     format!("http://{}/", TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap())
 }
@@ -57,7 +57,7 @@ fn file(staples: Vec<Staple>, silent: &[u64]) -> Vec<u8> {
     AttestationFile { staples, silent: silent.iter().copied().collect(), ..AttestationFile::default() }.encode()
 }
 
-/// The file of an honest source that knows so many relays.
+/// Returns the file of an honest source that knows this many relays.
 fn honest(relays: u64) -> Vec<u8> {
     file((1..=relays).map(|relay_id| staple(relay_id, 256, 1)).collect(), &[])
 }
@@ -71,7 +71,7 @@ fn known(found: &Gathered) -> Vec<u64> {
     relays.into_iter().collect()
 }
 
-/// The pages of a file, each with its length, and the head before them.
+/// Splits a file into its head and its pages, each with its length.
 fn cut_up(file: &[u8]) -> (Vec<u8>, Vec<Vec<u8>>) {
     let number = |at: usize| u32::from_be_bytes(*file[at..].first_chunk().unwrap()) as usize;
     let index = 28 + number(24) + 4;
@@ -86,10 +86,10 @@ fn cut_up(file: &[u8]) -> (Vec<u8>, Vec<Vec<u8>>) {
 }
 
 #[test]
-fn one_honest_source_of_those_asked_is_enough_whoever_lies_by_leaving_out() {
+fn one_honest_source_suffices_when_others_withhold() {
     let all: Vec<u64> = (1..=100).collect();
     let honest = honest(100);
-    // Relay 70 is hidden: not named, said to be silent, or in a page that is left out.
+    // Relay 70 is hidden: not listed, reported as silent, or in a page that is left out.
     let but_one = || (1..=100).filter(|relay_id| *relay_id != 70).map(|relay_id| staple(relay_id, 256, 1)).collect();
     let (head, pages) = cut_up(&honest);
     let lies = [file(but_one(), &[]), file(but_one(), &[70]), [&head[..], &pages[0]].concat()];
@@ -109,14 +109,15 @@ fn one_honest_source_of_those_asked_is_enough_whoever_lies_by_leaving_out() {
                     };
                     liars >> number & 1 == 0
                 };
-                // Who says that a relay is silent is not found out, so two such who are asked first hide it.
+                // A false report that a relay is silent cannot be detected, so two sources that are asked first can
+                // hide it.
                 let asked = if kind == 1 { SOURCES } else { order.len() };
                 let honest: Vec<&Source> = order.iter().take(asked).filter(|source| honest_one(source)).collect();
                 let spoken = kind == 1 && asked == SOURCES;
                 let ingress_alone = !spoken && honest == [&Source::Relay(Role::Ingress)];
                 let expected = !honest.is_empty() && !ingress_alone;
                 assert_eq!(known(&found).contains(&70), expected, "lie {kind}, liars {liars:04b}, seed {seed}");
-                assert!(known(&found).len() >= all.len() - 64, "what they do not hide is there");
+                assert!(known(&found).len() >= all.len() - 64, "what they do not hide is found");
                 if expected {
                     assert_eq!(known(&found), all);
                 }
@@ -126,15 +127,15 @@ fn one_honest_source_of_those_asked_is_enough_whoever_lies_by_leaving_out() {
 }
 
 #[test]
-fn word_of_the_ingress_alone_is_not_used() {
+fn evidence_from_the_ingress_alone_is_not_used() {
     let way = Circuit { ingress: honest(3), egress: Vec::new() };
     for mirrors in [vec![], vec![gone()], vec![mirror(b"nonsense".to_vec())]] {
         let found = gathered(&way, &mirrors, 3, 1);
         assert_eq!((known(&found), found.silent.len()), (Vec::new(), 0));
     }
-    // The control: a second source that has spoken of some of them, or any other source alone.
+    // Control: a second source that lists some of the relays, or any other source alone.
     let found = gathered(&way, &[mirror(file(vec![staple(2, 256, 1)], &[3]))], 3, 1);
-    assert_eq!(known(&found), [2, 3], "of relay 1 nobody else has spoken");
+    assert_eq!(known(&found), [2, 3], "no other source lists relay 1");
     let way = Circuit { ingress: Vec::new(), egress: honest(3) };
     assert_eq!(known(&gathered(&way, &[], 3, 1)), [1, 2, 3]);
     let none = Circuit::default();
@@ -142,7 +143,7 @@ fn word_of_the_ingress_alone_is_not_used() {
 }
 
 #[test]
-fn bad_page_of_one_source_is_asked_of_a_third() {
+fn bad_page_is_read_from_a_third_source() {
     let good = honest(300);
     let (head, pages) = cut_up(&good);
     let other = cut_up(&file((1..=300).map(|relay_id| staple(relay_id, 512, 9)).collect(), &[])).1;
@@ -159,13 +160,13 @@ fn bad_page_of_one_source_is_asked_of_a_third() {
             with(&|pages| pages[1] = [&[5, 0, 0, 0][..], &vec![0; 1 << 20]].concat())
         }),
         ("page 4 of the evidence cannot be used: the file ends", good[..good.len() - 9].to_vec()),
-        ("the file of evidence ends before its first page", head[..head.len() - 1].to_vec()),
-        ("this is no file of evidence", b"openrelay-attestation/2\n and what followed".to_vec()),
+        ("the evidence file ends before its first page", head[..head.len() - 1].to_vec()),
+        ("this is not an evidence file", b"openrelay-attestation/2\n and what followed".to_vec()),
     ];
     for (words, bad) in rows {
         let bad = [mirror(bad.clone()), mirror(bad)];
         let mirrors = [bad[0].clone(), bad[1].clone(), mirror(good.clone())];
-        // Two that are bad alike are asked first in some of these.
+        // With some of these seeds, the two bad sources are asked first.
         for seed in 0..6 {
             let found = gathered(&Outside, &mirrors, 300, seed);
             assert_eq!(known(&found), (1..=300).collect::<Vec<_>>(), "{words}, seed {seed}");
@@ -176,10 +177,10 @@ fn bad_page_of_one_source_is_asked_of_a_third() {
 }
 
 #[test]
-fn mirror_that_answers_differently_each_time_takes_nothing_from_others() {
+fn inconsistent_mirror_displaces_nothing_of_others() {
     let (answers, good) = (Arc::new(AtomicUsize::new(0)), honest(100));
     let counted = answers.clone();
-    // Other false evidence each time, and another page that is cut short or of another file.
+    // Each answer has other false evidence, and another page that is truncated or from another file.
     let fickle = mirror_that(move |stream| {
         let time = counted.fetch_add(1, Ordering::Relaxed);
         let byte = u8::try_from(time % 200).unwrap() + 20;
@@ -205,7 +206,7 @@ fn mirror_that_answers_differently_each_time_takes_nothing_from_others() {
 }
 
 #[test]
-fn newest_that_fit_are_taken_and_relays_of_no_record_are_not() {
+fn newest_fitting_staples_are_taken_and_unlisted_relays_ignored() {
     let heights = [3, 256, 512, 1 << 60];
     let staples = heights.iter().map(|height| staple(1, *height, 1)).chain([staple(9, 256, 1)]).collect();
     let anchors = [256, 512, 768];
@@ -218,7 +219,7 @@ fn newest_that_fit_are_taken_and_relays_of_no_record_are_not() {
 }
 
 #[test]
-fn relay_of_which_two_sources_have_spoken_takes_nothing_from_a_third() {
+fn relay_listed_by_two_sources_takes_nothing_from_a_third() {
     let speaks = |signature| file(vec![staple(1, 256, signature), staple(2, 256, signature)], &[]);
     let mirrors = [mirror(speaks(1)), mirror(file(vec![staple(1, 256, 2)], &[])), mirror(speaks(3))];
     let mut third = 0;
@@ -228,11 +229,11 @@ fn relay_of_which_two_sources_have_spoken_takes_nothing_from_a_third() {
         assert_eq!((of(1), of(2)), (SOURCES, SOURCES), "seed {seed}");
         third += usize::from(found.files.len() == 3);
     }
-    assert!((1..12).contains(&third), "in {third} of 12 the one that does not know relay 2 was among the first");
+    assert!((1..12).contains(&third), "in {third} of 12 runs the source without relay 2 was among the first");
 }
 
 #[test]
-fn what_arrived_before_a_source_broke_off_is_used() {
+fn pages_that_arrived_before_a_break_are_used() {
     let (head, pages) = cut_up(&honest(300));
     let broken = mirror_that(move |stream| {
         write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\nconnection: close\r\n\r\n")?;
@@ -244,7 +245,7 @@ fn what_arrived_before_a_source_broke_off_is_used() {
     assert_eq!(known(&found), (1..=300).collect::<Vec<_>>());
 }
 
-/// A staple as large as a mirror keeps.
+/// Returns a staple of the largest size that a mirror keeps.
 fn large(relay_id: u64, signature: u8) -> Staple {
     let mut one = staple(relay_id, 256, signature);
     let Evidence::Amd(report) = &mut one.evidence else { panic!("not AMD's") };
@@ -253,7 +254,7 @@ fn large(relay_id: u64, signature: u8) -> Staple {
     one
 }
 
-/// Bytes of memory of this process by this name; the peak starts again when it is asked to.
+/// Returns this process's memory in bytes by this name. Resets the peak if `again` is set.
 fn memory(name: &str, again: bool) -> usize {
     if again {
         std::fs::write("/proc/self/clear_refs", "5").unwrap();
@@ -263,19 +264,19 @@ fn memory(name: &str, again: bool) -> usize {
     line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1_024
 }
 
-/// CPU time of this process, in milliseconds.
+/// Returns this process's CPU time, in milliseconds.
 fn cpu() -> u64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
-    // Behind the name, which may have spaces; ticks of user and system, of 10 ms.
+    // The fields after the name, which may have spaces: user and system time, in ticks of 10 ms.
     let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
     (fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()) * 10
 }
 
-/// Where a test finds its mirrors that reads them in a process of its own.
+/// Environment variable with the mirrors for a test that reads them in a process of its own.
 const MIRRORS: &str = "OPENRELAY_TEST_MIRRORS";
 
-/// The mirrors of this test, if this is the process that reads them; otherwise starts one with those that `mirrors` makes, so
-/// that nothing but reading takes its memory and CPU time.
+/// Returns the mirrors of this test, if this is the process that reads them. Otherwise starts such a process with the
+/// mirrors that `mirrors` makes, so that its memory and CPU time are those of reading alone.
 fn mirrors_of(test: &str, mirrors: impl FnOnce() -> Vec<String>) -> Option<Vec<String>> {
     if let Ok(urls) = std::env::var(MIRRORS) {
         return Some(urls.split(' ').map(str::to_owned).collect());
@@ -314,17 +315,17 @@ fn evidence_of_20000_relays_is_read_from_two_sources_in_bounded_memory() {
         peak >> 20,
     );
     assert_eq!((found.staples.len() as u64, found.faults.len()), (RELAYS, 0));
-    // What is held, and some pages of each source.
+    // The held staples, and some pages of each source.
     assert!(peak > held / 2 && peak < held + held / 8 + (24 << 20), "{} MiB", peak >> 20);
     // A limit that debug builds on a busy machine keep too.
     assert!(spent < 20_000, "{spent} ms");
 }
 
 #[test]
-fn source_that_sends_more_than_its_places_is_held_to_them_and_cut_off() {
+fn greedy_source_is_limited_and_cut_off() {
     const RELAYS: u64 = 1_000;
     let made = || {
-        // Ten staples of each relay, other ones at each mirror, and after them pages without end.
+        // Ten staples for each relay, different ones at each mirror, followed by endless pages.
         let greedy = [1, 101].map(|from: u8| {
             let staples = (1..=RELAYS).flat_map(move |relay| (from..from + 10).map(move |byte| large(relay, byte)));
             let bytes = file(staples.collect(), &[]);
@@ -345,7 +346,7 @@ fn source_that_sends_more_than_its_places_is_held_to_them_and_cut_off() {
         });
         [greedy.to_vec(), vec![endless, mirror(honest(100))]].concat()
     };
-    let test = "source_that_sends_more_than_its_places_is_held_to_them_and_cut_off";
+    let test = "greedy_source_is_limited_and_cut_off";
     let Some(mirrors) = mirrors_of(test, made) else { return };
     let places = usize::try_from(RELAYS).unwrap() * MAX_STAPLE * SOURCES * NEWEST;
     // A page that never ends is skipped and not held.
@@ -361,6 +362,6 @@ fn source_that_sends_more_than_its_places_is_held_to_them_and_cut_off() {
         counts
     });
     assert!(most.values().all(|count| *count == SOURCES * NEWEST) && most.len() > 300, "{} relays", most.len());
-    // The first 400 relays of each file is what the limit lets through, at 40 KiB each.
+    // The limit lets the first 400 relays of each file through, at 40 KiB each.
     assert!(peak < places + (24 << 20), "{} MiB", peak >> 20);
 }

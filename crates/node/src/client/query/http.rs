@@ -1,6 +1,7 @@
-//! HTTP over a circuit: what `ureq` needs to know of a connection that is not the host's.
+//! HTTP over a circuit: connections for `ureq` that do not use the host's network stack.
 //!
-//! Owns nothing but the translation. `ureq` calls these traits unversioned: they may change with any release of it, which the lock file keeps out.
+//! Owns only the translation between the two. `ureq` calls these traits unversioned: any release may change them, so
+//! the lock file pins the release.
 
 use std::fmt;
 use std::io;
@@ -21,10 +22,11 @@ use super::{Ended, Shared};
 use crate::chain::way::{PATIENCE, settings};
 use crate::random::OsRandom;
 
-/// Where the room for a wait ends that has no end of its own.
+/// Longest wait where `ureq` sets no limit.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// An HTTP client for `url` whose connections go through the circuit; what is on this machine is asked on this machine, for it never leaves it.
+/// Returns an HTTP client for `url` whose connections go through the circuit. A server on this machine is asked
+/// directly, because such a query never leaves the machine.
 pub(super) fn agent(shared: &Arc<Shared>, url: &str) -> Agent {
     if is_here(url) {
         return settings(url, PATIENCE).new_agent();
@@ -36,12 +38,12 @@ pub(super) fn agent(shared: &Arc<Shared>, url: &str) -> Agent {
 #[derive(Clone)]
 struct Through(Arc<Shared>);
 
-/// An endpoint that the egress cannot reach, and whose address is nobody's business there.
+/// The endpoint is in a private network. The egress cannot reach it, and must not learn its address.
 #[derive(Debug, thiserror::Error)]
-#[error("this address is of a private network, and cannot be asked through a circuit")]
+#[error("the address is in a private network, which a circuit cannot reach")]
 struct NotOutside;
 
-/// Whether a URL names this machine by its loopback address.
+/// Returns whether a URL names this machine by its loopback address.
 fn is_here(url: &str) -> bool {
     let host = url.parse::<Uri>().ok().and_then(|uri| uri.host().map(|host| host.trim_matches(['[', ']']).to_owned()));
     let address = host.as_deref().and_then(|host| host.parse::<IpAddr>().ok());
@@ -83,7 +85,7 @@ impl Connector<()> for Through {
         let to = *details.addrs.first().ok_or(Error::HostNotFound)?;
         let handle = self.0.change(|state| state.stack.connect(to, &mut OsRandom::default())).map_err(refused)?;
         let buffers = LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
-        // From here on it is taken out of the stack whatever happens.
+        // From here on, dropping the connection removes it from the stack.
         let connection = Connection { shared: self.0.clone(), handle, buffers };
         let established = self.0.wait_for(until(details.timeout), |state| {
             let socket = state.stack.connection(handle);
@@ -147,7 +149,7 @@ impl Transport for Connection {
             match socket.recv_slice(room) {
                 Ok(0) if socket.may_recv() => None,
                 Ok(count) => Some(count),
-                // The other side has said all that it had to say.
+                // The peer has closed its side.
                 Err(_) => Some(0),
             }
         });
@@ -160,7 +162,7 @@ impl Transport for Connection {
         let handle = self.handle;
         self.shared.change(|state| {
             let socket = state.stack.connection(handle);
-            // Bytes that nobody asked for are a reason not to use it again.
+            // A connection with bytes that were not asked for must not be reused.
             socket.may_send() && socket.may_recv() && !socket.can_recv()
         })
     }
@@ -168,7 +170,7 @@ impl Transport for Connection {
 
 impl Resolver for Through {
     fn resolve(&self, uri: &Uri, _: &Config, timeout: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
-        let authority = uri.authority().ok_or_else(|| Error::BadUri("it names no host".into()))?;
+        let authority = uri.authority().ok_or_else(|| Error::BadUri("it has no host".into()))?;
         let port = authority.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
         let host = authority.host().trim_matches(['[', ']']);
         let address = match host.parse::<IpAddr>() {
@@ -185,7 +187,7 @@ impl Resolver for Through {
 }
 
 impl Through {
-    /// The address of a host, IPv4 before IPv6, asked for through the circuit.
+    /// Resolves a host name through the circuit, to IPv4 first, then to IPv6.
     fn look_up(&self, host: &str, timeout: NextTimeout) -> Result<IpAddr, Error> {
         let mut last = Error::HostNotFound;
         for v6 in [false, true] {
@@ -208,7 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_on_this_machine_is_told_from_what_is_on_its_network_and_from_the_rest() {
+    fn loopback_private_and_public_addresses_are_distinguished() {
         for url in ["http://127.0.0.1:8545", "http://localhost:8545/x", "https://[::1]:1"] {
             assert!(is_here(url), "{url}");
         }

@@ -1,6 +1,8 @@
-//! TCP and names over a circuit, without the host's own stack: no device, no route and no firewall of the host has to change for it.
+//! TCP and DNS over a circuit, without the host's own stack: no device, route or firewall rule of the host has to
+//! change.
 //!
-//! Owns the sockets of one circuit. Packets come from the circuit and go to it; how they travel is not this module's business.
+//! Owns the sockets of one circuit. Takes packets from the circuit and gives packets to it; never sends a datagram
+//! itself.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -16,41 +18,43 @@ use smoltcp::socket::tcp;
 use smoltcp::time::Instant;
 use smoltcp::wire::{DnsQueryType, HardwareAddress, IpAddress, IpCidr};
 
-/// Largest packet: what every path carries that a circuit comes up on. Source: the smallest MTU that an egress takes from a client.
+/// Largest packet, in bytes. Every path on which a circuit opens carries it.
+/// Source: the smallest MTU that an egress accepts from a client.
 const MTU: usize = 1_152;
-/// Bytes that a connection holds of what is on its way here: a directory of a mebibyte within ten seconds over a path of a second.
+/// Receive buffer of a connection, in bytes. It suffices to read a directory of one mebibyte within ten seconds over
+/// a path with a round trip of one second.
 const RECEIVE: usize = 131_072;
-/// And of what is on its way there: questions are short.
+/// Send buffer of a connection, in bytes; queries are short.
 const SEND: usize = 8_192;
-/// Connections at once at most: a reading takes two for each endpoint and mirror.
+/// Most connections at once. A reading takes two for each endpoint and mirror.
 const MOST_SOCKETS: usize = 128;
-/// A connection on which nothing comes for so long is given up; who waits for it waits less.
+/// A connection is given up after this silence. Whoever waits for it has a shorter timeout.
 const SILENCE: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(30);
 
-/// Why a connection or a name is not to be had.
+/// Why a connection or a name lookup failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub(super) enum StackError {
-    /// Too many at once.
+    /// Too many connections are open.
     #[error("too many connections at once")]
     Full,
-    /// An address that nothing can be sent to.
-    #[error("this address cannot be reached")]
+    /// Nothing can be sent to this address.
+    #[error("the address cannot be reached")]
     Unreachable,
-    /// Not a name.
-    #[error("this is no name of a host")]
+    /// The name is not a valid host name.
+    #[error("this is not a valid host name")]
     BadName,
-    /// Nobody knows it.
-    #[error("the name servers know no such host")]
+    /// The name server knows no address of this host.
+    #[error("the name server does not know this host")]
     UnknownName,
 }
 
-/// The stack.
+/// A network stack for one circuit.
 pub(super) struct Stack {
     interface: Interface,
     packets: Packets,
     sockets: SocketSet<'static>,
     names: SocketHandle,
-    /// Connections that nobody has any more, to be taken out when their last packet has left.
+    /// Connections that nobody uses any more. They are removed when their last packet has left.
     finished: Vec<SocketHandle>,
 }
 
@@ -66,18 +70,18 @@ fn instant(now: Time) -> Instant {
 }
 
 impl Stack {
-    /// A stack that asks these servers for names, the first one of them that it can.
+    /// Returns a stack that resolves names with the first of these servers.
     pub(super) fn new(servers: &[IpAddr], now: Time, random: &mut dyn Random) -> Self {
         let mut packets = Packets::default();
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = u64::from_be_bytes(array(random));
         let mut interface = Interface::new(config, &mut packets, instant(now));
         interface.update_ip_addrs(|addresses| {
-            // There is room for two.
+            // The list has room for two.
             let _ = addresses.push(IpCidr::new(IpAddress::Ipv4(CLIENT_V4), 32));
             let _ = addresses.push(IpCidr::new(IpAddress::Ipv6(CLIENT_V6), 128));
         });
-        // Everything goes into the circuit; whom a route names is of no account without a link layer.
+        // Everything goes into the circuit. Without a link layer, the gateway of a route does not matter.
         let _ = interface.routes_mut().add_default_ipv4_route(CLIENT_V4);
         let _ = interface.routes_mut().add_default_ipv6_route(CLIENT_V6);
         let servers: Vec<IpAddress> = servers.iter().take(1).map(|server| (*server).into()).collect();
@@ -86,17 +90,17 @@ impl Stack {
         Self { interface, packets, sockets, names, finished: Vec::new() }
     }
 
-    /// A packet of the circuit's.
+    /// Takes a packet from the circuit.
     pub(super) fn arrived(&mut self, packet: &[u8]) {
         self.packets.arrived.push_back(packet.to_vec());
     }
 
-    /// The next packet for the circuit.
+    /// Returns the next packet for the circuit.
     pub(super) fn leaving(&mut self) -> Option<Vec<u8>> {
         self.packets.leaving.pop_front()
     }
 
-    /// Works off what has arrived and what is due.
+    /// Handles arrived packets and timeouts.
     pub(super) fn work(&mut self, now: Time) {
         self.interface.poll(instant(now), &mut self.packets, &mut self.sockets);
         for handle in self.finished.drain(..) {
@@ -104,12 +108,12 @@ impl Stack {
         }
     }
 
-    /// How long it may be left alone.
+    /// Returns the time until [`Stack::work`] is due again; `None` if nothing is due.
     pub(super) fn rest(&mut self, now: Time) -> Option<Duration> {
         self.interface.poll_delay(instant(now), &self.sockets).map(Into::into)
     }
 
-    /// Begins to connect.
+    /// Starts to connect.
     pub(super) fn connect(&mut self, to: SocketAddr, random: &mut dyn Random) -> Result<SocketHandle, StackError> {
         if self.sockets.iter().count() > MOST_SOCKETS {
             return Err(StackError::Full);
@@ -122,12 +126,12 @@ impl Stack {
         Ok(self.sockets.add(socket))
     }
 
-    /// A connection.
+    /// Returns a connection.
     pub(super) fn connection(&mut self, handle: SocketHandle) -> &mut tcp::Socket<'static> {
         self.sockets.get_mut(handle)
     }
 
-    /// Ends a connection at once: whoever has it has taken what it wanted.
+    /// Aborts a connection: its user has read all it needs.
     pub(super) fn finish(&mut self, handle: SocketHandle) {
         self.sockets.get_mut::<tcp::Socket<'static>>(handle).abort();
         self.finished.push(handle);
@@ -140,7 +144,7 @@ impl Stack {
         names.start_query(self.interface.context(), name, kind).map_err(|_| StackError::BadName)
     }
 
-    /// The answer, once it is there; each is given once.
+    /// Returns the answer once it is there; each answer is returned once.
     pub(super) fn answer(&mut self, query: QueryHandle) -> Option<Result<IpAddr, StackError>> {
         let names: &mut dns::Socket<'static> = self.sockets.get_mut(self.names);
         match names.get_query_result(query) {
@@ -150,7 +154,7 @@ impl Stack {
         }
     }
 
-    /// Forgets a question that is not waited for any more and has not been answered.
+    /// Cancels an unanswered query that nobody waits for any more.
     pub(super) fn forget(&mut self, query: QueryHandle) {
         self.sockets.get_mut::<dns::Socket<'static>>(self.names).cancel_query(query);
     }
@@ -165,7 +169,7 @@ impl RxToken for Arrived {
     }
 }
 
-/// Room for a packet that leaves.
+/// Buffer for a packet that leaves.
 struct Leaving<'a>(&'a mut VecDeque<Vec<u8>>);
 
 impl TxToken for Leaving<'_> {
@@ -194,7 +198,7 @@ impl Device for Packets {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ip;
         capabilities.max_transmission_unit = MTU;
-        // What arrives may have its checksum left to the receiver, and was authenticated by the circuit.
+        // An arrived packet may leave its checksum to the receiver. The circuit has authenticated it.
         capabilities.checksum.tcp = Checksum::Tx;
         capabilities.checksum.udp = Checksum::Tx;
         capabilities
@@ -206,9 +210,9 @@ mod tests {
     use super::*;
     use crate::random::OsRandom;
 
-    /// A stack of the other side: what leaves one arrives at the other.
+    /// The server is a second stack: packets that leave one arrive at the other.
     #[test]
-    fn a_connection_carries_bytes_both_ways_and_ends() {
+    fn connection_carries_bytes_and_closes() {
         let mut random = OsRandom::default();
         let mut now = Time::default();
         let mut client = Stack::new(&[], now, &mut random);
@@ -252,11 +256,11 @@ mod tests {
         assert!(heard.len() >= 4_000 && heard.iter().all(|byte| *byte == 7));
         client.finish(connection);
         client.work(now);
-        assert_eq!(client.sockets.iter().count(), 1, "nothing is left but the names' socket");
+        assert_eq!(client.sockets.iter().count(), 1, "only the DNS socket is left");
     }
 
     #[test]
-    fn what_is_no_name_or_address_is_refused() {
+    fn invalid_name_and_address_are_refused() {
         let mut random = OsRandom::default();
         let mut stack = Stack::new(&["192.0.2.1".parse().unwrap()], Time::default(), &mut random);
         assert_eq!(stack.ask("a..b", false).err(), Some(StackError::BadName));

@@ -1,7 +1,7 @@
-//! What a shard says and hears besides packets: control messages, probes, paths, installs, the ends of sessions.
+//! Everything that a shard does besides packets: control messages, probes, paths, new sessions, ends of sessions.
 //!
-//! Owns the responder's states of a session: unconfirmed ─▶ confirmed ─▶ admitted ─▶ ended. A session that does not get on
-//! within ten seconds, or is silent for fifteen minutes, ends.
+//! Owns the responder's states of a session: unconfirmed ─▶ confirmed ─▶ admitted ─▶ ended. A session ends when it is
+//! not admitted within ten seconds, or is silent for fifteen minutes. Never handles a user's packet.
 
 use std::net::IpAddr;
 use std::sync::PoisonError;
@@ -24,27 +24,29 @@ use crate::session::{CLIENT_WINDOW, EPOCH_TIME, EPOCHS_AHEAD, HOP_WINDOW, Sessio
 use crate::time::Time;
 use crate::wire::{FORWARD_LEN, FrameKind, HEADER_LEN, MAX_MTU, MIN_MTU, TAG_LEN, take};
 
-/// A session that has not been confirmed and admitted by then ends.
+/// A session that is not confirmed and admitted within this time ends.
 const ADMISSION_TIME: Duration = Duration::from_secs(10);
-/// A session without a packet from its peer for this long ends. Longer than suspends in a pocket, shorter than a day of leftovers.
+/// A session ends after this time without a packet from its peer. It outlasts the suspension of a device in a pocket,
+/// and it does not keep leftovers for a day.
 const IDLE_TIME: Duration = Duration::from_secs(900);
 const _: () = assert!(IDLE_TIME.as_secs() < EPOCH_TIME.as_secs() * EPOCHS_AHEAD as u64);
-/// How long an index stays good after its successor is in use.
+/// How long an index stays valid after its successor is in use.
 const RETIRE_TIME: Duration = Duration::from_secs(10);
-/// Silence of an egress after which it is asked whether it is there, and how long it is asked until it counts as gone.
+/// Silence of an egress after which the ingress probes it.
 const HOP_SILENCE: Duration = Duration::from_secs(5);
+/// How long the ingress probes a silent egress before the egress counts as gone.
 const HOP_PATIENCE: Duration = Duration::from_secs(5);
-/// How often sessions are looked over for ends and re-handshakes.
+/// Interval at which sessions are checked for ends and re-handshakes.
 const SWEEP: Duration = Duration::from_secs(1);
-/// Sessions of a shard that may hold an unacknowledged piece of a mirrored file: 16 MiB in all.
+/// Most sessions of a shard that may hold an unacknowledged piece of a mirrored file: 16 MiB in all.
 const MAX_MIRRORING: usize = 1_024;
-/// Circuits of one client session.
+/// Most circuits of one client session.
 const MAX_CLIENT_CIRCUITS: u32 = 8;
-/// Smallest inner MTU that a client may claim: an IPv4 path of 1238 bytes.
+/// Smallest inner MTU that a client may claim: that of an IPv4 path of 1238 bytes.
 const SMALLEST_MTU: u16 = 1152;
 
 impl Shard {
-    /// Frames that are neither packets nor forwarded ones.
+    /// Handles a frame that is neither a packet nor a forwarded one.
     pub(super) fn handle_other_frame(
         &mut self,
         id: EntryId,
@@ -79,7 +81,7 @@ impl Shard {
         Ok(Verdict::Consumed)
     }
 
-    /// Works off the control messages that have arrived whole.
+    /// Handles the control messages that have arrived completely.
     fn converse(&mut self, id: EntryId, now: Time, random: &mut dyn Random) -> Result<(), DropReason> {
         loop {
             let entry = self.table.get_mut(id).ok_or(DropReason::UnknownIndex)?;
@@ -98,13 +100,13 @@ impl Shard {
         }
     }
 
-    /// One control message. An error ends the session.
+    /// Handles one control message. An error ends the session.
     fn answer(&mut self, id: EntryId, message: Message, now: Time, random: &mut dyn Random) -> Result<(), DropReason> {
         let number = self.number;
         let entry = self.table.get_mut(id).ok_or(DropReason::UnknownIndex)?;
         let responder = !entry.link.session.is_initiator();
         match message {
-            // Who asks on without taking what it was given is cut off.
+            // A peer that keeps asking without acknowledging the answers is cut off.
             Message::EvidenceRequest if responder && entry.link.backlog() < MAX_STAPLE => {
                 entry.link.send(&Message::Evidence(self.config.evidence.shown.clone()));
             }
@@ -132,7 +134,7 @@ impl Shard {
             }
             Message::Rekeyed(answer) if !responder => entry.link.finish_rekey(&answer, now)?,
             Message::Close => self.end(id, now),
-            // Who asks on without taking what it was given is cut off.
+            // A peer that keeps asking without acknowledging the answers is cut off.
             Message::MirrorRequest { file, offset }
                 if responder && entry.admitted && entry.link.backlog() < MIRROR_PIECE =>
             {
@@ -160,7 +162,8 @@ impl Shard {
         Ok(())
     }
 
-    /// Sends a piece of a mirrored file; where too many sessions have one that they have not acknowledged, the answer is that there is no such file.
+    /// Sends a piece of a mirrored file. If too many sessions hold a piece that they have not acknowledged, the
+    /// answer is that there is no such file.
     fn send_piece(&mut self, id: EntryId, file: MirrorFile, offset: u32) {
         if self.mirroring.len() >= MAX_MIRRORING && !self.mirroring.contains(&id) {
             let table = &mut self.table;
@@ -234,7 +237,7 @@ impl Shard {
         }
     }
 
-    /// Takes in what the handshaker has for this shard.
+    /// Handles an output of the handshaker for this shard.
     pub fn apply(&mut self, output: Output, now: Time, random: &mut dyn Random) {
         match output {
             Output::Send { route, packet } => self.transmit(route, packet, now),
@@ -283,7 +286,7 @@ impl Shard {
             Kind::Hop { relay, .. } => Some(*relay),
             Kind::Client { .. } | Kind::Inner { .. } => None,
         };
-        // Relays admit each other by their handshake: only keys of the directory finish it.
+        // Relays admit each other by their handshake: only a key of the directory can complete it.
         let admitted = hop_of.is_some();
         let entry = Entry { link, kind, place: install.place, retiring: None, admitted, since: now, rekeys: (0, now) };
         let id = self.table.insert(entry);
@@ -292,7 +295,8 @@ impl Shard {
         }
     }
 
-    /// A session with an egress is up: the circuits that waited for it open. A frame confirms it to the egress at once.
+    /// Handles a new session with an egress: opens the circuits that waited for it. A frame confirms the session to
+    /// the egress at once.
     fn hop_is_up(&mut self, egress: RelayId, hop: EntryId, now: Time, random: &mut dyn Random) {
         if let Some(old) = self.hops.insert(egress, hop) {
             self.end(old, now);
@@ -304,7 +308,7 @@ impl Shard {
         }
     }
 
-    /// Ends a session and all that hangs on it.
+    /// Ends a session and everything that depends on it.
     pub(super) fn end(&mut self, id: EntryId, now: Time) {
         let Some(entry) = self.table.remove(id) else { return };
         self.mirroring.remove(&id);
@@ -359,7 +363,7 @@ impl Shard {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner).release(place);
     }
 
-    /// Sends a client on an unproven path a challenge, with a fresh index, when one is due.
+    /// Sends a challenge with a fresh index to a client on an unproven path, when one is due.
     pub(super) fn challenge_if_unproven(&mut self, id: EntryId, now: Time) {
         let slots = &self.slots;
         let Some(path) = self.table.get_mut(id).and_then(|entry| entry.kind.path_mut()) else { return };
@@ -374,7 +378,7 @@ impl Shard {
         self.transmit_frame(id, FrameKind::PathChallenge, &body, now);
     }
 
-    /// The echo of a challenge: the path is proven, and both ends use fresh indices from now on.
+    /// Handles the echo of a challenge: the path is proven, and both ends use fresh indices from then on.
     fn path_response(&mut self, id: EntryId, route: Route, datagram: &[u8], now: Time) -> Result<(), DropReason> {
         let body = frame(datagram);
         let nonce: [u8; 8] = take(body, 1).ok_or(DropReason::BadFrame)?;
@@ -391,7 +395,7 @@ impl Shard {
         Ok(())
     }
 
-    /// Sends whatever the session's control stream has due.
+    /// Sends everything that the session's control stream has due.
     pub(super) fn pump(&mut self, id: EntryId, now: Time) {
         while let Some(entry) = self.table.get_mut(id) {
             let (before, after) = room(entry.kind.route());
@@ -458,12 +462,12 @@ impl Shard {
         }
     }
 
-    /// When to call [`Shard::handle_timeout`].
+    /// Returns when to call [`Shard::handle_timeout`].
     pub fn poll_timeout(&self) -> Time {
         self.timers.first().map_or(self.next_sweep, |(at, _)| (*at).min(self.next_sweep))
     }
 
-    /// Repeats what was not acknowledged, and once a second ends what is over.
+    /// Repeats unacknowledged control data, and once a second ends the sessions that are over.
     pub fn handle_timeout(&mut self, now: Time, random: &mut dyn Random) {
         while let Some(&(at, id)) = self.timers.first()
             && at <= now
@@ -504,8 +508,8 @@ impl Shard {
         self.look_after_hop(id, now);
     }
 
-    /// A session with an egress that carries circuits and is silent is asked whether it is there; if it does not answer, its circuits end, and
-    /// the next one opens a new session.
+    /// Probes a silent egress whose session carries circuits. If the egress does not answer, its circuits end, and
+    /// the next circuit opens a new session.
     fn look_after_hop(&mut self, id: EntryId, now: Time) {
         let Some(Entry { kind: Kind::Hop { asked, .. }, link, .. }) = self.table.get_mut(id) else { return };
         if !link.session.is_initiator() {
@@ -516,7 +520,7 @@ impl Shard {
             *asked = None;
             return;
         }
-        // Not by the silence alone: a session without circuits may be silent, and is not asked.
+        // The silence alone is no reason: a session without circuits may be silent and is not probed.
         if now.since(*asked.get_or_insert(now)) >= HOP_PATIENCE {
             self.end(id, now);
         } else {
@@ -524,7 +528,7 @@ impl Shard {
         }
     }
 
-    /// Ends every session, telling the peers.
+    /// Ends every session and tells the peers.
     pub fn close(&mut self, now: Time) {
         let ids: Vec<EntryId> = self.table.ids().collect();
         for id in ids {
@@ -537,7 +541,7 @@ impl Shard {
     }
 }
 
-/// Takes in what a client says of its path and of the control stream; from others it means nothing.
+/// Handles a client's report about its path and the control stream; ignores a report of any other peer.
 fn take_report(entry: &mut Entry, report: Option<&[u8]>) -> Result<(), DropReason> {
     if let Kind::Inner { mtu, .. } = &mut entry.kind
         && entry.admitted
@@ -548,7 +552,7 @@ fn take_report(entry: &mut Entry, report: Option<&[u8]>) -> Result<(), DropReaso
     Ok(())
 }
 
-/// Bytes that an outer layer needs before and after a sealed packet on this route.
+/// Returns how many bytes an outer layer needs before and after a sealed packet on this route.
 fn room(route: Route) -> (usize, usize) {
     match route {
         Route::Udp(_) => (0, 0),

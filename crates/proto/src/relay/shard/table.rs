@@ -1,7 +1,8 @@
-//! Where a shard keeps its sessions and its clients' inner addresses.
+//! A shard's tables of sessions and of its clients' inner addresses.
 //!
-//! Owns two look-ups: from a receiver index to a session, which may have two indices for a while, and from an inner address
-//! to a session. An address rests after its session, so that the next one does not get the leftovers.
+//! Owns two look-ups: from a receiver index to a session, which may have two indices for a while, and from an inner
+//! address to a session. An address rests after its session ends, so that the next session does not receive its late
+//! packets. Never looks at packets.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -11,17 +12,17 @@ use super::super::entry::{Address, Entry, EntryId};
 use crate::index::Place;
 use crate::time::Time;
 
-/// The networks that inner addresses come from: IPv4 with prefix length, IPv6 with prefix length.
+/// The networks of inner addresses: IPv4 with prefix length, IPv6 with prefix length.
 pub const INNER_POOL: ((Ipv4Addr, u8), (Ipv6Addr, u8)) =
     ((Ipv4Addr::new(100, 64, 0, 0), 10), (Ipv6Addr::new(0xfd6f, 0x7265, 0x6c61, 0x7900, 0, 0, 0, 0), 64));
-/// The first addresses of the pool are the gateway's and the clients' own.
+/// Number of addresses at the start of the pool that are reserved for the gateway and the clients' fixed address.
 const FIRST_ADDRESS: u32 = 256;
-/// Addresses of one shard.
+/// Number of addresses of one shard.
 const ADDRESSES: u32 = 1 << 16;
-/// How long an address rests.
+/// How long an address rests after its session.
 const REST: Duration = Duration::from_secs(300);
 
-/// Sessions by name and by place.
+/// Sessions, by identifier and by place.
 #[derive(Debug, Default)]
 pub(super) struct Table {
     entries: Vec<Option<(u32, Box<Entry>)>>,
@@ -32,7 +33,7 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// The entry that `place` leads to.
+    /// Returns the session that `place` leads to.
     pub(super) fn find(&self, place: Place) -> Option<EntryId> {
         let (generation, entry) = (*self.places.get(place.slot as usize)?)?;
         (generation == place.generation).then_some(entry)
@@ -48,7 +49,7 @@ impl Table {
         (*serial == id.serial).then_some(entry)
     }
 
-    /// Adds a session and returns its name.
+    /// Adds a session and returns its identifier.
     pub(super) fn insert(&mut self, session: Entry) -> EntryId {
         let place = session.place;
         let slot = self.free.pop().unwrap_or_else(|| {
@@ -76,7 +77,7 @@ impl Table {
         }
     }
 
-    /// Makes `place` lead nowhere.
+    /// Makes `place` lead to no session.
     pub(super) fn unpoint(&mut self, place: Place) {
         if self.find(place).is_some()
             && let Some(room) = self.places.get_mut(place.slot as usize)
@@ -94,7 +95,7 @@ impl Table {
         Some(removed)
     }
 
-    /// The names of all sessions.
+    /// Returns the identifiers of all sessions.
     pub(super) fn ids(&self) -> impl Iterator<Item = EntryId> + '_ {
         (0..)
             .zip(&self.entries)
@@ -112,7 +113,7 @@ pub(super) struct Addresses {
     shard: u8,
     holders: Vec<Option<EntryId>>,
     resting: VecDeque<(Time, u32)>,
-    /// Those that nobody has used.
+    /// Released addresses that no packet has used.
     unused: Vec<u32>,
 }
 
@@ -134,12 +135,12 @@ impl Addresses {
         Some(address)
     }
 
-    /// The shard that `ip` belongs to, if it is an inner address at all.
+    /// Returns the shard to which `ip` belongs, if it is an inner address.
     pub(super) fn shard_of(ip: IpAddr) -> Option<u8> {
         parse_address(ip).map(|(shard, _)| shard)
     }
 
-    /// Takes an address back; one that was used rests from now on.
+    /// Releases an address. An address that was used rests from then on.
     pub(super) fn release(&mut self, address: Address, now: Time) {
         let Address { number, used } = address;
         let held = self.holders.get_mut(number as usize).and_then(Option::take).is_some();
@@ -150,7 +151,7 @@ impl Addresses {
         }
     }
 
-    /// The IP address with this number.
+    /// Returns the IP address with this number.
     pub(super) fn of(&self, address: u32, v6: bool) -> IpAddr {
         let offset = (u32::from(self.shard) << 16) | (FIRST_ADDRESS + address);
         let ((v4, _), (net6, _)) = INNER_POOL;
@@ -161,7 +162,7 @@ impl Addresses {
         }
     }
 
-    /// The session that holds `ip`.
+    /// Returns the session that holds `ip`.
     pub(super) fn holder(&self, ip: IpAddr) -> Option<EntryId> {
         let (shard, address) = parse_address(ip)?;
         if shard != self.shard {
@@ -171,7 +172,7 @@ impl Addresses {
     }
 }
 
-/// The shard and address number that an inner IP address stands for.
+/// Returns the shard and the number of an inner IP address.
 fn parse_address(ip: IpAddr) -> Option<(u8, u32)> {
     let ((v4, v4_len), (net6, _)) = INNER_POOL;
     let offset = match ip {
@@ -200,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_rests_after_use_and_not_without() {
+    fn address_rests_only_after_use() {
         let mut addresses = Addresses::new(0);
         let holder = EntryId { slot: 1, serial: 1 };
         let now = Time::default();
@@ -213,6 +214,6 @@ mod tests {
         addresses.release(Address { number, used: true }, now);
         addresses.release(Address { number, used: true }, now);
         assert_eq!(addresses.take(holder, now.after(REST)), Some(number));
-        assert_ne!(addresses.take(holder, now.after(REST)), Some(number), "released twice, it comes back once");
+        assert_ne!(addresses.take(holder, now.after(REST)), Some(number), "an address released twice is reused once");
     }
 }
