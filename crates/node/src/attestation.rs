@@ -177,7 +177,7 @@ pub struct Judged {
     named: Vec<Statement>,
     /// Why no relay could be judged.
     fault: Option<String>,
-    /// Whether that is because no mirror has brought evidence.
+    /// Whether that is because no mirror has brought anything.
     unserved: bool,
 }
 
@@ -225,6 +225,8 @@ impl Judged {
             }
             Err(refusal) => return none(Some(refusal.to_string()), &Refusal::NoEvidence),
         };
+        // Whoever brings anything brings the collateral too: without that no relay can be judged.
+        let unserved = file.bundle.is_empty();
         let mut view = View::new(reading, trust, &voted, &file);
         view.ledger.newest_known = directory.is_newest_known();
         let fault = view.bundle.is_none().then(|| {
@@ -250,7 +252,7 @@ impl Judged {
         let policy = standard.policy.clone();
         let named = view.signed.iter().filter(|(_, signer)| policy.rebuilders.contains(signer));
         let named = named.map(|(statement, _)| *statement).collect();
-        Self { results, images: view.images, policy, believed, named, fault, unserved: false }
+        Self { results, images: view.images, policy, believed, named, fault, unserved }
     }
 
     /// The relay with this record as a circuit takes it.
@@ -326,7 +328,7 @@ impl Judged {
         self.fault.as_deref()
     }
 
-    /// Whether no relay could be judged because no mirror has brought evidence: then nothing was refused.
+    /// Whether no relay could be judged because no mirror has brought anything: then nothing was refused.
     pub fn is_unserved(&self) -> bool {
         self.unserved
     }
