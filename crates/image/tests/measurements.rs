@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use openrelay_image::lock::Lock;
-use openrelay_image::snp::{FEATURES, Start, launch_digest};
+use openrelay_image::snp::{FEATURES, Start, hash_table_address, launch_digest};
 use openrelay_image::{ImageError, hex};
 use sev::measurement::snp::{SnpMeasurementArgs, snp_calc_launch_digest};
 use sev::measurement::vcpu_types::CpuType;
@@ -52,6 +52,16 @@ fn launch_digests_are_those_of_others() {
         let found = launch_digest(&start(cmdline), processors, EPYC, features).unwrap();
         assert_eq!(hex(&found), wanted, "{cmdline:?} x {processors}, {features:#x}");
     }
+}
+
+/// Emulated machines get the page of hashes there by it.
+#[test]
+fn address_of_the_hash_table_is_the_one_that_crate_sev_finds() {
+    let file = std::env::temp_dir().join(format!("openrelay-suffix-{}.fd", std::process::id()));
+    std::fs::write(&file, FIRMWARE).unwrap();
+    let others = sev::measurement::ovmf::OVMF::new(file.clone()).unwrap().sev_hashes_table_gpa().unwrap();
+    std::fs::remove_file(file).unwrap();
+    assert_eq!(hash_table_address(FIRMWARE).unwrap(), others);
 }
 
 /// Firmware, kernel and initrd in files of a folder, for crate `sev`, which reads files and computes by itself.
