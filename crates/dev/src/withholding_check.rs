@@ -204,7 +204,8 @@ fn subsets(bench: &Bench, lies: &Lies) -> Result<()> {
         bench.within("a directory with the new relay", || read_since(block))?;
         if liars != ALL {
             // Relays receive a directory one second later than mirrors.
-            let is_known = || Ok(Lies::missing(&proof()?)? == (0, 0) && egresses(bench, &lies.config)?.0.contains(&relay));
+            let is_known =
+                || Ok(Lies::missing(&proof()?)? == (0, 0) && egresses(bench, &lies.config)?.0.contains(&relay));
             bench.within(&format!("relay {relay}, which {named:?} withhold"), is_known)?;
             continue;
         }

@@ -427,6 +427,16 @@ mod tests {
     }
 
     #[test]
+    fn version_with_hyphens_in_its_identifiers_is_accepted() {
+        for version in ["1.0.0-rc-1.a", "1.0.0+build-7"] {
+            assert!(is_version(version), "{version}");
+        }
+        for version in ["1.0.0-rc_1", "1.0.0+build_7"] {
+            assert!(!is_version(version), "{version}");
+        }
+    }
+
+    #[test]
     fn truncated_archive_is_refused() {
         let (_, bytes) = archive(|builder| add(builder, b"a-1.0.0/x", tar::EntryType::Regular, &[7; 5_000]));
         for length in [0, 5, bytes.len() / 2, bytes.len() - 9] {

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use openrelay_image::lock::Lock;
-use openrelay_image::snp::{FEATURES, Start, launch_digest};
+use openrelay_image::snp::{FEATURES, Start, hash_table_address, launch_digest};
 use openrelay_image::{ImageError, hex};
 use sev::measurement::snp::{SnpMeasurementArgs, snp_calc_launch_digest};
 use sev::measurement::vcpu_types::CpuType;
@@ -53,6 +53,16 @@ fn launch_digests_match_published_ones() {
         let found = launch_digest(&start(cmdline), processors, EPYC, features).unwrap();
         assert_eq!(hex(&found), wanted, "{cmdline:?} x {processors}, {features:#x}");
     }
+}
+
+/// Emulated machines get the page of hashes at this address.
+#[test]
+fn hash_table_address_matches_crate_sev() {
+    let file = std::env::temp_dir().join(format!("openrelay-suffix-{}.fd", std::process::id()));
+    std::fs::write(&file, FIRMWARE).unwrap();
+    let others = sev::measurement::ovmf::OVMF::new(file.clone()).unwrap().sev_hashes_table_gpa().unwrap();
+    std::fs::remove_file(file).unwrap();
+    assert_eq!(hash_table_address(FIRMWARE).unwrap(), others);
 }
 
 /// Firmware, kernel and initrd as files, because crate `sev` reads files for its own computation.

@@ -181,7 +181,7 @@ pub struct Judged {
     named: Vec<Statement>,
     /// Why no relay could be judged.
     fault: Option<String>,
-    /// Whether the reason is that no mirror delivered evidence.
+    /// Whether the reason is that no mirror delivered anything.
     unserved: bool,
 }
 
@@ -229,6 +229,8 @@ impl Judged {
             }
             Err(refusal) => return none(Some(refusal.to_string()), &Refusal::NoEvidence),
         };
+        // Whoever brings anything brings the collateral too: without that no relay can be judged.
+        let unserved = file.bundle.is_empty();
         let mut view = View::new(reading, trust, &voted, &file);
         view.ledger.newest_known = directory.is_newest_known();
         let fault = view.bundle.is_none().then(|| {
@@ -253,7 +255,7 @@ impl Judged {
         let policy = standard.policy.clone();
         let named = view.signed.iter().filter(|(_, signer)| policy.rebuilders.contains(signer));
         let named = named.map(|(statement, _)| *statement).collect();
-        Self { results, images: view.images, policy, believed, named, fault, unserved: false }
+        Self { results, images: view.images, policy, believed, named, fault, unserved }
     }
 
     /// Returns the relay with this record, ready for a circuit.
@@ -330,7 +332,7 @@ impl Judged {
         self.fault.as_deref()
     }
 
-    /// Returns whether no relay could be judged because no mirror delivered evidence. Then nothing was refused.
+    /// Returns whether no relay could be judged because no mirror delivered anything. Then nothing was refused.
     pub fn is_unserved(&self) -> bool {
         self.unserved
     }

@@ -541,22 +541,21 @@ impl Judge {
             return None;
         }
         let judged = &trusted.0;
+        // It is no more the fault of one relay than of another.
+        let fault = judged.fault().map(|fault| format!("no relay can be verified: {fault}"));
         let why = |id: u64, refusal: &Refusal| {
             format!("relay {id} is refused: {refusal} [{}]; {}", refusal.code(), refusal.next_step())
         };
         if let SelectionError::NotThere(id, _) = error {
             directory.directory().relay(*id)?;
-            return judged.verdict(*id).err().map(|refusal| why(*id, &refusal));
+            return judged.verdict(*id).err().map(|refusal| fault.unwrap_or_else(|| why(*id, &refusal)));
         }
         let mut refused = judged.refused();
         let (id, refusal) = refused.next()?;
         let others = refused.count();
         let others =
             if others == 0 { String::new() } else { format!(" ({others} more are refused; run: openrelay verify)") };
-        Some(match judged.fault() {
-            Some(fault) => format!("no relay can be verified: {fault}"),
-            None => why(id, refusal) + &others,
-        })
+        Some(fault.unwrap_or_else(|| why(id, refusal) + &others))
     }
 
     fn is_unserved(&self) -> bool {

@@ -134,7 +134,7 @@ fn whole_json(relays: Vec<Value>, judged: Option<&Judged>) -> String {
 
 fn say_fault(judged: Option<&Judged>) {
     if let Some(fault) = judged.and_then(Judged::fault) {
-        say(&format!("no relay can be judged: {fault}"));
+        say(&format!("no relay can be verified: {fault}"));
     }
 }
 

@@ -18,6 +18,7 @@ use openrelay_attest::file::AttestationFile;
 use openrelay_attest::verdict::Staple;
 use openrelay_image::{hex, sha256};
 use openrelay_ledger::chain::voting::collateral::Collateral;
+use openrelay_node::chain_file::ChainFile;
 use openrelay_node::clock::unix_seconds;
 use openrelay_sim::vendors::{Hardware, Lie, Vendors, encode_roots};
 
@@ -97,10 +98,10 @@ fn pages_of(bundle: &Bundle) -> Result<Vec<(String, String, Vec<u8>)>> {
     ])
 }
 
-/// Returns evidence of two machines. Its binding does not matter here.
-fn evidence(vendors: &Vendors, begins: u64) -> Result<Vec<Staple>> {
+/// Returns evidence of two machines, bound to this network. The rest of its binding does not matter here.
+fn evidence(vendors: &Vendors, begins: u64, network: [u8; 32]) -> Result<Vec<Staple>> {
     let binding = Binding {
-        network: [1; 32],
+        network,
         relay_id: 1,
         handshake_key: [2; 32],
         key_epoch: 1,
@@ -133,7 +134,8 @@ impl<'a> Setting<'a> {
         fs::write(dir.join("floors.json"), vendors.bundle().encode())?;
         fs::create_dir_all(dir.join("published-1"))?;
         let pages = Pages::default();
-        let staples = evidence(vendors, begins)?;
+        let network = ChainFile::load(&dir.join("chain.toml"))?.trust().network_id();
+        let staples = evidence(vendors, begins, network)?;
         let attestation = AttestationFile { staples, ..AttestationFile::default() };
         let served = ("/attestation".to_owned(), String::new(), attestation.encode());
         pages.lock().unwrap_or_else(PoisonError::into_inner).push(served);
@@ -185,7 +187,7 @@ impl<'a> Setting<'a> {
     }
 
     pub(super) fn at(&self) -> Result<alloy_primitives::Address> {
-        let chain = openrelay_node::chain_file::ChainFile::load(&self.world.local.dir.join("chain.toml"))?;
+        let chain = ChainFile::load(&self.world.local.dir.join("chain.toml"))?;
         chain.collateral.context("the chain file has no collateral contract")
     }
 }

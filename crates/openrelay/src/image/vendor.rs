@@ -238,3 +238,22 @@ fn download_in(
     talk(String::from_utf8_lossy(&reader.join().unwrap_or_default()).trim());
     Err(missing(&wanted.iter().collect::<Vec<_>>()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kept_archive_is_read_up_to_the_largest_size() {
+        let path = std::env::temp_dir().join(format!("openrelay-archive-{}", std::process::id()));
+        let sized = |size: u64| {
+            // Without its bytes on the disk.
+            fs::File::create(&path).unwrap().set_len(size).unwrap();
+            file(&path).map(|bytes| bytes.len() as u64)
+        };
+        assert_eq!(sized(MAX_ARCHIVE), Some(64 << 20));
+        assert_eq!(sized(MAX_ARCHIVE + 1), None);
+        fs::remove_file(&path).unwrap();
+        assert_eq!(file(&std::env::temp_dir()), None, "a folder is no archive");
+    }
+}

@@ -165,13 +165,14 @@ impl Known {
         let current =
             Collateral::Entry { bundle: voted.bundle, intelFloor: voted.intel_floor, amdFloor: voted.amd_floor };
         let (roots, now) = (program.standard.roots.clone(), unix_seconds());
-        let (_, directory) = openrelay_node::chain::read(&folder.chain, now, 0)?;
+        let keys = registered_keys(folder, now);
+        let network = folder.chain.trust().network_id();
         // Registered relays only: an attacker with machines of many models could make validators ask vendors for
         // each.
-        let relays = directory.body().relays.iter();
-        let keys: BTreeMap<u64, _> = relays.map(|record| (record.relay_id, record.key())).collect();
-        let registered =
-            |staple: &Staple| keys.get(&staple.binding.relay_id) == Some(&Some(staple.binding.handshake_key));
+        let registered = |staple: &Staple| {
+            let (binding, key) = (&staple.binding, Some(staple.binding.handshake_key));
+            binding.network == network && keys.as_ref().is_none_or(|keys| keys.get(&binding.relay_id) == Some(&key))
+        };
         let genuine = |staple: &Staple| registered(staple) && check_staple(staple, &roots, now).is_ok();
         let (staples, bundles, faults) = mirrored_evidence(&folder.chain, &genuine);
         faults.iter().for_each(|why| talk(&format!("openrelay: warning: {why}")));
@@ -227,6 +228,20 @@ impl Known {
             let held = expires(&self.held, staple);
             expires(bundle, staple).is_some() && held.is_none_or(|expires| expires < self.now + BEFORE_END)
         })
+    }
+}
+
+/// Returns the handshake keys of registered relays by relay ID, or `None` if the directory cannot be read. Collateral
+/// is renewed in that case too, because it would expire for everybody.
+fn registered_keys(folder: &Folder, now: u64) -> Option<BTreeMap<u64, Option<[u8; 32]>>> {
+    match openrelay_node::chain::read(&folder.chain, now, 0) {
+        Ok((_, directory)) => {
+            Some(directory.body().relays.iter().map(|record| (record.relay_id, record.key())).collect())
+        }
+        Err(error) => {
+            talk(&format!("openrelay: warning: evidence of unregistered relays counts for collateral: {error}"));
+            None
+        }
     }
 }
 

@@ -210,3 +210,47 @@ fn pass_asks_at_most_one_slice_of_relays() {
     let second = file(&mut collector);
     assert_eq!((second.silent, second.staples.len()), ([2].into(), 1));
 }
+
+#[test]
+fn new_egress_is_asked_through_ingresses_that_have_answered_lately_alone() {
+    /// Notes through whom each relay is asked; ingress 1 has evidence.
+    struct Noting(Staple, Mutex<Vec<(u64, Option<u64>)>>, std::sync::atomic::AtomicBool);
+    impl Ask for Noting {
+        fn ask(&self, record: &Record, by: Option<(&Record, EvidenceDigest)>) -> Result<Evidence, InquiryError> {
+            self.1.lock().unwrap().push((record.relay_id, by.map(|(ingress, _)| ingress.relay_id)));
+            let answers = record.relay_id == 1 && self.2.load(Ordering::Relaxed);
+            if answers { Ok(Evidence::Staple(self.0.encode())) } else { Err(InquiryError::Silent) }
+        }
+    }
+    let world = World::new();
+    let mut collector = Collector::new(chain(), world.vendors.roots().clone());
+    let ask = Noting(world.staple(&SNP, 1), Mutex::default(), true.into());
+    let mut relays = vec![relay(1, Role::Ingress)];
+    let start = Instant::now();
+    let mut asked = |relays: &[Record], second: u64| {
+        collector.pass(&ask, NETWORK, relays, start + Duration::from_secs(second));
+        std::mem::take(&mut *ask.1.lock().unwrap())
+    };
+    assert_eq!(asked(&relays, 0), [(1, None)]);
+    // The ingress is not due again.
+    relays.push(relay(2, Role::Egress));
+    assert_eq!(asked(&relays, 1), [(2, Some(1))]);
+    // It falls silent when it is due, and what it had shown does not make it a way to others.
+    ask.2.store(false, Ordering::Relaxed);
+    assert_eq!(asked(&relays[..1], 62), [(1, None)]);
+    relays.push(relay(3, Role::Egress));
+    assert_eq!(asked(&[relays[0].clone(), relays[2].clone()], 63), []);
+}
+
+#[test]
+fn of_new_relays_ingresses_are_asked_first() {
+    let mut collector = Collector::new(chain(), Roots::genuine());
+    let slice = u64::try_from(SLICE).unwrap();
+    let role = |number| if number <= slice { Role::Egress } else { Role::Ingress };
+    let relays: Vec<Record> = (1..=2 * slice).map(|number| relay(number, role(number))).collect();
+    let ask = Scripted::new(None);
+    collector.pass(&ask, NETWORK, &relays, Instant::now());
+    // Without an ingress no egress can be asked.
+    assert_eq!(ask.take_asked(), SLICE);
+    assert!(collector.shown.keys().all(|number| *number > slice));
+}
