@@ -4,7 +4,7 @@
 Uses only the standard library. Reads a client's cached reading or a mirror's files, and accepts only what follows from
 a block's hash.
 
-  verify.py reading FILE --directory ADDRESS --images ADDRESS --collateral ADDRESS --chain NUMBER [--block HASH] [--haste NUMBER]
+  verify.py reading FILE --directory ADDRESS --images ADDRESS --collateral ADDRESS --chain NUMBER [--block HASH] [--time-divisor NUMBER]
   verify.py inputs LOCK --inputs DIR
   verify.py image IMAGE --lock LOCK --firmware FILE [--manifest FILE]
 
@@ -758,7 +758,7 @@ def main():
         one.add_argument(name, required=True, type=hexadecimal(20))
     one.add_argument("--block", type=hexadecimal(32))
     one.add_argument("--chain", type=between(0, (1 << 64) - 1), required=True, help="chain ID")
-    one.add_argument("--haste", type=between(1, 1 << 16), default=1, help="time divisor of a development network")
+    one.add_argument("--time-divisor", "--haste", dest="haste", type=between(1, 1 << 16), default=1, help="time divisor of a development network")
     one.set_defaults(run=reading)
     one = commands.add_parser("inputs")
     one.add_argument("lock")

@@ -12,7 +12,7 @@ use openrelay_proto::keys::{RelayId, RelaySecret};
 use openrelay_proto::mask::IndexMask;
 use openrelay_proto::message::Announced;
 use openrelay_proto::random::Random;
-use openrelay_proto::relay::{Gate, Handshaker, Load, OpenAdmission, RelayConfig, Replays, Shard, Shared, Verdict};
+use openrelay_proto::relay::{Gate, Handshaker, Load, OpenAdmission, RelayConfig, Replays, Shard, Shared, Fate};
 use openrelay_proto::suite::Suites;
 use openrelay_proto::time::Time;
 use openrelay_proto::wire::{MAX_MTU, padded};
@@ -91,19 +91,19 @@ impl Pair {
         }
         let mut pair = Self { random, own, client, shard, inside: from().ip() };
         let ping = [0x45, 0, 0, 20, 0, 0, 0, 0, 64, 59, 0, 0, 100, 64, 0, 2, 93, 184, 215, 2];
-        let Verdict::Deliver { packet, .. } = pair.up(&ping) else { panic!("a valid packet is delivered") };
+        let Fate::Deliver { packet, .. } = pair.up(&ping) else { panic!("a valid packet is delivered") };
         pair.inside = packet.source;
         pair
     }
 
     /// Sends `inner` to the relay through the session, as if it were a packet.
-    fn up(&mut self, inner: &[u8]) -> Verdict {
+    fn up(&mut self, inner: &[u8]) -> Fate {
         let offset = self.client.offset();
         let mut datagram = vec![0; offset + padded(inner.len()) + self.client.trailer()];
         datagram[offset..offset + inner.len()].copy_from_slice(inner);
         self.client.seal(&mut datagram, inner.first().is_some_and(|byte| byte & 8 != 0), NOW).expect("it is connected");
         let verdict = self.shard.handle_datagram(from(), &mut datagram, NOW, &mut self.random);
-        if let Verdict::Deliver { offset, packet, .. } = &verdict {
+        if let Fate::Deliver { offset, packet, .. } = &verdict {
             assert!(offset + packet.len <= datagram.len());
         }
         verdict

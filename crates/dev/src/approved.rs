@@ -20,7 +20,7 @@ use serde_json::json;
 
 /// Time divisor for the days of rounds and images. An image is approved and active after about three hours of the
 /// chain's time.
-pub(crate) const HASTE: u32 = 60;
+pub(crate) const TIME_DIVISOR: u32 = 60;
 /// Seconds before the present at which such a chain starts. This is longer than evidence may be old.
 pub(crate) const BEGINS_AGO: u64 = 10 * 3_600;
 const DAY: u64 = 86_400;
@@ -167,7 +167,7 @@ impl Approval<'_> {
     }
 
     fn image(&mut self, what: &Publication) -> Result<u64> {
-        let (registry, haste) = (self.at.images, u64::from(HASTE));
+        let (registry, time_divisor) = (self.at.images, u64::from(TIME_DIVISOR));
         let release = ReleaseKeys::Release {
             sourceTree: what.source,
             inputsLock: what.inputs,
@@ -187,28 +187,28 @@ impl Approval<'_> {
         self.send(PROPOSER, registry, &propose)?;
         let (opened, round, value) = (self.now, 1, image_value(image, measurements));
         self.commit(registry, round, value)?;
-        self.now = opened + 3 * DAY / haste;
+        self.now = opened + 3 * DAY / time_divisor;
         self.send(PROPOSER, registry, &ImageRegistry::openCall { round, image, measurements, salt: SALT })?;
         self.reveal(registry, round, value)?;
-        self.now = opened + 7 * DAY / haste;
+        self.now = opened + 7 * DAY / time_divisor;
         self.send(PROPOSER, registry, &ImageRegistry::finishCall { round })?;
-        let usable = self.now + DAY / haste;
+        let usable = self.now + DAY / time_divisor;
         self.send(PROPOSER, registry, &ImageRegistry::settleCall { round, ids: vec![1, 2, 3] })?;
         ensure!(self.ask(registry, &ImageRegistry::stateOfCall { round })? == 7, "the round did not approve the image");
         Ok(usable)
     }
 
     fn collateral(&mut self, what: &Publication) -> Result<()> {
-        let (contract, haste) = (self.at.collateral, u64::from(HASTE));
+        let (contract, time_divisor) = (self.at.collateral, u64::from(TIME_DIVISOR));
         let (intel, amd) = what.floors;
         let entry = Collateral::Entry { bundle: what.bundle, intelFloor: intel, amdFloor: amd };
         let value = self.ask(contract, &Collateral::valueOfCall { entry: entry.clone() })?;
         self.send(PROPOSER, contract, &Collateral::openCall {})?;
         let (opened, round) = (self.now, 1);
         self.commit(contract, round, value)?;
-        self.now = opened + 3 * HOUR / haste;
+        self.now = opened + 3 * HOUR / time_divisor;
         self.reveal(contract, round, value)?;
-        self.now = opened + 5 * HOUR / haste;
+        self.now = opened + 5 * HOUR / time_divisor;
         self.send(PROPOSER, contract, &Collateral::finishCall { round })?;
         self.send(PROPOSER, contract, &Collateral::postCall { round, entry })
     }

@@ -18,7 +18,7 @@ use crate::attacks;
 use crate::boot;
 use crate::chain::{self, Operator};
 use crate::host::{Host, Service, checked};
-use crate::judge::{LinkRule, Rules, Verdict};
+use crate::judge::{LinkRule, Rules, Sightings};
 use crate::scenario::in_a_folder;
 use crate::services::{ECHO, NAME, WEB};
 use crate::simulation::LIES;
@@ -123,8 +123,8 @@ struct Findings {
     icmp_ok: bool,
     given_back: bool,
     confined: bool,
-    core: Verdict,
-    lan: Verdict,
+    core: Sightings,
+    lan: Sightings,
     accounted: Result<()>,
     warnings: Vec<String>,
 }
@@ -483,7 +483,7 @@ impl Judge {
         Ok(Self { child, lines })
     }
 
-    fn verdict(mut self) -> Result<Verdict> {
+    fn verdict(mut self) -> Result<Sightings> {
         use std::io::BufRead as _;
         drop(self.child.stdin.take());
         let mut line = String::new();

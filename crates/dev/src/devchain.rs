@@ -28,7 +28,7 @@ use openrelay_node::chain_file::ChainFile;
 use openrelay_node::clock::unix_seconds;
 use serde_json::{Value, json};
 
-use crate::approved::{BEGINS_AGO, ByRpc, HASTE, InProcess, VALIDATORS, approve};
+use crate::approved::{BEGINS_AGO, ByRpc, InProcess, TIME_DIVISOR, VALIDATORS, approve};
 use crate::devnet::temporary_dir;
 use crate::say;
 use crate::simulation::Simulation;
@@ -71,7 +71,7 @@ pub(crate) struct Options {
     mirror: Vec<String>,
     /// Divisor of the times of rounds and images
     #[arg(long, value_name = "NUMBER", requires = "network")]
-    haste: Option<u32>,
+    time_divisor: Option<u32>,
     /// Start with an approved image and collateral
     ///
     /// Validators with public keys voted for them hours ago. The simulation in this folder supplies both, and the
@@ -149,9 +149,9 @@ pub(crate) fn run(command: Command) -> Result<()> {
 
 impl Options {
     fn rules(&self) -> Rules {
-        let usual = if self.simulate.is_some() { HASTE } else { Rules::default().haste };
-        let haste = self.haste.unwrap_or(usual);
-        Rules { haste, ..Rules::default() }
+        let usual = if self.simulate.is_some() { TIME_DIVISOR } else { Rules::default().time_divisor };
+        let time_divisor = self.time_divisor.unwrap_or(usual);
+        Rules { time_divisor, ..Rules::default() }
     }
 }
 
@@ -162,7 +162,7 @@ fn network_file(network: &Network, rules: &Rules, urls: &[String], mirrors: &[St
     format!(
         "# A development chain: it proves nothing to anybody.\nchain_id = {}\ndirectory = \"{}\"\n\
          code_hash = \"{}\"\nregistry = \"{}\"\nimages = \"{}\"\nvalidators = \"{}\"\ncollateral = \"{}\"\n\
-         haste = {}\n\
+         time_divisor = {}\n\
          endpoints = [{}]\nquorum = {}\ninsecure = true\nmirrors = [{}]\nevidence = [{}]\nrefresh_s = 1\n",
         network.chain_id,
         network.directory,
@@ -171,7 +171,7 @@ fn network_file(network: &Network, rules: &Rules, urls: &[String], mirrors: &[St
         network.contracts.images,
         network.contracts.validators,
         network.contracts.collateral,
-        rules.haste,
+        rules.time_divisor,
         list(urls),
         urls.len().min(2),
         list(mirrors),
@@ -220,7 +220,7 @@ pub(crate) fn deploy(url: &str, path: &Path, mirror: &str, dir: &Path, relay: &P
     let endpoint = Endpoint::new(url);
     let chain_id = endpoint.ask_number("eth_chainId", &json!([]))?.saturating_to();
     let nonce = endpoint.ask_number("eth_getTransactionCount", &json!([KNOWN[0].0, "latest"]))?.saturating_to();
-    let rules = Rules { haste: HASTE, ..Rules::default() };
+    let rules = Rules { time_divisor: TIME_DIVISOR, ..Rules::default() };
     let (contracts, creations) = Contracts::creations(KNOWN[0].0, nonce, &rules, &committed);
     for creation in creations {
         send(&endpoint, &json!({"from": KNOWN[0].0, "data": creation}))?;

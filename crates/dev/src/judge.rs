@@ -47,7 +47,7 @@ pub(crate) struct LinkRule {
 
 /// What was seen.
 #[derive(Serialize, Deserialize, Default, Debug)]
-pub(crate) struct Verdict {
+pub(crate) struct Sightings {
     pub(crate) links: BTreeMap<String, Seen>,
     /// Bytes of UDP payload that were compared, for leg 1 and leg 2.
     pub(crate) sampled: [usize; 2],
@@ -90,7 +90,7 @@ pub(crate) fn run(rules: &Path) -> Result<()> {
     let before: Vec<u64> = rules.links.iter().map(|rule| crossed(&rule.link)).collect();
     say("ready");
     let searched = vec![0; rules.links.len()];
-    let mut watch = Watch { rules, verdict: Verdict::default(), samples: [Vec::new(), Vec::new()], searched };
+    let mut watch = Watch { rules, verdict: Sightings::default(), samples: [Vec::new(), Vec::new()], searched };
     let mut buffer = vec![0; 1 << 17];
     loop {
         let ending = over.load(Ordering::Relaxed);
@@ -133,7 +133,7 @@ fn crossed(link: &str) -> u64 {
 
 struct Watch {
     rules: Rules,
-    verdict: Verdict,
+    verdict: Sightings,
     samples: [Vec<u8>; 2],
     /// Bytes of payload that were searched on each link.
     searched: Vec<usize>,
@@ -265,7 +265,7 @@ mod tests {
         let rules = Rules { links: vec![], port: 443 };
         let mut watch = Watch {
             rules,
-            verdict: Verdict::default(),
+            verdict: Sightings::default(),
             samples: [(0..100).collect(), (90..200).collect()],
             searched: vec![],
         };

@@ -15,7 +15,7 @@ use openrelay_node::clock::{Clock, unix_minutes};
 use openrelay_node::config::{ClientFile, read};
 use openrelay_node::directory::VerifiedDirectory;
 use openrelay_node::random::OsRandom;
-use openrelay_proto::client::{Client, Event, Verdict};
+use openrelay_proto::client::{Client, DatagramEvent, Event};
 use openrelay_proto::time::Time;
 use openrelay_proto::wire::padded;
 use serde_json::{Value, json};
@@ -159,7 +159,7 @@ fn exchange(open: &mut [One], active: usize, clock: &Clock, random: &mut OsRando
         let mut buffer = [0; 2_048];
         while let Ok(len) = one.socket.recv(&mut buffer) {
             let verdict = one.client.handle_datagram(&mut buffer[..len], clock.now(), unix_minutes(), random);
-            if matches!(verdict, Verdict::Deliver { .. }) {
+            if matches!(verdict, DatagramEvent::Deliver { .. }) {
                 answered += 1;
                 break;
             }

@@ -54,9 +54,9 @@ impl LocalChain {
         Self::start_with(dir, &["--block-time", "0"])
     }
 
-    /// Starts a chain whose time passes only with transactions, and whose round times are divided by `haste`.
-    pub(crate) fn start_with_haste(dir: &Path, haste: u32) -> Result<Self> {
-        Self::start_with(dir, &["--block-time", "0", "--haste", &haste.to_string()])
+    /// Starts a chain whose time passes only with transactions, and whose round times are divided by `time_divisor`.
+    pub(crate) fn start_with_time_divisor(dir: &Path, time_divisor: u32) -> Result<Self> {
+        Self::start_with(dir, &["--block-time", "0", "--time_divisor", &time_divisor.to_string()])
     }
 
     /// Starts a chain whose time passes only with transactions and begins `seconds` seconds in the past.

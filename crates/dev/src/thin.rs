@@ -13,7 +13,7 @@ use alloy_primitives::B256;
 use anyhow::{Context as _, Result, anyhow, ensure};
 use openrelay_ledger::chain::descriptor::Descriptor;
 use openrelay_ledger::chain::set::{ChainRecord, Entry, MAX_FILE, RecordSet, write};
-use openrelay_node::chain::way::get;
+use openrelay_node::chain::transport::get;
 
 use crate::say;
 

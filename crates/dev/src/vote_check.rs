@@ -27,7 +27,7 @@ use openrelay_node::chain::journal::{Sender, sign};
 use openrelay_node::chain_file::ChainFile;
 use serde_json::json;
 
-use crate::approved::HASTE;
+use crate::approved::TIME_DIVISOR;
 use crate::local_chain::LocalChain;
 use crate::scenario::scenario;
 use crate::tiny::Tiny;
@@ -73,7 +73,7 @@ pub(crate) fn run(dir: &Path) -> Result<()> {
 ///
 /// That chain's time divisor leaves the last quarter of an hour of a round long enough to be observed.
 pub(crate) fn endless(dir: &Path) -> Result<()> {
-    let world = World::of(dir, LocalChain::start_with_haste(dir, HASTE)?)?;
+    let world = World::of(dir, LocalChain::start_with_time_divisor(dir, TIME_DIVISOR)?)?;
     let tiny = Tiny::make(&dir.join("tiny"))?;
     scenario("a validator reveals, settles and abstains in time while a build hangs or forks without end", || {
         endless::run(&world, &tiny)
@@ -87,7 +87,7 @@ pub(crate) fn shares(dir: &Path, against: Against) -> Result<()> {
 
 /// Runs the scenario of validators that fetch collateral, on its own chain.
 pub(crate) fn collateral(dir: &Path) -> Result<()> {
-    let world = World::of(dir, LocalChain::start_with_haste(dir, HASTE)?)?;
+    let world = World::of(dir, LocalChain::start_with_time_divisor(dir, TIME_DIVISOR)?)?;
     scenario("validators fetch collateral, check it against evidence, and vote for the newest that holds", || {
         collateral::run(&world)
     })
@@ -105,7 +105,7 @@ pub(crate) fn updates(dir: &Path) -> Result<()> {
 /// Makes validators on their own chain rebuild the image in the folder `built` from its source tree, and vote.
 pub(crate) fn from_source(dir: &Path, tree: &Path, built: &Path) -> Result<()> {
     // Commitments are accepted for more than an hour, because three builds take minutes each.
-    let world = World::of(dir, LocalChain::start_with_haste(dir, HASTE)?)?;
+    let world = World::of(dir, LocalChain::start_with_time_divisor(dir, TIME_DIVISOR)?)?;
     from_source::run(&world, tree, built)
 }
 

@@ -69,7 +69,7 @@ pub struct Rules {
     /// Number of families that must name a value.
     pub families: u8,
     /// Divisor of the times of rounds and images.
-    pub haste: u32,
+    pub time_divisor: u32,
     /// Number of keys that must sign a release, and the keys in ascending order.
     pub release_keys: (u8, Vec<Address>),
     /// Duration of a beacon epoch, in seconds.
@@ -87,7 +87,7 @@ impl Default for Rules {
             min_bond: TOKEN,
             deposit: TOKEN,
             families: 3,
-            haste: 7_200,
+            time_divisor: 7_200,
             release_keys: (1, vec![KNOWN[2].0]),
             epoch: 600,
         }
@@ -118,7 +118,7 @@ impl Contracts {
         let number = U256::from::<u64>;
         let [rate, min, max] = rules.rate.map(number);
         let judges = [this.images, this.collateral, this.beacon];
-        let (families, haste) = (number(rules.families.into()), number(rules.haste.into()));
+        let (families, time_divisor) = (number(rules.families.into()), number(rules.time_divisor.into()));
         let deposit = number(rules.deposit);
         let make = |name: &str, arguments: Vec<u8>| [&code(name)[..], &arguments].concat().into();
         let creations = vec![
@@ -135,9 +135,10 @@ impl Contracts {
             make("ValidatorSet", (this.token, governor, guardian, number(rules.min_bond), judges).abi_encode_params()),
             make(
                 "ImageRegistry",
-                (governor, guardian, this.validators, this.release_keys, deposit, families, haste).abi_encode_params(),
+                (governor, guardian, this.validators, this.release_keys, deposit, families, time_divisor)
+                    .abi_encode_params(),
             ),
-            make("Collateral", (this.validators, families, haste).abi_encode_params()),
+            make("Collateral", (this.validators, families, time_divisor).abi_encode_params()),
             make("Beacon", (this.validators, number(rules.epoch)).abi_encode_params()),
             make("Issuers", (this.token, governor, guardian, deposit).abi_encode_params()),
         ];

@@ -24,7 +24,7 @@ use openrelay_ledger::hex;
 use openrelay_ledger::record::Role;
 use openrelay_node::chain::journal::{SendError, Sender};
 use openrelay_node::chain::mirror::Mirror;
-use openrelay_node::chain::{Outside, Way, doubt_reading, read, read_by, read_lately};
+use openrelay_node::chain::{Direct, Transport, doubt_reading, read, read_by, read_lately};
 use openrelay_node::chain_file::ChainFile;
 use openrelay_node::directory::VerifiedDirectory;
 use openrelay_proto::handshake::Role as Hop;
@@ -53,7 +53,7 @@ fn directory(
     file: &ChainFile,
     kept: &std::path::Path,
 ) -> Result<(VerifiedDirectory, Option<String>), openrelay_node::chain::ChainError> {
-    openrelay_node::chain::directory(&Outside, file, kept, 0)
+    openrelay_node::chain::directory(&Direct, file, kept, 0)
 }
 
 /// A transport over two relays, which mirror the given files.
@@ -64,9 +64,9 @@ struct Relays {
     checkpoint: Vec<u8>,
 }
 
-impl Way for Relays {
+impl Transport for Relays {
     fn agent(&self, url: &str) -> ureq::Agent {
-        Outside.agent(url)
+        Direct.agent(url)
     }
 
     fn relays(&self) -> &[Hop] {
@@ -174,7 +174,7 @@ impl World {
             images: Some(network.contracts.images),
             validators: Some(network.contracts.validators),
             collateral: Some(network.contracts.collateral),
-            haste: 1,
+            time_divisor: 1,
             first_block: 0,
             endpoints: servers.iter().map(Server::url).collect(),
             quorum: 2,
@@ -329,7 +329,7 @@ fn evidence_from_mirrors_does_not_displace_cached_evidence() {
     let (mut kept, _) = read(&world.file, now(), 0).unwrap();
     kept.attestation = file(&[0]);
     world.file.evidence = vec![serve_bytes(file(&[256, 512]))];
-    let (reading, _) = read_by(&Outside, &world.file, (now(), 0), Some(&kept), &[]).unwrap();
+    let (reading, _) = read_by(&Direct, &world.file, (now(), 0), Some(&kept), &[]).unwrap();
     let found = AttestationFile::decode(&reading.attestation).unwrap();
     let heights: Vec<u64> = found.staples.iter().map(|staple| staple.binding.block_height).collect();
     assert_eq!(heights, [0, 512, 256]);
@@ -491,8 +491,8 @@ fn relays_of_the_circuit_serve_records_and_are_not_trusted() {
     let good = honest.records().to_vec();
     let mut tampered = good.clone();
     *tampered.last_mut().unwrap() ^= 1;
-    let read = |file: &ChainFile, way: &Relays| {
-        read_by(way, file, (now(), 0), None, &[])
+    let read = |file: &ChainFile, transport: &Relays| {
+        read_by(transport, file, (now(), 0), None, &[])
             .map(|(_, found)| found.body().relays.len())
             .map_err(|error| error.to_string())
     };
@@ -509,11 +509,11 @@ fn relays_of_the_circuit_serve_records_and_are_not_trusted() {
 fn relays_of_the_circuit_serve_signed_checkpoints() {
     let mut world = World::new("relays-checkpoint", 0);
     let signed = serve_checkpoint(&mut world, &[0, 1]);
-    let way = Relays { checkpoint: signed.encode().unwrap(), ..Relays::default() };
+    let transport = Relays { checkpoint: signed.encode().unwrap(), ..Relays::default() };
     world.fault_all(&[Fault::Down]);
     world.file.checkpoints = vec!["http://127.0.0.1:1/checkpoint".into()];
     let kept = world.folder.join("reading");
-    let (found, warning) = openrelay_node::chain::directory(&way, &world.file, &kept, 0).unwrap();
+    let (found, warning) = openrelay_node::chain::directory(&transport, &world.file, &kept, 0).unwrap();
     assert_eq!(found.directory().body().sequence, signed.signed.checkpoint.number);
     assert!(warning.unwrap().contains("signed checkpoint"));
 }
@@ -794,7 +794,7 @@ fn records_with_unchanged_root_are_not_queried_again() {
     let (older, _) = read(&world.file, now(), 0).unwrap();
     world.file.mirrors = Vec::new();
     world.mine();
-    let again = |older: &Reading| read_by(&Outside, &world.file, (now(), 0), Some(older), &[]);
+    let again = |older: &Reading| read_by(&Direct, &world.file, (now(), 0), Some(older), &[]);
     let (newer, found) = again(&older).unwrap();
     assert_eq!((newer.account.storage_root, found.body().relays.len()), (older.account.storage_root, 3));
     assert_ne!(newer.header, older.header);
@@ -812,7 +812,7 @@ fn directory_older_than_the_one_in_use_is_refused() {
     let kept = world.folder.join("reading");
     directory(&world.file, &kept).unwrap();
     let floor = world.head() + 1;
-    let older = |floor| openrelay_node::chain::directory(&Outside, &world.file, &kept, floor).map(|_| ());
+    let older = |floor| openrelay_node::chain::directory(&Direct, &world.file, &kept, floor).map(|_| ());
     assert!(
         older(floor).unwrap_err().to_string().contains("was seen before"),
         "neither endpoints nor the cache may give it"

@@ -14,7 +14,7 @@ use openrelay_ledger::chain::reading::Reading;
 use openrelay_ledger::directory::{DirectoryKey, Source};
 use openrelay_ledger::hex;
 use openrelay_node::chain::mirror::Mirror;
-use openrelay_node::chain::{ChainError, Outside, directory, kept_directory, read, voted};
+use openrelay_node::chain::{ChainError, Direct, directory, kept_directory, read, voted};
 use openrelay_node::chain_file::ChainFile;
 use openrelay_node::directory::VerifiedDirectory;
 
@@ -99,7 +99,7 @@ impl World {
     }
 
     fn directory(&self) -> Result<(VerifiedDirectory, Option<String>), ChainError> {
-        directory(&Outside, &self.file, &self.kept(), 0)
+        directory(&Direct, &self.file, &self.kept(), 0)
     }
 
     /// Returns whether the directory counts as the newest known.

@@ -11,7 +11,7 @@
 use openrelay_ledger::votes::images::{Image, Images, Proposal, State};
 use openrelay_ledger::votes::rounds::{Answer, Commitment, HOLD, Mark, Outcome};
 use openrelay_ledger::votes::set::Status;
-use openrelay_ledger::votes::{Party, Refusal};
+use openrelay_ledger::votes::{Party, Revert};
 use stateright::{Checker, Model, Property};
 
 /// The value that the source gives, and one that it does not give.
@@ -186,14 +186,14 @@ impl Network {
     }
 
     /// Returns the opening that the rival can give of its commitment.
-    fn rivals_opening(self, world: &World, round: u64) -> Result<Commitment, Refusal> {
+    fn rivals_opening(self, world: &World, round: u64) -> Result<Commitment, Revert> {
         match world.images.images[&round].round.votes.get(&self.rival()) {
             Some(Mark::Committed(what)) => Ok(Commitment { author: (round, self.rival()), ..*what }),
-            Some(_) | None => Err(Refusal::WrongMark),
+            Some(_) | None => Err(Revert::WrongMark),
         }
     }
 
-    fn apply(self, world: &mut World, action: Action) -> Result<(), Refusal> {
+    fn apply(self, world: &mut World, action: Action) -> Result<(), Revert> {
         let (now, rival) = (world.now, self.rival());
         let images = &mut world.images;
         match action {
@@ -224,7 +224,7 @@ impl Network {
                     let what = *what;
                     images.commit(rival, round, rival, what, now)
                 }
-                Some(_) | None => Err(Refusal::WrongMark),
+                Some(_) | None => Err(Revert::WrongMark),
             },
             Action::RivalReveal(round) => {
                 let what = self.rivals_opening(world, round)?;
@@ -251,7 +251,7 @@ impl Network {
             }
             Action::RivalAccuses(round) => images.accuse(rival, round, rival, now),
             Action::Tick => {
-                world.now = Self::next_moment(world).ok_or(Refusal::TooEarly)?;
+                world.now = Self::next_moment(world).ok_or(Revert::TooEarly)?;
                 Ok(())
             }
         }

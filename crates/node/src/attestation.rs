@@ -47,14 +47,14 @@ const OTHERS: usize = 128;
 
 /// Trust policy: the vendors' roots, which a program's `main` passes in, and the rules.
 #[derive(Clone, Debug)]
-pub struct Standard {
+pub struct TrustPolicy {
     /// The vendors' roots.
     pub roots: Roots,
     /// The rules.
     pub policy: Policy,
 }
 
-impl Standard {
+impl TrustPolicy {
     /// Returns the policy that clients are released with, for these roots. Simulated roots are accepted because the
     /// caller passes them in, and every result then reports the simulation.
     pub fn of(roots: Roots) -> Self {
@@ -170,7 +170,7 @@ impl AttestedRelay {
 
 /// The relays of a directory, judged by their evidence.
 #[derive(Clone, Debug)]
-pub struct Judged {
+pub struct JudgedRelays {
     /// For each relay its accepted verdicts, at least one, the newest first; or why it was refused.
     results: BTreeMap<u64, Result<Vec<Verdict>, Refusal>>,
     images: Vec<Approved>,
@@ -205,9 +205,9 @@ struct View {
     blocks: BTreeMap<u64, Block>,
 }
 
-impl Judged {
+impl JudgedRelays {
     /// Judges all relays of a directory at the time `now`, in seconds since the Unix epoch.
-    pub fn of(directory: &VerifiedDirectory, trust: &Trust, standard: &Standard, now: u64) -> Self {
+    pub fn of(directory: &VerifiedDirectory, trust: &Trust, standard: &TrustPolicy, now: u64) -> Self {
         let none = |fault: Option<String>, refusal: &Refusal| {
             let results = directory.directory().body().relays.iter();
             let results = results.map(|record| (record.relay_id, Err(refusal.clone()))).collect();
@@ -229,8 +229,8 @@ impl Judged {
             }
             Err(refusal) => return none(Some(refusal.to_string()), &Refusal::NoEvidence),
         };
-        // Whoever brings anything brings the collateral too: without that no relay can be judged.
-        let unserved = file.bundle.is_empty();
+        // Headers come from endpoints, everything else from mirrors.
+        let unserved = file.bundle.is_empty() && file.manifests.is_empty() && file.staples.is_empty();
         let mut view = View::new(reading, trust, &voted, &file);
         view.ledger.newest_known = directory.is_newest_known();
         let fault = view.bundle.is_none().then(|| {
@@ -359,9 +359,9 @@ impl View {
             floors.intel_evaluation = floors.intel_evaluation.max(voted.intel_floor);
             floors
         });
-        let haste = trust.contracts.map_or(1, |contracts| contracts.haste.into());
+        let time_divisor = trust.contracts.map_or(1, |contracts| contracts.time_divisor.into());
         let signed = signed(&voted.images, trust, file);
-        let images = approved(&voted.images, haste, &signed, file, time.unwrap_or(0));
+        let images = approved(&voted.images, time_divisor, &signed, file, time.unwrap_or(0));
         let ledger = LedgerView {
             network: Some(trust.network_id()),
             time,
@@ -381,7 +381,7 @@ impl View {
         &self,
         record: &Record,
         mut own: Vec<&'a Staple>,
-        standard: &Standard,
+        standard: &TrustPolicy,
         now: u64,
     ) -> Result<Vec<(Verdict, &'a Staple)>, Refusal> {
         // Evidence for the relay's current key comes first: if the relay is refused, that evidence gives the reason.
@@ -431,7 +431,7 @@ impl View {
 /// the newer version is returned, with the combined state of both.
 pub(crate) fn approved(
     voted: &[VotedImage],
-    haste: u64,
+    time_divisor: u64,
     signed: &[Signed],
     file: &AttestationFile,
     time: u64,
@@ -441,7 +441,7 @@ pub(crate) fn approved(
     let of_vote = |image: &VotedImage| {
         let found = manifests.iter().find(|(manifest, hash)| image_value(manifest.image.into(), *hash) == image.value);
         let (manifest, _) = found?;
-        let state = image_state(image.state(voted, time, haste));
+        let state = image_state(image.state(voted, time, time_divisor));
         let measurements = manifest.shapes.iter().map(|shape| shape.measurement.clone()).collect();
         let (hash, advisories) = (manifest.image, manifest.advisories.clone());
         let firmware_generation = manifest.firmware_generation;
@@ -486,14 +486,19 @@ const fn image_state(state: State) -> ImageState {
 
 /// Returns the state of the client program with this hash among these packages; `None` if it is not one of them. The
 /// manifest of a package follows from hash and version, so no mirror is asked for it.
-pub(crate) fn program_state(program: [u8; 32], voted: &[VotedImage], haste: u64, time: u64) -> Option<ImageState> {
+pub(crate) fn program_state(
+    program: [u8; 32],
+    voted: &[VotedImage],
+    time_divisor: u64,
+    time: u64,
+) -> Option<ImageState> {
     let is_it = |package: &&VotedImage| {
         let (kind, version, image) = (CLIENT_PACKAGE, package.version, program);
         let (firmware_generation, shapes, advisories) = (None, Vec::new(), Vec::new());
         let manifest = Manifest { kind, version, firmware_generation, image, shapes, advisories };
         image_value(image.into(), sha256(&manifest.encode())) == package.value
     };
-    ImageState::of_all(voted.iter().filter(is_it).map(|package| image_state(package.state(voted, time, haste))))
+    ImageState::of_all(voted.iter().filter(is_it).map(|package| image_state(package.state(voted, time, time_divisor))))
 }
 
 /// A statement, and the address of the key that signed it.
@@ -565,7 +570,7 @@ pub(crate) mod tests {
         let path = std::env::temp_dir().join(format!("openrelay-policy-{}", std::process::id()));
         let read = |text: &str| {
             std::fs::write(&path, text).unwrap();
-            Standard::of(Roots::genuine()).with_file(&path, Vec::new())
+            TrustPolicy::of(Roots::genuine()).with_file(&path, Vec::new())
         };
         for (text, words) in [
             ("platforms = []", "platforms: is empty"),
@@ -672,7 +677,7 @@ pub(crate) mod tests {
     #[test]
     fn only_accepted_evidence_is_cached() {
         let statement = |byte| Statement { round: 1, signature: [byte; 65] };
-        let judged = Judged {
+        let judged = JudgedRelays {
             results: [(1, Ok(Vec::new())), (2, Err(Refusal::NoView("the collateral"))), (4, Ok(Vec::new()))].into(),
             images: Vec::new(),
             policy: Policy::default(),
@@ -691,7 +696,7 @@ pub(crate) mod tests {
         judged.keep_believed(&mut file);
         assert_eq!((file.statements.len(), file.statements[0]), (1 + OTHERS, statement(7)));
         // If nothing could be judged, no statement is removed.
-        let blind = Judged { fault: Some("no proof".into()), ..judged };
+        let blind = JudgedRelays { fault: Some("no proof".into()), ..judged };
         file.statements = vec![statement(6); 300];
         blind.keep_believed(&mut file);
         assert_eq!(file.statements.len(), 300);

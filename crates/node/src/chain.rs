@@ -17,13 +17,13 @@ pub mod read;
 mod records;
 mod sources;
 mod staples;
+pub mod transport;
 mod voted;
-pub mod way;
 
 pub use endpoint::{Endpoint, EndpointError};
 pub use read::{ChainError, hashes_at, read, read_by};
+pub use transport::{Direct, Transport};
 pub use voted::voted;
-pub use way::{Outside, Way};
 
 use std::path::{Path, PathBuf};
 
@@ -32,7 +32,7 @@ use openrelay_attest::verdict::Staple;
 use openrelay_ledger::chain::reading::{MAX_AGE, MAX_READING, Reading, ReadingError};
 use openrelay_ledger::directory::Source;
 
-use crate::attestation::Judged;
+use crate::attestation::JudgedRelays;
 use crate::chain_file::ChainFile;
 use crate::clock::unix_seconds;
 use crate::directory::{VerifiedDirectory, replace};
@@ -50,7 +50,7 @@ use crate::random::OsRandom;
 /// [`ChainError`] of the attempt to read the newest block, if no fallback is usable; at a first start, of the missing
 /// checkpoint.
 pub fn directory(
-    way: &dyn Way,
+    transport: &dyn Transport,
     file: &ChainFile,
     kept: &Path,
     floor: u64,
@@ -63,11 +63,11 @@ pub fn directory(
     let mut seen = seen.map_or(0, |seen| seen.body().sequence).max(floor);
     let mut signed = None;
     if last.is_none() && floor == 0 && !file.checkpoints.is_empty() {
-        let first = checkpoint::fetch(way, file, unix_seconds(), 0)?;
+        let first = checkpoint::fetch(transport, file, unix_seconds(), 0)?;
         seen = first.checkpoint.number;
         signed = Some(first);
     }
-    let error = match read::read_noting(way, file, (unix_seconds(), seen), last.as_ref(), &[]) {
+    let error = match read::read_noting(transport, file, (unix_seconds(), seen), last.as_ref(), &[]) {
         Ok((reading, directory, mut faults)) => {
             faults.extend(keep(kept, &reading));
             note_reading(kept);
@@ -79,9 +79,9 @@ pub fn directory(
     };
     // Endpoints may show a newer block without proving it. Evidence is then accepted against an older directory for a
     // shorter time.
-    let newest = newest::learn(way, file, kept, &error);
+    let newest = newest::learn(transport, file, kept, &error);
     if signed.is_none() && file.checkpoint_quorum > 0 {
-        signed = checkpoint::fetch(way, file, unix_seconds(), seen).ok();
+        signed = checkpoint::fetch(transport, file, unix_seconds(), seen).ok();
     }
     if let Some(mut signed) = signed {
         if let Some(last) = &last {
@@ -91,14 +91,14 @@ pub fn directory(
         let age = unix_seconds().saturating_sub(signed.checkpoint.timestamp);
         let warning = format!("using the directory of a signed checkpoint, which is {age} s old: {error}");
         let found = VerifiedDirectory::of_proven(signed.directory, signed.reading);
-        let found = completed(way, file, found, last.as_ref());
+        let found = completed(transport, file, found, last.as_ref());
         let unkept = found.reading().and_then(|reading| keep(kept, reading));
         let unkept = unkept.map(|why| format!("; {why}")).unwrap_or_default();
         return Ok((found.as_newest_of(newest), Some(warning + &unkept)));
     }
     match old {
         Some(Ok(old)) => {
-            let old = completed(way, file, old, None);
+            let old = completed(transport, file, old, None);
             let age = unix_seconds().saturating_sub(old.directory().body().issued);
             let warning = format!("using the cached directory, which is {age} s old: {error}");
             Ok((old.as_newest_of(newest), Some(warning)))
@@ -110,7 +110,7 @@ pub fn directory(
 
 /// Returns the directory with its missing descriptors filled in, as far as sources or an older reading have them.
 fn completed(
-    way: &dyn Way,
+    transport: &dyn Transport,
     file: &ChainFile,
     directory: VerifiedDirectory,
     older: Option<&Reading>,
@@ -119,7 +119,7 @@ fn completed(
     let earlier: Vec<&[u8]> =
         [Some(reading), older].into_iter().flatten().map(|reading| &reading.records[..]).collect();
     let root = reading.account.storage_root;
-    let gathered = records::gather(way, file, root, &earlier, &mut OsRandom::default());
+    let gathered = records::gather(transport, file, root, &earlier, &mut OsRandom::default());
     let filled = gathered.ok().map(|records| Reading { records, ..reading.clone() });
     let filled = filled.and_then(|reading| {
         // Everything but the descriptors was verified just now.
@@ -190,7 +190,7 @@ fn keep(kept: &Path, reading: &Reading) -> Option<String> {
 /// Reduces the evidence in the cached file to what was accepted, if the file belongs to this directory. Relays
 /// without accepted evidence keep all of theirs. Evidence that mirrors bring later therefore cannot displace accepted
 /// evidence. Returns a warning when the file cannot be written.
-pub fn keep_believed(kept: &Path, directory: &VerifiedDirectory, judged: &Judged) -> Option<String> {
+pub fn keep_believed(kept: &Path, directory: &VerifiedDirectory, judged: &JudgedRelays) -> Option<String> {
     let mut reading = read_kept(kept).filter(|reading| Some(reading) == directory.reading())?;
     let mut file = AttestationFile::decode(&reading.attestation).ok()?;
     judged.keep_believed(&mut file);

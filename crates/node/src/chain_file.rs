@@ -33,8 +33,8 @@ pub struct ChainFile {
     #[serde(default)]
     pub collateral: Option<Address>,
     /// Divisor of the time limits of image votes: 1, more on development networks.
-    #[serde(default = "default_haste")]
-    pub haste: u32,
+    #[serde(default = "default_time_divisor", alias = "haste")]
+    pub time_divisor: u32,
     /// The contract of the validators and their bonds. Validators pay their bond to this address, so it is never
     /// taken from an endpoint.
     #[serde(default)]
@@ -77,7 +77,7 @@ pub struct ChainFile {
     pub refresh_s: u64,
 }
 
-fn default_haste() -> u32 {
+fn default_time_divisor() -> u32 {
     1
 }
 
@@ -111,8 +111,8 @@ impl ChainFile {
                 return Err(key_fault(path, key, why));
             }
         }
-        if file.haste == 0 {
-            return Err(key_fault(path, "haste", "must be at least 1"));
+        if file.time_divisor == 0 {
+            return Err(key_fault(path, "time_divisor", "must be at least 1"));
         }
         if let Some(key) = file.checkpoint_keys.iter().find(|key| hex::decode::<32>(key).is_none()) {
             return Err(key_fault(path, "checkpoint_keys", format!("{key:?} must be 64 hexadecimal digits")));
@@ -170,7 +170,8 @@ impl ChainFile {
     /// Returns what readings of this chain are verified against.
     pub fn trust(&self) -> Trust {
         let contracts = self.images.zip(self.collateral);
-        let contracts = contracts.map(|(images, collateral)| Contracts { images, collateral, haste: self.haste });
+        let contracts =
+            contracts.map(|(images, collateral)| Contracts { images, collateral, time_divisor: self.time_divisor });
         Trust { chain_id: self.chain_id, directory: self.directory, code_hash: self.code_hash, contracts }
     }
 }

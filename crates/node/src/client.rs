@@ -33,8 +33,8 @@ use openrelay_sys::net::Netlink;
 use openrelay_sys::tun::Tun;
 use openrelay_sys::udp::UdpSocket;
 
-use crate::attestation::{Judged, Standard};
-use crate::chain::{ChainError, Outside};
+use crate::attestation::{JudgedRelays, TrustPolicy};
+use crate::chain::{ChainError, Direct};
 use crate::chain_file::ChainFile;
 use crate::circuit::{self, Hop, Hops, OpenConsent, OpenError, OwnRelays};
 use crate::clock::{Clock, unix_seconds};
@@ -101,7 +101,7 @@ pub struct Options {
     /// Where changes to the host are recorded, so that they can be restored.
     pub folders: Folders,
     /// Trust policy, before the policy file of the configuration is applied.
-    pub standard: Standard,
+    pub standard: TrustPolicy,
 }
 
 /// Status of a connected client.
@@ -170,7 +170,7 @@ pub(crate) struct Shared {
 }
 
 /// Everything that is chosen before anything is changed.
-struct Plan {
+struct CircuitPlan {
     file: ClientFile,
     directory: VerifiedDirectory,
     hops: Hops,
@@ -181,7 +181,7 @@ struct Plan {
     chosen: Vec<Record>,
     chain: Option<ChainFile>,
     attested: Vec<AttestedHop>,
-    trusted: Option<(Judged, Standard)>,
+    trusted: Option<(JudgedRelays, TrustPolicy)>,
     memory: Memory,
     warning: Option<String>,
 }
@@ -413,7 +413,7 @@ impl Drop for Connection {
 
 /// Reads the configuration, verifies the directory, judges its relays and chooses the hops. Changes nothing on the
 /// host.
-fn choose(path: &Path, options: &Options) -> Result<Plan, ConnectError> {
+fn choose(path: &Path, options: &Options) -> Result<CircuitPlan, ConnectError> {
     let file: ClientFile = read(path)?;
     check_device(path, &file.device)?;
     let origin = file.origin(path)?;
@@ -472,7 +472,7 @@ fn choose(path: &Path, options: &Options) -> Result<Plan, ConnectError> {
         Judge::Evidence(trusted) => Some(*trusted),
         Judge::Own(_) => None,
     };
-    Ok(Plan {
+    Ok(CircuitPlan {
         file,
         directory,
         hops,
@@ -496,7 +496,7 @@ enum Judge {
     /// The user states that all relays are their own.
     Own(OwnRelays),
     /// Verdicts on the relays' evidence, with the policy behind them.
-    Evidence(Box<(Judged, Standard)>),
+    Evidence(Box<(JudgedRelays, TrustPolicy)>),
 }
 
 impl Judge {
@@ -519,7 +519,7 @@ impl Judge {
             }
             Origin::Chain(chain) => {
                 let standard = standard_of(path, file, options)?;
-                let judged = Judged::of(directory, &chain.trust(), &standard, unix_seconds());
+                let judged = JudgedRelays::of(directory, &chain.trust(), &standard, unix_seconds());
                 // Caching the directory has already given a warning if files cannot be written.
                 let _ = crate::chain::keep_believed(&kept_of(chain, &options.folders.state), directory, &judged);
                 Ok(Self::Evidence(Box::new((judged, standard))))
@@ -624,7 +624,7 @@ impl Judge {
 }
 
 /// Returns the verdict on a relay, if the relay was accepted.
-pub fn attested_hop(judged: &Judged, relay_id: u64) -> Option<AttestedHop> {
+pub fn attested_hop(judged: &JudgedRelays, relay_id: u64) -> Option<AttestedHop> {
     let verdict = judged.verdict(relay_id).ok()?.clone();
     let approved = judged.image(&verdict)?;
     Some(AttestedHop { relay_id, verdict, round: approved.round, rebuilt_by: approved.image.rebuilt_by.clone() })
@@ -636,7 +636,7 @@ pub fn rebuilt_images(state: &Path) -> PathBuf {
 }
 
 /// Returns the trust policy that the configuration sets.
-fn standard_of(path: &Path, file: &ClientFile, options: &Options) -> Result<Standard, ConnectError> {
+fn standard_of(path: &Path, file: &ClientFile, options: &Options) -> Result<TrustPolicy, ConnectError> {
     let standard = options.standard.clone();
     let Some(policy) = &file.policy else { return Ok(standard) };
     let rebuilt = fs::read_to_string(rebuilt_images(&options.folders.state)).unwrap_or_default();
@@ -648,7 +648,7 @@ fn standard_of(path: &Path, file: &ClientFile, options: &Options) -> Result<Stan
 ///
 /// # Errors
 /// [`ConnectError`] if the configuration or its policy file cannot be read or is malformed.
-pub fn standard_for(path: &Path, options: &Options) -> Result<Standard, ConnectError> {
+pub fn standard_for(path: &Path, options: &Options) -> Result<TrustPolicy, ConnectError> {
     standard_of(path, &read(path)?, options)
 }
 
@@ -661,7 +661,7 @@ pub fn judged_of(
     path: &Path,
     directory: &VerifiedDirectory,
     options: &Options,
-) -> Result<Option<Judged>, ConnectError> {
+) -> Result<Option<JudgedRelays>, ConnectError> {
     let file: ClientFile = read(path)?;
     match Judge::of(path, &file, &file.origin(path)?, directory, options)? {
         Judge::Own(_) => Ok(None),
@@ -706,7 +706,7 @@ fn look_up(origin: &Origin, state: &Path) -> Result<(VerifiedDirectory, Memory, 
         }
         Origin::Chain(chain) => {
             let memory = Memory::of(state, &chain.trust().network_id());
-            let (directory, warning) = crate::chain::directory(&Outside, chain, &memory.reading, 0)?;
+            let (directory, warning) = crate::chain::directory(&Direct, chain, &memory.reading, 0)?;
             Ok((directory, memory, warning))
         }
     }

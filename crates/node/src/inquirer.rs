@@ -94,14 +94,14 @@ impl Ask for Network<'_> {
 }
 
 /// Asks relays of a directory one after the other, and remembers which ingresses answer.
-pub struct Inquirer<'a> {
+pub struct EvidenceClient<'a> {
     directory: &'a VerifiedDirectory,
     /// Digests of the evidence that ingresses have shown; egresses are asked through them. `None` for an ingress that
     /// was silent.
     ingresses: BTreeMap<u64, Option<EvidenceDigest>>,
 }
 
-impl<'a> Inquirer<'a> {
+impl<'a> EvidenceClient<'a> {
     /// Returns an inquirer that has asked no relay yet.
     pub fn new(directory: &'a VerifiedDirectory) -> Self {
         Self { directory, ingresses: BTreeMap::new() }

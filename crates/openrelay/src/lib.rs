@@ -26,7 +26,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use openrelay_attest::Roots;
-use openrelay_node::attestation::Standard;
+use openrelay_node::attestation::TrustPolicy;
 
 #[derive(Parser)]
 #[command(
@@ -580,7 +580,7 @@ enum SelfhostCommand {
 /// What a program trusts, and which relay it starts.
 #[derive(Clone, Debug)]
 pub(crate) struct Program {
-    pub(crate) standard: Standard,
+    pub(crate) standard: TrustPolicy,
 }
 
 impl Program {
@@ -592,13 +592,13 @@ impl Program {
 
 /// Runs the command that the arguments name, trusting the vendors behind `roots`.
 pub fn main(roots: Roots) -> ExitCode {
-    let program = Program { standard: Standard::of(roots) };
+    let program = Program { standard: TrustPolicy::of(roots) };
     let result = match Cli::parse().command {
         Command::Up(arguments) => up::run(&program, &arguments),
         Command::Down => up::down(),
         Command::Status { json } => status::run(json),
         Command::Selfhost { command: SelfhostCommand::Init { out, ingress, egress, dns, days } } => {
-            selfhost::init(&selfhost::Plan { out, ingress, egress, dns, days })
+            selfhost::init(&selfhost::NetworkPlan { out, ingress, egress, dns, days })
         }
         Command::Selfhost { command: SelfhostCommand::Renew { dir, remove, days } } => {
             selfhost::renew(&dir, &remove, days)

@@ -13,7 +13,7 @@ use openrelay_ledger::chain::reading::MAX_LAG;
 use openrelay_ledger::chain::registry::{RelayRegistry, Token};
 use openrelay_ledger::chain::set::{RecordSet, Status};
 use openrelay_ledger::record::Role;
-use openrelay_node::attestation::Judged;
+use openrelay_node::attestation::JudgedRelays;
 use openrelay_node::chain::Endpoint;
 use openrelay_node::chain::journal::{Receipt, Sender};
 use openrelay_node::chain_file::ChainFile;
@@ -26,7 +26,7 @@ use crate::failure::Failure;
 use crate::ledger::{DEVELOPMENT, ask, faucet};
 use crate::{Program, RelayCommand, keystore, say, talk};
 use agent::{Place, publish, relay_program, serve};
-use folder::{CHAIN, Folder, KEY, NUMBER, OPERATOR, Plan, RELAY, to_toml, write_relay_config};
+use folder::{CHAIN, Folder, KEY, NUMBER, OPERATOR, RELAY, RelayPlan, to_toml, write_relay_config};
 
 const REGISTER: &str = "register the relay";
 const DRAIN: &str = "drain";
@@ -36,7 +36,7 @@ const GAS_FUNDS: u64 = 10_000_000_000_000_000;
 pub(crate) fn run(program: &Program, command: &RelayCommand) -> Result<(), Failure> {
     match command {
         RelayCommand::Init { dir, chain, role, endpoint, advertised, withdrawal, family, image, password_file } => {
-            let plan = Plan {
+            let plan = RelayPlan {
                 role: if role == "ingress" { Role::Ingress } else { Role::Egress },
                 endpoints: endpoint.clone(),
                 advertised_mbit: *advertised,
@@ -76,7 +76,7 @@ pub(crate) fn run(program: &Program, command: &RelayCommand) -> Result<(), Failu
     }
 }
 
-fn init(dir: &Path, chain: &Path, plan: Plan, password_file: Option<&Path>) -> Result<(), Failure> {
+fn init(dir: &Path, chain: &Path, plan: RelayPlan, password_file: Option<&Path>) -> Result<(), Failure> {
     let loaded = ChainFile::load(chain).map_err(Failure::plain)?;
     if dir.join(KEY).exists() {
         return Err(Failure::plain(format!("{} already exists; nothing was changed", dir.join(KEY).display())));
@@ -326,7 +326,7 @@ fn status(program: &Program, dir: &Path) -> Result<(), Failure> {
     if let Some(own) = directory.directory().relay(relay_id) {
         say(&format!("listed         handshake key {} epoch {}", own.handshake_key, own.key_epoch));
         // As clients judge it, by the policy that they are released with.
-        let judged = Judged::of(&directory, &folder.chain.trust(), &program.standard, now);
+        let judged = JudgedRelays::of(&directory, &folder.chain.trust(), &program.standard, now);
         match (judged.verdict(relay_id), judged.fault()) {
             (Ok(verdict), _) => say(&format!(
                 "evidence       {}{} with the image {}, {}",

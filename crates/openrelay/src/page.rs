@@ -12,7 +12,7 @@ use openrelay_attest::{Facts, Refusal};
 use openrelay_ledger::directory::Source;
 use openrelay_ledger::hex;
 use openrelay_ledger::record::{Record, Role};
-use openrelay_node::attestation::Judged;
+use openrelay_node::attestation::JudgedRelays;
 use openrelay_node::client::{AttestedHop, Options, attested_hop, judged_of};
 use openrelay_node::clock::unix_seconds;
 use openrelay_node::directory::VerifiedDirectory;
@@ -28,7 +28,7 @@ pub(crate) fn judge(
     program: &Program,
     config: &Path,
     directory: &VerifiedDirectory,
-) -> Result<Option<Judged>, Failure> {
+) -> Result<Option<JudgedRelays>, Failure> {
     let options = Options { one_hop: false, folders: folders(), standard: program.standard.clone() };
     Ok(judged_of(config, directory, &options)?)
 }
@@ -106,7 +106,7 @@ pub(crate) fn verify(program: &Program, config: &Path, relay: Option<u64>, as_js
     }
 }
 
-fn list(directory: &VerifiedDirectory, judged: Option<&Judged>, as_json: bool) {
+fn list(directory: &VerifiedDirectory, judged: Option<&JudgedRelays>, as_json: bool) {
     let relays = &directory.directory().body().relays;
     if as_json {
         let relays: Vec<Value> = relays.iter().map(|record| relay_json(record, judged)).collect();
@@ -128,17 +128,17 @@ fn list(directory: &VerifiedDirectory, judged: Option<&Judged>, as_json: bool) {
     say_fault(judged);
 }
 
-fn whole_json(relays: Vec<Value>, judged: Option<&Judged>) -> String {
-    json!({"schema": "openrelay.verify/1", "relays": relays, "fault": judged.and_then(Judged::fault)}).to_string()
+fn whole_json(relays: Vec<Value>, judged: Option<&JudgedRelays>) -> String {
+    json!({"schema": "openrelay.verify/1", "relays": relays, "fault": judged.and_then(JudgedRelays::fault)}).to_string()
 }
 
-fn say_fault(judged: Option<&Judged>) {
-    if let Some(fault) = judged.and_then(Judged::fault) {
+fn say_fault(judged: Option<&JudgedRelays>) {
+    if let Some(fault) = judged.and_then(JudgedRelays::fault) {
         say(&format!("no relay can be verified: {fault}"));
     }
 }
 
-fn relay_json(record: &Record, judged: Option<&Judged>) -> Value {
+fn relay_json(record: &Record, judged: Option<&JudgedRelays>) -> Value {
     let found = judged.and_then(|judged| attested_hop(judged, record.relay_id));
     let refusal = judged.and_then(|judged| judged.verdict(record.relay_id).err());
     json!({
@@ -207,7 +207,7 @@ fn firmware(facts: &Facts) -> String {
 }
 
 /// Prints the page of one relay after its record.
-fn tell(directory: &VerifiedDirectory, judged: &Judged, relay_id: u64) {
+fn tell(directory: &VerifiedDirectory, judged: &JudgedRelays, relay_id: u64) {
     if let Err(refusal) = judged.verdict(relay_id) {
         say(&format!("evidence       REFUSED [{}]: {refusal}", refusal.code()));
         say(&format!("               {}", refusal.next_step()));
@@ -263,7 +263,7 @@ fn tell(directory: &VerifiedDirectory, judged: &Judged, relay_id: u64) {
 }
 
 /// Returns a line with the other relays that are refused.
-fn others(judged: &Judged, relay_id: u64) -> String {
+fn others(judged: &JudgedRelays, relay_id: u64) -> String {
     let others: Vec<(u64, &Refusal)> = judged.refused().filter(|(other, _)| *other != relay_id).collect();
     if others.is_empty() {
         return "refused        no other relay".into();

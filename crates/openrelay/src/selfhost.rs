@@ -26,7 +26,7 @@ const DIRECTORY: &str = "directory.signed";
 const KEY: &str = "directory.key";
 
 /// What `init` writes, and where.
-pub(crate) struct Plan {
+pub(crate) struct NetworkPlan {
     pub(crate) out: PathBuf,
     pub(crate) ingress: Vec<String>,
     pub(crate) egress: Vec<String>,
@@ -41,7 +41,7 @@ struct Relay {
 }
 
 /// Writes all files of a new network. Refuses a folder that is not empty.
-pub(crate) fn init(plan: &Plan) -> Result<(), Failure> {
+pub(crate) fn init(plan: &NetworkPlan) -> Result<(), Failure> {
     if fs::read_dir(&plan.out).is_ok_and(|mut entries| entries.next().is_some()) {
         let shown = plan.out.display();
         return Err(Failure::plain(format!("{shown} is not empty and may hold keys; choose another folder")));
@@ -139,7 +139,7 @@ fn relay(role: Role, number: u32, relay_id: u64, host: &str, random: &mut OsRand
     Ok(Relay { name: format!("{role}-{number}"), record, secret })
 }
 
-fn write_all(plan: &Plan, relays: &[Relay], key: &DirectoryKey, directory: &[u8]) -> Result<(), Failure> {
+fn write_all(plan: &NetworkPlan, relays: &[Relay], key: &DirectoryKey, directory: &[u8]) -> Result<(), Failure> {
     let public = hex::encode(&key.public());
     folder(&plan.out)?;
     write(&plan.out.join(DIRECTORY), directory, 0o644)?;
@@ -214,7 +214,7 @@ fn client_toml(dns: &[IpAddr], directory_key: &str) -> String {
     )
 }
 
-fn explain(plan: &Plan, relays: &[Relay]) {
+fn explain(plan: &NetworkPlan, relays: &[Relay]) {
     let out = plan.out.display();
     say(&format!("{out}/directory.signed"));
     for relay in relays {

@@ -44,7 +44,7 @@ const GAS_FUNDS: u64 = 10_000_000_000_000_000;
 /// The operator's settings for the validator.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Plan {
+struct ValidatorPlan {
     withdrawal: Address,
     /// The family that it belongs to; without one it forms its own family.
     #[serde(default)]
@@ -56,7 +56,7 @@ struct Plan {
 /// A validator's folder, and the addresses of the contracts.
 struct Folder {
     path: PathBuf,
-    plan: Plan,
+    plan: ValidatorPlan,
     chain: ChainFile,
     images: Address,
     validators: Address,
@@ -71,7 +71,7 @@ struct Standing {
 pub(crate) fn run(program: &Program, command: &ValidatorCommand) -> Result<(), Failure> {
     match command {
         ValidatorCommand::Init { dir, chain, withdrawal, family, bond, password_file } => {
-            let plan = Plan { withdrawal: *withdrawal, family: *family, bond: *bond };
+            let plan = ValidatorPlan { withdrawal: *withdrawal, family: *family, bond: *bond };
             init(dir, chain, &plan, password_file.as_deref())
         }
         ValidatorCommand::Bond { dir, password_file } => bond(&Folder::open(dir)?, password_file.as_deref()),
@@ -90,7 +90,7 @@ pub(crate) fn run(program: &Program, command: &ValidatorCommand) -> Result<(), F
 
 impl Folder {
     fn open(path: &Path) -> Result<Self, Failure> {
-        let plan: Plan = read(&path.join(PLAN)).map_err(Failure::plain)?;
+        let plan: ValidatorPlan = read(&path.join(PLAN)).map_err(Failure::plain)?;
         let chain = ChainFile::load(&path.join(CHAIN)).map_err(Failure::plain)?;
         let (images, validators) = contracts(&chain, &path.join(CHAIN))?;
         Ok(Self { path: path.to_owned(), plan, chain, images, validators })
@@ -137,7 +137,7 @@ fn contracts(chain: &ChainFile, path: &Path) -> Result<(Address, Address), Failu
     chain.images.zip(chain.validators).ok_or_else(|| Failure::plain(missing()))
 }
 
-fn init(dir: &Path, chain: &Path, plan: &Plan, password_file: Option<&Path>) -> Result<(), Failure> {
+fn init(dir: &Path, chain: &Path, plan: &ValidatorPlan, password_file: Option<&Path>) -> Result<(), Failure> {
     contracts(&ChainFile::load(chain).map_err(Failure::plain)?, chain)?;
     if dir.join(KEY).exists() {
         return Err(Failure::plain(format!("{} already exists; nothing was changed", dir.join(KEY).display())));
@@ -164,7 +164,7 @@ fn init(dir: &Path, chain: &Path, plan: &Plan, password_file: Option<&Path>) -> 
     Ok(())
 }
 
-fn to_toml(plan: &Plan) -> String {
+fn to_toml(plan: &ValidatorPlan) -> String {
     let family = plan.family.map(|family| format!("family = \"{family}\"\n")).unwrap_or_default();
     format!(
         "# Settings of the validator; the bond is in the token's smallest unit.\n\

@@ -20,7 +20,7 @@ use std::time::Duration;
 use crate::drops::DropReason;
 use crate::handshake::{Responder, Role};
 use crate::ip::{CLIENT_V4, CLIENT_V6, Packet, tcp};
-use crate::message::{Evidence, EvidenceDigest, Message, MirrorFile, Refusal, Token};
+use crate::message::{CircuitRefusal, Evidence, EvidenceDigest, Message, MirrorFile, Token};
 use crate::random::{Random, array};
 use crate::session::frame;
 use crate::suite::Suites;
@@ -70,7 +70,7 @@ pub struct ClientConfig {
 
 /// The outcome of a received datagram.
 #[derive(Debug)]
-pub enum Verdict {
+pub enum DatagramEvent {
     /// The client has handled it; nothing is left to do.
     Consumed,
     /// It holds an inner packet for the tunnel device.
@@ -107,7 +107,7 @@ pub enum Failure {
     /// The egress does not answer.
     EgressSilent,
     /// The ingress refused the circuit.
-    Refused(Refusal),
+    Refused(CircuitRefusal),
     /// This relay has evidence other than the accepted evidence; [`Client::take_shown`] returns it.
     OtherEvidence(Role),
     /// A relay violated the protocol.
@@ -277,7 +277,7 @@ impl Client {
         now: Time,
         minutes: u32,
         random: &mut dyn Random,
-    ) -> Verdict {
+    ) -> DatagramEvent {
         let result = match &mut self.outer {
             None => self.handle_inner(datagram, 0, datagram.len(), now, random),
             Some(outer) => match outer.handle(datagram, now, random) {
@@ -295,18 +295,18 @@ impl Client {
                 Ok(Incoming::Control) => {
                     self.unanswered = None;
                     self.converse_outer(now, minutes, random);
-                    Ok(Verdict::Consumed)
+                    Ok(DatagramEvent::Consumed)
                 }
                 Ok(Incoming::Known) => {
                     self.ask_for_circuit();
-                    Ok(Verdict::Consumed)
+                    Ok(DatagramEvent::Consumed)
                 }
                 Ok(Incoming::Packet { .. }) => Err(DropReason::BadFrame),
-                Ok(Incoming::ProbeAck | Incoming::Nothing) => Ok(Verdict::Consumed),
+                Ok(Incoming::ProbeAck | Incoming::Nothing) => Ok(DatagramEvent::Consumed),
             },
         };
         self.pump(now);
-        result.unwrap_or_else(Verdict::Dropped)
+        result.unwrap_or_else(DatagramEvent::Dropped)
     }
 
     fn handle_inner(
@@ -316,7 +316,7 @@ impl Client {
         end: usize,
         now: Time,
         random: &mut dyn Random,
-    ) -> Result<Verdict, DropReason> {
+    ) -> Result<DatagramEvent, DropReason> {
         let slice = datagram.get_mut(start..end).ok_or(DropReason::BadFrame)?;
         let incoming = self.inner.handle(slice, now, random)?;
         self.unanswered = None;
@@ -335,16 +335,16 @@ impl Client {
                     return Err(DropReason::BadPacket);
                 }
                 tcp::clamp_mss(&packet, bytes, self.pmtu.confirmed(), partial);
-                Ok(Verdict::Deliver { offset, packet, partial })
+                Ok(DatagramEvent::Deliver { offset, packet, partial })
             }
             Incoming::Forward => Err(DropReason::BadFrame),
             Incoming::Control => {
                 self.converse_inner(now, random);
-                Ok(Verdict::Consumed)
+                Ok(DatagramEvent::Consumed)
             }
             Incoming::Known => {
                 self.ask_for_admission();
-                Ok(Verdict::Consumed)
+                Ok(DatagramEvent::Consumed)
             }
             Incoming::ProbeAck => {
                 let slice = datagram.get(start..end).ok_or(DropReason::BadFrame)?;
@@ -354,9 +354,9 @@ impl Client {
                     self.pmtu.acknowledged(nonce, body.len() - 1, now);
                     self.note_mtu(before, now);
                 }
-                Ok(Verdict::Consumed)
+                Ok(DatagramEvent::Consumed)
             }
-            Incoming::Nothing => Ok(Verdict::Consumed),
+            Incoming::Nothing => Ok(DatagramEvent::Consumed),
         }
     }
 

@@ -48,7 +48,7 @@ pub enum Message {
         /// Number of the request.
         request: u32,
         /// The reason.
-        reason: Refusal,
+        reason: CircuitRefusal,
     },
     /// 0x13, either way: the circuit is closed.
     CircuitClose {
@@ -159,7 +159,7 @@ pub enum Admission {
 
 /// The reason why a circuit was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Refusal {
+pub enum CircuitRefusal {
     /// The ingress' directory has no egress with this number.
     UnknownRelay,
     /// The ingress was asked for a circuit to itself.
@@ -229,7 +229,7 @@ impl Message {
             },
             0x11 => Self::CircuitOpened { request: number(body, 0)?, tag: number(body, 4)? },
             0x12 => {
-                let reason = body.get(4).copied().and_then(Refusal::parse).ok_or(Malformed)?;
+                let reason = body.get(4).copied().and_then(CircuitRefusal::parse).ok_or(Malformed)?;
                 Self::CircuitRefused { request: number(body, 0)?, reason }
             }
             0x13 => Self::CircuitClose { tag: number(body, 0)? },
@@ -292,7 +292,7 @@ impl MirrorPiece {
     }
 }
 
-impl Refusal {
+impl CircuitRefusal {
     const fn byte(self) -> u8 {
         match self {
             Self::UnknownRelay => 1,
@@ -336,7 +336,7 @@ mod tests {
             (any::<u32>(), any::<u64>())
                 .prop_map(|(request, id)| Message::CircuitOpen { request, egress: RelayId(id) }),
             (any::<u32>(), any::<u32>()).prop_map(|(request, tag)| Message::CircuitOpened { request, tag }),
-            any::<u32>().prop_map(|request| Message::CircuitRefused { request, reason: Refusal::Full }),
+            any::<u32>().prop_map(|request| Message::CircuitRefused { request, reason: CircuitRefusal::Full }),
             any::<u32>().prop_map(|tag| Message::CircuitClose { tag }),
             any::<u8>().prop_map(|b| Message::Rekey(vec![b; crate::handshake::REKEY_LEN])),
             Just(Message::Close),

@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use openrelay_proto::client::{Client, ClientConfig, Event, Verdict};
+use openrelay_proto::client::{Client, ClientConfig, DatagramEvent, Event};
 use openrelay_proto::handshake::{First, Initiator, Responder, Role, accept};
 use openrelay_proto::index::{IndexKey, Slots};
 use openrelay_proto::keys::{RelayId, RelaySecret};
@@ -203,7 +203,7 @@ impl AtClient {
     }
 
     /// Delivers a frame, kind byte first, to the client.
-    pub fn say(&mut self, frame: &[u8]) -> Verdict {
+    pub fn say(&mut self, frame: &[u8]) -> DatagramEvent {
         let mut datagram = sealed(&mut self.session, frame);
         self.to_client.remove(&mut datagram);
         let verdict = self.client.handle_datagram(&mut datagram, NOW, 1, &mut self.random);

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use openrelay_proto::client::{Client, ClientConfig, Event, Fetched, Verdict as ClientVerdict};
+use openrelay_proto::client::{Client, ClientConfig, DatagramEvent, Event, Fetched};
 use openrelay_proto::drops::DropReason;
 use openrelay_proto::handshake::{Responder, Role};
 use openrelay_proto::index::{IndexKey, Slots};
@@ -16,7 +16,7 @@ use openrelay_proto::ip::Packet;
 use openrelay_proto::keys::{RelayId, RelaySecret};
 use openrelay_proto::message::{Announced, Evidence, EvidenceDigest, MirrorFile};
 use openrelay_proto::relay::{
-    Gate, Handshaker, Load, Mirror, Mirrored, OpenAdmission, Peer, RelayConfig, Replays, Shard, Shared, Verdict,
+    Fate, Gate, Handshaker, Load, Mirror, Mirrored, OpenAdmission, Peer, RelayConfig, Replays, Shard, Shared,
 };
 use openrelay_proto::suite::Suites;
 use openrelay_proto::time::Time;
@@ -377,9 +377,9 @@ impl World {
             return false;
         }
         let to = self.ingress.shard.handle_datagram(self.client_address, datagram, now, &mut self.random);
-        let Verdict::Forward { .. } = to else { return false };
+        let Fate::Forward { .. } = to else { return false };
         let up = self.egress.shard.handle_datagram(self.ingress_address, datagram, now, &mut self.random);
-        let Verdict::Deliver { packet: delivered, .. } = up else { return false };
+        let Fate::Deliver { packet: delivered, .. } = up else { return false };
 
         let Ok(mut parsed) = Packet::parse(answer) else { return false };
         let Ok(down) = self.egress.shard.route_down(delivered.source) else { return false };
@@ -391,9 +391,9 @@ impl World {
             return false;
         }
         let to = self.ingress.shard.handle_datagram(self.egress_address, datagram, now, &mut self.random);
-        let Verdict::Forward { .. } = to else { return false };
+        let Fate::Forward { .. } = to else { return false };
         let verdict = client.handle_datagram(datagram, now, minutes, &mut self.random);
-        matches!(verdict, ClientVerdict::Deliver { .. })
+        matches!(verdict, DatagramEvent::Deliver { .. })
     }
 
     /// Takes the client's withheld datagrams.
@@ -441,7 +441,7 @@ impl World {
             let minutes = self.minutes();
             let Some(client) = &mut self.client else { return };
             let verdict = client.handle_datagram(&mut datagram, now, minutes, &mut self.random);
-            if let ClientVerdict::Deliver { offset, packet, .. } = verdict {
+            if let DatagramEvent::Deliver { offset, packet, .. } = verdict {
                 self.down.push(datagram[offset..offset + packet.len].to_vec());
             }
             return;
@@ -456,11 +456,11 @@ impl World {
             (&mut self.egress, self.egress_address)
         };
         match relay.shard.handle_datagram(from, &mut datagram, now, &mut self.random) {
-            Verdict::Forward { to } => self.send(address, to, datagram),
-            Verdict::Deliver { offset, packet, .. } => {
+            Fate::Forward { to } => self.send(address, to, datagram),
+            Fate::Deliver { offset, packet, .. } => {
                 self.up.push(Delivered { bytes: datagram[offset..offset + packet.len].to_vec() });
             }
-            Verdict::Consumed | Verdict::OtherShard(_) | Verdict::Dropped(_) => {}
+            Fate::Consumed | Fate::OtherShard(_) | Fate::Dropped(_) => {}
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use openrelay_proto::client::Verdict;
+use openrelay_proto::client::DatagramEvent;
 use openrelay_proto::drops::DropReason;
 use openrelay_proto::handshake::{REKEY_LEN, Role};
 use openrelay_proto::keys::RelayId;
@@ -76,9 +76,9 @@ fn client_drops_packets_until_it_is_admitted() {
     let inner = packets::answer4(&packets::udp4(b"question"), b"answer");
     let frame = [&[FrameKind::Packet { partial: false }.byte()][..], &inner].concat();
     let mut client = AtClient::new(false);
-    assert!(matches!(client.say(&frame), Verdict::Dropped(DropReason::NotAdmitted)));
+    assert!(matches!(client.say(&frame), DatagramEvent::Dropped(DropReason::NotAdmitted)));
     client.say(&control(&Message::Admitted(Admission::Open)));
-    assert!(matches!(client.say(&frame), Verdict::Deliver { .. }), "delivered after admission");
+    assert!(matches!(client.say(&frame), DatagramEvent::Deliver { .. }), "delivered after admission");
 }
 
 #[test]

@@ -23,7 +23,7 @@ use openrelay_node::clock::unix_seconds;
 use openrelay_sim::vendors::{Hardware, Lie, Vendors, encode_roots};
 
 use super::{World, join};
-use crate::approved::HASTE;
+use crate::approved::TIME_DIVISOR;
 use crate::local_chain::Process;
 
 const HOUR: u64 = 3_600;
@@ -182,7 +182,7 @@ impl<'a> Setting<'a> {
     /// Moves the chain's time to `seconds` seconds after the start of a round.
     fn wait(&self, round: u64, seconds: u64) -> Result<()> {
         let shown = self.world.ask(self.at()?, &Collateral::roundOfCall { round })?;
-        let begins = shown.commitEnd.to::<u64>() - 3 * HOUR / u64::from(HASTE);
+        let begins = shown.commitEnd.to::<u64>() - 3 * HOUR / u64::from(TIME_DIVISOR);
         self.world.pass_until(begins + seconds)
     }
 

@@ -16,7 +16,7 @@ use openrelay_ledger::chain::voting::images::Rounds;
 use openrelay_ledger::chain::voting::{Answer, ImageRegistry, image_value};
 
 use super::hostile::{APPROVED, COMMITTED, REVEALED};
-use super::{HASTE, IMAGE, MEASUREMENTS, Rebuilding, What, World, join};
+use super::{IMAGE, MEASUREMENTS, Rebuilding, TIME_DIVISOR, What, World, join};
 use crate::host::checked;
 use crate::tiny::Tiny;
 
@@ -148,7 +148,7 @@ fn while_one_hangs(world: &World, good: &Rebuilding<'_>, running: &mut Running, 
         good.run(world, id, "revealed")?;
     }
     // The validator commits in the last quarter of an hour. With the time divisor that is a few seconds.
-    world.pass_until(commit_end(world, round)? - 600 / u64::from(HASTE))?;
+    world.pass_until(commit_end(world, round)? - 600 / u64::from(TIME_DIVISOR))?;
     running.within("an answer by the deadline", || Ok(vote(world, round)?.mark == COMMITTED))?;
     ensure!(running.has_said("it abstains: its build has not ended")?, "the validator does not report why it abstains");
     hung()?;
@@ -176,7 +176,7 @@ fn after_one_forks(world: &World, good: &Rebuilding<'_>, running: &mut Running, 
     running.within("a commitment to a good image after it", || Ok(vote(world, second)?.mark == COMMITTED))?;
     ensure!(vote(world, round)?.mark == 0, "the validator answered while there was time");
     // In the last six hours of committing the validator answers with what it knows.
-    world.pass_until(commit_end(world, round)? - 5 * 3_600 / u64::from(HASTE))?;
+    world.pass_until(commit_end(world, round)? - 5 * 3_600 / u64::from(TIME_DIVISOR))?;
     running.within("an answer by the deadline", || Ok(vote(world, round)?.mark == COMMITTED))?;
     world.await_reveals(second)?;
     world.open(second, &beside)?;

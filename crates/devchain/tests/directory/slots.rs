@@ -5,7 +5,7 @@ use openrelay_attest::file::AttestationFile;
 use openrelay_devchain::{Fault, KNOWN, Lie, Node};
 use openrelay_ledger::chain::reading::Reading;
 use openrelay_ledger::record::Role;
-use openrelay_node::chain::{ChainError, Outside};
+use openrelay_node::chain::{ChainError, Direct};
 use sha2::{Digest as _, Sha256};
 
 use super::world::*;
@@ -46,7 +46,7 @@ fn lies(world: &World, reading: &Reading) -> Vec<(String, Fault, bool)> {
 fn endpoint_that_lies_about_one_slot_makes_the_next_one_lead() {
     let mut world = World::new("slots", &RELAYS, BLOCKS, |_| ());
     world.file.mirrors = vec![serve_bytes(world.records.clone())];
-    let (honest, found) = world.read(&Outside, None).unwrap();
+    let (honest, found) = world.read(&Direct, None).unwrap();
     let voted = honest.voted(&world.file.trust()).unwrap();
     assert_eq!(voted.blocks.keys().copied().collect::<Vec<_>>(), [0, 256, 512]);
     let lies = lies(&world, &honest);
@@ -57,7 +57,7 @@ fn endpoint_that_lies_about_one_slot_makes_the_next_one_lead() {
         world.fault(0, Some(&fault));
         // The lie is detected when this is the only endpoint.
         (world.file.endpoints, world.file.quorum) = (endpoints[..1].to_vec(), 1);
-        match world.read(&Outside, Some(&honest)) {
+        match world.read(&Direct, Some(&honest)) {
             Err(ChainError::Endpoints(_) | ChainError::Refused(_)) => {}
             Ok((reading, again)) if may_pass => {
                 unnoticed += 1;
@@ -67,7 +67,7 @@ fn endpoint_that_lies_about_one_slot_makes_the_next_one_lead() {
         }
         // The lie has no effect when other endpoints are queried too, whichever answers first.
         (world.file.endpoints, world.file.quorum) = (endpoints.clone(), 2);
-        let (reading, again) = world.read(&Outside, Some(&honest)).unwrap();
+        let (reading, again) = world.read(&Direct, Some(&honest)).unwrap();
         assert_eq!((reading.voted(&world.file.trust()).as_ref(), &again), (Ok(&voted), &found), "{what}");
         assert_eq!(reading.attestation, honest.attestation, "{what}");
     }
@@ -98,7 +98,7 @@ fn kept_collateral_stays_unless_a_proven_entry_names_another() {
     world.file.collateral = Some(contracts[0]);
     let file = |bundle: &[u8]| AttestationFile { bundle: bundle.to_vec(), ..AttestationFile::default() }.encode();
     let bundle = |reading: &Reading| AttestationFile::decode(&reading.attestation).map(|file| file.bundle).unwrap();
-    let (mut kept, _) = world.read(&Outside, None).unwrap();
+    let (mut kept, _) = world.read(&Direct, None).unwrap();
     kept.attestation = file(&old);
     // A mirror serves another bundle, which the chain does not name, and an endpoint claims that the chain names it.
     world.file.evidence = vec![serve_bytes(file(&new))];
@@ -108,12 +108,12 @@ fn kept_collateral_stays_unless_a_proven_entry_names_another() {
     {
         let fault = lie.map(|lie| Fault::LiesAbout { account: contracts[0], lie });
         world.fault(0, fault.as_ref());
-        let (reading, _) = world.read(&Outside, Some(&kept)).unwrap();
+        let (reading, _) = world.read(&Direct, Some(&kept)).unwrap();
         assert_eq!(bundle(&reading), old, "{lie:?}");
     }
     world.fault(0, None);
     // The chain names the other bundle.
     world.file.collateral = Some(contracts[1]);
-    let (reading, _) = world.read(&Outside, Some(&kept)).unwrap();
+    let (reading, _) = world.read(&Direct, Some(&kept)).unwrap();
     assert_eq!(bundle(&reading), new);
 }

@@ -4,7 +4,7 @@ use openrelay_ledger::chain::reading::{MAX_MISSING, Reading};
 use openrelay_ledger::directory::Directory;
 use openrelay_ledger::record::Role;
 use openrelay_ledger::selection::{self, SelectionError, Wish};
-use openrelay_node::chain::{Outside, read_lately};
+use openrelay_node::chain::{Direct, read_lately};
 
 use super::world::*;
 
@@ -38,15 +38,15 @@ fn one_honest_source_among_liars_gives_all_relays_and_none_gives_no_hops() {
     let (good, bad) = (serve_bytes(honest.clone()), serve_bytes(lying.clone()));
     let (whole, _) = {
         world.file.mirrors = vec![good.clone()];
-        world.read(&Outside, None).unwrap()
+        world.read(&Direct, None).unwrap()
     };
     // All combinations of a lying ingress, egress and two lying mirrors.
     for liars in 0..16u8 {
         let lies = |place: u8| liars & (1 << place) != 0;
         let file = |place| if lies(place) { lying.clone() } else { honest.clone() };
-        let way = Circuit { ingress: file(0), egress: file(1) };
+        let transport = Circuit { ingress: file(0), egress: file(1) };
         world.file.mirrors = [2, 3].map(|place| if lies(place) { bad.clone() } else { good.clone() }).to_vec();
-        let (reading, found) = world.read(&way, None).unwrap();
+        let (reading, found) = world.read(&transport, None).unwrap();
         if liars != 0b1111 {
             assert_eq!((ids(&found), facts(&found).missing), (all(), 0), "{liars:04b}");
             pair(&found, |_| 0).unwrap();
@@ -65,11 +65,11 @@ fn one_honest_source_among_liars_gives_all_relays_and_none_gives_no_hops() {
         let ingress = found.relay(1).unwrap();
         assert_eq!(selection::egress(&found, ingress, &[], |_| 0), Err(why));
         // A client that has read the descriptors before still knows them.
-        let (_, found) = world.read(&way, Some(&whole)).unwrap();
+        let (_, found) = world.read(&transport, Some(&whole)).unwrap();
         assert_eq!((ids(&found), facts(&found).missing), (all(), 0));
         // A client without them queries again, although the root is unchanged. This time one source is honest.
-        let way = Circuit { egress: honest.clone(), ..way };
-        let (again, found) = world.read(&way, Some(&reading)).unwrap();
+        let transport = Circuit { egress: honest.clone(), ..transport };
+        let (again, found) = world.read(&transport, Some(&reading)).unwrap();
         assert_eq!(again.account.storage_root, reading.account.storage_root);
         assert_eq!((ids(&found), facts(&found).missing), (all(), 0));
     }
@@ -79,12 +79,12 @@ fn one_honest_source_among_liars_gives_all_relays_and_none_gives_no_hops() {
 fn sources_that_withhold_different_relays_together_give_all() {
     let mut world = World::new("together", &RELAYS, 0, |_| ());
     let part = |part: u64| world.withholding(move |id| id % 3 == part);
-    let way = Circuit { ingress: part(0), egress: part(1) };
+    let transport = Circuit { ingress: part(0), egress: part(1) };
     world.file.mirrors = vec![serve_bytes(part(2))];
-    let (reading, found) = world.read(&way, None).unwrap();
+    let (reading, found) = world.read(&transport, None).unwrap();
     assert_eq!((ids(&found), reading.records == world.records), (all(), true));
     world.file.mirrors.clear();
-    let (_, found) = world.read(&way, None).unwrap();
+    let (_, found) = world.read(&transport, None).unwrap();
     assert_eq!((facts(&found).withheld, ids(&found)), (3, vec![1, 3, 4, 6, 7]));
 }
 
@@ -94,13 +94,13 @@ fn share_of_at_most_two_percent_is_shown_and_hops_are_chosen() {
     let mut world = World::new("share", &relays, 0, |_| ());
     for (missing_relay, share) in [(3, 20), (4, 1)] {
         world.file.mirrors = vec![serve_bytes(world.withholding(|id| id != missing_relay))];
-        let (_, found) = world.read(&Outside, None).unwrap();
+        let (_, found) = world.read(&Direct, None).unwrap();
         assert_eq!((facts(&found).withheld, facts(&found).missing), (1, share));
         assert_eq!(pair(&found, |_| 0), Ok((1, 2)));
     }
     // One more Mbit/s exceeds the limit. The chain proves the weight; the source does not supply it.
     world.file.mirrors = vec![serve_bytes(world.withholding(|id| id < 3))];
-    let (_, found) = world.read(&Outside, None).unwrap();
+    let (_, found) = world.read(&Direct, None).unwrap();
     assert_eq!(pair(&found, |_| 0), Err(SelectionError::Missing { relays: 2, missing: MAX_MISSING + 1 }));
 }
 
@@ -109,7 +109,7 @@ fn client_that_lacks_descriptors_asks_again_before_its_refresh_is_due() {
     let mut world = World::new("again", &RELAYS, 0, |_| ());
     world.file.refresh_s = 3_600;
     let kept = world.folder.join("reading");
-    let read = |world: &World| openrelay_node::chain::directory(&Outside, &world.file, &kept, 0).unwrap();
+    let read = |world: &World| openrelay_node::chain::directory(&Direct, &world.file, &kept, 0).unwrap();
     world.file.mirrors = vec![serve_bytes(world.withholding(|id| OWN.contains(&id)))];
     assert_eq!(facts(read(&world).0.directory()).withheld, 6);
     assert!(read_lately(&world.file, &kept).is_none(), "an incomplete directory must not count as recent");
@@ -119,7 +119,7 @@ fn client_that_lacks_descriptors_asks_again_before_its_refresh_is_due() {
     // Without endpoints the client also completes a cached directory.
     let (incomplete, _) = {
         world.file.mirrors.remove(1);
-        world.read(&Outside, None).unwrap()
+        world.read(&Direct, None).unwrap()
     };
     std::fs::write(&kept, incomplete.encode().unwrap()).unwrap();
     (0..3).for_each(|at| world.fault(at, Some(&openrelay_devchain::Fault::Down)));
@@ -201,10 +201,10 @@ fn bad_pages_cost_a_source_only_themselves() {
     for (what, bytes) in rows {
         let bad = serve_bytes(bytes);
         world.file.mirrors = vec![bad.clone()];
-        let why = world.read(&Outside, None).unwrap_err().to_string();
+        let why = world.read(&Direct, None).unwrap_err().to_string();
         assert!(why.contains("no mirror has the records") && why.contains(&bad), "{what}: {why}");
         world.file.mirrors.push(serve_bytes(good.clone()));
-        let (_, found) = world.read(&Outside, None).unwrap();
+        let (_, found) = world.read(&Direct, None).unwrap();
         assert_eq!((ids(&found), facts(&found).missing), (all(), 0), "{what}");
     }
     // A source whose answers differ in one entry each time never causes a wrong record.
@@ -215,7 +215,7 @@ fn bad_pages_cost_a_source_only_themselves() {
         bytes
     })];
     for _ in 0..3 {
-        let why = world.read(&Outside, None).unwrap_err().to_string();
+        let why = world.read(&Direct, None).unwrap_err().to_string();
         assert!(why.contains("relay 1 does not match the chain"), "{why}");
     }
 }

@@ -16,7 +16,7 @@ use openrelay_ledger::chain::set::{Entry, RecordSet, write};
 use openrelay_ledger::directory::{Directory, Source};
 use openrelay_ledger::record::Role;
 use openrelay_node::chain::mirror::Mirror;
-use openrelay_node::chain::{ChainError, Outside, Way, read_by};
+use openrelay_node::chain::{ChainError, Direct, Transport, read_by};
 use openrelay_node::chain_file::ChainFile;
 use openrelay_proto::handshake::Role as Hop;
 use openrelay_proto::message::MirrorFile;
@@ -53,9 +53,9 @@ pub(crate) struct Circuit {
     pub(crate) egress: Vec<u8>,
 }
 
-impl Way for Circuit {
+impl Transport for Circuit {
     fn agent(&self, url: &str) -> ureq::Agent {
-        Outside.agent(url)
+        Direct.agent(url)
     }
 
     fn relays(&self) -> &[Hop] {
@@ -135,8 +135,12 @@ impl World {
     }
 
     /// Reads the directory through this transport.
-    pub(crate) fn read(&self, way: &dyn Way, older: Option<&Reading>) -> Result<(Reading, Directory), ChainError> {
-        read_by(way, &self.file, (now(), 0), older, &[])
+    pub(crate) fn read(
+        &self,
+        transport: &dyn Transport,
+        older: Option<&Reading>,
+    ) -> Result<(Reading, Directory), ChainError> {
+        read_by(transport, &self.file, (now(), 0), older, &[])
     }
 }
 

@@ -2,7 +2,7 @@
 
 use alloy_primitives::{B256, Bytes, U256, keccak256};
 use openrelay_ledger::chain::voting::collateral::Collateral as C;
-use openrelay_ledger::votes::Refusal;
+use openrelay_ledger::votes::Revert;
 use openrelay_ledger::votes::collateral::{Collateral, Entry};
 use openrelay_ledger::votes::rounds::{Answer, Commitment, Outcome};
 use proptest::prelude::*;
@@ -45,7 +45,7 @@ impl Both {
         Self { world, model }
     }
 
-    fn agree<T>(told: Result<(), Bytes>, modelled: Result<T, Refusal>) -> Result<T, Refusal> {
+    fn agree<T>(told: Result<(), Bytes>, modelled: Result<T, Revert>) -> Result<T, Revert> {
         match (told, modelled) {
             (Ok(()), Ok(done)) => Ok(done),
             (Err(why), Err(refusal)) => {
@@ -61,7 +61,7 @@ impl Both {
     }
 
     /// Runs a round with these answers, and settles it.
-    fn round(&mut self, votes: &[Option<Vote>]) -> Result<u64, Refusal> {
+    fn round(&mut self, votes: &[Option<Vote>]) -> Result<u64, Revert> {
         let at = self.world.at.collateral;
         let told = self.world.tell(1, at, &C::openCall {});
         let number = Self::agree(told, self.model.open(self.world.now()))?;
@@ -96,7 +96,7 @@ impl Both {
         Ok(number)
     }
 
-    fn post(&mut self, round: u64, entry: Entry) -> Result<(), Refusal> {
+    fn post(&mut self, round: u64, entry: Entry) -> Result<(), Revert> {
         let told = self.world.tell(1, self.world.at.collateral, &C::postCall { round, entry: told_of(entry) });
         Self::agree(told, self.model.post(round, entry, self.world.now()))
     }
@@ -214,22 +214,22 @@ fn renewal_needs_more_than_half_old_collateral_and_a_new_round() {
         all
     };
     let round = both.round(&answers(6)).unwrap();
-    assert_eq!(both.post(round, new), Err(Refusal::NotApproved), "the first entry needs two thirds");
+    assert_eq!(both.post(round, new), Err(Revert::NotApproved), "the first entry needs two thirds");
     both.world.wait(6 * HOUR);
     let round = both.round(&[Some(Vote::For(old)); 10]).unwrap();
     both.post(round, old).unwrap();
     both.world.wait(13 * DAY);
     let early = both.round(&answers(6)).unwrap();
-    assert_eq!(both.post(early, new), Err(Refusal::NotApproved), "the collateral is not old enough");
+    assert_eq!(both.post(early, new), Err(Revert::NotApproved), "the collateral is not old enough");
     both.world.wait(2 * DAY);
-    assert_eq!(both.post(early, new), Err(Refusal::NotApproved), "the round is too old");
+    assert_eq!(both.post(early, new), Err(Revert::NotApproved), "the round is too old");
     let half = both.round(&answers(5)).unwrap();
-    assert_eq!(both.post(half, new), Err(Refusal::NotApproved), "half is not more than half");
+    assert_eq!(both.post(half, new), Err(Revert::NotApproved), "half is not more than half");
     both.world.wait(6 * HOUR);
     let round = both.round(&answers(6)).unwrap();
-    assert_eq!(both.post(round, old), Err(Refusal::NotApproved), "no validator named this entry");
+    assert_eq!(both.post(round, old), Err(Revert::NotApproved), "no validator named this entry");
     both.post(round, new).unwrap();
-    assert_eq!(both.post(round, new), Err(Refusal::NotApproved), "an entry is posted only once");
+    assert_eq!(both.post(round, new), Err(Revert::NotApproved), "an entry is posted only once");
     both.compare();
 }
 
@@ -241,6 +241,6 @@ fn renewal_never_lowers_floors() {
     both.post(round, old).unwrap();
     both.world.wait(14 * DAY);
     let round = both.round(&votes(Some(Vote::For(lower)), None)).unwrap();
-    assert_eq!(both.post(round, lower), Err(Refusal::FloorFalls));
+    assert_eq!(both.post(round, lower), Err(Revert::FloorFalls));
     both.compare();
 }

@@ -11,7 +11,7 @@ mod contracts;
 mod shares;
 mod world;
 
-use openrelay_ledger::votes::Refusal;
+use openrelay_ledger::votes::Revert;
 use openrelay_ledger::votes::images::State;
 use openrelay_ledger::votes::rounds::{Answer, Outcome};
 use proptest::prelude::*;
@@ -288,7 +288,7 @@ fn five_families_approve_and_the_image_passes_through_its_states() {
     assert_eq!((world.state(round), world.state(newer)), (State::Deprecated, State::Active));
     world.wait(14 * DAY);
     assert_eq!((world.state(round), world.state(newer)), (State::Retired, State::Active));
-    assert_eq!(world.propose(3, 2, 2, false), Err(Refusal::NotNow), "an approved version cannot be proposed again");
+    assert_eq!(world.propose(3, 2, 2, false), Err(Revert::NotNow), "an approved version cannot be proposed again");
     world.compare();
 }
 
@@ -359,7 +359,7 @@ fn copied_commitment_cannot_be_revealed() {
     world.copy(1, 2, 1).unwrap();
     world.await_reveals(1);
     world.reveal(None, 1, 1, true).unwrap();
-    assert_eq!(world.reveal_what_another_showed(1, 2), Err(Refusal::WrongOpening));
+    assert_eq!(world.reveal_what_another_showed(1, 2), Err(Revert::WrongOpening));
 }
 
 /// Mutant: a vote that can be revealed twice.
@@ -371,7 +371,7 @@ fn validator_is_counted_only_once() {
     world.commit(None, 1, 1, Answer::Value(2)).unwrap();
     world.await_reveals(1);
     world.reveal(None, 1, 1, true).unwrap();
-    assert_eq!(world.reveal_again(1, 1, Answer::Value(2)), Err(Refusal::WrongMark));
+    assert_eq!(world.reveal_again(1, 1, Answer::Value(2)), Err(Revert::WrongMark));
     assert_eq!(world.tally(1, Answer::Value(2)), 1_000);
     assert_eq!(world.tally(1, Answer::Value(1)), 0);
 }
@@ -384,17 +384,17 @@ fn round_cannot_end_before_its_reveals_and_its_challenge() {
     for id in 1..=5 {
         world.commit(None, 1, id, Answer::Value(1)).unwrap();
     }
-    assert_eq!(world.finish(1), Err(Refusal::WrongPhase));
+    assert_eq!(world.finish(1), Err(Revert::WrongPhase));
     world.await_reveals(1);
     for id in 1..=4 {
         world.reveal(None, 1, id, true).unwrap();
     }
-    assert_eq!(world.finish(1), Err(Refusal::WrongPhase), "all but one have revealed");
+    assert_eq!(world.finish(1), Err(Revert::WrongPhase), "all but one have revealed");
     world.reveal(None, 1, 5, true).unwrap();
     world.open(1, 1, 1).unwrap();
     world.wait(DAY);
     assert_eq!(world.state(1), State::Challenge);
-    assert_eq!(world.finish(1), Err(Refusal::WrongPhase), "equivocation can still be reported");
+    assert_eq!(world.finish(1), Err(Revert::WrongPhase), "equivocation can still be reported");
     world.wait(3 * DAY);
     assert_eq!(world.finish(1), Ok(()));
 }
@@ -415,7 +415,7 @@ fn validator_that_unbonds_after_committing_can_reveal_and_pays_for_a_wrong_value
     }
     assert_eq!(world.tally(1, Answer::Value(2)), 1_000, "unbonding after a commitment changes nothing");
     world.wait(22 * DAY);
-    assert_eq!(world.withdraw(6), Err(Refusal::Locked), "its commitment is open");
+    assert_eq!(world.withdraw(6), Err(Revert::Locked), "its commitment is open");
     world.finish(1).unwrap();
     world.settle(1, &everybody()).unwrap();
     world.withdraw(6).unwrap();
@@ -428,7 +428,7 @@ fn family_weight_is_capped_and_new_members_need_admission() {
     // With twelve families the cap is 12.5 %. Here one family wants half.
     let mut world = World::crowd(&[1_000; 11]);
     world.join(12, 12, 6_000).unwrap();
-    assert_eq!(world.join(13, 12, 5_000), Err(Refusal::NotAllowed));
+    assert_eq!(world.join(13, 12, 5_000), Err(Revert::NotAllowed));
     world.admit(12, 13);
     world.join(13, 12, 5_000).unwrap();
     world.propose(1, 1, 1, false).unwrap();
@@ -455,7 +455,7 @@ fn fewer_than_five_families_approve_nothing() {
     }
     let round = world.round(1, 1, &[Some(Answer::Value(1)); 8]);
     assert_eq!(world.state(round), State::NoQuorum);
-    assert_eq!(world.propose(1, 1, 1, false), Err(Refusal::NotNow), "a version cannot be proposed again for a day");
+    assert_eq!(world.propose(1, 1, 1, false), Err(Revert::NotNow), "a version cannot be proposed again for a day");
     world.wait(DAY);
     world.propose(1, 1, 1, false).unwrap();
 }
@@ -474,12 +474,12 @@ fn equivocation_costs_the_whole_bond_and_removes_the_vote() {
         world.reveal(None, 1, id, true).unwrap();
     }
     let said = [(yes, false), (Answer::Value(2), true)];
-    assert_eq!(world.equivocate(cold(9), 1, 6, said, true), Err(Refusal::NotSigned), "the signature is a stranger's");
-    assert_eq!(world.equivocate(cold(9), 1, 6, [(yes, false), (yes, true)], false), Err(Refusal::BadAnswer));
+    assert_eq!(world.equivocate(cold(9), 1, 6, said, true), Err(Revert::NotSigned), "the signature is a stranger's");
+    assert_eq!(world.equivocate(cold(9), 1, 6, [(yes, false), (yes, true)], false), Err(Revert::BadAnswer));
     world.equivocate(cold(9), 1, 6, said, false).unwrap();
-    assert_eq!(world.equivocate(cold(9), 1, 6, said, false), Err(Refusal::WrongMark), "a report counts only once");
+    assert_eq!(world.equivocate(cold(9), 1, 6, said, false), Err(Revert::WrongMark), "a report counts only once");
     assert_eq!((world.tally(1, yes), world.model.set.credits[&cold(9)]), (5_000, 50));
-    assert_eq!(world.top_up(6, 500), Err(Refusal::WrongStatus), "the validator can only leave");
+    assert_eq!(world.top_up(6, 500), Err(Revert::WrongStatus), "the validator can only leave");
     assert_eq!(world.end(1), Outcome::Approved);
     // A new hot key does not clear the old one.
     world.set_operator(cold(5), 5, 11).unwrap();
@@ -499,9 +499,9 @@ fn penalties_match_the_table() {
     for id in 1..=6 {
         world.commit(None, 1, id, Answer::Value(1)).unwrap();
     }
-    assert_eq!(world.report_salt(cold(9), 1, 1, false), Err(Refusal::WrongOpening));
+    assert_eq!(world.report_salt(cold(9), 1, 1, false), Err(Revert::WrongOpening));
     world.report_salt(cold(9), 1, 1, true).unwrap();
-    assert_eq!(world.commit(None, 1, 1, Answer::Value(1)), Err(Refusal::WrongMark), "a voided vote stays void");
+    assert_eq!(world.commit(None, 1, 1, Answer::Value(1)), Err(Revert::WrongMark), "a voided vote stays void");
     world.await_reveals(1);
     world.open(1, 1, 1).unwrap();
     for id in 2..=5 {
@@ -527,15 +527,15 @@ fn penalty_for_a_wrong_value_is_refunded_when_the_image_is_revoked() {
     world.settle(round, &everybody()).unwrap();
     assert_eq!(world.model.set.validators[&7].bond, 2_910, "a wrong value of a third of the weight costs 3 %");
     world.wait(2 * DAY);
-    assert_eq!(world.decide(round, 7), Err(Refusal::WrongPhase));
+    assert_eq!(world.decide(round, 7), Err(Revert::WrongPhase));
     for id in 3..=8 {
         world.accuse(None, round, id).unwrap();
     }
     assert_eq!(world.state(round), State::Revoked);
     world.decide(round, 7).unwrap();
     assert_eq!(world.model.set.credits[&cold(7)], 90);
-    assert_eq!(world.decide(round, 7), Err(Refusal::WrongMark));
-    assert_eq!(world.accuse(None, round, 1), Err(Refusal::WrongState), "a revoked image cannot be accused");
+    assert_eq!(world.decide(round, 7), Err(Revert::WrongMark));
+    assert_eq!(world.accuse(None, round, 1), Err(Revert::WrongState), "a revoked image cannot be accused");
     world.settle_motion(round, 0, &everybody()).unwrap();
     assert!(world.model.set.validators.values().all(|validator| validator.locks == 0));
     world.compare();
@@ -551,7 +551,7 @@ fn a_third_can_suspend_an_image_at_a_price_but_not_the_last_one() {
     world.accuse(None, old, 1).unwrap();
     world.accuse(None, old, 2).unwrap();
     assert_eq!(world.state(old), State::Active, "the only usable image cannot be suspended");
-    assert_eq!(world.accuse(None, old, 2), Err(Refusal::WrongMark));
+    assert_eq!(world.accuse(None, old, 2), Err(Revert::WrongMark));
     world.wait(3 * DAY);
     world.settle_motion(old, 0, &everybody()).unwrap();
     assert_eq!(world.model.set.validators[&1].bond, 1_000, "a motion without effect costs nothing");
@@ -580,10 +580,10 @@ fn proposer_that_opens_nothing_or_a_wrong_value_loses_the_deposit() {
     assert_eq!(world.state(round), State::Rejected, "the proposer had proposed another value");
     assert!(!world.model.set.credits.contains_key(&cold(1)));
     world.propose(1, 1, 2, false).unwrap();
-    assert_eq!(world.open(2, 2, 2), Err(Refusal::WrongPhase));
+    assert_eq!(world.open(2, 2, 2), Err(Revert::WrongPhase));
     world.await_reveals(2);
-    assert_eq!(world.open(2, 2, 2), Err(Refusal::WrongProposal), "only the proposer can open a proposal");
-    assert_eq!(world.open(1, 2, 1), Err(Refusal::WrongProposal), "only the proposed value opens a proposal");
+    assert_eq!(world.open(2, 2, 2), Err(Revert::WrongProposal), "only the proposer can open a proposal");
+    assert_eq!(world.open(1, 2, 1), Err(Revert::WrongProposal), "only the proposed value opens a proposal");
     assert_eq!(world.end(2), Outcome::NoQuorum);
     assert_eq!(world.model.set.burned, 200);
     world.compare();
@@ -596,7 +596,7 @@ fn at_most_eight_rounds_are_open_besides_emergencies() {
         world.propose(1, version, 1, false).unwrap();
         world.commit(None, version, 1, Answer::Value(1)).unwrap();
     }
-    assert_eq!(world.propose(1, 9, 1, false), Err(Refusal::TooManyRounds));
+    assert_eq!(world.propose(1, 9, 1, false), Err(Revert::TooManyRounds));
     let urgent = world.propose(1, 9, 1, true).unwrap();
     world.commit(None, urgent, 1, Answer::Value(1)).unwrap();
     world.wait(8 * DAY);
@@ -623,7 +623,7 @@ fn report_on_a_former_validator_does_not_affect_the_family_in_its_place() {
     let round = world.propose(1, 1, 1, false).unwrap();
     assert_eq!(
         world.equivocate(cold(9), round, 0, both, true),
-        Err(Refusal::NotSigned),
+        Err(Revert::NotSigned),
         "a stranger's validator ID is 0"
     );
     world.equivocate(cold(9), round, 6, both, false).unwrap();
@@ -650,7 +650,7 @@ fn replaced_key_cannot_prove_equivocation_in_later_rounds() {
     let after = world.propose(1, 2, 1, false).unwrap();
     assert_eq!(
         world.equivocate(cold(9), after, 5, both, false),
-        Err(Refusal::NotSigned),
+        Err(Revert::NotSigned),
         "a thief of the key earns nothing"
     );
     world.equivocate(cold(9), before, 5, both, false).unwrap();
@@ -663,7 +663,7 @@ fn validator_caught_before_committing_cannot_vote() {
     let mut world = World::crowd(&[1_000; 5]);
     let round = world.propose(1, 1, 1, false).unwrap();
     world.equivocate(cold(9), round, 5, both, false).unwrap();
-    assert_eq!(world.commit(None, round, 5, Answer::Value(1)), Err(Refusal::WrongStatus));
+    assert_eq!(world.commit(None, round, 5, Answer::Value(1)), Err(Revert::WrongStatus));
     world.compare();
 }
 

@@ -1,6 +1,6 @@
 //! What more than a third and less than two thirds of the weight can do, and what that costs.
 
-use openrelay_ledger::votes::Refusal;
+use openrelay_ledger::votes::Revert;
 use openrelay_ledger::votes::images::State;
 use openrelay_ledger::votes::rounds::{Answer, Outcome, Price};
 
@@ -155,7 +155,7 @@ fn price_of_a_failure_is_refunded_on_another_approval_or_revocation() {
         let mut world = World::crowd(&SPLIT);
         let round = world.round(1, 1, &split(YES, [FAILED; 2]));
         world.settle(round, &everybody()).unwrap();
-        assert_eq!(world.decide(round, 6), Err(Refusal::WrongPhase));
+        assert_eq!(world.decide(round, 6), Err(Revert::WrongPhase));
         world.wait(DAY);
         let value = if revoked { 1 } else { 2 };
         let urgent = world.propose(1, 1, value, true).unwrap();
@@ -169,7 +169,7 @@ fn price_of_a_failure_is_refunded_on_another_approval_or_revocation() {
         }
         assert_eq!(world.end(urgent), Outcome::Approved);
         if revoked {
-            assert_eq!(world.decide(round, 6), Err(Refusal::WrongPhase), "the same value was approved");
+            assert_eq!(world.decide(round, 6), Err(Revert::WrongPhase), "the same value was approved");
             for id in 1..=5 {
                 world.accuse(None, urgent, id).unwrap();
             }
@@ -222,7 +222,7 @@ fn emergency_takes_hours_and_two_thirds_and_waits_for_late_reveals() {
             world.reveal(None, 1, id, true).unwrap();
         }
         world.wait(6 * HOUR);
-        assert_eq!(world.finish(1), Err(Refusal::WrongPhase), "less than two thirds have revealed");
+        assert_eq!(world.finish(1), Err(Revert::WrongPhase), "less than two thirds have revealed");
         if voters == 8 {
             world.reveal(None, 1, 8, true).unwrap();
         }

@@ -20,7 +20,7 @@ use openrelay_ledger::chain::voting::{self, commitment, image_value, release_has
 use openrelay_ledger::votes::images::{Images, Proposal, State};
 use openrelay_ledger::votes::rounds::{Answer, Commitment, Mark, Outcome, Price};
 use openrelay_ledger::votes::set::Status;
-use openrelay_ledger::votes::{Party, Refusal};
+use openrelay_ledger::votes::{Party, Revert};
 
 pub(crate) const HOUR: u64 = 3_600;
 pub(crate) const DAY: u64 = 24 * HOUR;
@@ -122,7 +122,7 @@ impl World {
             min_bond: MIN_BOND,
             deposit: DEPOSIT,
             families: 5,
-            haste: 1,
+            time_divisor: 1,
             release_keys: (1, vec![address(0)]),
             ..Rules::default()
         };
@@ -155,7 +155,7 @@ impl World {
     }
 
     /// Asserts that contract and model agree, and refuse with the same error.
-    fn agree<T>(told: Result<(), Bytes>, modelled: Result<T, Refusal>) -> Result<T, Refusal> {
+    fn agree<T>(told: Result<(), Bytes>, modelled: Result<T, Revert>) -> Result<T, Revert> {
         match (told, modelled) {
             (Ok(()), Ok(done)) => Ok(done),
             (Err(why), Err(refusal)) => {
@@ -198,7 +198,7 @@ impl World {
         }
     }
 
-    pub(crate) fn join(&mut self, party: Party, family: Party, amount: u128) -> Result<u64, Refusal> {
+    pub(crate) fn join(&mut self, party: Party, family: Party, amount: u128) -> Result<u64, Revert> {
         let call = V::joinCall {
             family: address(family),
             withdrawal: address(cold(party)),
@@ -218,19 +218,19 @@ impl World {
         self.tell(1, self.at.validators, &V::pruneCall { family: address(family) }).unwrap();
     }
 
-    pub(crate) fn top_up(&mut self, id: u64, amount: u128) -> Result<(), Refusal> {
+    pub(crate) fn top_up(&mut self, id: u64, amount: u128) -> Result<(), Revert> {
         let told =
             self.tell(1, self.at.validators, &V::topUpCall { validatorId: id, amount: amount.try_into().unwrap() });
         Self::agree(told, self.model.set.top_up(id, amount))
     }
 
-    pub(crate) fn set_operator(&mut self, caller: Party, id: u64, operator: Party) -> Result<(), Refusal> {
+    pub(crate) fn set_operator(&mut self, caller: Party, id: u64, operator: Party) -> Result<(), Revert> {
         let told =
             self.tell(caller, self.at.validators, &V::setOperatorCall { validatorId: id, operator: address(operator) });
         Self::agree(told, self.model.set.set_operator(caller, id, operator))
     }
 
-    pub(crate) fn take_over(&mut self, caller: Party, id: u64) -> Result<(), Refusal> {
+    pub(crate) fn take_over(&mut self, caller: Party, id: u64) -> Result<(), Revert> {
         let told = self.tell(caller, self.at.validators, &V::takeOverCall { validatorId: id });
         let old = self.model.set.validators.get(&id).and_then(|validator| validator.operator);
         let done = Self::agree(told, self.model.set.take_over(caller, id));
@@ -240,12 +240,12 @@ impl World {
         done
     }
 
-    pub(crate) fn unbond(&mut self, caller: Party, id: u64) -> Result<(), Refusal> {
+    pub(crate) fn unbond(&mut self, caller: Party, id: u64) -> Result<(), Revert> {
         let told = self.tell(caller, self.at.validators, &V::unbondCall { validatorId: id });
         Self::agree(told, self.model.set.unbond(caller, id, self.now()))
     }
 
-    pub(crate) fn withdraw(&mut self, id: u64) -> Result<(), Refusal> {
+    pub(crate) fn withdraw(&mut self, id: u64) -> Result<(), Revert> {
         let told = self.tell(1, self.at.validators, &V::withdrawCall { validatorId: id });
         let owner = self.model.set.validators.get(&id).map(|validator| validator.withdrawal);
         let before = owner.map(|owner| self.balance(owner));
@@ -288,14 +288,14 @@ impl World {
         }
     }
 
-    pub(crate) fn propose(&mut self, party: Party, version: u64, number: u64, emergency: bool) -> Result<u64, Refusal> {
+    pub(crate) fn propose(&mut self, party: Party, version: u64, number: u64, emergency: bool) -> Result<u64, Revert> {
         let call = self.proposal(party, version, number, emergency);
         let told = self.tell(party, self.at.images, &call);
         let proposal = Proposal { proposer: party, version, value: number, emergency };
         Self::agree(told, self.model.propose(proposal, self.now()))
     }
 
-    pub(crate) fn open(&mut self, party: Party, round: u64, number: u64) -> Result<(), Refusal> {
+    pub(crate) fn open(&mut self, party: Party, round: u64, number: u64) -> Result<(), Revert> {
         let image = B256::with_last_byte(number as u8);
         let call = I::openCall { round, image, measurements: B256::ZERO, salt: B256::ZERO };
         let told = self.tell(party, self.at.images, &call);
@@ -313,13 +313,13 @@ impl World {
         commitment(self.chain.chain_id(), self.at.images, round, id, bound(what.answer), salt)
     }
 
-    pub(crate) fn commit(&mut self, caller: Option<Party>, round: u64, id: u64, answer: Answer) -> Result<(), Refusal> {
+    pub(crate) fn commit(&mut self, caller: Option<Party>, round: u64, id: u64, answer: Answer) -> Result<(), Revert> {
         self.salts += 1;
         let what = Commitment { author: (round, id), answer, salt: self.salts };
         self.commit_this(caller, round, id, what)
     }
 
-    fn commit_this(&mut self, caller: Option<Party>, round: u64, id: u64, what: Commitment) -> Result<(), Refusal> {
+    fn commit_this(&mut self, caller: Option<Party>, round: u64, id: u64, what: Commitment) -> Result<(), Revert> {
         let caller = self.voice(caller, id);
         let call = I::commitCall { round, validatorId: id, commitment: self.commitment(what) };
         let told = self.tell(caller, self.at.images, &call);
@@ -334,13 +334,13 @@ impl World {
     }
 
     /// Commits the commitment of another validator.
-    pub(crate) fn copy(&mut self, round: u64, id: u64, of: u64) -> Result<(), Refusal> {
+    pub(crate) fn copy(&mut self, round: u64, id: u64, of: u64) -> Result<(), Revert> {
         let Some(what) = self.committed(round, of) else { return Ok(()) };
         self.commit_this(None, round, id, what)
     }
 
     /// Reveals what was committed, or, unless `honest`, the same with another salt.
-    pub(crate) fn reveal(&mut self, caller: Option<Party>, round: u64, id: u64, honest: bool) -> Result<(), Refusal> {
+    pub(crate) fn reveal(&mut self, caller: Option<Party>, round: u64, id: u64, honest: bool) -> Result<(), Revert> {
         let nothing = Commitment { author: (round, id), answer: Answer::Value(1), salt: 0 };
         let what = self.committed(round, id).unwrap_or(nothing);
         let what = if honest { what } else { Commitment { salt: what.salt + 1_000_000, ..what } };
@@ -348,7 +348,7 @@ impl World {
         self.reveal_this(caller, Commitment { author: (round, id), ..what })
     }
 
-    fn reveal_this(&mut self, caller: Option<Party>, what: Commitment) -> Result<(), Refusal> {
+    fn reveal_this(&mut self, caller: Option<Party>, what: Commitment) -> Result<(), Revert> {
         let (round, id) = what.author;
         let caller = self.voice(caller, id);
         let (answer, value) = said(what.answer);
@@ -358,16 +358,16 @@ impl World {
     }
 
     /// Makes the copier reveal with the author's revealed answer and salt. The author's first salt is 1.
-    pub(crate) fn reveal_what_another_showed(&mut self, round: u64, id: u64) -> Result<(), Refusal> {
+    pub(crate) fn reveal_what_another_showed(&mut self, round: u64, id: u64) -> Result<(), Revert> {
         self.reveal_this(None, Commitment { author: (round, id), answer: Answer::Value(1), salt: 1 })
     }
 
     /// Reveals with the newest salt.
-    pub(crate) fn reveal_again(&mut self, round: u64, id: u64, answer: Answer) -> Result<(), Refusal> {
+    pub(crate) fn reveal_again(&mut self, round: u64, id: u64, answer: Answer) -> Result<(), Revert> {
         self.reveal_this(None, Commitment { author: (round, id), answer, salt: self.salts })
     }
 
-    pub(crate) fn report_salt(&mut self, caller: Party, round: u64, id: u64, honest: bool) -> Result<(), Refusal> {
+    pub(crate) fn report_salt(&mut self, caller: Party, round: u64, id: u64, honest: bool) -> Result<(), Revert> {
         let nothing = Commitment { author: (round, id), answer: Answer::Value(1), salt: 0 };
         let what = self.committed(round, id).filter(|what| what.author.1 == id).unwrap_or(nothing);
         let what = Commitment { salt: what.salt + u64::from(!honest) * 1_000_000, ..what };
@@ -385,7 +385,7 @@ impl World {
         id: u64,
         both: [(Answer, bool); 2],
         forged: bool,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Revert> {
         // A validator's first hot key. Its signatures from the time before its replacement stay valid forever.
         let first = self.model.set.served.iter().filter(|(_, served)| **served == id).map(|(party, _)| *party).min();
         let signer = if forged { 0 } else { first.unwrap_or(0) };
@@ -411,35 +411,35 @@ impl World {
             let modelled =
                 self.model.clone().report_equivocation(caller, round, id, both.map(|(answer, _)| (answer, true)));
             return match modelled {
-                Ok(()) => Self::agree(told, Err(Refusal::NotSigned)),
+                Ok(()) => Self::agree(told, Err(Revert::NotSigned)),
                 Err(refusal) => Self::agree(told, Err(refusal)),
             };
         }
         Self::agree(told, self.model.report_equivocation(caller, round, id, both))
     }
 
-    pub(crate) fn finish(&mut self, round: u64) -> Result<(), Refusal> {
+    pub(crate) fn finish(&mut self, round: u64) -> Result<(), Revert> {
         let told = self.tell(1, self.at.images, &I::finishCall { round });
         Self::agree(told, self.model.finish(round, self.now()).map(|_| ()))
     }
 
-    pub(crate) fn settle(&mut self, round: u64, ids: &[u64]) -> Result<(), Refusal> {
+    pub(crate) fn settle(&mut self, round: u64, ids: &[u64]) -> Result<(), Revert> {
         let told = self.tell(1, self.at.images, &I::settleCall { round, ids: ids.to_vec() });
         Self::agree(told, self.model.settle(round, ids))
     }
 
-    pub(crate) fn decide(&mut self, round: u64, id: u64) -> Result<(), Refusal> {
+    pub(crate) fn decide(&mut self, round: u64, id: u64) -> Result<(), Revert> {
         let told = self.tell(1, self.at.images, &I::decideCall { round, validatorId: id });
         Self::agree(told, self.model.decide(round, id, self.now()))
     }
 
-    pub(crate) fn accuse(&mut self, caller: Option<Party>, round: u64, id: u64) -> Result<(), Refusal> {
+    pub(crate) fn accuse(&mut self, caller: Option<Party>, round: u64, id: u64) -> Result<(), Revert> {
         let caller = self.voice(caller, id);
         let told = self.tell(caller, self.at.images, &I::accuseCall { round, validatorId: id, reason: B256::ZERO });
         Self::agree(told, self.model.accuse(caller, round, id, self.now()))
     }
 
-    pub(crate) fn settle_motion(&mut self, round: u64, number: usize, ids: &[u64]) -> Result<(), Refusal> {
+    pub(crate) fn settle_motion(&mut self, round: u64, number: usize, ids: &[u64]) -> Result<(), Revert> {
         if self.model.images.get(&round).is_none_or(|image| image.motions.len() <= number) {
             return Ok(());
         }

@@ -59,7 +59,7 @@ pub struct Contracts {
     /// Contract of the votes on vendors' collateral.
     pub collateral: Address,
     /// Time divisor: 1, or more on development networks.
-    pub haste: u32,
+    pub time_divisor: u32,
 }
 
 /// An account and some of its slots, as an endpoint claims and proves them.
@@ -273,8 +273,8 @@ pub fn images(kind: u8, registry: &Proven, header: &Header) -> Result<Vec<VotedI
 
 impl VotedImage {
     /// Returns the image's state among `all` images of its kind at `time`, in seconds since the Unix epoch. Periods
-    /// are divided by `haste`, the time divisor. The contract: `ImageRegistry.stateOf`.
-    pub fn state(&self, all: &[Self], time: u64, haste: u64) -> State {
+    /// are divided by `time_divisor`, the time divisor. The contract: `ImageRegistry.stateOf`.
+    pub fn state(&self, all: &[Self], time: u64, time_divisor: u64) -> State {
         if self.revoked {
             return State::Revoked;
         }
@@ -286,7 +286,7 @@ impl VotedImage {
         }
         let newer = all.iter().skip_while(|other| other.round != self.round).skip(1);
         match newer.filter(|newer| !newer.revoked).map(|newer| newer.usable_from).min() {
-            Some(superseded) if time >= superseded + GRACE / haste.max(1) => State::Retired,
+            Some(superseded) if time >= superseded + GRACE / time_divisor.max(1) => State::Retired,
             Some(superseded) if time >= superseded => State::Deprecated,
             _ => State::Active,
         }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use super::rounds::{Answer, Commitment, MAX_OPEN, Outcome, Round, Terms};
 use super::set::Set;
-use super::{Party, Refusal};
+use super::{Party, Revert};
 
 const HOUR: u64 = 3_600;
 /// Seconds between the beginnings of rounds.
@@ -69,17 +69,17 @@ impl Collateral {
     /// Opens this period's round.
     ///
     /// # Errors
-    /// A [`Refusal`], as with all the following calls.
-    pub fn open(&mut self, now: u64) -> Result<u64, Refusal> {
+    /// A [`Revert`], as with all the following calls.
+    pub fn open(&mut self, now: u64) -> Result<u64, Revert> {
         if self.periods.contains_key(&(now / PERIOD)) {
-            return Err(Refusal::AlreadyOpen);
+            return Err(Revert::AlreadyOpen);
         }
         if self.rounds.values().filter(|round| round.outcome == Outcome::Open).count() == MAX_OPEN {
-            return Err(Refusal::TooManyRounds);
+            return Err(Revert::TooManyRounds);
         }
         let snapshot = self.set.snapshot();
         if snapshot.total == 0 {
-            return Err(Refusal::NoValidators);
+            return Err(Revert::NoValidators);
         }
         let terms = Terms {
             commit: 3 * HOUR,
@@ -100,29 +100,29 @@ impl Collateral {
     /// Commits to an answer.
     ///
     /// # Errors
-    /// A [`Refusal`].
-    pub fn commit(&mut self, caller: Party, round: u64, id: u64, what: Commitment, now: u64) -> Result<(), Refusal> {
-        let round = self.rounds.get_mut(&round).ok_or(Refusal::WrongPhase)?;
+    /// A [`Revert`].
+    pub fn commit(&mut self, caller: Party, round: u64, id: u64, what: Commitment, now: u64) -> Result<(), Revert> {
+        let round = self.rounds.get_mut(&round).ok_or(Revert::WrongPhase)?;
         round.commit(&mut self.set, caller, id, what, now)
     }
 
     /// Reveals an answer.
     ///
     /// # Errors
-    /// A [`Refusal`].
-    pub fn reveal(&mut self, caller: Party, opening: Commitment, now: u64) -> Result<(), Refusal> {
-        let round = self.rounds.get_mut(&opening.author.0).ok_or(Refusal::WrongPhase)?;
+    /// A [`Revert`].
+    pub fn reveal(&mut self, caller: Party, opening: Commitment, now: u64) -> Result<(), Revert> {
+        let round = self.rounds.get_mut(&opening.author.0).ok_or(Revert::WrongPhase)?;
         round.reveal(&self.set, caller, opening, now)
     }
 
     /// Finishes a round.
     ///
     /// # Errors
-    /// A [`Refusal`].
-    pub fn finish(&mut self, round: u64, now: u64) -> Result<Outcome, Refusal> {
-        let round = self.rounds.get_mut(&round).ok_or(Refusal::WrongPhase)?;
+    /// A [`Revert`].
+    pub fn finish(&mut self, round: u64, now: u64) -> Result<Outcome, Revert> {
+        let round = self.rounds.get_mut(&round).ok_or(Revert::WrongPhase)?;
         if round.outcome != Outcome::Open || now < round.end() {
-            return Err(Refusal::WrongPhase);
+            return Err(Revert::WrongPhase);
         }
         let counted = round.count();
         round.close(&mut self.set, counted, true, (400, u128::MAX), now);
@@ -132,21 +132,21 @@ impl Collateral {
     /// Settles what validators earned or lost in a round.
     ///
     /// # Errors
-    /// A [`Refusal`].
-    pub fn settle(&mut self, round: u64, ids: &[u64]) -> Result<(), Refusal> {
-        let round = self.rounds.get_mut(&round).ok_or(Refusal::WrongPhase)?;
+    /// A [`Revert`].
+    pub fn settle(&mut self, round: u64, ids: &[u64]) -> Result<(), Revert> {
+        let round = self.rounds.get_mut(&round).ok_or(Revert::WrongPhase)?;
         round.settle(&mut self.set, ids)
     }
 
     /// Puts an entry in force: the one that a round approved, or a renewal that more than half of the weight named.
     ///
     /// # Errors
-    /// A [`Refusal`].
-    pub fn post(&mut self, number: u64, entry: Entry, now: u64) -> Result<(), Refusal> {
-        let round = self.rounds.get(&number).ok_or(Refusal::NotApproved)?;
+    /// A [`Revert`].
+    pub fn post(&mut self, number: u64, entry: Entry, now: u64) -> Result<(), Revert> {
+        let round = self.rounds.get(&number).ok_or(Revert::NotApproved)?;
         let older = self.current.is_some_and(|current| number <= current.round);
         if round.right != Some(entry.value()) || older {
-            return Err(Refusal::NotApproved);
+            return Err(Revert::NotApproved);
         }
         let floors = self.current.map_or((0, 0), |current| (current.entry.intel_floor, current.entry.amd_floor));
         let next = match round.outcome {
@@ -154,14 +154,14 @@ impl Collateral {
             Outcome::NoQuorum => {
                 let in_time = now < round.reveal_end() + RENEWS_FOR;
                 if !in_time || self.renewable_from().is_none_or(|from| now < from) {
-                    return Err(Refusal::NotApproved);
+                    return Err(Revert::NotApproved);
                 }
                 Entry { intel_floor: floors.0, amd_floor: floors.1, ..entry }
             }
-            Outcome::Open | Outcome::Rejected => return Err(Refusal::NotApproved),
+            Outcome::Open | Outcome::Rejected => return Err(Revert::NotApproved),
         };
         if entry.intel_floor < floors.0 || entry.amd_floor < floors.1 {
-            return Err(Refusal::FloorFalls);
+            return Err(Revert::FloorFalls);
         }
         self.current = Some(Current { entry: next, round: number, since: now });
         Ok(())

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::rounds::{Answer, Commitment, MAX_OPEN, Outcome, Round, Terms};
 use super::set::{Set, Snapshot};
-use super::{Party, Refusal};
+use super::{Party, Revert};
 
 const HOUR: u64 = 3_600;
 const DAY: u64 = 24 * HOUR;
@@ -129,20 +129,20 @@ impl Images {
     /// Opens a round.
     ///
     /// # Errors
-    /// A [`Refusal`], as with all the following calls.
-    pub fn propose(&mut self, proposal: Proposal, now: u64) -> Result<u64, Refusal> {
+    /// A [`Revert`], as with all the following calls.
+    pub fn propose(&mut self, proposal: Proposal, now: u64) -> Result<u64, Revert> {
         let waits = self.retry_at.get(&proposal.version).is_some_and(|at| now < *at);
         if self.approved(proposal.version).is_some() || waits {
-            return Err(Refusal::NotNow);
+            return Err(Revert::NotNow);
         }
         let crowds =
             |image: &&Image| image.round.outcome == Outcome::Open && image.proposal.emergency == proposal.emergency;
         if self.images.values().filter(crowds).count() == MAX_OPEN {
-            return Err(Refusal::TooManyRounds);
+            return Err(Revert::TooManyRounds);
         }
         let snapshot = self.set.snapshot();
         if snapshot.total == 0 {
-            return Err(Refusal::NoValidators);
+            return Err(Revert::NoValidators);
         }
         let terms = if proposal.emergency {
             terms([6 * HOUR, 6 * HOUR, 6 * HOUR, 0], self.families)
@@ -166,14 +166,14 @@ impl Images {
     /// Opens the proposed value.
     ///
     /// # Errors
-    /// A [`Refusal`].
-    pub fn open(&mut self, caller: Party, round: u64, value: u64, now: u64) -> Result<(), Refusal> {
-        let image = self.images.get_mut(&round).ok_or(Refusal::WrongPhase)?;
+    /// A [`Revert`].
+    pub fn open(&mut self, caller: Party, round: u64, value: u64, now: u64) -> Result<(), Revert> {
+        let image = self.images.get_mut(&round).ok_or(Revert::WrongPhase)?;
         if now < image.round.commit_end || now >= image.round.reveal_end() {
-            return Err(Refusal::WrongPhase);
+            return Err(Revert::WrongPhase);
         }
         if caller != image.proposal.proposer || value != image.proposal.value {
-            return Err(Refusal::WrongProposal);
+            return Err(Revert::WrongProposal);
         }
         image.round.opened = Some(value);
         Ok(())
@@ -182,8 +182,8 @@ impl Images {
     /// Commits to an answer.
     ///
     /// # Errors
-    /// A [`Refusal`].
-    pub fn commit(&mut self, caller: Party, round: u64, id: u64, what: Commitment, now: u64) -> Result<(), Refusal> {
+    /// A [`Revert`].
+    pub fn commit(&mut self, caller: Party, round: u64, id: u64, what: Commitment, now: u64) -> Result<(), Revert> {
         let (set, image) = self.both(round)?;
         image.round.commit(set, caller, id, what, now)
     }
@@ -191,8 +191,8 @@ impl Images {
     /// Reveals an answer.
     ///
     /// # Errors
-    /// A [`Refusal`].
-    pub fn reveal(&mut self, caller: Party, opening: Commitment, now: u64) -> Result<(), Refusal> {
+    /// A [`Revert`].
+    pub fn reveal(&mut self, caller: Party, opening: Commitment, now: u64) -> Result<(), Revert> {
         let (set, image) = self.both(opening.author.0)?;
         image.round.reveal(set, caller, opening, now)
     }
@@ -200,8 +200,8 @@ impl Images {
     /// Voids a vote whose salt is known too early.
     ///
     /// # Errors
-    /// A [`Refusal`].
-    pub fn report_salt(&mut self, caller: Party, opening: Commitment, now: u64) -> Result<(), Refusal> {
+    /// A [`Revert`].
+    pub fn report_salt(&mut self, caller: Party, opening: Commitment, now: u64) -> Result<(), Revert> {
         let (set, image) = self.both(opening.author.0)?;
         image.round.report_salt(set, caller, opening, now)
     }
@@ -210,14 +210,14 @@ impl Images {
     /// was revealed.
     ///
     /// # Errors
-    /// A [`Refusal`].
+    /// A [`Revert`].
     pub fn report_equivocation(
         &mut self,
         caller: Party,
         round: u64,
         id: u64,
         said: [(Answer, bool); 2],
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Revert> {
         let (set, image) = self.both(round)?;
         image.round.report_equivocation(set, caller, id, said)
     }
@@ -225,12 +225,12 @@ impl Images {
     /// Finishes a round.
     ///
     /// # Errors
-    /// A [`Refusal`].
-    pub fn finish(&mut self, round: u64, now: u64) -> Result<Outcome, Refusal> {
+    /// A [`Revert`].
+    pub fn finish(&mut self, round: u64, now: u64) -> Result<Outcome, Revert> {
         let deposit = self.deposit;
-        let image = self.images.get(&round).ok_or(Refusal::WrongPhase)?;
+        let image = self.images.get(&round).ok_or(Revert::WrongPhase)?;
         if image.round.outcome != Outcome::Open || now < image.round.end() {
-            return Err(Refusal::WrongPhase);
+            return Err(Revert::WrongPhase);
         }
         let version = image.proposal.version;
         let (mut outcome, right) = image.round.count();
@@ -263,8 +263,8 @@ impl Images {
     /// Settles what validators earned or lost in a round.
     ///
     /// # Errors
-    /// A [`Refusal`].
-    pub fn settle(&mut self, round: u64, ids: &[u64]) -> Result<(), Refusal> {
+    /// A [`Revert`].
+    pub fn settle(&mut self, round: u64, ids: &[u64]) -> Result<(), Revert> {
         let (set, image) = self.both(round)?;
         image.round.settle(set, ids)
     }
@@ -272,23 +272,23 @@ impl Images {
     /// Decides the cost of a wrong value.
     ///
     /// # Errors
-    /// A [`Refusal`].
-    pub fn decide(&mut self, round: u64, id: u64, now: u64) -> Result<(), Refusal> {
+    /// A [`Revert`].
+    pub fn decide(&mut self, round: u64, id: u64, now: u64) -> Result<(), Revert> {
         let overturned_at = self.overturned_at(round);
-        let (set, image) = self.both(round).map_err(|_| Refusal::WrongMark)?;
+        let (set, image) = self.both(round).map_err(|_| Revert::WrongMark)?;
         image.round.decide(set, id, overturned_at, now)
     }
 
     /// Votes against an image.
     ///
     /// # Errors
-    /// A [`Refusal`].
-    pub fn accuse(&mut self, caller: Party, round: u64, id: u64, now: u64) -> Result<(), Refusal> {
+    /// A [`Revert`].
+    pub fn accuse(&mut self, caller: Party, round: u64, id: u64, now: u64) -> Result<(), Revert> {
         let lasts = self.another_lasts(round, now);
         let snapshot = self.set.snapshot();
-        let (set, image) = self.both(round).map_err(|_| Refusal::WrongState)?;
+        let (set, image) = self.both(round).map_err(|_| Revert::WrongState)?;
         if image.usable_from.is_none() || image.revoked_at.is_some() {
-            return Err(Refusal::WrongState);
+            return Err(Revert::WrongState);
         }
         let fresh = Motion {
             snapshot,
@@ -303,11 +303,11 @@ impl Images {
             Some(_) | None => fresh,
         };
         if motion.voters.contains(&id) {
-            return Err(Refusal::WrongMark);
+            return Err(Revert::WrongMark);
         }
         set.can_lock(id, caller)?;
         if motion.snapshot.weight(id) == 0 {
-            return Err(Refusal::NotAllowed);
+            return Err(Revert::NotAllowed);
         }
         set.lock(id, caller)?;
         if image.motions.last().is_some_and(|motion| now < motion.end) {
@@ -329,12 +329,12 @@ impl Images {
     /// Settles a motion that is over.
     ///
     /// # Errors
-    /// A [`Refusal`].
-    pub fn settle_motion(&mut self, round: u64, number: usize, ids: &[u64], now: u64) -> Result<(), Refusal> {
+    /// A [`Revert`].
+    pub fn settle_motion(&mut self, round: u64, number: usize, ids: &[u64], now: u64) -> Result<(), Revert> {
         let (set, image) = self.both(round)?;
-        let motion = image.motions.get_mut(number).ok_or(Refusal::BadValue)?;
+        let motion = image.motions.get_mut(number).ok_or(Revert::BadValue)?;
         if now < motion.end {
-            return Err(Refusal::WrongPhase);
+            return Err(Revert::WrongPhase);
         }
         for id in ids {
             if motion.voters.contains(id) && motion.settled.insert(*id) {
@@ -396,8 +396,8 @@ impl Images {
         })
     }
 
-    fn both(&mut self, round: u64) -> Result<(&mut Set, &mut Image), Refusal> {
-        Ok((&mut self.set, self.images.get_mut(&round).ok_or(Refusal::WrongPhase)?))
+    fn both(&mut self, round: u64) -> Result<(&mut Set, &mut Image), Revert> {
+        Ok((&mut self.set, self.images.get_mut(&round).ok_or(Revert::WrongPhase)?))
     }
 }
 

@@ -16,7 +16,7 @@ pub type Party = u64;
 
 /// Why a call is refused. The names are those of the contracts' errors.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Refusal {
+pub enum Revert {
     /// The period already has a round.
     AlreadyOpen,
     /// There is no such answer, or both answers are the same.

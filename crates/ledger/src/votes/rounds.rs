@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::set::{Set, Snapshot};
-use super::{Party, Refusal};
+use super::{Party, Revert};
 
 /// Cost of equivocation, in ten-thousandths of the bond.
 const EQUIVOCATION: u128 = 10_000;
@@ -206,16 +206,16 @@ impl Round {
         id: u64,
         commitment: Commitment,
         now: u64,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Revert> {
         if now >= self.commit_end {
-            return Err(Refusal::WrongPhase);
+            return Err(Revert::WrongPhase);
         }
         match self.votes.get(&id) {
             None => set.lock(id, caller)?,
             Some(mark) => {
                 set.is_voter(id, caller)?;
                 if !matches!(mark, Mark::Committed(_)) {
-                    return Err(Refusal::WrongMark);
+                    return Err(Revert::WrongMark);
                 }
             }
         }
@@ -223,9 +223,9 @@ impl Round {
         Ok(())
     }
 
-    pub(super) fn reveal(&mut self, set: &Set, caller: Party, opening: Commitment, now: u64) -> Result<(), Refusal> {
+    pub(super) fn reveal(&mut self, set: &Set, caller: Party, opening: Commitment, now: u64) -> Result<(), Revert> {
         if now < self.commit_end || now >= self.reveal_end() {
-            return Err(Refusal::WrongPhase);
+            return Err(Revert::WrongPhase);
         }
         let id = opening.author.1;
         set.is_voter(id, caller)?;
@@ -242,9 +242,9 @@ impl Round {
         caller: Party,
         opening: Commitment,
         now: u64,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Revert> {
         if now >= self.commit_end {
-            return Err(Refusal::WrongPhase);
+            return Err(Revert::WrongPhase);
         }
         self.check_opening(opening)?;
         self.votes.insert(opening.author.1, Mark::Voided);
@@ -260,20 +260,20 @@ impl Round {
         caller: Party,
         id: u64,
         said: [(Answer, bool); 2],
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Revert> {
         if id == 0 {
-            return Err(Refusal::NotSigned);
+            return Err(Revert::NotSigned);
         }
         if self.caught.contains(&id) {
-            return Err(Refusal::WrongMark);
+            return Err(Revert::WrongMark);
         }
         if said[0].0 == said[1].0 {
-            return Err(Refusal::BadAnswer);
+            return Err(Revert::BadAnswer);
         }
         // A revealed answer is forgotten when it is settled.
         let shown = self.votes.get(&id).copied().filter(|_| !self.settled.contains(&id));
         if said.iter().any(|(answer, signed)| !signed && shown != Some(Mark::Revealed(*answer))) {
-            return Err(Refusal::NotSigned);
+            return Err(Revert::NotSigned);
         }
         self.caught.insert(id);
         if self.outcome == Outcome::Open {
@@ -338,9 +338,9 @@ impl Round {
         }
     }
 
-    pub(super) fn settle(&mut self, set: &mut Set, ids: &[u64]) -> Result<(), Refusal> {
+    pub(super) fn settle(&mut self, set: &mut Set, ids: &[u64]) -> Result<(), Revert> {
         if self.outcome == Outcome::Open {
-            return Err(Refusal::WrongPhase);
+            return Err(Revert::WrongPhase);
         }
         for id in ids {
             if !self.settled.insert(*id) {
@@ -382,12 +382,12 @@ impl Round {
         id: u64,
         overturned_at: Option<u64>,
         now: u64,
-    ) -> Result<(), Refusal> {
-        let amount = self.held.get(&id).copied().filter(|amount| *amount > 0).ok_or(Refusal::WrongMark)?;
+    ) -> Result<(), Revert> {
+        let amount = self.held.get(&id).copied().filter(|amount| *amount > 0).ok_or(Revert::WrongMark)?;
         let end = self.finished_at + HOLD;
         let back = overturned_at.is_some_and(|at| at < end);
         if !back && now < end {
-            return Err(Refusal::WrongPhase);
+            return Err(Revert::WrongPhase);
         }
         self.held.remove(&id);
         match set.validators.get(&id).map(|validator| validator.withdrawal) {
@@ -397,11 +397,11 @@ impl Round {
         Ok(())
     }
 
-    fn check_opening(&self, opening: Commitment) -> Result<(), Refusal> {
+    fn check_opening(&self, opening: Commitment) -> Result<(), Revert> {
         match self.votes.get(&opening.author.1) {
             Some(Mark::Committed(committed)) if *committed == opening => Ok(()),
-            Some(Mark::Committed(_)) => Err(Refusal::WrongOpening),
-            Some(Mark::Revealed(_) | Mark::Voided) | None => Err(Refusal::WrongMark),
+            Some(Mark::Committed(_)) => Err(Revert::WrongOpening),
+            Some(Mark::Revealed(_) | Mark::Voided) | None => Err(Revert::WrongMark),
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Party, Refusal};
+use super::{Party, Revert};
 
 /// Seconds for which a bond stays locked after its validator leaves.
 pub const UNBONDING: u64 = 21 * 86_400;
@@ -135,13 +135,13 @@ impl Set {
     /// Joins with a bond.
     ///
     /// # Errors
-    /// A [`Refusal`], as with all the following calls.
-    pub fn join(&mut self, caller: Party, family: Party, withdrawal: Party, amount: u128) -> Result<u64, Refusal> {
+    /// A [`Revert`], as with all the following calls.
+    pub fn join(&mut self, caller: Party, family: Party, withdrawal: Party, amount: u128) -> Result<u64, Revert> {
         if family != caller && !self.admits.contains(&(family, caller)) {
-            return Err(Refusal::NotAllowed);
+            return Err(Revert::NotAllowed);
         }
         if amount < self.min_bond {
-            return Err(Refusal::BondTooSmall);
+            return Err(Revert::BondTooSmall);
         }
         let id = self.validators.len() as u64 + 1;
         self.serve(id, caller)?;
@@ -162,11 +162,11 @@ impl Set {
     /// Adds to a bond.
     ///
     /// # Errors
-    /// A [`Refusal`].
-    pub fn top_up(&mut self, id: u64, amount: u128) -> Result<(), Refusal> {
-        let validator = self.validators.get_mut(&id).ok_or(Refusal::WrongStatus)?;
+    /// A [`Revert`].
+    pub fn top_up(&mut self, id: u64, amount: u128) -> Result<(), Revert> {
+        let validator = self.validators.get_mut(&id).ok_or(Revert::WrongStatus)?;
         if validator.status != Status::Active || validator.bond == 0 {
-            return Err(Refusal::WrongStatus);
+            return Err(Revert::WrongStatus);
         }
         validator.bond += amount;
         Ok(())
@@ -180,11 +180,11 @@ impl Set {
     /// Names the next hot key.
     ///
     /// # Errors
-    /// A [`Refusal`].
-    pub fn set_operator(&mut self, caller: Party, id: u64, operator: Party) -> Result<(), Refusal> {
-        let validator = self.validators.get_mut(&id).ok_or(Refusal::NotAllowed)?;
+    /// A [`Revert`].
+    pub fn set_operator(&mut self, caller: Party, id: u64, operator: Party) -> Result<(), Revert> {
+        let validator = self.validators.get_mut(&id).ok_or(Revert::NotAllowed)?;
         if validator.status == Status::Gone || validator.withdrawal != caller {
-            return Err(Refusal::NotAllowed);
+            return Err(Revert::NotAllowed);
         }
         validator.next_operator = Some(operator);
         Ok(())
@@ -193,13 +193,13 @@ impl Set {
     /// Makes the caller the hot key.
     ///
     /// # Errors
-    /// A [`Refusal`].
-    pub fn take_over(&mut self, caller: Party, id: u64) -> Result<(), Refusal> {
+    /// A [`Revert`].
+    pub fn take_over(&mut self, caller: Party, id: u64) -> Result<(), Revert> {
         if self.validators.get(&id).is_none_or(|validator| validator.next_operator != Some(caller)) {
-            return Err(Refusal::NotAllowed);
+            return Err(Revert::NotAllowed);
         }
         self.serve(id, caller)?;
-        let validator = self.validators.get_mut(&id).ok_or(Refusal::NotAllowed)?;
+        let validator = self.validators.get_mut(&id).ok_or(Revert::NotAllowed)?;
         (validator.operator, validator.next_operator) = (Some(caller), None);
         Ok(())
     }
@@ -207,14 +207,14 @@ impl Set {
     /// Starts to leave.
     ///
     /// # Errors
-    /// A [`Refusal`].
-    pub fn unbond(&mut self, caller: Party, id: u64, now: u64) -> Result<(), Refusal> {
-        let validator = self.validators.get_mut(&id).ok_or(Refusal::WrongStatus)?;
+    /// A [`Revert`].
+    pub fn unbond(&mut self, caller: Party, id: u64, now: u64) -> Result<(), Revert> {
+        let validator = self.validators.get_mut(&id).ok_or(Revert::WrongStatus)?;
         if validator.status != Status::Active {
-            return Err(Refusal::WrongStatus);
+            return Err(Revert::WrongStatus);
         }
         if validator.operator != Some(caller) && validator.withdrawal != caller {
-            return Err(Refusal::NotAllowed);
+            return Err(Revert::NotAllowed);
         }
         (validator.status, validator.free_at) = (Status::Unbonding, now + UNBONDING);
         Ok(())
@@ -223,17 +223,17 @@ impl Set {
     /// Pays out a bond that is free.
     ///
     /// # Errors
-    /// A [`Refusal`].
-    pub fn withdraw(&mut self, id: u64, now: u64) -> Result<(Party, u128), Refusal> {
-        let validator = self.validators.get_mut(&id).ok_or(Refusal::WrongStatus)?;
+    /// A [`Revert`].
+    pub fn withdraw(&mut self, id: u64, now: u64) -> Result<(Party, u128), Revert> {
+        let validator = self.validators.get_mut(&id).ok_or(Revert::WrongStatus)?;
         if validator.status != Status::Unbonding {
-            return Err(Refusal::WrongStatus);
+            return Err(Revert::WrongStatus);
         }
         if now < validator.free_at {
-            return Err(Refusal::TooEarly);
+            return Err(Revert::TooEarly);
         }
         if validator.locks != 0 {
-            return Err(Refusal::Locked);
+            return Err(Revert::Locked);
         }
         (validator.operator, validator.next_operator, validator.status) = (None, None, Status::Gone);
         Ok((validator.withdrawal, std::mem::take(&mut validator.bond)))
@@ -255,22 +255,22 @@ impl Set {
     }
 
     /// Checks that the caller is the validator's hot key.
-    pub(super) fn is_voter(&self, id: u64, caller: Party) -> Result<(), Refusal> {
+    pub(super) fn is_voter(&self, id: u64, caller: Party) -> Result<(), Revert> {
         let own = self.validators.get(&id).is_some_and(|validator| validator.operator == Some(caller));
-        if own { Ok(()) } else { Err(Refusal::NotTheVoter) }
+        if own { Ok(()) } else { Err(Revert::NotTheVoter) }
     }
 
     /// Checks that the validator can be locked once more.
-    pub(super) fn can_lock(&self, id: u64, caller: Party) -> Result<(), Refusal> {
+    pub(super) fn can_lock(&self, id: u64, caller: Party) -> Result<(), Revert> {
         self.is_voter(id, caller)?;
         match self.validators.get(&id) {
             // A validator that lost its whole bond can only leave.
-            Some(validator) if validator.status != Status::Active || validator.bond == 0 => Err(Refusal::WrongStatus),
+            Some(validator) if validator.status != Status::Active || validator.bond == 0 => Err(Revert::WrongStatus),
             Some(_) | None => Ok(()),
         }
     }
 
-    pub(super) fn lock(&mut self, id: u64, caller: Party) -> Result<(), Refusal> {
+    pub(super) fn lock(&mut self, id: u64, caller: Party) -> Result<(), Revert> {
         self.can_lock(id, caller)?;
         if let Some(validator) = self.validators.get_mut(&id) {
             validator.locks += 1;
@@ -337,9 +337,9 @@ impl Set {
         amount
     }
 
-    fn serve(&mut self, id: u64, operator: Party) -> Result<(), Refusal> {
+    fn serve(&mut self, id: u64, operator: Party) -> Result<(), Revert> {
         if self.served.contains_key(&operator) {
-            return Err(Refusal::OperatorTaken);
+            return Err(Revert::OperatorTaken);
         }
         self.served.insert(operator, id);
         Ok(())

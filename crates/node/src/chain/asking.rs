@@ -24,7 +24,7 @@ const TRIES: usize = 2;
 
 /// What a pass knows about ingresses.
 #[derive(Default)]
-pub(super) struct Ways<'a> {
+pub(super) struct KnownIngresses<'a> {
     /// Ingresses that answer, with the digest of the evidence that they have shown.
     pub(super) open: BTreeMap<u64, (&'a Record, EvidenceDigest)>,
     /// Ingresses that seem not to forward.
@@ -35,27 +35,31 @@ pub(super) struct Ways<'a> {
 pub(super) fn pass<'a>(
     ask: &dyn Ask,
     due: &[&'a Record],
-    mut ways: Ways<'a>,
+    mut known: KnownIngresses<'a>,
 ) -> Vec<(&'a Record, Result<Staple, InquiryError>)> {
     let of = |role: Role| due.iter().copied().filter(|record| record.role == role).collect::<Vec<_>>();
     let mut all = Vec::new();
     let ingresses = at_once(&of(Role::Ingress), |record| ask.ask(record, None));
     for (record, shown) in ingresses {
         if let Some(digest) = digest_of(&shown) {
-            ways.open.insert(record.relay_id, (record, digest));
+            known.open.insert(record.relay_id, (record, digest));
         }
         all.push((record, staple_of(shown)));
     }
-    let ways = Mutex::new(ways);
-    all.extend(at_once(&of(Role::Egress), |egress| through_ingresses(ask, egress, &ways)));
+    let known = Mutex::new(known);
+    all.extend(at_once(&of(Role::Egress), |egress| through_ingresses(ask, egress, &known)));
     all
 }
 
-fn through_ingresses(ask: &dyn Ask, egress: &Record, ways: &Mutex<Ways<'_>>) -> Result<Staple, InquiryError> {
+fn through_ingresses(
+    ask: &dyn Ask,
+    egress: &Record,
+    known: &Mutex<KnownIngresses<'_>>,
+) -> Result<Staple, InquiryError> {
     let mut silent = BTreeSet::new();
     let mut last = InquiryError::NoIngress;
     for _ in 0..TRIES {
-        let Some((ingress, digest)) = lock(ways).choose(egress, &silent) else { break };
+        let Some((ingress, digest)) = lock(known).choose(egress, &silent) else { break };
         match staple_of(ask.ask(egress, Some((ingress, digest)))) {
             // The ingress may be at fault, if it does not forward.
             Err(InquiryError::Silent) => {
@@ -63,7 +67,7 @@ fn through_ingresses(ask: &dyn Ask, egress: &Record, ways: &Mutex<Ways<'_>>) -> 
                 last = InquiryError::Silent;
             }
             shown => {
-                lock(ways).doubtful.extend(silent);
+                lock(known).doubtful.extend(silent);
                 return shown;
             }
         }
@@ -71,14 +75,14 @@ fn through_ingresses(ask: &dyn Ask, egress: &Record, ways: &Mutex<Ways<'_>>) -> 
     Err(last)
 }
 
-impl<'a> Ways<'a> {
+impl<'a> KnownIngresses<'a> {
     /// Returns an ingress that may share a circuit with this egress, drawn at random among those that forward.
     fn choose(&self, egress: &Record, without: &BTreeSet<u64>) -> Option<(&'a Record, EvidenceDigest)> {
         let fits = |relay: &u64, ingress: &Record| !without.contains(relay) && !ingress.conflicts_with(egress);
         let all = self.open.iter().filter(|(relay, (ingress, _))| fits(relay, ingress));
         let (doubtful, good): (Vec<_>, Vec<_>) = all.partition(|(relay, _)| self.doubtful.contains(relay));
         let mut left = if good.is_empty() { doubtful } else { good };
-        draw(&mut left).map(|(_, way)| *way)
+        draw(&mut left).map(|(_, ingress)| *ingress)
     }
 }
 

@@ -9,7 +9,7 @@ use openrelay_proto::message::MirrorFile;
 
 use super::read::ChainError;
 use super::sources::{Missing, download};
-use super::way::Way;
+use super::transport::Transport;
 use crate::chain_file::ChainFile;
 
 /// A signed block, and the directory at that block.
@@ -30,14 +30,14 @@ pub struct Signed {
 ///
 /// # Errors
 /// [`ChainError::Checkpoints`] with a fault for each source, or [`ChainError::Unreached`] if no source was reached.
-pub fn fetch(way: &dyn Way, file: &ChainFile, now: u64, seen: u64) -> Result<Signed, ChainError> {
+pub fn fetch(transport: &dyn Transport, file: &ChainFile, now: u64, seen: u64) -> Result<Signed, ChainError> {
     let (mut faults, mut reached) = (Vec::new(), false);
     let mut best: Option<Signed> = None;
-    let relays = way.relays().iter().map(|relay| {
-        let fetched = way.fetch(*relay, MirrorFile::Checkpoint);
+    let relays = transport.relays().iter().map(|relay| {
+        let fetched = transport.fetch(*relay, MirrorFile::Checkpoint);
         ("a relay".to_owned(), fetched.map_err(Missing::Unreached))
     });
-    let mirrors = file.checkpoints.iter().map(|url| (url.clone(), download(&way.agent(url), url, MAX_FILE)));
+    let mirrors = file.checkpoints.iter().map(|url| (url.clone(), download(&transport.agent(url), url, MAX_FILE)));
     for (source, fetched) in relays.chain(mirrors) {
         let found = match fetched {
             Ok(bytes) => check(file, bytes, now, seen),

@@ -22,7 +22,7 @@ use openrelay_ledger::chain::voting::{Answer, Collateral, ImageRegistry, image_v
 use openrelay_ledger::record::{Record, Role};
 use serde_json::Value;
 
-use super::asking::{Ways, pass};
+use super::asking::{KnownIngresses, pass};
 use super::endpoint::Endpoint;
 use super::evidence::header_at;
 use crate::attestation::sha256;
@@ -112,13 +112,13 @@ impl Collector {
     fn pass(&mut self, ask: &dyn Ask, network: [u8; 32], relays: &[Record], now: Instant) {
         let listed: BTreeSet<u64> = relays.iter().map(|record| record.relay_id).collect();
         self.shown.retain(|relay_id, _| listed.contains(relay_id));
-        let (mut due, mut ways) = (Vec::new(), Ways::default());
+        let (mut due, mut known) = (Vec::new(), KnownIngresses::default());
         for record in relays {
             match self.shown.get(&record.relay_id).filter(|shown| shown.key == key_of(record)) {
                 Some(shown) if now.saturating_duration_since(shown.asked) <= shown.pause() => {
                     let answers = shown.staple.as_ref().filter(|_| shown.failures == 0 && record.role == Role::Ingress);
                     let digest = answers.map(|staple| staple.evidence.identity());
-                    ways.open.extend(digest.map(|digest| (record.relay_id, (record, digest))));
+                    known.open.extend(digest.map(|digest| (record.relay_id, (record, digest))));
                 }
                 Some(_) | None => due.push(record),
             }
@@ -127,7 +127,7 @@ impl Collector {
         let failures = |record: &Record| self.shown.get(&record.relay_id).map_or(0, |shown| shown.failures);
         due.sort_by_key(|record| (failures(record), record.role == Role::Egress));
         due.truncate(SLICE);
-        for (record, shown) in pass(ask, &due, ways) {
+        for (record, shown) in pass(ask, &due, known) {
             let key = key_of(record);
             // A relay that does not answer may have shown something earlier.
             let before = self.shown.remove(&record.relay_id).filter(|shown| shown.key == key);

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use ureq::{Agent, Timeout};
 
-use super::way::{Outside, PATIENCE, Way};
+use super::transport::{Direct, PATIENCE, Transport};
 
 /// Largest accepted answer, in bytes.
 pub(super) const MAX_ANSWER: u64 = 8 << 20;
@@ -157,12 +157,12 @@ impl EndpointError {
 impl Endpoint {
     /// Returns the endpoint at this URL, asked directly from this machine.
     pub fn new(url: &str) -> Self {
-        Self::by(&Outside, url)
+        Self::by(&Direct, url)
     }
 
     /// Returns the endpoint at this URL, asked over this transport.
-    pub fn by(way: &dyn Way, url: &str) -> Self {
-        Self { url: without_secrets(url), target: url.to_owned(), agent: way.agent(url) }
+    pub fn by(transport: &dyn Transport, url: &str) -> Self {
+        Self { url: without_secrets(url), target: url.to_owned(), agent: transport.agent(url) }
     }
 
     /// Returns its URL without secrets.

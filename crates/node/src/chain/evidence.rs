@@ -27,7 +27,7 @@ use super::endpoint::{Endpoint, EndpointError};
 use super::read::height;
 use super::sources::SOURCES;
 use super::staples::{Gathered, gather};
-use super::way::Way;
+use super::transport::Transport;
 use crate::attestation::{NEWEST, sha256};
 use crate::chain_file::ChainFile;
 use crate::random::OsRandom;
@@ -47,7 +47,7 @@ const _: () = assert!(largest(MAX_RELAYS, 1) <= MAX_ATTESTATION);
 /// # Errors
 /// [`EndpointError`] if the endpoint does not answer or does not prove what was asked for.
 pub(super) fn add(
-    way: &dyn Way,
+    transport: &dyn Transport,
     file: &ChainFile,
     endpoint: &Endpoint,
     (reading, directory): (&mut Reading, &Directory),
@@ -75,7 +75,7 @@ pub(super) fn add(
         directory.relay(binding.relay_id).is_some() && anchors.contains(&binding.block_height)
     };
     let relays = directory.body().relays.iter().map(|record| record.relay_id);
-    let mut gathered = gather(way, &file.evidence, relays, &fits, &mut OsRandom::default());
+    let mut gathered = gather(transport, &file.evidence, relays, &fits, &mut OsRandom::default());
     // The cached collateral comes first, and stays unless the chain names another.
     let files = [&mut found, &mut shown].into_iter().chain(&mut gathered.files);
     let bundles: Vec<Vec<u8>> = files.map(|file| std::mem::take(&mut file.bundle)).collect();

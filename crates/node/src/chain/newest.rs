@@ -11,16 +11,16 @@ use serde_json::json;
 
 use super::endpoint::{Endpoint, EndpointError};
 use super::read::ChainError;
-use super::way::Way;
+use super::transport::Transport;
 use crate::chain_file::ChainFile;
 
 /// Returns the number of the newest known block after a reading that failed with `error`, and remembers it.
-pub(super) fn learn(way: &dyn Way, file: &ChainFile, kept: &Path, error: &ChainError) -> u64 {
+pub(super) fn learn(transport: &dyn Transport, file: &ChainFile, kept: &Path, error: &ChainError) -> u64 {
     let before = known(kept);
     if matches!(error, ChainError::Unreached { .. }) {
         return before;
     }
-    let newest = shown(way, file).max(before);
+    let newest = shown(transport, file).max(before);
     if newest > before {
         // After a failure here, a later client may use the cached directory for too long. But caching a directory
         // fails then too.
@@ -49,10 +49,10 @@ fn note(kept: &Path) -> PathBuf {
 }
 
 /// Returns the highest block that a quorum of endpoints says the chain has reached; 0 without a quorum.
-fn shown(way: &dyn Way, file: &ChainFile) -> u64 {
+fn shown(transport: &dyn Transport, file: &ChainFile) -> u64 {
     let (answers, all) = mpsc::channel();
     for url in &file.endpoints {
-        let (answers, endpoint, chain) = (answers.clone(), Endpoint::by(way, url), file.chain_id);
+        let (answers, endpoint, chain) = (answers.clone(), Endpoint::by(transport, url), file.chain_id);
         // The receiver may be gone.
         std::thread::spawn(move || answers.send(head(&endpoint, chain)).ok());
     }

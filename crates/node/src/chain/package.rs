@@ -16,7 +16,7 @@ use openrelay_ledger::hex;
 
 use super::endpoint::{Endpoint, EndpointError};
 use super::read::{ChainError, read};
-use super::way::{Way, get};
+use super::transport::{Transport, get};
 use super::{evidence, staples};
 use crate::attestation::{Approved, approved, program_state, sha256, signed};
 use crate::chain_file::ChainFile;
@@ -77,8 +77,8 @@ pub fn packages(file: &ChainFile, now: u64) -> Result<Vec<Approved>, PackageErro
         });
         match voted {
             Ok(voted) => {
-                let (haste, time) = (contracts.haste.into(), header.timestamp);
-                let usable = |image: &&VotedImage| image.state(&voted, time, haste).usable();
+                let (time_divisor, time) = (contracts.time_divisor.into(), header.timestamp);
+                let usable = |image: &&VotedImage| image.state(&voted, time, time_divisor).usable();
                 let newest = voted.iter().rev().find(usable);
                 let mut found = AttestationFile::default();
                 // Mirrors are read until one has the manifest of the newest package. A mirror that withholds it would
@@ -88,7 +88,7 @@ pub fn packages(file: &ChainFile, now: u64) -> Result<Vec<Approved>, PackageErro
                     served = true;
                     found.add(brought);
                     let signed = signed(&voted, &file.trust(), &found);
-                    let packages = approved(&voted, haste, &signed, &found, time);
+                    let packages = approved(&voted, time_divisor, &signed, &found, time);
                     if newest.is_none_or(|newest| packages.iter().any(|package| newest.value == package.image.value)) {
                         return Ok(packages);
                     }
@@ -104,14 +104,19 @@ pub fn packages(file: &ChainFile, now: u64) -> Result<Vec<Approved>, PackageErro
 
 /// Returns the state of the client program with this hash, at the block of a reading. `None` if it is not an approved
 /// package, or no endpoint proves it.
-pub(crate) fn standing(way: &dyn Way, file: &ChainFile, reading: &Reading, program: [u8; 32]) -> Option<ImageState> {
+pub(crate) fn standing(
+    transport: &dyn Transport,
+    file: &ChainFile,
+    reading: &Reading,
+    program: [u8; 32],
+) -> Option<ImageState> {
     let contracts = file.trust().contracts?;
     let header = Header::decode(&reading.header).ok()?;
     let voted = file.endpoints.iter().find_map(|url| {
-        let proven = evidence::images(&Endpoint::by(way, url), &header, contracts.images, CLIENT_PACKAGE).ok()?;
+        let proven = evidence::images(&Endpoint::by(transport, url), &header, contracts.images, CLIENT_PACKAGE).ok()?;
         images(CLIENT_PACKAGE, &proven, &header).ok()
     })?;
-    program_state(program, &voted, contracts.haste.into(), header.timestamp)
+    program_state(program, &voted, contracts.time_divisor.into(), header.timestamp)
 }
 
 /// Returns the newest usable package, if the policy accepts it.

@@ -15,7 +15,7 @@ use openrelay_ledger::directory::Directory;
 use serde_json::{Value, json};
 
 use super::endpoint::{Endpoint, EndpointError};
-use super::way::{Outside, Way};
+use super::transport::{Direct, Transport};
 use super::{evidence, records};
 use crate::chain_file::ChainFile;
 use crate::random::OsRandom;
@@ -100,7 +100,7 @@ fn list(faults: &[String]) -> String {
 /// # Errors
 /// [`ChainError`] names the servers that failed, and why.
 pub fn read(file: &ChainFile, now: u64, seen: u64) -> Result<(Reading, Directory), ChainError> {
-    read_by(&Outside, file, (now, seen), None, &[])
+    read_by(&Direct, file, (now, seen), None, &[])
 }
 
 /// Does the same as [`read`] over another transport, with an older reading and with evidence that relays have shown.
@@ -112,24 +112,24 @@ pub fn read(file: &ChainFile, now: u64, seen: u64) -> Result<(Reading, Directory
 /// # Errors
 /// [`ChainError`] names the servers that failed, and why.
 pub fn read_by(
-    way: &dyn Way,
+    transport: &dyn Transport,
     file: &ChainFile,
     (now, seen): (u64, u64),
     older: Option<&Reading>,
     extra: &[Staple],
 ) -> Result<(Reading, Directory), ChainError> {
-    read_noting(way, file, (now, seen), older, extra).map(|(reading, directory, _)| (reading, directory))
+    read_noting(transport, file, (now, seen), older, extra).map(|(reading, directory, _)| (reading, directory))
 }
 
 /// Does the same as [`read_by`], and also returns the faults in sources' evidence files.
 pub(super) fn read_noting(
-    way: &dyn Way,
+    transport: &dyn Transport,
     file: &ChainFile,
     (now, seen): (u64, u64),
     older: Option<&Reading>,
     extra: &[Staple],
 ) -> Result<(Reading, Directory, Vec<String>), ChainError> {
-    let endpoints: Vec<Endpoint> = file.endpoints.iter().map(|url| Endpoint::by(way, url)).collect();
+    let endpoints: Vec<Endpoint> = file.endpoints.iter().map(|url| Endpoint::by(transport, url)).collect();
     let mut faults = Vec::new();
     let (mut failed, mut answered) = (vec![false; endpoints.len()], false);
     let (mut last, mut without_records) = (None, None);
@@ -137,7 +137,7 @@ pub(super) fn read_noting(
     let mut gathered: Option<Vec<u8>> = None;
     // Each endpoint leads once it has answered. One that lies or is behind therefore costs only its own turn, and one
     // that is slow or gone delays nobody.
-    for (at, shown) in ask_all(way, file) {
+    for (at, shown) in ask_all(transport, file) {
         let leader = &endpoints[at];
         let shown = match shown {
             Ok(shown) => shown,
@@ -161,10 +161,10 @@ pub(super) fn read_noting(
             continue;
         }
         let earlier: Vec<&[u8]> = gathered.iter().chain(older.map(|older| &older.records)).map(Vec::as_slice).collect();
-        match proven(way, shown, file, (now, seen), &earlier) {
+        match proven(transport, shown, file, (now, seen), &earlier) {
             Ok((mut reading, directory)) => {
                 gathered = Some(reading.records.clone());
-                match evidence::add(way, file, leader, (&mut reading, &directory), older, extra) {
+                match evidence::add(transport, file, leader, (&mut reading, &directory), older, extra) {
                     Ok(noted) => return Ok((reading, directory, noted)),
                     Err(error) => faults.push(error.to_string()),
                 }
@@ -194,10 +194,13 @@ pub(super) struct Shown {
 }
 
 /// Returns what each endpoint shows, with its index, in the order in which they answer.
-pub(super) fn ask_all(way: &dyn Way, file: &ChainFile) -> mpsc::Receiver<(usize, Result<Shown, EndpointError>)> {
+pub(super) fn ask_all(
+    transport: &dyn Transport,
+    file: &ChainFile,
+) -> mpsc::Receiver<(usize, Result<Shown, EndpointError>)> {
     let (answers, all) = mpsc::channel();
     for (at, url) in file.endpoints.iter().enumerate() {
-        let (answers, file, endpoint) = (answers.clone(), file.clone(), Endpoint::by(way, url));
+        let (answers, file, endpoint) = (answers.clone(), file.clone(), Endpoint::by(transport, url));
         // The receiver may be gone.
         std::thread::spawn(move || answers.send((at, show(&endpoint, &file))).ok());
     }
@@ -283,7 +286,7 @@ fn hash_at(endpoint: &Endpoint, file: &ChainFile, number: u64) -> Result<B256, E
 }
 
 fn proven(
-    way: &dyn Way,
+    transport: &dyn Transport,
     shown: Shown,
     file: &ChainFile,
     (now, seen): (u64, u64),
@@ -302,7 +305,7 @@ fn proven(
         Ok(_) | Err(ReadingError::Records(_)) => {}
         Err(error) => return Err(error.into()),
     }
-    reading.records = records::gather(way, file, shown.account.storage_root, earlier, &mut OsRandom::default())?;
+    reading.records = records::gather(transport, file, shown.account.storage_root, earlier, &mut OsRandom::default())?;
     let directory = reading.verify(&file.trust(), now, MAX_LAG, seen)?;
     Ok((reading, directory))
 }

@@ -13,7 +13,7 @@ use openrelay_proto::random::Random;
 
 use super::read::{AGAIN, ChainError, PAUSE};
 use super::sources::{Missing, SOURCES, Source, download, drawn};
-use super::way::Way;
+use super::transport::Transport;
 use crate::chain_file::ChainFile;
 
 /// Returns the file of records with this storage root. `earlier` are files that are already known, with any root;
@@ -24,7 +24,7 @@ use crate::chain_file::ChainFile;
 /// [`ChainError::Mirrors`] if the sources together do not give the registration of every relay.
 /// [`ChainError::Unserved`] if no source was reached. On success descriptors may still be missing.
 pub(super) fn gather(
-    way: &dyn Way,
+    transport: &dyn Transport,
     file: &ChainFile,
     root: B256,
     earlier: &[&[u8]],
@@ -42,7 +42,7 @@ pub(super) fn gather(
         let _ = gathering.assembly.add(file);
     }
     gathering.fill();
-    let mut sources = drawn(way, &file.mirrors, random);
+    let mut sources = drawn(transport, &file.mirrors, random);
     for again in 0..AGAIN {
         if gathering.assembly.is_whole() || sources.is_empty() {
             break;
@@ -51,7 +51,7 @@ pub(super) fn gather(
             std::thread::sleep(PAUSE);
         }
         for some in sources.chunks(SOURCES) {
-            ask(way, some, |source, read| gathering.take(source, read));
+            ask(transport, some, |source, read| gathering.take(source, read));
             if gathering.assembly.is_whole() {
                 break;
             }
@@ -117,11 +117,11 @@ impl Gathering<'_> {
 }
 
 /// Asks these sources at the same time, and passes each answer to `take` until it returns that there is enough.
-fn ask(way: &dyn Way, sources: &[Source], mut take: impl FnMut(&Source, Result<Vec<u8>, Missing>) -> bool) {
+fn ask(transport: &dyn Transport, sources: &[Source], mut take: impl FnMut(&Source, Result<Vec<u8>, Missing>) -> bool) {
     let (answers, all) = mpsc::channel();
     for (at, source) in sources.iter().enumerate() {
         if let Source::Mirror(url) = source {
-            let (answers, agent, url) = (answers.clone(), way.agent(url), url.clone());
+            let (answers, agent, url) = (answers.clone(), transport.agent(url), url.clone());
             // The receiver is gone if there was enough before.
             std::thread::spawn(move || answers.send((at, download(&agent, &url, MAX_FILE + 1))).ok());
         }
@@ -129,7 +129,7 @@ fn ask(way: &dyn Way, sources: &[Source], mut take: impl FnMut(&Source, Result<V
     drop(answers);
     for source in sources {
         if let Source::Relay(relay) = source
-            && take(source, way.fetch(*relay, MirrorFile::Records).map_err(Missing::Unreached))
+            && take(source, transport.fetch(*relay, MirrorFile::Records).map_err(Missing::Unreached))
         {
             return;
         }

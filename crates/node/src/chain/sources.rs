@@ -8,7 +8,7 @@ use openrelay_proto::handshake::Role;
 use openrelay_proto::random::{Random, array};
 use ureq::Agent;
 
-use super::way::Way;
+use super::transport::Transport;
 
 /// Number of sources that are asked at once.
 pub(super) const SOURCES: usize = 2;
@@ -34,8 +34,8 @@ impl Source {
 }
 
 /// Returns the circuit's relays and these mirrors, in random order.
-pub(super) fn drawn(way: &dyn Way, mirrors: &[String], random: &mut dyn Random) -> Vec<Source> {
-    let relays = way.relays().iter().map(|relay| Source::Relay(*relay));
+pub(super) fn drawn(transport: &dyn Transport, mirrors: &[String], random: &mut dyn Random) -> Vec<Source> {
+    let relays = transport.relays().iter().map(|relay| Source::Relay(*relay));
     let mut all: Vec<Source> = relays.chain(mirrors.iter().cloned().map(Source::Mirror)).collect();
     all.sort_by_cached_key(|_| array::<8>(random));
     all
@@ -71,7 +71,7 @@ pub(super) mod tests {
 
     use openrelay_proto::message::MirrorFile;
 
-    use super::super::way::Outside;
+    use super::super::transport::Direct;
     use super::*;
 
     /// A circuit whose relays mirror these evidence files, and nothing else.
@@ -81,9 +81,9 @@ pub(super) mod tests {
         pub(in crate::chain) egress: Vec<u8>,
     }
 
-    impl Way for Circuit {
+    impl Transport for Circuit {
         fn agent(&self, url: &str) -> Agent {
-            Outside.agent(url)
+            Direct.agent(url)
         }
 
         fn relays(&self) -> &[Role] {

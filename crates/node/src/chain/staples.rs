@@ -21,7 +21,7 @@ use openrelay_proto::message::MirrorFile;
 use openrelay_proto::random::Random;
 
 use super::sources::{SOURCES, Source, drawn};
-use super::way::{Outside, PATIENCE, Way};
+use super::transport::{Direct, PATIENCE, Transport};
 use crate::attestation::NEWEST;
 use crate::chain_file::ChainFile;
 
@@ -66,7 +66,7 @@ struct Place {
 /// while any relay is listed by fewer than two. What only the circuit's own ingress says is not used, because the
 /// ingress could then choose the egress.
 pub(super) fn gather(
-    way: &dyn Way,
+    transport: &dyn Transport,
     mirrors: &[String],
     relays: impl Iterator<Item = u64>,
     fits: &dyn Fn(&Staple) -> bool,
@@ -74,13 +74,13 @@ pub(super) fn gather(
 ) -> Gathered {
     let places = relays.map(|relay_id| (relay_id, Place::default())).collect();
     let mut gathering = Gathering { places, found: Gathered::default() };
-    let mut sources = drawn(way, mirrors, random);
+    let mut sources = drawn(transport, mirrors, random);
     loop {
         let some: Vec<Source> = sources.drain(..gathering.wanting().min(sources.len())).collect();
         if some.is_empty() {
             return gathering.finish();
         }
-        gathering.ask(way, &some, fits);
+        gathering.ask(transport, &some, fits);
     }
 }
 
@@ -98,7 +98,7 @@ impl Gathering {
 
     /// Reads these sources at the same time. A quick source does not cut a slow one short: each may take the full
     /// time.
-    fn ask(&mut self, way: &dyn Way, some: &[Source], fits: &dyn Fn(&Staple) -> bool) {
+    fn ask(&mut self, transport: &dyn Transport, some: &[Source], fits: &dyn Fn(&Staple) -> bool) {
         let relays = self.places.len();
         let patience = PATIENCE + PER_RELAY * u32::try_from(relays).unwrap_or(u32::MAX);
         // Each thread holds one page, and reads the next one while this one is processed.
@@ -108,7 +108,7 @@ impl Gathering {
                 let answers = answers.clone();
                 let read = move || {
                     let hand = |part| answers.send((source, Ok(part))).is_ok();
-                    if let Err(failure) = read(way, source, patience, largest(relays, NEWEST), hand) {
+                    if let Err(failure) = read(transport, source, patience, largest(relays, NEWEST), hand) {
                         // The receiver may be gone.
                         let _ = answers.send((source, Err(failure)));
                     }
@@ -175,7 +175,7 @@ impl Place {
 
 /// Reads a source's file of at most `limit` bytes, as long as `hand` accepts its parts.
 fn read(
-    way: &dyn Way,
+    transport: &dyn Transport,
     source: &Source,
     patience: Duration,
     limit: usize,
@@ -183,11 +183,11 @@ fn read(
 ) -> Result<(), Failure> {
     match source {
         Source::Relay(role) => {
-            let bytes = way.fetch(*role, MirrorFile::Attestation).map_err(|_| Failure::Silent)?;
+            let bytes = transport.fetch(*role, MirrorFile::Attestation).map_err(|_| Failure::Silent)?;
             parts(&bytes[..], hand)
         }
         Source::Mirror(url) => {
-            let asked = way.agent(url).get(url).config().timeout_global(Some(patience)).build();
+            let asked = transport.agent(url).get(url).config().timeout_global(Some(patience)).build();
             let response = asked.call().map_err(|_| Failure::Silent)?;
             if !response.status().is_success() {
                 return Err(Failure::Silent);
@@ -232,7 +232,7 @@ pub(super) fn commons(file: &ChainFile) -> impl Iterator<Item = AttestationFile>
             false
         };
         // A source that fails after this part has already delivered it.
-        let _ = read(&Outside, &Source::Mirror(url.clone()), PATIENCE, largest(0, 0), take);
+        let _ = read(&Direct, &Source::Mirror(url.clone()), PATIENCE, largest(0, 0), take);
         found
     })
 }
@@ -260,7 +260,7 @@ pub(super) fn all(file: &ChainFile, genuine: &dyn Fn(&Staple) -> bool) -> (Vec<S
             true
         };
         let limit = largest(MAX_RELAYS, NEWEST);
-        if let Err(Failure::Bad(error)) = read(&Outside, &Source::Mirror(url.clone()), HOURLY, limit, take) {
+        if let Err(Failure::Bad(error)) = read(&Direct, &Source::Mirror(url.clone()), HOURLY, limit, take) {
             faults.push(format!("{url}: {error}"));
         }
     }

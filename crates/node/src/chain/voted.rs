@@ -7,7 +7,7 @@ use openrelay_ledger::chain::voted::Voted;
 use super::endpoint::Endpoint;
 use super::evidence::states;
 use super::read::{ChainError, agree, ask_all};
-use super::way::Outside;
+use super::transport::Direct;
 use crate::chain_file::ChainFile;
 
 /// Returns what the newest block proves about images and collateral, directly from this machine.
@@ -18,7 +18,7 @@ pub fn voted(file: &ChainFile) -> Result<Voted, ChainError> {
     let contracts = file.trust().contracts.ok_or(openrelay_ledger::chain::reading::ReadingError::NoContracts)?;
     let endpoints: Vec<Endpoint> = file.endpoints.iter().map(|url| Endpoint::new(url)).collect();
     let (mut faults, mut last, mut answered) = (Vec::new(), None, false);
-    for (at, shown) in ask_all(&Outside, file) {
+    for (at, shown) in ask_all(&Direct, file) {
         let (Some(leader), Ok(shown)) = (endpoints.get(at), &shown) else {
             faults.extend(shown.err().map(|error| {
                 answered |= error.is_answer();

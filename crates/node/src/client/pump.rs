@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use openrelay_proto::client::{Client, Event, Verdict};
+use openrelay_proto::client::{Client, DatagramEvent, Event};
 use openrelay_proto::drops::{DropReason, Drops};
 use openrelay_proto::ip::{CLIENT_V4, CLIENT_V6, Packet, tcp};
 use openrelay_proto::time::Time;
@@ -192,9 +192,9 @@ impl Pump {
                 self.counts.drops.count(DropReason::ForeignSource);
             } else {
                 match self.client.handle_datagram(datagram, now, minutes, &mut self.random) {
-                    Verdict::Consumed => self.counts.control += 1,
-                    Verdict::Dropped(reason) => self.counts.drops.count(reason),
-                    Verdict::Deliver { offset, packet, partial } => {
+                    DatagramEvent::Consumed => self.counts.control += 1,
+                    DatagramEvent::Dropped(reason) => self.counts.drops.count(reason),
+                    DatagramEvent::Deliver { offset, packet, partial } => {
                         self.counts.delivered += 1;
                         self.counts.delivered_bytes += packet.len as u64;
                         self.merger.push(&self.queue, &self.buffer, start + offset, packet, partial);

@@ -17,7 +17,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use openrelay_proto::client::{Client, Event, Fetched, Verdict};
+use openrelay_proto::client::{Client, DatagramEvent, Event, Fetched};
 use openrelay_proto::drops::DropReason;
 use openrelay_proto::handshake::Role;
 use openrelay_proto::message::MirrorFile;
@@ -29,7 +29,7 @@ use ureq::Agent;
 
 use super::Counts;
 use super::lockdown::MARK;
-use crate::chain::Way;
+use crate::chain::Transport;
 use crate::clock::{Clock, unix_minutes};
 use crate::random::OsRandom;
 use stack::Stack;
@@ -186,7 +186,7 @@ impl Drop for QueryCircuit {
     }
 }
 
-impl Way for QueryCircuit {
+impl Transport for QueryCircuit {
     fn agent(&self, url: &str) -> Agent {
         http::agent(&self.shared, url)
     }
@@ -271,9 +271,9 @@ impl State {
                 continue;
             }
             match self.client.handle_datagram(datagram, now, minutes, random) {
-                Verdict::Consumed => self.counts.control += 1,
-                Verdict::Dropped(reason) => self.counts.drops.count(reason),
-                Verdict::Deliver { offset, packet, .. } => {
+                DatagramEvent::Consumed => self.counts.control += 1,
+                DatagramEvent::Dropped(reason) => self.counts.drops.count(reason),
+                DatagramEvent::Deliver { offset, packet, .. } => {
                     // Packets that the device accepts are counted as delivered; this one never reaches the device.
                     self.counts.control += 1;
                     self.stack.arrived(datagram.get(offset..offset + packet.len).unwrap_or(&[]));

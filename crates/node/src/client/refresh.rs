@@ -24,7 +24,7 @@ use super::host::HostError;
 use super::pump::Command;
 use super::query::QueryCircuit;
 use super::{Counts, below};
-use crate::attestation::{Judged, Standard, sha256};
+use crate::attestation::{JudgedRelays, TrustPolicy, sha256};
 use crate::chain_file::ChainFile;
 use crate::circuit::{self, Hop, Hops, OpenConsent};
 use crate::clock::{Clock, unix_seconds};
@@ -43,9 +43,9 @@ pub(super) struct Reader {
     /// that relay since.
     pub(super) opened_with: VerifiedDirectory,
     /// The relays of both directories, judged.
-    pub(super) judged: Judged,
-    pub(super) opened_judged: Judged,
-    pub(super) standard: Standard,
+    pub(super) judged: JudgedRelays,
+    pub(super) opened_judged: JudgedRelays,
+    pub(super) standard: TrustPolicy,
     /// Ends the user's circuit.
     pub(super) abandon: Abandon,
     pub(super) admission: AdmissionMode,
@@ -187,7 +187,7 @@ fn run(mut reader: Reader, shared: &Shared) {
                 known.sequence = directory.directory().body().sequence;
                 known.source = directory.directory().source();
                 known.hops_listed = reader.hops_are_in(&directory);
-                reader.judged = Judged::of(&directory, &reader.chain.trust(), &reader.standard, unix_seconds());
+                reader.judged = JudgedRelays::of(&directory, &reader.chain.trust(), &reader.standard, unix_seconds());
                 if let Some(warning) = crate::chain::keep_believed(&reader.kept, &directory, &reader.judged) {
                     known.warning.get_or_insert(warning);
                 }

@@ -14,7 +14,7 @@ use openrelay_proto::drops::DropReason;
 use openrelay_proto::handshake::{FIRST_IK_LEN, FIRST_NK_LEN};
 use openrelay_proto::ip::{Packet, tcp};
 use openrelay_proto::random::Random;
-use openrelay_proto::relay::{Gate, Request, Shard, Verdict};
+use openrelay_proto::relay::{Fate, Gate, Request, Shard};
 use openrelay_proto::time::Time;
 use openrelay_proto::wire::padded;
 use openrelay_sys::event::{Waker, wait};
@@ -212,24 +212,24 @@ impl Worker {
             let end = start + length;
             let Some(datagram) = self.buffer.get_mut(start..end) else { break };
             match handle(&mut self.shard, from, datagram, now, &mut self.random) {
-                Verdict::Forward { to } => {
+                Fate::Forward { to } => {
                     if !run.extend(to, start, end) {
                         self.forward(&run);
                         run = Run::new(to, start, end);
                     }
                 }
-                Verdict::Deliver { offset, packet, partial } => {
+                Fate::Deliver { offset, packet, partial } => {
                     if let Some(queue) = &self.io.queue {
                         self.merger.push(queue, &self.buffer, start + offset, packet, partial);
                     }
                 }
-                Verdict::OtherShard(number) => {
+                Fate::OtherShard(number) => {
                     if !passing.extend(number, start, end) {
                         self.pass(&passing, from);
                         passing = Run::new(number, start, end);
                     }
                 }
-                Verdict::Consumed | Verdict::Dropped(_) => {}
+                Fate::Consumed | Fate::Dropped(_) => {}
             }
             start = end;
         }
@@ -474,7 +474,7 @@ impl Worker {
 }
 
 /// Handles a datagram of the shard's own socket, or one that another shard passed on.
-type Handle = fn(&mut Shard, SocketAddr, &mut [u8], Time, &mut dyn Random) -> Verdict;
+type Handle = fn(&mut Shard, SocketAddr, &mut [u8], Time, &mut dyn Random) -> Fate;
 
 /// Consecutive datagrams of one train that go to the same place.
 struct Run<To> {

@@ -8,7 +8,7 @@ use alloy_primitives::{Address, B256, U256};
 use alloy_sol_types::SolEvent as _;
 use openrelay_ledger::chain::voting::images::ReleaseKeys::Release;
 use openrelay_ledger::chain::voting::{Answer, ImageRegistry, ValidatorSet};
-use openrelay_node::attestation::{Approved, Judged};
+use openrelay_node::attestation::{Approved, JudgedRelays};
 use openrelay_node::chain::Endpoint;
 use openrelay_node::chain_file::ChainFile;
 use openrelay_node::config::Origin;
@@ -102,7 +102,7 @@ impl Vote {
     }
 }
 
-fn tell(judged: &Judged, approved: &Approved) {
+fn tell(judged: &JudgedRelays, approved: &Approved) {
     let image = &approved.image;
     let hash = openrelay_image::hex(&image.hash);
     say(&format!("image       {hash}   version {}   {}", approved.version, page::state(image.state)));
@@ -127,7 +127,7 @@ fn tell_round(round: &Round) {
     }
 }
 
-fn image_json(judged: &Judged, approved: &Approved, round: Option<&Round>) -> Value {
+fn image_json(judged: &JudgedRelays, approved: &Approved, round: Option<&Round>) -> Value {
     let image = &approved.image;
     let vote = |vote: &Vote| {
         json!({

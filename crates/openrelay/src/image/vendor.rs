@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use openrelay_image::crates::{Crate, MAX_ARCHIVE, locked, manifest};
-use openrelay_node::chain::way;
+use openrelay_node::chain::transport;
 use openrelay_node::directory::replace;
 
 use super::{BuildArguments, DOWNLOAD, kept};
@@ -145,7 +145,8 @@ fn archives(
     if !left.is_empty() {
         let mut mirrored = |one: &Crate| {
             let urls = build.from.iter().map(|base| format!("{}/{}", base.trim_end_matches('/'), one.sha256));
-            let mut answers = urls.filter_map(|url| way::get(&url, DOWNLOAD, MAX_ARCHIVE).ok().map(|(_, bytes)| bytes));
+            let mut answers =
+                urls.filter_map(|url| transport::get(&url, DOWNLOAD, MAX_ARCHIVE).ok().map(|(_, bytes)| bytes));
             answers.find(|bytes| one.check(bytes).is_ok())
         };
         left = look(&left, &mut mirrored)?;

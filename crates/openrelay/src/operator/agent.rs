@@ -18,7 +18,7 @@ use openrelay_ledger::chain::reading::Reading;
 use openrelay_ledger::chain::registry::RelayRegistry;
 use openrelay_ledger::chain::set::Status;
 use openrelay_node::chain::journal::Sender;
-use openrelay_node::chain::{Outside, read_by};
+use openrelay_node::chain::{Direct, read_by};
 use openrelay_node::chain_file::ChainFile;
 use openrelay_node::clock::unix_seconds;
 use openrelay_node::config::{RelayFile, read};
@@ -231,7 +231,7 @@ fn attend(
         }
         // Known descriptors are kept, but evidence is read each time.
         let known = Reading { attestation: Vec::new(), ..last.clone() };
-        match read_by(&Outside, &folder.chain, (unix_seconds(), seen), Some(&known), &[]) {
+        match read_by(&Direct, &folder.chain, (unix_seconds(), seen), Some(&known), &[]) {
             Ok((reading, directory)) => {
                 warned = false;
                 seen = directory.body().sequence;
@@ -302,7 +302,7 @@ impl Checkpoints {
             return;
         }
         self.next = Instant::now() + Duration::from_secs(chain.refresh_s) * CHECKPOINT_EVERY;
-        let found = openrelay_node::chain::checkpoint::fetch(&Outside, chain, unix_seconds(), self.seen);
+        let found = openrelay_node::chain::checkpoint::fetch(&Direct, chain, unix_seconds(), self.seen);
         if let Ok(found) = found
             && found.checkpoint.number > self.seen
             // No relay mirrors a larger file.

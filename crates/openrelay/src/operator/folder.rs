@@ -33,7 +33,7 @@ pub(super) const RELAY: &str = "relay.toml";
 /// The operator's settings for the relay.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Plan {
+pub(super) struct RelayPlan {
     pub(super) role: Role,
     /// Addresses at which clients reach the relay.
     pub(super) endpoints: Vec<SocketAddr>,
@@ -49,13 +49,13 @@ pub(super) struct Plan {
 /// An operator's folder that was opened.
 pub(super) struct Folder {
     pub(super) path: PathBuf,
-    pub(super) plan: Plan,
+    pub(super) plan: RelayPlan,
     pub(super) chain: ChainFile,
 }
 
 impl Folder {
     pub(super) fn open(path: &Path) -> Result<Self, Failure> {
-        let plan: Plan = read(&path.join(OPERATOR)).map_err(Failure::plain)?;
+        let plan: RelayPlan = read(&path.join(OPERATOR)).map_err(Failure::plain)?;
         let chain = ChainFile::load(&path.join(CHAIN)).map_err(Failure::plain)?;
         Ok(Self { path: path.to_owned(), plan, chain })
     }
@@ -194,7 +194,7 @@ impl Events {
     }
 }
 
-pub(super) fn to_toml(plan: &Plan) -> String {
+pub(super) fn to_toml(plan: &RelayPlan) -> String {
     let endpoints: Vec<String> = plan.endpoints.iter().map(|endpoint| format!("\"{endpoint}\"")).collect();
     let mut text = format!(
         "# Settings of the relay. `openrelay relay run` publishes them at the next start.\nrole = \"{}\"\n\

@@ -17,7 +17,7 @@ use openrelay_attest::{Roots, check_staple};
 use openrelay_image::{hex, sha256};
 use openrelay_ledger::chain::voting::collateral::Collateral;
 use openrelay_node::chain::mirrored_evidence;
-use openrelay_node::chain::way::get;
+use openrelay_node::chain::transport::get;
 use openrelay_node::clock::unix_seconds;
 use openrelay_node::directory::replace;
 
@@ -100,7 +100,7 @@ pub(super) fn once(
     let (contest, id) = (Contest::Collateral, folder.bonded()?.id);
     let at = contest.at(folder)?;
     let password = arguments.password_file.as_deref();
-    let haste = folder.chain.haste.max(1);
+    let time_divisor = folder.chain.time_divisor.max(1);
     let count = folder.ask(at, &Collateral::roundCountCall {})?;
     let mut to_answer = Vec::new();
     for number in count.saturating_sub(ROUNDS) + 1..=count {
@@ -113,13 +113,13 @@ pub(super) fn once(
             Due::Answer { until } => {
                 // By then other validators have published what they fetched.
                 let left = until.saturating_sub(block_time(&folder.endpoint())?);
-                to_answer.extend((left <= PERIOD / 4 / u64::from(haste)).then_some(number));
+                to_answer.extend((left <= PERIOD / 4 / u64::from(time_divisor)).then_some(number));
             }
         }
         // Another validator may have settled the round for everyone without posting its result.
         post(folder, number, password)?;
     }
-    if to_answer.is_empty() && watch.looked.is_some_and(|at| at.elapsed() < LOOK_EVERY / haste) {
+    if to_answer.is_empty() && watch.looked.is_some_and(|at| at.elapsed() < LOOK_EVERY / time_divisor) {
         return Ok(());
     }
     watch.looked = Some(Instant::now());
@@ -148,7 +148,7 @@ pub(super) fn once(
     if hash == known.current.bundle || !Bundle::decode(&bytes).is_ok_and(|bundle| known.is_wanted(&bundle)) {
         return Ok(());
     }
-    let period = block_time(&folder.endpoint())? / (PERIOD / u64::from(haste));
+    let period = block_time(&folder.endpoint())? / (PERIOD / u64::from(time_divisor));
     let period = alloy_primitives::aliases::U48::from(period);
     if folder.ask(at, &Collateral::roundOfPeriodCall { period })? == 0 {
         let sender = folder.sender(folder.key(password)?);
@@ -345,7 +345,7 @@ fn post(folder: &Folder, number: u64, password: Option<&Path>) -> Result<(), Fai
             let (answer, value) = found.answer().parts();
             let named = folder.ask(at, &Collateral::answerKeyCall { answer, value })? == round.right;
             let from: u64 = folder.ask(at, &Collateral::renewableFromCall {})?.to();
-            let until = round.revealEnd.to::<u64>() + RENEWS_FOR / u64::from(folder.chain.haste.max(1));
+            let until = round.revealEnd.to::<u64>() + RENEWS_FOR / u64::from(folder.chain.time_divisor.max(1));
             let now = block_time(&folder.endpoint())?;
             if !named || now < from || now >= until {
                 return Ok(());

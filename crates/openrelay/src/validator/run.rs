@@ -24,12 +24,12 @@ use openrelay_image::lock::Lock;
 use openrelay_image::{hex, sha256};
 use openrelay_ledger::chain::voting::images::ReleaseKeys::Release;
 use openrelay_ledger::chain::voting::{ImageRegistry, image_value, release_hash, statement_hash};
-use openrelay_node::attestation::Judged;
+use openrelay_node::attestation::JudgedRelays;
 use openrelay_node::chain::journal::sign;
-use openrelay_node::chain::{Endpoint, Outside, read_by};
+use openrelay_node::chain::{Direct, Endpoint, read_by};
 use openrelay_node::clock::unix_seconds;
 use openrelay_node::directory::{VerifiedDirectory, replace};
-use openrelay_node::inquirer::Inquirer;
+use openrelay_node::inquirer::EvidenceClient;
 use openrelay_node::random::OsRandom;
 use openrelay_proto::random::array;
 use openrelay_sys::confine::free;
@@ -203,7 +203,7 @@ fn stand(folder: &Folder, arguments: &RunArguments, number: u64, id: u64) -> Res
         Due::Answer { until } => {
             let left = Duration::from_secs(until.saturating_sub(block_time(&folder.endpoint())?));
             // A time divisor makes the chain's rounds shorter, but not builds.
-            return Ok(Some(left.saturating_mul(folder.chain.haste.max(1))));
+            return Ok(Some(left.saturating_mul(folder.chain.time_divisor.max(1))));
         }
     }
     Ok(None)
@@ -217,7 +217,8 @@ fn answer(
     number: u64,
     left: Duration,
 ) -> Result<(), Failure> {
-    let schedule = Schedule { left, late: LATE, last: LAST, again: AGAIN / folder.chain.haste.max(1), whole: WHOLE };
+    let schedule =
+        Schedule { left, late: LATE, last: LAST, again: AGAIN / folder.chain.time_divisor.max(1), whole: WHOLE };
     let (path, to_build, release) = (folder.path.clone(), arguments.clone(), release(folder, number)?);
     let build = move |deadline| rebuild(&path, &to_build, (number, &release), least, deadline);
     let found = match builds.decide(number, schedule, Instant::now(), build) {
@@ -480,14 +481,14 @@ fn look(program: &Program, folder: &Folder) -> Result<(), Failure> {
     let Some(record) = relays.get(usize::try_from(drawn).unwrap_or(0)) else {
         return Err(Failure::plain("no relay accepts circuits"));
     };
-    let shown = Inquirer::new(&directory).ask(record);
+    let shown = EvidenceClient::new(&directory).ask(record);
     let refused = match shown {
         Err(error) => Some(json!({"code": "silent", "why": error.to_string()})),
         Ok(staple) => {
             // Read the chain again together with the shown evidence, whose block may be newer.
-            let (reading, newer) = read_by(&Outside, &folder.chain, (now, 0), directory.reading(), &[staple])?;
+            let (reading, newer) = read_by(&Direct, &folder.chain, (now, 0), directory.reading(), &[staple])?;
             let newer = VerifiedDirectory::of_proven(newer, reading);
-            let judged = Judged::of(&newer, &folder.chain.trust(), &program.standard, unix_seconds());
+            let judged = JudgedRelays::of(&newer, &folder.chain.trust(), &program.standard, unix_seconds());
             judged
                 .verdict(record.relay_id)
                 .err()

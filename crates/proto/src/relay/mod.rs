@@ -35,7 +35,7 @@ pub use filter::Replays;
 pub use gate::{Gate, Load};
 pub(crate) use gate::{prove as prove_cookie, read_cookie};
 pub use handshaker::{Handshaker, Outputs};
-pub use shard::{Down, INNER_POOL, Shard, ShardCounts, Shared, Verdict};
+pub use shard::{Down, Fate, INNER_POOL, Shard, ShardCounts, Shared};
 
 /// What a relay knows about itself and its peers.
 #[derive(Clone, Debug)]

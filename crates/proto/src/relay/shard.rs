@@ -41,7 +41,7 @@ use table::{Addresses, Table};
 
 /// The outcome of a received datagram.
 #[derive(Debug)]
-pub enum Verdict {
+pub enum Fate {
     /// The shard has handled it; [`Shard::poll_transmit`] may have an answer.
     Consumed,
     /// The caller must send it on, from the same place, to this relay or client.
@@ -103,7 +103,7 @@ pub struct ShardCounts {
 /// One shard of a relay, without I/O.
 ///
 /// The caller moves the datagrams and supplies the time:
-/// - it passes each datagram to [`Shard::handle_datagram`] and acts on the [`Verdict`];
+/// - it passes each datagram to [`Shard::handle_datagram`] and acts on the [`Fate`];
 /// - at an egress, it sends each packet of the tunnel device with [`Shard::route_down`], [`Shard::translate_down`]
 ///   and [`Shard::seal_down`];
 /// - it calls [`Shard::handle_timeout`] when the moment of [`Shard::poll_timeout`] has come;
@@ -187,7 +187,7 @@ impl Shard {
         datagram: &mut [u8],
         now: Time,
         random: &mut dyn Random,
-    ) -> Verdict {
+    ) -> Fate {
         self.counts.received += 1;
         if datagram.len() == COOKIE_PACKET_LEN
             && let Some(mask) = self.mask_of_peer(from)
@@ -209,19 +209,13 @@ impl Shard {
         let place = self.index_key.place(index);
         if kind == PacketType::Data && place.shard != self.number {
             self.counts.passed += 1;
-            return Verdict::OtherShard(place.shard);
+            return Fate::OtherShard(place.shard);
         }
         self.handle_unmasked(Route::Udp(from), kind, index, datagram, now, random)
     }
 
     /// Handles a datagram that another shard received from `from` and passed on; its type and index are unmasked.
-    pub fn handle_passed(
-        &mut self,
-        from: SocketAddr,
-        datagram: &mut [u8],
-        now: Time,
-        random: &mut dyn Random,
-    ) -> Verdict {
+    pub fn handle_passed(&mut self, from: SocketAddr, datagram: &mut [u8], now: Time, random: &mut dyn Random) -> Fate {
         self.counts.received += 1;
         let Some(index) = take(datagram, 1).map(u32::from_be_bytes) else { return self.dropped(DropReason::BadLength) };
         self.handle_unmasked(Route::Udp(from), PacketType::Data, index, datagram, now, random)
@@ -235,7 +229,7 @@ impl Shard {
         datagram: &mut [u8],
         now: Time,
         random: &mut dyn Random,
-    ) -> Verdict {
+    ) -> Fate {
         let result = match kind {
             PacketType::Data => self.handle_data(route, index, datagram, now, random),
             PacketType::FirstNk(_)
@@ -243,16 +237,14 @@ impl Shard {
             | PacketType::Reply
             | PacketType::KemKey
             | PacketType::KemText
-            | PacketType::Cookie => {
-                self.handle_handshake(route, kind, datagram, now, random).map(|()| Verdict::Consumed)
-            }
+            | PacketType::Cookie => self.handle_handshake(route, kind, datagram, now, random).map(|()| Fate::Consumed),
         };
         result.unwrap_or_else(|reason| self.dropped(reason))
     }
 
-    fn dropped(&mut self, reason: DropReason) -> Verdict {
+    fn dropped(&mut self, reason: DropReason) -> Fate {
         self.counts.drops.count(reason);
-        Verdict::Dropped(reason)
+        Fate::Dropped(reason)
     }
 
     /// Opens the outer layer of a data packet and handles its frame according to the kind of its session.
@@ -263,7 +255,7 @@ impl Shard {
         datagram: &mut [u8],
         now: Time,
         random: &mut dyn Random,
-    ) -> Result<Verdict, DropReason> {
+    ) -> Result<Fate, DropReason> {
         let id = self.table.find(self.index_key.place(index)).ok_or(DropReason::UnknownIndex)?;
         let entry = self.table.get_mut(id).ok_or(DropReason::UnknownIndex)?;
         let before = entry.link.session.newest();
@@ -289,7 +281,7 @@ impl Shard {
     }
 
     /// Ingress: moves a client's frame into the session with the circuit's egress, in place.
-    fn forward_up(&mut self, id: EntryId, datagram: &mut [u8], now: Time) -> Result<Verdict, DropReason> {
+    fn forward_up(&mut self, id: EntryId, datagram: &mut [u8], now: Time) -> Result<Fate, DropReason> {
         let tag = take(datagram, HEADER_LEN + 1).map(u32::from_be_bytes).ok_or(DropReason::BadFrame)?;
         let circuit = self.circuits.find(tag).filter(|c| c.client == id).ok_or(DropReason::UnknownCircuit)?;
         let hop = self.table.get_mut(circuit.hop).ok_or(DropReason::UnknownCircuit)?;
@@ -297,11 +289,11 @@ impl Shard {
         hop.link.session.seal(datagram, now)?;
         mask.apply(datagram);
         self.counts.forwarded += 1;
-        Ok(Verdict::Forward { to: *to })
+        Ok(Fate::Forward { to: *to })
     }
 
     /// Ingress: moves an egress' frame into the session of the circuit's client, in place.
-    fn forward_down(&mut self, id: EntryId, datagram: &mut [u8], now: Time) -> Result<Verdict, DropReason> {
+    fn forward_down(&mut self, id: EntryId, datagram: &mut [u8], now: Time) -> Result<Fate, DropReason> {
         let tag = take(datagram, HEADER_LEN + 1).map(u32::from_be_bytes).ok_or(DropReason::BadFrame)?;
         let circuit = self.circuits.find(tag).filter(|c| c.hop == id).ok_or(DropReason::UnknownCircuit)?;
         let client = self.table.get_mut(circuit.client).ok_or(DropReason::UnknownCircuit)?;
@@ -311,7 +303,7 @@ impl Shard {
         client.link.session.seal(datagram, now)?;
         self.client_mask.apply(datagram);
         self.counts.forwarded += 1;
-        Ok(Verdict::Forward { to })
+        Ok(Fate::Forward { to })
     }
 
     /// Egress: handles an ingress' frame, which holds a packet of a client's own session or of its handshake.
@@ -321,7 +313,7 @@ impl Shard {
         datagram: &mut [u8],
         now: Time,
         random: &mut dyn Random,
-    ) -> Result<Verdict, DropReason> {
+    ) -> Result<Fate, DropReason> {
         let tag = take(datagram, HEADER_LEN + 1).map(u32::from_be_bytes).ok_or(DropReason::BadFrame)?;
         let start = HEADER_LEN + FORWARD_LEN;
         let end = datagram.len() - TAG_LEN;
@@ -329,7 +321,7 @@ impl Shard {
         let (kind, index) = self.own_mask.remove(inner).ok_or(DropReason::UnknownType)?;
         let route = Route::Circuit { hop, tag };
         if kind != PacketType::Data {
-            return self.handle_handshake(route, kind, inner, now, random).map(|()| Verdict::Consumed);
+            return self.handle_handshake(route, kind, inner, now, random).map(|()| Fate::Consumed);
         }
         let id = self.table.find(self.index_key.place(index)).ok_or(DropReason::UnknownIndex)?;
         let entry = self.table.get_mut(id).ok_or(DropReason::UnknownIndex)?;
@@ -366,7 +358,7 @@ impl Shard {
         start: usize,
         end: usize,
         partial: bool,
-    ) -> Result<Verdict, DropReason> {
+    ) -> Result<Fate, DropReason> {
         let entry = self.table.get_mut(id).ok_or(DropReason::UnknownIndex)?;
         let Kind::Inner { address, mtu, .. } = &mut entry.kind else { return Err(DropReason::BadFrame) };
         let (address, mtu) = (address.as_mut().ok_or(DropReason::NotAdmitted)?, *mtu);
@@ -387,7 +379,7 @@ impl Shard {
         replace(&mut packet, bytes, Side::Source, own, partial);
         tcp::clamp_mss(&packet, bytes, mtu, partial);
         self.counts.delivered += 1;
-        Ok(Verdict::Deliver { offset: start, packet, partial })
+        Ok(Fate::Deliver { offset: start, packet, partial })
     }
 
     /// Egress: returns the route to the client that has `destination`, an address of this shard.

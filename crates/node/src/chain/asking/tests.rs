@@ -74,7 +74,7 @@ fn pass_over_3000_relays_with_a_third_silent_ends_within_60_s() {
     let last_thousand = |relay: u64| relay > 2_000;
     for silent in [every_third as fn(u64) -> bool, first_thousand, last_thousand] {
         let ask = Scripted::new(|relay, _| silent(relay));
-        let found = pass(&ask, &due, Ways::default());
+        let found = pass(&ask, &due, KnownIngresses::default());
         let expected: Vec<u64> = (1..=3_000).filter(|relay| !silent(*relay)).collect();
         assert_eq!((found.len(), shown(&found)), (3_000, expected));
         assert!(ask.longest() <= Duration::from_secs(40), "{:?}", ask.longest());
@@ -95,7 +95,7 @@ fn relays_are_asked_at_once_up_to_the_limit() {
     }
     let all = network(2 * u64::try_from(AT_ONCE).unwrap(), 0);
     let due: Vec<&Record> = all.iter().collect();
-    assert_eq!(pass(&Together(Barrier::new(AT_ONCE)), &due, Ways::default()).len(), 2 * AT_ONCE);
+    assert_eq!(pass(&Together(Barrier::new(AT_ONCE)), &due, KnownIngresses::default()).len(), 2 * AT_ONCE);
 }
 
 #[test]
@@ -107,12 +107,12 @@ fn egress_is_asked_through_an_ingress_that_answered_in_this_pass() {
         lock(&through).extend(ingress);
         relay <= 9
     });
-    assert_eq!(shown(&pass(&ask, &due, Ways::default())), (10..=40).collect::<Vec<_>>());
+    assert_eq!(shown(&pass(&ask, &due, KnownIngresses::default())), (10..=40).collect::<Vec<_>>());
     let through = through.into_inner().unwrap();
     assert_eq!((through.len(), through.first()), (1, Some(&10)));
     // Without an ingress, no egress is asked or waited for.
     let ask = Scripted::new(|relay, _| relay <= 10);
-    let found = pass(&ask, &due, Ways::default());
+    let found = pass(&ask, &due, KnownIngresses::default());
     assert!(found.iter().skip(10).all(|(_, shown)| *shown == Err(InquiryError::NoIngress)));
     assert_eq!(ask.silences.into_inner(), 10);
 }
@@ -122,14 +122,14 @@ fn ingress_that_does_not_forward_is_avoided() {
     let all = network(2, 200);
     let due: Vec<&Record> = all.iter().collect();
     let ask = Scripted::new(|_, ingress| ingress == Some(1));
-    assert_eq!(shown(&pass(&ask, &due, Ways::default())).len(), 202);
+    assert_eq!(shown(&pass(&ask, &due, KnownIngresses::default())).len(), 202);
     // Only queries in flight before the first answer may have drawn it too.
     assert!(ask.silences.into_inner() <= u64::try_from(AT_ONCE).unwrap());
-    let mut ways = Ways::default();
-    ways.open.extend(all.iter().take(2).map(|ingress| (ingress.relay_id, (ingress, [0; 32]))));
-    ways.doubtful.insert(1);
-    assert!((0..64).all(|_| ways.choose(&all[5], &BTreeSet::new()).unwrap().0.relay_id == 2));
-    assert_eq!(ways.choose(&all[5], &[2].into()).unwrap().0.relay_id, 1, "the doubtful ingress is better than none");
+    let mut known = KnownIngresses::default();
+    known.open.extend(all.iter().take(2).map(|ingress| (ingress.relay_id, (ingress, [0; 32]))));
+    known.doubtful.insert(1);
+    assert!((0..64).all(|_| known.choose(&all[5], &BTreeSet::new()).unwrap().0.relay_id == 2));
+    assert_eq!(known.choose(&all[5], &[2].into()).unwrap().0.relay_id, 1, "the doubtful ingress is better than none");
 }
 
 #[test]
@@ -137,6 +137,6 @@ fn egress_is_not_asked_through_an_ingress_of_its_operator() {
     let mut all = network(1, 1);
     all[1].operator = all[0].operator.clone();
     let due: Vec<&Record> = all.iter().collect();
-    let found = pass(&Scripted::new(|_, _| false), &due, Ways::default());
+    let found = pass(&Scripted::new(|_, _| false), &due, KnownIngresses::default());
     assert_eq!((found[0].1.is_ok(), &found[1].1), (true, &Err(InquiryError::NoIngress)));
 }

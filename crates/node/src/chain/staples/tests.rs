@@ -62,8 +62,8 @@ fn honest(relays: u64) -> Vec<u8> {
     file((1..=relays).map(|relay_id| staple(relay_id, 256, 1)).collect(), &[])
 }
 
-fn gathered(way: &dyn Way, mirrors: &[String], relays: u64, seed: u64) -> Gathered {
-    gather(way, mirrors, 1..=relays, &|_| true, &mut Spread(seed))
+fn gathered(transport: &dyn Transport, mirrors: &[String], relays: u64, seed: u64) -> Gathered {
+    gather(transport, mirrors, 1..=relays, &|_| true, &mut Spread(seed))
 }
 
 fn known(found: &Gathered) -> Vec<u64> {
@@ -96,11 +96,11 @@ fn one_honest_source_suffices_when_others_withhold() {
     for (kind, lie) in lies.iter().enumerate() {
         for liars in 0..16_u32 {
             let held = |source: u32| if liars >> source & 1 == 1 { lie } else { &honest }.clone();
-            let way = Circuit { ingress: held(0), egress: held(1) };
+            let transport = Circuit { ingress: held(0), egress: held(1) };
             let mirrors = [mirror(held(2)), mirror(held(3))];
             for seed in 0..12 {
-                let found = gathered(&way, &mirrors, 100, seed);
-                let order = drawn(&way, &mirrors, &mut Spread(seed));
+                let found = gathered(&transport, &mirrors, 100, seed);
+                let order = drawn(&transport, &mirrors, &mut Spread(seed));
                 let honest_one = |source: &Source| {
                     let number = match source {
                         Source::Relay(Role::Ingress) => 0,
@@ -128,16 +128,16 @@ fn one_honest_source_suffices_when_others_withhold() {
 
 #[test]
 fn evidence_from_the_ingress_alone_is_not_used() {
-    let way = Circuit { ingress: honest(3), egress: Vec::new() };
+    let transport = Circuit { ingress: honest(3), egress: Vec::new() };
     for mirrors in [vec![], vec![gone()], vec![mirror(b"nonsense".to_vec())]] {
-        let found = gathered(&way, &mirrors, 3, 1);
+        let found = gathered(&transport, &mirrors, 3, 1);
         assert_eq!((known(&found), found.silent.len()), (Vec::new(), 0));
     }
     // Control: a second source that lists some of the relays, or any other source alone.
-    let found = gathered(&way, &[mirror(file(vec![staple(2, 256, 1)], &[3]))], 3, 1);
+    let found = gathered(&transport, &[mirror(file(vec![staple(2, 256, 1)], &[3]))], 3, 1);
     assert_eq!(known(&found), [2, 3], "no other source lists relay 1");
-    let way = Circuit { ingress: Vec::new(), egress: honest(3) };
-    assert_eq!(known(&gathered(&way, &[], 3, 1)), [1, 2, 3]);
+    let transport = Circuit { ingress: Vec::new(), egress: honest(3) };
+    assert_eq!(known(&gathered(&transport, &[], 3, 1)), [1, 2, 3]);
     let none = Circuit::default();
     assert_eq!(known(&gathered(&none, &[gone(), gone(), mirror(honest(3))], 3, 1)), [1, 2, 3]);
 }
@@ -168,7 +168,7 @@ fn bad_page_is_read_from_a_third_source() {
         let mirrors = [bad[0].clone(), bad[1].clone(), mirror(good.clone())];
         // With some of these seeds, the two bad sources are asked first.
         for seed in 0..6 {
-            let found = gathered(&Outside, &mirrors, 300, seed);
+            let found = gathered(&Direct, &mirrors, 300, seed);
             assert_eq!(known(&found), (1..=300).collect::<Vec<_>>(), "{words}, seed {seed}");
             let told = found.faults.iter().filter(|(url, why)| bad.contains(url) && why.contains(words)).count();
             assert!(told >= 1 && told == found.faults.len(), "{:?}", found.faults);
@@ -195,7 +195,7 @@ fn inconsistent_mirror_displaces_nothing_of_others() {
     });
     let mirrors = [fickle, mirror(good)];
     for seed in 0..9 {
-        let found = gathered(&Outside, &mirrors, 100, seed);
+        let found = gathered(&Direct, &mirrors, 100, seed);
         for relay_id in 1..=100 {
             let own: Vec<&Staple> = found.staples.iter().filter(|staple| staple.binding.relay_id == relay_id).collect();
             assert!(own.contains(&&staple(relay_id, 256, 1)), "relay {relay_id}");
@@ -212,7 +212,7 @@ fn newest_fitting_staples_are_taken_and_unlisted_relays_ignored() {
     let anchors = [256, 512, 768];
     let fits = |staple: &Staple| anchors.contains(&staple.binding.block_height);
     let mirrors = [mirror(file(staples, &[2, 10]))];
-    let found = gather(&Outside, &mirrors, [1, 2, 3].into_iter(), &fits, &mut Spread(1));
+    let found = gather(&Direct, &mirrors, [1, 2, 3].into_iter(), &fits, &mut Spread(1));
     let taken: Vec<u64> = found.staples.iter().map(|staple| staple.binding.block_height).collect();
     assert_eq!((known(&found), taken), (vec![1], vec![512, 256]));
     assert_eq!(found.silent, [2].into());
@@ -224,7 +224,7 @@ fn relay_listed_by_two_sources_takes_nothing_from_a_third() {
     let mirrors = [mirror(speaks(1)), mirror(file(vec![staple(1, 256, 2)], &[])), mirror(speaks(3))];
     let mut third = 0;
     for seed in 0..12 {
-        let found = gathered(&Outside, &mirrors, 2, seed);
+        let found = gathered(&Direct, &mirrors, 2, seed);
         let of = |relay_id| found.staples.iter().filter(|staple| staple.binding.relay_id == relay_id).count();
         assert_eq!((of(1), of(2)), (SOURCES, SOURCES), "seed {seed}");
         third += usize::from(found.files.len() == 3);
@@ -239,9 +239,9 @@ fn pages_that_arrived_before_a_break_are_used() {
         write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\nconnection: close\r\n\r\n")?;
         stream.write_all(&[&head[..], &pages[..2].concat(), &pages[2][..500]].concat())
     });
-    let found = gathered(&Outside, std::slice::from_ref(&broken), 300, 1);
+    let found = gathered(&Direct, std::slice::from_ref(&broken), 300, 1);
     assert_eq!(known(&found), (1..=128).collect::<Vec<_>>());
-    let found = gathered(&Outside, &[broken, mirror(honest(300))], 300, 1);
+    let found = gathered(&Direct, &[broken, mirror(honest(300))], 300, 1);
     assert_eq!(known(&found), (1..=300).collect::<Vec<_>>());
 }
 
@@ -306,7 +306,7 @@ fn evidence_of_20000_relays_is_read_from_two_sources_in_bounded_memory() {
     let Some(mirrors) = mirrors_of(test, made) else { return };
     let held = usize::try_from(RELAYS).unwrap() * MAX_STAPLE;
     let (base, begun, before) = (memory("VmRSS", true), Instant::now(), cpu());
-    let found = gathered(&Outside, &mirrors, RELAYS, 1);
+    let found = gathered(&Direct, &mirrors, RELAYS, 1);
     let (peak, spent) = (memory("VmHWM", false).saturating_sub(base), cpu() - before);
     println!(
         "{RELAYS} relays, {} MiB of evidence from each of two sources: {spent} ms of CPU, {} ms, {} MiB at most",
@@ -351,11 +351,11 @@ fn greedy_source_is_limited_and_cut_off() {
     let places = usize::try_from(RELAYS).unwrap() * MAX_STAPLE * SOURCES * NEWEST;
     // A page that never ends is skipped and not held.
     let base = memory("VmRSS", true);
-    assert_eq!(known(&gathered(&Outside, &mirrors[2..], 100, 1)).len(), 100);
+    assert_eq!(known(&gathered(&Direct, &mirrors[2..], 100, 1)).len(), 100);
     let peak = memory("VmHWM", false).saturating_sub(base);
     assert!(peak < 8 << 20, "{} MiB", peak >> 20);
     let base = memory("VmRSS", true);
-    let found = gathered(&Outside, &mirrors[..2], RELAYS, 1);
+    let found = gathered(&Direct, &mirrors[..2], RELAYS, 1);
     let peak = memory("VmHWM", false).saturating_sub(base);
     let most = found.staples.iter().fold(BTreeMap::<u64, usize>::new(), |mut counts, staple| {
         *counts.entry(staple.binding.relay_id).or_default() += 1;

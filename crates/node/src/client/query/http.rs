@@ -19,7 +19,7 @@ use ureq::unversioned::transport::{
 use ureq::{Agent, Error};
 
 use super::{Ended, Shared};
-use crate::chain::way::{PATIENCE, settings};
+use crate::chain::transport::{PATIENCE, settings};
 use crate::random::OsRandom;
 
 /// Longest wait where `ureq` sets no limit.

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use super::{Entry, EntryId, Kind, Shard, Verdict};
+use super::{Entry, EntryId, Fate, Kind, Shard};
 use crate::control::{BEFORE_ADMISSION, MAX_MESSAGE};
 use crate::drops::DropReason;
 use crate::handshake::Role;
@@ -15,7 +15,7 @@ use crate::index::Place;
 use crate::keys::RelayId;
 use crate::link::{Link, probe_answer};
 use crate::mask::IndexMask;
-use crate::message::{MAX_STAPLE, MIRROR_PIECE, Message, MirrorFile, Refusal};
+use crate::message::{CircuitRefusal, MAX_STAPLE, MIRROR_PIECE, Message, MirrorFile};
 use crate::random::Random;
 use crate::relay::circuits::Circuit;
 use crate::relay::entry::{Address, Path};
@@ -55,7 +55,7 @@ impl Shard {
         datagram: &[u8],
         now: Time,
         random: &mut dyn Random,
-    ) -> Result<Verdict, DropReason> {
+    ) -> Result<Fate, DropReason> {
         let entry = self.table.get_mut(id).ok_or(DropReason::UnknownIndex)?;
         match kind {
             FrameKind::Control => {
@@ -78,7 +78,7 @@ impl Shard {
             FrameKind::Packet { .. } | FrameKind::Forward => return Err(DropReason::BadFrame),
         }
         self.counts.control += 1;
-        Ok(Verdict::Consumed)
+        Ok(Fate::Consumed)
     }
 
     /// Handles the control messages that have arrived completely.
@@ -190,11 +190,11 @@ impl Shard {
         let entry = self.table.get_mut(client).ok_or(DropReason::UnknownIndex)?;
         let Kind::Client { circuits, .. } = &mut entry.kind else { return Err(DropReason::BadFrame) };
         let refusal = if egress == self.config.own.relay {
-            Some(Refusal::Itself)
+            Some(CircuitRefusal::Itself)
         } else if !self.config.peers.contains_key(&egress) {
-            Some(Refusal::UnknownRelay)
+            Some(CircuitRefusal::UnknownRelay)
         } else if *circuits >= MAX_CLIENT_CIRCUITS {
-            Some(Refusal::Full)
+            Some(CircuitRefusal::Full)
         } else {
             *circuits += 1;
             None
@@ -223,7 +223,7 @@ impl Shard {
             Some(tag) => Message::CircuitOpened { request, tag },
             None => {
                 *circuits = circuits.saturating_sub(1);
-                Message::CircuitRefused { request, reason: Refusal::Full }
+                Message::CircuitRefused { request, reason: CircuitRefusal::Full }
             }
         });
     }
@@ -262,7 +262,7 @@ impl Shard {
             if let Kind::Client { circuits, .. } = &mut entry.kind {
                 *circuits = circuits.saturating_sub(1);
             }
-            entry.link.send(&Message::CircuitRefused { request, reason: Refusal::Unreachable });
+            entry.link.send(&Message::CircuitRefused { request, reason: CircuitRefusal::Unreachable });
             self.pump(client, now);
         }
     }

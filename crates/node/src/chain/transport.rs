@@ -1,6 +1,6 @@
 //! The transport for queries about the chain.
 //!
-//! Owns the settings of every HTTP request. Queries leave directly from this machine ([`Outside`]) before there is a
+//! Owns the settings of every HTTP request. Queries leave directly from this machine ([`Direct`]) before there is a
 //! circuit, and through a separate query circuit once there is one.
 
 use std::sync::Arc;
@@ -17,7 +17,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 const CONNECT: Duration = Duration::from_secs(4);
 
 /// A transport to endpoints and mirrors.
-pub trait Way: Send + Sync {
+pub trait Transport: Send + Sync {
     /// Returns an HTTP client for this URL that follows no redirects and has short timeouts.
     fn agent(&self, url: &str) -> Agent;
 
@@ -33,9 +33,9 @@ pub trait Way: Send + Sync {
 
 /// Directly from this machine, whose address the endpoint sees.
 #[derive(Clone, Copy, Debug)]
-pub struct Outside;
+pub struct Direct;
 
-impl Way for Outside {
+impl Transport for Direct {
     fn agent(&self, url: &str) -> Agent {
         settings(url, PATIENCE).new_agent()
     }
