@@ -43,7 +43,7 @@ pub(crate) fn start(network: &Network, programs: &Programs) -> Result<Vec<Servic
 /// Its rounds last their full number of days, and only transactions make blocks.
 pub(crate) fn start_behind(network: &Network, programs: &Programs, seconds: u64) -> Result<Service> {
     let seconds = seconds.to_string();
-    let options = ["--behind", &seconds, "--time_divisor", "1", "--block-time", "0"];
+    let options = ["--behind", &seconds, "--time-divisor", "1", "--block-time", "0"];
     start_chain(network, programs, &options.map(PathBuf::from))
 }
 

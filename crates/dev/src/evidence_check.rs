@@ -67,7 +67,7 @@ fn second_verifier_on(bench: &Bench, file: &Path, more: &[&str]) -> Result<(Opti
     let tool = tool.context("tools/verify.py is not in a folder above the build")?;
     let chain: toml::Table = fs::read_to_string(bench.network.dir.join("config/chain.toml"))?.parse()?;
     let mut command = Command::new("python3");
-    command.arg(&tool).arg("reading").arg(file).args(["--time_divisor", &crate::approved::TIME_DIVISOR.to_string()]);
+    command.arg(&tool).arg("reading").arg(file).args(["--time-divisor", &crate::approved::TIME_DIVISOR.to_string()]);
     let number = chain.get("chain_id").and_then(toml::Value::as_integer).context("the chain file has no chain_id")?;
     command.args(["--chain", &number.to_string()]);
     for name in ["directory", "images", "collateral"] {

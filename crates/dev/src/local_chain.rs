@@ -56,7 +56,7 @@ impl LocalChain {
 
     /// Starts a chain whose time passes only with transactions, and whose round times are divided by `time_divisor`.
     pub(crate) fn start_with_time_divisor(dir: &Path, time_divisor: u32) -> Result<Self> {
-        Self::start_with(dir, &["--block-time", "0", "--time_divisor", &time_divisor.to_string()])
+        Self::start_with(dir, &["--block-time", "0", "--time-divisor", &time_divisor.to_string()])
     }
 
     /// Starts a chain whose time passes only with transactions and begins `seconds` seconds in the past.
