@@ -13,8 +13,43 @@ use openrelay_node::config::read_secret;
 use openrelay_node::directory::replace;
 
 use crate::failure::Failure;
+use crate::output::{say, talk};
 use crate::selfhost::write;
-use crate::{say, talk};
+
+#[derive(clap::Subcommand)]
+pub(crate) enum CheckpointCommand {
+    /// Make a key, and print its public part for chain files
+    Key {
+        /// File to write; must not exist
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Sign the block in FILE, or the newest one
+    ///
+    /// Signs only after checking the block on the chain.
+    Sign {
+        /// Chain file that lists all keys
+        #[arg(long, value_name = "FILE")]
+        chain: PathBuf,
+        /// File with the signing key
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+        /// Checkpoint file, with the reading at its block
+        #[arg(long, value_name = "FILE")]
+        file: PathBuf,
+        /// Sign the newest block, whatever the file holds
+        #[arg(long)]
+        newest: bool,
+    },
+}
+
+/// Runs the command that the arguments name.
+pub(crate) fn run(command: &CheckpointCommand) -> Result<(), Failure> {
+    match command {
+        CheckpointCommand::Key { out } => make_key(out),
+        CheckpointCommand::Sign { chain, key, file, newest } => sign(chain, key, file, *newest),
+    }
+}
 
 /// Makes a key, writes it to `out` and prints its public part.
 pub(crate) fn make_key(out: &Path) -> Result<(), Failure> {

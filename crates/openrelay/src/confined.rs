@@ -18,7 +18,7 @@ use openrelay_sys::confine::{self, ConfineError, Isolation, Spec};
 pub(crate) use openrelay_sys::confine::{Ended, Limit, Limits};
 
 use crate::failure::{Failure, LIMIT_EXCEEDED};
-use crate::talk;
+use crate::output::talk;
 
 /// The system's files that every program may read.
 const SYSTEM: [&str; 10] =

@@ -21,7 +21,9 @@ use tokio::sync::Notify;
 
 use crate::control::{folders, runtime_dir, socket};
 use crate::failure::Failure;
-use crate::{Program, UpArguments, talk};
+use crate::output::talk;
+use crate::program::Program;
+use crate::up::UpArguments;
 
 /// How long the first connection may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -145,17 +147,17 @@ async fn status(State(daemon): State<Arc<Daemon>>) -> Json<Value> {
         "network": facts.network,
         "directory": match source { Source::Signed => "file", Source::Chain(_) => "chain" },
         "directory_sequence": sequence,
-        "directory_proof": crate::ledger::facts_json(source),
+        "directory_proof": crate::directory::facts_json(source),
         "directory_read_s": refreshed.as_ref().and_then(|known| known.read_at).map(|at| at.elapsed().as_secs()),
         "directory_warning": refreshed.as_ref().and_then(|known| known.warning.clone()),
         "insecure": facts.insecure,
         "hops_listed": refreshed.as_ref().map(|known| known.hops_listed),
         "single_operator": facts.single_operator,
         "admission": facts.admission,
-        "attestation": crate::page::attestation(&facts.attested),
-        "evidence": facts.attested.iter().map(crate::page::hop_json).collect::<Vec<_>>(),
+        "attestation": crate::findings::attestation(&facts.attested),
+        "evidence": facts.attested.iter().map(crate::findings::hop_json).collect::<Vec<_>>(),
         "refused": refreshed.as_ref().and_then(|known| known.refused.clone()),
-        "program": refreshed.as_ref().and_then(|known| known.program).map(crate::page::state),
+        "program": refreshed.as_ref().and_then(|known| known.program).map(crate::findings::state),
         "device": facts.device,
         "mtu": connection.mtu(),
         "setup_ms": facts.setup_ms,

@@ -17,7 +17,7 @@ use openrelay_node::clock::unix_seconds;
 use serde_json::{Map, Value, json};
 
 use crate::failure::Failure;
-use crate::say;
+use crate::output::say;
 
 /// What the released policy checks here, and what only a chain can add. Both are also values in the JSON output.
 const COVERED: &str =
@@ -26,6 +26,41 @@ const LEFT_OUT: &str = "floors of firmware, image and its firmware, relay, key, 
 
 /// The size of the largest evidence in hexadecimal digits, plus two bytes.
 const MAX_FILE: u64 = 2 * MAX_RAW as u64 + 2;
+
+#[derive(clap::Subcommand)]
+pub(crate) enum EvidenceCommand {
+    /// Check whether evidence is genuine, and print its claims
+    ///
+    /// Accepts a quote of SGX or TDX, or a report of SEV-SNP. Does not judge whether the claims are good enough.
+    Inspect {
+        /// Raw quote or report
+        file: PathBuf,
+        /// Vendor collateral to check the evidence with
+        ///
+        /// Intel: a JSON object with TCB info, QE identity, their signatures and chains, and both CRLs. AMD: VCEK or
+        /// VLEK and CRL, PEM.
+        #[arg(long, value_name = "FILE")]
+        collateral: Option<PathBuf>,
+        /// Check as of this RFC 3339 time; default: now
+        #[arg(long, value_name = "TIME", value_parser = time)]
+        at: Option<chrono::DateTime<chrono::FixedOffset>>,
+        /// Print one JSON object instead of text
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Runs the command that the arguments name.
+pub(crate) fn run(command: &EvidenceCommand) -> Result<(), Failure> {
+    let EvidenceCommand::Inspect { file, collateral, at, json } = command;
+    inspect(file, collateral.as_deref(), *at, *json)
+}
+
+/// Parses a time in RFC 3339 format.
+fn time(text: &str) -> Result<chrono::DateTime<chrono::FixedOffset>, String> {
+    chrono::DateTime::parse_from_rfc3339(text)
+        .map_err(|error| format!("{error}; write a time with its zone, like 2026-11-28T00:00:00Z"))
+}
 
 /// Checks a raw quote or report with the vendors' roots and collateral, and prints the result.
 ///

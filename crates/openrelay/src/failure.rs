@@ -56,7 +56,7 @@ impl Failure {
 
     pub(crate) fn report(&self) -> ExitCode {
         if !self.text.is_empty() {
-            crate::talk(&format!("openrelay: {}", self.text));
+            crate::output::talk(&format!("openrelay: {}", self.text));
         }
         ExitCode::from(self.code)
     }

@@ -29,8 +29,10 @@ use serde_json::{Value, json};
 
 use crate::confined::{Confined, Confinement};
 use crate::control::folders;
+use crate::directory::ConfigArgument;
 use crate::failure::Failure;
-use crate::{ImageCommand, Program, say, talk};
+use crate::output::{say, talk};
+use crate::program::Program;
 
 /// The names of the files that a build writes.
 pub(crate) const IMAGE: &str = "image.efi";
@@ -72,6 +74,81 @@ impl Kind {
             Self::Client => CLIENT,
         }
     }
+}
+
+#[derive(clap::Subcommand)]
+pub(crate) enum ImageCommand {
+    /// Build an image from a source tree and its locked inputs
+    Build {
+        #[command(flatten)]
+        build: BuildArguments,
+        /// Folder for image, manifest and firmware
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// Print one JSON object instead of text
+        #[arg(long)]
+        json: bool,
+    },
+    /// Build the boot firmware from the source in the lock file
+    Firmware {
+        #[command(flatten)]
+        build: BuildArguments,
+        /// File to write the firmware to
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// Apply another patch, for tests only; repeatable
+        ///
+        /// The result is not the approved firmware.
+        #[arg(long = "patch", value_name = "FILE")]
+        patches: Vec<PathBuf>,
+    },
+    /// Compare this machine's tools with the lock file
+    Lock {
+        /// Write this machine's tools into the lock file
+        #[arg(long)]
+        update: bool,
+        /// Lock file
+        #[arg(long, value_name = "FILE", default_value = "image/inputs.lock")]
+        lock: PathBuf,
+    },
+    /// Print what firmware and chips will report of an image
+    Measure {
+        /// Image file
+        image: PathBuf,
+        /// Lock file of the image's inputs
+        #[arg(long, value_name = "FILE", default_value = "image/inputs.lock")]
+        lock: PathBuf,
+        /// Firmware; by default the one beside the image
+        #[arg(long, value_name = "FILE")]
+        firmware: Option<PathBuf>,
+        /// Print one JSON object instead of text
+        #[arg(long)]
+        json: bool,
+    },
+    /// Rebuild an image here and compare it with approved ones
+    Verify {
+        #[command(flatten)]
+        build: BuildArguments,
+        #[command(flatten)]
+        config: ConfigArgument,
+    },
+    /// List approved images, with rebuilders and votes
+    ///
+    /// Rebuilders have signed that they rebuilt an image. Votes are listed by validator.
+    Show {
+        /// Print one JSON object instead of text
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        config: ConfigArgument,
+    },
+    /// Show where two images differ: section, file and byte
+    Diff {
+        /// First image
+        one: PathBuf,
+        /// Second image
+        two: PathBuf,
+    },
 }
 
 pub(crate) fn run(program: &Program, command: &ImageCommand) -> Result<(), Failure> {
@@ -455,12 +532,12 @@ fn verify(program: &Program, build: &BuildArguments, config: &Path) -> Result<()
     let none = || Failure::plain("a network with a signed directory has no approved images; use one on a chain");
     let all: Vec<Approved> = match build.kind {
         Kind::Relay => {
-            let directory = crate::ledger::directory_shown(config)?;
-            let judged = crate::page::judge(program, config, &directory)?.ok_or_else(none)?;
+            let directory = crate::directory::directory_shown(config)?;
+            let judged = crate::findings::judge(program, config, &directory)?.ok_or_else(none)?;
             judged.images().cloned().collect()
         }
         Kind::Client => {
-            let Origin::Chain(chain) = crate::ledger::origin(config)? else { return Err(none()) };
+            let Origin::Chain(chain) = crate::directory::origin(config)? else { return Err(none()) };
             openrelay_node::chain::package::packages(&chain, unix_seconds())?
         }
     };
@@ -486,7 +563,7 @@ fn verify(program: &Program, build: &BuildArguments, config: &Path) -> Result<()
         "image     {}   identical to the one approved in round {}: {}",
         hex(&hash),
         approved.round,
-        crate::page::state(approved.image.state)
+        crate::findings::state(approved.image.state)
     ));
     talk("openrelay: with paranoid = true in the policy, only images that were rebuilt here are accepted");
     Ok(())

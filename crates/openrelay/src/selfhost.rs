@@ -20,10 +20,58 @@ use openrelay_proto::keys::RelaySecret;
 use openrelay_proto::random::Random;
 
 use crate::failure::Failure;
-use crate::{say, talk};
+use crate::output::{say, talk};
 
 const DIRECTORY: &str = "directory.signed";
 const KEY: &str = "directory.key";
+
+#[derive(clap::Subcommand)]
+pub(crate) enum SelfhostCommand {
+    /// Write configurations, keys and a directory for relays
+    ///
+    /// The directory is signed and lists only your own relays.
+    Init {
+        /// Folder to write; must be empty or not exist
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// Address of an ingress, HOST:PORT; repeatable
+        #[arg(long, value_name = "HOST:PORT", required = true)]
+        ingress: Vec<String>,
+        /// Address of an egress, HOST:PORT; repeatable
+        #[arg(long, value_name = "HOST:PORT", required = true)]
+        egress: Vec<String>,
+        /// Name server to use through the tunnel; repeatable
+        #[arg(long, value_name = "ADDRESS", default_values = ["9.9.9.9", "2620:fe::fe"])]
+        dns: Vec<std::net::IpAddr>,
+        /// Days until the directory must be signed again
+        #[arg(long, default_value_t = 365)]
+        days: u32,
+    },
+    /// Sign the next directory, before the old one expires
+    ///
+    /// Also removes relays from the directory.
+    Renew {
+        /// Folder that `init` wrote
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// ID of a relay to leave out; repeatable
+        #[arg(long, value_name = "RELAY")]
+        remove: Vec<u64>,
+        /// Days until the directory must be signed again
+        #[arg(long, default_value_t = 365)]
+        days: u32,
+    },
+}
+
+/// Runs the command that the arguments name.
+pub(crate) fn run(command: SelfhostCommand) -> Result<(), Failure> {
+    match command {
+        SelfhostCommand::Init { out, ingress, egress, dns, days } => {
+            init(&NetworkPlan { out, ingress, egress, dns, days })
+        }
+        SelfhostCommand::Renew { dir, remove, days } => renew(&dir, &remove, days),
+    }
+}
 
 /// What `init` writes, and where.
 pub(crate) struct NetworkPlan {

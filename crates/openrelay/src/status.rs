@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::control::{ask, folders};
 use crate::failure::Failure;
-use crate::say;
+use crate::output::say;
 
 /// Prints the daemon's status.
 ///

@@ -11,14 +11,34 @@ use std::time::{Duration, Instant};
 use openrelay_node::client::host;
 
 use crate::control::{ask, folders, runtime_dir};
+use crate::daemon;
 use crate::failure::{Failure, LIMIT_EXCEEDED};
-use crate::{Program, UpArguments, daemon, talk};
+use crate::output::talk;
+use crate::program::Program;
 
 /// How long `up` waits until the daemon is connected, and `down` until it has ended. The daemon gives one circuit 30
 /// s; a second attempt, and reading the chain before it, can take longer than this.
 const PATIENCE: Duration = Duration::from_secs(40);
 /// How often the daemon's status is asked while waiting.
 const ASK_EVERY: Duration = Duration::from_millis(20);
+
+#[derive(clap::Args)]
+pub(crate) struct UpArguments {
+    /// Client configuration
+    #[arg(long, env = "OPENRELAY_CONFIG", value_name = "FILE", default_value = "/etc/openrelay/client.toml")]
+    config: PathBuf,
+    /// Stay in the foreground instead of becoming a daemon
+    #[arg(long)]
+    foreground: bool,
+    /// Return only once packets flow
+    #[arg(long)]
+    wait: bool,
+    /// Use no ingress; the egress then sees your address
+    ///
+    /// `openrelay status` shows that the circuit has one hop.
+    #[arg(long)]
+    one_hop: bool,
+}
 
 /// Connects, in the foreground or through a daemon.
 pub(crate) fn run(program: &Program, arguments: &UpArguments) -> Result<(), Failure> {

@@ -18,9 +18,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::control::folders;
+use crate::directory::origin;
 use crate::failure::Failure;
-use crate::ledger::origin;
-use crate::{Program, page, say};
+use crate::findings;
+use crate::output::say;
+use crate::program::Program;
 
 /// The version that was installed last.
 #[derive(Serialize, Deserialize)]
@@ -69,12 +71,12 @@ pub(crate) fn update(
         if as_json {
             let said = json!({
                 "schema": "openrelay.update/1", "version": version, "package": hash, "round": package.round,
-                "done": done, "rebuilt_by": page::addresses(&package.image.rebuilt_by),
+                "done": done, "rebuilt_by": findings::addresses(&package.image.rebuilt_by),
             });
             return say(&said.to_string());
         }
         say(&format!("package   {hash}   version {version}, approved in round {}", package.round));
-        say(&format!("rebuilt   {}", page::rebuilders(&policy, &package.image)));
+        say(&format!("rebuilt   {}", findings::rebuilders(&policy, &package.image)));
         say(&format!("          {done}"));
     };
     if own.as_ref() == Some(&hash) {

@@ -32,8 +32,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::failure::Failure;
-use crate::ledger::{ask, faucet};
-use crate::{Program, ValidatorCommand, keystore, say, talk};
+use crate::keystore;
+use crate::output::{say, talk};
+use crate::program::Program;
+use crate::rpc::{ask, faucet};
 
 const PLAN: &str = "validator.toml";
 const KEY: &str = "validator-key.json";
@@ -66,6 +68,107 @@ struct Folder {
 struct Standing {
     id: u64,
     shown: ValidatorSet::Validator,
+}
+
+#[derive(clap::Subcommand)]
+pub(crate) enum ValidatorCommand {
+    /// Make the voting key and its folder
+    Init {
+        /// Folder to write
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// Chain file
+        #[arg(long, value_name = "FILE")]
+        chain: PathBuf,
+        /// Address that receives payments; keep its key offline
+        #[arg(long, value_name = "ADDRESS")]
+        withdrawal: alloy_primitives::Address,
+        /// Address of the family that admitted this key
+        ///
+        /// Without it the validator forms its own family.
+        #[arg(long, value_name = "ADDRESS")]
+        family: Option<alloy_primitives::Address>,
+        /// Bond in the token's smallest unit
+        #[arg(long, value_name = "AMOUNT")]
+        bond: u128,
+        /// File with the password in line 1; `-` for stdin
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
+    /// Post the bond and join the validators
+    Bond {
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
+    /// Show status, open duties, and why it does not vote
+    Status {
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+    },
+    /// Run unattended: rebuild, vote, publish, check relays
+    ///
+    /// Rebuilds proposals, votes on them, publishes its votes, and spot-checks the evidence of relays.
+    Run(RunArguments),
+    /// Print the hashes that a release of this tree must name
+    Source {
+        /// Source tree
+        #[arg(default_value = ".")]
+        tree: PathBuf,
+    },
+    /// Report a validator that signed two different answers
+    ///
+    /// Takes two attestations of one validator with different values for one round.
+    Report {
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// First attestation
+        one: PathBuf,
+        /// Second attestation
+        other: PathBuf,
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
+    /// Take a round's next step: commit, reveal, finish, settle
+    Vote {
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// Number of the round
+        round: u64,
+        #[command(flatten)]
+        answer: VoteAnswer,
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
+}
+
+/// What the validator found; needed once, to commit.
+#[derive(clap::Args)]
+#[group(multiple = true)]
+pub(crate) struct VoteAnswer {
+    /// SHA-256 of the rebuilt image
+    #[arg(long, value_name = "SHA256", requires = "measurements", conflicts_with_all = ["failed", "abstain"])]
+    image: Option<alloy_primitives::B256>,
+    /// SHA-256 of the image's list of measurements
+    #[arg(long, value_name = "SHA256", requires = "image")]
+    measurements: Option<alloy_primitives::B256>,
+    /// SHA-256 of the log of a failed build
+    #[arg(long, value_name = "SHA256", conflicts_with = "abstain")]
+    failed: Option<alloy_primitives::B256>,
+    /// Commit no opinion; only the first in a row is free
+    #[arg(long)]
+    abstain: bool,
+}
+
+impl VoteAnswer {
+    fn given(&self) -> Option<Found> {
+        match (self.image.zip(self.measurements), self.failed) {
+            (Some((image, measurements)), _) => Some(Found::Image { image, measurements }),
+            (None, Some(log)) => Some(Found::Failed { log }),
+            (None, None) => self.abstain.then_some(Found::Abstain {}),
+        }
+    }
 }
 
 pub(crate) fn run(program: &Program, command: &ValidatorCommand) -> Result<(), Failure> {

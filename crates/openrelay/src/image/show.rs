@@ -15,9 +15,12 @@ use openrelay_node::config::Origin;
 use serde_json::{Value, json};
 
 use crate::control::folders;
+use crate::directory::{directory_shown, origin};
 use crate::failure::Failure;
-use crate::ledger::{ask, directory_shown, origin, round_logs};
-use crate::{Program, page, say};
+use crate::findings;
+use crate::output::say;
+use crate::program::Program;
+use crate::rpc::{ask, round_logs};
 
 /// What one endpoint reports of a round.
 struct Round {
@@ -36,7 +39,7 @@ struct Vote {
 
 pub(super) fn show(program: &Program, config: &Path, as_json: bool) -> Result<(), Failure> {
     let directory = directory_shown(config)?;
-    let judged = page::judge(program, config, &directory)?;
+    let judged = findings::judge(program, config, &directory)?;
     let judged = judged.ok_or_else(|| Failure::plain("a network with a signed directory has no approved images"))?;
     if let Some(fault) = judged.fault().filter(|_| judged.images().next().is_none()) {
         return Err(Failure::new(5, format!("no image can be shown: {fault}")));
@@ -105,10 +108,10 @@ impl Vote {
 fn tell(judged: &JudgedRelays, approved: &Approved) {
     let image = &approved.image;
     let hash = openrelay_image::hex(&image.hash);
-    say(&format!("image       {hash}   version {}   {}", approved.version, page::state(image.state)));
+    say(&format!("image       {hash}   version {}   {}", approved.version, findings::state(image.state)));
     say(&format!("            approved in round {} for the value {}; proven", approved.round, B256::new(image.value)));
-    say(&format!("firmware    {}", page::generation(image)));
-    say(&format!("rebuilders  {}", page::rebuilders(judged.policy(), image)));
+    say(&format!("firmware    {}", findings::generation(image)));
+    say(&format!("rebuilders  {}", findings::rebuilders(judged.policy(), image)));
 }
 
 fn tell_round(round: &Round) {
@@ -139,9 +142,9 @@ fn image_json(judged: &JudgedRelays, approved: &Approved, round: Option<&Round>)
     json!({
         "image": openrelay_image::hex(&image.hash), "version": approved.version, "round": approved.round,
         "value": B256::new(image.value).to_string(), "firmware_generation": image.firmware_generation,
-        "state": page::state(image.state),
-        "rebuilt_by": page::addresses(&image.rebuilt_by),
-        "named": page::addresses(judged.policy().named_rebuilders(image)),
+        "state": findings::state(image.state),
+        "rebuilt_by": findings::addresses(&image.rebuilt_by),
+        "named": findings::addresses(judged.policy().named_rebuilders(image)),
         "named_needed": judged.policy().rebuilders_needed,
         "endpoint_says": round.map(|round| json!({
             "source_tree": release.map(|release| release.sourceTree.to_string()),

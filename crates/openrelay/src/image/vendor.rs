@@ -20,7 +20,7 @@ use openrelay_node::directory::replace;
 use super::{BuildArguments, DOWNLOAD, kept};
 use crate::confined::cargo_home;
 use crate::failure::Failure;
-use crate::talk;
+use crate::output::talk;
 
 /// The largest lock that is read, in bytes.
 const MAX_LOCK: u64 = 4 << 20;

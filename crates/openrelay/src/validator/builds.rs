@@ -178,11 +178,11 @@ impl Builds {
         match result {
             Rebuilt::Good(found) => record.good = Some(found),
             Rebuilt::Failed(log) => {
-                crate::talk(&format!("openrelay: round {round}: the build failed: {}", log.trim_end()));
+                crate::output::talk(&format!("openrelay: round {round}: the build failed: {}", log.trim_end()));
                 record.failed.push(log);
             }
             Rebuilt::Local(why) => {
-                crate::talk(&format!("openrelay: warning: round {round}: not built: {why}"));
+                crate::output::talk(&format!("openrelay: warning: round {round}: not built: {why}"));
                 record.local = Some(why);
             }
         }

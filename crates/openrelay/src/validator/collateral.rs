@@ -26,7 +26,8 @@ use super::round::{Contest, Due, Found, block_time, decided, due, step};
 use super::run::RunArguments;
 use super::vendors::{Services, check, issued, with_floors};
 use crate::failure::Failure;
-use crate::{Program, say, talk};
+use crate::output::{say, talk};
+use crate::program::Program;
 
 /// How often vendors are asked.
 const FETCH_EVERY: Duration = Duration::from_secs(3_600);

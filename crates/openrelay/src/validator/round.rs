@@ -21,8 +21,8 @@ use zeroize::Zeroizing;
 
 use super::{Folder, Standing};
 use crate::failure::Failure;
-use crate::ledger::ask;
-use crate::say;
+use crate::output::say;
+use crate::rpc::ask;
 
 /// What a validator found, as it reports it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -43,8 +43,9 @@ use super::tree::{copy, tree_hash, tree_of};
 use crate::confined::Confinement;
 use crate::failure::Failure;
 use crate::image::{BuildArguments, Kind, MANIFEST, make, remove};
-use crate::ledger::{ask, round_logs};
-use crate::{Program, say, talk};
+use crate::output::{say, talk};
+use crate::program::Program;
+use crate::rpc::{ask, round_logs};
 
 /// The number of newest rounds to look at; older ones are over.
 const ROUNDS: u64 = 16;

@@ -15,7 +15,7 @@ use openrelay_attest::{Collateral, Evidence, Roots, check_staple, examine};
 use openrelay_node::chain::transport::get;
 
 use crate::failure::Failure;
-use crate::talk;
+use crate::output::talk;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The most processor models to ask for, beginning with those of most relays.

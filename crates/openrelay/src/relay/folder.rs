@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 use crate::keystore;
-use crate::ledger::{ask, newest_block};
+use crate::rpc::{ask, newest_block};
 
 pub(super) const OPERATOR: &str = "operator.toml";
 pub(super) const KEY: &str = "operator-key.json";

@@ -23,8 +23,10 @@ use openrelay_node::directory::{VerifiedDirectory, replace};
 use serde_json::json;
 
 use crate::failure::Failure;
-use crate::ledger::{DEVELOPMENT, ask, faucet};
-use crate::{Program, RelayCommand, keystore, say, talk};
+use crate::keystore;
+use crate::output::{say, talk};
+use crate::program::Program;
+use crate::rpc::{DEVELOPMENT, ask, faucet};
 use agent::{Place, publish, relay_program, serve};
 use folder::{CHAIN, Folder, KEY, NUMBER, OPERATOR, RELAY, RelayPlan, to_toml, write_relay_config};
 
@@ -32,6 +34,126 @@ const REGISTER: &str = "register the relay";
 const DRAIN: &str = "drain";
 /// The most ether that a start and a few changes cost, in wei: one hundredth of an ether.
 const GAS_FUNDS: u64 = 10_000_000_000_000_000;
+
+#[derive(clap::Subcommand)]
+pub(crate) enum RelayCommand {
+    /// Make the operator's key and folder
+    Init {
+        /// Folder to write
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// Chain file
+        #[arg(long, value_name = "FILE")]
+        chain: PathBuf,
+        /// Role of the relay
+        #[arg(long, value_parser = ["ingress", "egress"])]
+        role: String,
+        /// Public address; repeat for IPv6
+        ///
+        /// Give one address, or an IPv4 address followed by an IPv6 one.
+        #[arg(long, value_name = "IP:PORT", required = true)]
+        endpoint: Vec<std::net::SocketAddr>,
+        /// Advertised bandwidth in Mbit/s; the bond grows with it
+        #[arg(long, value_name = "MBIT")]
+        advertised: u32,
+        /// Address that receives the bond; keep its key offline
+        #[arg(long, value_name = "ADDRESS")]
+        withdrawal: alloy_primitives::Address,
+        /// Family name, the same for all relays that you run
+        ///
+        /// Clients never use two relays of one family in a circuit.
+        #[arg(long, value_name = "NAME")]
+        family: Option<String>,
+        /// SHA-256 of the image that the relay runs
+        #[arg(long, value_name = "SHA256")]
+        image: Option<alloy_primitives::B256>,
+        /// File with the password in line 1; `-` for stdin
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
+    /// Check what the relay still needs before it can serve
+    Check {
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+    },
+    /// Register the relay and post its bond
+    Bond {
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
+    /// Run the relay: publish a new handshake key and serve
+    ///
+    /// Also follows the directory. Each start makes a new handshake key.
+    Run {
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+        /// Keep all privileges, for tests that inspect it
+        #[arg(long, hide = true)]
+        unconfined: bool,
+        /// Feed socket, if the relay runs in a virtual machine
+        ///
+        /// The socket is the machine's port org.openrelay.feed.
+        #[arg(long, value_name = "SOCKET", conflicts_with = "unconfined")]
+        machine: Option<PathBuf>,
+    },
+    /// Show status, and why the relay earns nothing
+    Status {
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+    },
+    /// Stop accepting new circuits
+    Drain {
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// Accept new circuits again
+        #[arg(long)]
+        undo: bool,
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
+    /// Stop serving, and start the bond's notice period
+    Unbond {
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
+    /// Take the next step of leaving, and name the one after
+    Retire {
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
+    /// Publish a handshake key by hand
+    ///
+    /// For a relay that `openrelay relay run` does not run.
+    Rotate {
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// Public handshake key of the relay
+        #[arg(long, value_name = "HEX")]
+        handshake_key: Key,
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
+}
+
+/// A 32-byte key, written as 64 hexadecimal digits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Key([u8; 32]);
+
+impl std::str::FromStr for Key {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        openrelay_ledger::hex::decode(text).map(Self).ok_or("must be 64 hexadecimal digits")
+    }
+}
 
 pub(crate) fn run(program: &Program, command: &RelayCommand) -> Result<(), Failure> {
     match command {
@@ -333,7 +455,7 @@ fn status(program: &Program, dir: &Path) -> Result<(), Failure> {
                 if verdict.facts().simulated { "SIMULATED " } else { "" },
                 verdict.facts().platform.name(),
                 openrelay_image::hex(&verdict.binding().image),
-                crate::page::state(verdict.image())
+                crate::findings::state(verdict.image())
             )),
             (Err(_), Some(fault)) => {
                 return Err(Failure::new(3, format!("clients cannot verify any relay of this chain: {fault}")));

@@ -28,7 +28,8 @@ use openrelay_sys::signal::{Signal, Signals};
 
 use super::folder::{Folder, OPERATOR, RELAY};
 use crate::failure::{Failure, LIMIT_EXCEEDED};
-use crate::{Program, say, talk};
+use crate::output::{say, talk};
+use crate::program::Program;
 
 /// How long a start waits until mirrors have the new key.
 const PATIENCE: Duration = Duration::from_secs(60);

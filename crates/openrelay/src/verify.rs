@@ -1,83 +1,36 @@
 //! `openrelay verify`: explains why a relay is accepted or refused.
 //!
-//! Owns the text page, and the same facts as JSON for status. It lists what was found; it never says "trusted".
+//! Owns the text page and its JSON. It lists what was found; it never says "trusted".
 
 use std::path::Path;
 
-use alloy_primitives::Address;
-use openrelay_attest::facts::{Crl, Tcb};
-use openrelay_attest::policy::Policy;
-use openrelay_attest::verdict::{Image, ImageState};
+use openrelay_attest::facts::Crl;
 use openrelay_attest::{Facts, Refusal};
-use openrelay_ledger::directory::Source;
+use openrelay_ledger::chain::descriptor::Descriptor;
+use openrelay_ledger::chain::set::{ChainRecord, RecordSet, Status, record_hash};
+use openrelay_ledger::directory::{Directory, Source};
 use openrelay_ledger::hex;
 use openrelay_ledger::record::{Record, Role};
 use openrelay_node::attestation::JudgedRelays;
-use openrelay_node::client::{AttestedHop, Options, attested_hop, judged_of};
+use openrelay_node::client::attested_hop;
 use openrelay_node::clock::unix_seconds;
+use openrelay_node::config::Origin;
 use openrelay_node::directory::VerifiedDirectory;
 use serde_json::{Value, json};
 
 use crate::control::folders;
+use crate::directory::{directory_shown, nothing_kept, origin, proof_in_words};
 use crate::failure::Failure;
-use crate::ledger::directory_shown;
-use crate::{Program, say};
-
-/// Judges the relays of a directory as for a circuit. Returns `None` where they are the user's own and prove nothing.
-pub(crate) fn judge(
-    program: &Program,
-    config: &Path,
-    directory: &VerifiedDirectory,
-) -> Result<Option<JudgedRelays>, Failure> {
-    let options = Options { one_hop: false, folders: folders(), standard: program.standard.clone() };
-    Ok(judged_of(config, directory, &options)?)
-}
-
-/// Returns in one word what evidence stands behind the hops of a circuit.
-pub(crate) fn attestation(hops: &[AttestedHop]) -> &'static str {
-    match hops {
-        [] => "none",
-        // One simulated hop proves nothing, whatever the other one is.
-        hops if hops.iter().any(|hop| hop.verdict.facts().simulated) => "sim",
-        _ => "verified",
-    }
-}
-
-/// Returns the generation of an image's firmware in words.
-pub(crate) fn generation(image: &Image) -> String {
-    image.firmware_generation.map_or_else(|| "generation not stated".into(), |number| format!("generation {number}"))
-}
-
-/// Returns the findings about a hop as JSON.
-pub(crate) fn hop_json(hop: &AttestedHop) -> Value {
-    let (facts, binding) = (hop.verdict.facts(), hop.verdict.binding());
-    json!({
-        "relay": hop.relay_id,
-        "platform": facts.platform.name(),
-        "simulated": facts.simulated,
-        "product": facts.product,
-        "image": hex::encode(&binding.image),
-        "image_round": hop.round,
-        "image_state": state(hop.verdict.image()),
-        "image_rebuilt_by": addresses(&hop.rebuilt_by),
-        "handshake_key": hex::encode(&binding.handshake_key),
-        "key_epoch": binding.key_epoch,
-        "block": binding.block_height,
-        "signed_by": facts.key.name(),
-        "chip": facts.chip.map(|chip| hex::encode(&chip[..8])),
-        "smt": facts.smt,
-        "firmware": firmware(facts),
-        "custody": "unknown",
-        "expires": facts.expires,
-    })
-}
+use crate::findings::{firmware, hop_json, judge, rebuilders, state};
+use crate::output::say;
+use crate::program::Program;
 
 /// Prints the page of one relay, or one line for each relay.
 ///
 /// # Errors
 ///
 /// Exit code 5 if a relay in the output is refused.
-pub(crate) fn verify(program: &Program, config: &Path, relay: Option<u64>, as_json: bool) -> Result<(), Failure> {
+pub(crate) fn run(program: &Program, config: &Path, relay: Option<u64>, as_json: bool) -> Result<(), Failure> {
     let directory = directory_shown(config)?;
     let judged = judge(program, config, &directory)?;
     let Some(relay_id) = relay else {
@@ -90,10 +43,10 @@ pub(crate) fn verify(program: &Program, config: &Path, relay: Option<u64>, as_js
     };
     if as_json {
         let record = directory.directory().relay(relay_id);
-        let record = record.ok_or_else(|| crate::ledger::no_such_relay(config, &directory, relay_id))?;
+        let record = record.ok_or_else(|| no_such_relay(config, &directory, relay_id))?;
         say(&whole_json(vec![relay_json(record, judged.as_ref())], judged.as_ref()));
     } else {
-        crate::ledger::verify(config, &directory, relay_id)?;
+        print_proof(config, &directory, relay_id)?;
         match &judged {
             None => say("evidence       none: this directory lists your own relays, which prove nothing"),
             Some(judged) => tell(&directory, judged, relay_id),
@@ -155,55 +108,6 @@ fn relay_json(record: &Record, judged: Option<&JudgedRelays>) -> Value {
 
 fn simulated(facts: &Facts) -> &'static str {
     if facts.simulated { "SIMULATED " } else { "" }
-}
-
-/// Returns the state of an image in one word.
-pub(crate) const fn state(state: ImageState) -> &'static str {
-    match state {
-        ImageState::Pending => "pending",
-        ImageState::Active => "active",
-        ImageState::Deprecated => "deprecated",
-        ImageState::Retired => "retired",
-        ImageState::Suspended => "suspended",
-        ImageState::Revoked => "revoked",
-    }
-}
-
-/// Returns addresses in their written form.
-pub(crate) fn addresses<'a>(all: impl IntoIterator<Item = &'a [u8; 20]>) -> Vec<String> {
-    all.into_iter().map(|address| Address::from(*address).to_string()).collect()
-}
-
-/// Returns in words which rebuilders have signed an image, and what the policy requires.
-pub(crate) fn rebuilders(policy: &Policy, image: &Image) -> String {
-    let named = addresses(policy.named_rebuilders(image));
-    // Anybody can sign, so signatures by keys outside the policy carry no weight.
-    let others = image.rebuilt_by.len() - named.len();
-    let others = format!("{others} signatures by others, which do not count");
-    match (policy.rebuilders.len(), named.as_slice()) {
-        (0, _) => format!("the policy lists none; {others}"),
-        (all, []) => format!("0 of {all} in the policy signed, {} required; {others}", policy.rebuilders_needed),
-        (all, found) => {
-            let (count, needed) = (found.len(), policy.rebuilders_needed);
-            format!(
-                "{} signed that they rebuilt it: {count} of {all} in the policy, {needed} required; {others}",
-                found.join(", ")
-            )
-        }
-    }
-}
-
-fn firmware(facts: &Facts) -> String {
-    match &facts.tcb {
-        Tcb::Intel { status, advisories, evaluation } => {
-            let known = if advisories.is_empty() { String::new() } else { format!(", {}", advisories.join(" ")) };
-            format!("{status} in Intel's evaluation {evaluation}{known}")
-        }
-        Tcb::Amd { reported, .. } => format!(
-            "boot loader {}, TEE {}, SNP {}, microcode {}",
-            reported.boot_loader, reported.tee, reported.snp, reported.microcode
-        ),
-    }
 }
 
 /// Prints the page of one relay after its record.
@@ -270,4 +174,96 @@ fn others(judged: &JudgedRelays, relay_id: u64) -> String {
     }
     let said: Vec<String> = others.iter().map(|(other, refusal)| format!("{other} [{}]", refusal.code())).collect();
     format!("refused        {}", said.join("   "))
+}
+
+/// Prints how the handshake key of a relay is proven.
+fn print_proof(config: &Path, directory: &VerifiedDirectory, relay_id: u64) -> Result<(), Failure> {
+    let chain = match origin(config)? {
+        Origin::Chain(chain) => chain,
+        Origin::Signed { .. } => return verify_signed(directory.directory(), relay_id),
+    };
+    let now = unix_seconds();
+    let trusted = if folders().is_changed() {
+        "shown by endpoints, or signed as a checkpoint, when the running client read it".to_owned()
+    } else {
+        format!("{} of {} endpoints show the same header", chain.quorum, chain.endpoints.len())
+    };
+    let reading = directory.reading().ok_or_else(nothing_kept)?;
+    let (set, header) = reading.record_set(&chain.trust(), now, chain.max_age_s, 0).map_err(Failure::plain)?;
+    say(&format!("block          {} {}   {} s old", header.number, header.hash, now.saturating_sub(header.timestamp)));
+    say(&format!("header         {trusted}; its hash was computed here. Only this is taken on trust"));
+    say(&format!("state root     {}", header.state_root));
+    say(&format!(
+        "account        {} proven by {} nodes; its code is the expected one",
+        chain.directory,
+        reading.proof.len()
+    ));
+    say(&format!("storage root   {}", reading.account.storage_root));
+    let total = set.records.len() + set.withheld.len() + set.malformed.len();
+    say(&format!("records        {total}; together they give this storage root: none is missing, none was added"));
+    let Some(record) = set.records.iter().find(|record| record.registration.relay_id == relay_id) else {
+        return Err(Failure::new(5, missing(relay_id, &set)));
+    };
+    print_record(record);
+    Ok(())
+}
+
+/// Returns why a relay is not in a directory.
+fn no_such_relay(config: &Path, directory: &VerifiedDirectory, relay_id: u64) -> Failure {
+    let set = match (origin(config), directory.reading()) {
+        (Ok(Origin::Chain(chain)), Some(reading)) => {
+            reading.record_set(&chain.trust(), unix_seconds(), chain.max_age_s, 0).ok().map(|(set, _)| set)
+        }
+        _ => None,
+    };
+    let known = |set: &RecordSet| set.records.iter().any(|record| record.registration.relay_id == relay_id);
+    let why = match set {
+        Some(set) if !known(&set) => missing(relay_id, &set),
+        Some(_) => format!("relay {relay_id} accepts no circuits"),
+        None => format!("relay {relay_id} is not in the directory"),
+    };
+    Failure::new(5, why)
+}
+
+fn missing(relay_id: u64, set: &RecordSet) -> String {
+    if set.withheld.iter().any(|registration| registration.relay_id == relay_id) {
+        format!("relay {relay_id} is on the chain but cannot be used: no source has its descriptor")
+    } else if set.malformed.contains(&relay_id) {
+        format!("relay {relay_id} is on the chain but cannot be used: its descriptor is malformed")
+    } else {
+        format!("relay {relay_id} is not on the chain")
+    }
+}
+
+fn print_record(record: &ChainRecord) {
+    let (registration, descriptor) = (&record.registration, &record.descriptor);
+    // A decoded descriptor always encodes: both directions apply the same checks.
+    let bytes = descriptor.encode().unwrap_or_default();
+    let hash = record_hash(registration, Descriptor::hash(&bytes));
+    let status = match registration.status {
+        Status::Active if registration.bond_class == 0 => "bond too small: accepts no circuits",
+        Status::Active => "active",
+        Status::Draining => "draining: accepts no new circuits",
+        Status::Unbonding => "leaving: accepts no circuits",
+    };
+    let endpoints: Vec<String> = descriptor.endpoints.iter().map(ToString::to_string).collect();
+    say(&format!("record         {hash}"));
+    say(&format!("relay          {} {} at {}   {status}", registration.relay_id, descriptor.role, endpoints.join(" ")));
+    say(&format!(
+        "operator       {}   {} Mbit/s advertised, bond class {}",
+        registration.operator, registration.advertised_mbit, registration.bond_class
+    ));
+    say(&format!("handshake key  {} epoch {}", hex::encode(&descriptor.handshake_key), descriptor.key_epoch));
+    say("               a circuit to this relay uses this key or does not open");
+}
+
+fn verify_signed(directory: &Directory, relay_id: u64) -> Result<(), Failure> {
+    say(&proof_in_words(directory));
+    let relay = directory
+        .relay(relay_id)
+        .ok_or_else(|| Failure::new(5, format!("relay {relay_id} is not in the directory")))?;
+    say(&format!("relay          {} {}   operator {}", relay.relay_id, relay.role, relay.operator));
+    say(&format!("handshake key  {} epoch {}", relay.handshake_key, relay.key_epoch));
+    say("               a circuit to this relay uses this key or does not open");
+    Ok(())
 }
