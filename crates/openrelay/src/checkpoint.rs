@@ -2,7 +2,7 @@
 //!
 //! Owns the checkpoint file that mirrors serve. Never signs a block that this machine's own endpoints do not show.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use openrelay_ledger::chain::checkpoint::{Checkpoint, CheckpointFile, MAX_FILE, Signed};
 use openrelay_ledger::directory::{DirectoryKey, Source};

@@ -20,6 +20,13 @@ use crate::{
     verify,
 };
 
+#[derive(Parser)]
+#[command(
+    name = "openrelay",
+    version,
+    about = "A VPN that people can verify instead of trust",
+    arg_required_else_help = true
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use openrelay_attest::collateral::{AmdBundle, Collateral, IntelCollateral, from_base64};
 use openrelay_attest::evidence::Measurement;

@@ -36,7 +36,7 @@ pub(crate) enum MirrorCommand {
         ///
         /// Clients verify everything that is served, so the connection needs no TLS.
         #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
-        listen: std::net::SocketAddr,
+        listen: SocketAddr,
         /// Signed checkpoint to serve as /checkpoint
         #[arg(long, value_name = "FILE")]
         checkpoint: Option<PathBuf>,

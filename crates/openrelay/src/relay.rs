@@ -5,7 +5,7 @@
 mod agent;
 mod folder;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use alloy_primitives::{Address, B256, U256, keccak256};
 use alloy_sol_types::{SolCall, SolEvent as _};
@@ -58,7 +58,7 @@ pub(crate) enum RelayCommand {
         advertised: u32,
         /// Address that receives the bond; keep its key offline
         #[arg(long, value_name = "ADDRESS")]
-        withdrawal: alloy_primitives::Address,
+        withdrawal: Address,
         /// Family name, the same for all relays that you run
         ///
         /// Clients never use two relays of one family in a circuit.
@@ -66,7 +66,7 @@ pub(crate) enum RelayCommand {
         family: Option<String>,
         /// SHA-256 of the image that the relay runs
         #[arg(long, value_name = "SHA256")]
-        image: Option<alloy_primitives::B256>,
+        image: Option<B256>,
         /// File with the password in line 1; `-` for stdin
         #[arg(long, value_name = "FILE")]
         password_file: Option<PathBuf>,

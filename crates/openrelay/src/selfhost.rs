@@ -42,7 +42,7 @@ pub(crate) enum SelfhostCommand {
         egress: Vec<String>,
         /// Name server to use through the tunnel; repeatable
         #[arg(long, value_name = "ADDRESS", default_values = ["9.9.9.9", "2620:fe::fe"])]
-        dns: Vec<std::net::IpAddr>,
+        dns: Vec<IpAddr>,
         /// Days until the directory must be signed again
         #[arg(long, default_value_t = 365)]
         days: u32,

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -26,7 +27,7 @@ const ASK_EVERY: Duration = Duration::from_millis(20);
 pub(crate) struct UpArguments {
     /// Client configuration
     #[arg(long, env = "OPENRELAY_CONFIG", value_name = "FILE", default_value = "/etc/openrelay/client.toml")]
-    config: PathBuf,
+    pub(crate) config: PathBuf,
     /// Stay in the foreground instead of becoming a daemon
     #[arg(long)]
     foreground: bool,
@@ -37,7 +38,7 @@ pub(crate) struct UpArguments {
     ///
     /// `openrelay status` shows that the circuit has one hop.
     #[arg(long)]
-    one_hop: bool,
+    pub(crate) one_hop: bool,
 }
 
 /// Connects, in the foreground or through a daemon.

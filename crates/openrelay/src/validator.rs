@@ -82,12 +82,12 @@ pub(crate) enum ValidatorCommand {
         chain: PathBuf,
         /// Address that receives payments; keep its key offline
         #[arg(long, value_name = "ADDRESS")]
-        withdrawal: alloy_primitives::Address,
+        withdrawal: Address,
         /// Address of the family that admitted this key
         ///
         /// Without it the validator forms its own family.
         #[arg(long, value_name = "ADDRESS")]
-        family: Option<alloy_primitives::Address>,
+        family: Option<Address>,
         /// Bond in the token's smallest unit
         #[arg(long, value_name = "AMOUNT")]
         bond: u128,
