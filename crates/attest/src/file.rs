@@ -391,4 +391,22 @@ mod tests {
         assert_eq!(first(2), [(2, 256), (1, 256), (1, 768), (2, 512)]);
         assert_eq!(first(3).len(), 5);
     }
+
+    #[test]
+    fn largest_common_part_has_the_stated_size() {
+        let file = AttestationFile {
+            bundle: vec![1; MAX_BUNDLE],
+            manifests: vec![vec![2; MAX_MANIFEST]; MAX_MANIFESTS],
+            statements: vec![statement(1); MAX_STATEMENTS],
+            headers: vec![vec![3; MAX_HEADER]; MAX_HEADERS],
+            ..AttestationFile::default()
+        };
+        assert_eq!(file.encode_common().len(), MAX_COMMON);
+        // One more of each, or a longer one, is left out.
+        let mut more = file.clone();
+        more.manifests.push(vec![2; 1]);
+        more.statements.push(statement(2));
+        more.headers.extend([vec![3; MAX_HEADER + 1], vec![3; 1]]);
+        assert_eq!(more.encode_common(), file.encode_common());
+    }
 }

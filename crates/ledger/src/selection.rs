@@ -198,7 +198,10 @@ fn weighted<'a>(relays: &[&'a Record], random: &mut impl FnMut(u64) -> u64) -> O
 
 #[cfg(test)]
 mod tests {
+    use alloy_primitives::B256;
+
     use super::*;
+    use crate::chain::reading::Facts;
     use crate::directory::{Body, DirectoryKey};
     use crate::hex;
     use proptest::prelude::*;
@@ -221,6 +224,33 @@ mod tests {
             stake,
             bandwidth_mbit: 1,
         }
+    }
+
+    #[test]
+    fn hops_are_chosen_while_at_most_the_tolerated_share_is_missing() {
+        let with = |missing| {
+            let relays = vec![relay(1, Role::Ingress, 1, 1, 1), relay(2, Role::Egress, 2, 2, 1)];
+            let facts = Facts {
+                block: 1,
+                block_hash: B256::ZERO,
+                timestamp: 0,
+                state_root: B256::ZERO,
+                storage_root: B256::ZERO,
+                withheld: 7,
+                malformed: 0,
+                inactive: 0,
+                missing,
+            };
+            let directory = directory(relays, false);
+            let source = Source::Chain(facts);
+            complete(&Directory::proven(directory.body().clone(), directory.network_id(), source))
+        };
+        assert_eq!([0, MAX_MISSING].map(with), [Ok(()), Ok(())]);
+        let refused = SelectionError::Missing { relays: 7, missing: MAX_MISSING + 1 };
+        assert_eq!(with(MAX_MISSING + 1), Err(refused.clone()));
+        let text = refused.to_string();
+        assert!(text.contains("7 relays") && text.contains("2.1 %") && text.contains("2.0 %"), "{text}");
+        assert_eq!(complete(&directory(Vec::new(), true)), Ok(()));
     }
 
     fn whoever(_: &Record, _: &Record) -> bool {

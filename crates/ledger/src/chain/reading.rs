@@ -397,3 +397,38 @@ fn cut<'a>(rest: &mut &'a [u8], length: usize, most: usize) -> Result<&'a [u8], 
     *rest = tail;
     Ok(head)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chain::set::Status;
+
+    fn relay(role: Role, bandwidth_mbit: u32) -> Record {
+        let operator = "a".to_owned();
+        let (handshake_key, endpoints, family) = (hex::encode(&[1; 32]), Vec::new(), None);
+        Record { relay_id: 1, role, handshake_key, key_epoch: 0, endpoints, operator, family, stake: 1, bandwidth_mbit }
+    }
+
+    fn withheld(status: Status, advertised_mbit: u32) -> Registration {
+        Registration { relay_id: 2, operator: Address::ZERO, advertised_mbit, bond_class: 1, status }
+    }
+
+    #[test]
+    fn missing_share_counts_withheld_weight_against_the_smaller_role() {
+        let relays = [relay(Role::Ingress, 900), relay(Role::Egress, 300), relay(Role::Egress, 680)];
+        assert_eq!(missing_share(&relays, &[]), 0);
+        // 100 of 900 + 100, and one part more is rounded up.
+        assert_eq!(missing_share(&relays, &[withheld(Status::Active, 100)]), 100);
+        assert_eq!(missing_share(&relays, &[withheld(Status::Active, 50), withheld(Status::Active, 51)]), 101);
+        // A relay that does not serve is no loss; one that advertises nothing still counts.
+        assert_eq!(missing_share(&relays, &[withheld(Status::Draining, 100)]), 0);
+        assert_eq!(missing_share(&relays, &[withheld(Status::Active, 0)]), 2);
+        // Without any relay of a role, everything is missing.
+        assert_eq!(missing_share(&relays[..1], &[withheld(Status::Active, 1)]), 1_000);
+    }
+
+    #[test]
+    fn largest_reading_has_room_for_records_evidence_and_proofs() {
+        assert_eq!(MAX_READING, MAX_FILE + (416 << 20) + (4 << 20));
+    }
+}

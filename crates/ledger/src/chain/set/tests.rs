@@ -318,3 +318,47 @@ fn number_of_relays_and_of_pages_is_bounded() {
     assert_eq!(assembly.add(&endless).unwrap().len(), 1);
     assert!(assembly.is_whole());
 }
+
+#[test]
+fn file_of_the_largest_network_has_the_largest_size_and_is_accepted() {
+    // Descriptors of the largest size that the registry accepts, none of which is well-formed.
+    let entries = |count: u64| -> Vec<Entry> {
+        (1..=count).map(|relay_id| Entry::Whole(registration(relay_id), vec![0xff; MAX_PUBLISHED])).collect()
+    };
+    let all = entries(MAX_RELAYS as u64);
+    let file = write(all.clone()).unwrap();
+    // The limit counts the last page as full; 32 entries of 285 bytes are missing there.
+    assert_eq!(file.len(), MAX_FILE - 32 * 285);
+    let set = RecordSet::verify(&file, root(&all)).unwrap();
+    assert_eq!((set.records.len(), set.malformed.len()), (0, MAX_RELAYS));
+    assert_eq!(write(entries(MAX_RELAYS as u64 + 1)), None);
+}
+
+#[test]
+fn descriptor_larger_than_the_registry_accepts_is_written_as_withheld() {
+    let entries = [vec![0; MAX_PUBLISHED], vec![0; MAX_PUBLISHED + 1]];
+    let entries: Vec<Entry> =
+        (1..).zip(entries).map(|(relay_id, bytes)| Entry::Whole(registration(relay_id), bytes)).collect();
+    let set = RecordSet::verify(&write(entries.clone()).unwrap(), root(&entries)).unwrap();
+    assert_eq!((set.malformed, set.withheld.len()), (vec![1], 1));
+}
+
+#[test]
+fn later_file_with_another_index_under_the_same_root_is_refused() {
+    let entries = whole(3);
+    let mut assembly = Assembly::new(root(&entries));
+    let file = write(entries.clone()).unwrap();
+    assembly.add(&file).unwrap();
+    let mut other = write(entries[..2].to_vec()).unwrap();
+    other[20..52].copy_from_slice(root(&entries).as_slice());
+    assert_eq!(assembly.add(&other), Err(SetError::Different));
+    assert_eq!(assembly.add(&file), Ok(Vec::new()));
+}
+
+#[test]
+fn relay_is_active_with_its_bond_and_its_status_alone() {
+    let with = |status, bond_class| Registration { status, bond_class, ..registration(1) }.is_active();
+    assert!(with(Status::Active, 1) && with(Status::Active, 2));
+    assert!(!with(Status::Active, 0));
+    assert!(![Status::Draining, Status::Unbonding].into_iter().any(|status| with(status, 2)));
+}
