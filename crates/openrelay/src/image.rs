@@ -5,34 +5,31 @@
 
 mod compile;
 mod firmware;
+mod inputs;
+mod measure;
 mod show;
 mod vendor;
+mod verify;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use openrelay_attest::evidence::Measurement;
 use openrelay_attest::manifest::Manifest;
 use openrelay_image::compare::first_difference;
-use openrelay_image::lock::{Lock, Package, Role};
+use openrelay_image::lock::{Lock, Role};
 use openrelay_image::pack::{Image, Programs, pack};
-use openrelay_image::{hex, pcr, sha256, tdx};
+use openrelay_image::{hex, sha256};
 use openrelay_ledger::chain::voted::{CLIENT_PACKAGE, RELAY_IMAGE};
-use openrelay_ledger::chain::voting::image_value;
-use openrelay_node::attestation::Approved;
-use openrelay_node::client::rebuilt_images;
-use openrelay_node::clock::unix_seconds;
-use openrelay_node::config::Origin;
 use serde_json::{Value, json};
 
 use crate::confined::{Confined, Confinement};
-use crate::control::folders;
 use crate::directory::ConfigArgument;
 use crate::failure::Failure;
 use crate::output::{say, talk};
 use crate::program::Program;
+use inputs::packages_of;
 
 /// The names of the files that a build writes.
 pub(crate) const IMAGE: &str = "image.efi";
@@ -42,9 +39,6 @@ const FIRMWARE: &str = "firmware.fd";
 pub(crate) const CLIENT: &str = "openrelay";
 /// The largest file that is read, in bytes; compilers are the largest.
 const MAX_READ: u64 = 512 << 20;
-/// How long the download of one package may take.
-const DOWNLOAD: Duration = Duration::from_secs(600);
-
 /// What a build makes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub(crate) enum Kind {
@@ -175,8 +169,10 @@ pub(crate) fn run(program: &Program, command: &ImageCommand) -> Result<(), Failu
             Ok(())
         }
         ImageCommand::Lock { update, lock } => lock_tools(lock, *update),
-        ImageCommand::Measure { image, lock, firmware, json } => measure(image, lock, firmware.as_deref(), *json),
-        ImageCommand::Verify { build, config } => verify(program, build, &config.config),
+        ImageCommand::Measure { image, lock, firmware, json } => {
+            measure::measure(image, lock, firmware.as_deref(), *json)
+        }
+        ImageCommand::Verify { build, config } => verify::verify(program, build, &config.config),
         ImageCommand::Show { json, config } => show::show(program, &config.config, *json),
         ImageCommand::Diff { one, two } => match first_difference(&read(one)?, &read(two)?) {
             None => {
@@ -382,11 +378,6 @@ fn read_lock(path: &Path) -> Result<Lock, Failure> {
     Lock::parse(&text).map_err(|error| Failure::of_source(format!("{}: {error}", path.display())))
 }
 
-/// Returns the folder in which inputs are kept, by hash.
-fn kept(build: &BuildArguments) -> PathBuf {
-    build.inputs.clone().unwrap_or_else(|| folders().state.join("inputs"))
-}
-
 impl BuildArguments {
     /// Returns the latest end of a build that begins now.
     fn until(&self) -> Instant {
@@ -397,203 +388,6 @@ impl BuildArguments {
     fn lock(&self) -> PathBuf {
         self.lock.clone().unwrap_or_else(|| self.source.join("image/inputs.lock"))
     }
-}
-
-/// Returns the packages whose roles are wanted, from the folder of inputs or from a download.
-fn packages_of(
-    build: &BuildArguments,
-    lock: &Lock,
-    wanted: impl Fn(Role) -> bool,
-) -> Result<BTreeMap<String, Vec<u8>>, Failure> {
-    let kept = kept(build);
-    // If the folder cannot be created, nothing is kept, and a warning reports that later.
-    let _ = std::fs::create_dir_all(&kept);
-    let mut found = BTreeMap::new();
-    let mut archives = None;
-    for package in lock.packages.iter().filter(|package| wanted(package.role)) {
-        let path = kept.join(&package.sha256);
-        // A kept package is checked against its hash like any other, because disks corrupt data.
-        let bytes = match std::fs::read(&path).ok().filter(|bytes| package.check(bytes).is_ok()) {
-            Some(bytes) => bytes,
-            None => {
-                let archives = archives
-                    .get_or_insert_with(|| build.from.iter().cloned().chain(debian_archives()).collect::<Vec<_>>());
-                let bytes = download(package, archives)?;
-                if let Err(error) = openrelay_node::directory::replace(&path, &bytes) {
-                    talk(&format!("openrelay: warning: cannot keep {}: {error}", path.display()));
-                }
-                bytes
-            }
-        };
-        found.insert(package.name.clone(), bytes);
-    }
-    Ok(found)
-}
-
-/// Returns Debian's archives, as apt on this machine knows them.
-fn debian_archives() -> Vec<String> {
-    let arguments = ["indextargets", "--format", "$(SITE)", "Created-By: Packages"];
-    let said = Command::new("apt-get").args(arguments).output().map(|output| output.stdout).unwrap_or_default();
-    let mut sites: Vec<String> = String::from_utf8_lossy(&said).lines().map(str::to_owned).collect();
-    sites.sort();
-    sites.dedup();
-    sites
-}
-
-/// Returns the first file with the right hash that any archive has.
-fn download(package: &Package, archives: &[String]) -> Result<Vec<u8>, Failure> {
-    let mut faults = Vec::new();
-    for archive in archives {
-        let base = archive.trim_end_matches('/');
-        for url in [format!("{base}/{}", package.path), format!("{base}/{}", package.sha256)] {
-            match fetch(&url, package.size) {
-                Ok(bytes) => match package.check(&bytes) {
-                    Ok(()) => return Ok(bytes),
-                    Err(error) => faults.push(error.to_string()),
-                },
-                Err(why) => faults.push(why),
-            }
-        }
-    }
-    if archives.is_empty() {
-        faults.push("no archive is known here; add one with --from".into());
-    }
-    // A missing input says nothing about the tree that names it.
-    let why = format!(
-        "cannot fetch the input {} ({}): {}; \
-         put the file with SHA-256 {} into --inputs, or add an archive that has it with --from",
-        package.name,
-        package.path,
-        faults.join("; "),
-        package.sha256
-    );
-    Err(Failure::new(77, why))
-}
-
-fn fetch(url: &str, size: u64) -> Result<Vec<u8>, String> {
-    let (_, bytes) = openrelay_node::chain::transport::get(url, DOWNLOAD, size + 1)?;
-    if bytes.len() as u64 == size { Ok(bytes) } else { Err(format!("{url}: its size is not {size} bytes")) }
-}
-
-/// Prints what firmware and chips will report of an image.
-fn measure(image: &Path, lock: &Path, firmware: Option<&Path>, as_json: bool) -> Result<(), Failure> {
-    let (lock, file) = (read_lock(lock)?, read(image)?);
-    let register = |found: Result<pcr::Register, openrelay_image::ImageError>| {
-        let no_image = |error| Failure::plain(format!("{} is not a bootable image: {error}", image.display()));
-        found.map(|found| hex(&found.0)).map_err(no_image)
-    };
-    let (eleven, four, nine) =
-        (register(pcr::register_11(&file))?, register(pcr::register_4(&file))?, register(pcr::register_9(&file))?);
-    let firmware = firmware.map_or_else(|| image.with_file_name(FIRMWARE), Path::to_path_buf);
-    let firmware =
-        read(&firmware).map_err(|failure| Failure::plain(format!("{failure}; name the firmware with --firmware")))?;
-    let image = Image { file, firmware };
-    let manifest = image.manifest(&lock, Kind::Relay.number(), 0).map_err(Failure::plain)?;
-    let mrtd = tdx::mrtd(&image.firmware).map(|mrtd| hex(&mrtd)).ok();
-    let launch = |measurement: &Measurement| match measurement {
-        Measurement::Snp(digest) => hex(digest),
-        Measurement::Sgx(_) | Measurement::Tdx { .. } => String::new(),
-    };
-    if as_json {
-        let shapes: Vec<Value> = manifest
-            .shapes
-            .iter()
-            .map(|shape| json!({"shape": shape.name, "launch_digest": launch(&shape.measurement)}))
-            .collect();
-        let said = json!({
-            "schema": "openrelay.image-measure/1", "image": hex(&image.hash()), "pcr11": eleven, "pcr4": four,
-            "pcr9": nine, "snp": shapes, "mrtd_of_firmware": mrtd, "rtmrs": "not proven",
-        });
-        say(&said.to_string());
-        return Ok(());
-    }
-    say(&format!("image     {}", hex(&image.hash())));
-    say(&format!("PCR 11    {eleven}   the image alone; PCR 12 and 13 must be zeros"));
-    say(&format!("PCR 9     {nine}   command line and initrd, measured by the kernel"));
-    say(&format!("PCR 4     {four}   if the firmware starts the image directly"));
-    for shape in &manifest.shapes {
-        say(&format!("SNP       {}   {}", launch(&shape.measurement), shape.name));
-    }
-    match mrtd {
-        Some(mrtd) => say(&format!("MRTD      {mrtd}   this firmware, if it were started as a trust domain")),
-        None => say("MRTD      none: this firmware is not made for trust domains"),
-    }
-    say("RTMRs     not proven: this firmware does not extend them with kernel, initrd or command line");
-    Ok(())
-}
-
-/// Rebuilds an image here, and compares it with the images approved on the chain.
-fn verify(program: &Program, build: &BuildArguments, config: &Path) -> Result<(), Failure> {
-    if build.programs.is_some() || build.lock.is_some() || build.firmware.is_some() || build.simulate {
-        let why =
-            "an image is rebuilt from its source tree alone; leave out --programs, --lock, --firmware and --simulate";
-        return Err(Failure::new(2, why));
-    }
-    let none = || Failure::plain("a network with a signed directory has no approved images; use one on a chain");
-    let all: Vec<Approved> = match build.kind {
-        Kind::Relay => {
-            let directory = crate::directory::directory_shown(config)?;
-            let judged = crate::findings::judge(program, config, &directory)?.ok_or_else(none)?;
-            judged.images().cloned().collect()
-        }
-        Kind::Client => {
-            let Origin::Chain(chain) = crate::directory::origin(config)? else { return Err(none()) };
-            openrelay_node::chain::package::packages(&chain, unix_seconds())?
-        }
-    };
-    // In a new folder outside the tree: remains of another tree's build could be taken for this one's.
-    let place = folders().state.join("rebuilding");
-    let target = build.target.clone().unwrap_or_else(|| place.clone());
-    remove(&place)?;
-    let build = BuildArguments { confinement: Confinement::Required, target: Some(target), ..build.clone() };
-    let built = make(&build);
-    let _ = remove(&place);
-    let built = built?;
-    let hash = built.image.hash();
-    let approved = approved_as(&built.manifest, &all)?;
-    let path = rebuilt_images(&folders().state);
-    let mut known = std::fs::read_to_string(&path).unwrap_or_default();
-    let value = hex(&approved.image.value);
-    if !known.lines().any(|line| line == value) {
-        known += &format!("{value}\n");
-        std::fs::create_dir_all(&folders().state).map_err(Failure::plain)?;
-        openrelay_node::directory::replace(&path, known.as_bytes()).map_err(Failure::plain)?;
-    }
-    say(&format!(
-        "image     {}   identical to the one approved in round {}: {}",
-        hex(&hash),
-        approved.round,
-        crate::findings::state(approved.image.state)
-    ));
-    talk("openrelay: with paranoid = true in the policy, only images that were rebuilt here are accepted");
-    Ok(())
-}
-
-/// Returns the newest approved version that equals what was built: the image and its firmware, as the manifest lists
-/// them.
-///
-/// # Errors
-/// [`Failure`] with code 5 if no approved version equals it.
-fn approved_as<'a>(built: &Manifest, all: &'a [Approved]) -> Result<&'a Approved, Failure> {
-    // A tree does not state which version it became.
-    let value = |version: u64| {
-        let manifest = Manifest { version, ..built.clone() };
-        image_value(built.image.into(), sha256(&manifest.encode()).into()).0
-    };
-    if let Some(approved) = all.iter().rfind(|approved| value(approved.version) == approved.image.value) {
-        return Ok(approved);
-    }
-    let hash = hex(&built.image);
-    let why = if all.iter().any(|approved| approved.image.hash == built.image) {
-        format!(
-            "this tree builds the image {hash}, which validators approved with other firmware or for other machines"
-        )
-    } else {
-        let known: Vec<String> = all.iter().map(|approved| hex(&approved.image.hash)).collect();
-        let known = if known.is_empty() { "none".into() } else { known.join(", ") };
-        format!("this tree builds the image {hash}, which validators have not approved; approved: {known}")
-    };
-    Err(Failure::new(5, why))
 }
 
 /// Compares this machine's tools with the lock's, or writes them into the lock.
@@ -629,52 +423,10 @@ fn lock_tools(path: &Path, update: bool) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
-    use openrelay_attest::manifest::Shape;
-    use openrelay_attest::verdict::{Image, ImageState};
-
     use super::*;
 
     #[test]
-    fn rebuilt_image_matches_approved_one_only_with_same_firmware() {
-        let manifest = |version, measurement| {
-            let shapes = vec![Shape { name: "EPYC-v4 x 1".into(), measurement: Measurement::Snp([measurement; 48]) }];
-            let (kind, image, advisories) = (RELAY_IMAGE, [7; 32], Vec::new());
-            Manifest { kind, version, firmware_generation: Some(1), image, shapes, advisories }
-        };
-        let approved = |version, measurement| {
-            let hash = [7; 32];
-            let value = image_value(hash.into(), sha256(&manifest(version, measurement).encode()).into()).0;
-            let (measurements, advisories, rebuilt_by) = (Vec::new(), Vec::new(), Vec::new());
-            let (state, firmware_generation) = (ImageState::Active, Some(1));
-            let image = Image { hash, value, state, firmware_generation, measurements, advisories, rebuilt_by };
-            Approved { image, round: version, version }
-        };
-        let all = [approved(4, 0xa), approved(5, 0xb), approved(6, 0xb)];
-        let found = |measurement| approved_as(&manifest(1, measurement), &all).map(|found| found.version);
-        assert_eq!((found(0xa).unwrap(), found(0xb).unwrap()), (4, 6));
-        let refused = found(0xc).unwrap_err();
-        assert!(refused.code() == 5 && refused.to_string().contains("other firmware"), "{refused}");
-        let other = Manifest { image: [8; 32], ..manifest(1, 0xa) };
-        let refused = approved_as(&other, &all).unwrap_err();
-        assert!(refused.code() == 5 && refused.to_string().contains("not approved"), "{refused}");
-    }
-
-    #[test]
-    fn unavailable_input_is_not_the_source_trees_fault() {
-        let (name, path) = ("kernel".to_owned(), "pool/kernel.deb".to_owned());
-        let package = Package {
-            name,
-            path,
-            sha256: "ab".repeat(32),
-            size: 5,
-            role: Role::Kernel,
-            file: None,
-            generation: None,
-            files: Vec::new(),
-        };
-        let failure = download(&package, &["http://127.0.0.1:1".to_owned()]).unwrap_err();
-        assert_eq!((failure.code(), failure.is_of_source()), (77, false), "{failure}");
-        // Control: a malformed lock is the tree's fault.
+    fn malformed_lock_is_the_source_trees_fault() {
         let path = std::env::temp_dir().join(format!("openrelay-lock-{}", std::process::id()));
         std::fs::write(&path, "no lock").unwrap();
         let failure = read_lock(&path).unwrap_err();

@@ -17,7 +17,8 @@ use openrelay_image::crates::{Crate, MAX_ARCHIVE, locked, manifest};
 use openrelay_node::chain::transport;
 use openrelay_node::directory::replace;
 
-use super::{BuildArguments, DOWNLOAD, kept};
+use super::BuildArguments;
+use super::inputs::{DOWNLOAD, kept};
 use crate::confined::cargo_home;
 use crate::failure::Failure;
 use crate::output::talk;
