@@ -33,13 +33,14 @@ use openrelay_sys::net::Netlink;
 use openrelay_sys::tun::Tun;
 use openrelay_sys::udp::UdpSocket;
 
-use crate::attestation::{JudgedRelays, TrustPolicy};
+use crate::attestation::JudgedRelays;
 use crate::chain::{ChainError, Direct};
 use crate::chain_file::ChainFile;
 use crate::circuit::{self, Hop, Hops, OpenConsent, OpenError, OwnRelays};
 use crate::clock::{Clock, unix_seconds};
 use crate::config::{AttestationMode, ClientFile, ConfigError, Origin, check_device, key_fault, read};
 use crate::directory::VerifiedDirectory;
+use crate::policy::TrustPolicy;
 use crate::random::OsRandom;
 use host::{Folders, HostError, HostState};
 pub use pump::Counts;

@@ -16,8 +16,10 @@ pub mod clock;
 pub mod config;
 pub mod directory;
 #[cfg(feature = "chain")]
-pub mod inquirer;
+pub mod evidence_client;
 pub mod merge;
+#[cfg(feature = "chain")]
+pub mod policy;
 pub mod random;
 #[cfg(feature = "relay")]
 pub mod relay;

@@ -31,7 +31,7 @@ mod verify;
 use std::process::ExitCode;
 
 use openrelay_attest::Roots;
-use openrelay_node::attestation::TrustPolicy;
+use openrelay_node::policy::TrustPolicy;
 
 use program::Program;
 

@@ -15,7 +15,7 @@ use openrelay_attest::verdict::Staple;
 use openrelay_ledger::record::{Record, Role};
 use openrelay_proto::message::EvidenceDigest;
 
-use crate::inquirer::{Ask, InquiryError, digest_of, draw, staple_of};
+use crate::evidence_client::{Ask, InquiryError, digest_of, draw, staple_of};
 
 /// Number of relays that are asked at once.
 const AT_ONCE: usize = 256;

@@ -29,7 +29,7 @@ use crate::attestation::sha256;
 use crate::chain_file::ChainFile;
 use crate::clock::unix_seconds;
 use crate::directory::VerifiedDirectory;
-use crate::inquirer::{Ask, InquiryError, Network};
+use crate::evidence_client::{Ask, InquiryError, Network};
 
 /// How often a relay that has shown evidence is asked again.
 const ASK_EVERY: Duration = Duration::from_secs(60);

@@ -24,12 +24,13 @@ use super::host::HostError;
 use super::pump::Command;
 use super::query::QueryCircuit;
 use super::{Counts, below};
-use crate::attestation::{JudgedRelays, TrustPolicy, sha256};
+use crate::attestation::{JudgedRelays, sha256};
 use crate::chain_file::ChainFile;
 use crate::circuit::{self, Hop, Hops, OpenConsent};
 use crate::clock::{Clock, unix_seconds};
 use crate::config::AdmissionMode;
 use crate::directory::VerifiedDirectory;
+use crate::policy::TrustPolicy;
 use crate::random::OsRandom;
 
 /// What the refresher knows of the client.

@@ -29,7 +29,7 @@ use openrelay_node::chain::journal::sign;
 use openrelay_node::chain::{Direct, Endpoint, read_by};
 use openrelay_node::clock::unix_seconds;
 use openrelay_node::directory::{VerifiedDirectory, replace};
-use openrelay_node::inquirer::EvidenceClient;
+use openrelay_node::evidence_client::EvidenceClient;
 use openrelay_node::random::OsRandom;
 use openrelay_proto::random::array;
 use openrelay_sys::confine::free;

@@ -7,7 +7,7 @@ use openrelay_proto::message::Evidence;
 
 use super::*;
 use crate::attestation::tests::staple;
-use crate::inquirer::PATIENCE;
+use crate::evidence_client::PATIENCE;
 
 /// Returns a relay in its own network.
 fn relay(relay_id: u64, role: Role) -> Record {

@@ -102,7 +102,7 @@ pub struct EvidenceClient<'a> {
 }
 
 impl<'a> EvidenceClient<'a> {
-    /// Returns an inquirer that has asked no relay yet.
+    /// Returns an evidence_client that has asked no relay yet.
     pub fn new(directory: &'a VerifiedDirectory) -> Self {
         Self { directory, ingresses: BTreeMap::new() }
     }
