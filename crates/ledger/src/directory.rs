@@ -10,11 +10,11 @@
 
 use std::collections::BTreeSet;
 
+use alloy_primitives::B256;
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::chain::reading::Facts;
 use crate::hex;
 use crate::record::Record;
 
@@ -30,6 +30,30 @@ pub struct Directory {
     body: Body,
     network_id: [u8; 32],
     source: Source,
+}
+
+/// What a directory was proven by, and which of its relays cannot be used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Facts {
+    /// Block height.
+    pub block: u64,
+    /// Block hash.
+    pub block_hash: B256,
+    /// Block time, in seconds since the Unix epoch.
+    pub timestamp: u64,
+    /// Root of all accounts.
+    pub state_root: B256,
+    /// Storage root of the Directory contract.
+    pub storage_root: B256,
+    /// Number of relays whose descriptor no source provided.
+    pub withheld: usize,
+    /// Number of relays whose descriptor is malformed.
+    pub malformed: usize,
+    /// Number of relays that are draining, leaving, underbonded or not started.
+    pub inactive: usize,
+    /// Largest share of one role's weight that relays without descriptor may have, in thousandths, rounded up; see
+    /// [`MAX_MISSING`](crate::chain::reading::MAX_MISSING).
+    pub missing: u16,
 }
 
 /// How a directory was verified.

@@ -201,8 +201,7 @@ mod tests {
     use alloy_primitives::B256;
 
     use super::*;
-    use crate::chain::reading::Facts;
-    use crate::directory::{Body, DirectoryKey};
+    use crate::directory::{Body, DirectoryKey, Facts};
     use crate::hex;
     use proptest::prelude::*;
 

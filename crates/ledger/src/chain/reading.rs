@@ -19,7 +19,7 @@ use super::header::{Header, MAX_HEADER, MalformedHeader};
 use super::proof::{Account, MAX_NODE, MAX_NODES, ProofError, verify_account};
 use super::set::{ChainRecord, MAX_FILE, RecordSet, Registration, SetError};
 use super::voted::{Contracts, Proven, Slot, Voted, VotedError};
-use crate::directory::{Body, Directory, Source};
+use crate::directory::{Body, Directory, Facts, Source};
 use crate::hex;
 use crate::record::{Record, Role};
 
@@ -67,30 +67,6 @@ pub struct Reading {
     pub attestation: Vec<u8>,
     /// A mirror's records file.
     pub records: Vec<u8>,
-}
-
-/// What a directory was proven by, and which of its relays cannot be used.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Facts {
-    /// Block height.
-    pub block: u64,
-    /// Block hash.
-    pub block_hash: B256,
-    /// Block time, in seconds since the Unix epoch.
-    pub timestamp: u64,
-    /// Root of all accounts.
-    pub state_root: B256,
-    /// Storage root of the Directory contract.
-    pub storage_root: B256,
-    /// Number of relays whose descriptor no source provided.
-    pub withheld: usize,
-    /// Number of relays whose descriptor is malformed.
-    pub malformed: usize,
-    /// Number of relays that are draining, leaving, underbonded or not started.
-    pub inactive: usize,
-    /// Largest share of one role's weight that relays without descriptor may have, in thousandths, rounded up; see
-    /// [`MAX_MISSING`].
-    pub missing: u16,
 }
 
 /// Largest share of weight that may be missing from a directory from which hops are chosen, in thousandths. An honest
