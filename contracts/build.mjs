@@ -1,5 +1,5 @@
 // Compiles the contracts and writes artifacts/, or with --check compares what it would write byte by byte.
-// An artifact holds ABI, bytecode, storage layout with that of structs, compiler, settings, and the SHA-256 of every source that went in.
+// An artifact holds the ABI, bytecode, storage layout including structs, compiler, settings, and the SHA-256 of every source.
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -34,7 +34,7 @@ for (const [contract, made] of contracts) {
   if (!check) {
     writeFileSync(path, text);
   } else if (!existsSync(path) || readFileSync(path, "utf8") !== text) {
-    console.error(`artifacts/${contract}.json is not what the sources give; run: ./x contracts`);
+    console.error(`artifacts/${contract}.json does not match the sources; run: ./x contracts`);
     different += 1;
   }
 }

@@ -1,4 +1,4 @@
-// The contracts of src/ compiled with npm's solc, which is all that says how.
+// Compiles the contracts in src/ with npm's solc. This file defines the compiler settings.
 import { readdirSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -18,7 +18,7 @@ const selection = ["abi", "evm.bytecode.object", "evm.deployedBytecode.object", 
 // A source of ours, or a library's.
 export const load = (path) => readFileSync(path.startsWith("src/") ? join(here, path) : join(here, "node_modules", path), "utf8");
 
-// Every contract of src/ by its name, or just those that are wanted; `changed` gives other texts for sources, by path.
+// Returns all contracts in src/ by name, or only those in `wanted`. `changed` replaces the text of sources, by path.
 export const compile = (changed = {}, wanted = undefined) => {
   const text = (path) => changed[path] ?? load(path);
   const paths = readdirSync(join(here, "src")).filter((name) => name.endsWith(".sol")).sort().map((name) => `src/${name}`);
@@ -37,12 +37,12 @@ export const compile = (changed = {}, wanted = undefined) => {
     }
   };
   const output = JSON.parse(solc.compile(JSON.stringify(input), { import: read }));
-  // A warning about our own sources is a fault; of the library's we know one, that its reentrancy guard uses transient storage.
+  // Warnings about our own sources are errors. The library has one known warning: its reentrancy guard uses transient storage.
   const ours = (fault) => fault.severity === "error" || fault.sourceLocation?.file.startsWith("src/");
   const harmless = Object.keys(changed).length > 0 ? ["info", "warning"] : ["info"];
   const faults = (output.errors ?? []).filter((fault) => !harmless.includes(fault.severity) && ours(fault));
   if (faults.length > 0) throw new Error(faults.map((fault) => fault.formattedMessage).join("\n"));
   const made = paths.flatMap((path) => Object.entries(output.contracts[path] ?? {}).filter(([contract]) => contract === name(path)));
-  // Abstract ones are nothing without who inherits them.
+  // Abstract contracts have no bytecode.
   return Object.fromEntries(made.filter(([, contract]) => contract.evm.bytecode.object !== ""));
 };

@@ -158,7 +158,7 @@ pub enum Refusal {
     #[error("the signing key is not the one that the quoting enclave certifies")]
     QeBinding,
     /// Another quoting enclave than the vendor's identity describes.
-    #[error("the quoting enclave does not match the vendor's identity of it: {0}")]
+    #[error("the quoting enclave does not match the vendor's QE identity: {0}")]
     OtherQe(String),
     /// The signature on the evidence is wrong.
     #[error("the signature on the evidence is invalid")]

@@ -489,7 +489,7 @@ fn choose(path: &Path, options: &Options) -> Result<CircuitPlan, ConnectError> {
     })
 }
 
-/// How often an egress is drawn in search of another platform than the ingress has.
+/// Maximum number of draws to find an egress whose platform differs from the ingress's.
 const DRAWS: usize = 8;
 
 /// Why relays are accepted.

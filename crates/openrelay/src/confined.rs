@@ -63,7 +63,7 @@ pub(crate) struct Arguments {
     /// Size limit of all writable folders, in bytes
     #[arg(long, default_value_t = BUILD.disk)]
     disk: u64,
-    /// Limit of processes and threads at one time
+    /// Maximum number of processes and threads
     #[arg(long, default_value_t = BUILD.processes)]
     processes: u64,
     /// Run even if the kernel cannot confine the program
@@ -98,7 +98,7 @@ pub(crate) struct Confined {
 }
 
 impl Confined {
-    /// Returns a program that may read the system's programs, write nothing, and use the limits of [`QUESTION`].
+    /// Returns a program that may read the system's programs, write nothing, and is subject to the limits [`QUESTION`].
     pub(crate) fn new(program: impl AsRef<OsStr>, confinement: Confinement) -> Self {
         let mut environment = vec![("HOME".into(), "/tmp".into())];
         environment.extend(std::env::var_os("PATH").map(|path| ("PATH".into(), path)));

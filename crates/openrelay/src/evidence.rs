@@ -31,7 +31,7 @@ const MAX_FILE: u64 = 2 * MAX_RAW as u64 + 2;
 pub(crate) enum EvidenceCommand {
     /// Check whether evidence is genuine, and print its claims
     ///
-    /// Accepts a quote of SGX or TDX, or a report of SEV-SNP. Does not judge whether the claims are good enough.
+    /// Accepts a quote of SGX or TDX, or a report of SEV-SNP. Genuine evidence may still fail a client's policy.
     Inspect {
         /// Raw quote or report
         file: PathBuf,

@@ -90,7 +90,7 @@ pub(crate) enum ImageCommand {
         /// File to write the firmware to
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
-        /// Apply another patch, for tests only; repeatable
+        /// Apply an additional patch, for tests only; repeatable
         ///
         /// The result is not the approved firmware.
         #[arg(long = "patch", value_name = "FILE")]
@@ -225,8 +225,8 @@ pub(crate) struct BuildArguments {
     /// Version number of the image
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     pub(crate) version: u64,
-    /// Whether the compiler must be confined. From this command line it is where possible: the tree is the user's
-    /// own.
+    /// Whether a build fails if the compiler cannot be confined. The command line confines it where possible, because
+    /// the tree is the user's own.
     #[arg(skip = Confinement::WherePossible)]
     pub(crate) confinement: Confinement,
     /// Time limit of compiling, in seconds

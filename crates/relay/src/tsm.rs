@@ -32,7 +32,7 @@ impl Quoter for Tsm {
         let report_data = binding.report_data();
         let evidence = quote_at(Path::new(REPORTS), &report_data)?;
         if evidence.report_data() != report_data {
-            return Err(QuoteError::Environment("it signed other data than it was asked to".into()));
+            return Err(QuoteError::Environment("it signed data that was not requested".into()));
         }
         Ok(Staple { evidence, binding })
     }

@@ -153,8 +153,8 @@ impl Collector {
             && check_staple(staple, &self.roots, unix_seconds()).is_ok()
     }
 
-    /// Returns the file that relays are judged by. It holds what was collected, and collateral and image manifests
-    /// from the folder `files`, where other programs put them.
+    /// Returns the evidence file, by which clients judge relays. It holds the collected evidence, and collateral and
+    /// image manifests from the folder `files`, where other programs put them.
     pub fn attestation(&mut self, files: Option<&Path>) -> Vec<u8> {
         let staples: Vec<Staple> = self.shown.values().filter_map(|shown| shown.staple.clone()).collect();
         let named: BTreeSet<u64> = staples.iter().map(|staple| staple.binding.block_height).collect();

@@ -48,7 +48,7 @@ pub enum PackageError {
     #[error("`images` and `collateral` are not set in chain.toml")]
     NoContracts,
     /// No mirror has the package; the faults of each.
-    #[error("no mirror has the package: {}", .0.join("; "))]
+    #[error("no mirror has the package: {}; add mirrors under `packages` in chain.toml", .0.join("; "))]
     Missing(Vec<String>),
     /// The policy does not accept the package.
     #[error("the package is refused: {refusal} [{}]; {}", .refusal.code(), .refusal.next_step())]

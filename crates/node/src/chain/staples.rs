@@ -63,8 +63,8 @@ struct Place {
 }
 
 /// Returns the evidence of these relays that `fits` accepts. Sources are drawn at random: two at first, and more
-/// while any relay is listed by fewer than two. What only the circuit's own ingress says is not used, because the
-/// ingress could then choose the egress.
+/// while any relay is listed by fewer than two. Statements of the circuit's own ingress alone are ignored,
+/// because the ingress could then choose the egress.
 pub(super) fn gather(
     transport: &dyn Transport,
     mirrors: &[String],

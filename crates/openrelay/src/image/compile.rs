@@ -179,7 +179,8 @@ pub(super) fn find_tool(tool: &Tool, confined: impl Fn(&str) -> Confined) -> Res
     let readable = confined::readable();
     let mut readable = readable.iter().filter_map(|folder| folder.canonicalize().ok());
     if !readable.any(|folder| path.starts_with(folder)) {
-        return Err(Failure::new(77, format!("{} is outside the program folders: {}", tool.name, path.display())));
+        let fault = format!("{} is outside the program folders: {}", tool.name, path.display());
+        return Err(Failure::new(77, format!("{fault}; install it for all users")));
     }
     let found = hex(&hash_of(&path)?);
     Ok((path, found))

@@ -215,8 +215,8 @@ impl Known {
         floors && self.with_rule(bundle.clone()).is_ok_and(|same| same == *bundle)
     }
 
-    /// Returns whether a bundle should replace the one in force: some relay's evidence is genuine by it, and is not
-    /// genuine, or expires soon, by the one in force.
+    /// Returns whether a bundle should replace the one in force: it verifies some relay's evidence that the one in
+    /// force does not verify, or soon will not.
     fn is_wanted(&self, bundle: &Bundle) -> bool {
         let expires = |by: &Bundle, staple: &Staple| {
             let candidates = by.candidates(&staple.evidence);
@@ -251,8 +251,8 @@ fn registered_keys(folder: &Folder, now: u64) -> Option<BTreeMap<u64, Option<[u8
 fn floor(evaluations: Option<(u32, u32)>, held: u32) -> Result<u32, Failure> {
     match evaluations {
         Some((_, newest)) if held > newest => Err(Failure::plain(format!(
-            "the floor {held} of Intel's evaluation is above {newest}, the newest that Intel has signed for these \
-             relays; no vote is given for it"
+            "the floor {held} for Intel's evaluation is above {newest}, the newest that Intel has signed for these \
+             relays; not voting for it"
         ))),
         Some((oldest, _)) => Ok(oldest.max(held)),
         None => Ok(held),

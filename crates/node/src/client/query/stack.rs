@@ -28,7 +28,7 @@ const RECEIVE: usize = 131_072;
 const SEND: usize = 8_192;
 /// Most connections at once. A reading takes two for each endpoint and mirror.
 const MOST_SOCKETS: usize = 128;
-/// A connection is given up after this silence. Whoever waits for it has a shorter timeout.
+/// A connection is given up after this silence. Callers that wait for it have shorter timeouts.
 const SILENCE: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(30);
 
 /// Why a connection or a name lookup failed.
