@@ -3,10 +3,10 @@ pragma solidity 0.8.37;
 
 import {ValidatorSet} from "./ValidatorSet.sol";
 
-/// @title Randomness from validators: commit, reveal, and a penalty for those who withhold.
+/// @title Randomness from validators: commit, reveal, and a penalty for withholding.
 /// @notice In each epoch validators commit to secrets in its first half and show them in its second. The output is made of all secrets that were shown, in
-/// whatever order. Who withholds chooses between two outputs for each secret of his: {outputOf} says how many were
-/// withheld, which bounds the bias to so many bits, and each costs half a percent of a bond.
+/// whatever order. A validator that withholds a secret chooses between two outputs. {outputOf} returns the number of
+/// withheld secrets, which is the maximum bias in bits; each costs half a percent of a bond.
 contract Beacon {
     /// @dev Two slots.
     struct Epoch {
@@ -88,7 +88,7 @@ contract Beacon {
         validators.slash(validatorId, WITHHELD, address(0), 0);
     }
 
-    /// @notice What an epoch gave.
+    /// @notice Returns the output of an epoch.
     /// @param epoch A past epoch, in which somebody has shown a secret.
     /// @return output 32 bytes that nobody knew before its second half.
     /// @return bias How many secrets were withheld: bits of it that one party may have chosen.

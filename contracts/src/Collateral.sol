@@ -16,7 +16,7 @@ contract Collateral is Rounds {
         uint64 amdFloor;
     }
 
-    /// @notice Rounds begin at multiples of so much.
+    /// @notice Rounds begin at multiples of this many seconds.
     uint48 public constant PERIOD = 6 hours;
     /// @notice How long collateral holds before more than half of the weight can renew it: about half of the time after which Intel's expires.
     uint48 public constant RENEWABLE_AFTER = 14 days;
@@ -65,14 +65,14 @@ contract Collateral is Rounds {
     function open() external returns (uint64 round) {
         uint48 period = uint48(block.timestamp) / (PERIOD / haste);
         if (roundOfPeriod[period] != 0) revert AlreadyOpen();
-        // Vendors publish when they like: who misses one of four a day, or has fetched an hour earlier than others, is not punished.
+        // Vendors publish at any time, so a validator that misses a round or fetched earlier than others is not penalised.
         round = _open(Terms(3 hours / haste, 2 hours / haste, 0, 0, 2, 3, minFamilies), false, false);
         roundOfPeriod[period] = round;
     }
 
     /// @notice Puts in force what a round approved; anybody may. What has more than half of the weight, and less than two thirds, renews
-    /// collateral that is {RENEWABLE_AFTER} old, and leaves the floors as they are: a silent third cannot let collateral expire, and what a
-    /// majority could do wrong by it ends with the next entry, for vendors sign collateral and only floors are for ever.
+    /// collateral that is {RENEWABLE_AFTER} old, and leaves the floors unchanged. So a silent third cannot let collateral expire, and any
+    /// harm by a majority ends with the next entry: vendors sign collateral, and only floors are permanent.
     /// @param round The round.
     /// @param entry What was voted for.
     function post(uint64 round, Entry calldata entry) external {

@@ -3,13 +3,13 @@ pragma solidity 0.8.37;
 
 /// @title The directory: relay id to the hash of its record, and nothing else.
 /// @notice Slot `relayId` of this contract's storage holds the record's hash, so the storage root that a chain proves (EIP-1186) commits to all
-/// relays at once: who has every record can compute it anew and knows that none is wrong, missing or too many.
+/// relays: a reader that has every record can recompute it, which proves that none is wrong, missing or extra.
 /// @dev Therefore no other storage, no proxy, no mapping. The registry is part of the code.
 contract Directory {
-    /// @notice Who writes.
+    /// @notice The only address that may write.
     address public immutable registry;
 
-    /// @notice Somebody else than the registry tried to write.
+    /// @notice The caller is not the registry.
     error OnlyRegistry();
 
     constructor() {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 pragma solidity 0.8.37;
 
-/// @title What those may do who set a contract up: little, and late.
-/// @notice The governor names a successor, once and for ever, two weeks after announcing it. The guardian stops what is new for two weeks and must
-/// then let it be for two weeks. Neither touches a bond, nor anybody who leaves, reveals or claims.
+/// @title Rights of governor and guardian: few, and delayed.
+/// @notice The governor names a successor, once and for ever, two weeks after announcing it. The guardian can stop new entries for two weeks, then
+/// not again for two weeks. Neither can touch a bond, or stop anyone from leaving, revealing or claiming.
 abstract contract Governed {
     /// @notice How long a successor is announced before it is named.
     uint48 public constant SUCCESSOR_LOCK = 14 days;
@@ -53,7 +53,7 @@ abstract contract Governed {
         _;
     }
 
-    /// @notice Stops what is new for {PAUSE}. As long again must pass before it can be done again.
+    /// @notice Stops new entries for {PAUSE}. It can be called again after another {PAUSE}.
     function pause() external {
         if (msg.sender != guardian) revert NotAllowed();
         if (pausedUntil != 0 && block.timestamp < pausedUntil + PAUSE) revert TooEarly();

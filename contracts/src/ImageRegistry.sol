@@ -7,12 +7,12 @@ import {ReleaseKeys} from "./ReleaseKeys.sol";
 import {Rounds} from "./Rounds.sol";
 import {ValidatorSet} from "./ValidatorSet.sol";
 
-/// @title Images that validators rebuilt, and what they are good for now.
-/// @notice Whoever has a signed release proposes it with a deposit and a hidden value; validators rebuild it and vote for the value that they get. An
-/// image is named by the number of its round. Its state is told by time, by newer images of its kind and by motions against it; nobody has to
+/// @title Images that validators rebuilt, and their current states.
+/// @notice Anyone with a signed release can propose it with a deposit and a hidden value; validators rebuild it and vote for the value that they get. An
+/// image is named by the number of its round. Its state follows from time, newer images of its kind and motions against it; nobody has to
 /// call anything for it to change.
 contract ImageRegistry is Governed, Rounds {
-    /// @notice Where a proposal or image stands.
+    /// @notice State of a proposal or image.
     enum State {
         None,
         Proposed,
@@ -153,7 +153,7 @@ contract ImageRegistry is Governed, Rounds {
         validators.deposit(msg.sender, deposit);
     }
 
-    /// @notice Shows the proposed value while votes are revealed; the proposer alone may. Who does not loses the deposit.
+    /// @notice Shows the proposed value while votes are revealed; only the proposer may, and loses the deposit otherwise.
     /// @param round The round.
     /// @param image SHA-256 of the image.
     /// @param measurements SHA-256 of its list of measurements.

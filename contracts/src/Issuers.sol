@@ -7,7 +7,7 @@ import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/Reentrancy
 import {Governed} from "./Governed.sol";
 
 /// @title Issuers of tokens: where they are, their keys, and what they run.
-/// @notice An entry says what an issuer says of itself; a client believes it when the issuer's evidence shows the same key and image. A bond keeps the
+/// @notice An entry holds an issuer's own claims; a client trusts them only if the issuer's evidence shows the same key and image. A bond keeps the
 /// list short.
 contract Issuers is Governed, ReentrancyGuardTransient {
     using SafeERC20 for IERC20;

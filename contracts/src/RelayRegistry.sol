@@ -8,11 +8,11 @@ import {Directory} from "./Directory.sol";
 import {Governed} from "./Governed.sol";
 
 /// @title Relays and their bonds.
-/// @notice A relay's number here is its name for ever. Its operator's hot key changes what it says of itself; its withdrawal address, which can stay
-/// cold, is where the bond goes back to, and may replace the hot key. What a relay says of itself stands in events only; the directory
-/// holds the hash of its record, which every change writes anew.
-/// @dev Immutable, no proxy. A relay has two slots here and one in the directory. Descriptors are not stored: who changes something else passes the
-/// hash of the present one, which is checked against the record.
+/// @notice A relay's number here is its permanent ID. Its operator's hot key changes its description; its withdrawal address, which can stay
+/// cold, receives the bond and may replace the hot key. Descriptions are in events only; the directory holds the hash of the
+/// relay's record, which every change rewrites.
+/// @dev Immutable, no proxy. A relay has two slots here and one in the directory. Descriptors are not stored: a caller that changes something else
+/// passes the hash of the current one, which is checked against the record.
 contract RelayRegistry is Governed, ReentrancyGuardTransient {
     using SafeERC20 for IERC20;
 
@@ -105,7 +105,7 @@ contract RelayRegistry is Governed, ReentrancyGuardTransient {
     error WrongStatus();
     /// @notice The bond is smaller than the rate times the advertised bandwidth, or than {minBond}.
     error BondTooSmall(uint256 bond, uint256 needed);
-    /// @notice A descriptor of this length is none.
+    /// @notice The descriptor's length is invalid.
     error BadDescriptor();
     /// @notice The hash is not that of the present descriptor: it has changed meanwhile.
     error StaleDescriptor();
@@ -262,7 +262,7 @@ contract RelayRegistry is Governed, ReentrancyGuardTransient {
         token.safeTransfer(relay.withdrawal, relay.bond);
     }
 
-    /// @notice Takes a part of a bond; judges only. It needs no descriptor: the record keeps the bond class of before until anybody calls
+    /// @notice Takes a part of a bond; judges only. It needs no descriptor: the record keeps the previous bond class until anybody calls
     /// {reclass}. What the reporter does not get belongs to nobody.
     /// @param relayId A relay that has a bond, also one that unbonds.
     /// @param basisPoints Ten-thousandths of the bond.

@@ -4,10 +4,10 @@ pragma solidity 0.8.37;
 import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
 
-/// @title Whose source: the keys that sign releases.
-/// @notice Votes prove that an image is what a source gives; these signatures say whose source it is. So many of the keys must sign; the keys change
-/// by so many of their own signatures, two weeks later, and so many of them can call a change off meanwhile. Nobody else has a say: whoever
-/// governs other contracts can neither sign nor change keys.
+/// @title The keys that sign releases.
+/// @notice Votes prove that an image is what a source gives; these signatures prove whose source it is. A threshold of the keys must sign. The
+/// same threshold can replace the keys after two weeks, and can cancel the change until then. No one else can sign or change keys,
+/// including governors of other contracts.
 contract ReleaseKeys is EIP712 {
     /// @notice What is signed.
     /// @dev `kind`: 1 relay image, 2 client package, 3 issuer image.

@@ -8,9 +8,9 @@ import {ValidatorSet} from "./ValidatorSet.sol";
 
 /// @title Rounds in which validators vote for a value, unseen and then shown.
 /// @notice A round takes commitments, then reveals, then proofs of equivocation; then anybody finishes it, and anybody settles what each validator
-/// earned or lost. The question has one right answer, so who has not worked it out has nothing to copy. Weights are bonds at the block before
+/// earned or lost. The question has one right answer, so a validator that has not computed it has nothing to copy. Weights are bonds at the block before
 /// the round; all shares are of the whole bonded weight, not of what was revealed.
-/// @dev Who opens rounds, what an opening is and what follows of an approval is said by the contract that inherits.
+/// @dev The inheriting contract defines who opens rounds, what an opening is and what follows from an approval.
 abstract contract Rounds is EIP712 {
     using BitMaps for BitMaps.BitMap;
 
@@ -192,7 +192,7 @@ abstract contract Rounds is EIP712 {
         emit Committed(round, validatorId, commitment);
     }
 
-    /// @notice Shows the answer; also who has left since may.
+    /// @notice Reveals the answer; a validator that has since left may still call it.
     /// @param round The round.
     /// @param validatorId The caller's validator.
     /// @param answer What it is.
@@ -396,7 +396,7 @@ abstract contract Rounds is EIP712 {
     /// @dev What follows of a counted round; may turn an approval into no quorum. Without quorum a right answer stands only where this says so.
     function _finished(uint64 round, Outcome counted) internal virtual returns (Outcome outcome, bool stands);
 
-    /// @dev What a round with this outcome earns: one part in so many of the pot, and no more than so much.
+    /// @dev Returns the reward of a round with this outcome: a divisor of the pot, and an upper limit.
     function _earns(Outcome outcome) internal view virtual returns (uint256 part, uint256 most);
 
     /// @dev Whether a value must have been opened by a proposer to be approved.
@@ -448,7 +448,7 @@ abstract contract Rounds is EIP712 {
         bool idle;
         uint256 cost;
         if (vote.mark == Mark.None) {
-            // Who has left since could not commit.
+            // A validator that has since left could not commit.
             idle = weight != 0 && r.costs && validators.get(validatorId).status == ValidatorSet.Status.Active;
         } else {
             delete _votes[round][validatorId];
@@ -482,7 +482,7 @@ abstract contract Rounds is EIP712 {
     function _void(uint64 round, Round storage r, uint64 validatorId) private {
         Vote storage vote = _votes[round][validatorId];
         (uint96 weight, uint16 place) = validators.weightAt(validatorId, r.snapshotBlock, r.cap);
-        // Who weighs nothing here may hold a place that another family has taken since.
+        // The place of a validator without weight here may since belong to another family.
         if (weight != 0) r.equivocal |= uint128(1 << place);
         if (vote.mark == Mark.Revealed) _tallies[round][vote.hash].weight -= weight;
         if (vote.mark != Mark.None) vote.mark = Mark.Voided;

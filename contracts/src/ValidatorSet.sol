@@ -9,7 +9,7 @@ import {Checkpoints} from "@openzeppelin/contracts/utils/structs/Checkpoints.sol
 import {Governed} from "./Governed.sol";
 
 /// @title Validators, their bonds, and all money that votes move.
-/// @notice A validator's number is its name for ever; its hot key votes, its withdrawal address, which can stay cold, gets what is paid. What a vote
+/// @notice A validator's number is its permanent ID; its hot key votes, its withdrawal address, which can stay cold, gets what is paid. What a vote
 /// weighs is the bond at a past block, with one family's share capped. The contracts that hold votes are named at the start and are the only
 /// ones that lock, slash and reward; each token here is in exactly one of: bonds, held, credits, pot, reserved, burned.
 contract ValidatorSet is Governed, ReentrancyGuardTransient {
@@ -85,11 +85,11 @@ contract ValidatorSet is Governed, ReentrancyGuardTransient {
     event Joined(
         uint64 indexed validatorId, address indexed operator, address withdrawal, address family, uint256 amount
     );
-    /// @notice A family lets a hot key into it, or no more.
+    /// @notice A family admits a hot key, or no longer does.
     event Admitted(address indexed family, address indexed operator, bool admitted);
-    /// @notice A bond is another now.
+    /// @notice A bond has changed.
     event BondChanged(uint64 indexed validatorId, uint256 bond);
-    /// @notice A validator's hot key is another now.
+    /// @notice A validator's hot key has changed.
     event OperatorChanged(uint64 indexed validatorId, address operator);
     /// @notice A validator leaves; its bond is free then, unless a commitment is still open.
     event Unbonded(uint64 indexed validatorId, uint48 freeAt);
@@ -97,7 +97,7 @@ contract ValidatorSet is Governed, ReentrancyGuardTransient {
     event Withdrawn(uint64 indexed validatorId, address withdrawal, uint256 amount);
     /// @notice Something was taken from a bond; what the reporter gets is part of it.
     event Slashed(uint64 indexed validatorId, uint256 amount, address reporter, uint256 bounty);
-    /// @notice An address may claim so much more.
+    /// @notice An address may claim this much more.
     event Credited(address indexed owner, uint256 amount);
     /// @notice An address has claimed.
     event Claimed(address indexed owner, uint256 amount);
@@ -196,7 +196,7 @@ contract ValidatorSet is Governed, ReentrancyGuardTransient {
         nextOperatorOf[validatorId] = operator;
     }
 
-    /// @notice Becomes the hot key; the named one alone may, so that nobody uses up a key that is not his.
+    /// @notice Becomes the hot key; only the named key may call it, so that nobody can use up another person's key.
     /// @param validatorId The validator.
     function takeOver(uint64 validatorId) external {
         if (msg.sender != nextOperatorOf[validatorId]) revert NotAllowed();
@@ -311,7 +311,7 @@ contract ValidatorSet is Governed, ReentrancyGuardTransient {
         _take(from, amount);
     }
 
-    /// @notice Gives back what was held; judges only.
+    /// @notice Returns held tokens; judges only.
     /// @param owner To whom.
     /// @param amount How much.
     function giveBack(address owner, uint256 amount) external onlyJudge {
