@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use alloy_primitives::B256;
 use alloy_sol_types::SolCall as _;
+use openrelay_attest::binding::Binding;
 use openrelay_attest::bundle::{Bundle, MAX_BUNDLE};
 use openrelay_attest::verdict::Staple;
 use openrelay_attest::{Roots, check_staple};
@@ -170,10 +171,7 @@ impl Known {
         let network = folder.chain.trust().network_id();
         // Registered relays only: an attacker with machines of many models could make validators ask vendors for
         // each.
-        let registered = |staple: &Staple| {
-            let (binding, key) = (&staple.binding, Some(staple.binding.handshake_key));
-            binding.network == network && keys.as_ref().is_none_or(|keys| keys.get(&binding.relay_id) == Some(&key))
-        };
+        let registered = |staple: &Staple| counts(&staple.binding, network, keys.as_ref());
         let genuine = |staple: &Staple| registered(staple) && check_staple(staple, &roots, now).is_ok();
         let (staples, bundles, faults) = mirrored_evidence(&folder.chain, &genuine);
         faults.iter().for_each(|why| talk(&format!("openrelay: warning: {why}")));
@@ -230,6 +228,13 @@ impl Known {
             expires(bundle, staple).is_some() && held.is_none_or(|expires| expires < self.now + BEFORE_END)
         })
     }
+}
+
+/// Returns whether evidence with this binding counts for collateral: it belongs to this network, and to the present key
+/// of a relay in `keys`. Without `keys` only the network is checked.
+fn counts(binding: &Binding, network: [u8; 32], keys: Option<&BTreeMap<u64, Option<[u8; 32]>>>) -> bool {
+    let own = Some(binding.handshake_key);
+    binding.network == network && keys.is_none_or(|keys| keys.get(&binding.relay_id) == Some(&own))
 }
 
 /// Returns the handshake keys of registered relays by relay ID, or `None` if the directory cannot be read. Collateral
@@ -364,6 +369,28 @@ fn post(folder: &Folder, number: u64, password: Option<&Path>) -> Result<(), Fai
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn evidence_of_unregistered_relays_counts_only_without_a_directory() {
+        let of = |relay_id, key, network| Binding {
+            network: [network; 32],
+            relay_id,
+            handshake_key: [key; 32],
+            key_epoch: 1,
+            roles: 1,
+            image: [0; 32],
+            block_hash: [0; 32],
+            block_height: 256,
+        };
+        let keys = BTreeMap::from([(1, Some([7; 32])), (2, None)]);
+        let known = |binding: &Binding| counts(binding, [9; 32], Some(&keys));
+        assert!(known(&of(1, 7, 9)));
+        // Another relay's key, a relay without a key, an unknown relay, another network.
+        for other in [of(1, 8, 9), of(2, 7, 9), of(3, 7, 9), of(1, 7, 8)] {
+            assert!(!known(&other), "{other:?}");
+        }
+        assert!(counts(&of(3, 7, 9), [9; 32], None) && !counts(&of(1, 7, 8), [9; 32], None));
+    }
 
     #[test]
     fn floor_never_exceeds_newest_evaluation_in_bundle() {
