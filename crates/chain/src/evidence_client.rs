@@ -5,19 +5,23 @@
 //! trusts an answer.
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use openrelay_attest::verdict::Staple;
 use openrelay_ledger::record::{Record, Role};
-use openrelay_proto::client::{Client, Event, Failure};
+use openrelay_node::clock::Clock;
+use openrelay_node::directory::VerifiedDirectory;
+use openrelay_node::driver::{Driver, NoPort};
+use openrelay_node::random::OsRandom;
+use openrelay_proto::client::{Event, Failure};
 use openrelay_proto::message::{Announced, Evidence, EvidenceDigest};
 use openrelay_proto::random::array;
+use openrelay_sys::event::wait;
+use openrelay_sys::udp::{self, UdpSocket};
 
 use crate::circuit;
-use openrelay_node::clock::{Clock, unix_minutes};
-use openrelay_node::directory::VerifiedDirectory;
-use openrelay_node::random::OsRandom;
 
 /// How long a relay may take to answer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
@@ -62,31 +66,22 @@ impl Ask for Network<'_> {
         let through = through.map(|(record, digest)| Ok((register(record)?, digest))).transpose()?;
         let pick = |endpoints: &[SocketAddr]| endpoints.iter().copied().find(|endpoint| socket_to(*endpoint).is_some());
         let client = circuit::ask_for_evidence(register(record)?, through, pick, clock.now(), &mut random);
-        let mut client = client.map_err(|_| InquiryError::Unreachable)?;
+        let client = client.map_err(|_| InquiryError::Unreachable)?;
         let socket = socket_to(client.remote()).ok_or(InquiryError::Unreachable)?;
+        let mut driver = Driver::new(client, socket, clock);
         let until = Instant::now() + PATIENCE;
-        let mut buffer = vec![0; 65_536];
+        let mut buffer = vec![0; udp::TRAIN];
         while Instant::now() < until {
-            while let Some(datagram) = client.poll_transmit() {
-                let _ = socket.send(&datagram);
-            }
-            let rest = client.poll_timeout().since(clock.now()).min(until.saturating_duration_since(Instant::now()));
-            // A timeout of zero would mean none.
-            let _ = socket.set_read_timeout(Some(rest.max(Duration::from_millis(1))));
-            if let Ok(length) = socket.recv(&mut buffer)
-                && let Some(datagram) = buffer.get_mut(..length)
-            {
-                client.handle_datagram(datagram, clock.now(), unix_minutes(), &mut random);
-            }
-            if client.poll_timeout() <= clock.now() {
-                client.handle_timeout(clock.now(), unix_minutes(), &mut random);
-            }
-            if let Some(answer) = answer(&mut client) {
-                client.close(clock.now());
-                while let Some(datagram) = client.poll_transmit() {
-                    let _ = socket.send(&datagram);
-                }
+            driver.turn();
+            if let Some(answer) = answer(&mut driver) {
+                driver.close();
                 return answer;
+            }
+            let rest = driver.rest().min(until.saturating_duration_since(Instant::now()));
+            // An error here can only be a bug in this program. The loop then goes on with its timeouts alone.
+            let ready = wait(&[driver.socket().as_fd()], rest).unwrap_or_default();
+            if ready[0] {
+                driver.receive(&mut buffer, &mut NoPort);
             }
         }
         Err(InquiryError::Silent)
@@ -162,11 +157,11 @@ pub(crate) fn staple_of(shown: Result<Evidence, InquiryError>) -> Result<Staple,
     }
 }
 
-fn answer(client: &mut Client) -> Option<Result<Evidence, InquiryError>> {
-    while let Some(event) = client.poll_event() {
+fn answer(driver: &mut Driver) -> Option<Result<Evidence, InquiryError>> {
+    while let Some(event) = driver.poll_event() {
         match event {
             Event::Failed(Failure::OtherEvidence(_)) => {
-                return Some(client.take_shown().ok_or(InquiryError::None));
+                return Some(driver.client().take_shown().ok_or(InquiryError::None));
             }
             Event::Failed(_) | Event::Lost | Event::Connected => return Some(Err(InquiryError::Silent)),
             Event::Mtu(_) => {}
@@ -175,10 +170,9 @@ fn answer(client: &mut Client) -> Option<Result<Evidence, InquiryError>> {
     None
 }
 
-/// Returns a socket connected to this address; `None` if there is no route to it.
+/// Returns a socket for datagrams to this address; `None` if there is no route to it.
 fn socket_to(remote: SocketAddr) -> Option<UdpSocket> {
     let local: SocketAddr = if remote.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
-    let socket = UdpSocket::bind(local).ok()?;
-    socket.connect(remote).ok()?;
-    Some(socket)
+    std::net::UdpSocket::bind(local).ok()?.connect(remote).ok()?;
+    UdpSocket::bind(local, false).ok()
 }

@@ -12,26 +12,25 @@ mod http;
 mod stack;
 
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use openrelay_proto::client::{Client, DatagramEvent, Event, Fetched};
-use openrelay_proto::drops::DropReason;
+use openrelay_chain::Transport;
+use openrelay_node::clock::Clock;
+use openrelay_node::driver::{Counts, Driver, Port};
+use openrelay_node::random::OsRandom;
+use openrelay_proto::client::{Client, Event, Fetched};
 use openrelay_proto::handshake::Role;
+use openrelay_proto::ip::Packet;
 use openrelay_proto::message::MirrorFile;
-use openrelay_proto::time::Time;
-use openrelay_proto::wire::padded;
 use openrelay_sys::event::{Waker, wait};
 use openrelay_sys::udp::{self, UdpSocket};
 use ureq::Agent;
 
-use crate::Counts;
+use crate::error::failure_text;
 use crate::lockdown::MARK;
-use openrelay_chain::Transport;
-use openrelay_node::clock::{Clock, unix_minutes};
-use openrelay_node::random::OsRandom;
 use stack::Stack;
 
 /// How long the circuit may take to open.
@@ -40,8 +39,6 @@ const SETUP: Duration = Duration::from_secs(20);
 const FETCH: Duration = Duration::from_secs(30);
 /// How long a closed circuit still receives datagrams in flight. Without a socket no count would include them.
 const LINGER: Duration = Duration::from_millis(500);
-/// Trains that are handled before anything else gets its turn.
-const BUDGET: usize = 16;
 /// The longest sleep of the circuit's thread.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
@@ -64,15 +61,18 @@ struct Shared {
 }
 
 struct State {
-    clock: Clock,
-    client: Client,
+    driver: Driver,
     stack: Stack,
     connected: bool,
     /// Why the circuit carries nothing any more.
     over: Option<&'static str>,
     fetched: Vec<Fetched>,
-    /// What was carried since it was last added to the client's counts.
-    counts: Counts,
+}
+
+impl Port for Stack {
+    fn deliver(&mut self, buffer: &[u8], offset: usize, packet: Packet, _partial: bool) {
+        self.arrived(buffer.get(offset..offset + packet.len).unwrap_or(&[]));
+    }
 }
 
 /// Why a wait ended.
@@ -135,23 +135,18 @@ impl QueryCircuit {
         socket.without_trains();
         socket.set_mark(MARK).map_err(|error| format!("cannot mark the UDP socket: {error}"))?;
         let stack = Stack::new(servers, clock.now(), &mut OsRandom::default());
+        // The thread waits for the socket while others use the circuit.
+        let readable = socket.as_fd().try_clone_to_owned().map_err(|error| error.to_string())?;
+        let driver = Driver::new(client, socket, clock);
         let shared = Arc::new(Shared {
-            state: Mutex::new(State {
-                clock,
-                client,
-                stack,
-                connected: false,
-                over: None,
-                fetched: Vec::new(),
-                counts: Counts::default(),
-            }),
+            state: Mutex::new(State { driver, stack, connected: false, over: None, fetched: Vec::new() }),
             changed: Condvar::new(),
             bell: Waker::new().map_err(|error| error.to_string())?,
         });
         let working = shared.clone();
         let thread = std::thread::Builder::new()
             .name("queries".into())
-            .spawn(move || run(&working, &socket, &carried))
+            .spawn(move || run(&working, &readable, &carried))
             .map_err(|error| error.to_string())?;
         Ok(Self { shared, relays, silent: Mutex::default(), thread: Some(thread) })
     }
@@ -208,7 +203,10 @@ impl Transport for QueryCircuit {
             }
             Ended::Over(why) => why.to_owned(),
         };
-        let ask = |state: &mut State| state.client.fetch(from, file, state.clock.now()).then_some(());
+        let ask = |state: &mut State| {
+            let now = state.driver.now();
+            state.driver.client().fetch(from, file, now).then_some(())
+        };
         self.shared.wait_for(until, ask).map_err(ended)?;
         let take = |state: &mut State| {
             let at = state.fetched.iter().position(|found| (found.from, found.file) == (from, file))?;
@@ -220,35 +218,30 @@ impl Transport for QueryCircuit {
 }
 
 /// The circuit's thread: moves datagrams until the circuit is closed.
-fn run(shared: &Shared, socket: &UdpSocket, carried: &Mutex<Counts>) {
+fn run(shared: &Shared, readable: &OwnedFd, carried: &Mutex<Counts>) {
     let mut buffer = vec![0; udp::TRAIN];
-    let mut random = OsRandom::default();
-    let (mut timeout, mut overflowed) = (Duration::ZERO, 0);
+    let before = carried.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let mut timeout = Duration::ZERO;
     let mut over_since: Option<Instant> = None;
     loop {
         // An error here can only be a bug in this program. The loop then goes on with its timeouts alone.
-        let ready = wait(&[shared.bell.as_fd(), socket.as_fd()], timeout).unwrap_or_default();
+        let ready = wait(&[shared.bell.as_fd(), readable.as_fd()], timeout).unwrap_or_default();
         shared.bell.clear();
         let mut state = shared.lock();
         if ready[1] {
-            for _ in 0..BUDGET {
-                let Ok(train) = socket.receive(&mut buffer) else { break };
-                state.receive(&mut buffer, train, &mut random);
-            }
+            let State { driver, stack, .. } = &mut *state;
+            driver.receive(&mut buffer, stack);
         }
-        state.work(&mut random);
+        state.work();
         if state.over.is_some() && over_since.is_none() {
             over_since = Some(Instant::now());
-            let now = state.clock.now();
-            state.client.close(now);
+            state.driver.close();
         }
-        state.send(socket);
         let left = over_since.map(|since| LINGER.saturating_sub(since.elapsed()));
         timeout = left.unwrap_or_else(|| state.rest());
-        let overflows = u64::from(socket.overflows());
-        state.counts.overflows = overflows - overflowed;
-        overflowed = overflows;
-        carried.lock().unwrap_or_else(PoisonError::into_inner).add(&std::mem::take(&mut state.counts));
+        let mut counts = before.clone();
+        counts.add_without_device(&state.driver.counts());
+        *carried.lock().unwrap_or_else(PoisonError::into_inner) = counts;
         drop(state);
         shared.changed.notify_all();
         if left.is_some_and(|left| left.is_zero()) {
@@ -258,83 +251,30 @@ fn run(shared: &Shared, socket: &UdpSocket, carried: &Mutex<Counts>) {
 }
 
 impl State {
-    /// The packet path down: hands packets to the stack.
-    fn receive(&mut self, buffer: &mut [u8], train: udp::Train, random: &mut OsRandom) {
-        let (now, minutes) = (self.clock.now(), unix_minutes());
-        let Some(bytes) = buffer.get_mut(..train.len) else { return };
-        // An empty datagram counts as one.
-        let pieces = if bytes.is_empty() { vec![bytes] } else { bytes.chunks_mut(train.stride.max(1)).collect() };
-        for datagram in pieces {
-            self.counts.received += 1;
-            if train.from != self.client.remote() {
-                self.counts.drops.count(DropReason::ForeignSource);
-                continue;
-            }
-            match self.client.handle_datagram(datagram, now, minutes, random) {
-                DatagramEvent::Consumed => self.counts.control += 1,
-                DatagramEvent::Dropped(reason) => self.counts.drops.count(reason),
-                DatagramEvent::Deliver { offset, packet, .. } => {
-                    // Packets that the device accepts are counted as delivered; this one never reaches the device.
-                    self.counts.control += 1;
-                    self.stack.arrived(datagram.get(offset..offset + packet.len).unwrap_or(&[]));
-                }
-            }
-        }
-    }
-
-    /// Handles timeouts and events, and lets the stack work.
-    fn work(&mut self, random: &mut OsRandom) {
-        let now = self.clock.now();
-        if self.client.poll_timeout() <= now {
-            self.client.handle_timeout(now, unix_minutes(), random);
-        }
-        while let Some(event) = self.client.poll_event() {
+    /// Handles timeouts and events, lets the stack work, and sends its packets.
+    fn work(&mut self) {
+        self.driver.turn();
+        while let Some(event) = self.driver.poll_event() {
             match event {
                 Event::Connected => self.connected = true,
                 Event::Mtu(_) => {}
-                Event::Failed(failure) => self.over = Some(crate::failure_text(failure)),
+                Event::Failed(failure) => self.over = Some(failure_text(failure)),
                 Event::Lost => self.over = Some("the query circuit was lost"),
             }
         }
-        self.fetched.extend(std::iter::from_fn(|| self.client.poll_fetched()));
+        let client = self.driver.client();
+        self.fetched.extend(std::iter::from_fn(|| client.poll_fetched()));
+        let now = self.driver.now();
         self.stack.work(now);
-    }
-
-    /// The packet path up: sends the packets of the stack and the datagrams of the circuit.
-    fn send(&mut self, socket: &UdpSocket) {
-        let (now, to) = (self.clock.now(), self.client.remote());
         while let Some(packet) = self.stack.leaving() {
-            self.counts.originated += 1;
-            match self.seal(&packet, now) {
-                Ok(datagram) => self.send_one(socket, to, &datagram),
-                Err(reason) => self.counts.drops.count(reason),
-            }
+            self.driver.send(packet.len(), false, now, |own| own.copy_from_slice(&packet));
         }
-        while let Some(datagram) = self.client.poll_transmit() {
-            self.counts.originated += 1;
-            self.send_one(socket, to, &datagram);
-        }
-    }
-
-    fn seal(&mut self, packet: &[u8], now: Time) -> Result<Vec<u8>, DropReason> {
-        let offset = self.client.offset();
-        let mut datagram = vec![0; offset + padded(packet.len()) + self.client.trailer()];
-        datagram.get_mut(offset..offset + packet.len()).ok_or(DropReason::BadLength)?.copy_from_slice(packet);
-        self.client.seal(&mut datagram, false, now)?;
-        Ok(datagram)
-    }
-
-    fn send_one(&mut self, socket: &UdpSocket, to: SocketAddr, datagram: &[u8]) {
-        match socket.send(to, datagram, datagram.len()) {
-            Ok(_) => self.counts.sent += 1,
-            Err(_) => self.counts.drops.count(DropReason::SendFailed),
-        }
+        self.driver.flush();
     }
 
     /// Returns how long the thread may sleep.
     fn rest(&mut self) -> Duration {
-        let now = self.clock.now();
-        let circuit = self.client.poll_timeout().since(now);
-        self.stack.rest(now).map_or(circuit, |stack| stack.min(circuit)).min(LONGEST_WAIT)
+        let circuit = self.driver.rest();
+        self.stack.rest(self.driver.now()).map_or(circuit, |stack| stack.min(circuit)).min(LONGEST_WAIT)
     }
 }

@@ -6,32 +6,33 @@
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use openrelay_attest::Refusal;
 use openrelay_attest::verdict::{ImageState, OFFLINE};
-use openrelay_ledger::directory::Source;
-use openrelay_ledger::record::Record;
-use openrelay_ledger::selection;
-use openrelay_proto::handshake::Role;
-use openrelay_proto::random::array;
-use openrelay_sys::event::{Waker, wait};
-
-use crate::host::HostError;
-use crate::pump::Command;
-use crate::query::QueryCircuit;
-use crate::{Counts, below};
 use openrelay_chain::attestation::{JudgedRelays, sha256};
 use openrelay_chain::circuit::{self, Hop, Hops, OpenConsent};
 use openrelay_chain::policy::TrustPolicy;
+use openrelay_ledger::directory::Source;
+use openrelay_ledger::record::Record;
+use openrelay_ledger::selection;
 use openrelay_node::chain_file::ChainFile;
 use openrelay_node::clock::{Clock, unix_seconds};
 use openrelay_node::config::AdmissionMode;
 use openrelay_node::directory::VerifiedDirectory;
+use openrelay_node::driver::Counts;
 use openrelay_node::random::OsRandom;
+use openrelay_proto::handshake::Role;
+use openrelay_proto::random::array;
+use openrelay_sys::event::{Waker, wait};
+
+use crate::circuit::Orders;
+use crate::host::HostError;
+use crate::plan::{CircuitPlan, below};
+use crate::pump::Command;
+use crate::query::QueryCircuit;
 
 /// What the refresher knows of the client.
 pub(crate) struct Reader {
@@ -48,7 +49,7 @@ pub(crate) struct Reader {
     pub(crate) opened_judged: JudgedRelays,
     pub(crate) standard: TrustPolicy,
     /// Ends the user's circuit.
-    pub(crate) abandon: Abandon,
+    pub(crate) orders: Orders,
     pub(crate) admission: AdmissionMode,
     /// Name servers, asked through the circuit.
     pub(crate) servers: Vec<IpAddr>,
@@ -60,12 +61,6 @@ pub(crate) struct Reader {
     pub(crate) silent: Vec<u64>,
     /// The circuit's hops, as they were in the directory when it was opened.
     pub(crate) hops: Vec<Record>,
-}
-
-/// The channel to the data thread, to end the user's circuit.
-pub(crate) struct Abandon {
-    pub(crate) commands: Sender<Command>,
-    pub(crate) bell: Arc<Waker>,
 }
 
 /// The state of the directory.
@@ -144,8 +139,13 @@ impl Refresher {
         self.shared.carried.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Stops the thread, and the query circuit if there is one.
-    pub(crate) fn stop(&mut self) {
+    /// Stops the thread, and the query circuit if there is one. Returns what the query circuits have carried.
+    pub(crate) fn stop(mut self) -> Counts {
+        self.end();
+        self.carried()
+    }
+
+    fn end(&mut self) {
         let circuit = {
             let mut current = self.shared.current.lock().unwrap_or_else(PoisonError::into_inner);
             current.stopped = true;
@@ -158,6 +158,12 @@ impl Refresher {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+    }
+}
+
+impl Drop for Refresher {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
@@ -195,8 +201,7 @@ fn run(mut reader: Reader, shared: &Shared) {
                 reader.directory = directory;
                 known.refused = reader.refused();
                 if known.refused.is_some() {
-                    let _ = reader.abandon.commands.send(Command::Abandon);
-                    reader.abandon.bell.wake();
+                    reader.orders.give(Command::Abandon);
                     // No query circuit may use a relay that is not trusted either.
                     return;
                 }
@@ -242,6 +247,28 @@ fn once(reader: &mut Reader, shared: &Shared, program: Option<[u8; 32]>) -> Resu
 }
 
 impl Reader {
+    /// Returns what the refresher needs of a circuit; `None` if no chain proves its directory.
+    pub(crate) fn of(plan: CircuitPlan, remote: SocketAddr, orders: Orders) -> Option<Self> {
+        let (chain, (judged, standard)) = plan.chain.zip(plan.trusted)?;
+        Some(Self {
+            opened_judged: judged.clone(),
+            judged,
+            standard,
+            orders,
+            chain,
+            kept: plan.memory.reading,
+            opened_with: plan.directory.clone(),
+            directory: plan.directory,
+            admission: plan.file.admission,
+            servers: plan.file.dns,
+            remote,
+            ingress: plan.ingress,
+            egress: plan.egress,
+            hops: plan.chosen,
+            silent: Vec::new(),
+        })
+    }
+
     /// Opens a circuit over the same first hop, to another egress if there is one. The egress of the user's packets
     /// need not learn that this user queries the chain.
     fn open(&self, shared: &Shared) -> Result<(QueryCircuit, u64), String> {

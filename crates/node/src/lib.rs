@@ -6,6 +6,7 @@ pub mod chain_file;
 pub mod clock;
 pub mod config;
 pub mod directory;
+pub mod driver;
 pub mod merge;
 pub mod random;
 pub mod split;
