@@ -2,6 +2,8 @@
 //!
 //! Owns the paths of the daemon's files. The daemon's side is in `daemon`.
 
+pub(crate) mod objects;
+
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;

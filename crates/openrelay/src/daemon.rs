@@ -15,10 +15,10 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use openrelay_client::{Connection, Facts, Options};
 use openrelay_ledger::directory::Source;
-use serde_json::{Value, json};
 use tokio::net::UnixListener;
 use tokio::sync::Notify;
 
+use crate::control::objects::{self, CircuitV1, DirectoryProofV1, DownV1, HopV1, RekeyV1, StatusV1, TrafficV1};
 use crate::control::{folders, runtime_dir, socket};
 use crate::failure::Failure;
 use crate::output::talk;
@@ -66,7 +66,8 @@ async fn serve(program: &Program, arguments: &UpArguments) -> Result<(), Failure
     let connection = daemon.connection.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(connection) = connection {
         let counts = connection.close()?;
-        talk(&format!("openrelay: down; {}", crate::status::counts_json(&counts)));
+        let counts = serde_json::to_string(&TrafficV1::from(&counts)).map_err(Failure::plain)?;
+        talk(&format!("openrelay: down; {counts}"));
     }
     result
 }
@@ -127,63 +128,72 @@ fn path(facts: &Facts) -> String {
     }
 }
 
-async fn status(State(daemon): State<Arc<Daemon>>) -> Json<Value> {
+async fn status(State(daemon): State<Arc<Daemon>>) -> Json<StatusV1> {
     let since = *daemon.since.lock().unwrap_or_else(PoisonError::into_inner);
     let connection = daemon.connection.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(connection) = connection.as_ref() else {
-        return Json(json!({ "schema": "openrelay.status/1", "state": "connecting" }));
+        return Json(StatusV1::new(objects::State::Connecting, None));
     };
+    let state = if connection.is_lost() { objects::State::Blocked } else { objects::State::Connected };
+    Json(StatusV1::new(state, Some(circuit(connection, since))))
+}
+
+/// Returns the status of a connection that carried its first packet at `since`.
+fn circuit(connection: &Connection, since: Option<Instant>) -> CircuitV1 {
     let facts = &connection.facts;
-    let state = if connection.is_lost() { "blocked" } else { "connected" };
     let refreshed = connection.refreshed();
     let (sequence, source) =
         refreshed.as_ref().map_or((facts.sequence, facts.source), |known| (known.sequence, known.source));
-    Json(json!({
-        "schema": "openrelay.status/1",
-        "state": state,
-        "hops": if facts.ingress.is_some() { 2 } else { 1 },
-        "ingress": facts.ingress,
-        "egress": facts.egress,
-        "network": facts.network,
-        "directory": match source { Source::Signed => "file", Source::Chain(_) => "chain" },
-        "directory_sequence": sequence,
-        "directory_proof": crate::directory::facts_json(source),
-        "directory_read_s": refreshed.as_ref().and_then(|known| known.read_at).map(|at| at.elapsed().as_secs()),
-        "directory_warning": refreshed.as_ref().and_then(|known| known.warning.clone()),
-        "insecure": facts.insecure,
-        "hops_listed": refreshed.as_ref().map(|known| known.hops_listed),
-        "single_operator": facts.single_operator,
-        "admission": facts.admission,
-        "attestation": crate::findings::attestation(&facts.attested),
-        "evidence": facts.attested.iter().map(crate::findings::hop_json).collect::<Vec<_>>(),
-        "refused": refreshed.as_ref().and_then(|known| known.refused.clone()),
-        "program": refreshed.as_ref().and_then(|known| known.program).map(crate::findings::state),
-        "device": facts.device,
-        "mtu": connection.mtu(),
-        "setup_ms": facts.setup_ms,
-        "connected_s": since.map(|since| since.elapsed().as_secs()),
-        "traffic": crate::status::counts_json(&connection.counts()),
-    }))
+    CircuitV1 {
+        hops: if facts.ingress.is_some() { 2 } else { 1 },
+        ingress: facts.ingress,
+        egress: facts.egress,
+        network: facts.network.clone(),
+        directory: match source {
+            Source::Signed => "file".into(),
+            Source::Chain(_) => "chain".into(),
+        },
+        directory_sequence: sequence,
+        directory_proof: DirectoryProofV1::of(source),
+        directory_read_s: refreshed.as_ref().and_then(|known| known.read_at).map(|at| at.elapsed().as_secs()),
+        directory_warning: refreshed.as_ref().and_then(|known| known.warning.clone()),
+        insecure: facts.insecure,
+        hops_listed: refreshed.as_ref().map(|known| known.hops_listed),
+        single_operator: facts.single_operator,
+        admission: facts.admission.into(),
+        attestation: crate::findings::attestation(&facts.attested).into(),
+        evidence: facts.attested.iter().map(HopV1::from).collect(),
+        refused: refreshed.as_ref().and_then(|known| known.refused.clone()),
+        program: refreshed.as_ref().and_then(|known| known.program).map(|state| crate::findings::state(state).into()),
+        device: facts.device.clone(),
+        mtu: connection.mtu(),
+        setup_ms: facts.setup_ms,
+        connected_s: since.map(|since| since.elapsed().as_secs()),
+        traffic: TrafficV1::from(&connection.counts()),
+    }
 }
 
 async fn rekey(State(daemon): State<Arc<Daemon>>) -> Response {
     match daemon.connection.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
         Some(connection) => {
             connection.rekey();
-            Json(json!({ "schema": "openrelay.rekey/1", "started": true })).into_response()
+            Json(RekeyV1 { schema: "openrelay.rekey/1".into(), started: true }).into_response()
         }
         None => (StatusCode::CONFLICT, "not connected").into_response(),
     }
 }
 
-async fn down(State(daemon): State<Arc<Daemon>>) -> Json<Value> {
+async fn down(State(daemon): State<Arc<Daemon>>) -> Json<DownV1> {
     daemon.down.notify_one();
-    Json(json!({ "schema": "openrelay.down/1", "stopping": true }))
+    Json(DownV1 { schema: "openrelay.down/1".into(), stopping: true })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{DOWN, REKEY, STATUS, number_of};
+    use schemars::SchemaGenerator;
+    use schemars::generate::SchemaSettings;
+
+    use super::*;
 
     #[test]
     fn group_is_found_by_its_exact_name() {
@@ -191,10 +201,14 @@ mod tests {
         assert_eq!((number_of(groups, "openrelay"), number_of(groups, "nobody")), (Some(991), None));
     }
 
+    fn openapi_file() -> serde_json::Value {
+        serde_json::from_str(include_str!("../openapi.json")).unwrap()
+    }
+
     #[test]
     fn openapi_file_lists_exactly_the_served_routes() {
-        let file: serde_json::Value = serde_json::from_str(include_str!("../openapi.json")).unwrap();
         let mut listed = Vec::new();
+        let file = openapi_file();
         for (path, methods) in file["paths"].as_object().unwrap() {
             for method in methods.as_object().unwrap().keys() {
                 listed.push((method.as_str(), path.as_str()));
@@ -203,5 +217,23 @@ mod tests {
         listed.sort_unstable();
         let routes = [("get", STATUS), ("post", DOWN), ("post", REKEY)];
         assert_eq!(listed, routes);
+    }
+
+    #[test]
+    fn openapi_file_has_the_schemas_of_the_types() {
+        let settings = SchemaSettings::draft2020_12().with(|settings| {
+            settings.definitions_path = "/components/schemas".into();
+            settings.meta_schema = None;
+        });
+        let mut generator = SchemaGenerator::new(settings);
+        generator.subschema_for::<StatusV1>();
+        generator.subschema_for::<RekeyV1>();
+        generator.subschema_for::<DownV1>();
+        let schemas = serde_json::Value::from(generator.take_definitions(true));
+        let text = serde_json::to_string_pretty(&schemas).unwrap();
+        assert!(
+            openapi_file()["components"]["schemas"] == schemas,
+            "write into openapi.json as components.schemas: {text}"
+        );
     }
 }

@@ -12,7 +12,6 @@ use openrelay_ledger::selection::percent;
 use openrelay_node::clock::unix_seconds;
 use openrelay_node::config::{ClientFile, Origin, read};
 use openrelay_node::directory::VerifiedDirectory;
-use serde_json::{Value, json};
 
 use crate::control::folders;
 use crate::failure::Failure;
@@ -24,18 +23,6 @@ pub(crate) struct ConfigArgument {
     /// Client configuration
     #[arg(long, env = "OPENRELAY_CONFIG", value_name = "FILE", default_value = "/etc/openrelay/client.toml")]
     pub(crate) config: PathBuf,
-}
-
-/// Returns the facts that a directory was verified by, as JSON; null for a signature.
-pub(crate) fn facts_json(source: Source) -> Value {
-    match source {
-        Source::Signed => Value::Null,
-        Source::Chain(facts) => json!({
-            "block": facts.block, "block_hash": facts.block_hash.to_string(), "timestamp": facts.timestamp,
-            "withheld": facts.withheld, "malformed": facts.malformed, "inactive": facts.inactive,
-            "missing_permille": facts.missing,
-        }),
-    }
 }
 
 /// Returns where the configuration takes its directory from.

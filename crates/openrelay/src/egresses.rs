@@ -5,7 +5,8 @@ use std::path::Path;
 use openrelay_ledger::record::Role;
 use serde_json::{Value, json};
 
-use crate::directory::{directory_for, facts_json, proof_in_words};
+use crate::control::objects::DirectoryProofV1;
+use crate::directory::{directory_for, proof_in_words};
 use crate::failure::Failure;
 use crate::findings::judge;
 use crate::output::say;
@@ -29,7 +30,7 @@ pub(crate) fn run(program: &Program, config: &Path, as_json: bool) -> Result<(),
                 })
             })
             .collect();
-        let proof = facts_json(directory.source());
+        let proof = DirectoryProofV1::of(directory.source());
         say(&json!({"schema": "openrelay.exits/1", "exits": list, "directory_proof": proof}).to_string());
         return Ok(());
     }

@@ -11,9 +11,7 @@ use openrelay_attest::policy::Policy;
 use openrelay_attest::verdict::{Image, ImageState};
 use openrelay_chain::attestation::JudgedRelays;
 use openrelay_client::{AttestedHop, Options, judged_of};
-use openrelay_ledger::hex;
 use openrelay_node::directory::VerifiedDirectory;
-use serde_json::{Value, json};
 
 use crate::control::folders;
 use crate::failure::Failure;
@@ -42,30 +40,6 @@ pub(crate) fn attestation(hops: &[AttestedHop]) -> &'static str {
 /// Returns the generation of an image's firmware in words.
 pub(crate) fn generation(image: &Image) -> String {
     image.firmware_generation.map_or_else(|| "generation not stated".into(), |number| format!("generation {number}"))
-}
-
-/// Returns the findings about a hop as JSON.
-pub(crate) fn hop_json(hop: &AttestedHop) -> Value {
-    let (facts, binding) = (hop.verdict.facts(), hop.verdict.binding());
-    json!({
-        "relay": hop.relay_id,
-        "platform": facts.platform.name(),
-        "simulated": facts.simulated,
-        "product": facts.product,
-        "image": hex::encode(&binding.image),
-        "image_round": hop.round,
-        "image_state": state(hop.verdict.image()),
-        "image_rebuilt_by": addresses(&hop.rebuilt_by),
-        "handshake_key": hex::encode(&binding.handshake_key),
-        "key_epoch": binding.key_epoch,
-        "block": binding.block_height,
-        "signed_by": facts.key.name(),
-        "chip": facts.chip.map(|chip| hex::encode(&chip[..8])),
-        "smt": facts.smt,
-        "firmware": firmware(facts),
-        "custody": "unknown",
-        "expires": facts.expires,
-    })
 }
 
 /// Returns the state of an image in one word.

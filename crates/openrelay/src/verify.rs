@@ -19,9 +19,10 @@ use openrelay_node::directory::VerifiedDirectory;
 use serde_json::{Value, json};
 
 use crate::control::folders;
+use crate::control::objects::HopV1;
 use crate::directory::{directory_shown, nothing_kept, origin, proof_in_words};
 use crate::failure::Failure;
-use crate::findings::{firmware, hop_json, judge, rebuilders, state};
+use crate::findings::{firmware, judge, rebuilders, state};
 use crate::output::say;
 use crate::program::Program;
 
@@ -99,7 +100,7 @@ fn relay_json(record: &Record, judged: Option<&JudgedRelays>) -> Value {
         "role": record.role.to_string(),
         "operator": record.operator,
         "believed": refusal.is_none() && judged.is_some(),
-        "evidence": found.as_ref().map(hop_json),
+        "evidence": found.as_ref().map(HopV1::from),
         "refused": refusal.map(|refusal| json!({
             "code": refusal.code(), "why": refusal.to_string(), "next": refusal.next_step(),
         })),
