@@ -49,7 +49,7 @@ pub(crate) struct Options {
     /// Run these attacks only
     #[arg(long, value_name = "NAME", num_args = 1..)]
     only: Vec<String>,
-    /// Fail unless these attacks succeed, and no others
+    /// Fail unless exactly these attacks succeed
     #[arg(long, value_name = "NAME", num_args = 1..)]
     expect_success: Vec<String>,
     /// Time limit of a boot, in seconds

@@ -121,7 +121,7 @@ fn checkpoints(dir: &Path) -> Result<()> {
     };
     run(sign("key-1"), 0, "1 of the trusted keys have signed")?;
     world.says(&["egresses", "--config", &client], 5, "2 must")?;
-    run(sign("key-3"), 0, "signed by enough keys")?;
+    run(sign("key-3"), 0, "signed by a quorum of keys")?;
     world.says(&["egresses", "--config", &client], 0, "signed checkpoint")?;
     // A changed checkpoint that one key has signed gets no signature of another key.
     let mut bytes = fs::read(&file)?;

@@ -78,7 +78,7 @@ pub(crate) struct Options {
     /// chain file must name the mirror that serves them.
     #[arg(long, value_name = "DIR", requires = "network")]
     simulate: Option<PathBuf>,
-    /// Relay's program, which the simulated image stands for
+    /// Relay program that the simulated image represents
     #[arg(long, value_name = "FILE", requires = "simulate")]
     relay: Option<PathBuf>,
     /// Folder of a built image to approve instead

@@ -48,7 +48,7 @@ pub(crate) struct Options {
     config: std::path::PathBuf,
     #[arg(long)]
     kind: Kind,
-    /// Target instead of the ingress, where no relay reads
+    /// Port to flood instead of the ingress; no relay reads it
     #[arg(long)]
     to: Option<SocketAddrV4>,
     /// Packets per second

@@ -53,8 +53,8 @@ pub enum SelectionError {
     None(Role),
     /// Every pair breaks a rule.
     #[error(
-        "no two relays may be hops of one circuit: each pair shares an operator, a family or a network, or has no \
-         common address family; choose other relays, or sign a directory that sets single_operator"
+        "no two relays can form a circuit: each pair shares an operator, a family or a network, or has no common \
+         address family; choose other relays, or set single_operator in the signed directory"
     )]
     Conflict,
     /// So much weight is missing that a source that withholds it would influence the choice.

@@ -69,7 +69,7 @@ pub(crate) struct Arguments {
     /// Run even if the kernel cannot confine the program
     #[arg(long)]
     where_possible: bool,
-    /// Report to the caller through stdin, and end with it
+    /// Report to the caller through stdin, and end when it ends
     #[arg(long)]
     tied: bool,
     /// Program and its arguments
@@ -178,7 +178,7 @@ impl Confined {
                     talk(text.replace(|letter: char| letter.is_control(), " ").trim_end());
                     shown += line.len();
                     if shown > MAX_SHOWN {
-                        talk("openrelay: the rest of its output is not shown");
+                        talk("openrelay: the rest of the program's output is not shown");
                     }
                 }
                 line.clear();

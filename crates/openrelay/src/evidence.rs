@@ -35,10 +35,10 @@ pub(crate) enum EvidenceCommand {
     Inspect {
         /// Raw quote or report
         file: PathBuf,
-        /// Vendor collateral to check the evidence with
+        /// Vendor collateral for checking the evidence
         ///
-        /// Intel: a JSON object with TCB info, QE identity, their signatures and chains, and both CRLs. AMD: VCEK or
-        /// VLEK and CRL, PEM.
+        /// Intel: a JSON object with TCB info, QE identity, their signatures and chains, and both CRLs. AMD: the VCEK
+        /// or VLEK certificate and the CRL, in PEM.
         #[arg(long, value_name = "FILE")]
         collateral: Option<PathBuf>,
         /// Check as of this RFC 3339 time; default: now

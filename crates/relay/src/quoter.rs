@@ -26,15 +26,14 @@ pub(crate) const QUOTE: &str = "quote";
 pub enum QuoteError {
     /// This machine has no such environment.
     #[error(
-        "this machine has no trusted execution environment that Linux knows of (no /sys/kernel/config/tsm/report); \
-         a relay of a chain must prove what it runs: start its published image in a confidential virtual machine \
-         (SEV-SNP, TDX)"
+        "Linux reports no trusted execution environment (no /sys/kernel/config/tsm/report); a relay on a chain needs \
+         one: start the published image in a confidential virtual machine (SEV-SNP, TDX)"
     )]
     NoEnvironment,
     /// The chain has no block to bind evidence to.
     #[error(
-        "the chain proves no block that evidence can name; chain.toml must set images and collateral, \
-         and the chain must keep the hashes of its blocks (EIP-2935)"
+        "the reading proves no block that evidence can name; set images and collateral in chain.toml, and use a chain \
+         that keeps block hashes (EIP-2935)"
     )]
     NoBlock,
     /// The environment failed.

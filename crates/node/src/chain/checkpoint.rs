@@ -59,7 +59,7 @@ pub fn fetch(transport: &dyn Transport, file: &ChainFile, now: u64, seen: u64) -
     match best {
         Some(best) => Ok(best),
         None if reached => Err(ChainError::Checkpoints(faults)),
-        None => Err(ChainError::Unreached { what: "at this first start, no mirror of checkpoints", faults }),
+        None => Err(ChainError::Unreached { what: "at this first start, no checkpoint mirror", faults }),
     }
 }
 

@@ -68,8 +68,8 @@ pub enum SendError {
     Failed(B256),
     /// Another transaction of the account took its nonce.
     #[error(
-        "transaction {0} was replaced by another one with the same nonce, which was not sent from here; check what \
-         that one did, then run the command again"
+        "another program replaced transaction {0} by one with the same nonce; check what that one did, then run the \
+         command again"
     )]
     Overtaken(B256),
     /// The endpoint's fees exceed the limit.

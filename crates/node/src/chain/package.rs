@@ -37,12 +37,12 @@ pub enum PackageError {
     Unproven(Vec<String>),
     /// No mirror has the manifest that says which package was approved.
     #[error(
-        "no mirror has the manifest of version {0} of the client's package, which validators have approved; add \
-         mirrors under `evidence` in chain.toml"
+        "no mirror has the manifest of the approved client package, version {0}; add mirrors under `evidence` in \
+         chain.toml"
     )]
     NoManifest(u64),
     /// No mirror was reached that could have that manifest.
-    #[error("no mirror of evidence was reached; check the connection, or add mirrors under `evidence` in chain.toml")]
+    #[error("no evidence mirror was reached; check the connection, or add mirrors under `evidence` in chain.toml")]
     Unserved,
     /// The chain file has no contract addresses for it.
     #[error("`images` and `collateral` are not set in chain.toml")]

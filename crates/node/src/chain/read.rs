@@ -75,13 +75,13 @@ pub enum ChainError {
     #[error(transparent)]
     Refused(#[from] ReadingError),
     /// A first start without a usable checkpoint.
-    #[error("at this first start, no mirror has a checkpoint that can be used: {}", list(.0))]
+    #[error("at this first start, no mirror has a usable checkpoint: {}", list(.0))]
     Checkpoints(Vec<String>),
     /// No source has the chain's records.
     #[error("no mirror has the records of the chain: {}", list(.0))]
     Mirrors(Vec<String>),
     /// Endpoints answered, but no source of records was reached.
-    #[error("no mirror of the records was reached: {}", list(.0))]
+    #[error("no records mirror was reached: {}", list(.0))]
     Unserved(Vec<String>),
 }
 

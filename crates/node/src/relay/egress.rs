@@ -56,8 +56,8 @@ pub(super) fn prepare(
     match conntrack.forget(IpAddr::V4(GATEWAY_V4)) {
         Ok(()) => prepared.conntrack = Some(conntrack),
         Err(error) => prepared.warnings.push(format!(
-            "cannot delete connections of ended sessions ({error}; needs Linux 6.12); their addresses only rest for \
-             five minutes"
+            "cannot delete connections of ended sessions ({error}; needs Linux 6.12); instead, their addresses stay \
+             unused for five minutes"
         )),
     }
     Ok(())

@@ -64,9 +64,9 @@ pub(crate) struct CollateralArguments {
     /// URL of another validator's /files/ mirror; repeatable
     #[arg(long, value_name = "URL")]
     pub(crate) candidates: Vec<String>,
-    /// Bundle whose floors for AMD's firmware may apply
+    /// Bundle with a set of floors for AMD's firmware
     ///
-    /// They apply if their number is higher than that of the floors in force.
+    /// The set applies if its number (`amd_floor`) is higher than that of the set in force.
     #[arg(long, value_name = "FILE")]
     pub(crate) floors: Option<PathBuf>,
 }
@@ -138,7 +138,7 @@ pub(super) fn once(
     }
     let Some((bytes, entry @ Found::Entry { bundle: hash, .. })) = choose(&known, arguments) else {
         if !to_answer.is_empty() {
-            talk("openrelay: warning: no valid collateral has been published; no vote is given");
+            talk("openrelay: warning: not voting: no valid collateral has been published");
         }
         return Ok(());
     };
@@ -245,7 +245,10 @@ fn registered_keys(folder: &Folder, now: u64) -> Option<BTreeMap<u64, Option<[u8
             Some(directory.body().relays.iter().map(|record| (record.relay_id, record.key())).collect())
         }
         Err(error) => {
-            talk(&format!("openrelay: warning: evidence of unregistered relays counts for collateral: {error}"));
+            talk(&format!(
+                "openrelay: warning: cannot read the directory, so evidence of unregistered relays is used too: \
+                 {error}"
+            ));
             None
         }
     }

@@ -81,7 +81,7 @@ pub(crate) struct RunArguments {
     pub(crate) inputs: InputArguments,
     #[command(flatten)]
     pub(crate) collateral: CollateralArguments,
-    /// Make one pass over what is due, then end
+    /// Do everything that is due once, then end
     #[arg(long)]
     pub(crate) once: bool,
     /// Do not ask relays for their evidence
@@ -97,7 +97,7 @@ pub(crate) struct InputArguments {
     pub(crate) inputs: Option<PathBuf>,
     /// URL to download packages from; repeatable
     ///
-    /// It is asked before Debian's archives, as apt knows them.
+    /// Packages come from these URLs first, then from the archives in apt's sources.
     #[arg(long, value_name = "URL")]
     pub(crate) from: Vec<String>,
     /// Pack these programs instead of compiling them
@@ -233,7 +233,7 @@ fn answer(
         }
         // Reporting a failed build would be false, and not voting at all costs a penalty.
         Decision::Abstain(why) => {
-            talk(&format!("openrelay: warning: round {number}: it abstains: {why}"));
+            talk(&format!("openrelay: warning: round {number}: abstaining: {why}"));
             Found::Abstain {}
         }
     };
