@@ -26,7 +26,7 @@ const SYSTEM: [&str; 10] =
 
 /// The longest line of a program's output that is shown, in bytes.
 const MAX_LINE: u64 = 4_096;
-/// The most of a program's output that is shown, in bytes, because it may print without end.
+/// Maximum length of the output that is shown, in bytes, because a program may print without end.
 const MAX_SHOWN: usize = 4 << 20;
 /// The longest report of a supervisor, in bytes.
 const MAX_REPORT: u64 = 4_096;
@@ -35,7 +35,7 @@ const SIGKILL: i32 = 9;
 /// The exit code of `openrelay confined` if a limit ended the program. Otherwise the program's own code is passed on.
 const LIMITED: u8 = 124;
 
-/// The limits of a short question: which files a tree has, where a tool is.
+/// The limits of a short query: which files a tree has, where a tool is.
 pub(crate) const QUESTION: Limits =
     Limits { time: Duration::from_secs(60), memory: 2 << 30, disk: 64 << 20, processes: 64 };
 /// The limits of one build step.
@@ -80,9 +80,9 @@ pub(crate) struct Arguments {
 /// Whether a build continues if the kernel cannot confine it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Confinement {
-    /// It does not, because the source is third-party.
+    /// The build fails, because the source is third-party.
     Required,
-    /// It does, because the source is the user's own.
+    /// The build continues, because the source is the user's own.
     WherePossible,
 }
 

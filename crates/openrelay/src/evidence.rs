@@ -1,6 +1,6 @@
 //! `openrelay evidence`: checks evidence of any machine offline, from files.
 //!
-//! Owns how facts and refusals are shown. It never makes a verdict, because a verdict needs facts from the chain. It
+//! Owns the display of facts and refusals. It never makes a verdict, because a verdict needs facts from the chain. It
 //! reports what the released policy says about the machine, and which checks that leaves out.
 
 use std::fs::File;
@@ -123,7 +123,7 @@ pub(crate) fn inspect(
     }
 }
 
-/// Reads a file. Of a file that is too large it reads just enough to refuse it for its size.
+/// Reads a file. If the file is too large, reads just enough to refuse it for its size.
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     let fault = |why: &dyn std::fmt::Display| Failure::plain(format!("cannot read {}: {why}", path.display()));
     let mut bytes = Vec::new();

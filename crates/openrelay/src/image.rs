@@ -341,8 +341,8 @@ fn tell(built: &Built, as_json: bool) {
     say(&format!("manifest  {manifest}   {} machine shapes", built.manifest.shapes.len()));
 }
 
-/// Removes a build folder if it exists. The build may have made that hard with folders that lack permissions, or that
-/// are nested deeper than a path can be long.
+/// Removes a build folder if it exists, even one with folders that lack permissions, or that are nested deeper than
+/// the longest possible path.
 pub(crate) fn remove(folder: &Path) -> Result<(), Failure> {
     let missing = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
     match std::fs::remove_dir_all(folder) {

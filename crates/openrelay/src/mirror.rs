@@ -63,7 +63,7 @@ const COLLECT_EVERY: Duration = Duration::from_millis(500);
 const REST: u32 = 20;
 const LONGEST_REST: Duration = Duration::from_secs(5);
 
-/// Follows the chain until the process ends, and serves its records and what clients judge relays by.
+/// Follows the chain until the process ends, and serves its records and the data for judging relays.
 fn follow_and_serve(
     program: &Program,
     chain: &Path,

@@ -32,7 +32,7 @@ use folder::{CHAIN, Folder, KEY, NUMBER, OPERATOR, RELAY, RelayPlan, to_toml, wr
 
 const REGISTER: &str = "register the relay";
 const DRAIN: &str = "drain";
-/// The most ether that a start and a few changes cost, in wei: one hundredth of an ether.
+/// Maximum cost of a start and a few changes, in wei: one hundredth of an ether.
 const GAS_FUNDS: u64 = 10_000_000_000_000_000;
 
 #[derive(clap::Subcommand)]

@@ -33,7 +33,7 @@ pub(crate) fn run(as_json: bool) -> Result<(), Failure> {
     if value["state"] == "connected" { Ok(()) } else { Err(Failure::new(3, "")) }
 }
 
-/// The most columns of a line.
+/// Maximum number of columns of a line.
 const COLUMNS: usize = 100;
 
 /// Returns the status in lines of at most 100 columns; the first line answers the question.

@@ -40,7 +40,7 @@ use crate::rpc::{ask, faucet};
 const PLAN: &str = "validator.toml";
 const KEY: &str = "validator-key.json";
 const CHAIN: &str = "chain.toml";
-/// The most ether that a round costs, in wei: one hundredth of an ether.
+/// Maximum cost of a round, in wei: one hundredth of an ether.
 const GAS_FUNDS: u64 = 10_000_000_000_000_000;
 
 /// The operator's settings for the validator.

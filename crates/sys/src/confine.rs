@@ -34,7 +34,7 @@ use watch::{Scope, TICK, Watch};
 
 /// How late the first process may be: it may be busy with a large folder.
 const GRACE: Duration = Duration::from_secs(2);
-/// Most open files of one process.
+/// Maximum number of open files of one process.
 const FILES: u64 = 1_024;
 /// More bytes than a disk writes between two checks.
 const FAST: u64 = 1 << 30;
@@ -50,7 +50,7 @@ pub struct Limits {
     pub memory: u64,
     /// Disk space of all writable folders together, including what they held before, in bytes.
     pub disk: u64,
-    /// Most processes and threads at the same time.
+    /// Maximum number of processes and threads at the same time.
     pub processes: u64,
 }
 

@@ -1,6 +1,6 @@
 //! Checkpoints from mirrors and relays, for the first start and for clients that reach no endpoint.
 //!
-//! Owns which sources are asked. `ledger` checks what they return.
+//! Owns which sources are queried. `ledger` checks what they return.
 
 use openrelay_ledger::chain::checkpoint::{Checkpoint, CheckpointFile, MAX_FILE};
 use openrelay_ledger::chain::reading::Reading;

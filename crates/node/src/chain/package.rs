@@ -1,6 +1,6 @@
 //! The client's own packages: which ones validators have rebuilt and approved, and their bytes by hash.
 //!
-//! Owns which servers are asked. An endpoint's proofs are checked against a header that a quorum shows, manifests
+//! Owns which servers are queried. An endpoint's proofs are checked against a header that a quorum shows, manifests
 //! against the approved value, and bytes against the hash in the manifest.
 
 use std::time::Duration;

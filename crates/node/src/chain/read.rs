@@ -1,7 +1,7 @@
 //! Reads the directory: a header that a quorum of endpoints shows, a proof from one of them, and records from several
 //! sources.
 //!
-//! Owns which servers are asked, for what, and in which order. All clients send the same queries.
+//! Owns which servers are queried, for what, and in which order. All clients send the same queries.
 
 use std::sync::mpsc;
 use std::time::{Duration, Instant};

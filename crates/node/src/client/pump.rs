@@ -69,7 +69,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Adds what a circuit without a device has carried.
+    /// Adds the counts of a circuit without a device.
     pub(super) fn add(&mut self, other: &Self) {
         self.sent += other.sent;
         self.originated += other.originated;

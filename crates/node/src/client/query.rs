@@ -57,7 +57,7 @@ pub(super) struct QueryCircuit {
 /// State shared by the circuit's thread and its users.
 struct Shared {
     state: Mutex<State>,
-    /// Signals a change that a user may wait for.
+    /// Signals a change to threads that wait for it.
     changed: Condvar,
     /// Wakes the circuit's thread.
     bell: Waker,
@@ -68,7 +68,7 @@ struct State {
     client: Client,
     stack: Stack,
     connected: bool,
-    /// Why the circuit carries nothing any more.
+    /// Why the circuit has stopped.
     over: Option<&'static str>,
     fetched: Vec<Fetched>,
     /// What was carried since it was last added to the client's counts.

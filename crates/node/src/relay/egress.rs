@@ -21,8 +21,8 @@ use openrelay_sys::tun::Tun;
 use super::{Prepared, StartError};
 use crate::directory::VerifiedDirectory;
 
-/// Most connections of one client: more than browsers and a torrent client open, fewer than would fill the host's
-/// table.
+/// Maximum number of connections of one client: more than browsers and a torrent client open, fewer than would fill
+/// the host's table.
 const CONNECTIONS: u32 = 4_096;
 /// New connections per second to relays' own ports, for testers that enter through another relay.
 const RELAY_RATE: u32 = 500;

@@ -40,7 +40,7 @@ const BEFORE_END: u64 = 10 * 86_400;
 const ROUNDS: u64 = 4;
 /// The time to wait for all other mirrors together.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The most candidates of one mirror to look at.
+/// Maximum number of candidates to read from one mirror.
 const CANDIDATES: usize = 16;
 /// The ending of a bundle's file name, after its hash.
 pub(crate) const ENDING: &str = ".collateral.json";

@@ -18,7 +18,7 @@ use crate::failure::Failure;
 use crate::output::talk;
 
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The most processor models to ask for, beginning with those of most relays.
+/// Maximum number of processor models to request, beginning with those of most relays.
 const MODELS: usize = 64;
 /// The largest answer, in bytes.
 const MAX_ANSWER: u64 = 1 << 20;
