@@ -33,7 +33,7 @@ pub(crate) fn ignored(image: &Path, dir: &Path, names: &[String]) -> Result<Vec<
     let host = Host::new(Parts::of(image, dir)?, image, dir)?;
     let attacks = list::ATTACKS.iter().filter(|attack| names.iter().any(|name| name == attack.name));
     let all: Vec<_> = attacks.map(|attack| (attack.attack)(&host, (attack.control)(&host)).more).collect();
-    ensure!(all.len() == names.len(), "unknown attack among: {}", names.join(" "));
+    ensure!(all.len() == names.len(), "the list has an unknown attack: {}", names.join(" "));
     Ok(all.concat())
 }
 

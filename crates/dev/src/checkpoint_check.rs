@@ -54,7 +54,7 @@ fn stands_still(dir: &Path, age: u64) -> Result<()> {
     // Blocks of one second each have moved the chain's time slightly ahead.
     let (reading, _) = openrelay_node::chain::read(&file, unix_seconds() - age * HOUR + 60, 0)?;
     let kept = kept_of(&file, &dir.join("state"));
-    fs::create_dir_all(kept.parent().context("the cache file has no folder")?)?;
+    fs::create_dir_all(kept.parent().context("the cache file's path has no parent folder")?)?;
     fs::write(&kept, reading.encode().context("a parsed reading cannot be encoded")?)?;
     let is_refused = |world: &LocalChain, arguments: &[&str]| -> Result<()> {
         let said = world.says(arguments, 5, " hours old, and at most 72 hours are accepted")?;

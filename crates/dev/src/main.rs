@@ -88,7 +88,7 @@ enum Command {
     ChainRevoke { file: PathBuf, round: u64 },
     /// Register an egress that does not run
     ///
-    /// Prints its number and the block.
+    /// Prints the relay ID and the block.
     #[command(hide = true)]
     ChainRegister { file: PathBuf, number: u8 },
     /// Mine the next block of the development chain

@@ -59,8 +59,8 @@ pub enum SelectionError {
     Conflict,
     /// So much weight is missing that a source that withholds it would influence the choice.
     #[error(
-        "the descriptors of {relays} relays are missing, up to {} of the weight of a role; the limit is {}; \
-         every source that was asked withholds them; add mirrors to chain.toml",
+        "every queried source withholds the descriptors of {relays} relays, up to {} of the weight of a role; the \
+         limit is {}; add mirrors to chain.toml",
         percent(*.missing), percent(MAX_MISSING)
     )]
     Missing {

@@ -259,8 +259,8 @@ impl Confined {
 /// The beginning of a supervisor's report if the program was not run.
 const FAULT: &str = "fault: ";
 
-/// Turns an unsuccessful end into a failure: with code 1 and the source at fault if the program ended by itself, with
-/// [`LIMIT_EXCEEDED`] if one of our limits ended it.
+/// Turns an unsuccessful end into a failure. If the program ended by itself, the code is 1 and the source is at
+/// fault. If a limit ended it, the code is [`LIMIT_EXCEEDED`].
 pub(crate) fn succeeded(ended: Ended, what: &str) -> Result<(), Failure> {
     match ended {
         Ended::Exit(0) => Ok(()),

@@ -50,7 +50,7 @@ pub trait Quoter {
     fn quote(&mut self, binding: Binding) -> Result<Staple, QuoteError>;
 }
 
-/// Answers questions on standard input until the input ends.
+/// Answers requests on standard input until the input ends.
 pub(crate) fn answer(quoter: &mut dyn Quoter) {
     let (mut input, mut output) = (std::io::stdin().lock(), std::io::stdout().lock());
     let mut question = [0; LENGTH];
@@ -100,7 +100,7 @@ impl Quoting {
         self.asked
     }
 
-    /// Returns what becomes readable when more of an answer arrives; `None` if nothing was asked.
+    /// Returns what becomes readable when more of an answer arrives; `None` if no request is pending.
     pub(crate) fn readable(&self) -> Option<BorrowedFd<'_>> {
         self.asked.then(|| self.output.as_fd())
     }

@@ -15,7 +15,7 @@ use crate::cvt::{cvt, cvt_len};
 pub struct Waker(OwnedFd);
 
 impl Waker {
-    /// Creates a waker that nobody has used yet.
+    /// Creates a waker in its unused state.
     ///
     /// # Errors
     /// When the process has no file descriptors left.

@@ -125,7 +125,7 @@ impl Running {
         }
     }
 
-    /// Waits until the relay ends and returns why it did; `None` if it ended in order.
+    /// Waits until the relay ends and returns why it did; `None` if it ended normally.
     fn ended(&mut self) -> Result<Option<Failure>, Failure> {
         match self {
             Self::Process(child) => {

@@ -30,7 +30,7 @@ use crate::failure::Failure;
 use crate::output::{say, talk};
 use crate::program::Program;
 
-/// How often vendors are asked.
+/// How often vendors are queried.
 const FETCH_EVERY: Duration = Duration::from_secs(3_600);
 /// How often to check whether a round is wanted; each check asks mirrors for the evidence of all relays.
 const LOOK_EVERY: Duration = Duration::from_secs(600);
@@ -213,8 +213,8 @@ impl Known {
         floors && self.with_rule(bundle.clone()).is_ok_and(|same| same == *bundle)
     }
 
-    /// Returns whether a bundle should replace the one in force: it verifies some relay's evidence that the one in
-    /// force does not verify, or soon will not.
+    /// Returns whether a bundle should replace the one in force: it verifies a relay's evidence that the other cannot
+    /// verify, or soon cannot.
     fn is_wanted(&self, bundle: &Bundle) -> bool {
         let expires = |by: &Bundle, staple: &Staple| {
             let candidates = by.candidates(&staple.evidence);
@@ -230,8 +230,8 @@ impl Known {
     }
 }
 
-/// Returns whether evidence with this binding counts for collateral: it belongs to this network, and to the present key
-/// of a relay in `keys`. Without `keys` only the network is checked.
+/// Returns whether collateral is checked with evidence that has this binding. The evidence must belong to this
+/// network, and to the present key of a relay in `keys`. Without `keys` only the network is checked.
 fn counts(binding: &Binding, network: [u8; 32], keys: Option<&BTreeMap<u64, Option<[u8; 32]>>>) -> bool {
     let own = Some(binding.handshake_key);
     binding.network == network && keys.is_none_or(|keys| keys.get(&binding.relay_id) == Some(&own))
