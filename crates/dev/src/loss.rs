@@ -78,6 +78,6 @@ fn not_taken(host: &Host) -> Result<u64> {
     let links: Vec<Value> = serde_json::from_str(&host.sh("ip -s -j link show type veth")?)?;
     links
         .iter()
-        .map(|link| link["stats64"]["tx"]["dropped"].as_u64().context("ip reports no drops of links"))
+        .map(|link| link["stats64"]["tx"]["dropped"].as_u64().context("ip reports no counter of dropped packets"))
         .sum::<Result<u64>>()
 }
