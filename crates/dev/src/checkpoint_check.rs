@@ -57,7 +57,7 @@ fn stands_still(dir: &Path, age: u64) -> Result<()> {
     fs::create_dir_all(kept.parent().context("the cache file's path has no parent folder")?)?;
     fs::write(&kept, reading.encode().context("a parsed reading cannot be encoded")?)?;
     let is_refused = |world: &LocalChain, arguments: &[&str]| -> Result<()> {
-        let said = world.says(arguments, 5, " hours old, and at most 72 hours are accepted")?;
+        let said = world.says(arguments, 5, " hours old; the limit is 72 hours")?;
         // The age is rounded up, and some seconds have passed.
         let ages = [age, age + 1].map(|age| format!("directory refused: the directory is {age} hours old"));
         ensure!(ages.iter().any(|age| said.contains(age)), "unexpected age: {said}");

@@ -110,7 +110,7 @@ pub(crate) fn send(options: &Options) -> Result<()> {
     while sent < total {
         for _ in 0..BURST {
             let at = usize::try_from(sent % distinct)?;
-            let packet = packets.get_mut(at).context("a packet is missing")?;
+            let packet = packets.get_mut(at).context("no packet has this index")?;
             let mut source = [0; 5];
             random.fill(&mut source);
             spoof(packet, source);

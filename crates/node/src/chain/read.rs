@@ -42,7 +42,7 @@ pub enum ChainError {
     },
     /// The cached directory is too old, and no newer one can be read.
     #[error(
-        "the directory is {} old, and at most {} are accepted while no newer one can be read: {why}",
+        "the directory is {} old; the limit is {} while no newer one can be read: {why}",
         span(*.age),
         span(*.limit)
     )]
