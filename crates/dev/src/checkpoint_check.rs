@@ -111,7 +111,7 @@ fn checkpoints(dir: &Path) -> Result<()> {
     fs::write(dir.join("client.toml"), "chain = \"blocked.toml\"\nadmission = \"open\"\ndns = [\"192.0.2.1\"]\n")?;
     let client = path("client.toml");
 
-    world.says(&["egresses", "--config", &client], 5, "no mirror has a checkpoint")?;
+    world.says(&["egresses", "--config", &client], 5, "no mirror has a usable checkpoint")?;
     let sign = |key: &str| {
         let key = path(key);
         ["checkpoint", "sign", "--chain", &signers, "--key", &key, "--file", &file].map(str::to_owned)
