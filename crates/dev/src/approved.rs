@@ -8,14 +8,12 @@ use alloy_primitives::{Address, B256, Bytes, U256};
 use alloy_sol_types::{SolCall, SolValue as _};
 use anyhow::{Context as _, Result, anyhow, ensure};
 use k256::ecdsa::SigningKey;
+use openrelay_chain::Endpoint;
+use openrelay_chain::journal::sign;
+use openrelay_chain::registry::Token;
+use openrelay_chain::voting::{Answer, Collateral, ImageRegistry, ReleaseKeys, ValidatorSet, commitment, image_value};
 use openrelay_devchain::{Contracts, KNOWN, Node, mint_call};
-use openrelay_ledger::chain::registry::Token;
 use openrelay_ledger::chain::voted::RELAY_IMAGE;
-use openrelay_ledger::chain::voting::{
-    Answer, Collateral, ImageRegistry, ReleaseKeys, ValidatorSet, commitment, image_value,
-};
-use openrelay_node::chain::Endpoint;
-use openrelay_node::chain::journal::sign;
 use serde_json::json;
 
 /// Time divisor for the days of rounds and images. An image is approved and active after about three hours of the

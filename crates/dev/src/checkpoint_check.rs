@@ -7,8 +7,8 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
+use openrelay_client::kept_of;
 use openrelay_node::chain_file::ChainFile;
-use openrelay_node::client::kept_of;
 use openrelay_node::clock::unix_seconds;
 
 use crate::local_chain::{LocalChain, Process};
@@ -52,7 +52,7 @@ fn stands_still(dir: &Path, age: u64) -> Result<()> {
     world.says(&egresses, 5, "directory refused")?;
     let file = ChainFile::load(&chain)?;
     // Blocks of one second each have moved the chain's time slightly ahead.
-    let (reading, _) = openrelay_node::chain::read(&file, unix_seconds() - age * HOUR + 60, 0)?;
+    let (reading, _) = openrelay_chain::read(&file, unix_seconds() - age * HOUR + 60, 0)?;
     let kept = kept_of(&file, &dir.join("state"));
     fs::create_dir_all(kept.parent().context("the cache file's path has no parent folder")?)?;
     fs::write(&kept, reading.encode().context("a parsed reading cannot be encoded")?)?;

@@ -13,17 +13,17 @@ use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy_sol_types::{SolCall as _, SolEvent as _};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use k256::ecdsa::SigningKey;
+use openrelay_chain::Endpoint;
+use openrelay_chain::journal::Sender;
+use openrelay_chain::registry::{RelayRegistry, Token};
+use openrelay_chain::voting::ImageRegistry;
 use openrelay_devchain::{
     Contracts, KNOWN, Network, Node, Rules, Server, Store, committed, development, mint_call, read_chain, read_genesis,
     serve,
 };
 use openrelay_ledger::chain::descriptor::Descriptor;
-use openrelay_ledger::chain::registry::{RelayRegistry, Token};
 use openrelay_ledger::chain::voted::ANCHOR_EVERY;
-use openrelay_ledger::chain::voting::ImageRegistry;
 use openrelay_ledger::record::Role;
-use openrelay_node::chain::Endpoint;
-use openrelay_node::chain::journal::Sender;
 use openrelay_node::chain_file::ChainFile;
 use openrelay_node::clock::unix_seconds;
 use serde_json::{Value, json};

@@ -10,7 +10,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use openrelay_node::client::directory_of;
+use openrelay_client::directory_of;
 use openrelay_node::clock::Clock;
 use openrelay_node::config::{ClientFile, read};
 use openrelay_node::random::OsRandom;

@@ -8,9 +8,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use openrelay_chain::circuit::{self, Hop, Hops, OpenConsent, OwnRelays};
+use openrelay_client::directory_of;
 use openrelay_ledger::selection::{self, Wish};
-use openrelay_node::circuit::{self, Hop, Hops, OpenConsent, OwnRelays};
-use openrelay_node::client::directory_of;
 use openrelay_node::clock::{Clock, unix_minutes};
 use openrelay_node::config::{ClientFile, read};
 use openrelay_node::directory::VerifiedDirectory;

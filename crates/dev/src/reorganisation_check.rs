@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use openrelay_node::chain::Endpoint;
+use openrelay_chain::Endpoint;
 use openrelay_node::chain_file::ChainFile;
 use serde_json::json;
 

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use alloy_primitives::B256;
 use anyhow::{Context as _, Result, anyhow, ensure};
+use openrelay_chain::transport::get;
 use openrelay_ledger::chain::descriptor::Descriptor;
 use openrelay_ledger::chain::set::{ChainRecord, Entry, MAX_FILE, RecordSet, write};
-use openrelay_node::chain::transport::get;
 
 use crate::say;
 

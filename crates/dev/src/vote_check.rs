@@ -18,12 +18,12 @@ use alloy_primitives::{Address, B256, Bytes, U256};
 use alloy_sol_types::{SolCall, SolEvent as _, SolValue as _};
 use anyhow::{Context as _, Result, ensure};
 use k256::ecdsa::SigningKey;
+use openrelay_chain::Endpoint;
+use openrelay_chain::journal::{Sender, sign};
+use openrelay_chain::registry::Token;
+use openrelay_chain::voting::{ImageRegistry, ReleaseKeys, ValidatorSet};
 use openrelay_devchain::KNOWN;
-use openrelay_ledger::chain::registry::Token;
 use openrelay_ledger::chain::voted::{CLIENT_PACKAGE, RELAY_IMAGE};
-use openrelay_ledger::chain::voting::{ImageRegistry, ReleaseKeys, ValidatorSet};
-use openrelay_node::chain::Endpoint;
-use openrelay_node::chain::journal::{Sender, sign};
 use openrelay_node::chain_file::ChainFile;
 use serde_json::json;
 

@@ -5,8 +5,8 @@
 
 use alloy_primitives::{Address, B256, Bytes, U256};
 use alloy_sol_types::{SolCall, SolValue, sol};
-use openrelay_ledger::chain::registry::RelayRegistry;
-use openrelay_ledger::chain::voting::{Beacon, Collateral, ImageRegistry, Issuers, ReleaseKeys, ValidatorSet};
+use openrelay_chain::registry::RelayRegistry;
+use openrelay_chain::voting::{Beacon, Collateral, ImageRegistry, Issuers, ReleaseKeys, ValidatorSet};
 
 use crate::chain::{Chain, Receipt};
 use crate::genesis::KNOWN;

@@ -24,9 +24,9 @@ use alloy_eips::eip2718::Encodable2718;
 use alloy_primitives::{Address, Bytes, Signature, TxKind, U256, hex, keccak256};
 use alloy_sol_types::{SolCall, SolValue};
 use k256::ecdsa::SigningKey;
+use openrelay_chain::Endpoint;
+use openrelay_chain::registry::{RelayRegistry, Token};
 use openrelay_devchain::{KNOWN, Node, committed, development, serve};
-use openrelay_ledger::chain::registry::{RelayRegistry, Token};
-use openrelay_node::chain::Endpoint;
 use serde_json::{Value, json};
 
 const START: u64 = 1_900_000_000;

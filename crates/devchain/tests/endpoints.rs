@@ -14,17 +14,17 @@ use openrelay_attest::binding::Binding;
 use openrelay_attest::evidence::Evidence;
 use openrelay_attest::file::AttestationFile;
 use openrelay_attest::verdict::Staple;
+use openrelay_chain::journal::{SendError, Sender};
+use openrelay_chain::mirror::Mirror;
+use openrelay_chain::registry::{RelayRegistry, Token};
+use openrelay_chain::{Direct, Transport, doubt_reading, read, read_by, read_lately};
 use openrelay_devchain::{Fault, KNOWN, Network, Node, Rules, Server, development, serve};
 use openrelay_ledger::chain::checkpoint::{Checkpoint, CheckpointFile, Signed};
 use openrelay_ledger::chain::descriptor::Descriptor;
 use openrelay_ledger::chain::reading::{MAX_ATTESTATION, Reading};
-use openrelay_ledger::chain::registry::{RelayRegistry, Token};
 use openrelay_ledger::directory::{DirectoryKey, Source};
 use openrelay_ledger::hex;
 use openrelay_ledger::record::Role;
-use openrelay_node::chain::journal::{SendError, Sender};
-use openrelay_node::chain::mirror::Mirror;
-use openrelay_node::chain::{Direct, Transport, doubt_reading, read, read_by, read_lately};
 use openrelay_node::chain_file::ChainFile;
 use openrelay_node::directory::VerifiedDirectory;
 use openrelay_proto::handshake::Role as Hop;
@@ -52,8 +52,8 @@ fn descriptor(number: u8) -> Descriptor {
 fn directory(
     file: &ChainFile,
     kept: &std::path::Path,
-) -> Result<(VerifiedDirectory, Option<String>), openrelay_node::chain::ChainError> {
-    openrelay_node::chain::directory(&Direct, file, kept, 0)
+) -> Result<(VerifiedDirectory, Option<String>), openrelay_chain::ChainError> {
+    openrelay_chain::directory(&Direct, file, kept, 0)
 }
 
 /// A transport over two relays, which mirror the given files.
@@ -513,7 +513,7 @@ fn relays_of_the_circuit_serve_signed_checkpoints() {
     world.fault_all(&[Fault::Down]);
     world.file.checkpoints = vec!["http://127.0.0.1:1/checkpoint".into()];
     let kept = world.folder.join("reading");
-    let (found, warning) = openrelay_node::chain::directory(&transport, &world.file, &kept, 0).unwrap();
+    let (found, warning) = openrelay_chain::directory(&transport, &world.file, &kept, 0).unwrap();
     assert_eq!(found.directory().body().sequence, signed.signed.checkpoint.number);
     assert!(warning.unwrap().contains("signed checkpoint"));
 }
@@ -722,7 +722,7 @@ fn excessive_fees_are_not_paid() {
     world.fault(0, &[Fault::StuckBaseFee { wei: 1_000_000_000_000_000 }]);
     world.servers[0].node.lock().unwrap().mine();
     let url = world.servers[0].url();
-    openrelay_node::chain::Endpoint::new(&url).ask("evm_mine", &json!([])).unwrap();
+    openrelay_chain::Endpoint::new(&url).ask("evm_mine", &json!([])).unwrap();
     let why = sender(&world, 0).send("mint", world.network.contracts.token, &mint(1)).unwrap_err();
     assert!(matches!(why, SendError::TooExpensive { .. }), "{why}");
 }
@@ -812,7 +812,7 @@ fn directory_older_than_the_one_in_use_is_refused() {
     let kept = world.folder.join("reading");
     directory(&world.file, &kept).unwrap();
     let floor = world.head() + 1;
-    let older = |floor| openrelay_node::chain::directory(&Direct, &world.file, &kept, floor).map(|_| ());
+    let older = |floor| openrelay_chain::directory(&Direct, &world.file, &kept, floor).map(|_| ());
     assert!(
         older(floor).unwrap_err().to_string().contains("was seen before"),
         "neither endpoints nor the cache may give it"

@@ -11,14 +11,14 @@ use std::time::{Duration, Instant, SystemTime};
 use alloy_primitives::aliases::{U48, U96};
 use alloy_primitives::{Address, B256, Log, LogData, U256, hex};
 use alloy_sol_types::{SolCall as _, SolEvent as _, SolValue as _};
+use openrelay_chain::Endpoint;
+use openrelay_chain::logs::{Logs, Wanted};
+use openrelay_chain::mirror::Mirror;
+use openrelay_chain::registry::{RelayRegistry, Token};
 use openrelay_devchain::{Fault, Network, Node, Rules, Server, development, serve};
 use openrelay_ledger::chain::descriptor::Descriptor;
-use openrelay_ledger::chain::registry::{RelayRegistry, Token};
 use openrelay_ledger::chain::set::{Registration, Status, directory_root, record_hash};
 use openrelay_ledger::record::Role;
-use openrelay_node::chain::Endpoint;
-use openrelay_node::chain::logs::{Logs, Wanted};
-use openrelay_node::chain::mirror::Mirror;
 use openrelay_node::chain_file::ChainFile;
 use serde_json::{Value, json};
 

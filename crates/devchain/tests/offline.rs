@@ -8,13 +8,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
+use openrelay_chain::mirror::Mirror;
+use openrelay_chain::{ChainError, Direct, directory, kept_directory, read, voted};
 use openrelay_devchain::{Fault, Node, Rules, Server, development, serve};
 use openrelay_ledger::chain::checkpoint::{Checkpoint, CheckpointFile, Signed};
 use openrelay_ledger::chain::reading::Reading;
 use openrelay_ledger::directory::{DirectoryKey, Source};
 use openrelay_ledger::hex;
-use openrelay_node::chain::mirror::Mirror;
-use openrelay_node::chain::{ChainError, Direct, directory, kept_directory, read, voted};
 use openrelay_node::chain_file::ChainFile;
 use openrelay_node::directory::VerifiedDirectory;
 

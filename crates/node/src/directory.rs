@@ -27,16 +27,15 @@ pub struct VerifiedDirectory {
 }
 
 /// A relay of a verified directory. Not `Clone`: it stands for one check, and a circuit consumes it.
-#[cfg(feature = "chain")]
 #[derive(Debug)]
 pub struct RegisteredRelay {
     responder: Responder,
     endpoints: Vec<std::net::SocketAddr>,
 }
 
-#[cfg(feature = "chain")]
 impl RegisteredRelay {
-    pub(crate) fn into_parts(self) -> (Responder, Vec<std::net::SocketAddr>) {
+    /// Returns the key and the addresses. `openrelay_chain::circuit` consumes the value by this.
+    pub fn into_parts(self) -> (Responder, Vec<std::net::SocketAddr>) {
         (self.responder, self.endpoints)
     }
 }
@@ -117,7 +116,6 @@ impl VerifiedDirectory {
     }
 
     /// Returns the relay with this record, ready for a circuit; `None` if this directory has no such relay.
-    #[cfg(feature = "chain")]
     pub fn register(&self, record: &Record) -> Option<RegisteredRelay> {
         let own = self.directory.relay(record.relay_id)?;
         Some(RegisteredRelay { responder: self.responder(own)?, endpoints: own.endpoints.clone() })

@@ -123,7 +123,7 @@ impl Split {
 }
 
 /// Tells the sender of `packet`, through the device that it came from, that at most `mtu` bytes fit.
-pub(crate) fn say_too_big(queue: &TunQueue, packet: &Packet, bytes: &[u8], mtu: u16) {
+pub fn say_too_big(queue: &TunQueue, packet: &Packet, bytes: &[u8], mtu: u16) {
     let mut error = [0; 600];
     if let Some(len) = icmp::packet_too_big(packet, bytes, mtu, &mut error) {
         let vnet = VnetHeader::PLAIN.to_bytes();

@@ -11,13 +11,13 @@ use openrelay_sys::udp::{TRAIN_BYTES, TRAIN_SEGMENTS, UdpSocket};
 /// The sockets of one shard or client. Each ingress shard has its own sockets towards other relays. The kernel
 /// distributes datagrams to the shared port by address, so an answer to one shard would reach another.
 #[derive(Debug, Default)]
-pub(crate) struct Sockets {
+pub struct Sockets {
     /// First the sockets that clients reach, then the sockets towards relays.
-    pub(crate) all: Vec<UdpSocket>,
+    pub all: Vec<UdpSocket>,
     /// Number of sockets in `all` that clients reach.
-    pub(crate) listening: usize,
+    pub listening: usize,
     /// The relays that are reached through the other sockets.
-    pub(crate) relays: BTreeSet<SocketAddr>,
+    pub relays: BTreeSet<SocketAddr>,
 }
 
 impl Sockets {
@@ -30,14 +30,16 @@ impl Sockets {
 
 /// Counts of datagrams that were sent or failed.
 #[derive(Clone, Copy, Default, Debug)]
-pub(crate) struct Sent {
-    pub(crate) datagrams: u64,
-    pub(crate) failed: u64,
+pub struct Sent {
+    /// Datagrams that the kernel took.
+    pub datagrams: u64,
+    /// Datagrams that the kernel refused.
+    pub failed: u64,
 }
 
 impl Sent {
     /// Sends `bytes` in datagrams of `stride` bytes and counts them.
-    pub(crate) fn send(&mut self, sockets: &Sockets, to: SocketAddr, bytes: &[u8], stride: usize) {
+    pub fn send(&mut self, sockets: &Sockets, to: SocketAddr, bytes: &[u8], stride: usize) {
         let datagrams = bytes.len().div_ceil(stride.max(1)) as u64;
         let sent = sockets.towards(to).and_then(|socket| socket.send(to, bytes, stride).ok()).unwrap_or(0) as u64;
         self.datagrams += sent;
@@ -47,23 +49,25 @@ impl Sent {
 
 /// A train under construction.
 #[derive(Debug)]
-pub(crate) struct Train {
+pub struct Train {
     buffer: Vec<u8>,
     to: Option<SocketAddr>,
     stride: usize,
     used: usize,
     closed: bool,
-    pub(crate) sent: Sent,
+    /// What was sent so far.
+    pub sent: Sent,
 }
 
 impl Train {
-    pub(crate) fn new() -> Self {
+    /// Returns an empty train, with its whole buffer.
+    pub fn new() -> Self {
         Self { buffer: vec![0; TRAIN_BYTES], to: None, stride: 0, used: 0, closed: false, sent: Sent::default() }
     }
 
     /// Returns room for the next datagram, of `len` bytes, to `to`. Sends the train first if the datagram does not
     /// fit. Call [`Train::commit`] when it is written.
-    pub(crate) fn room(&mut self, sockets: &Sockets, to: SocketAddr, len: usize) -> &mut [u8] {
+    pub fn room(&mut self, sockets: &Sockets, to: SocketAddr, len: usize) -> &mut [u8] {
         let full = self.used + len > TRAIN_BYTES || self.used >= self.stride * TRAIN_SEGMENTS;
         if self.closed || full || self.to != Some(to) || len > self.stride {
             self.flush(sockets);
@@ -75,14 +79,13 @@ impl Train {
     }
 
     /// Keeps the `len` bytes that [`Train::room`] returned.
-    pub(crate) fn commit(&mut self, len: usize) {
+    pub fn commit(&mut self, len: usize) {
         self.used += len;
         self.closed = len < self.stride;
     }
 
     /// Adds a copy of `datagram` for `to`.
-    #[cfg(feature = "relay")]
-    pub(crate) fn add(&mut self, sockets: &Sockets, to: SocketAddr, datagram: &[u8]) {
+    pub fn add(&mut self, sockets: &Sockets, to: SocketAddr, datagram: &[u8]) {
         let room = self.room(sockets, to, datagram.len());
         if room.len() == datagram.len() {
             room.copy_from_slice(datagram);
@@ -94,7 +97,7 @@ impl Train {
     }
 
     /// Sends the train.
-    pub(crate) fn flush(&mut self, sockets: &Sockets) {
+    pub fn flush(&mut self, sockets: &Sockets) {
         if let (Some(to), Some(bytes)) = (self.to, self.buffer.get(..self.used))
             && self.used > 0
         {

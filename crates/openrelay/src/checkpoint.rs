@@ -86,7 +86,7 @@ pub(crate) fn sign(chain: &Path, key: &Path, file: &Path, always_newest: bool) -
 
 /// Returns the newest block that a quorum of endpoints shows, without signatures.
 fn newest(trusted: &ChainFile) -> Result<CheckpointFile, Failure> {
-    let (reading, directory) = openrelay_node::chain::read(trusted, unix_seconds(), 0)?;
+    let (reading, directory) = openrelay_chain::read(trusted, unix_seconds(), 0)?;
     let Source::Chain(facts) = directory.source() else {
         return Err(Failure::plain("this directory is not on a chain"));
     };
@@ -109,7 +109,7 @@ fn again(trusted: &ChainFile, file: &Path) -> Result<CheckpointFile, Failure> {
     let bytes = std::fs::read(file).map_err(|error| refuse(&error))?;
     let made = CheckpointFile::decode(&bytes).map_err(|error| refuse(&error))?;
     let checkpoint = made.signed.checkpoint;
-    let shown = openrelay_node::chain::hashes_at(trusted, checkpoint.number);
+    let shown = openrelay_chain::hashes_at(trusted, checkpoint.number);
     let agree = shown.iter().filter(|shown| **shown == Some(checkpoint.hash)).count();
     if agree < trusted.quorum {
         let why = format!(

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use openrelay_node::client::host::Folders;
+use openrelay_client::host::Folders;
 
 use crate::failure::Failure;
 

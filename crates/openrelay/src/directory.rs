@@ -1,14 +1,14 @@
 //! The directory that a configuration leads to, and how it was verified.
 //!
 //! Owns the choice of where commands take the directory from: a running client's cache, or a reading for this call.
-//! Verifying it belongs to `openrelay-node` and `openrelay-ledger`.
+//! Verifying it belongs to `openrelay-chain` and `openrelay-ledger`.
 
 use std::path::{Path, PathBuf};
 
+use openrelay_client::directory_of;
 use openrelay_ledger::chain::reading::MAX_MISSING;
 use openrelay_ledger::directory::{Directory, Source};
 use openrelay_ledger::selection::percent;
-use openrelay_node::client::directory_of;
 use openrelay_node::clock::unix_seconds;
 use openrelay_node::config::{ClientFile, Origin, read};
 use openrelay_node::directory::VerifiedDirectory;
@@ -49,9 +49,9 @@ pub(crate) fn origin(config: &Path) -> Result<Origin, Failure> {
 pub(crate) fn directory_for(config: &Path) -> Result<VerifiedDirectory, Failure> {
     match origin(config)? {
         Origin::Chain(chain) if folders().is_changed() => {
-            let kept = openrelay_node::client::kept_of(&chain, &folders().state);
+            let kept = openrelay_client::kept_of(&chain, &folders().state);
             talk(WHILE_UP);
-            openrelay_node::chain::kept_directory(&chain, &kept).ok_or_else(nothing_kept)
+            openrelay_chain::kept_directory(&chain, &kept).ok_or_else(nothing_kept)
         }
         Origin::Chain(_) | Origin::Signed { .. } => {
             let (directory, warning) = directory_of(config, &folders().state)?;
@@ -67,7 +67,7 @@ pub(crate) fn directory_for(config: &Path) -> Result<VerifiedDirectory, Failure>
 pub(crate) fn directory_shown(config: &Path) -> Result<VerifiedDirectory, Failure> {
     match origin(config)? {
         Origin::Chain(chain) if !folders().is_changed() => {
-            let (reading, directory) = openrelay_node::chain::read(&chain, unix_seconds(), 0)?;
+            let (reading, directory) = openrelay_chain::read(&chain, unix_seconds(), 0)?;
             Ok(VerifiedDirectory::of_proven(directory, reading))
         }
         Origin::Chain(_) | Origin::Signed { .. } => directory_for(config),

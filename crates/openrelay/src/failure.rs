@@ -12,11 +12,11 @@
 
 use std::process::ExitCode;
 
+use openrelay_chain::journal::SendError;
+use openrelay_chain::{ChainError, EndpointError};
+use openrelay_client::ConnectError;
+use openrelay_client::host::HostError;
 use openrelay_ledger::selection::SelectionError;
-use openrelay_node::chain::journal::SendError;
-use openrelay_node::chain::{ChainError, EndpointError};
-use openrelay_node::client::ConnectError;
-use openrelay_node::client::host::HostError;
 
 /// The exit code for exceeding a limit set by this program: time, or what a build may use. The request itself is not
 /// at fault.

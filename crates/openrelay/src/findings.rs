@@ -1,6 +1,6 @@
 //! What was found about relays and images, in words and as JSON.
 //!
-//! Owns the words that several commands share. It never judges: verdicts come from `openrelay-node`.
+//! Owns the words that several commands share. It never judges: verdicts come from `openrelay-chain`.
 
 use std::path::Path;
 
@@ -9,9 +9,9 @@ use openrelay_attest::Facts;
 use openrelay_attest::facts::Tcb;
 use openrelay_attest::policy::Policy;
 use openrelay_attest::verdict::{Image, ImageState};
+use openrelay_chain::attestation::JudgedRelays;
+use openrelay_client::{AttestedHop, Options, judged_of};
 use openrelay_ledger::hex;
-use openrelay_node::attestation::JudgedRelays;
-use openrelay_node::client::{AttestedHop, Options, judged_of};
 use openrelay_node::directory::VerifiedDirectory;
 use serde_json::{Value, json};
 

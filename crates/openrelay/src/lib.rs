@@ -1,7 +1,7 @@
 //! The `openrelay` command line as a library; its programs differ only in the vendors whose evidence they trust.
 //!
 //! Owns arguments, exit codes and what people read. Results go to stdout, messages to stderr. It never opens a tunnel
-//! or checks evidence itself: `openrelay-node`, `openrelay-ledger` and `openrelay-attest` do.
+//! or checks evidence itself: `openrelay-client`, `openrelay-chain`, `openrelay-ledger` and `openrelay-attest` do.
 
 mod checkpoint;
 mod cli;
@@ -31,7 +31,7 @@ mod verify;
 use std::process::ExitCode;
 
 use openrelay_attest::Roots;
-use openrelay_node::policy::TrustPolicy;
+use openrelay_chain::policy::TrustPolicy;
 
 use program::Program;
 

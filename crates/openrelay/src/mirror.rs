@@ -14,8 +14,8 @@ use axum::body::Bytes;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use openrelay_node::chain::collector::Collector;
-use openrelay_node::chain::mirror::Mirror;
+use openrelay_chain::collector::Collector;
+use openrelay_chain::mirror::Mirror;
 use openrelay_node::chain_file::ChainFile;
 
 use crate::control::folders;

@@ -2,7 +2,7 @@
 //!
 //! Owns the trust policy that the program was built with. `main` passes it in; no other file decides it.
 
-use openrelay_node::policy::TrustPolicy;
+use openrelay_chain::policy::TrustPolicy;
 
 /// What a program trusts, and which relay it starts.
 #[derive(Clone, Debug)]

@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 
 use alloy_primitives::{Address, B256, U256, keccak256};
 use alloy_sol_types::{SolCall, SolEvent as _};
+use openrelay_chain::Endpoint;
+use openrelay_chain::attestation::JudgedRelays;
+use openrelay_chain::journal::{Receipt, Sender};
+use openrelay_chain::registry::{RelayRegistry, Token};
 use openrelay_ledger::chain::reading::MAX_LAG;
-use openrelay_ledger::chain::registry::{RelayRegistry, Token};
 use openrelay_ledger::chain::set::{RecordSet, Status};
 use openrelay_ledger::record::Role;
-use openrelay_node::attestation::JudgedRelays;
-use openrelay_node::chain::Endpoint;
-use openrelay_node::chain::journal::{Receipt, Sender};
 use openrelay_node::chain_file::ChainFile;
 use openrelay_node::clock::unix_seconds;
 use openrelay_node::config::{RelayFile, read, read_bytes};
@@ -441,7 +441,7 @@ fn status(program: &Program, dir: &Path) -> Result<(), Failure> {
         say(&format!("               free in {} s", free.saturating_sub(unix_seconds())));
     }
     let now = unix_seconds();
-    let (reading, directory) = openrelay_node::chain::read(&folder.chain, now, 0)?;
+    let (reading, directory) = openrelay_chain::read(&folder.chain, now, 0)?;
     let (set, header) = reading.record_set(&folder.chain.trust(), now, MAX_LAG, 0).map_err(Failure::plain)?;
     say(&format!("directory      block {}, {} relays accept circuits", header.number, directory.body().relays.len()));
     let directory = VerifiedDirectory::of_proven(directory, reading);

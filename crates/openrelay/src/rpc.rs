@@ -4,9 +4,9 @@
 
 use alloy_primitives::{Address, B256, Log, U256};
 use alloy_sol_types::SolCall;
-use openrelay_ledger::chain::voting::ImageRegistry;
-use openrelay_node::chain::logs::{Logs, Wanted};
-use openrelay_node::chain::{Endpoint, EndpointError};
+use openrelay_chain::logs::{Logs, Wanted};
+use openrelay_chain::voting::ImageRegistry;
+use openrelay_chain::{Endpoint, EndpointError};
 use openrelay_node::chain_file::ChainFile;
 use serde_json::json;
 

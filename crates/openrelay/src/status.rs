@@ -3,8 +3,8 @@
 //! Owns the status in text and the counts as JSON. It reads only the control socket and the note of changes to the
 //! host.
 
+use openrelay_client::Counts;
 use openrelay_ledger::selection::percent;
-use openrelay_node::client::Counts;
 use serde_json::{Value, json};
 
 use crate::control::{ask, folders};

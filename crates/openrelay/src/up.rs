@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use openrelay_node::client::host;
+use openrelay_client::host;
 
 use crate::control::{ask, folders, runtime_dir};
 use crate::daemon;

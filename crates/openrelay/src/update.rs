@@ -8,9 +8,9 @@ use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
-use openrelay_node::attestation::Approved;
-use openrelay_node::chain::package::{PackageError, fetch, newest, packages};
-use openrelay_node::client::{Options, standard_for};
+use openrelay_chain::attestation::Approved;
+use openrelay_chain::package::{PackageError, fetch, newest, packages};
+use openrelay_client::{Options, standard_for};
 use openrelay_node::clock::unix_seconds;
 use openrelay_node::config::Origin;
 use openrelay_node::directory::replace;
@@ -178,7 +178,7 @@ impl From<PackageError> for Failure {
 
 #[cfg(test)]
 mod tests {
-    use openrelay_node::chain::ChainError;
+    use openrelay_chain::ChainError;
 
     use super::*;
 

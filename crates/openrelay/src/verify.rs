@@ -6,13 +6,13 @@ use std::path::Path;
 
 use openrelay_attest::facts::Crl;
 use openrelay_attest::{Facts, Refusal};
+use openrelay_chain::attestation::JudgedRelays;
+use openrelay_client::attested_hop;
 use openrelay_ledger::chain::descriptor::Descriptor;
 use openrelay_ledger::chain::set::{ChainRecord, RecordSet, Status, record_hash};
 use openrelay_ledger::directory::{Directory, Source};
 use openrelay_ledger::hex;
 use openrelay_ledger::record::{Record, Role};
-use openrelay_node::attestation::JudgedRelays;
-use openrelay_node::client::attested_hop;
 use openrelay_node::clock::unix_seconds;
 use openrelay_node::config::Origin;
 use openrelay_node::directory::VerifiedDirectory;

@@ -1,7 +1,7 @@
 //! The client: one circuit through an ingress and an egress, without I/O.
 //!
 //! Owns the two sessions of a circuit and the order in which they come up. Takes plain keys, which the caller must have
-//! verified; the only caller is `node::circuit::open`. Never holds a static key: a client is anonymous to both relays.
+//! verified; the only caller is `chain::circuit::open`. Never holds a static key: a client is anonymous to both relays.
 //!
 //! ```text
 //! outer: handshake ─▶ announces accepted evidence ─▶ token, circuit ─┐

@@ -9,6 +9,7 @@ mod evidence;
 mod feed;
 pub mod quoter;
 mod statistics;
+mod threads;
 pub mod tsm;
 
 pub use statistics::Detail;
@@ -20,12 +21,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use crate::threads::{Identity, Relay, StartError};
 use evidence::{Attesting, Own, PATIENCE};
 use feed::{Fed, Feed};
 use openrelay_node::config::{ConfigError, Origin, RelayFile, key_fault, public_key};
 use openrelay_node::directory::VerifiedDirectory;
 use openrelay_node::random::OsRandom;
-use openrelay_node::relay::{Identity, Relay, StartError};
 use openrelay_proto::keys::RelaySecret;
 use openrelay_sys::event::wait;
 use openrelay_sys::sandbox::{self, SandboxError};

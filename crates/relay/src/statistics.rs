@@ -6,8 +6,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::threads::Report;
 use openrelay_node::random::OsRandom;
-use openrelay_node::relay::Report;
 use openrelay_proto::random::array;
 use serde_json::{Map, Value, json};
 

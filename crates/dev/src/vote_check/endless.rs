@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use alloy_primitives::FixedBytes;
 use anyhow::{Result, ensure};
+use openrelay_chain::voting::images::Rounds;
+use openrelay_chain::voting::{Answer, ImageRegistry, image_value};
 use openrelay_ledger::chain::voted::RELAY_IMAGE;
-use openrelay_ledger::chain::voting::images::Rounds;
-use openrelay_ledger::chain::voting::{Answer, ImageRegistry, image_value};
 
 use super::hostile::{APPROVED, COMMITTED, REVEALED};
 use super::{IMAGE, MEASUREMENTS, Rebuilding, TIME_DIVISOR, What, World, join};

@@ -7,9 +7,9 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use openrelay_attest::manifest::Manifest;
+use openrelay_chain::voting::ImageRegistry;
 use openrelay_image::sha256;
 use openrelay_ledger::chain::voted::RELAY_IMAGE;
-use openrelay_ledger::chain::voting::ImageRegistry;
 
 use super::{What, World, join};
 use crate::say;

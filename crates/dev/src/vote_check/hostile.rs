@@ -13,11 +13,11 @@ use alloy_primitives::{Address, B256, U256};
 use alloy_sol_types::{SolCall, SolEvent as _};
 use anyhow::{Context as _, Result, bail, ensure};
 use k256::ecdsa::SigningKey;
+use openrelay_chain::journal::{Sender, sign};
+use openrelay_chain::logs::read_log;
+use openrelay_chain::registry::Token;
+use openrelay_chain::voting::{Answer, ImageRegistry, ValidatorSet, commitment, image_value, statement_hash};
 use openrelay_devchain::KNOWN;
-use openrelay_ledger::chain::registry::Token;
-use openrelay_ledger::chain::voting::{Answer, ImageRegistry, ValidatorSet, commitment, image_value, statement_hash};
-use openrelay_node::chain::journal::{Sender, sign};
-use openrelay_node::chain::logs::read_log;
 use openrelay_node::chain_file::ChainFile;
 use serde_json::json;
 

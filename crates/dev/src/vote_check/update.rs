@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use openrelay_ledger::chain::voting::ImageRegistry;
+use openrelay_chain::voting::ImageRegistry;
 
 use super::{Rebuilding, World, join};
 use crate::local_chain::Process;

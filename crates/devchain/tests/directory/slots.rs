@@ -2,10 +2,10 @@
 
 use alloy_primitives::{Address, B256, U256};
 use openrelay_attest::file::AttestationFile;
+use openrelay_chain::{ChainError, Direct};
 use openrelay_devchain::{Fault, KNOWN, Lie, Node};
 use openrelay_ledger::chain::reading::Reading;
 use openrelay_ledger::record::Role;
-use openrelay_node::chain::{ChainError, Direct};
 use sha2::{Digest as _, Sha256};
 
 use super::world::*;

@@ -1,10 +1,10 @@
 //! Record sources that omit descriptors, including the circuit's own ingress.
 
+use openrelay_chain::{Direct, read_lately};
 use openrelay_ledger::chain::reading::{MAX_MISSING, Reading};
 use openrelay_ledger::directory::Directory;
 use openrelay_ledger::record::Role;
 use openrelay_ledger::selection::{self, SelectionError, Wish};
-use openrelay_node::chain::{Direct, read_lately};
 
 use super::world::*;
 
@@ -109,7 +109,7 @@ fn client_that_lacks_descriptors_asks_again_before_its_refresh_is_due() {
     let mut world = World::new("again", &RELAYS, 0, |_| ());
     world.file.refresh_s = 3_600;
     let kept = world.folder.join("reading");
-    let read = |world: &World| openrelay_node::chain::directory(&Direct, &world.file, &kept, 0).unwrap();
+    let read = |world: &World| openrelay_chain::directory(&Direct, &world.file, &kept, 0).unwrap();
     world.file.mirrors = vec![serve_bytes(world.withholding(|id| OWN.contains(&id)))];
     assert_eq!(facts(read(&world).0.directory()).withheld, 6);
     assert!(read_lately(&world.file, &kept).is_none(), "an incomplete directory must not count as recent");

@@ -8,15 +8,15 @@ use std::time::SystemTime;
 
 use alloy_primitives::{Address, B256, U256};
 use alloy_sol_types::SolCall;
+use openrelay_chain::mirror::Mirror;
+use openrelay_chain::registry::{RelayRegistry, Token};
+use openrelay_chain::{ChainError, Direct, Transport, read_by};
 use openrelay_devchain::{Fault, Network, Node, Rules, Server, development, serve};
 use openrelay_ledger::chain::descriptor::Descriptor;
 use openrelay_ledger::chain::reading::Reading;
-use openrelay_ledger::chain::registry::{RelayRegistry, Token};
 use openrelay_ledger::chain::set::{Entry, RecordSet, write};
 use openrelay_ledger::directory::{Directory, Facts, Source};
 use openrelay_ledger::record::Role;
-use openrelay_node::chain::mirror::Mirror;
-use openrelay_node::chain::{ChainError, Direct, Transport, read_by};
 use openrelay_node::chain_file::ChainFile;
 use openrelay_proto::handshake::Role as Hop;
 use openrelay_proto::message::MirrorFile;

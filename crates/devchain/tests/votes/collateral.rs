@@ -1,7 +1,7 @@
 //! Votes on collateral: the contract compared with its model, and what a silent or lying third can do.
 
 use alloy_primitives::{B256, Bytes, U256, keccak256};
-use openrelay_ledger::chain::voting::collateral::Collateral as C;
+use openrelay_chain::voting::collateral::Collateral as C;
 use openrelay_ledger::votes::Revert;
 use openrelay_ledger::votes::collateral::{Collateral, Entry};
 use openrelay_ledger::votes::rounds::{Answer, Commitment, Outcome};
@@ -124,7 +124,7 @@ impl Both {
             assert_eq!(shown.right.is_zero(), round.right.is_none(), "round {number}");
         }
         for (id, validator) in &self.model.set.validators {
-            let call = openrelay_ledger::chain::voting::validators::ValidatorSet::getCall { validatorId: *id };
+            let call = openrelay_chain::voting::validators::ValidatorSet::getCall { validatorId: *id };
             let bond: u128 = self.world.ask(self.world.at.validators, &call).bond.to();
             assert_eq!(bond, validator.bond, "validator {id}");
         }

@@ -2,13 +2,13 @@
 
 use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy_sol_types::SolValue;
-use openrelay_ledger::chain::registry::Token;
-use openrelay_ledger::chain::voting::beacon::Beacon;
-use openrelay_ledger::chain::voting::collateral::Collateral as C;
-use openrelay_ledger::chain::voting::images::ImageRegistry as I;
-use openrelay_ledger::chain::voting::issuers::Issuers;
-use openrelay_ledger::chain::voting::release::ReleaseKeys as R;
-use openrelay_ledger::chain::voting::validators::ValidatorSet as V;
+use openrelay_chain::registry::Token;
+use openrelay_chain::voting::beacon::Beacon;
+use openrelay_chain::voting::collateral::Collateral as C;
+use openrelay_chain::voting::images::ImageRegistry as I;
+use openrelay_chain::voting::issuers::Issuers;
+use openrelay_chain::voting::release::ReleaseKeys as R;
+use openrelay_chain::voting::validators::ValidatorSet as V;
 use openrelay_ledger::votes::rounds::Answer;
 
 use crate::world::{DAY, HOUR, World, address, cold, key, sign};

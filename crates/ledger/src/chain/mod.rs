@@ -13,9 +13,5 @@ pub mod descriptor;
 pub mod header;
 pub mod proof;
 pub mod reading;
-#[cfg(feature = "registry")]
-pub mod registry;
 pub mod set;
 pub mod voted;
-#[cfg(feature = "registry")]
-pub mod voting;

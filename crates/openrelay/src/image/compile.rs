@@ -72,13 +72,14 @@ pub(super) fn compile(build: &BuildArguments) -> Result<Vec<Vec<u8>>, Failure> {
         flags.push(format!("--remap-path-prefix={}={name}", place.display()));
         c_flags.push(format!("-ffile-prefix-map={}={name}", place.display()));
     }
-    let names: &[&str] = match (build.kind, build.simulate) {
-        (Kind::Relay, false) => &["openrelay-init", "openrelay-relay"],
-        (Kind::Relay, true) => &["openrelay-init", "openrelay-relay-sim"],
-        (Kind::Client, false) => &[CLIENT],
+    // Each program with its package.
+    let programs: &[(&str, &str)] = match (build.kind, build.simulate) {
+        (Kind::Relay, false) => &[("openrelay-init", "openrelay-relay"), ("openrelay-relay", "openrelay-relay")],
+        (Kind::Relay, true) => &[("openrelay-init", "openrelay-relay"), ("openrelay-relay-sim", "openrelay-simulated")],
+        (Kind::Client, false) => &[(CLIENT, CLIENT)],
         (Kind::Client, true) => return Err(Failure::new(2, "--simulate is for relay images only")),
     };
-    for name in names {
+    for (name, package) in programs {
         let mut cargo = confined("cargo").read(&source).read(&crates).write(&target);
         cargo = cargo.limits(confined::BUILD).until(deadline);
         cargo = cargo.current_dir(&source).env("CARGO_HOME", &home);
@@ -94,7 +95,7 @@ pub(super) fn compile(build: &BuildArguments) -> Result<Vec<Vec<u8>>, Failure> {
         cargo = cargo.args(["--config", &format!("source.crates-io.replace-with=\"{VENDORED}\"")]);
         cargo = cargo.args(["--config", &format!("source.{VENDORED}.directory={folder}")]);
         cargo = cargo.args(["build", "--release", "--locked", "--offline", "--target", TARGET]);
-        cargo = cargo.args(["--package", name, "--bin", name]).env("TMPDIR", target.join("tmp"));
+        cargo = cargo.args(["--package", package, "--bin", name]).env("TMPDIR", target.join("tmp"));
         cargo = cargo.env("CARGO_TARGET_DIR", &target).env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
         cargo = cargo.env("CFLAGS", c_flags.join(" ")).env("CARGO_INCREMENTAL", "0");
         for (setting, value) in [("STRIP", "symbols"), ("DEBUG", "0"), ("CODEGEN_UNITS", "1"), ("PANIC", "abort")] {
@@ -103,8 +104,8 @@ pub(super) fn compile(build: &BuildArguments) -> Result<Vec<Vec<u8>>, Failure> {
         confined::succeeded(cargo.run_aloud()?, &format!("the build of {name}"))?;
     }
     let built = target.join(TARGET).join("release");
-    let read = |name: &&str| confined::read_made(confined("cat"), &built.join(name), &target, MAX_PROGRAM);
-    names.iter().map(read).collect()
+    let read = |(name, _): &(&str, &str)| confined::read_made(confined("cat"), &built.join(name), &target, MAX_PROGRAM);
+    programs.iter().map(read).collect()
 }
 
 /// Returns the toolchain that a tree requests from rustup, if it is a release of Rust. All other toolchain settings

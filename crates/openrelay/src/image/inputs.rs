@@ -95,7 +95,7 @@ fn download(package: &Package, archives: &[String]) -> Result<Vec<u8>, Failure> 
 }
 
 fn fetch(url: &str, size: u64) -> Result<Vec<u8>, String> {
-    let (_, bytes) = openrelay_node::chain::transport::get(url, DOWNLOAD, size + 1)?;
+    let (_, bytes) = openrelay_chain::transport::get(url, DOWNLOAD, size + 1)?;
     if bytes.len() as u64 == size { Ok(bytes) } else { Err(format!("{url}: its size is not {size} bytes")) }
 }
 

@@ -6,10 +6,10 @@ use std::path::Path;
 
 use alloy_primitives::{Address, B256, U256};
 use alloy_sol_types::SolEvent as _;
-use openrelay_ledger::chain::voting::images::ReleaseKeys::Release;
-use openrelay_ledger::chain::voting::{Answer, ImageRegistry, ValidatorSet};
-use openrelay_node::attestation::{Approved, JudgedRelays};
-use openrelay_node::chain::Endpoint;
+use openrelay_chain::Endpoint;
+use openrelay_chain::attestation::{Approved, JudgedRelays};
+use openrelay_chain::voting::images::ReleaseKeys::Release;
+use openrelay_chain::voting::{Answer, ImageRegistry, ValidatorSet};
 use openrelay_node::chain_file::ChainFile;
 use openrelay_node::config::Origin;
 use serde_json::{Value, json};

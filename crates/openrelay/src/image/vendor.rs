@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use openrelay_chain::transport;
 use openrelay_image::crates::{Crate, MAX_ARCHIVE, locked, manifest};
-use openrelay_node::chain::transport;
 use openrelay_node::directory::replace;
 
 use super::BuildArguments;

@@ -5,10 +5,10 @@
 use std::path::Path;
 
 use openrelay_attest::manifest::Manifest;
+use openrelay_chain::attestation::Approved;
+use openrelay_chain::voting::image_value;
+use openrelay_client::rebuilt_images;
 use openrelay_image::{hex, sha256};
-use openrelay_ledger::chain::voting::image_value;
-use openrelay_node::attestation::Approved;
-use openrelay_node::client::rebuilt_images;
 use openrelay_node::clock::unix_seconds;
 use openrelay_node::config::Origin;
 
@@ -37,7 +37,7 @@ pub(super) fn verify(program: &Program, build: &BuildArguments, config: &Path) -
         }
         Kind::Client => {
             let Origin::Chain(chain) = origin(config)? else { return Err(none()) };
-            openrelay_node::chain::package::packages(&chain, unix_seconds())?
+            openrelay_chain::package::packages(&chain, unix_seconds())?
         }
     };
     // In a new folder outside the tree: remains of another tree's build could be taken for this one's.

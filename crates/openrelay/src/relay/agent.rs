@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 
 use alloy_sol_types::SolCall;
 use openrelay_attest::file::AttestationFile;
+use openrelay_chain::journal::Sender;
+use openrelay_chain::registry::RelayRegistry;
+use openrelay_chain::{Direct, read_by};
 use openrelay_ledger::chain::descriptor::Descriptor;
 use openrelay_ledger::chain::header::Header;
 use openrelay_ledger::chain::reading::Reading;
-use openrelay_ledger::chain::registry::RelayRegistry;
 use openrelay_ledger::chain::set::Status;
-use openrelay_node::chain::journal::Sender;
-use openrelay_node::chain::{Direct, read_by};
 use openrelay_node::chain_file::ChainFile;
 use openrelay_node::clock::unix_seconds;
 use openrelay_node::config::{RelayFile, read};
@@ -191,7 +191,7 @@ fn attend(
     publish(folder, sender, relay_id, key)?;
     let started = Instant::now();
     let mut last = loop {
-        let read = openrelay_node::chain::read(&folder.chain, unix_seconds(), 0);
+        let read = openrelay_chain::read(&folder.chain, unix_seconds(), 0);
         match read {
             Ok((reading, directory)) if directory.relay(relay_id).is_some_and(|own| own.key() == Some(key)) => {
                 hand_over_reading(&mut input, &reading)?;
@@ -303,7 +303,7 @@ impl Checkpoints {
             return;
         }
         self.next = Instant::now() + Duration::from_secs(chain.refresh_s) * CHECKPOINT_EVERY;
-        let found = openrelay_node::chain::checkpoint::fetch(&Direct, chain, unix_seconds(), self.seen);
+        let found = openrelay_chain::checkpoint::fetch(&Direct, chain, unix_seconds(), self.seen);
         if let Ok(found) = found
             && found.checkpoint.number > self.seen
             // No relay mirrors a larger file.

@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 
 use alloy_primitives::{Address, B256, Log, U256};
 use alloy_sol_types::{SolCall, SolEvent as _};
+use openrelay_chain::Endpoint;
+use openrelay_chain::journal::Sender;
+use openrelay_chain::logs::{Logs, Wanted};
+use openrelay_chain::registry::{RelayRegistry, registration};
 use openrelay_ledger::chain::descriptor::Descriptor;
-use openrelay_ledger::chain::registry::{RelayRegistry, registration};
 use openrelay_ledger::chain::set::{Registration, Status};
 use openrelay_ledger::record::Role;
-use openrelay_node::chain::Endpoint;
-use openrelay_node::chain::journal::Sender;
-use openrelay_node::chain::logs::{Logs, Wanted};
 use openrelay_node::chain_file::ChainFile;
 use openrelay_node::config::read;
 use openrelay_node::directory::replace;

@@ -15,10 +15,10 @@ use openrelay_attest::binding::Binding;
 use openrelay_attest::bundle::{Bundle, MAX_BUNDLE};
 use openrelay_attest::verdict::Staple;
 use openrelay_attest::{Roots, check_staple};
+use openrelay_chain::mirrored_evidence;
+use openrelay_chain::transport::get;
+use openrelay_chain::voting::collateral::Collateral;
 use openrelay_image::{hex, sha256};
-use openrelay_ledger::chain::voting::collateral::Collateral;
-use openrelay_node::chain::mirrored_evidence;
-use openrelay_node::chain::transport::get;
 use openrelay_node::clock::unix_seconds;
 use openrelay_node::directory::replace;
 
@@ -163,7 +163,7 @@ pub(super) fn once(
 impl Known {
     fn read(program: &Program, folder: &Folder, arguments: &RunArguments) -> Result<Self, Failure> {
         // Needs a proof: floors never fall, so one endpoint's false floor would stay for ever.
-        let voted = openrelay_node::chain::voted(&folder.chain)?;
+        let voted = openrelay_chain::voted(&folder.chain)?;
         let current =
             Collateral::Entry { bundle: voted.bundle, intelFloor: voted.intel_floor, amdFloor: voted.amd_floor };
         let (roots, now) = (program.standard.roots.clone(), unix_seconds());
@@ -240,7 +240,7 @@ fn counts(binding: &Binding, network: [u8; 32], keys: Option<&BTreeMap<u64, Opti
 /// Returns the handshake keys of registered relays by relay ID, or `None` if the directory cannot be read. Collateral
 /// is renewed in that case too, because it would expire for everybody.
 fn registered_keys(folder: &Folder, now: u64) -> Option<BTreeMap<u64, Option<[u8; 32]>>> {
-    match openrelay_node::chain::read(&folder.chain, now, 0) {
+    match openrelay_chain::read(&folder.chain, now, 0) {
         Ok((_, directory)) => {
             Some(directory.body().relays.iter().map(|record| (record.relay_id, record.key())).collect())
         }

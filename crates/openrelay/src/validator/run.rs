@@ -20,16 +20,16 @@ use alloy_sol_types::{SolCall as _, SolEvent as _};
 use base64ct::Encoding as _;
 use k256::ecdsa::SigningKey;
 use openrelay_attest::manifest::check_generation;
+use openrelay_chain::attestation::JudgedRelays;
+use openrelay_chain::evidence_client::EvidenceClient;
+use openrelay_chain::journal::sign;
+use openrelay_chain::voting::images::ReleaseKeys::Release;
+use openrelay_chain::voting::{ImageRegistry, image_value, release_hash, statement_hash};
+use openrelay_chain::{Direct, Endpoint, read_by};
 use openrelay_image::lock::Lock;
 use openrelay_image::{hex, sha256};
-use openrelay_ledger::chain::voting::images::ReleaseKeys::Release;
-use openrelay_ledger::chain::voting::{ImageRegistry, image_value, release_hash, statement_hash};
-use openrelay_node::attestation::JudgedRelays;
-use openrelay_node::chain::journal::sign;
-use openrelay_node::chain::{Direct, Endpoint, read_by};
 use openrelay_node::clock::unix_seconds;
 use openrelay_node::directory::{VerifiedDirectory, replace};
-use openrelay_node::evidence_client::EvidenceClient;
 use openrelay_node::random::OsRandom;
 use openrelay_proto::random::array;
 use openrelay_sys::confine::free;
@@ -475,7 +475,7 @@ fn compare(arguments: &RunArguments, number: u64, value: B256) {
 /// Asks a random relay for its evidence as an ordinary client would, and prints the result.
 fn look(program: &Program, folder: &Folder) -> Result<(), Failure> {
     let now = unix_seconds();
-    let (reading, directory) = openrelay_node::chain::read(&folder.chain, now, 0)?;
+    let (reading, directory) = openrelay_chain::read(&folder.chain, now, 0)?;
     let directory = VerifiedDirectory::of_proven(directory, reading);
     let relays = &directory.directory().body().relays;
     let drawn = u64::from_le_bytes(array(&mut OsRandom::default())) % u64::try_from(relays.len().max(1)).unwrap_or(1);

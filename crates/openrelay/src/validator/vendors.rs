@@ -12,7 +12,7 @@ use openrelay_attest::collateral::{AmdCollateral, IntelCollateral, list_issued};
 use openrelay_attest::facts::Crl;
 use openrelay_attest::verdict::Staple;
 use openrelay_attest::{Collateral, Evidence, Roots, check_staple, examine};
-use openrelay_node::chain::transport::get;
+use openrelay_chain::transport::get;
 
 use crate::failure::Failure;
 use crate::output::talk;
