@@ -1,5 +1,5 @@
 // Compiles the contracts and writes artifacts/, or with --check compares what it would write byte by byte.
-// An artifact holds the ABI, bytecode, storage layout including structs, compiler, settings, and the SHA-256 of every source.
+// An artifact holds the ABI, bytecode, storage layout with structs, compiler, settings, and the SHA-256 of each source.
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";

@@ -37,7 +37,8 @@ export const compile = (changed = {}, wanted = undefined) => {
     }
   };
   const output = JSON.parse(solc.compile(JSON.stringify(input), { import: read }));
-  // Warnings about our own sources are errors. The library has one known warning: its reentrancy guard uses transient storage.
+  // Warnings about our own sources are errors. The library has one known warning: its reentrancy guard uses transient
+  // storage.
   const ours = (fault) => fault.severity === "error" || fault.sourceLocation?.file.startsWith("src/");
   const harmless = Object.keys(changed).length > 0 ? ["info", "warning"] : ["info"];
   const faults = (output.errors ?? []).filter((fault) => !harmless.includes(fault.severity) && ours(fault));

@@ -1,6 +1,6 @@
 // Plants faults in the contracts and their model, one at a time. The test named beside a fault passes without the fault
-// and must fail with it. Faulty contracts are compiled into a separate folder that the tests read; the model's faults go
-// into a copy below target/.
+// and must fail with it. Faulty contracts are compiled into a separate folder that the tests read. The model's faults
+// are planted in a copy below target/.
 import { spawnSync } from "node:child_process";
 import { cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";

@@ -1,7 +1,7 @@
 //! Evidence in its canonical encoding.
 //!
-//! Owns the bytes that relays send and clients parse. The vendors' own encodings are malleable: of about 5,000 bytes
-//! of a quote about 900 can be changed unnoticed, most of them in the text of certificates. This encoding has only the
+//! Owns the bytes that relays send and clients parse. The vendors' own encodings are malleable: about 900 of a
+//! quote's 5,000 bytes can be changed unnoticed, most of them in the text of certificates. This encoding has only the
 //! signed part, the signatures and the DER leaf certificate. Root and intermediate certificates are pinned and never
 //! sent.
 //!

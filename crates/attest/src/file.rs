@@ -1,4 +1,4 @@
-//! The evidence file: everything that the relays of a network are judged by, as mirrors serve it and clients keep it.
+//! The evidence file: all data for judging the relays of a network, as mirrors serve it and clients keep it.
 //!
 //! Owns the file's content; [`crate::pages`] owns its format. No part has to come from a trusted source:
 //!
@@ -47,7 +47,7 @@ pub struct Statement {
     pub signature: [u8; 65],
 }
 
-/// The evidence file: everything that relays are judged by.
+/// The evidence file: all data for judging relays.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct AttestationFile {
     /// The network's collateral.

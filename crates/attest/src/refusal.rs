@@ -208,7 +208,7 @@ pub enum Refusal {
     #[error("{0} affects this platform and the image does not mitigate it")]
     Advisory(String),
     /// Firmware below the floor that the chain sets.
-    #[error("the platform's firmware has number {found}; the network requires at least {least}")]
+    #[error("the platform's firmware number is {found}; the network requires at least {least}")]
     Floor {
         /// The firmware's number.
         found: u32,
@@ -249,7 +249,7 @@ pub enum Refusal {
     #[error("the evidence is for another handshake key than the relay's")]
     OtherKey,
     /// Evidence for other roles.
-    #[error("the relay's roles differ from those in its evidence, or do not include this one")]
+    #[error("the relay's roles differ from those in its evidence, or do not include the requested role")]
     OtherRole,
     /// A block that the chain does not have.
     #[error("the evidence names a block that the chain does not have")]
@@ -280,7 +280,7 @@ pub enum Refusal {
         least: u32,
     },
     /// The TEE runs something else than the image.
-    #[error("the measurement is not one of the image that the evidence names")]
+    #[error("the measurement does not belong to the image that the evidence names")]
     Measurement,
     /// An image that was not rebuilt on this machine, where the policy requires it.
     #[error("the image was not rebuilt on this machine, which the policy requires")]

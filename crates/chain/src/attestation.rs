@@ -27,8 +27,8 @@ use openrelay_node::directory::{RegisteredRelay, VerifiedDirectory};
 
 /// Number of staples that are cached for each relay: the one that it announced last, and the one before.
 pub(crate) const NEWEST: usize = 2;
-/// Most statements that are cached of signers outside the policy. Nobody knows whose they are, and there could be
-/// many.
+/// Maximum number of cached statements by signers outside the policy. Their keys belong to unknown people, and there
+/// could be many.
 const OTHERS: usize = 128;
 
 /// A relay whose evidence was accepted. Not `Clone`: a circuit consumes it.
@@ -61,7 +61,7 @@ pub struct JudgedRelays {
     unserved: bool,
 }
 
-/// An image that validators approved, whatever state it is in since then.
+/// An image that validators approved, whatever its state is.
 #[derive(Clone, Debug)]
 pub struct Approved {
     /// The image that evidence is checked against.
@@ -161,7 +161,7 @@ impl JudgedRelays {
 
     /// Removes what was not accepted from the evidence file. Relays that were accepted keep exactly their accepted
     /// evidence. Relays that were refused keep all of theirs in its order: evidence that was accepted earlier stays
-    /// in front of later evidence. Of the statements of signers outside the policy, most are removed.
+    /// in front of later evidence. Most statements by signers outside the policy are removed.
     pub(crate) fn keep_believed(&self, file: &mut AttestationFile) {
         let refused = |staple: &Staple| matches!(self.results.get(&staple.binding.relay_id), Some(Err(_)));
         file.staples.retain(refused);

@@ -1,6 +1,6 @@
 //! Checkpoints from mirrors and relays, for the first start and for clients that reach no endpoint.
 //!
-//! Owns which sources are asked. `ledger` checks what they return.
+//! Owns which sources are queried. `ledger` checks what they return.
 
 use openrelay_ledger::chain::checkpoint::{Checkpoint, CheckpointFile, MAX_FILE};
 use openrelay_ledger::chain::reading::Reading;
@@ -59,7 +59,7 @@ pub fn fetch(transport: &dyn Transport, file: &ChainFile, now: u64, seen: u64) -
     match best {
         Some(best) => Ok(best),
         None if reached => Err(ChainError::Checkpoints(faults)),
-        None => Err(ChainError::Unreached { what: "at this first start, no mirror of checkpoints", faults }),
+        None => Err(ChainError::Unreached { what: "at this first start, no checkpoint mirror", faults }),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Collects what relays are judged by into one file, for clients to read.
+//! Collects the data for judging relays into one file, for clients to read.
 //!
 //! Owns nothing that has to be trusted: readers check the file against the chain and the vendors' roots. Asks for
 //! evidence the same way as ordinary clients do: the relays themselves, in sessions that only the holders of their
@@ -33,10 +33,11 @@ use openrelay_node::directory::VerifiedDirectory;
 
 /// How often a relay that has shown evidence is asked again.
 const ASK_EVERY: Duration = Duration::from_secs(60);
-/// Pause after the first time that a relay is silent. It doubles each further time, up to the longest pause.
+/// Pause after the first time that a relay is silent. It doubles after each further silence, up to the longest pause.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
-/// Most relays that are asked before the file is written again. If all of them are silent, that takes a minute.
+/// Maximum number of relays that are queried before the file is written again. If all of them are silent, that takes
+/// a minute.
 const SLICE: usize = 1_536;
 
 /// The collected evidence of all relays.
@@ -65,7 +66,7 @@ struct Shown {
     /// The handshake key, and its epoch, with which the relay has shown it.
     key: (String, u32),
     asked: Instant,
-    /// How many times in a row the relay has shown nothing that is kept.
+    /// Number of queries in a row without evidence worth keeping.
     failures: u32,
     staple: Option<Staple>,
 }

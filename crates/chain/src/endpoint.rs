@@ -93,7 +93,7 @@ pub enum EndpointError {
     },
 }
 
-/// Most calls in one batch.
+/// Maximum number of calls in one batch.
 const BATCH: usize = 100;
 
 /// Limits of one query.
@@ -309,7 +309,7 @@ impl Endpoint {
         Ok(answers)
     }
 
-    /// Returns the answers to a batch in its order; `None` unless all of them are there.
+    /// Returns the answers to a batch in the order of its calls; `None` if one is missing.
     fn call_batch(&self, to: Address, calls: &[Vec<u8>], block: &str) -> Option<Vec<Bytes>> {
         let request = |(id, data): (usize, &Vec<u8>)| {
             let call = json!({"to": to.to_string(), "input": alloy_primitives::hex::encode_prefixed(data)});

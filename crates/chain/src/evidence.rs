@@ -1,7 +1,7 @@
-//! What relays are judged by, read together with the directory. Mirrors supply evidence files. The chain supplies
+//! The data for judging relays, read together with the directory. Mirrors supply evidence files. The chain supplies
 //! images, collateral and the blocks that evidence can name.
 //!
-//! Owns which storage slots are asked for, and in which order. `ledger` checks the proofs, `attest` the evidence.
+//! Owns which storage slots are requested, and in which order. `ledger` checks the proofs, `attest` the evidence.
 //! Data that mirrors lack is missing from the reading; the relays concerned are refused later, when they are judged.
 //! An endpoint that does not answer cannot be read from.
 
@@ -32,16 +32,16 @@ use crate::attestation::{NEWEST, sha256};
 use openrelay_node::chain_file::ChainFile;
 use openrelay_node::random::OsRandom;
 
-/// Most staples that are stored for one relay. Only a relay that is not accepted has more than two.
+/// Maximum number of staples stored for one relay. Only a relay that is not accepted has more than two.
 const KEPT: usize = MAX_PLACES;
-/// Most of them that come from the cache. What relays have shown and what sources deliver has room of its own.
+/// Maximum number of them from the cache. Evidence that relays show, and evidence from sources, has room of its own.
 const KEPT_BEFORE: usize = KEPT - (SOURCES + 1) * NEWEST;
 /// Statements of rebuilders that are taken from one file. Those of five files and the cached ones fit into one file.
 const STATEMENTS: usize = 176;
 
 const _: () = assert!(largest(MAX_RELAYS, 1) <= MAX_ATTESTATION);
 
-/// Adds to a reading what relays are judged by, as far as this endpoint proves it. `extra` is evidence that relays
+/// Adds to a reading the data for judging relays, as far as this endpoint proves it. `extra` is evidence that relays
 /// have shown and mirrors may lack. Returns the faults in sources' files.
 ///
 /// # Errors

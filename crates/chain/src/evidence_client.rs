@@ -91,13 +91,13 @@ impl Ask for Network<'_> {
 /// Asks relays of a directory one after the other, and remembers which ingresses answer.
 pub struct EvidenceClient<'a> {
     directory: &'a VerifiedDirectory,
-    /// Digests of the evidence that ingresses have shown; egresses are asked through them. `None` for an ingress that
-    /// was silent.
+    /// Digests of the evidence that ingresses have shown; egresses are asked through them. `None` for a silent
+    /// ingress.
     ingresses: BTreeMap<u64, Option<EvidenceDigest>>,
 }
 
 impl<'a> EvidenceClient<'a> {
-    /// Returns an evidence_client that has asked no relay yet.
+    /// Returns a client that has queried no relay yet.
     pub fn new(directory: &'a VerifiedDirectory) -> Self {
         Self { directory, ingresses: BTreeMap::new() }
     }
@@ -140,7 +140,7 @@ pub(crate) fn draw<T>(all: &mut Vec<T>) -> Option<T> {
     Some(all.swap_remove(usize::try_from(drawn).ok()?))
 }
 
-/// Returns the digest by which an egress can be asked through an ingress that has shown this.
+/// Returns the digest with which an egress can be queried through an ingress that has shown this evidence.
 pub(crate) fn digest_of(shown: &Result<Evidence, InquiryError>) -> Option<EvidenceDigest> {
     match shown {
         Ok(Evidence::Staple(bytes)) => Staple::decode(bytes).ok().map(|staple| staple.evidence.identity()),

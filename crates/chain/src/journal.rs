@@ -24,8 +24,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(300);
 /// Time without inclusion in a block after which the fees are raised.
 const SPEED_UP: Duration = Duration::from_secs(20);
 
-/// Most that one transaction may cost, in wei: a tenth of an ether. The fees come from an endpoint and are not
-/// proven.
+/// Maximum cost of one transaction, in wei: a tenth of an ether. The fees come from an endpoint and are not proven.
 const MAX_COST: U256 = U256::from_limbs([100_000_000_000_000_000, 0, 0, 0]);
 
 /// Signs a hash in the form that contracts accept: r, s, v.
@@ -68,8 +67,8 @@ pub enum SendError {
     Failed(B256),
     /// Another transaction of the account took its nonce.
     #[error(
-        "transaction {0} was replaced by another one with the same nonce, which was not sent from here; check what \
-         that one did, then run the command again"
+        "another program replaced transaction {0} by one with the same nonce; check what that one did, then run the \
+         command again"
     )]
     Overtaken(B256),
     /// The endpoint's fees exceed the limit.
@@ -383,8 +382,8 @@ impl Sender {
     }
 }
 
-/// Returns whether a node refuses a transaction that it has, or that is in a block. Several nodes' wordings are
-/// known.
+/// Returns whether a node refuses a transaction that it has, or that is in a block. Knows the wordings of several
+/// nodes.
 fn is_known(message: &str) -> bool {
     let message = message.to_lowercase().replace(' ', "");
     ["alreadyknown", "knowntransaction", "alreadyimported", "noncetoolow", "underpriced"]
@@ -392,7 +391,7 @@ fn is_known(message: &str) -> bool {
         .any(|known| message.contains(known))
 }
 
-/// Tells a call that the contract rejects apart from an endpoint that fails.
+/// Distinguishes a call that the contract rejects from an endpoint that fails.
 fn refused(error: EndpointError) -> SendError {
     match error {
         EndpointError::Refused { data: Some(data), message, .. } => {

@@ -24,7 +24,7 @@ const MAX_BLOCK_ANSWER: u64 = 160 << 20;
 /// How long an answer may take: for a range, and for a single block.
 const PATIENCE: Duration = Duration::from_secs(20);
 const BLOCK_PATIENCE: Duration = Duration::from_secs(120);
-/// Most events that [`Logs::all`] returns.
+/// Maximum number of events that [`Logs::all`] returns.
 const MOST: usize = 1 << 16;
 
 /// Which events to read: of one contract, with these topics.

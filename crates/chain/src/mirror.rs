@@ -26,7 +26,7 @@ use super::read::height;
 use openrelay_node::chain_file::ChainFile;
 use openrelay_node::directory::VerifiedDirectory;
 
-/// Most blocks that a mirror searches: some years of the fastest chains.
+/// Maximum number of blocks that a mirror searches: several years of the fastest chains.
 const MOST_BLOCKS: u64 = 1 << 30;
 /// Blocks after which no reorganisation is expected. The saved state is that old.
 const SETTLED: u64 = 64;

@@ -1,6 +1,6 @@
 //! The client's own packages: which ones validators have rebuilt and approved, and their bytes by hash.
 //!
-//! Owns which servers are asked. An endpoint's proofs are checked against a header that a quorum shows, manifests
+//! Owns which servers are queried. An endpoint's proofs are checked against a header that a quorum shows, manifests
 //! against the approved value, and bytes against the hash in the manifest.
 
 use std::time::Duration;
@@ -37,12 +37,12 @@ pub enum PackageError {
     Unproven(Vec<String>),
     /// No mirror has the manifest that says which package was approved.
     #[error(
-        "no mirror has the manifest of version {0} of the client's package, which validators have approved; add \
-         mirrors under `evidence` in chain.toml"
+        "no mirror has the manifest of the approved client package, version {0}; add mirrors under `evidence` in \
+         chain.toml"
     )]
     NoManifest(u64),
     /// No mirror was reached that could have that manifest.
-    #[error("no mirror of evidence was reached; check the connection, or add mirrors under `evidence` in chain.toml")]
+    #[error("no evidence mirror was reached; check the connection, or add mirrors under `evidence` in chain.toml")]
     Unserved,
     /// The chain file has no contract addresses for it.
     #[error("`images` and `collateral` are not set in chain.toml")]

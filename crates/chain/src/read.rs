@@ -1,7 +1,7 @@
 //! Reads the directory: a header that a quorum of endpoints shows, a proof from one of them, and records from several
 //! sources.
 //!
-//! Owns which servers are asked, for what, and in which order. All clients send the same queries.
+//! Owns which servers are queried, for what, and in which order. All clients send the same queries.
 
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -42,7 +42,7 @@ pub enum ChainError {
     },
     /// The cached directory is too old, and no newer one can be read.
     #[error(
-        "the directory is {} old, and at most {} are accepted while no newer one can be read: {why}",
+        "the directory is {} old; the limit is {} while no newer one can be read: {why}",
         span(*.age),
         span(*.limit)
     )]
@@ -75,13 +75,13 @@ pub enum ChainError {
     #[error(transparent)]
     Refused(#[from] ReadingError),
     /// A first start without a usable checkpoint.
-    #[error("at this first start, no mirror has a checkpoint that can be used: {}", list(.0))]
+    #[error("at this first start, no mirror has a usable checkpoint: {}", list(.0))]
     Checkpoints(Vec<String>),
     /// No source has the chain's records.
     #[error("no mirror has the records of the chain: {}", list(.0))]
     Mirrors(Vec<String>),
     /// Endpoints answered, but no source of records was reached.
-    #[error("no mirror of the records was reached: {}", list(.0))]
+    #[error("no records mirror was reached: {}", list(.0))]
     Unserved(Vec<String>),
 }
 

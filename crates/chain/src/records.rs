@@ -1,6 +1,6 @@
 //! Gathers the records of all relays from several sources.
 //!
-//! Owns the decision when there is enough. [`Assembly`] checks what sources serve: the storage root proves which
+//! Decides when enough sources were read. [`Assembly`] checks what sources serve: the storage root proves which
 //! relays there are, so a source can only withhold.
 
 use std::collections::BTreeMap;
@@ -86,7 +86,7 @@ struct Gathering<'a> {
 }
 
 impl Gathering<'_> {
-    /// Takes a source's answer. Returns whether that is enough.
+    /// Takes a source's answer. Returns whether no further source is needed.
     fn take(&mut self, source: &Source, read: Result<Vec<u8>, Missing>) -> bool {
         self.reached |= !matches!(read, Err(Missing::Unreached(_)));
         let mut fault = |why: &dyn std::fmt::Display| self.faults.insert(source.name().into(), why.to_string());
@@ -116,7 +116,8 @@ impl Gathering<'_> {
     }
 }
 
-/// Asks these sources at the same time, and passes each answer to `take` until it returns that there is enough.
+/// Asks these sources at the same time, and passes each answer to `take` until it returns that no further source is
+/// needed.
 fn ask(transport: &dyn Transport, sources: &[Source], mut take: impl FnMut(&Source, Result<Vec<u8>, Missing>) -> bool) {
     let (answers, all) = mpsc::channel();
     for (at, source) in sources.iter().enumerate() {

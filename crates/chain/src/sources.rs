@@ -41,7 +41,7 @@ pub(crate) fn drawn(transport: &dyn Transport, mirrors: &[String], random: &mut 
     all
 }
 
-/// Why there is no file of a source.
+/// Why a source provided no file.
 #[derive(Debug)]
 pub(crate) enum Missing {
     /// The source was not reached.

@@ -1,6 +1,6 @@
 //! Gathers the evidence of all relays from several sources.
 //!
-//! Owns the decision when there is enough, and limits what is held of a source while it is read. Nothing proves that
+//! Decides when enough sources were read, and limits how much of a source it holds while reading. Nothing proves that
 //! a source has shown all evidence that exists, so each relay is read from two sources. A page that one source leaves
 //! out or garbles is read from another. Clients always read whole files: asking for the evidence of some relays would
 //! reveal which ones they consider.

@@ -115,7 +115,7 @@ impl Circuit {
         &self.orders
     }
 
-    /// Returns what was carried so far.
+    /// Returns the counts of the traffic so far.
     pub(crate) fn counts(&self) -> Counts {
         let (sender, receiver) = mpsc::sync_channel(1);
         self.orders.give(Command::Report(sender));

@@ -32,7 +32,7 @@ pub struct Facts {
     pub network: String,
     /// Sequence number of the directory; on a chain, the block number.
     pub sequence: u64,
-    /// What the directory was verified by.
+    /// How the directory was verified.
     pub source: Source,
     /// Whether the chain file accepts plain HTTP or a quorum of one.
     pub insecure: bool,
@@ -121,7 +121,7 @@ impl Connection {
         Ok(Self { facts, refresher, circuit, tunnel, reading })
     }
 
-    /// Returns what was carried so far.
+    /// Returns the counts of the traffic so far.
     pub fn counts(&self) -> Counts {
         let mut counts = self.circuit.counts();
         if let Some(refresher) = &self.refresher {

@@ -54,7 +54,7 @@ pub(crate) struct QueryCircuit {
 /// State shared by the circuit's thread and its users.
 struct Shared {
     state: Mutex<State>,
-    /// Signals a change that a user may wait for.
+    /// Signals a change to threads that wait for it.
     changed: Condvar,
     /// Wakes the circuit's thread.
     bell: Waker,
@@ -64,7 +64,7 @@ struct State {
     driver: Driver,
     stack: Stack,
     connected: bool,
-    /// Why the circuit carries nothing any more.
+    /// Why the circuit has stopped.
     over: Option<&'static str>,
     fetched: Vec<Fetched>,
 }

@@ -68,7 +68,7 @@ pub(crate) struct Reader {
 pub struct Refreshed {
     /// Sequence number of the directory; on a chain, the block number.
     pub sequence: u64,
-    /// What the directory was verified by.
+    /// How the directory was verified.
     pub source: Source,
     /// Whether the relays of the running circuit are still listed with the same keys.
     pub hops_listed: bool,

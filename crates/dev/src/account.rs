@@ -124,10 +124,12 @@ pub(crate) fn unheard(host: &Host) -> Result<u64> {
     let mut lines = text.lines().filter_map(|line| line.strip_prefix("Udp:")).map(str::split_whitespace);
     let (names, numbers) = lines.next().zip(lines.next()).context("the kernel reports no UDP counters")?;
     let found = names.zip(numbers).find(|(name, _)| *name == "NoPorts");
-    let v4: u64 = found.context("the kernel reports no NoPorts")?.1.parse()?;
+    let v4: u64 = found.context("the kernel has no UDP counter NoPorts")?.1.parse()?;
     let v6 = host.sh("cat /proc/net/snmp6")?;
-    let v6 =
-        v6.lines().find_map(|line| line.strip_prefix("Udp6NoPorts")).context("the kernel reports no Udp6NoPorts")?;
+    let v6 = v6
+        .lines()
+        .find_map(|line| line.strip_prefix("Udp6NoPorts"))
+        .context("the kernel has no UDP counter Udp6NoPorts")?;
     Ok(v4 + v6.trim().parse::<u64>()?)
 }
 

@@ -33,7 +33,7 @@ pub(crate) fn ignored(image: &Path, dir: &Path, names: &[String]) -> Result<Vec<
     let host = Host::new(Parts::of(image, dir)?, image, dir)?;
     let attacks = list::ATTACKS.iter().filter(|attack| names.iter().any(|name| name == attack.name));
     let all: Vec<_> = attacks.map(|attack| (attack.attack)(&host, (attack.control)(&host)).more).collect();
-    ensure!(all.len() == names.len(), "unknown attack among: {}", names.join(" "));
+    ensure!(all.len() == names.len(), "the list has an unknown attack: {}", names.join(" "));
     Ok(all.concat())
 }
 
@@ -49,7 +49,7 @@ pub(crate) struct Options {
     /// Run these attacks only
     #[arg(long, value_name = "NAME", num_args = 1..)]
     only: Vec<String>,
-    /// Fail unless these attacks succeed, and no others
+    /// Fail unless exactly these attacks succeed
     #[arg(long, value_name = "NAME", num_args = 1..)]
     expect_success: Vec<String>,
     /// Time limit of a boot, in seconds

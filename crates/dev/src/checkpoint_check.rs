@@ -54,10 +54,10 @@ fn stands_still(dir: &Path, age: u64) -> Result<()> {
     // Blocks of one second each have moved the chain's time slightly ahead.
     let (reading, _) = openrelay_chain::read(&file, unix_seconds() - age * HOUR + 60, 0)?;
     let kept = kept_of(&file, &dir.join("state"));
-    fs::create_dir_all(kept.parent().context("the cache file has no folder")?)?;
+    fs::create_dir_all(kept.parent().context("the cache file's path has no parent folder")?)?;
     fs::write(&kept, reading.encode().context("a parsed reading cannot be encoded")?)?;
     let is_refused = |world: &LocalChain, arguments: &[&str]| -> Result<()> {
-        let said = world.says(arguments, 5, " hours old, and at most 72 hours are accepted")?;
+        let said = world.says(arguments, 5, " hours old; the limit is 72 hours")?;
         // The age is rounded up, and some seconds have passed.
         let ages = [age, age + 1].map(|age| format!("directory refused: the directory is {age} hours old"));
         ensure!(ages.iter().any(|age| said.contains(age)), "unexpected age: {said}");
@@ -111,7 +111,7 @@ fn checkpoints(dir: &Path) -> Result<()> {
     fs::write(dir.join("client.toml"), "chain = \"blocked.toml\"\nadmission = \"open\"\ndns = [\"192.0.2.1\"]\n")?;
     let client = path("client.toml");
 
-    world.says(&["egresses", "--config", &client], 5, "no mirror has a checkpoint")?;
+    world.says(&["egresses", "--config", &client], 5, "no mirror has a usable checkpoint")?;
     let sign = |key: &str| {
         let key = path(key);
         ["checkpoint", "sign", "--chain", &signers, "--key", &key, "--file", &file].map(str::to_owned)
@@ -121,7 +121,7 @@ fn checkpoints(dir: &Path) -> Result<()> {
     };
     run(sign("key-1"), 0, "1 of the trusted keys have signed")?;
     world.says(&["egresses", "--config", &client], 5, "2 must")?;
-    run(sign("key-3"), 0, "signed by enough keys")?;
+    run(sign("key-3"), 0, "signed by a quorum of keys")?;
     world.says(&["egresses", "--config", &client], 0, "signed checkpoint")?;
     // A changed checkpoint that one key has signed gets no signature of another key.
     let mut bytes = fs::read(&file)?;

@@ -255,7 +255,10 @@ impl Demo {
                     })
                 })
                 .collect();
-            threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| bail!("a start panicked"))).collect()
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap_or_else(|_| bail!("a relay's start panicked")))
+                .collect()
         });
         self.liars = started?;
         let number = |liar: &Service| -> Option<u64> {
@@ -409,7 +412,7 @@ impl Demo {
         machine.kill();
         let server = self.network.address("server", false)?;
         let canaries = [NAME.to_owned(), server.to_string(), CLIENT_V4.to_owned()];
-        let image = self.programs.image.clone().context("a machine runs without an image")?;
+        let image = self.programs.image.clone().context("the booted relay has no image")?;
         let mut found = Vec::new();
         for folder in [image.as_path(), self.network.host(BOOTED)?.dir()] {
             for canary in &canaries {

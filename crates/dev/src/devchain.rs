@@ -78,10 +78,10 @@ pub(crate) struct Options {
     /// chain file must name the mirror that serves them.
     #[arg(long, value_name = "DIR", requires = "network")]
     simulate: Option<PathBuf>,
-    /// Relay's program, which the simulated image stands for
+    /// Relay program that the simulated image represents
     #[arg(long, value_name = "FILE", requires = "simulate")]
     relay: Option<PathBuf>,
-    /// Folder of a built image to approve instead
+    /// Folder of the image to approve; default: a simulated image
     #[arg(long, value_name = "DIR", requires = "relay")]
     image: Option<PathBuf>,
     /// Seconds between blocks; 0 mines only with transactions
@@ -259,7 +259,7 @@ pub(crate) fn revoke(path: &Path, round: u64) -> Result<()> {
     fs::remove_dir_all(dir).context("cannot clean up")
 }
 
-/// Registers an egress that does not run, with its own key. Returns its number and the block of its registration.
+/// Registers an egress that does not run, with its own key. Returns its relay ID and the block of its registration.
 pub(crate) fn register(path: &Path, number: u8) -> Result<(u64, u64)> {
     /// Bandwidth that the relay advertises, in Mbit/s.
     const ADVERTISED: u32 = 1_000;

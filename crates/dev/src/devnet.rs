@@ -51,7 +51,7 @@ pub(crate) enum Command {
         /// --lie), collateral, vote (what the rebuilders in the clients' policy signed), image (revoked, which cannot
         /// be undone).
         link: String,
-        /// Subject of the lie in the evidence: image, debug, stale, key
+        /// What to falsify in the evidence: image, debug, stale, key
         #[arg(long, default_value = "debug")]
         lie: String,
         /// Undo it instead

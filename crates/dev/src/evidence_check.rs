@@ -38,7 +38,7 @@ pub(crate) fn run(dir: &Path) -> Result<()> {
 fn with(bench: &Bench, name: &str, lines: &str) -> Result<String> {
     let path = bench.network.dir.join(format!("config/client/{name}.toml"));
     let own = fs::read_to_string(bench.config())?;
-    let (key, _) = lines.split_once(' ').context("the lines have no key")?;
+    let (key, _) = lines.split_once(' ').context("the configuration lines have no key")?;
     let kept: Vec<&str> = own.lines().filter(|line| !line.starts_with(&format!("{key} "))).collect();
     fs::write(&path, format!("{lines}{}\n", kept.join("\n")))?;
     Ok(path.display().to_string())

@@ -48,7 +48,7 @@ pub(crate) struct Options {
     config: std::path::PathBuf,
     #[arg(long)]
     kind: Kind,
-    /// Target instead of the ingress, where no relay reads
+    /// Port to flood instead of the ingress; no relay reads it
     #[arg(long)]
     to: Option<SocketAddrV4>,
     /// Packets per second
@@ -110,7 +110,7 @@ pub(crate) fn send(options: &Options) -> Result<()> {
     while sent < total {
         for _ in 0..BURST {
             let at = usize::try_from(sent % distinct)?;
-            let packet = packets.get_mut(at).context("a packet is missing")?;
+            let packet = packets.get_mut(at).context("no packet has this index")?;
             let mut source = [0; 5];
             random.fill(&mut source);
             spoof(packet, source);
@@ -192,7 +192,7 @@ impl Flood {
             command.args(["--to", &format!("{}:{UNREAD_PORT}", network.address("ingress-1", false)?)]);
         }
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let mut lines = BufReader::new(child.stdout.take().context("the flood has no output")?);
+        let mut lines = BufReader::new(child.stdout.take().context("cannot read from the flood program")?);
         let mut line = String::new();
         lines.read_line(&mut line)?;
         ensure!(line.trim() == "ready", "the flood did not start");
@@ -404,7 +404,7 @@ fn new_clients(network: &Network, programs: &Programs, rate: u64) -> Result<Valu
     load.arg(network.dir.join("config/client/client.toml"));
     let _ = network.client.command(&programs.openrelay).arg("down").output()?;
     let mut load = load.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-    load.stdin.take().context("the load has no input")?.write_all(b"\n")?;
+    load.stdin.take().context("cannot write to the load generator")?.write_all(b"\n")?;
     let output = load.wait_with_output()?;
     attack.finish()?;
     ensure!(output.status.success(), "no new circuit opened during the flood");

@@ -102,9 +102,9 @@ impl Host {
             .stdout(Stdio::piped())
             .spawn()
             .context("cannot run unshare")?;
-        let lifeline = keeper.stdin.take().context("the host's keeper has no input")?;
+        let lifeline = keeper.stdin.take().context("cannot write to the host's keeper")?;
         let mut line = String::new();
-        BufReader::new(keeper.stdout.take().context("the host's keeper has no output")?).read_line(&mut line)?;
+        BufReader::new(keeper.stdout.take().context("cannot read from the host's keeper")?).read_line(&mut line)?;
         if line.trim() != "ready" {
             bail!("the host {name} did not start");
         }
@@ -152,7 +152,7 @@ impl Host {
     /// Starts a program on the host without waiting for a line from it, and discards its errors.
     pub(crate) fn start_quietly(&self, mut command: Command) -> Result<Service> {
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
-        let lines = BufReader::new(child.stdout.take().context("the program has no output")?);
+        let lines = BufReader::new(child.stdout.take().context("cannot read the program's output")?);
         Ok(Service { child, lines, ready: String::new() })
     }
 
@@ -160,7 +160,7 @@ impl Host {
     pub(crate) fn start(&self, mut command: Command, ready: &str) -> Result<Service> {
         let log = fs::File::create(self.dir.join(format!("{}.log", self.name)))?;
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn()?;
-        let mut lines = BufReader::new(child.stdout.take().context("the program has no output")?);
+        let mut lines = BufReader::new(child.stdout.take().context("cannot read the program's output")?);
         let mut line = String::new();
         lines.read_line(&mut line)?;
         if !line.starts_with(ready) {

@@ -24,7 +24,7 @@ const ETHERNET: usize = 14;
 /// Starts to leak beside this process, which then becomes the real relay.
 pub(crate) fn run(arguments: &[OsString]) -> Result<()> {
     let own = std::env::current_exe()?;
-    let config = arguments.iter().skip_while(|a| *a != "--config").nth(1).context("there is no --config")?;
+    let config = arguments.iter().skip_while(|a| *a != "--config").nth(1).context("--config is missing")?;
     Command::new(&own).arg("leak").arg(config).stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
     let error = Command::new(own.with_file_name("openrelay-relay")).args(arguments).exec();
     Err(error.into())

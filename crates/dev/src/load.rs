@@ -108,7 +108,7 @@ pub(crate) fn open(
         Ok::<_, anyhow::Error>(Hop::Own(directory.register(record).context("the relay is not in the directory")?, own))
     };
     let hops = Hops::Two(register(ingress)?, register(egress)?);
-    let consent = OpenConsent::from_config(file.admission).context("the configuration has no admission")?;
+    let consent = OpenConsent::from_config(file.admission).context("the configuration does not set `admission`")?;
     let pick = |endpoints: &[SocketAddr]| endpoints.iter().copied().find(SocketAddr::is_ipv4);
     Ok(circuit::open(hops, consent, None, pick, clock.now(), random)?)
 }
@@ -191,15 +191,15 @@ pub(crate) fn measure(count: usize, active: usize) -> Result<()> {
     command.args(["load", "--config"]).arg(dir.join("config/client/client.toml"));
     command.args(["--circuits", &count.to_string(), "--active", &active.to_string()]);
     let mut child = command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn()?;
-    let mut lines = std::io::BufReader::new(child.stdout.take().context("the load has no output")?);
+    let mut lines = std::io::BufReader::new(child.stdout.take().context("cannot read from the load generator")?);
     let mut line = String::new();
     lines.read_line(&mut line)?;
-    let opened: Value = serde_json::from_str(&line).context("the load did not open its circuits")?;
+    let opened: Value = serde_json::from_str(&line).context("the load generator did not open its circuits")?;
     let (cpu, memory) = (cpu_seconds(ingress)? - cpu, resident_kib(ingress)? - memory);
-    child.stdin.take().context("the load has no input")?.write_all(b"\n")?;
+    child.stdin.take().context("cannot write to the load generator")?.write_all(b"\n")?;
     line.clear();
     lines.read_line(&mut line)?;
-    let exchanged: Value = serde_json::from_str(&line).context("the load did not exchange its packets")?;
+    let exchanged: Value = serde_json::from_str(&line).context("the load generator did not exchange its packets")?;
     child.wait()?;
     let (_, service) = services.relays.first_mut().context("no ingress is running")?;
     let statistics: Value = serde_json::from_str(&service.ask("USR1")?)?;

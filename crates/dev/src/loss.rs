@@ -62,11 +62,14 @@ fn too_large(host: &Host) -> Result<u64> {
     let v4 = host.sh("cat /proc/net/snmp")?;
     let mut lines = v4.lines().filter_map(|line| line.strip_prefix("Ip: "));
     let (names, values) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
-    let column = names.split(' ').position(|name| name == "FragFails").context("the kernel reports no FragFails")?;
+    let column =
+        names.split(' ').position(|name| name == "FragFails").context("the kernel has no IP counter FragFails")?;
     let v4: u64 = values.split(' ').nth(column).context("FragFails has no value")?.parse()?;
     let v6 = host.sh("cat /proc/net/snmp6")?;
-    let v6 =
-        v6.lines().find_map(|line| line.strip_prefix("Ip6FragFails")).context("the kernel reports no Ip6FragFails")?;
+    let v6 = v6
+        .lines()
+        .find_map(|line| line.strip_prefix("Ip6FragFails"))
+        .context("the kernel has no IP counter Ip6FragFails")?;
     Ok(v4 + v6.trim().parse::<u64>()?)
 }
 
@@ -75,6 +78,6 @@ fn not_taken(host: &Host) -> Result<u64> {
     let links: Vec<Value> = serde_json::from_str(&host.sh("ip -s -j link show type veth")?)?;
     links
         .iter()
-        .map(|link| link["stats64"]["tx"]["dropped"].as_u64().context("ip reports no drops of links"))
+        .map(|link| link["stats64"]["tx"]["dropped"].as_u64().context("ip reports no counter of dropped packets"))
         .sum::<Result<u64>>()
 }

@@ -77,7 +77,7 @@ enum Command {
     /// Writes the file that says where the contracts are.
     #[command(hide = true)]
     ChainDeploy { url: String, file: PathBuf, mirror: String, simulate: PathBuf, relay: PathBuf },
-    /// Give an account ether and tokens on that chain
+    /// Give an account ether and tokens on a development chain
     #[command(hide = true)]
     ChainFund { url: String, file: PathBuf, account: alloy_primitives::Address },
     /// Set exactly these faults at a development chain's endpoint
@@ -88,7 +88,7 @@ enum Command {
     ChainRevoke { file: PathBuf, round: u64 },
     /// Register an egress that does not run
     ///
-    /// Prints its number and the block.
+    /// Prints the relay ID and the block.
     #[command(hide = true)]
     ChainRegister { file: PathBuf, number: u8 },
     /// Mine the next block of the development chain
@@ -154,7 +154,7 @@ enum Command {
     /// Delete the tracked connections that an address opened
     #[command(hide = true)]
     Forget { address: IpAddr },
-    /// Leak beside the relay that this configuration describes
+    /// Leak traffic beside the relay of this configuration
     #[command(hide = true)]
     Leak { config: PathBuf },
     /// Serve another mirror's records without some descriptors
@@ -165,15 +165,15 @@ enum Command {
         /// URL of the other mirror's records
         #[arg(long)]
         of: String,
-        /// Folder with one file per deceived reader
+        /// Folder with a file for each reader to deceive
         ///
-        /// The file lists the relays that the reader may know.
+        /// The file lists the relays that the reader is shown.
         #[arg(long)]
         lists: PathBuf,
     },
     /// Watch links of this network namespace
     Judge {
-        /// File of the rules: what to look for
+        /// File that says what the judge must look for
         #[arg(long)]
         rules: PathBuf,
     },

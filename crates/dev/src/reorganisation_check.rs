@@ -50,6 +50,6 @@ fn reorganised(dir: &Path) -> Result<()> {
     let head = || Endpoint::new(&url).ask_number("eth_blockNumber", &json!([]));
     let before = head()?;
     relay("bond", "first", 0, "relay_id 2")?;
-    anyhow::ensure!(head()? == before, "a second bond sent a transaction");
+    anyhow::ensure!(head()? == before, "a second `relay bond` sent a transaction");
     Ok(())
 }

@@ -24,8 +24,8 @@ const ROOT: std::ops::Range<usize> = 20..52;
 
 /// Serves `/records/READER` until the process ends.
 ///
-/// The file `READER` in the folder `lists` holds the numbers of the relays whose descriptors that reader gets.
-/// Without the file the reader gets all descriptors.
+/// The file `READER` in the folder `lists` holds the IDs of the relays whose descriptors that reader gets. Without
+/// the file the reader gets all descriptors.
 pub(crate) fn serve(listen: SocketAddr, of: &str, lists: &Path) -> Result<()> {
     let listener = TcpListener::bind(listen).with_context(|| format!("cannot listen on {listen}"))?;
     say(&format!("ready url=http://{}/records/", listener.local_addr()?));

@@ -83,7 +83,7 @@ fn package(dir: &Path, files: Files<'_>) -> Result<Vec<u8>> {
     let root = dir.join("root");
     for (path, content) in files {
         let path = root.join(path);
-        fs::create_dir_all(path.parent().context("the file has no folder")?)?;
+        fs::create_dir_all(path.parent().context("the file's path has no parent folder")?)?;
         fs::write(path, content)?;
     }
     let line = "tar -C root --sort=name --mtime=@0 --owner=0 --group=0 -cf data.tar . && xz -f data.tar && \

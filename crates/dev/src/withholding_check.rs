@@ -131,11 +131,7 @@ fn refuses(bench: &Bench, config: &str, relays: u64, missing: u64) -> Result<()>
     let before = sent(bench)?;
     let (code, _, said) = bench.openrelay(&["up", "--wait", "--config", config])?;
     let words = [
-        format!(
-            "the descriptors of {relays} relays are missing, up to {}.{} % of the weight",
-            missing / 10,
-            missing % 10
-        ),
+        format!("the descriptors of {relays} relays, up to {}.{} % of the weight", missing / 10, missing % 10),
         "the limit is 2.0 %".to_owned(),
     ];
     ensure!(code == Some(5) && words.iter().all(|words| said.contains(words)), "exit code {code:?}: {said}");
@@ -231,7 +227,7 @@ fn subsets(bench: &Bench, lies: &Lies) -> Result<()> {
     Ok(())
 }
 
-/// Registers a relay that does not run. Returns its number and the block of its registration.
+/// Registers a relay that does not run. Returns its relay ID and the block of its registration.
 fn register(bench: &Bench, number: u64) -> Result<(u64, u64)> {
     let mut command = bench.network.host("chain")?.command(&bench.programs.dev);
     command.arg("chain-register").arg(bench.network.dir.join("config/chain.toml")).arg(number.to_string());

@@ -162,7 +162,7 @@ fn cached_directory_is_refused_with_its_age_after_72_hours() {
         let said = error.to_string();
         let age =
             ["73 hours", "74 hours"].into_iter().any(|age| said.starts_with(&format!("the directory is {age} old")));
-        assert!(age && said.contains("at most 72 hours"), "{said}");
+        assert!(age && said.contains("the limit is 72 hours"), "{said}");
     }
 }
 

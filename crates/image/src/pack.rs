@@ -42,8 +42,8 @@ pub struct Image {
 /// Packs an image from packages, given by name, and programs.
 ///
 /// # Errors
-/// [`ImageError`] if the hash of a package differs from the lock file, whatever its content, or if the firmware can
-/// load anything but the measured parts.
+/// [`ImageError`] if a package's hash differs from the lock file, or if the firmware can load anything but the
+/// measured parts.
 pub fn pack(lock: &Lock, packages: &BTreeMap<String, Vec<u8>>, programs: Programs) -> Result<Image, ImageError> {
     firmware::check(&programs.firmware)?;
     let mut tree = Tree::default();

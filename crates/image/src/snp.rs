@@ -103,7 +103,7 @@ pub fn launch_digest(
         }
     }
     if !hashed {
-        return Err(ImageError::Firmware("it leaves the kernel unmeasured; OVMF.amdsev.fd does not"));
+        return Err(ImageError::Firmware("it does not measure the kernel; OVMF.amdsev.fd does"));
     }
     let others = footer.reset()?;
     for processor in 0..processors {

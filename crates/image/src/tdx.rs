@@ -14,7 +14,7 @@ const PAGE: u64 = 4_096;
 const CHUNK: usize = 256;
 const EXTEND: u64 = 1;
 const AUGMENT: u64 = 2;
-/// GUID in the firmware's table of the entry with the descriptor's offset from the end.
+/// GUID of the entry in the firmware's table that has the descriptor's offset from the end.
 const METADATA: [u8; 16] =
     [0x35, 0x65, 0x7a, 0xe4, 0x4a, 0x98, 0x98, 0x47, 0x86, 0x5e, 0x46, 0x85, 0xa7, 0xbf, 0x8e, 0xc2];
 /// Limit on a section's size in memory, in bytes.

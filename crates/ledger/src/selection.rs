@@ -53,14 +53,14 @@ pub enum SelectionError {
     None(Role),
     /// Every pair breaks a rule.
     #[error(
-        "no two relays may be hops of one circuit: each pair shares an operator, a family or a network, or has no \
-         common address family; choose other relays, or sign a directory that sets single_operator"
+        "no two relays can form a circuit: each pair shares an operator, a family or a network, or has no common \
+         address family; choose other relays, or set single_operator in the signed directory"
     )]
     Conflict,
     /// So much weight is missing that a source that withholds it would influence the choice.
     #[error(
-        "the descriptors of {relays} relays are missing, up to {} of the weight of a role; the limit is {}; \
-         every source that was asked withholds them; add mirrors to chain.toml",
+        "every queried source withholds the descriptors of {relays} relays, up to {} of the weight of a role; the \
+         limit is {}; add mirrors to chain.toml",
         percent(*.missing), percent(MAX_MISSING)
     )]
     Missing {

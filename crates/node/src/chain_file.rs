@@ -53,7 +53,7 @@ pub struct ChainFile {
     /// Mirrors of the records.
     #[serde(default)]
     pub mirrors: Vec<String>,
-    /// Mirrors of what relays are judged by: evidence, collateral, image manifests.
+    /// Mirrors of the data for judging relays: evidence, collateral, image manifests.
     #[serde(default)]
     pub evidence: Vec<String>,
     /// Mirrors of the client's packages; the hash of a package is appended to the URL.

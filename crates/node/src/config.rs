@@ -139,7 +139,7 @@ pub struct ClientFile {
     /// The chain that proves the directory, instead of a signed file.
     #[serde(default)]
     pub chain: Option<PathBuf>,
-    /// The admission that the client accepts; required. Relays with `open` prove nothing by it.
+    /// The admission that the client accepts; required. A relay's admission `open` proves nothing about the relay.
     pub admission: AdmissionMode,
     /// What relays must prove. `none` is allowed only with a directory of your own relays.
     #[serde(default)]
@@ -167,7 +167,7 @@ pub struct ClientFile {
     pub device: String,
 }
 
-/// Where the directory comes from, and what it is verified by.
+/// Where the directory comes from, and how it is verified.
 #[derive(Clone, Debug)]
 pub enum Origin {
     /// A file, verified by a signature.

@@ -70,7 +70,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Adds what a circuit without a device has carried. Its packets never reach the device: those sent count as
+    /// Adds the counts of a circuit without a device. Its packets never reach the device: those sent count as
     /// originated, those received as control.
     pub fn add_without_device(&mut self, other: &Self) {
         self.sent += other.sent;

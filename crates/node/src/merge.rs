@@ -11,7 +11,7 @@ use std::ops::Range;
 use openrelay_proto::ip::{Packet, TCP, UDP, checksum};
 use openrelay_sys::tun::{Segmentation, TunQueue, VNET_LEN, VnetHeader};
 
-/// Most pieces in one train.
+/// Maximum number of pieces in one train.
 const MAX_PIECES: usize = 64;
 /// Largest joined packet, in bytes: the limit of its length field.
 const MAX_LEN: usize = 65_535;

@@ -34,10 +34,10 @@ pub(crate) enum CheckpointCommand {
         /// File with the signing key
         #[arg(long, value_name = "FILE")]
         key: PathBuf,
-        /// Checkpoint file, with the reading at its block
+        /// Checkpoint file, which includes the reading at its block
         #[arg(long, value_name = "FILE")]
         file: PathBuf,
-        /// Sign the newest block, whatever the file holds
+        /// Sign the newest block instead of the block in the file
         #[arg(long)]
         newest: bool,
     },
@@ -78,7 +78,7 @@ pub(crate) fn sign(chain: &Path, key: &Path, file: &Path, always_newest: bool) -
     let bytes = made.encode().ok_or_else(|| Failure::plain("the reading is too large"))?;
     replace(file, &bytes).map_err(|error| Failure::plain(format!("cannot write {}: {error}", file.display())))?;
     match made.signed.verify(&trusted.signers(), trusted.chain_id) {
-        Ok(_) => say(&format!("checkpoint {number}: signed by enough keys")),
+        Ok(_) => say(&format!("checkpoint {number}: signed by a quorum of keys")),
         Err(error) => say(&format!("checkpoint {number}: signed; {error}")),
     }
     Ok(())

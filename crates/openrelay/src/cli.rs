@@ -1,4 +1,4 @@
-//! The tree of commands. Each command's arguments stand in its own file.
+//! The tree of commands. Each command's arguments are in its own file.
 
 use std::path::PathBuf;
 
@@ -85,7 +85,7 @@ enum Command {
     },
     /// Sign blocks for clients that have no trusted endpoint
     ///
-    /// Such a client starts for the first time, or reaches no endpoint of the chain.
+    /// A client needs such blocks at its first start, or when it reaches no endpoint of the chain.
     Checkpoint {
         #[command(subcommand)]
         command: CheckpointCommand,

@@ -26,7 +26,7 @@ const SYSTEM: [&str; 10] =
 
 /// The longest line of a program's output that is shown, in bytes.
 const MAX_LINE: u64 = 4_096;
-/// The most of a program's output that is shown, in bytes, because it may print without end.
+/// Maximum length of the output that is shown, in bytes, because a program may print without end.
 const MAX_SHOWN: usize = 4 << 20;
 /// The longest report of a supervisor, in bytes.
 const MAX_REPORT: u64 = 4_096;
@@ -35,7 +35,7 @@ const SIGKILL: i32 = 9;
 /// The exit code of `openrelay confined` if a limit ended the program. Otherwise the program's own code is passed on.
 const LIMITED: u8 = 124;
 
-/// The limits of a short question: which files a tree has, where a tool is.
+/// The limits of a short query: which files a tree has, where a tool is.
 pub(crate) const QUESTION: Limits =
     Limits { time: Duration::from_secs(60), memory: 2 << 30, disk: 64 << 20, processes: 64 };
 /// The limits of one build step.
@@ -69,7 +69,7 @@ pub(crate) struct Arguments {
     /// Run even if the kernel cannot confine the program
     #[arg(long)]
     where_possible: bool,
-    /// Report to the caller through stdin, and end with it
+    /// Report to the caller through stdin, and end when it ends
     #[arg(long)]
     tied: bool,
     /// Program and its arguments
@@ -80,9 +80,9 @@ pub(crate) struct Arguments {
 /// Whether a build continues if the kernel cannot confine it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Confinement {
-    /// It does not, because the source is third-party.
+    /// The build fails, because the source is third-party.
     Required,
-    /// It does, because the source is the user's own.
+    /// The build continues, because the source is the user's own.
     WherePossible,
 }
 
@@ -178,7 +178,7 @@ impl Confined {
                     talk(text.replace(|letter: char| letter.is_control(), " ").trim_end());
                     shown += line.len();
                     if shown > MAX_SHOWN {
-                        talk("openrelay: the rest of its output is not shown");
+                        talk("openrelay: the rest of the program's output is not shown");
                     }
                 }
                 line.clear();
@@ -259,8 +259,8 @@ impl Confined {
 /// The beginning of a supervisor's report if the program was not run.
 const FAULT: &str = "fault: ";
 
-/// Turns an unsuccessful end into a failure: with code 1 and the source at fault if the program ended by itself, with
-/// [`LIMIT_EXCEEDED`] if one of our limits ended it.
+/// Turns an unsuccessful end into a failure. If the program ended by itself, the code is 1 and the source is at
+/// fault. If a limit ended it, the code is [`LIMIT_EXCEEDED`].
 pub(crate) fn succeeded(ended: Ended, what: &str) -> Result<(), Failure> {
     match ended {
         Ended::Exit(0) => Ok(()),

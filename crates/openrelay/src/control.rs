@@ -13,7 +13,7 @@ use openrelay_client::host::Folders;
 
 use crate::failure::Failure;
 
-/// The most bytes of an answer that are read.
+/// Maximum length of an answer, in bytes; the rest is not read.
 const MAX_ANSWER: u64 = 1 << 20;
 
 /// Returns the folder of the socket and the log, which a reboot empties.

@@ -1,7 +1,7 @@
 //! The directory that a configuration leads to, and how it was verified.
 //!
-//! Owns whom commands take the directory from: a running client's cache, or a reading for this call. Verifying it
-//! belongs to `openrelay-chain` and `openrelay-ledger`.
+//! Owns the choice of where commands take the directory from: a running client's cache, or a reading for this call.
+//! Verifying it belongs to `openrelay-chain` and `openrelay-ledger`.
 
 use std::path::{Path, PathBuf};
 
@@ -61,7 +61,7 @@ pub(crate) fn directory_shown(config: &Path) -> Result<VerifiedDirectory, Failur
     }
 }
 
-/// Returns in words what a directory was verified by.
+/// Returns in words how a directory was verified.
 pub(crate) fn proof_in_words(directory: &Directory) -> String {
     let body = directory.body();
     match directory.source() {
@@ -89,8 +89,8 @@ fn missing_share(missing: u16) -> String {
     }
 }
 
-/// Shown instead of asking the chain through the user's own circuit, whose egress should not learn that this user
-/// asks.
+/// Shown instead of a query through the user's own circuit, whose egress should not learn that this user queries the
+/// chain.
 const WHILE_UP: &str = "openrelay: showing the running client's cached directory; no endpoint was contacted";
 
 /// Returns the failure of a running client that has no cached directory.

@@ -1,6 +1,6 @@
 //! `openrelay evidence`: checks evidence of any machine offline, from files.
 //!
-//! Owns how facts and refusals are shown. It never makes a verdict, because a verdict needs facts from the chain. It
+//! Owns the display of facts and refusals. It never makes a verdict, because a verdict needs facts from the chain. It
 //! reports what the released policy says about the machine, and which checks that leaves out.
 
 use std::fs::File;
@@ -35,10 +35,10 @@ pub(crate) enum EvidenceCommand {
     Inspect {
         /// Raw quote or report
         file: PathBuf,
-        /// Vendor collateral to check the evidence with
+        /// Vendor collateral for checking the evidence
         ///
-        /// Intel: a JSON object with TCB info, QE identity, their signatures and chains, and both CRLs. AMD: VCEK or
-        /// VLEK and CRL, PEM.
+        /// Intel: a JSON object with TCB info, QE identity, their signatures and chains, and both CRLs. AMD: the VCEK
+        /// or VLEK certificate and the CRL, in PEM.
         #[arg(long, value_name = "FILE")]
         collateral: Option<PathBuf>,
         /// Check as of this RFC 3339 time; default: now
@@ -123,7 +123,7 @@ pub(crate) fn inspect(
     }
 }
 
-/// Reads a file. Of a file that is too large it reads just enough to refuse it for its size.
+/// Reads a file. If the file is too large, reads just enough to refuse it for its size.
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     let fault = |why: &dyn std::fmt::Display| Failure::plain(format!("cannot read {}: {why}", path.display()));
     let mut bytes = Vec::new();

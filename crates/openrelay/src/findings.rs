@@ -27,7 +27,7 @@ pub(crate) fn judge(
     Ok(judged_of(config, directory, &options)?)
 }
 
-/// Returns in one word what evidence stands behind the hops of a circuit.
+/// Returns in one word which evidence the hops of a circuit have.
 pub(crate) fn attestation(hops: &[AttestedHop]) -> &'static str {
     match hops {
         [] => "none",
@@ -54,7 +54,7 @@ pub(crate) const fn state(state: ImageState) -> &'static str {
     }
 }
 
-/// Returns addresses in their written form.
+/// Returns addresses as text.
 pub(crate) fn addresses<'a>(all: impl IntoIterator<Item = &'a [u8; 20]>) -> Vec<String> {
     all.into_iter().map(|address| Address::from(*address).to_string()).collect()
 }
@@ -78,7 +78,7 @@ pub(crate) fn rebuilders(policy: &Policy, image: &Image) -> String {
     }
 }
 
-/// Returns what the evidence says of the firmware, in words.
+/// Describes in words what the evidence says about the firmware.
 pub(crate) fn firmware(facts: &Facts) -> String {
     match &facts.tcb {
         Tcb::Intel { status, advisories, evaluation } => {

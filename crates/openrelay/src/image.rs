@@ -201,7 +201,7 @@ pub(crate) struct BuildArguments {
     pub(crate) inputs: Option<PathBuf>,
     /// Archive or mirror to download from; repeatable
     ///
-    /// An archive is asked for packages before Debian's archives, as apt knows them. A mirror serves packages and
+    /// Packages come from these archives first, then from the archives in apt's sources. A mirror serves packages and
     /// crates by hash.
     #[arg(long, value_name = "URL")]
     pub(crate) from: Vec<String>,
@@ -225,14 +225,14 @@ pub(crate) struct BuildArguments {
     /// Version number of the image
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     pub(crate) version: u64,
-    /// Whether a build fails if the compiler cannot be confined. The command line confines it where possible, because
-    /// the tree is the user's own.
+    /// Whether a build fails if the compiler cannot be confined. `openrelay image build` confines it where possible,
+    /// because the user supplies the tree.
     #[arg(skip = Confinement::WherePossible)]
     pub(crate) confinement: Confinement,
-    /// Time limit of compiling, in seconds
+    /// Time limit for compilation, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 7_200)]
     pub(crate) time: u64,
-    /// When compiling must have ended, if not at its start plus its time limit
+    /// Latest end of compilation; by default its start plus the time limit
     #[arg(skip)]
     pub(crate) deadline: Option<Instant>,
 }
@@ -263,7 +263,7 @@ pub(crate) fn make(build: &BuildArguments) -> Result<Built, Failure> {
         Kind::Client => BTreeMap::new(),
     };
     if !packages.is_empty() {
-        stage("packages are there, each with the hash that the lock names", started);
+        stage("packages are complete and match the lock file", started);
     }
     let started = Instant::now();
     if build.programs.is_none() || build.kind == Kind::Relay && build.firmware.is_none() {
@@ -273,14 +273,14 @@ pub(crate) fn make(build: &BuildArguments) -> Result<Built, Failure> {
         Some(paths) => paths.iter().map(|path| read(path)).collect::<Result<_, _>>()?,
         None => compile::compile(build)?,
     };
-    stage("programs are there", started);
+    stage("programs are ready", started);
     let started = Instant::now();
     let firmware = match (build.kind, build.firmware.as_deref()) {
         (Kind::Client, _) => Vec::new(),
         (Kind::Relay, Some(path)) => read(path)?,
         (Kind::Relay, None) => {
             let firmware = firmware::build(build, &lock, &packages, &[])?;
-            stage("firmware is there", started);
+            stage("firmware is ready", started);
             firmware
         }
     };
@@ -341,8 +341,8 @@ fn tell(built: &Built, as_json: bool) {
     say(&format!("manifest  {manifest}   {} machine shapes", built.manifest.shapes.len()));
 }
 
-/// Removes a build folder if it exists. The build may have made that hard with folders that lack permissions, or that
-/// are nested deeper than a path can be long.
+/// Removes a build folder if it exists, even one with folders that lack permissions, or that are nested deeper than
+/// the longest possible path.
 pub(crate) fn remove(folder: &Path) -> Result<(), Failure> {
     let missing = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
     match std::fs::remove_dir_all(folder) {

@@ -59,11 +59,11 @@ const FOLLOW_EVERY: Duration = Duration::from_secs(1);
 /// How often a mirror looks for relays whose evidence it does not have.
 const COLLECT_EVERY: Duration = Duration::from_millis(500);
 /// After it has made the file of evidence, a mirror rests this many times as long as that took, at most
-/// [`LONGEST_REST`]. The file has some 50 MiB in a network of 20,000 relays.
+/// [`LONGEST_REST`]. The file is about 50 MiB in a network of 20,000 relays.
 const REST: u32 = 20;
 const LONGEST_REST: Duration = Duration::from_secs(5);
 
-/// Follows the chain until the process ends, and serves its records and what clients judge relays by.
+/// Follows the chain until the process ends, and serves its records and the data for judging relays.
 fn follow_and_serve(
     program: &Program,
     chain: &Path,

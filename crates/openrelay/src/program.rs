@@ -1,4 +1,4 @@
-//! What the program is that runs: the released one, or one that simulates.
+//! Which program is running: the released one, or one that simulates.
 //!
 //! Owns the trust policy that the program was built with. `main` passes it in; no other file decides it.
 

@@ -32,7 +32,7 @@ use folder::{CHAIN, Folder, KEY, NUMBER, OPERATOR, RELAY, RelayPlan, to_toml, wr
 
 const REGISTER: &str = "register the relay";
 const DRAIN: &str = "drain";
-/// The most ether that a start and a few changes cost, in wei: one hundredth of an ether.
+/// Maximum cost of a start and a few changes, in wei: one hundredth of an ether.
 const GAS_FUNDS: u64 = 10_000_000_000_000_000;
 
 #[derive(clap::Subcommand)]
@@ -91,7 +91,7 @@ pub(crate) enum RelayCommand {
         dir: PathBuf,
         #[arg(long, value_name = "FILE")]
         password_file: Option<PathBuf>,
-        /// Keep all privileges, for tests that inspect it
+        /// Keep all privileges, for tests that inspect the relay
         #[arg(long, hide = true)]
         unconfined: bool,
         /// Feed socket, if the relay runs in a virtual machine
@@ -238,13 +238,13 @@ fn check(program: &Program, dir: &Path) -> Result<(), Failure> {
     };
     let operator = keystore::address(&folder.path.join(KEY))?;
     folder.descriptor(0, [0; 32])?;
-    point(true, format!("the {} is described: {:?}", folder.plan.role, folder.plan.endpoints), String::new());
+    point(true, format!("the {} has valid endpoints: {:?}", folder.plan.role, folder.plan.endpoints), String::new());
     let listen = read::<RelayFile>(&dir.join(RELAY)).map_or_else(|_| folder.plan.endpoints.clone(), |file| file.listen);
     for endpoint in &listen {
         let bound = std::net::UdpSocket::bind(endpoint);
         let running = bound.as_ref().err().is_some_and(|error| error.kind() == std::io::ErrorKind::AddrInUse);
         let why = bound.as_ref().err().map(ToString::to_string).unwrap_or_default();
-        point(bound.is_ok() || running, format!("this machine has {endpoint} (UDP)"), why);
+        point(bound.is_ok() || running, format!("this machine can listen on {endpoint} (UDP)"), why);
     }
     let mut alive = 0;
     for url in &folder.chain.endpoints {

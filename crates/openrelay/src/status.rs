@@ -31,7 +31,7 @@ pub(crate) fn run(as_json: bool) -> Result<(), Failure> {
     if status.state == State::Connected { Ok(()) } else { Err(Failure::new(3, "")) }
 }
 
-/// The most columns of a line.
+/// Maximum number of columns of a line.
 const COLUMNS: usize = 100;
 
 /// Returns the status in lines of at most 100 columns; the first line answers the question.

@@ -20,7 +20,7 @@ use crate::program::Program;
 /// How long `up` waits until the daemon is connected, and `down` until it has ended. The daemon gives one circuit 30
 /// s; a second attempt, and reading the chain before it, can take longer than this.
 const PATIENCE: Duration = Duration::from_secs(40);
-/// How often the daemon's status is asked while waiting.
+/// Interval at which the daemon's status is queried.
 const ASK_EVERY: Duration = Duration::from_millis(20);
 
 #[derive(clap::Args)]

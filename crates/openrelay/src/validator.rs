@@ -40,7 +40,7 @@ use crate::rpc::{ask, faucet};
 const PLAN: &str = "validator.toml";
 const KEY: &str = "validator-key.json";
 const CHAIN: &str = "chain.toml";
-/// The most ether that a round costs, in wei: one hundredth of an ether.
+/// Maximum cost of a round, in wei: one hundredth of an ether.
 const GAS_FUNDS: u64 = 10_000_000_000_000_000;
 
 /// The operator's settings for the validator.
@@ -156,7 +156,7 @@ pub(crate) struct VoteAnswer {
     /// SHA-256 of the log of a failed build
     #[arg(long, value_name = "SHA256", conflicts_with = "abstain")]
     failed: Option<alloy_primitives::B256>,
-    /// Commit no opinion; only the first in a row is free
+    /// Abstain; only the first abstention in a row costs nothing
     #[arg(long)]
     abstain: bool,
 }
@@ -350,7 +350,7 @@ fn status(folder: &Folder) -> Result<(), Failure> {
             }
             Ok(())
         }
-        2 => Err(Failure::new(3, format!("it is leaving; free in {} s", left.saturating_sub(unix_seconds())))),
+        2 => Err(Failure::new(3, format!("leaving; its bond is free in {} s", left.saturating_sub(unix_seconds())))),
         _ => Err(Failure::new(3, "it has left and its bond was paid")),
     }
 }

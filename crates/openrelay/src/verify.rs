@@ -143,7 +143,7 @@ fn tell(directory: &VerifiedDirectory, judged: &JudgedRelays, relay_id: u64) {
     if let Some(approved) = judged.image(&hop.verdict) {
         say(&format!("rebuilders     {}", rebuilders(judged.policy(), &approved.image)));
     }
-    say("key            the handshake key above was made inside; the chip signed it with the image that started");
+    say("key            the handshake key above was made inside; the chip signed it and the measured image");
     if let Source::Chain(chain) = directory.directory().source() {
         let old = unix_seconds().saturating_sub(chain.timestamp);
         let behind = chain.block.saturating_sub(binding.block_height);

@@ -17,7 +17,7 @@ use openrelay_proto::message::{Announced, Evidence, EvidenceDigest};
 
 use crate::quoter::{QuoteError, Quoting};
 
-/// How long an environment may take for the first evidence. TDX environments ask another machine.
+/// How long an environment may take for the first evidence. TDX environments query another machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// The age in seconds at which the block in evidence is replaced by a newer one. Clients accept up to six hours. A
 /// chain with a block every two seconds can prove blocks of up to four and a half hours.
@@ -103,7 +103,7 @@ impl Attesting {
         self.timeline.advance(Instant::now(), unix_seconds())
     }
 
-    /// Returns how long the environment has been silent if that is too long; reported once for each question.
+    /// Returns how long the environment has been silent if that is too long; reported once for each request.
     pub(crate) fn overdue(&mut self) -> Option<Duration> {
         let silent = self.making?.1.elapsed();
         (silent > PATIENCE && !std::mem::replace(&mut self.told, true)).then_some(silent)

@@ -26,15 +26,14 @@ pub(crate) const QUOTE: &str = "quote";
 pub enum QuoteError {
     /// This machine has no such environment.
     #[error(
-        "this machine has no trusted execution environment that Linux knows of (no /sys/kernel/config/tsm/report); \
-         a relay of a chain must prove what it runs: start its published image in a confidential virtual machine \
-         (SEV-SNP, TDX)"
+        "Linux reports no trusted execution environment (no /sys/kernel/config/tsm/report); a relay on a chain needs \
+         one: start the published image in a confidential virtual machine (SEV-SNP, TDX)"
     )]
     NoEnvironment,
     /// The chain has no block to bind evidence to.
     #[error(
-        "the chain proves no block that evidence can name; chain.toml must set images and collateral, \
-         and the chain must keep the hashes of its blocks (EIP-2935)"
+        "the reading proves no block that evidence can name; set images and collateral in chain.toml, and use a chain \
+         that keeps block hashes (EIP-2935)"
     )]
     NoBlock,
     /// The environment failed.
@@ -51,7 +50,7 @@ pub trait Quoter {
     fn quote(&mut self, binding: Binding) -> Result<Staple, QuoteError>;
 }
 
-/// Answers questions on standard input until the input ends.
+/// Answers requests on standard input until the input ends.
 pub(crate) fn answer(quoter: &mut dyn Quoter) {
     let (mut input, mut output) = (std::io::stdin().lock(), std::io::stdout().lock());
     let mut question = [0; LENGTH];
@@ -101,7 +100,7 @@ impl Quoting {
         self.asked
     }
 
-    /// Returns what becomes readable when more of an answer arrives; `None` if nothing was asked.
+    /// Returns what becomes readable when more of an answer arrives; `None` if no request is pending.
     pub(crate) fn readable(&self) -> Option<BorrowedFd<'_>> {
         self.asked.then(|| self.output.as_fd())
     }

@@ -34,9 +34,9 @@ pub(crate) struct Statistics {
 }
 
 impl Statistics {
-    /// Returns statistics that nobody has asked for yet. `attesting` is whether the relay proves what it runs. One
-    /// that does not is its user's own relay. It has nothing to hide from its host, because the host can read its
-    /// memory anyway.
+    /// Returns statistics before the first request. `attesting` is whether the relay proves what it runs. One that
+    /// does not is its user's own relay. It has nothing to hide from its host, because the host can read its memory
+    /// anyway.
     pub(crate) fn new(detail: Detail, attesting: bool) -> Self {
         Self { detail: if attesting { detail } else { Detail::Exact }, answered: None }
     }

@@ -49,9 +49,9 @@ use worker::Worker;
 /// The only file that a relay writes, beside its configuration: the highest directory sequence number that it has
 /// seen.
 const MEMORY: &str = "directory.seen";
-/// Most requests that wait for the handshake thread.
+/// Maximum number of requests that wait for the handshake thread.
 const REQUEST_QUEUE: usize = 1_024;
-/// Most ended sessions whose connections wait to be deleted.
+/// Maximum number of ended sessions whose connections wait to be deleted.
 const FREED_QUEUE: usize = 256;
 /// Pause after each of them: the kernel walks its whole table for it.
 const FORGET_EVERY: Duration = Duration::from_millis(10);

@@ -1,6 +1,6 @@
 //! Evidence from this machine's trusted execution environment, through Linux' configfs-tsm.
 //!
-//! Owns one entry under `/sys/kernel/config/tsm/report`, which is created for each question and removed after it.
+//! Owns one entry under `/sys/kernel/config/tsm/report`, which is created for each request and removed after it.
 //! Source: Linux, Documentation/ABI/testing/configfs-tsm; for the table of certificates: AMD, Guest Hypervisor
 //! Communication Block (56421), section "SNP Extended Guest Request".
 
@@ -17,7 +17,7 @@ use openrelay_node::clock::unix_seconds;
 use crate::quoter::{QuoteError, Quoter};
 
 const REPORTS: &str = "/sys/kernel/config/tsm/report";
-/// How often a question is repeated if another program's came between.
+/// Number of attempts if another program's request interferes.
 const TRIES: u32 = 4;
 /// The GUIDs of the VCEK and the VLEK in a table of certificates.
 const VCEK: [u8; 16] = [0x63, 0xda, 0x75, 0x8d, 0xe6, 0x64, 0x45, 0x64, 0xad, 0xc5, 0xf4, 0xb9, 0x3b, 0xe8, 0xac, 0xcd];

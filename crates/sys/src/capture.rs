@@ -1,7 +1,7 @@
 //! Captures every packet that crosses a link, for judges in tests and demonstrations.
 //!
-//! Owns a packet socket. Reports how many packets it missed, so that a judge never takes a gap for innocence. Never
-//! sends a packet.
+//! Owns a packet socket. Reports how many packets it missed, so that a judge never mistakes a gap in the capture for
+//! the absence of a leak. Never sends a packet.
 //!
 //! Source: packet(7).
 #![allow(unsafe_code, reason = "system calls")]
@@ -66,8 +66,8 @@ impl Capture {
         cvt_len(unsafe { libc::recv(self.0.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) })
     }
 
-    /// Restricts the capture to packets that matter to a judge: all packets from or to a `forbidden` address, and all
-    /// others except TCP and except UDP from or to `port`.
+    /// Restricts the capture to packets that matter to a judge. These are all packets from or to a `forbidden`
+    /// address, and all others except TCP and except UDP from or to `port`.
     ///
     /// # Errors
     /// When the kernel refuses the filter.

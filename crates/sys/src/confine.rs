@@ -1,5 +1,5 @@
-//! Runs an untrusted program in confinement: its own namespaces, a file system with only what it is given, a list of
-//! system calls, and limits on time, memory, disk and processes.
+//! Runs an untrusted program in confinement. The program gets its own namespaces, a file system with only the given
+//! paths, a list of system calls, and limits on time, memory, disk and processes.
 //!
 //! ```text
 //! caller ── supervisor (time; the caller's death) ── first process of the namespaces ── program
@@ -34,7 +34,7 @@ use watch::{Scope, TICK, Watch};
 
 /// How late the first process may be: it may be busy with a large folder.
 const GRACE: Duration = Duration::from_secs(2);
-/// Most open files of one process.
+/// Maximum number of open files of one process.
 const FILES: u64 = 1_024;
 /// More bytes than a disk writes between two checks.
 const FAST: u64 = 1 << 30;
@@ -50,7 +50,7 @@ pub struct Limits {
     pub memory: u64,
     /// Disk space of all writable folders together, including what they held before, in bytes.
     pub disk: u64,
-    /// Most processes and threads at the same time.
+    /// Maximum number of processes and threads at the same time.
     pub processes: u64,
 }
 
@@ -107,7 +107,7 @@ pub struct Spec {
     pub write: Vec<PathBuf>,
     /// Its limits.
     pub limits: Limits,
-    /// Whether it runs even where the kernel keeps no file from it.
+    /// Whether it runs even if the kernel cannot hide any file from it.
     pub where_possible: bool,
     /// Whether standard input is a connection to the caller; the program ends when that connection does.
     pub tied: bool,
@@ -334,8 +334,8 @@ fn in_namespaces(spec: &Spec) -> Result<Option<Ended>, ConfineError> {
     Ok(Some(if said { killed } else { Ended::Limit(Limit::Time) }))
 }
 
-/// Runs as the first process of the namespaces: builds the view, starts the program, watches it, and takes everything
-/// along when it ends.
+/// Runs as the first process of the namespaces: builds the view, starts the program, watches it, and ends all other
+/// processes with itself.
 fn first_process(spec: &Spec, (user, group): (u32, u32), tell: &mut File) -> io::Result<()> {
     // SAFETY: takes its arguments by value. When the supervisor ends, this process ends too.
     cvt(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) })?;

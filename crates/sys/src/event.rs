@@ -15,7 +15,7 @@ use crate::cvt::{cvt, cvt_len};
 pub struct Waker(OwnedFd);
 
 impl Waker {
-    /// Creates a waker that nobody has used yet.
+    /// Creates a waker in its unused state.
     ///
     /// # Errors
     /// When the process has no file descriptors left.
@@ -49,7 +49,7 @@ impl AsFd for Waker {
     }
 }
 
-/// Most descriptors that one thread waits for.
+/// Maximum number of descriptors that one thread waits for.
 pub const MAX_WAIT: usize = 8;
 
 /// Sleeps until one of `fds` (at most [`MAX_WAIT`]) is readable or `timeout` has passed. Returns which are readable.

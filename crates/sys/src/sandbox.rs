@@ -151,7 +151,7 @@ pub fn only_files(read: &[PathBuf], write: &[PathBuf]) -> Result<Enforced, Sandb
 }
 
 /// Restricts the process to the system calls that a running relay makes. Any other call ends the process, except
-/// opening a file, which is refused. Must be called when all threads run.
+/// opening a file, which is refused. Must be called after all threads have started.
 ///
 /// # Errors
 /// When the kernel has no seccomp.

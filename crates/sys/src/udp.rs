@@ -16,9 +16,9 @@ use crate::cvt::{cvt, cvt_len};
 
 /// Bytes of a receive buffer: the largest train that the kernel hands over.
 pub const TRAIN: usize = 65_535;
-/// Most datagrams of one train, in either direction. Source: linux `UDP_MAX_SEGMENTS` before 6.9.
+/// Maximum number of datagrams of one train, in either direction. Source: linux `UDP_MAX_SEGMENTS` before 6.9.
 pub const TRAIN_SEGMENTS: usize = 64;
-/// Most payload bytes of one train that is sent: what fits one IPv4 packet.
+/// Maximum payload of a sent train, in bytes: what fits one IPv4 packet.
 pub const TRAIN_BYTES: usize = 65_535 - 20 - 8;
 /// Requested receive buffer in bytes. A train waits here while its reader processes the previous one; a larger buffer
 /// only adds delay.

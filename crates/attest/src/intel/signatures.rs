@@ -1,7 +1,7 @@
 //! Checks the signatures of a quote from the machine's certificate down, without Intel's collateral.
 //!
-//! Owns what a mirror or validator can check before it has collateral for a processor model: a pinned authority signed
-//! the machine's certificate, and with it the model. This never leads to a verdict. A verdict needs [`super::verify`],
+//! Owns what a mirror or validator can check without collateral for a processor model: a pinned authority signed the
+//! machine's certificate, which names the model. This never leads to a verdict. A verdict needs [`super::verify`],
 //! which checks all of it again.
 
 use aws_lc_rs::digest::{SHA256, digest};

@@ -21,12 +21,12 @@ use smoltcp::wire::{DnsQueryType, HardwareAddress, IpAddress, IpCidr};
 /// Largest packet, in bytes. Every path on which a circuit opens carries it.
 /// Source: the smallest MTU that an egress accepts from a client.
 const MTU: usize = 1_152;
-/// Receive buffer of a connection, in bytes. It suffices to read a directory of one mebibyte within ten seconds over
-/// a path with a round trip of one second.
+/// Receive buffer of a connection, in bytes. It is large enough to read a directory of one mebibyte within ten
+/// seconds over a path with a round trip of one second.
 const RECEIVE: usize = 131_072;
 /// Send buffer of a connection, in bytes; queries are short.
 const SEND: usize = 8_192;
-/// Most connections at once. A reading takes two for each endpoint and mirror.
+/// Maximum number of connections at once. A reading takes two for each endpoint and mirror.
 const MOST_SOCKETS: usize = 128;
 /// A connection is given up after this silence. Callers that wait for it have shorter timeouts.
 const SILENCE: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(30);
@@ -54,7 +54,7 @@ pub(super) struct Stack {
     packets: Packets,
     sockets: SocketSet<'static>,
     names: SocketHandle,
-    /// Connections that nobody uses any more. They are removed when their last packet has left.
+    /// Closed connections, each removed when its last packet has left.
     finished: Vec<SocketHandle>,
 }
 
@@ -154,7 +154,7 @@ impl Stack {
         }
     }
 
-    /// Cancels an unanswered query that nobody waits for any more.
+    /// Cancels an unanswered query whose caller has given up.
     pub(super) fn forget(&mut self, query: QueryHandle) {
         self.sockets.get_mut::<dns::Socket<'static>>(self.names).cancel_query(query);
     }

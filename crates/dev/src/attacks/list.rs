@@ -151,7 +151,7 @@ impl Host {
         fs::File::create(this.file("huge"))?.set_len(300 << 20)?;
         for (disk, program) in [("disk", "EFI/BOOT/BOOTX64.EFI"), ("entry-disk", PROGRAM), ("empty-disk", "README")] {
             let program = this.file(disk).join(program);
-            fs::create_dir_all(program.parent().context("the program has no folder")?)?;
+            fs::create_dir_all(program.parent().context("the program's path has no parent folder")?)?;
             fs::write(program, &application)?;
         }
         Ok(this)

@@ -37,7 +37,7 @@ impl Drop for Machine {
 impl Machine {
     pub(crate) fn start(mut command: Command) -> Result<Self> {
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot start QEMU")?;
-        let console = child.stdout.take().context("QEMU has no console")?;
+        let console = child.stdout.take().context("cannot read QEMU's console")?;
         let (sender, lines) = mpsc::sync_channel(MAX_LINES);
         std::thread::spawn(move || read_console(console, &sender));
         Ok(Self { child, lines })

@@ -201,7 +201,7 @@ pub(super) fn run(world: &World) -> Result<()> {
     let mut forged = vendors.bundle_since(begins + HOUR);
     forged.intel[0].root_ca_crl = forged.intel[0].pck_crl.clone();
     setting.publish(&forged)?;
-    setting.looks(1, "no collateral for Intel's: it makes no relay's evidence genuine")?;
+    setting.looks(1, "no collateral for Intel's: it verifies no relay's evidence")?;
     // The second and the third validator fetch. Then vendors sign again, and the first validator has the newest
     // bundle.
     setting.publish(&vendors.bundle_since(begins + 2 * HOUR))?;

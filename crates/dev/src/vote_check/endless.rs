@@ -150,7 +150,7 @@ fn while_one_hangs(world: &World, good: &Rebuilding<'_>, running: &mut Running, 
     // The validator commits in the last quarter of an hour. With the time divisor that is a few seconds.
     world.pass_until(commit_end(world, round)? - 600 / u64::from(TIME_DIVISOR))?;
     running.within("an answer by the deadline", || Ok(vote(world, round)?.mark == COMMITTED))?;
-    ensure!(running.has_said("it abstains: its build has not ended")?, "the validator does not report why it abstains");
+    ensure!(running.has_said("abstaining: its build has not ended")?, "the validator does not report why it abstains");
     hung()?;
     world.await_reveals(round)?;
     running.within("a reveal of the abstention", || Ok(vote(world, round)?.mark == REVEALED))?;

@@ -41,13 +41,14 @@ pub(super) fn lying_third(world: &World, rebuilding: &Rebuilding<'_>) -> Result<
     let before = world.bond(liar.id)?;
     let good = rebuilding.good(world, 6)?;
     let state = round_with_liar(world, rebuilding, &liar, 6, &good, image_value(OTHER, MEASUREMENTS))?;
-    ensure!(
-        state == APPROVED,
-        "two thirds must approve what they rebuilt, whatever the other third names; the state is {state}"
-    );
+    ensure!(state == APPROVED, "the honest two thirds must approve the image that they rebuilt; the state is {state}");
     let lost = before - world.bond(liar.id)?;
     let thousandths = 1_000 * lost / before;
-    ensure!([29, 30].contains(&thousandths), "a wrong third must lose 3 % of its bond, not {lost} of {before}");
+    ensure!(
+        [29, 30].contains(&thousandths),
+        "the third that voted wrong must lose 3 % of its bond, not {lost} of \
+                                              {before}"
+    );
     let bad = rebuilding.planted(world, 7)?;
     let state = round_with_liar(world, rebuilding, &liar, 7, &bad, image_value(bad.image, bad.measurements))?;
     ensure!(

@@ -115,7 +115,7 @@ pub(super) fn run(world: &World, tiny: &Tiny) -> Result<()> {
     let served = world.local.dir.join("served.toml");
     let honest = fs::read_to_string(&served)?;
     let (head, tail) = honest.split_once("packages = [").context("the chain file has no package mirrors")?;
-    let (own, rest) = tail.split_once(']').context("the list of package mirrors has no end")?;
+    let (own, rest) = tail.split_once(']').context("the list of package mirrors has no closing bracket")?;
     let lies = serve_lies()?;
     fs::write(&served, format!("{head}packages = [\"{lies}\"]{rest}"))?;
     client.updates(&[], 1, "its SHA-256 is")?;

@@ -2,8 +2,8 @@
 //! All of it comes from slots that are proven under the state root of one header.
 //!
 //! Owns the choice of the slots and their interpretation. The choice depends on the newest block alone, so every
-//! client makes the same queries: the newest relay images, the collateral's entry, and all blocks that evidence can
-//! name. It never queries an endpoint. Sources: contracts/src/ImageRegistry.sol, contracts/src/Collateral.sol, their
+//! client queries the same: the newest relay images, the collateral's entry, and all blocks that evidence can name.
+//! It never queries an endpoint. Sources: contracts/src/ImageRegistry.sol, contracts/src/Collateral.sol, their
 //! storage layouts, EIP-2935.
 
 use std::collections::BTreeMap;

@@ -108,8 +108,8 @@ impl Set {
         bonds + credits + self.held + self.pot + self.reserved + self.burned
     }
 
-    /// Returns the current weights. A family's weight is at most the larger of one tenth of the whole and 1.5 times
-    /// its even share; above that it is scaled down.
+    /// Returns the current weights. A family's weight is scaled down to at most the larger of one tenth of the whole
+    /// and 1.5 times its even share.
     pub fn snapshot(&self) -> Snapshot {
         let mut families = BTreeMap::<Party, u128>::new();
         let voting =

@@ -19,7 +19,7 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// The largest program, in bytes.
 const MAX_PROGRAM: u64 = 256 << 20;
-/// The longest answer to the question where a tool is, in bytes.
+/// The longest output of a command that finds a tool, in bytes.
 const MAX_ANSWER: u64 = 65_536;
 /// The name by which cargo knows the folder of crates.
 const VENDORED: &str = "crates-of-the-lock";

@@ -17,17 +17,17 @@ use crate::failure::Failure;
 const FOLDER: &str = "image/firmware";
 /// The file that lists the firmware's modules, one a line.
 const MODULES: &str = "OpenRelayPkg/Modules.txt";
-/// The most modules: few enough to be read.
+/// Maximum number of modules: few enough for a reviewer to read the list.
 const MAX_MODULES: usize = 25;
 /// The build script, and the file that it leaves.
 const SCRIPT: &str = "build.sh";
 const BUILT: &str = "firmware.fd";
-/// Checks for what the script and edk2's tools need of the system, apart from the tools in the lock. None of these
-/// changes a byte of the firmware, so their versions are not pinned.
+/// Checks for the system programs that the script and edk2's tools need, apart from the tools in the lock. None of
+/// these changes a byte of the firmware, so their versions are not pinned.
 const CALLED: &str =
     "for program in tar xz patch sed seq; do command -v \"$program\" >/dev/null || echo \"$program\"; done
 cc -fsyntax-only -include uuid/uuid.h -x c /dev/null 2>/dev/null || echo uuid/uuid.h";
-/// The longest answer to the question what is missing, in bytes.
+/// The longest list of missing programs, in bytes.
 const MAX_ANSWER: u64 = 4_096;
 
 /// Builds the firmware from `packages`, of which it needs only edk2's source. Further `patches` are for tests.

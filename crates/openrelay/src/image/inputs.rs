@@ -1,6 +1,7 @@
 //! The packages that an image is made of: kept by hash, or downloaded.
 //!
-//! Owns who is asked for them. Nobody has to be trusted: each file is checked against the hash in the lock file.
+//! Owns the choice of servers for them. Nobody has to be trusted: each file is checked against the hash in the lock
+//! file.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -25,11 +25,11 @@ use crate::output::talk;
 
 /// The largest lock that is read, in bytes.
 const MAX_LOCK: u64 = 4 << 20;
-/// The most that all crates of a lock hold together, in bytes.
+/// Maximum size of all crates of a lock together, in bytes.
 const MAX_CRATES: u64 = 6 << 30;
 /// How often a running cargo is polled.
 const TICK: Duration = Duration::from_millis(100);
-/// The most of cargo's messages that is shown, in bytes.
+/// Maximum length of cargo's messages that is shown, in bytes.
 const MAX_SAID: u64 = 65_536;
 
 /// Fetches the crates in the lock of `source`, and unpacks them into `folder`, which it replaces.

@@ -55,7 +55,7 @@ pub(super) fn serve(program: &Program, dir: &Path, password_file: Option<&Path>,
     let relay_id = folder.registered()?;
     let lock = std::fs::File::create(dir.join("running")).map_err(Failure::plain)?;
     if lock.try_lock().is_err() {
-        return Err(Failure::plain("another openrelay relay run serves this folder"));
+        return Err(Failure::plain("another openrelay relay run uses this folder"));
     }
     ready_to_serve(&folder, relay_id, place)?;
     let sender = folder.sender(password_file)?;
@@ -125,7 +125,7 @@ impl Running {
         }
     }
 
-    /// Waits until the relay ends and returns why it did; `None` if it ended in order.
+    /// Waits until the relay ends and returns why it did; `None` if it ended normally.
     fn ended(&mut self) -> Result<Option<Failure>, Failure> {
         match self {
             Self::Process(child) => {
@@ -198,7 +198,7 @@ fn attend(
                 break reading;
             }
             _ if started.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(300)),
-            Ok(_) => return Err(Failure::new(LIMIT_EXCEEDED, "the directory does not have the new key in time")),
+            Ok(_) => return Err(Failure::new(LIMIT_EXCEEDED, "the directory did not show the new key in time")),
             Err(error) => return Err(error.into()),
         }
     };

@@ -131,8 +131,8 @@ impl Folder {
         let own = keystore::address(&self.path.join(KEY))?;
         if registration.operator != own {
             let operator = registration.operator;
-            let why = "its withdrawal address has set another key, \
-                       or the chain reverted the registration and gave the ID to another relay";
+            let why = "its withdrawal address has set another operator key, or the chain reverted the registration and \
+                       gave the ID to another relay";
             return Err(Failure::new(
                 3,
                 format!("relay {relay_id} is operated by {operator}, not by {own}: {why}; run: openrelay relay bond"),

@@ -1,9 +1,9 @@
 //! Builds beside the loop that votes: a build may take as long as its limits allow, and no vote waits for it.
 //!
-//! Owns which round is built next, and which answer a validator gives from its builds. A round that was built less
-//! often comes before one that was built more often, so rounds whose builds hang do not keep other rounds from being
-//! built. A failed build is reported only if two builds have ended with the same error. If a limit or the deadline
-//! ended a build, the validator abstains, because that proves nothing.
+//! Owns which round is built next, and which answer a validator gives from its builds. Rounds that were built less
+//! often come first, so rounds whose builds hang do not keep other rounds from being built. A failed build is
+//! reported only if two builds have ended with the same error. If a limit or the deadline ended a build, the
+//! validator abstains, because that proves nothing.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel};

@@ -30,7 +30,7 @@ use crate::failure::Failure;
 use crate::output::{say, talk};
 use crate::program::Program;
 
-/// How often vendors are asked.
+/// How often vendors are queried.
 const FETCH_EVERY: Duration = Duration::from_secs(3_600);
 /// How often to check whether a round is wanted; each check asks mirrors for the evidence of all relays.
 const LOOK_EVERY: Duration = Duration::from_secs(600);
@@ -40,7 +40,7 @@ const BEFORE_END: u64 = 10 * 86_400;
 const ROUNDS: u64 = 4;
 /// The time to wait for all other mirrors together.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The most candidates of one mirror to look at.
+/// Maximum number of candidates to read from one mirror.
 const CANDIDATES: usize = 16;
 /// The ending of a bundle's file name, after its hash.
 pub(crate) const ENDING: &str = ".collateral.json";
@@ -64,9 +64,9 @@ pub(crate) struct CollateralArguments {
     /// URL of another validator's /files/ mirror; repeatable
     #[arg(long, value_name = "URL")]
     pub(crate) candidates: Vec<String>,
-    /// Bundle whose floors for AMD's firmware may apply
+    /// Bundle with a set of floors for AMD's firmware
     ///
-    /// They apply if their number is higher than that of the floors in force.
+    /// The set applies if its number (`amd_floor`) is higher than that of the set in force.
     #[arg(long, value_name = "FILE")]
     pub(crate) floors: Option<PathBuf>,
 }
@@ -138,7 +138,7 @@ pub(super) fn once(
     }
     let Some((bytes, entry @ Found::Entry { bundle: hash, .. })) = choose(&known, arguments) else {
         if !to_answer.is_empty() {
-            talk("openrelay: warning: no valid collateral has been published; no vote is given");
+            talk("openrelay: warning: not voting: no valid collateral has been published");
         }
         return Ok(());
     };
@@ -213,8 +213,8 @@ impl Known {
         floors && self.with_rule(bundle.clone()).is_ok_and(|same| same == *bundle)
     }
 
-    /// Returns whether a bundle should replace the one in force: it verifies some relay's evidence that the one in
-    /// force does not verify, or soon will not.
+    /// Returns whether a bundle should replace the one in force: it verifies a relay's evidence that the other cannot
+    /// verify, or soon cannot.
     fn is_wanted(&self, bundle: &Bundle) -> bool {
         let expires = |by: &Bundle, staple: &Staple| {
             let candidates = by.candidates(&staple.evidence);
@@ -230,8 +230,8 @@ impl Known {
     }
 }
 
-/// Returns whether evidence with this binding counts for collateral: it belongs to this network, and to the present key
-/// of a relay in `keys`. Without `keys` only the network is checked.
+/// Returns whether collateral is checked with evidence that has this binding. The evidence must belong to this
+/// network, and to the present key of a relay in `keys`. Without `keys` only the network is checked.
 fn counts(binding: &Binding, network: [u8; 32], keys: Option<&BTreeMap<u64, Option<[u8; 32]>>>) -> bool {
     let own = Some(binding.handshake_key);
     binding.network == network && keys.is_none_or(|keys| keys.get(&binding.relay_id) == Some(&own))
@@ -245,7 +245,10 @@ fn registered_keys(folder: &Folder, now: u64) -> Option<BTreeMap<u64, Option<[u8
             Some(directory.body().relays.iter().map(|record| (record.relay_id, record.key())).collect())
         }
         Err(error) => {
-            talk(&format!("openrelay: warning: evidence of unregistered relays counts for collateral: {error}"));
+            talk(&format!(
+                "openrelay: warning: cannot read the directory, so evidence of unregistered relays is used too: \
+                 {error}"
+            ));
             None
         }
     }

@@ -168,7 +168,7 @@ impl View {
         match (self.state, self.vote.mark) {
             (COMMITMENTS, NO_VOTE) => Some(("commit", self.round.commitEnd.to())),
             (REVEALS, COMMITTED) => Some(("reveal", self.reveal_end)),
-            (ENDED, _) => Some(("finish, as anybody may", u64::MAX)),
+            (ENDED, _) => Some(("finish; anyone may do this", u64::MAX)),
             (state, mark) if state > ENDED && mark != NO_VOTE => Some(("settle", u64::MAX)),
             _ => None,
         }

@@ -2,8 +2,8 @@
 //!
 //! Owns the order of these steps. Builds run beside the loop (`builds.rs`), so commits, reveals and renewals of
 //! collateral never wait for them. A restart loses nothing: answers are in the folder before they are committed, and
-//! salts are derived. A decision is never changed, and never shown before it is revealed: others could vote by it,
-//! and a validator that signs two answers in one round loses its whole bond.
+//! salts are derived. A decision is never changed: a validator that signs two answers in one round loses its whole
+//! bond. It is never shown before it is revealed, because others could copy it.
 //!
 //! ```text
 //! proposal ─▶ a source tree with this hash ─▶ a copy of it, built from nothing ─▶ image, manifest
@@ -59,7 +59,7 @@ const AGAIN: Duration = Duration::from_secs(3_600);
 const WHOLE: Duration = Duration::from_secs(3_600);
 /// The free disk space that a build needs, in bytes.
 const ROOM: u64 = 4 << 30;
-/// How often a relay is asked for its evidence.
+/// How often one relay is queried for its evidence.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// The options of a running validator.
@@ -81,7 +81,7 @@ pub(crate) struct RunArguments {
     pub(crate) inputs: InputArguments,
     #[command(flatten)]
     pub(crate) collateral: CollateralArguments,
-    /// Make one pass over what is due, then end
+    /// Do everything that is due once, then end
     #[arg(long)]
     pub(crate) once: bool,
     /// Do not ask relays for their evidence
@@ -97,7 +97,7 @@ pub(crate) struct InputArguments {
     pub(crate) inputs: Option<PathBuf>,
     /// URL to download packages from; repeatable
     ///
-    /// It is asked before Debian's archives, as apt knows them.
+    /// Packages come from these URLs first, then from the archives in apt's sources.
     #[arg(long, value_name = "URL")]
     pub(crate) from: Vec<String>,
     /// Pack these programs instead of compiling them
@@ -233,7 +233,7 @@ fn answer(
         }
         // Reporting a failed build would be false, and not voting at all costs a penalty.
         Decision::Abstain(why) => {
-            talk(&format!("openrelay: warning: round {number}: it abstains: {why}"));
+            talk(&format!("openrelay: warning: round {number}: abstaining: {why}"));
             Found::Abstain {}
         }
     };

@@ -18,7 +18,7 @@ use crate::failure::Failure;
 use crate::output::talk;
 
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The most processor models to ask for, beginning with those of most relays.
+/// Maximum number of processor models to request, beginning with those of most relays.
 const MODELS: usize = 64;
 /// The largest answer, in bytes.
 const MAX_ANSWER: u64 = 1 << 20;
@@ -79,12 +79,12 @@ impl Services {
                 Err(failure) => passed_over(product, &failure),
             }
         }
-        // A part that makes no evidence genuine is reset to the part in force, or is left out.
+        // A part that verifies no evidence is reset to the part in force, or is left out.
         let genuine = genuine_of(&bundle, staples, roots, now);
         bundle.intel.retain(|entry| {
             let good = held.intel.contains(entry) || genuine.contains(&Collateral::Intel(Box::new(entry.clone())));
             if !good {
-                passed_over("Intel's", &"it makes no relay's evidence genuine");
+                passed_over("Intel's", &"it verifies no relay's evidence");
             }
             good
         });
@@ -172,7 +172,7 @@ fn genuine_of(bundle: &Bundle, staples: &[Staple], roots: &Roots, now: u64) -> V
 /// Checks a bundle with relay evidence and the bundle in force, `held`:
 ///
 /// - It has all parts that `held` has, and none of them is older.
-/// - Each part makes some relay's evidence genuine, or is the part in force.
+/// - Each part verifies some relay's evidence, or is the part in force.
 /// - The parts are in canonical order.
 ///
 /// Returns the smallest and the greatest number of Intel's evaluation in the bundle.
@@ -199,7 +199,7 @@ pub(super) fn check(
             return strange("a part from Intel is older than the one in force");
         }
         if own != Some(entry) && !genuine.contains(&Collateral::Intel(Box::new(entry.clone()))) {
-            return strange("a part from Intel makes no relay's evidence genuine");
+            return strange("a part from Intel verifies no relay's evidence");
         }
     }
     for entry in &bundle.amd {
@@ -208,7 +208,7 @@ pub(super) fn check(
             return strange("a list from AMD is older than the one in force");
         }
         if own != Some(entry) && !genuine.contains(&Collateral::Amd(entry.collateral.clone())) {
-            return strange("a part from AMD makes no relay's evidence genuine");
+            return strange("a part from AMD verifies no relay's evidence");
         }
         if entry.collateral.crl.is_none() {
             return strange("a part from AMD has no list of revoked certificates");

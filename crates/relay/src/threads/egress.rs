@@ -23,8 +23,8 @@ use openrelay_node::directory::VerifiedDirectory;
 use super::Prepared;
 use super::error::StartError;
 
-/// Most connections of one client: more than browsers and a torrent client open, fewer than would fill the host's
-/// table.
+/// Maximum number of connections of one client: more than browsers and a torrent client open, fewer than would fill
+/// the host's table.
 const CONNECTIONS: u32 = 4_096;
 /// New connections per second to relays' own ports, for testers that enter through another relay.
 const RELAY_RATE: u32 = 500;
@@ -58,8 +58,8 @@ pub(super) fn prepare(
     match conntrack.forget(IpAddr::V4(GATEWAY_V4)) {
         Ok(()) => prepared.conntrack = Some(conntrack),
         Err(error) => prepared.warnings.push(format!(
-            "cannot delete connections of ended sessions ({error}; needs Linux 6.12); their addresses only rest for \
-             five minutes"
+            "cannot delete connections of ended sessions ({error}; needs Linux 6.12); instead, their addresses stay \
+             unused for five minutes"
         )),
     }
     Ok(())

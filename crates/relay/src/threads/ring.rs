@@ -8,9 +8,9 @@ use std::net::SocketAddr;
 use openrelay_sys::tun::MAX_READ;
 use rtrb::{Consumer, Producer, RingBuffer};
 
-/// Most parcels that wait for another shard, each with room for a train. Unused ones cost no memory.
+/// Maximum number of parcels that wait for another shard, each with room for a train. Unused ones cost no memory.
 const DEPTH: usize = 32;
-/// Most datagrams in one parcel.
+/// Maximum number of datagrams in one parcel.
 pub(crate) const MAX_DATAGRAMS: usize = 1_024;
 
 /// What a parcel holds.

@@ -2,7 +2,7 @@
 //! programs that trust the mock vendors.
 //!
 //! Owns the settings of the simulation, in the file that `OPENRELAY_SIM` names: the vendors' keys, the image's
-//! manifest, the platform, and the lie to tell, if any.
+//! manifest, the platform, and any lie.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
