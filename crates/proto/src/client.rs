@@ -9,7 +9,6 @@
 //!        announces other evidence ─▶ client requests it ─▶ circuit fails; the caller judges the evidence
 //! ```
 
-mod fetch;
 mod leg;
 mod pmtu;
 
@@ -18,6 +17,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::drops::DropReason;
+use crate::frame::{Forward, Probe, ProbeAck};
 use crate::handshake::{Responder, Role};
 use crate::ip::{CLIENT_V4, CLIENT_V6, Packet, tcp};
 use crate::message::{CircuitRefusal, Evidence, EvidenceDigest, Message, MirrorFile, Token};
@@ -27,7 +27,6 @@ use crate::suite::Suites;
 use crate::time::Time;
 use crate::wire::{
     DIRECT_OFFSET, FORWARD_LEN, FrameKind, HEADER_LEN, KIND_LEN, NESTED_OFFSET, NESTED_TRAILER, PacketType, TAG_LEN,
-    take,
 };
 
 use leg::{Incoming, Leg, Stage};
@@ -116,12 +115,28 @@ pub enum Failure {
 
 /// One circuit, without I/O.
 ///
-/// The caller moves the datagrams and supplies the time:
-/// - it passes each datagram from [`Client::remote`] to [`Client::handle_datagram`];
-/// - it seals each packet of the tunnel device with [`Client::seal`] and sends it;
-/// - it calls [`Client::handle_timeout`] when the moment of [`Client::poll_timeout`] has come;
-/// - after each of these calls it takes what [`Client::poll_transmit`], [`Client::poll_event`] and
-///   [`Client::poll_fetched`] return until they return `None`.
+/// # How to call it
+///
+/// Methods are of four kinds:
+///
+/// 1. **Input.** [`Client::handle_datagram`] takes each datagram from [`Client::remote`], [`Client::handle_timeout`]
+///    says that time has passed, [`Client::rekey`], [`Client::fetch`] and [`Client::close`] ask for something.
+/// 2. **Packets of the device**: [`Client::seal`], in a buffer that [`Client::offset`], [`Client::trailer`] and
+///    [`Client::mtu`] describe.
+/// 3. **Output**: [`Client::poll_transmit`], [`Client::poll_event`], [`Client::poll_fetched`] and
+///    [`Client::poll_timeout`]; [`Client::take_shown`] after [`Failure::OtherEvidence`].
+/// 4. **Questions**, which change nothing: [`Client::remote`], [`Client::is_connected`], [`Client::sealing_epochs`].
+///
+/// After [`Client::new`], and after any number of calls of the first two kinds and before the caller waits, it takes
+/// the outputs in the order in which the third kind lists them, each until it returns `None`. [`Client::seal`] changes
+/// [`Client::poll_timeout`] too. The caller calls [`Client::handle_timeout`] no later than at that moment; to be early
+/// is harmless.
+///
+/// The caller delivers the packet of a [`DatagramEvent::Deliver`] before the next call with the same buffer. After
+/// [`Event::Failed`] or [`Event::Lost`] the circuit stays over: [`Client::seal`] fails and no timeout comes.
+///
+/// Time never runs backwards: `now` of a call is at least that of the previous call. `minutes` is verified time and may
+/// jump. Nothing here reads a clock.
 pub struct Client {
     config: ClientConfig,
     /// The session with the ingress; `None` in a circuit of one hop.
@@ -132,6 +147,7 @@ pub struct Client {
     tag: Option<u32>,
     /// Address of the first hop.
     to: SocketAddr,
+    /// The search for the path's MTU.
     pmtu: Pmtu,
     /// Whether the egress has admitted the client.
     connected: bool,
@@ -139,9 +155,11 @@ pub struct Client {
     over: bool,
     /// When the first packet went out that is still unanswered.
     unanswered: Option<Time>,
+    /// When a datagram last went out.
     last_sent: Time,
     /// When a frame last went through the inner session.
     last_sent_through: Time,
+    /// When keys, losses and keepalives were last looked after.
     last_tick: Time,
     /// Whether packets went out lately that still need attention.
     busy: bool,
@@ -149,8 +167,11 @@ pub struct Client {
     last_delivered: Time,
     /// Nudges sent since then.
     nudges: u32,
+    /// Datagrams that wait for [`Client::poll_transmit`].
     outbox: VecDeque<Vec<u8>>,
+    /// Events that wait for [`Client::poll_event`].
     events: VecDeque<Event>,
+    /// Files that wait for [`Client::poll_fetched`].
     fetched: VecDeque<Fetched>,
     /// The evidence that a relay showed instead of the accepted evidence.
     shown: Option<Evidence>,
@@ -284,7 +305,7 @@ impl Client {
                 Err(reason) => Err(reason),
                 Ok(Incoming::Forward) => {
                     self.unanswered = None;
-                    let tag = take(datagram, HEADER_LEN + 1).map(u32::from_be_bytes);
+                    let tag = Forward::parse(frame(datagram)).map(|forward| forward.tag);
                     if tag.is_none() || tag != self.tag {
                         Err(DropReason::UnknownCircuit)
                     } else {
@@ -348,10 +369,9 @@ impl Client {
             }
             Incoming::ProbeAck => {
                 let slice = datagram.get(start..end).ok_or(DropReason::BadFrame)?;
-                let body = frame(slice);
-                if let Some(nonce) = take::<8>(body, 1) {
+                if let Some(ack) = ProbeAck::parse(frame(slice)) {
                     let before = self.pmtu.confirmed();
-                    self.pmtu.acknowledged(nonce, body.len() - 1, now);
+                    self.pmtu.acknowledged(ack.nonce, ack.size, now);
                     self.note_mtu(before, now);
                 }
                 Ok(DatagramEvent::Consumed)
@@ -474,7 +494,7 @@ impl Client {
         let mtu = self.pmtu.confirmed();
         if mtu != before {
             if let Some(report) = self.inner.report(mtu) {
-                let datagram = self.inner_frame(FrameKind::PathMtu, &report, now);
+                let datagram = self.inner_frame(FrameKind::PathMtu, &report.write(), now);
                 self.outbox.extend(datagram);
             }
             self.events.push_back(Event::Mtu(mtu));
@@ -526,9 +546,7 @@ impl Client {
             let nonce = array(random);
             if let Some((nonce, size)) = self.pmtu.handle_timeout(now, nonce, self.busy || self.nudges < NUDGES) {
                 let report = self.inner.report(self.pmtu.confirmed()).unwrap_or_default();
-                let mut body = [&nonce[..], &report].concat();
-                body.resize(size, 0);
-                let datagram = self.inner_frame(FrameKind::Probe, &body, now);
+                let datagram = self.inner_frame(FrameKind::Probe, &Probe { nonce, report }.write(size), now);
                 self.outbox.extend(datagram);
             }
             self.note_mtu(before, now);
@@ -655,10 +673,8 @@ fn wrap(outer: &mut Leg, tag: u32, packet: &[u8], now: Time) -> Option<Vec<u8>> 
 
 /// Seals a datagram in place that already contains its inner packet.
 fn forward(outer: &mut Leg, tag: u32, datagram: &mut [u8], now: Time) -> Result<(), DropReason> {
-    let front = datagram.get_mut(HEADER_LEN..).and_then(|rest| rest.first_chunk_mut::<FORWARD_LEN>());
-    let [kind, tag_room @ ..] = front.ok_or(DropReason::BadLength)?;
-    *kind = FrameKind::Forward.byte();
-    *tag_room = tag.to_be_bytes();
+    let front = datagram.get_mut(HEADER_LEN..).ok_or(DropReason::BadLength)?;
+    Forward { tag }.write(front).ok_or(DropReason::BadLength)?;
     outer.seal(datagram, now)
 }
 

@@ -17,11 +17,9 @@
 
 use crate::kem::{self, KemPair};
 use crate::keys::{RelayId, RelayKey, RelaySecret, Secret};
-use crate::message::EvidenceDigest;
 use crate::noise::{Symmetric, Undecryptable};
 use crate::random::{Random, array};
-use crate::suite::{Suite, Suites};
-use crate::wire::{HEADER_LEN, PacketType, TAG_LEN, take};
+use crate::wire::{COOKIE_PACKET_LEN, EvidenceDigest, HEADER_LEN, PROOF_LEN, PacketType, Suite, Suites, TAG_LEN, take};
 
 /// Bytes of a client's first packet without a cookie proof.
 pub const FIRST_NK_LEN: usize = 112;
@@ -35,16 +33,8 @@ pub const KEM_KEY_LEN: usize = HEADER_LEN + kem::KEY_LEN + TAG_LEN;
 pub const KEM_TEXT_LEN: usize = HEADER_LEN + kem::TEXT_LEN + TAG_LEN + size_of::<EvidenceDigest>() + TAG_LEN;
 /// Offset of the ephemeral key in a first packet and in a reply.
 const EPHEMERAL: usize = HEADER_LEN;
-/// Bytes of the cookie proof, which a first packet may carry at its end. No other packet has the length of a first
-/// packet without a proof.
-pub const PROOF_LEN: usize = 16;
 const FIRST_PAYLOAD: usize = FIRST_NK_LEN - HEADER_LEN - 32 - TAG_LEN;
 const REPLY_PAYLOAD: usize = REPLY_LEN - HEADER_LEN - 32 - TAG_LEN;
-
-/// Bytes of a cookie.
-pub(crate) const COOKIE_LEN: usize = 16;
-/// Bytes of the packet that carries a cookie: less than half of a first packet.
-pub(crate) const COOKIE_PACKET_LEN: usize = HEADER_LEN + COOKIE_LEN + TAG_LEN;
 
 /// The role in which a relay is addressed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

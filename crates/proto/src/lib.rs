@@ -7,7 +7,9 @@
 
 pub mod client;
 mod control;
+mod cookie;
 pub mod drops;
+mod frame;
 pub mod handshake;
 pub mod index;
 pub mod ip;
@@ -16,6 +18,7 @@ pub mod keys;
 mod link;
 pub mod mask;
 pub mod message;
+pub mod mirror;
 mod noise;
 pub mod random;
 pub mod relay;

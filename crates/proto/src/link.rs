@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use crate::control::{ControlStream, MAX_MESSAGE};
 use crate::drops::DropReason;
+use crate::frame::Report;
 use crate::handshake::{Rekey, Responder};
 use crate::message::Message;
 use crate::random::{Random, array};
-use crate::session::{Session, frame};
+use crate::session::Session;
 use crate::time::Time;
-use crate::wire::{FrameKind, HEADER_LEN, TAG_LEN, padded, take};
+use crate::wire::{FrameKind, HEADER_LEN, TAG_LEN, padded};
 
 /// Age of keys in use at which the initiator re-handshakes, plus up to [`REKEY_SPREAD`].
 const REKEY_AFTER: Duration = Duration::from_secs(120);
@@ -73,17 +74,13 @@ impl Link {
     }
 
     /// Returns the report that probes carry: `mtu`, and how much of the peer's control stream has arrived.
-    pub(crate) fn report(&mut self, mtu: u16) -> [u8; REPORT_LEN] {
-        let mut report = [0; REPORT_LEN];
-        report[..2].copy_from_slice(&mtu.to_be_bytes());
-        report[2..].copy_from_slice(&self.control.acknowledgement().to_be_bytes());
-        report
+    pub(crate) fn report(&mut self, mtu: u16) -> Report {
+        Report { mtu, acknowledged: self.control.acknowledgement() }
     }
 
-    /// Handles the peer's report. Returns the MTU in it.
-    pub(crate) fn handle_report(&mut self, report: &[u8]) -> Option<u16> {
-        self.control.acknowledge(u32::from_be_bytes(take(report, 2)?));
-        Some(u16::from_be_bytes(take(report, 0)?))
+    /// Handles what the peer's report acknowledges.
+    pub(crate) fn handle_report(&mut self, report: Report) {
+        self.control.acknowledge(report.acknowledged);
     }
 
     /// Returns the next control datagram that is due, sealed, with the index not masked yet. Leaves `before` bytes
@@ -159,16 +156,4 @@ impl Link {
         self.session.install(keys, now);
         Ok(())
     }
-}
-
-/// Bytes of a report.
-pub(crate) const REPORT_LEN: usize = 6;
-
-/// Builds the answer to a probe: the same nonce and the same size.
-pub(crate) fn probe_answer(datagram: &[u8]) -> Option<Vec<u8>> {
-    let body = frame(datagram).get(1..)?;
-    let nonce = body.get(..8)?;
-    let mut answer = vec![0; body.len()];
-    answer.get_mut(..8)?.copy_from_slice(nonce);
-    Some(answer)
 }

@@ -9,6 +9,9 @@
 use crate::keys::{RelayId, sha256};
 use crate::wire::take;
 
+pub use crate::mirror::{MAX_MIRRORED, MIRROR_PIECE, MirrorFile, MirrorPiece};
+pub use crate::wire::EvidenceDigest;
+
 /// A message of the control stream.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Message {
@@ -72,43 +75,6 @@ pub enum Message {
     MirrorPiece(MirrorPiece),
 }
 
-/// Largest piece of a mirrored file in one message, in bytes. With the heads of piece and message it is exactly what
-/// the control stream may have in flight, so each piece costs one round trip. A relay holds one piece for each
-/// session that requested it and has not acknowledged it.
-pub const MIRROR_PIECE: usize = 16_384 - 23;
-
-/// Largest mirrored file, in bytes. The records of 20,000 relays with the longest descriptors that the registry
-/// accepts have 6.3 MiB. Each piece costs a round trip, so a larger file would take a client most of a minute. A
-/// hostile relay can make a client hold this much.
-pub const MAX_MIRRORED: usize = 8 << 20;
-
-/// A file that relays mirror for clients. This crate does not look at its content: the client that requested it
-/// verifies it against the chain.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum MirrorFile {
-    /// The records of all relays.
-    Records,
-    /// A signed checkpoint, with the reading at its block.
-    Checkpoint,
-    /// Relay evidence, and the data that it is judged by.
-    Attestation,
-}
-
-/// A part of a mirrored file.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct MirrorPiece {
-    /// Which file.
-    pub file: MirrorFile,
-    /// The first eight bytes of the file's SHA-256, so that pieces of an old and a new file do not mix.
-    pub version: [u8; 8],
-    /// Bytes of the whole file; 0 when the relay does not have it.
-    pub total: u32,
-    /// Offset of the piece: the requested one, or 0 when the file ends before that.
-    pub offset: u32,
-    /// The piece, up to [`MIRROR_PIECE`] bytes.
-    pub bytes: Vec<u8>,
-}
-
 /// Evidence, by kind.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Evidence {
@@ -120,10 +86,6 @@ pub enum Evidence {
 
 /// Largest staple, in bytes: a quote of 16 KiB and its binding.
 pub const MAX_STAPLE: usize = 16_640;
-
-/// The digest under which a client accepts evidence: for `open`, SHA-256 of the message body; for a staple, whatever
-/// its verifier identifies it by.
-pub type EvidenceDigest = [u8; 32];
 
 /// Evidence as a relay holds it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -202,10 +164,7 @@ impl Message {
             Self::Rekeyed(body) => (0x21, body.clone()),
             Self::Close => (0x23, vec![]),
             Self::MirrorRequest { file, offset } => (0x30, [&[file.byte()][..], &offset.to_be_bytes()].concat()),
-            Self::MirrorPiece(piece) => {
-                let head = [&[piece.file.byte()][..], &piece.version, &piece.total.to_be_bytes()].concat();
-                (0x31, [&head[..], &piece.offset.to_be_bytes(), &piece.bytes].concat())
-            }
+            Self::MirrorPiece(piece) => (0x31, [&piece.head()[..], &piece.bytes].concat()),
         }
     }
 
@@ -236,8 +195,8 @@ impl Message {
             0x20 if body.len() == crate::handshake::REKEY_LEN => Self::Rekey(body.to_vec()),
             0x21 if body.len() == crate::handshake::REKEYED_LEN => Self::Rekeyed(body.to_vec()),
             0x23 => Self::Close,
-            0x30 => Self::MirrorRequest { file: MirrorFile::parse(body)?, offset: number(body, 1)? },
-            0x31 => Self::MirrorPiece(MirrorPiece::parse(body)?),
+            0x30 => Self::MirrorRequest { file: MirrorFile::parse(body).ok_or(Malformed)?, offset: number(body, 1)? },
+            0x31 => Self::MirrorPiece(MirrorPiece::parse(body).ok_or(Malformed)?),
             _ => return Err(Malformed),
         };
         // Each message has one encoding: a body that would be encoded differently is refused.
@@ -253,42 +212,6 @@ impl Evidence {
             Some((1, bytes)) if !bytes.is_empty() && bytes.len() <= MAX_STAPLE => Ok(Self::Staple(bytes.to_vec())),
             _ => Err(Malformed),
         }
-    }
-}
-
-impl MirrorFile {
-    const fn byte(self) -> u8 {
-        match self {
-            Self::Records => 1,
-            Self::Checkpoint => 2,
-            Self::Attestation => 3,
-        }
-    }
-
-    fn parse(body: &[u8]) -> Result<Self, Malformed> {
-        match body.first() {
-            Some(1) => Ok(Self::Records),
-            Some(2) => Ok(Self::Checkpoint),
-            Some(3) => Ok(Self::Attestation),
-            _ => Err(Malformed),
-        }
-    }
-}
-
-impl MirrorPiece {
-    /// Bytes of a message before the piece.
-    const HEAD: usize = 1 + 8 + 4 + 4;
-
-    fn parse(body: &[u8]) -> Result<Self, Malformed> {
-        let bytes = body.get(Self::HEAD..).filter(|bytes| bytes.len() <= MIRROR_PIECE).ok_or(Malformed)?.to_vec();
-        let version = take(body, 1).ok_or(Malformed)?;
-        let (total, offset) = (number(body, 9)?, number(body, 13)?);
-        let end = u64::from(offset) + bytes.len() as u64;
-        // A piece must bring the file further, and must not go beyond its end.
-        if end > total.into() || (bytes.is_empty() && end < total.into()) {
-            return Err(Malformed);
-        }
-        Ok(Self { file: MirrorFile::parse(body)?, version, total, offset, bytes })
     }
 }
 

@@ -5,20 +5,21 @@
 
 use std::time::Duration;
 
-use super::fetch::{Fetch, Progress};
 use super::is_answer;
 use crate::control::MAX_MESSAGE;
+use crate::cookie;
 use crate::drops::DropReason;
-use crate::handshake::{COOKIE_LEN, First, Initiator, Responder};
-use crate::link::{Link, REPORT_LEN};
+use crate::frame::{PathChallenge, Report};
+use crate::handshake::{First, Initiator, Responder};
+use crate::link::Link;
 use crate::mask::IndexMask;
 use crate::message::{EvidenceDigest, Message, MirrorFile, MirrorPiece};
+use crate::mirror::fetch::{Fetch, Progress};
 use crate::random::{Random, array};
-use crate::relay::{prove_cookie, read_cookie};
 use crate::session::{CLIENT_WINDOW, Session, frame};
 use crate::suite::Suites;
 use crate::time::Time;
-use crate::wire::{FrameKind, PacketType, take};
+use crate::wire::{COOKIE_LEN, FrameKind, PacketType};
 
 /// Waits for an answer, in milliseconds; after the last one the relay counts as silent. Many short waits come first,
 /// because a relay under attack processes one first packet in sixteen. Long waits follow, for satellite paths.
@@ -125,7 +126,7 @@ impl Leg {
         let first = First { offered: self.suites, local_index: self.index, minutes };
         let (initiator, mut packet) = Initiator::start(&self.peer, None, first, random).ok()?;
         if let Some(cookie) = &self.cookie {
-            prove_cookie(&mut packet, cookie);
+            cookie::prove(&mut packet, cookie);
         }
         let again = now.after(wait(0));
         self.state =
@@ -203,8 +204,8 @@ impl Leg {
             }
             PacketType::Cookie if attempt.is_first => {
                 let cookie =
-                    read_cookie(packet, &attempt.packet, &self.peer.key).ok_or(DropReason::HandshakeInvalid)?;
-                prove_cookie(&mut attempt.packet, &cookie);
+                    cookie::read(packet, &attempt.packet, &self.peer.key).ok_or(DropReason::HandshakeInvalid)?;
+                cookie::prove(&mut attempt.packet, &cookie);
                 self.cookie = Some(cookie);
                 attempt.due = true;
             }
@@ -227,21 +228,20 @@ impl Leg {
     fn answer_challenge(
         &mut self,
         known: u32,
-        body: &[u8],
+        frame: &[u8],
         now: Time,
         random: &mut dyn Random,
     ) -> Result<(), DropReason> {
-        let nonce: [u8; 8] = take(body, 1).ok_or(DropReason::BadFrame)?;
-        let fresh: [u8; 4] = take(body, 9).ok_or(DropReason::BadFrame)?;
+        let PathChallenge { nonce, index: fresh } = PathChallenge::parse(frame).ok_or(DropReason::BadFrame)?;
         let State::Up(link) = &mut self.state else { return Err(DropReason::NotAdmitted) };
         if self.answered != Some(nonce) {
             self.answered = Some(nonce);
             // Retires `known`, not the current index: if an echo was lost, the relay never learned the current one.
             self.retiring = Some((known, None));
             self.index = u32::from_be_bytes(array(random));
-            link.session.remote_index = u32::from_be_bytes(fresh);
+            link.session.remote_index = fresh;
         }
-        let echo = [&nonce[..], &self.index.to_be_bytes()].concat();
+        let echo = PathChallenge { nonce, index: self.index }.write();
         if let Some(mut datagram) = link.frame(FrameKind::PathResponse, &echo, 0, 0, now) {
             self.to_relay.apply(&mut datagram);
             self.ready.push(datagram);
@@ -258,7 +258,7 @@ impl Leg {
     }
 
     /// Returns the report for the relay: the path MTU, and how much of the relay's control stream has arrived.
-    pub(super) fn report(&mut self, mtu: u16) -> Option<[u8; REPORT_LEN]> {
+    pub(super) fn report(&mut self, mtu: u16) -> Option<Report> {
         match &mut self.state {
             State::Up(link) => Some(link.report(mtu)),
             State::Idle | State::Handshaking(_) => None,
@@ -338,9 +338,8 @@ impl Leg {
         if self.stage != Stage::Admitted || self.fetch.is_some() {
             return false;
         }
-        let fetch = self.fetch.insert(Fetch::new(file));
-        let request = fetch.request();
-        self.send(&request);
+        self.fetch = Some(Fetch::new(file));
+        self.send(&Message::MirrorRequest { file, offset: 0 });
         true
     }
 
@@ -349,9 +348,10 @@ impl Leg {
     /// # Errors
     /// When the relay sent something that was not requested.
     pub(super) fn take_piece(&mut self, piece: MirrorPiece) -> Result<Option<(MirrorFile, Vec<u8>)>, ()> {
+        let file = piece.file;
         match self.fetch.as_mut().and_then(|fetch| fetch.take(piece)).ok_or(())? {
-            Progress::Ask(request) => {
-                self.send(&request);
+            Progress::Ask(offset) => {
+                self.send(&Message::MirrorRequest { file, offset });
                 Ok(None)
             }
             Progress::Done(file, bytes) => {

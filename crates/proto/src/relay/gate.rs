@@ -11,14 +11,14 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use crate::handshake::{COOKIE_LEN, COOKIE_PACKET_LEN, PROOF_LEN, split_proof};
-use crate::keys::{MacKey, RelayKey, Secret, hmac_sha256, sha256};
+use crate::cookie;
+use crate::handshake::split_proof;
+use crate::keys::{MacKey, RelayKey, Secret};
 use crate::random::{Random, array};
 use crate::relay::Route;
 use crate::relay::shares::Shares;
-use crate::suite::{PacketKey, Suite};
 use crate::time::Time;
-use crate::wire::{HEADER_LEN, PacketType, take};
+use crate::wire::{COOKIE_LEN, PROOF_LEN};
 
 /// Interval at which cookies change.
 const COOKIE_TIME: Duration = Duration::from_secs(120);
@@ -138,7 +138,7 @@ impl Gate {
 
     /// Builds the answer to a first packet whose sender must prove its address, not masked yet.
     pub(crate) fn challenge(&self, route: Route, packet: &[u8], now: Time, random: &mut dyn Random) -> Vec<u8> {
-        cookie_packet(packet, &self.cookie(route, self.number(now)), &self.relay, random)
+        cookie::packet(packet, &self.cookie(route, self.number(now)), &self.relay, random)
     }
 
     fn number(&self, now: Time) -> u64 {
@@ -147,7 +147,7 @@ impl Gate {
 
     fn proves(&self, route: Route, body: &[u8], proof: &[u8; PROOF_LEN], now: Time) -> bool {
         let is_of = |number| {
-            let expected = mac(&self.cookie(route, number), body);
+            let expected = cookie::proof(&self.cookie(route, number), body);
             aws_lc_rs::constant_time::verify_slices_are_equal(proof, &expected).is_ok()
         };
         let number = self.number(now);
@@ -167,62 +167,13 @@ fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
-fn mac(cookie: &[u8; COOKIE_LEN], body: &[u8]) -> [u8; PROOF_LEN] {
-    let full = hmac_sha256(cookie, &[body]);
-    let mut short = [0; PROOF_LEN];
-    short.copy_from_slice(&full[..PROOF_LEN]);
-    short
-}
-
-/// Puts the proof of `cookie` at the end of an unmasked first packet, replacing an earlier proof.
-pub(crate) fn prove(packet: &mut Vec<u8>, cookie: &[u8; COOKIE_LEN]) {
-    if let Some((body, _)) = split_proof(packet) {
-        let (length, proof) = (body.len(), mac(cookie, body));
-        packet.truncate(length);
-        packet.extend_from_slice(&proof);
-    }
-}
-
-/// Derives the key of the answer to a first packet; only a party that saw the packet can open the answer.
-fn cookie_key(relay: &RelayKey, first: &[u8]) -> PacketKey {
-    let ephemeral: [u8; 32] = take(first, HEADER_LEN).unwrap_or([0; 32]);
-    let key = Zeroizing::new(sha256(&[b"ORP/1 cookie", relay.as_bytes(), &ephemeral]));
-    PacketKey::new(Suite::Aes256Gcm, &key)
-}
-
-fn cookie_packet(first: &[u8], cookie: &[u8; COOKIE_LEN], relay: &RelayKey, random: &mut dyn Random) -> Vec<u8> {
-    let mut packet = vec![0; COOKIE_PACKET_LEN];
-    packet[0] = PacketType::Cookie.byte();
-    packet[1..5].copy_from_slice(&take::<4>(first, 1).unwrap_or([0; 4]));
-    random.fill(&mut packet[5..HEADER_LEN]);
-    packet[HEADER_LEN..HEADER_LEN + COOKIE_LEN].copy_from_slice(cookie);
-    let counter = counter(&packet);
-    // The length fits and nothing else can fail. A packet that was not sealed could not be opened.
-    let _ = cookie_key(relay, first).seal(counter, &mut packet);
-    packet
-}
-
-/// Reads the cookie from an unmasked cookie packet that answers `first`.
-pub(crate) fn read_cookie(packet: &mut [u8], first: &[u8], relay: &RelayKey) -> Option<[u8; COOKIE_LEN]> {
-    if packet.len() != COOKIE_PACKET_LEN {
-        return None;
-    }
-    let counter = counter(packet);
-    cookie_key(relay, first).open(counter, packet).ok()?;
-    take(packet, HEADER_LEN)
-}
-
-fn counter(packet: &[u8]) -> u64 {
-    take::<5>(packet, 5).map_or(0, |[a, b, c, d, e]| u64::from_be_bytes([0, 0, 0, a, b, c, d, e]))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::handshake::{FIRST_NK_LEN, First, Initiator, Responder, Role};
     use crate::keys::{RelayId, RelaySecret};
     use crate::random::Counting;
-    use crate::suite::Suites;
+    use crate::wire::{HEADER_LEN, Suites};
 
     struct Door {
         gate: Gate,
@@ -255,9 +206,9 @@ mod tests {
         fn proven(&mut self, now: Time) -> Vec<u8> {
             let mut answer = self.gate.challenge(route(1), &self.first, now, &mut self.random);
             assert!(answer.len() <= self.first.len(), "an answer is never longer than the packet that caused it");
-            let cookie = read_cookie(&mut answer, &self.first, &self.key).unwrap();
+            let cookie = cookie::read(&mut answer, &self.first, &self.key).unwrap();
             let mut packet = self.first.clone();
-            prove(&mut packet, &cookie);
+            cookie::prove(&mut packet, &cookie);
             packet
         }
     }
@@ -333,7 +284,7 @@ mod tests {
         let other = Door::new(0);
         let mut stranger = other.first.clone();
         stranger[HEADER_LEN] ^= 1;
-        assert_eq!(read_cookie(&mut answer, &stranger, &door.key), None);
+        assert_eq!(cookie::read(&mut answer, &stranger, &door.key), None);
     }
 
     #[test]

@@ -9,14 +9,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::{EntryId, Gate, Install, Output, Rekeyed, RelayConfig, Replays, Request, Route};
+use crate::cookie;
 use crate::drops::{DropReason, Drops};
-use crate::handshake::{COOKIE_LEN, First, Initiator, RekeyRequest, Replied, accept, answer_rekey, split_proof};
+use crate::handshake::{First, Initiator, RekeyRequest, Replied, accept, answer_rekey, split_proof};
 use crate::index::{IndexKey, Place, Slots};
 use crate::keys::{RelayId, RelaySecret, sha256};
 use crate::mask::IndexMask;
 use crate::random::Random;
 use crate::time::Time;
-use crate::wire::{PacketType, take};
+use crate::wire::{COOKIE_LEN, PacketType, take};
 
 /// How long a responder waits for the ML-KEM key, and answers its repetitions.
 const RESPONDER_TIME: Duration = Duration::from_secs(10);
@@ -282,9 +283,9 @@ impl Handshaker {
     fn cookie(&mut self, index: u32, mut packet: Vec<u8>, out: &mut Outputs) -> Result<(), DropReason> {
         let outgoing = self.outgoing.get_mut(&index).ok_or(DropReason::HandshakeStray)?;
         let peer = self.config.peers.get(&outgoing.egress).ok_or(DropReason::HandshakeStray)?;
-        let cookie = super::gate::read_cookie(&mut packet, &outgoing.packet, &peer.responder.key)
-            .ok_or(DropReason::HandshakeInvalid)?;
-        super::gate::prove(&mut outgoing.packet, &cookie);
+        let cookie =
+            cookie::read(&mut packet, &outgoing.packet, &peer.responder.key).ok_or(DropReason::HandshakeInvalid)?;
+        cookie::prove(&mut outgoing.packet, &cookie);
         outgoing.cookie = Some(cookie);
         self.send_outgoing(index, out);
         Ok(())
@@ -335,7 +336,7 @@ impl Handshaker {
                 outgoing.initiator = initiator;
                 outgoing.packet = packet;
                 if let Some(cookie) = &outgoing.cookie {
-                    super::gate::prove(&mut outgoing.packet, cookie);
+                    cookie::prove(&mut outgoing.packet, cookie);
                 }
             }
         }

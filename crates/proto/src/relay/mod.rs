@@ -21,19 +21,17 @@ mod shares;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use crate::handshake::{Established, RekeyRequest, Responder, Role, SessionKeys};
 use crate::index::Place;
-use crate::keys::{RelayId, RelayKey, sha256};
-use crate::message::{Announced, MAX_MIRRORED, MIRROR_PIECE, MirrorFile, MirrorPiece};
+use crate::keys::{RelayId, RelayKey};
+use crate::message::Announced;
 use crate::suite::Suites;
 
-pub use entry::Admit;
-pub use entry::{EntryId, OpenAdmission};
+pub use crate::mirror::{Mirror, Mirrored};
+pub use entry::{Admit, EntryId, OpenAdmission};
 pub use filter::Replays;
 pub use gate::{Gate, Load};
-pub(crate) use gate::{prove as prove_cookie, read_cookie};
 pub use handshaker::{Handshaker, Outputs};
 pub use shard::{Down, Fate, INNER_POOL, Shard, ShardCounts, Shared};
 
@@ -54,57 +52,6 @@ pub struct RelayConfig {
     pub evidence: Announced,
     /// The files that the relay mirrors.
     pub mirror: Mirror,
-}
-
-/// The files that a relay mirrors. Nobody has to trust the relay: clients verify the files against the chain.
-#[derive(Clone, Default, Debug)]
-pub struct Mirror {
-    /// The records of all relays; `None` with a signed directory.
-    pub records: Option<Arc<Mirrored>>,
-    /// A signed checkpoint.
-    pub checkpoint: Option<Arc<Mirrored>>,
-    /// Relay evidence, and the data that it is judged by.
-    pub attestation: Option<Arc<Mirrored>>,
-}
-
-/// A mirrored file.
-#[derive(Debug)]
-pub struct Mirrored {
-    version: [u8; 8],
-    bytes: Vec<u8>,
-}
-
-impl Mirrored {
-    /// Makes a file of these bytes; `None` when they are empty or more than [`MAX_MIRRORED`].
-    pub fn new(bytes: Vec<u8>) -> Option<Arc<Self>> {
-        if bytes.is_empty() || bytes.len() > MAX_MIRRORED {
-            return None;
-        }
-        let version = *sha256(&[&bytes]).first_chunk()?;
-        Some(Arc::new(Self { version, bytes }))
-    }
-}
-
-impl Mirror {
-    /// Returns the piece of a file that starts at `offset`.
-    fn piece(&self, file: MirrorFile, offset: u32) -> MirrorPiece {
-        let found = match file {
-            MirrorFile::Records => &self.records,
-            MirrorFile::Checkpoint => &self.checkpoint,
-            MirrorFile::Attestation => &self.attestation,
-        };
-        let (version, bytes) = found.as_ref().map_or(([0; 8], &[][..]), |found| (found.version, &found.bytes));
-        // A file that has become shorter than the offset starts at 0 again.
-        let offset = if (offset as usize) < bytes.len() { offset } else { 0 };
-        let rest = bytes.get(offset as usize..).unwrap_or(&[]);
-        MirrorPiece {
-            file,
-            version,
-            total: u32::try_from(bytes.len()).unwrap_or(0),
-            offset,
-            bytes: rest.get(..MIRROR_PIECE).unwrap_or(rest).to_vec(),
-        }
-    }
 }
 
 impl RelayConfig {

@@ -10,7 +10,12 @@
 //!          device ─▶ translate, seal B, seal hop ─▶ ingress
 //! ```
 
+mod admission;
+mod circuits;
 mod conversation;
+mod paths;
+mod sending;
+mod sweep;
 mod table;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -22,7 +27,7 @@ use super::entry::{Admit, Entry, EntryId, Kind};
 use super::gate::Entrance;
 use super::{Gate, Output, RelayConfig, Request, Route};
 use crate::drops::{DropReason, Drops};
-use crate::handshake::COOKIE_PACKET_LEN;
+use crate::frame::Forward;
 use crate::index::{IndexKey, Slots};
 use crate::ip::translate::{Side, replace};
 use crate::ip::{CLIENT_V4, CLIENT_V6, Packet, destination, tcp};
@@ -32,8 +37,8 @@ use crate::random::Random;
 use crate::session::frame;
 use crate::time::Time;
 use crate::wire::{
-    DIRECT_OFFSET, FORWARD_LEN, FrameKind, HEADER_LEN, KIND_LEN, NESTED_OFFSET, NESTED_TRAILER, PacketType, TAG_LEN,
-    take,
+    COOKIE_PACKET_LEN, DIRECT_OFFSET, FORWARD_LEN, FrameKind, HEADER_LEN, KIND_LEN, NESTED_OFFSET, NESTED_TRAILER,
+    PacketType, TAG_LEN, take,
 };
 
 pub use table::INNER_POOL;
@@ -102,35 +107,65 @@ pub struct ShardCounts {
 
 /// One shard of a relay, without I/O.
 ///
-/// The caller moves the datagrams and supplies the time:
-/// - it passes each datagram to [`Shard::handle_datagram`] and acts on the [`Fate`];
-/// - at an egress, it sends each packet of the tunnel device with [`Shard::route_down`], [`Shard::translate_down`]
-///   and [`Shard::seal_down`];
-/// - it calls [`Shard::handle_timeout`] when the moment of [`Shard::poll_timeout`] has come;
-/// - it passes what [`Shard::poll_request`] returns to the handshaker, and the handshaker's outputs to
-///   [`Shard::apply`];
-/// - after each of these calls it takes what [`Shard::poll_transmit`] and, at an egress, [`Shard::poll_freed`] return
-///   until they return `None`.
+/// # How to call it
+///
+/// Methods are of four kinds:
+///
+/// 1. **Input.** [`Shard::handle_datagram`] and [`Shard::handle_passed`] take datagrams, [`Shard::apply`] takes outputs
+///    of the handshaker, [`Shard::request_refused`] takes back a request, [`Shard::set_config`] replaces the
+///    configuration, [`Shard::handle_timeout`] says that time has passed, [`Shard::close`] ends all sessions.
+/// 2. **Packets of the device**, at an egress: [`Shard::route_down`], [`Shard::translate_down`], [`Shard::seal_down`],
+///    in this order and at one `now`. They cause no output of the third kind.
+/// 3. **Output**: [`Shard::poll_request`], [`Shard::poll_transmit`], [`Shard::poll_freed`] and
+///    [`Shard::poll_timeout`].
+/// 4. **Questions**, which change nothing: [`Shard::counts`], [`Shard::moved`], [`Shard::held`], [`Shard::shard_of`].
+///
+/// After any number of inputs, and before the caller waits, it takes the outputs in the order in which the third kind
+/// lists them, each until it returns `None`. Requests go to the handshaker, and its outputs are inputs of this shard
+/// again. Freed addresses go to whoever forgets tracked connections; an ingress has none. [`Shard::poll_timeout`] comes
+/// last, because every input can change it; the caller then calls [`Shard::handle_timeout`] no later than at that
+/// moment. To be early is harmless.
+///
+/// The caller acts on each [`Fate`] before the next input: the datagram in its buffer is what has to be sent or
+/// delivered.
+///
+/// Time never runs backwards: `now` of a call is at least that of the previous call, and all shards and the handshaker
+/// of a relay share one clock. Nothing here reads a clock, so a simulation may run at any speed.
 pub struct Shard {
+    /// Its number in the relay, which is part of each of its indices.
     number: u8,
     config: Arc<RelayConfig>,
+    /// The permutation between indices and places, the same in all shards.
     index_key: IndexKey,
+    /// The places of this shard's sessions, shared with the handshaker.
     slots: Arc<Mutex<Slots>>,
+    /// The check of first packets, the same in all shards.
     gate: Gate,
+    /// The admission policy.
     admit: Box<dyn Admit>,
+    /// The mask of packets to this relay.
     own_mask: IndexMask,
+    /// The mask of packets from this relay to its clients.
     client_mask: IndexMask,
+    /// All sessions.
     table: Table,
+    /// All circuits of an ingress, by tag.
     circuits: Circuits,
     /// Sessions with egresses that this shard began.
     hops: BTreeMap<RelayId, EntryId>,
     /// Circuits that wait for a session with their egress: the client's entry and the request's number.
     waiting: BTreeMap<RelayId, Vec<(EntryId, u32)>>,
+    /// Inner addresses of an egress.
     addresses: Addresses,
+    /// When a session's control stream or path challenge needs attention.
     timers: BTreeSet<(Time, EntryId)>,
+    /// When all sessions are looked over again.
     next_sweep: Time,
+    /// Datagrams of the shard's own that wait for [`Shard::poll_transmit`].
     outbox: VecDeque<(SocketAddr, Vec<u8>)>,
+    /// Requests that wait for [`Shard::poll_request`].
     requests: VecDeque<Request>,
+    /// Inner addresses of ended sessions that wait for [`Shard::poll_freed`].
     freed: VecDeque<(Ipv4Addr, Ipv6Addr)>,
     /// Sessions that may hold a piece of a mirrored file.
     mirroring: BTreeSet<EntryId>,
@@ -282,7 +317,7 @@ impl Shard {
 
     /// Ingress: moves a client's frame into the session with the circuit's egress, in place.
     fn forward_up(&mut self, id: EntryId, datagram: &mut [u8], now: Time) -> Result<Fate, DropReason> {
-        let tag = take(datagram, HEADER_LEN + 1).map(u32::from_be_bytes).ok_or(DropReason::BadFrame)?;
+        let Forward { tag } = Forward::parse(frame(datagram)).ok_or(DropReason::BadFrame)?;
         let circuit = self.circuits.find(tag).filter(|c| c.client == id).ok_or(DropReason::UnknownCircuit)?;
         let hop = self.table.get_mut(circuit.hop).ok_or(DropReason::UnknownCircuit)?;
         let Kind::Hop { to, mask, .. } = &hop.kind else { return Err(DropReason::UnknownCircuit) };
@@ -294,7 +329,7 @@ impl Shard {
 
     /// Ingress: moves an egress' frame into the session of the circuit's client, in place.
     fn forward_down(&mut self, id: EntryId, datagram: &mut [u8], now: Time) -> Result<Fate, DropReason> {
-        let tag = take(datagram, HEADER_LEN + 1).map(u32::from_be_bytes).ok_or(DropReason::BadFrame)?;
+        let Forward { tag } = Forward::parse(frame(datagram)).ok_or(DropReason::BadFrame)?;
         let circuit = self.circuits.find(tag).filter(|c| c.hop == id).ok_or(DropReason::UnknownCircuit)?;
         let client = self.table.get_mut(circuit.client).ok_or(DropReason::UnknownCircuit)?;
         let Kind::Client { path, .. } = &mut client.kind else { return Err(DropReason::UnknownCircuit) };
@@ -314,7 +349,7 @@ impl Shard {
         now: Time,
         random: &mut dyn Random,
     ) -> Result<Fate, DropReason> {
-        let tag = take(datagram, HEADER_LEN + 1).map(u32::from_be_bytes).ok_or(DropReason::BadFrame)?;
+        let Forward { tag } = Forward::parse(frame(datagram)).ok_or(DropReason::BadFrame)?;
         let start = HEADER_LEN + FORWARD_LEN;
         let end = datagram.len() - TAG_LEN;
         let inner = datagram.get_mut(start..end).ok_or(DropReason::BadFrame)?;
@@ -444,10 +479,8 @@ impl Shard {
     fn seal_hop(&mut self, hop: EntryId, tag: u32, datagram: &mut [u8], now: Time) -> Result<SocketAddr, DropReason> {
         let entry = self.table.get_mut(hop).ok_or(DropReason::NoSuchClient)?;
         let Kind::Hop { to, mask, .. } = &entry.kind else { return Err(DropReason::NoSuchClient) };
-        let front = datagram.get_mut(HEADER_LEN..).and_then(|rest| rest.first_chunk_mut::<FORWARD_LEN>());
-        let [kind, tag_room @ ..] = front.ok_or(DropReason::BadLength)?;
-        *kind = FrameKind::Forward.byte();
-        *tag_room = tag.to_be_bytes();
+        let front = datagram.get_mut(HEADER_LEN..).ok_or(DropReason::BadLength)?;
+        Forward { tag }.write(front).ok_or(DropReason::BadLength)?;
         entry.link.session.seal(datagram, now)?;
         mask.apply(datagram);
         Ok(*to)

@@ -2,7 +2,7 @@
 //!
 //! Owns the order of pieces and the size limit of a file. Never verifies a file: the caller must check its content.
 
-use crate::message::{MAX_MIRRORED, Message, MirrorFile, MirrorPiece};
+use super::{MAX_MIRRORED, MirrorFile, MirrorPiece};
 
 /// Versions of a file that a relay may send during one fetch. A client does not wait for a relay that changes the
 /// file with every piece.
@@ -10,7 +10,7 @@ const MOST_VERSIONS: u32 = 4;
 
 /// A file that is being fetched.
 #[derive(Debug)]
-pub(super) struct Fetch {
+pub(crate) struct Fetch {
     file: MirrorFile,
     version: [u8; 8],
     versions: u32,
@@ -19,25 +19,25 @@ pub(super) struct Fetch {
 
 /// The effect of a piece.
 #[derive(PartialEq, Eq, Debug)]
-pub(super) enum Progress {
-    /// The client must send this request next.
-    Ask(Message),
+pub(crate) enum Progress {
+    /// The client must request the piece at this offset next.
+    Ask(u32),
     /// The file is complete; it is empty when the relay does not have it.
     Done(MirrorFile, Vec<u8>),
 }
 
 impl Fetch {
-    pub(super) fn new(file: MirrorFile) -> Self {
+    pub(crate) fn new(file: MirrorFile) -> Self {
         Self { file, version: [0; 8], versions: 0, bytes: Vec::new() }
     }
 
-    /// Returns the next request.
-    pub(super) fn request(&self) -> Message {
-        Message::MirrorRequest { file: self.file, offset: u32::try_from(self.bytes.len()).unwrap_or(u32::MAX) }
+    /// Returns the offset of the next piece to request.
+    fn next(&self) -> u32 {
+        u32::try_from(self.bytes.len()).unwrap_or(u32::MAX)
     }
 
     /// Handles a piece. Returns `None` when the relay sent something that was not requested.
-    pub(super) fn take(&mut self, piece: MirrorPiece) -> Option<Progress> {
+    pub(crate) fn take(&mut self, piece: MirrorPiece) -> Option<Progress> {
         let total = piece.total as usize;
         if piece.file != self.file || total > MAX_MIRRORED {
             return None;
@@ -51,7 +51,7 @@ impl Fetch {
             }
             if piece.offset != 0 {
                 // Fetch the new version from its beginning; the first piece of a fetch always starts there.
-                return (!fresh).then(|| Progress::Ask(self.request()));
+                return (!fresh).then(|| Progress::Ask(self.next()));
             }
         }
         if piece.offset as usize != self.bytes.len() {
@@ -59,7 +59,7 @@ impl Fetch {
         }
         self.bytes.extend_from_slice(&piece.bytes);
         if self.bytes.len() < total {
-            return Some(Progress::Ask(self.request()));
+            return Some(Progress::Ask(self.next()));
         }
         Some(Progress::Done(self.file, std::mem::take(&mut self.bytes)))
     }
@@ -74,7 +74,7 @@ mod tests {
     }
 
     fn ask(offset: u32) -> Option<Progress> {
-        Some(Progress::Ask(Message::MirrorRequest { file: MirrorFile::Records, offset }))
+        Some(Progress::Ask(offset))
     }
 
     #[test]
