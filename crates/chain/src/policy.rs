@@ -125,7 +125,7 @@ struct PolicyFile {
     #[serde(default)]
     paranoid: bool,
     /// Addresses of the keys of rebuilders who must have signed that they reproduced the image.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "openrelay_ledger::address::list::deserialize")]
     rebuilders: Vec<Address>,
     /// Number of them that must have signed; all if not set.
     rebuilders_needed: Option<usize>,

@@ -20,24 +20,26 @@ pub struct ChainFile {
     /// The chain's EIP-155 chain ID.
     pub chain_id: u64,
     /// The Directory contract.
+    #[serde(deserialize_with = "openrelay_ledger::address::deserialize")]
     pub directory: Address,
     /// Keccak-256 of the Directory contract's code.
     pub code_hash: B256,
     /// The registry that writes the directory.
+    #[serde(deserialize_with = "openrelay_ledger::address::deserialize")]
     pub registry: Address,
     /// The contract with the votes on images; needed by validators.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "openrelay_ledger::address::optional::deserialize")]
     pub images: Option<Address>,
     /// The contract with the votes on vendors' collateral. Together with `images` it is needed to verify relay
     /// evidence.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "openrelay_ledger::address::optional::deserialize")]
     pub collateral: Option<Address>,
     /// Divisor of the time limits of image votes: 1, more on development networks.
     #[serde(default = "default_time_divisor", alias = "haste")]
     pub time_divisor: u32,
     /// The contract of the validators and their bonds. Validators pay their bond to this address, so it is never
     /// taken from an endpoint.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "openrelay_ledger::address::optional::deserialize")]
     pub validators: Option<Address>,
     /// First block that a mirror searches for events.
     #[serde(default)]

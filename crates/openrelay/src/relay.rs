@@ -57,7 +57,7 @@ pub(crate) enum RelayCommand {
         #[arg(long, value_name = "MBIT")]
         advertised: u32,
         /// Address that receives the bond; keep its key offline
-        #[arg(long, value_name = "ADDRESS")]
+        #[arg(long, value_name = "ADDRESS", value_parser = openrelay_ledger::address::parse)]
         withdrawal: Address,
         /// Family name, the same for all relays that you run
         ///

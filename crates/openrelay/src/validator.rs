@@ -47,9 +47,10 @@ const GAS_FUNDS: u64 = 10_000_000_000_000_000;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ValidatorPlan {
+    #[serde(with = "openrelay_ledger::address")]
     withdrawal: Address,
     /// The family that it belongs to; without one it forms its own family.
-    #[serde(default)]
+    #[serde(default, with = "openrelay_ledger::address::optional", skip_serializing_if = "Option::is_none")]
     family: Option<Address>,
     /// The bond in the token's smallest unit.
     bond: u128,
@@ -81,12 +82,12 @@ pub(crate) enum ValidatorCommand {
         #[arg(long, value_name = "FILE")]
         chain: PathBuf,
         /// Address that receives payments; keep its key offline
-        #[arg(long, value_name = "ADDRESS")]
+        #[arg(long, value_name = "ADDRESS", value_parser = openrelay_ledger::address::parse)]
         withdrawal: Address,
         /// Address of the family that admitted this key
         ///
         /// Without it the validator forms its own family.
-        #[arg(long, value_name = "ADDRESS")]
+        #[arg(long, value_name = "ADDRESS", value_parser = openrelay_ledger::address::parse)]
         family: Option<Address>,
         /// Bond in the token's smallest unit
         #[arg(long, value_name = "AMOUNT")]

@@ -101,3 +101,13 @@ fn max_age_above_72_hours_is_refused() {
     load("", "max_age_s = 259200").unwrap();
     assert!(load("", "max_age_s = 259201").unwrap_err().contains("max_age_s"));
 }
+
+#[test]
+fn contract_address_with_a_wrong_checksum_is_refused() {
+    for key in ["directory", "registry", "images", "collateral", "validators"] {
+        let good = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed";
+        load(key, &format!("{key} = \"{good}\"")).unwrap();
+        let why = load(key, &format!("{key} = \"{}\"", good.replace("aA", "Aa"))).unwrap_err();
+        assert!(why.contains(key) && why.contains("wrong checksum (EIP-55)"), "{why}");
+    }
+}

@@ -38,6 +38,7 @@ pub(super) struct RelayPlan {
     /// Addresses at which clients reach the relay.
     pub(super) endpoints: Vec<SocketAddr>,
     pub(super) advertised_mbit: u32,
+    #[serde(with = "openrelay_ledger::address")]
     pub(super) withdrawal: Address,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) family: Option<String>,
