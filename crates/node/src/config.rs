@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use openrelay_ledger::directory::DirectoryError;
 use openrelay_ledger::hex;
 use openrelay_ledger::record::Role;
 use serde::Deserialize;
@@ -38,6 +39,14 @@ pub enum ConfigError {
         /// The line, from 1 on, and the key, as far as they are known.
         at: (Option<usize>, Option<String>),
     },
+    /// A directory is refused.
+    #[error("{path}: directory refused: {source}")]
+    Directory {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: DirectoryError,
+    },
 }
 
 impl ConfigError {
@@ -55,6 +64,7 @@ impl ConfigError {
                 };
                 format!("{}: {place}", path.display())
             }
+            Self::Directory { path, .. } => format!("{}: directory refused", path.display()),
         }
     }
 }

@@ -49,7 +49,7 @@ impl VerifiedDirectory {
     pub fn read(path: &Path, trusted: [u8; 32], seen: u64) -> Result<Self, ConfigError> {
         let bytes = read_bytes(path)?;
         let directory = Directory::verify(&bytes, &trusted, unix_seconds(), seen)
-            .map_err(|error| fault(path, format!("directory refused: {error}")))?;
+            .map_err(|source| ConfigError::Directory { path: path.to_owned(), source })?;
         Ok(Self { directory, reading: None, newest_known: false })
     }
 
@@ -70,13 +70,7 @@ impl VerifiedDirectory {
     /// # Errors
     /// [`ConfigError`] says why it is refused. An existing but malformed `memory` is an error too.
     pub fn read_newest(path: &Path, trusted: [u8; 32], memory: &Path) -> Result<(Self, Option<String>), ConfigError> {
-        let seen = match std::fs::read_to_string(memory) {
-            Ok(text) => text.trim().parse().map_err(|_| {
-                fault(memory, "must hold the highest directory sequence number seen; delete it to forget it")
-            })?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
-            Err(source) => return Err(ConfigError::Read { path: memory.to_owned(), source }),
-        };
+        let seen = Self::seen(memory)?;
         let this = Self::read(path, trusted, seen)?;
         let sequence = this.directory.body().sequence;
         if sequence == seen {
@@ -85,6 +79,20 @@ impl VerifiedDirectory {
         let written = replace(memory, format!("{sequence}\n").as_bytes());
         let warning = |error| format!("cannot save the directory's sequence in {}: {error}", memory.display());
         Ok((this, written.err().map(warning)))
+    }
+
+    /// Returns the highest sequence number in the file `memory`; 0 without the file.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if the file is malformed or cannot be read.
+    pub fn seen(memory: &Path) -> Result<u64, ConfigError> {
+        match std::fs::read_to_string(memory) {
+            Ok(text) => text.trim().parse().map_err(|_| {
+                fault(memory, "must hold the highest directory sequence number seen; delete it to forget it")
+            }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
+            Err(source) => Err(ConfigError::Read { path: memory.to_owned(), source }),
+        }
     }
 
     /// Returns a directory that was verified just now, with the reading that proves it. Only a verification makes a

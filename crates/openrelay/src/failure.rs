@@ -17,6 +17,7 @@ use openrelay_chain::{ChainError, EndpointError};
 use openrelay_client::ConnectError;
 use openrelay_client::host::HostError;
 use openrelay_ledger::selection::SelectionError;
+use openrelay_node::config::ConfigError;
 
 /// The exit code for exceeding a limit set by this program: time, or what a build may use. The request itself is not
 /// at fault.
@@ -94,7 +95,7 @@ impl From<EndpointError> for Failure {
 impl From<ConnectError> for Failure {
     fn from(error: ConnectError) -> Self {
         let code = match &error {
-            ConnectError::Config(fault) if fault.to_string().contains("directory refused") => 5,
+            ConnectError::Config(ConfigError::Directory { .. }) => 5,
             ConnectError::TimedOut(_) => LIMIT_EXCEEDED,
             ConnectError::Host(host) => return host_failure(host),
             ConnectError::Chain(error) => return error.clone().into(),

@@ -5,6 +5,8 @@
 //! (`--guest`), the host reads the console and wrote the configuration. So a guest reads two files of fixed names,
 //! and its errors quote nothing of them.
 
+mod arguments;
+mod check;
 mod evidence;
 mod feed;
 pub mod quoter;
@@ -17,14 +19,15 @@ pub use statistics::Detail;
 use std::io::Write as _;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use crate::threads::{Identity, Relay, StartError};
+use arguments::{Command, RunArguments};
 use evidence::{Attesting, Own, PATIENCE};
 use feed::{Fed, Feed};
-use openrelay_node::config::{ConfigError, Origin, RelayFile, key_fault, public_key};
+use openrelay_node::config::{ConfigError, Origin, RelayFile, key_fault};
 use openrelay_node::directory::VerifiedDirectory;
 use openrelay_node::random::OsRandom;
 use openrelay_proto::keys::RelaySecret;
@@ -37,69 +40,107 @@ use statistics::Statistics;
 /// The chain file's name in a guest. `/init` writes it beside the configuration.
 const GUEST_CHAIN: &str = "chain.toml";
 
-const USAGE: &str = "usage: PROGRAM run --config FILE [--guest] [--unconfined]\n\
-\n\
-Run the ingress or egress that FILE configures. Prints one line when it serves.\n\
-SIGTERM stops it. Prints its statistics on SIGUSR1 and at the end.\n\
-\n\
-  --guest        read only FILE and chain.toml beside it; quote no file in errors\n\
-  --unconfined   keep all privileges, for tests that inspect the process\n";
-
-struct Arguments {
-    program: &'static str,
+/// The program that runs, as its `main` describes it.
+struct Program {
+    name: &'static str,
+    /// How exactly a relay that proves its image reports statistics.
     detail: Detail,
-    config: PathBuf,
-    guest: bool,
-    unconfined: bool,
+    /// The name of its source of evidence.
+    source: &'static str,
 }
 
 /// Runs as the program of this name. `detail` is how exactly a relay that proves its image reports statistics.
-/// `quoter` makes the source of evidence, in its own process.
-pub fn main(program: &'static str, detail: Detail, quoter: impl FnOnce() -> Box<dyn Quoter>) -> ExitCode {
+/// `quoter` is the source of evidence, which is asked in its own process.
+pub fn main(name: &'static str, detail: Detail, mut quoter: impl Quoter) -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|argument| argument == QUOTE) {
-        quoter::answer(quoter().as_mut());
+        quoter::answer(&mut quoter);
         return ExitCode::SUCCESS;
     }
-    let arguments = match parse((program, detail), std::env::args_os().skip(1)) {
-        Ok(Some(arguments)) => arguments,
-        Ok(None) => {
-            say(USAGE.replace("PROGRAM", program).trim_end());
-            return ExitCode::SUCCESS;
+    let program = Program { name, detail, source: quoter.name() };
+    match arguments::parse(std::env::args_os().skip(1)) {
+        Ok(Command::Help) => say(&arguments::help(name)),
+        Ok(Command::Version) => say(&format!("{name} {}", env!("CARGO_PKG_VERSION"))),
+        Ok(Command::Evidence) => return evidence_once(&program),
+        Ok(Command::Check(config)) => return check(&program, &config),
+        Ok(Command::Run(arguments)) => {
+            return match run(&program, &arguments) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(failure) => failure.report(&program, &arguments),
+            };
         }
         Err(fault) => {
-            complain(&format!("{fault}\n\n{}", USAGE.replace("PROGRAM", program)));
+            complain(&arguments::wrong_usage(name, &fault));
             return ExitCode::from(2);
         }
-    };
-    match run(&arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Failure::Start(StartError::Config(error))) if arguments.guest => {
-            complain(&format!("openrelay-relay: {}", error.without_content()));
-            ExitCode::from(1)
+    }
+    ExitCode::SUCCESS
+}
+
+/// Asks for evidence in the way that a relay does, before an operator pays for one.
+fn evidence_once(program: &Program) -> ExitCode {
+    let started = Quoting::start().map_err(|error| QuoteError::Environment(error.to_string()));
+    match started.and_then(|mut quoting| quoting.try_out(PATIENCE)) {
+        Ok(()) => {
+            say(&format!("evidence attestation={}", program.source));
+            ExitCode::SUCCESS
         }
-        Err(Failure::Start(error)) => {
-            complain(&format!("openrelay-relay: {error}"));
-            if error.is_privilege() {
-                complain("This needs CAP_NET_ADMIN; run it as root: sudo openrelay-relay run --config FILE");
+        Err(error) => Failure::NoEvidence(error).print(program),
+    }
+}
+
+/// Prints everything that is wrong with a configuration.
+fn check(program: &Program, config: &Path) -> ExitCode {
+    let faults = check::faults(config);
+    if faults.is_empty() {
+        say(&format!("{}: no faults", config.display()));
+        return ExitCode::SUCCESS;
+    }
+    for fault in &faults {
+        complain(&format!("{}: {fault}", program.name));
+    }
+    ExitCode::from(faults.iter().map(exit_code).max().unwrap_or(1))
+}
+
+/// Returns the exit code for a fault in a configuration: 5 for a refused directory.
+const fn exit_code(fault: &ConfigError) -> u8 {
+    match fault {
+        ConfigError::Directory { .. } => 5,
+        ConfigError::Read { .. } | ConfigError::Fault { .. } => 1,
+    }
+}
+
+impl Failure {
+    /// Prints why a relay did not start or has ended. A guest quotes no file.
+    fn report(self, program: &Program, arguments: &RunArguments) -> ExitCode {
+        if let (Self::Start(StartError::Config(error)), true) = (&self, arguments.guest) {
+            complain(&format!("{}: {}", program.name, error.without_content()));
+            return ExitCode::from(exit_code(error));
+        }
+        self.print(program)
+    }
+
+    fn print(self, program: &Program) -> ExitCode {
+        let (code, said) = match self {
+            Self::Start(StartError::Config(error)) => (exit_code(&error), error.to_string()),
+            Self::Start(error) if error.is_privilege() => {
+                let how = format!("this needs CAP_NET_ADMIN; run it as root: sudo {} run --config FILE", program.name);
+                (77, format!("{error}; {how}"))
             }
-            ExitCode::from(if error.is_privilege() || error.is_missing_tool() { 77 } else { 1 })
-        }
-        Err(Failure::Sandbox(error)) => {
-            complain(&format!("openrelay-relay: {error}; refusing to serve with unneeded privileges"));
-            ExitCode::from(1)
-        }
-        Err(Failure::NoEvidence(error)) => {
-            complain(&format!("openrelay-relay: {error}"));
-            ExitCode::from(5)
-        }
-        Err(Failure::NoDirectory(why)) => {
-            complain(&format!("openrelay-relay: {why}"));
-            ExitCode::from(5)
-        }
-        Err(Failure::LostDevice) => {
-            complain("openrelay-relay: the tunnel device was removed; start the relay again to create a new one");
-            ExitCode::from(1)
-        }
+            Self::Start(error) => (if error.is_missing_tool() { 77 } else { 1 }, error.to_string()),
+            Self::Sandbox(error) => (1, format!("{error}; refusing to serve with unneeded privileges")),
+            Self::NoEvidence(error) => (5, error.to_string()),
+            Self::NoDirectory(why) => (5, why),
+            Self::LostDevice => (1, "the tunnel device was removed; start the relay again to create a new one".into()),
+        };
+        complain(&format!("{}: {said}", program.name));
+        ExitCode::from(code)
+    }
+}
+
+impl Program {
+    /// Prints a message for the operator.
+    fn complain(&self, line: &str) {
+        complain(&format!("{}: {line}", self.name));
     }
 }
 
@@ -123,34 +164,6 @@ impl From<SandboxError> for Failure {
     }
 }
 
-fn parse(
-    (program, detail): (&'static str, Detail),
-    mut arguments: impl Iterator<Item = std::ffi::OsString>,
-) -> Result<Option<Arguments>, String> {
-    match arguments.next() {
-        Some(first) if first == "run" => {}
-        Some(first) if first == "--help" || first == "-h" => return Ok(None),
-        Some(first) => return Err(format!("unknown command {}", first.display())),
-        None => return Err("a command is missing".into()),
-    }
-    let (mut config, mut guest, mut unconfined) = (None, false, false);
-    while let Some(argument) = arguments.next() {
-        if argument == "--config" {
-            config = Some(arguments.next().ok_or("--config needs a file")?.into());
-        } else if argument == "--guest" {
-            guest = true;
-        } else if argument == "--unconfined" {
-            unconfined = true;
-        } else if argument == "--help" || argument == "-h" {
-            return Ok(None);
-        } else {
-            return Err(format!("unknown argument {}", argument.display()));
-        }
-    }
-    let config = config.ok_or("--config FILE is missing")?;
-    Ok(Some(Arguments { program, detail, config, guest, unconfined }))
-}
-
 /// Reads the configuration, and returns where the directory comes from.
 fn load(path: &Path, guest: bool) -> Result<(RelayFile, Origin), ConfigError> {
     let file: RelayFile = openrelay_node::config::read(path)?;
@@ -169,7 +182,7 @@ fn load(path: &Path, guest: bool) -> Result<(RelayFile, Origin), ConfigError> {
     Ok((file, origin))
 }
 
-fn run(arguments: &Arguments) -> Result<(), Failure> {
+fn run(program: &Program, arguments: &RunArguments) -> Result<(), Failure> {
     let host = |step: &str| {
         let step = step.to_owned();
         move |source| Failure::Start(StartError::Host { step, source })
@@ -187,17 +200,10 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
             let mut feed = Feed::new(*chain).map_err(host("read standard input"))?;
             let secret = RelaySecret::generate(&mut OsRandom::default());
             let mut quoting = Quoting::start().map_err(host("start the process that asks for evidence"))?;
-            let image = file.image.as_deref().ok_or_else(|| {
-                StartError::from(key_fault(
-                    path,
-                    "image",
-                    "is required with a chain: SHA-256 of the image that this relay runs",
-                ))
-            })?;
-            let image = public_key(path, "image", image).map_err(StartError::from)?;
+            let image = check::image(path, &file).map_err(StartError::from)?;
             // Before the operator pays to publish a key that no evidence supports.
             quoting.try_out(PATIENCE).map_err(Failure::NoEvidence)?;
-            let directory = introduce(&mut feed, &secret, file.relay_id)?;
+            let directory = introduce(program, &mut feed, &secret, file.relay_id)?;
             let own = Own { relay_id: file.relay_id, handshake_key: *secret.public().as_bytes(), image, trust };
             let attesting = Attesting::start(quoting, own, &directory).map_err(Failure::NoEvidence)?;
             let identity = Identity::of_chain(directory, secret, attesting.now());
@@ -206,17 +212,17 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     };
     let prepared = Relay::prepare(path, identity)?;
     for warning in &prepared.warnings {
-        complain(&format!("openrelay-relay: warning: {warning}"));
+        program.complain(&format!("warning: {warning}"));
     }
     let (shards, admission) = (prepared.shards(), prepared.admission());
     if arguments.unconfined {
-        complain("openrelay-relay: UNCONFINED: keeps all privileges and has readable memory; for tests only");
+        program.complain("UNCONFINED: keeps all privileges and has readable memory; for tests only");
     } else {
         sandbox::forbid_core_dumps()?;
         let change = sandbox::user() == 0 && !sandbox::only_own_user();
         sandbox::drop_privileges(change.then_some(file.user))?;
         if !sandbox::forbid_files()? {
-            complain("openrelay-relay: warning: this kernel enforces landlock only in part or not at all");
+            program.complain("warning: this kernel enforces landlock only in part or not at all");
         }
     }
     let mut relay = prepared.start()?;
@@ -228,11 +234,11 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         "ready relay_id={} role={} admission={admission} attestation={} shards={shards}{confined}",
         file.relay_id,
         file.role,
-        attestation(arguments.program, attesting.is_some())
+        if attesting.is_some() { program.source } else { "none" }
     ));
     notify(manager.as_ref(), "READY=1");
-    let mut statistics = Statistics::new(arguments.detail, attesting.is_some());
-    let result = serve(&signals, &mut relay, (feed.as_mut(), attesting.as_mut()), &mut statistics);
+    let mut statistics = Statistics::new(program.detail, attesting.is_some());
+    let result = serve(program, &signals, &mut relay, (feed.as_mut(), attesting.as_mut()), &mut statistics);
     notify(manager.as_ref(), "STOPPING=1");
     say(&statistics.line(&relay.stop()));
     result
@@ -240,7 +246,12 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
 
 /// Prints this start's key, and waits for a directory that has it. The agent publishes the key on the chain
 /// meanwhile.
-fn introduce(feed: &mut Feed, secret: &RelaySecret, relay_id: u64) -> Result<VerifiedDirectory, Failure> {
+fn introduce(
+    program: &Program,
+    feed: &mut Feed,
+    secret: &RelaySecret,
+    relay_id: u64,
+) -> Result<VerifiedDirectory, Failure> {
     let key = openrelay_ledger::hex::encode(secret.public().as_bytes());
     say(&format!("handshake_key={key} relay_id={relay_id}"));
     loop {
@@ -251,7 +262,7 @@ fn introduce(feed: &mut Feed, secret: &RelaySecret, relay_id: u64) -> Result<Ver
                     return Ok(*directory);
                 }
             }
-            Fed::Refused(why) => complain(&format!("openrelay-relay: directory refused: {why}")),
+            Fed::Refused(why) => program.complain(&format!("directory refused: {why}")),
             // A report or a checkpoint before the first reading is ignored.
             Fed::Nothing | Fed::Report | Fed::Checkpoint(_) => {}
             Fed::End => {
@@ -262,18 +273,9 @@ fn introduce(feed: &mut Feed, secret: &RelaySecret, relay_id: u64) -> Result<Ver
     }
 }
 
-/// Returns the word for evidence in the ready line.
-fn attestation(program: &str, attesting: bool) -> &'static str {
-    match (attesting, program) {
-        (false, _) => "none",
-        (true, "openrelay-relay") => "tsm",
-        // Every other program simulates.
-        (true, _) => "sim",
-    }
-}
-
 /// Serves until a signal or a lost device ends it.
 fn serve(
+    program: &Program,
     signals: &Signals,
     relay: &mut Relay,
     (mut feed, mut attesting): (Option<&mut Feed>, Option<&mut Attesting>),
@@ -296,7 +298,7 @@ fn serve(
         let readable = waiting || (fed.is_some() && ready[2]);
         let shown = evidence.is_some() && ready[2 + usize::from(fed.is_some())];
         if let Some(attesting) = attesting.as_mut() {
-            renew(relay, attesting, shown);
+            renew(program, relay, attesting, shown);
         }
         if let Some(feed) = feed.as_mut().filter(|_| readable) {
             match feed.take() {
@@ -307,10 +309,10 @@ fn serve(
                         attesting.follow(&directory);
                     }
                     if !relay.update(&directory) {
-                        complain("openrelay-relay: this relay has left the directory; it keeps serving its clients");
+                        program.complain("this relay has left the directory; it keeps serving its clients");
                     }
                 }
-                Fed::Refused(why) => complain(&format!("openrelay-relay: directory refused: {why}")),
+                Fed::Refused(why) => program.complain(&format!("directory refused: {why}")),
                 Fed::Nothing | Fed::End => {}
             }
         }
@@ -327,19 +329,19 @@ fn serve(
 }
 
 /// Takes new evidence, and shows it when it is due.
-fn renew(relay: &mut Relay, attesting: &mut Attesting, readable: bool) {
+fn renew(program: &Program, relay: &mut Relay, attesting: &mut Attesting, readable: bool) {
     let was_ready = attesting.is_ready();
     let taken = if readable { attesting.take() } else { Ok(false) };
     let changed = match taken {
         Ok(changed) => changed,
         Err(error) => {
-            complain(&format!("openrelay-relay: warning: {error}"));
+            program.complain(&format!("warning: {error}"));
             false
         }
     };
     if let Some(silent) = attesting.overdue() {
-        complain(&format!(
-            "openrelay-relay: warning: the trusted execution environment has not answered for {} s; \
+        program.complain(&format!(
+            "warning: the trusted execution environment has not answered for {} s; \
              without new evidence this relay will become unready and must be restarted",
             silent.as_secs()
         ));
@@ -348,8 +350,8 @@ fn renew(relay: &mut Relay, attesting: &mut Attesting, readable: bool) {
         relay.show(attesting.now());
     }
     match (was_ready, attesting.is_ready()) {
-        (true, false) => complain("openrelay-relay: not ready: its evidence is too old and was not renewed"),
-        (false, true) => complain("openrelay-relay: ready again: it has new evidence"),
+        (true, false) => program.complain("not ready: its evidence is too old and was not renewed"),
+        (false, true) => program.complain("ready again: it has new evidence"),
         _ => {}
     }
 }
@@ -388,6 +390,8 @@ fn complain(line: &str) {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test that cannot continue must stop")]
+    use std::path::PathBuf;
+
     use super::*;
 
     /// Returns a folder with a relay's configuration that names this chain file, and has more lines.

@@ -6,5 +6,5 @@ use openrelay_relay::Detail;
 use openrelay_relay::tsm::Tsm;
 
 fn main() -> ExitCode {
-    openrelay_relay::main("openrelay-relay", Detail::Rounded, || Box::new(Tsm))
+    openrelay_relay::main("openrelay-relay", Detail::Rounded, Tsm)
 }

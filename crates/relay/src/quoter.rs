@@ -43,6 +43,9 @@ pub enum QuoteError {
 
 /// A source of evidence: this machine's environment, or a simulation of one.
 pub trait Quoter {
+    /// Returns its name in the ready line: `tsm`, or `sim` for a simulation.
+    fn name(&self) -> &'static str;
+
     /// Returns evidence that binds `binding` to what was started.
     ///
     /// # Errors

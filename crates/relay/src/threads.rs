@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use openrelay_ledger::record::Role;
 use openrelay_proto::drops::Drops;
+use openrelay_proto::handshake::Responder;
 use openrelay_proto::index::{IndexKey, MAX_SHARDS, Slots};
 use openrelay_proto::keys::RelaySecret;
 use openrelay_proto::message::Announced;
@@ -48,7 +49,7 @@ use worker::Worker;
 
 /// The only file that a relay writes, beside its configuration: the highest directory sequence number that it has
 /// seen.
-const MEMORY: &str = "directory.seen";
+pub(crate) const MEMORY: &str = "directory.seen";
 /// Maximum number of requests that wait for the handshake thread.
 const REQUEST_QUEUE: usize = 1_024;
 /// Maximum number of ended sessions whose connections wait to be deleted.
@@ -107,8 +108,7 @@ impl Identity {
         let file: RelayFile = read(path)?;
         let memory = beside(path, Path::new(MEMORY));
         let (directory, warning) = VerifiedDirectory::read_newest(directory, trusted, &memory)?;
-        let key = file.handshake_key.ok_or_else(|| fault(path, "`handshake_key` must name the file with the key"))?;
-        let secret = RelaySecret::from_bytes(*read_secret(&beside(path, &key))?);
+        let secret = secret_of(path, &file)?;
         Ok(Self { directory, secret, mirror: Mirror::default(), evidence: Announced::open(), warning })
     }
 
@@ -119,6 +119,16 @@ impl Identity {
         mirror_reading(&mut mirror, &directory);
         Self { directory, secret, mirror, evidence, warning: None }
     }
+}
+
+/// Reads the secret handshake key that the configuration `path` names.
+///
+/// # Errors
+/// [`ConfigError`] if it does not name a key, or if others may read the file.
+pub fn secret_of(path: &Path, file: &RelayFile) -> Result<RelaySecret, ConfigError> {
+    let key = file.handshake_key.as_ref();
+    let key = key.ok_or_else(|| fault(path, "`handshake_key` must name the file with the key"))?;
+    Ok(RelaySecret::from_bytes(*read_secret(&beside(path, key))?))
 }
 
 /// Makes the relay mirror the files that a directory was read from.
@@ -136,25 +146,9 @@ impl Relay {
     /// [`StartError`] gives the cause and the remedy.
     pub(crate) fn prepare(path: &Path, identity: Identity) -> Result<Prepared, StartError> {
         let file: RelayFile = read(path)?;
-        check_listen(path, &file.listen)?;
-        check_device(path, &file.device)?;
-        if file.user == 0 {
-            return Err(key_fault(path, "user", "must not be 0: use an unprivileged user, such as 65534").into());
-        }
+        check_values(path, &file)?;
         let Identity { directory, secret, mirror, evidence, warning: forgetful } = identity;
-        let record = directory
-            .directory()
-            .relay(file.relay_id)
-            .ok_or_else(|| key_fault(path, "relay_id", format!("{} is not in the directory", file.relay_id)))?;
-        if record.role != file.role {
-            return Err(
-                key_fault(path, "role", format!("is {}, but the directory says {}", file.role, record.role)).into()
-            );
-        }
-        if record.key() != Some(*secret.public().as_bytes()) {
-            return Err(fault(path, "the relay's handshake key differs from the one in the directory").into());
-        }
-        let own = directory.responder(record).ok_or_else(|| fault(path, "the relay's record is malformed"))?;
+        let own = check_record(path, &file, &directory, &secret)?;
         let v4 = file.listen.iter().any(SocketAddr::is_ipv4);
         let v6 = file.listen.iter().any(SocketAddr::is_ipv6);
         let config = Arc::new(RelayConfig {
@@ -187,6 +181,43 @@ impl Relay {
         }
         Ok(prepared)
     }
+}
+
+/// Checks the values in the configuration `path` that need no other file.
+///
+/// # Errors
+/// [`ConfigError`] with file, line and key.
+pub fn check_values(path: &Path, file: &RelayFile) -> Result<(), ConfigError> {
+    check_listen(path, &file.listen)?;
+    check_device(path, &file.device)?;
+    if file.user == 0 {
+        return Err(key_fault(path, "user", "must not be 0: use an unprivileged user, such as 65534"));
+    }
+    Ok(())
+}
+
+/// Checks that the directory lists the relay of the configuration `path` with its role and key. Returns its identity
+/// in handshakes.
+///
+/// # Errors
+/// [`ConfigError`] with file, line and key.
+pub fn check_record(
+    path: &Path,
+    file: &RelayFile,
+    directory: &VerifiedDirectory,
+    secret: &RelaySecret,
+) -> Result<Responder, ConfigError> {
+    let record = directory
+        .directory()
+        .relay(file.relay_id)
+        .ok_or_else(|| key_fault(path, "relay_id", format!("{} is not in the directory", file.relay_id)))?;
+    if record.role != file.role {
+        return Err(key_fault(path, "role", format!("is {}, but the directory says {}", file.role, record.role)));
+    }
+    if record.key() != Some(*secret.public().as_bytes()) {
+        return Err(fault(path, "the relay's handshake key differs from the one in the directory"));
+    }
+    directory.responder(record).ok_or_else(|| fault(path, "the relay's record is malformed"))
 }
 
 /// Opens one set of sockets for each shard.

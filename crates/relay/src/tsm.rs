@@ -28,6 +28,10 @@ const VLEK: [u8; 16] = [0xa8, 0x07, 0x4b, 0xc2, 0xa2, 0x5a, 0x48, 0x3e, 0xaa, 0x
 pub struct Tsm;
 
 impl Quoter for Tsm {
+    fn name(&self) -> &'static str {
+        "tsm"
+    }
+
     fn quote(&mut self, binding: Binding) -> Result<Staple, QuoteError> {
         let report_data = binding.report_data();
         let evidence = quote_at(Path::new(REPORTS), &report_data)?;

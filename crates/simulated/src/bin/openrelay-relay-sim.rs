@@ -18,7 +18,7 @@ use openrelay_sim::vendors::{Hardware, Lie, Vendors};
 use serde::Deserialize;
 
 fn main() -> ExitCode {
-    openrelay_relay::main("openrelay-relay-sim", Detail::Exact, || Box::new(Simulation { loaded: None }))
+    openrelay_relay::main("openrelay-relay-sim", Detail::Exact, Simulation { loaded: None })
 }
 
 /// The settings of the simulation.
@@ -97,6 +97,10 @@ impl Loaded {
 }
 
 impl Quoter for Simulation {
+    fn name(&self) -> &'static str {
+        "sim"
+    }
+
     fn quote(&mut self, binding: Binding) -> Result<Staple, QuoteError> {
         if self.loaded.is_none() {
             self.loaded = Some(Loaded::load().map_err(QuoteError::Environment)?);
