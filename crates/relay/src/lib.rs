@@ -237,10 +237,10 @@ fn run(program: &Program, arguments: &RunArguments) -> Result<(), Failure> {
         if attesting.is_some() { program.source } else { "none" }
     ));
     notify(manager.as_ref(), "READY=1");
-    let mut statistics = Statistics::new(program.detail, attesting.is_some());
+    let mut statistics = Statistics::new(program.detail, attesting.is_some(), Instant::now());
     let result = serve(program, &signals, &mut relay, (feed.as_mut(), attesting.as_mut()), &mut statistics);
     notify(manager.as_ref(), "STOPPING=1");
-    say(&statistics.line(&relay.stop()));
+    say(&statistics.last(&relay.stop()));
     result
 }
 
@@ -293,12 +293,16 @@ fn serve(
         sources.extend(fed.into_iter().chain(evidence));
         let waiting = feed.as_ref().is_some_and(|feed| feed.is_waiting());
         let rest = attesting.as_ref().map_or(Duration::from_secs(3_600), |attesting| attesting.rest());
-        let timeout = if waiting { Duration::ZERO } else { rest.min(Duration::from_secs(3_600)) };
+        let rest = rest.min(statistics.rest(Instant::now()));
+        let timeout = if waiting { Duration::ZERO } else { rest };
         let ready = wait(&sources, timeout).unwrap_or_default();
         let readable = waiting || (fed.is_some() && ready[2]);
         let shown = evidence.is_some() && ready[2 + usize::from(fed.is_some())];
         if let Some(attesting) = attesting.as_mut() {
             renew(program, relay, attesting, shown);
+        }
+        if let Some(line) = statistics.refusals(Instant::now(), || relay.report()) {
+            program.complain(&line);
         }
         if let Some(feed) = feed.as_mut().filter(|_| readable) {
             match feed.take() {
