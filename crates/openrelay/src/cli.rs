@@ -35,22 +35,26 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Connect, and route all traffic through two relays
+    #[command(version)]
     Up(UpArguments),
     /// Disconnect, and restore routes, DNS and firewall
+    #[command(version)]
     Down,
     /// Show connection status
+    #[command(version)]
     Status {
         /// Print one JSON object instead of text
         #[arg(long)]
         json: bool,
     },
     /// Run relays and a client for yourself
+    #[command(version, propagate_version = true)]
     Selfhost {
         #[command(subcommand)]
         command: SelfhostCommand,
     },
     /// List egress relays
-    #[command(alias = "exits")]
+    #[command(alias = "exits", version)]
     Egresses {
         #[command(flatten)]
         config: ConfigArgument,
@@ -59,6 +63,7 @@ enum Command {
         json: bool,
     },
     /// Explain why a relay is trusted or refused
+    #[command(version)]
     Verify {
         /// Relay ID; without it, summarise all relays
         relay: Option<u64>,
@@ -69,16 +74,19 @@ enum Command {
         json: bool,
     },
     /// Run your own relay on a chain
+    #[command(version, propagate_version = true)]
     Relay {
         #[command(subcommand)]
         command: RelayCommand,
     },
     /// Stake a bond on a chain and vote on images
+    #[command(version, propagate_version = true)]
     Validator {
         #[command(subcommand)]
         command: ValidatorCommand,
     },
     /// Serve relay records, which clients verify themselves
+    #[command(version, propagate_version = true)]
     Mirror {
         #[command(subcommand)]
         command: MirrorCommand,
@@ -86,11 +94,13 @@ enum Command {
     /// Sign blocks for clients that have no trusted endpoint
     ///
     /// A client needs such blocks at its first start, or when it reaches no endpoint of the chain.
+    #[command(version, propagate_version = true)]
     Checkpoint {
         #[command(subcommand)]
         command: CheckpointCommand,
     },
     /// Inspect evidence that a processor signed
+    #[command(version, propagate_version = true)]
     Evidence {
         #[command(subcommand)]
         command: EvidenceCommand,

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use crate::failure::Failure;
+use crate::output::quoted;
 
 /// The scrypt cost of new files: n = 2^17, which takes 128 MiB and about half a second for each password tried.
 const LOG_N: u8 = 17;
@@ -102,11 +103,11 @@ fn private(path: &Path, mode: u32, owner: u32, own: u32) -> Result<(), String> {
     if mode & 0o077 != 0 {
         return Err(format!(
             "other users may read or change this file (mode {mode:o}); run: chmod 600 {}",
-            path.display()
+            quoted(path)
         ));
     }
     if owner != own && owner != 0 {
-        return Err(format!("this file belongs to user {owner}; run: chown {own} {}", path.display()));
+        return Err(format!("this file belongs to user {owner}; run: chown {own} {}", quoted(path)));
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 //! Owns what happens when a line cannot be written. It never decides what is written.
 
 use std::io::Write as _;
+use std::path::Path;
 
 /// Prints a line of the result to stdout.
 ///
@@ -18,7 +19,35 @@ pub(crate) fn say(line: &str) {
     }
 }
 
+/// Returns a path as a word that a shell reads unchanged, for commands that people copy.
+pub(crate) fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_plain = |one: char| one.is_ascii_alphanumeric() || "_./:@%+=,-".contains(one);
+    if !text.is_empty() && text.chars().all(is_plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+}
+
 /// Prints a message to stderr.
 pub(crate) fn talk(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shell_reads_a_quoted_path_unchanged() {
+        for (path, word) in [
+            ("mynet", "mynet"),
+            ("/etc/openrelay/relay-1", "/etc/openrelay/relay-1"),
+            ("my net", "'my net'"),
+            ("it's", r"'it'\''s'"),
+            ("$(reboot);#", "'$(reboot);#'"),
+            ("", "''"),
+        ] {
+            assert_eq!(quoted(Path::new(path)), word);
+            let output = std::process::Command::new("sh").args(["-c", &format!("printf %s {word}")]).output();
+            assert!(output.is_ok_and(|output| output.stdout == path.as_bytes()), "{word}");
+        }
+    }
 }

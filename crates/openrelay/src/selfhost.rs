@@ -3,6 +3,7 @@
 //! Owns the files that they write: keys (mode 0600), one configuration for each relay and one for the client, and the
 //! signed directory, copied into each folder.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -20,7 +21,7 @@ use openrelay_proto::keys::RelaySecret;
 use openrelay_proto::random::Random;
 
 use crate::failure::Failure;
-use crate::output::{say, talk};
+use crate::output::{quoted, say, talk};
 
 const DIRECTORY: &str = "directory.signed";
 const KEY: &str = "directory.key";
@@ -44,7 +45,7 @@ pub(crate) enum SelfhostCommand {
         #[arg(long, value_name = "ADDRESS", default_values = ["9.9.9.9", "2620:fe::fe"])]
         dns: Vec<IpAddr>,
         /// Days until the directory must be signed again
-        #[arg(long, default_value_t = 365)]
+        #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..))]
         days: u32,
     },
     /// Sign the next directory, before the old one expires
@@ -58,7 +59,7 @@ pub(crate) enum SelfhostCommand {
         #[arg(long, value_name = "RELAY")]
         remove: Vec<u64>,
         /// Days until the directory must be signed again
-        #[arg(long, default_value_t = 365)]
+        #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..))]
         days: u32,
     },
 }
@@ -102,6 +103,7 @@ pub(crate) fn init(plan: &NetworkPlan) -> Result<(), Failure> {
             relays.push(relay(role, number, relay_id, host, &mut random)?);
         }
     }
+    refuse_shared_endpoints(&relays)?;
     let mut seed = [0; 32];
     random.fill(&mut seed);
     let key = DirectoryKey::from_seed(seed).ok_or_else(|| Failure::plain("cannot make a key"))?;
@@ -138,7 +140,14 @@ pub(crate) fn renew(dir: &Path, remove: &[u64], days: u32) -> Result<(), Failure
     if let Some(unknown) = remove.iter().find(|id| old.relay(**id).is_none()) {
         return Err(Failure::new(2, format!("--remove {unknown}: no such relay in the directory")));
     }
-    let relays = old.body().relays.iter().filter(|relay| !remove.contains(&relay.relay_id)).cloned().collect();
+    let relays: Vec<Record> =
+        old.body().relays.iter().filter(|relay| !remove.contains(&relay.relay_id)).cloned().collect();
+    for role in [Role::Ingress, Role::Egress] {
+        if !relays.iter().any(|relay| relay.role == role) {
+            let why = format!("the directory would have no {role}, and no circuit works without one");
+            return Err(Failure::new(2, format!("--remove: {why}; to end the network, stop its relays")));
+        }
+    }
     let body = Body {
         sequence: old.body().sequence + 1,
         issued: now,
@@ -185,6 +194,20 @@ fn relay(role: Role, number: u32, relay_id: u64, host: &str, random: &mut OsRand
         bandwidth_mbit: 0,
     };
     Ok(Relay { name: format!("{role}-{number}"), record, secret })
+}
+
+/// Refuses two relays at one address: only one of them can listen there.
+fn refuse_shared_endpoints(relays: &[Relay]) -> Result<(), Failure> {
+    let mut known = BTreeMap::new();
+    for relay in relays {
+        for endpoint in &relay.record.endpoints {
+            if let Some(other) = known.insert(*endpoint, &relay.name) {
+                let why = format!("{} and {other} have the same address {endpoint}", relay.name);
+                return Err(Failure::new(2, format!("{why}; give each relay its own port")));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn write_all(plan: &NetworkPlan, relays: &[Relay], key: &DirectoryKey, directory: &[u8]) -> Result<(), Failure> {
@@ -272,15 +295,18 @@ fn explain(plan: &NetworkPlan, relays: &[Relay]) {
     talk("\nNext:");
     for relay in relays {
         talk(&format!(
-            "  copy {out}/{0} to {1} and run there as root: openrelay-relay run --config {0}/relay.toml",
-            relay.name,
-            relay.record.endpoints[0].ip()
+            "  copy {} to {} and run there as root: openrelay-relay run --config {}/relay.toml",
+            quoted(&plan.out.join(&relay.name)),
+            relay.record.endpoints[0].ip(),
+            relay.name
         ));
     }
-    talk(&format!("  here, as root: openrelay up --config {out}/client/client.toml --wait"));
+    let client = plan.out.join("client/client.toml");
+    talk(&format!("  here, as root: openrelay up --config {} --wait", quoted(&client)));
     talk(&format!(
-        "Keep {out}/directory.key safe and offline. It signs the next directory, due in {} days: \
-         openrelay selfhost renew --dir {out}",
-        plan.days
+        "Keep {} safe and offline. It signs the next directory, due in {} days: openrelay selfhost renew --dir {}",
+        quoted(&plan.out.join(KEY)),
+        plan.days,
+        quoted(&plan.out)
     ));
 }

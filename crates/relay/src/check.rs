@@ -4,9 +4,9 @@
 
 use std::path::Path;
 
+use crate::threads::{MEMORY, check_record, check_values, secret_of};
 use openrelay_node::config::{ConfigError, Origin, RelayFile, beside, key_fault, public_key};
 use openrelay_node::directory::VerifiedDirectory;
-use crate::threads::{MEMORY, check_record, check_values, secret_of};
 
 /// Returns the SHA-256 of the relay's image, which a configuration with a chain must set.
 ///

@@ -125,7 +125,7 @@ impl Identity {
 ///
 /// # Errors
 /// [`ConfigError`] if it does not name a key, or if others may read the file.
-pub fn secret_of(path: &Path, file: &RelayFile) -> Result<RelaySecret, ConfigError> {
+pub(crate) fn secret_of(path: &Path, file: &RelayFile) -> Result<RelaySecret, ConfigError> {
     let key = file.handshake_key.as_ref();
     let key = key.ok_or_else(|| fault(path, "`handshake_key` must name the file with the key"))?;
     Ok(RelaySecret::from_bytes(*read_secret(&beside(path, key))?))
@@ -187,7 +187,7 @@ impl Relay {
 ///
 /// # Errors
 /// [`ConfigError`] with file, line and key.
-pub fn check_values(path: &Path, file: &RelayFile) -> Result<(), ConfigError> {
+pub(crate) fn check_values(path: &Path, file: &RelayFile) -> Result<(), ConfigError> {
     check_listen(path, &file.listen)?;
     check_device(path, &file.device)?;
     if file.user == 0 {
@@ -201,7 +201,7 @@ pub fn check_values(path: &Path, file: &RelayFile) -> Result<(), ConfigError> {
 ///
 /// # Errors
 /// [`ConfigError`] with file, line and key.
-pub fn check_record(
+pub(crate) fn check_record(
     path: &Path,
     file: &RelayFile,
     directory: &VerifiedDirectory,
