@@ -84,6 +84,7 @@ pub fn directory(
         }
         Err(error) => error,
     };
+    tracing::debug!("no directory of the newest block: {error}");
     // Endpoints may show a newer block without proving it. Evidence is then accepted against an older directory for a
     // shorter time.
     let newest = newest::learn(transport, file, kept, &error);

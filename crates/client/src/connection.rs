@@ -98,6 +98,7 @@ impl Connection {
 
     fn open_once(path: &Path, options: &Options, patience: Duration) -> Result<Self, ConnectError> {
         let (plan, opening) = choose(path, options)?;
+        tracing::debug!(ingress = plan.ingress, egress = plan.egress, "chose the hops");
         let clock = Clock::start();
         let client = plan.begin(opening, &clock)?;
         let remote = client.remote();
@@ -106,6 +107,7 @@ impl Connection {
             socket.without_trains();
         }
         let (mut tunnel, device) = Tunnel::open(&options.folders, &plan.file.device, remote)?;
+        tracing::debug!(device = tunnel.device, "the firewall is up");
         let started = Instant::now();
         let circuit = Circuit::start(client, socket, clock, device)?;
         circuit.come_up(patience).inspect_err(|_| openrelay_chain::doubt_reading(&plan.memory.reading))?;

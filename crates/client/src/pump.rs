@@ -181,7 +181,10 @@ impl Pump {
             let mtu = self.driver.client().mtu();
             let mut shared = self.links.shared.lock().unwrap_or_else(PoisonError::into_inner);
             shared.mtu = mtu;
-            shared.lost |= event == Event::Lost;
+            if event == Event::Lost {
+                tracing::warn!("the circuit was lost; all traffic is blocked");
+                shared.lost = true;
+            }
             shared.counts = counts;
             let _ = self.links.events.send(event);
         }

@@ -200,13 +200,18 @@ fn run(mut reader: Reader, shared: &Shared) {
                 }
                 reader.directory = directory;
                 known.refused = reader.refused();
-                if known.refused.is_some() {
+                tracing::debug!(sequence = known.sequence, "refreshed the directory");
+                if let Some(refused) = &known.refused {
+                    tracing::warn!("closing the circuit: {refused}");
                     reader.orders.give(Command::Abandon);
                     // No query circuit may use a relay that is not trusted either.
                     return;
                 }
             }
-            Err(why) => known.warning = Some(format!("the directory was not refreshed: {why}")),
+            Err(why) => {
+                tracing::debug!("the directory was not refreshed: {why}");
+                known.warning = Some(format!("the directory was not refreshed: {why}"));
+            }
         }
     }
 }

@@ -16,8 +16,8 @@ use crate::selfhost::SelfhostCommand;
 use crate::up::UpArguments;
 use crate::validator::ValidatorCommand;
 use crate::{
-    checkpoint, confined, devnet, egresses, evidence, image, mirror, relay, selfhost, status, up, update, validator,
-    verify,
+    checkpoint, confined, devnet, egresses, evidence, image, log, mirror, relay, selfhost, status, up, update,
+    validator, verify,
 };
 
 #[derive(Parser)]
@@ -28,6 +28,9 @@ use crate::{
     arg_required_else_help = true
 )]
 struct Cli {
+    /// Print more about what happens; -vv prints most
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
     #[command(subcommand)]
     command: Command,
 }
@@ -147,8 +150,10 @@ enum Command {
 
 /// Runs the command that the arguments name.
 pub(crate) fn run(program: &Program) -> Result<(), Failure> {
-    match Cli::parse().command {
-        Command::Up(arguments) => up::run(program, &arguments),
+    let Cli { verbose, command } = Cli::parse();
+    log::start(verbose);
+    match command {
+        Command::Up(arguments) => up::run(program, &arguments, verbose),
         Command::Down => up::down(),
         Command::Status { json } => status::run(json),
         Command::Selfhost { command } => selfhost::run(command),

@@ -21,7 +21,6 @@ use tokio::sync::Notify;
 use crate::control::objects::{self, CircuitV1, DirectoryProofV1, DownV1, HopV1, RekeyV1, StatusV1, TrafficV1};
 use crate::control::{folders, runtime_dir, socket};
 use crate::failure::Failure;
-use crate::output::talk;
 use crate::program::Program;
 use crate::up::UpArguments;
 
@@ -67,7 +66,7 @@ async fn serve(program: &Program, arguments: &UpArguments) -> Result<(), Failure
     if let Some(connection) = connection {
         let counts = connection.close()?;
         let counts = serde_json::to_string(&TrafficV1::from(&counts)).map_err(Failure::plain)?;
-        talk(&format!("openrelay: down; {counts}"));
+        tracing::info!("down; {counts}");
     }
     result
 }
@@ -107,9 +106,9 @@ async fn connect_and_wait(program: &Program, arguments: &UpArguments, daemon: &A
     let connecting = tokio::task::spawn_blocking(move || Connection::open(&config, &options, PATIENCE));
     let connection = connecting.await.map_err(Failure::plain)??;
     if let Some(warning) = &connection.facts.warning {
-        talk(&format!("openrelay: warning: {warning}"));
+        tracing::warn!("{warning}");
     }
-    talk(&format!("openrelay: connected in {} ms through {}", connection.facts.setup_ms, path(&connection.facts)));
+    tracing::info!("connected in {} ms through {}", connection.facts.setup_ms, path(&connection.facts));
     *daemon.connection.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection);
     *daemon.since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     tokio::select! {

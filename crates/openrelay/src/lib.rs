@@ -16,6 +16,7 @@ mod failure;
 mod findings;
 mod image;
 mod keystore;
+mod log;
 mod mirror;
 mod output;
 mod program;

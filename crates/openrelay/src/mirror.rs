@@ -20,7 +20,7 @@ use openrelay_node::chain_file::ChainFile;
 
 use crate::control::folders;
 use crate::failure::Failure;
-use crate::output::{say, talk};
+use crate::output::say;
 use crate::program::Program;
 
 #[derive(clap::Subcommand)]
@@ -98,7 +98,7 @@ fn follow_and_serve(
                 }
                 // Reported once, not every second.
                 Err(error) if silent => {
-                    talk(&format!("openrelay: warning: still serving the previous records: {error}"));
+                    tracing::warn!("still serving the previous records: {error}");
                     silent = false;
                 }
                 Err(_) => {}
@@ -116,7 +116,7 @@ fn follow_and_serve(
                 let begun = Instant::now();
                 *lock(&collected) = collector.attestation(files.as_deref()).into();
                 rest = rest.max((begun.elapsed() * REST).min(LONGEST_REST));
-                collector.refused().iter().for_each(|why| talk(&format!("openrelay: warning: {why}")));
+                collector.refused().iter().for_each(|why| tracing::warn!("{why}"));
             }
             std::thread::sleep(rest);
         }
@@ -142,7 +142,7 @@ fn follow_and_serve(
 
 fn warn(mirror: &mut Mirror) {
     if let Some(warning) = mirror.take_warning() {
-        talk(&format!("openrelay: warning: {warning}"));
+        tracing::warn!("{warning}");
     }
 }
 

@@ -41,8 +41,8 @@ pub(crate) struct UpArguments {
     pub(crate) one_hop: bool,
 }
 
-/// Connects, in the foreground or through a daemon.
-pub(crate) fn run(program: &Program, arguments: &UpArguments) -> Result<(), Failure> {
+/// Connects, in the foreground or through a daemon, which is as `verbose` as this command.
+pub(crate) fn run(program: &Program, arguments: &UpArguments, verbose: u8) -> Result<(), Failure> {
     if arguments.foreground {
         return daemon::run(program, arguments);
     }
@@ -60,6 +60,9 @@ pub(crate) fn run(program: &Program, arguments: &UpArguments) -> Result<(), Fail
     command.args(["up", "--foreground", "--config"]).arg(&arguments.config);
     if arguments.one_hop {
         command.arg("--one-hop");
+    }
+    for _ in 0..verbose {
+        command.arg("--verbose");
     }
     // In its own process group, so that the terminal's signals do not reach it.
     let mut child = command

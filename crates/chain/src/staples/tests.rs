@@ -281,7 +281,7 @@ fn mirrors_of(test: &str, mirrors: impl FnOnce() -> Vec<String>) -> Option<Vec<S
     if let Ok(urls) = std::env::var(MIRRORS) {
         return Some(urls.split(' ').map(str::to_owned).collect());
     }
-    let name = format!("chain::staples::tests::{test}");
+    let name = format!("staples::tests::{test}");
     let mut reader = std::process::Command::new(std::env::current_exe().unwrap());
     let read = reader.args(["--exact", &name, "--nocapture"]).env(MIRRORS, mirrors().join(" ")).output().unwrap();
     let said = String::from_utf8_lossy(&read.stdout).into_owned();
