@@ -3,9 +3,11 @@
 //! Owns arguments, exit codes and what people read. Results go to stdout, messages to stderr. It never opens a tunnel
 //! or checks evidence itself: `openrelay-client`, `openrelay-chain`, `openrelay-ledger` and `openrelay-attest` do.
 
+mod account;
 mod checkpoint;
 mod cli;
 mod confined;
+mod confirm;
 mod control;
 mod daemon;
 mod devnet;
@@ -24,6 +26,7 @@ mod relay;
 mod rpc;
 mod selfhost;
 mod status;
+mod units;
 mod up;
 mod update;
 mod validator;

@@ -5,6 +5,50 @@
 use std::io::Write as _;
 use std::path::Path;
 
+use serde::Serialize;
+
+use crate::failure::Failure;
+
+/// Why a status is not good, as text and in JSON.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub(crate) struct Reason {
+    /// A stable word in kebab-case.
+    code: &'static str,
+    text: String,
+    /// The exit code of the command that prints it.
+    #[serde(skip)]
+    exit: u8,
+}
+
+impl Reason {
+    pub(crate) fn new(exit: u8, code: &'static str, text: impl Into<String>) -> Self {
+        Self { code, text: text.into(), exit }
+    }
+
+    /// Returns a failure as the reason with this code.
+    pub(crate) fn of(code: &'static str, failure: &Failure) -> Self {
+        Self::new(failure.code(), code, failure.to_string())
+    }
+}
+
+impl From<Reason> for Failure {
+    fn from(reason: Reason) -> Self {
+        Self::new(reason.exit, reason.text)
+    }
+}
+
+/// Prints a result as one JSON object in a line.
+pub(crate) fn say_json(value: &impl Serialize) {
+    match serde_json::to_string(value) {
+        Ok(text) => say(&text),
+        Err(error) => {
+            // No schema has keys that are not strings; a result that is not printed must not look like success.
+            talk(&format!("openrelay: cannot write the result: {error}"));
+            std::process::exit(1);
+        }
+    }
+}
+
 /// Prints a line of the result to stdout.
 ///
 /// A line that cannot be written ends the program, and never with success, because an unwritten line may be a

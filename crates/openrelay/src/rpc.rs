@@ -45,6 +45,13 @@ pub(crate) fn newest_block(endpoint: &Endpoint) -> Result<u64, Failure> {
     Ok(endpoint.ask_number("eth_blockNumber", &json!([]))?.saturating_to())
 }
 
+/// Returns the time of an endpoint's newest block, by which contracts decide, in seconds since the Unix epoch.
+pub(crate) fn block_time(endpoint: &Endpoint) -> Result<u64, Failure> {
+    let block = endpoint.ask("eth_getBlockByNumber", &json!(["latest", false]))?;
+    let time = block["timestamp"].as_str().and_then(|text| text.parse::<U256>().ok());
+    time.map(|time| time.saturating_to()).ok_or_else(|| Failure::plain("the newest block has no timestamp"))
+}
+
 /// Returns the last block from `first` on that is not newer than `time`, in seconds since the Unix epoch. Returns
 /// `first` if all blocks are newer.
 fn last_block_by(endpoint: &Endpoint, time: u64, first: u64) -> Result<u64, Failure> {

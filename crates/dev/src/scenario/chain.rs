@@ -304,7 +304,9 @@ fn drains(bench: &mut Bench) -> Result<()> {
     operator.run(host, relay(&["drain", "--undo"]), "relay drain --undo", true)?;
     bench.within("the relay's return", || Ok(bench.up(&config).is_ok()))?;
     bench.down()?;
-    operator.run(host, relay(&["unbond"]), "relay unbond", true)?;
+    let asked = refused(operator.run(host, relay(&["unbond"]), "relay unbond", true))?;
+    ensure!(asked.contains("1000 tokens") && asked.contains("--yes"), "unbond without consent: {asked}");
+    operator.run(host, relay(&["unbond", "--yes"]), "relay unbond", true)?;
     let early = refused(operator.run(host, relay(&["retire"]), "relay retire", true))?;
     ensure!(early.contains("free in about 14 days"), "retire before the end of unbonding: {early}");
     Ok(())

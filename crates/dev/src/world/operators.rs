@@ -78,7 +78,8 @@ impl Operator {
 
     fn bond(&self, network: &Network, programs: &Programs, name: &str) -> Result<()> {
         let mut command = network.host(name)?.command(&programs.openrelay);
-        command.args(["relay", "bond"]);
+        // Some networks have no approved image yet; `journey` bonds after a check that passes.
+        command.args(["relay", "bond", "--anyway"]);
         self.run(network.host(name)?, command, "relay bond", true).map(drop)
     }
 

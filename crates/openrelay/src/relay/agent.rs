@@ -158,7 +158,7 @@ fn ready_to_serve(folder: &Folder, relay_id: u64, place: &Place) -> Result<(), F
             return Err(Failure::new(3, "the relay is leaving; continue with: openrelay relay retire"));
         }
     }
-    let path = folder.path.join(RELAY);
+    let path = folder.path().join(RELAY);
     let file: RelayFile = read(&path).map_err(Failure::plain)?;
     if file.role != folder.plan.role || file.relay_id != relay_id {
         return Err(Failure::plain(format!("{} has another role or relay ID than {OPERATOR}", path.display())));
@@ -191,7 +191,7 @@ fn attend(
     publish(folder, sender, relay_id, key)?;
     let started = Instant::now();
     let mut last = loop {
-        let read = openrelay_chain::read(&folder.chain, unix_seconds(), 0);
+        let read = openrelay_chain::read(&folder.account.chain, unix_seconds(), 0);
         match read {
             Ok((reading, directory)) if directory.relay(relay_id).is_some_and(|own| own.key() == Some(key)) => {
                 hand_over_reading(&mut input, &reading)?;
@@ -211,12 +211,12 @@ fn attend(
         }
         bell.wake();
     });
-    let refresh = Duration::from_secs(folder.chain.refresh_s);
+    let refresh = Duration::from_secs(folder.account.chain.refresh_s);
     let (mut warned, mut seen) = (false, 0);
     let mut checkpoints = Checkpoints { seen: 0, next: Instant::now() };
     let mut handed = Handed::of(&last);
     loop {
-        checkpoints.follow(&folder.chain, &mut input);
+        checkpoints.follow(&folder.account.chain, &mut input);
         let ready = wait(&[signals.as_fd(), ended.as_fd()], refresh).unwrap_or_default();
         while let Some(signal) = signals.next() {
             let stops = matches!(signal, Signal::Stop);
@@ -232,7 +232,7 @@ fn attend(
         }
         // Known descriptors are kept, but evidence is read each time.
         let known = Reading { attestation: Vec::new(), ..last.clone() };
-        match read_by(&Direct, &folder.chain, (unix_seconds(), seen), Some(&known), &[]) {
+        match read_by(&Direct, &folder.account.chain, (unix_seconds(), seen), Some(&known), &[]) {
             Ok((reading, directory)) => {
                 warned = false;
                 seen = directory.body().sequence;
@@ -351,7 +351,7 @@ pub(super) fn publish(folder: &Folder, sender: &Sender, relay_id: u64, key: [u8;
         advertisedMbit: folder.plan.advertised_mbit,
         descriptor: folder.descriptor(old + 1, key)?.into(),
     };
-    let receipt = sender.send("publish the handshake key", folder.chain.registry, &call.abi_encode())?;
+    let receipt = sender.send("publish the handshake key", folder.account.chain.registry, &call.abi_encode())?;
     talk(&format!("openrelay: the handshake key was published in block {} ({} gas)", receipt.block, receipt.gas_used));
     Ok(())
 }

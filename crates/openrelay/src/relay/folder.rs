@@ -2,36 +2,31 @@
 //!
 //! Owns the names and formats of its files. The handshake key is never here.
 
-use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use alloy_primitives::{Address, B256, Log, U256};
 use alloy_sol_types::{SolCall, SolEvent as _};
-use openrelay_chain::Endpoint;
 use openrelay_chain::journal::Sender;
 use openrelay_chain::logs::{Logs, Wanted};
 use openrelay_chain::registry::{RelayRegistry, registration};
 use openrelay_ledger::chain::descriptor::Descriptor;
 use openrelay_ledger::chain::set::{Registration, Status};
 use openrelay_ledger::record::Role;
-use openrelay_node::chain_file::ChainFile;
 use openrelay_node::config::read;
-use openrelay_node::directory::replace;
 use serde::{Deserialize, Serialize};
 
+use crate::account::{Account, CHAIN};
 use crate::failure::Failure;
-use crate::keystore;
-use crate::rpc::{ask, newest_block};
+use crate::rpc::newest_block;
 
 pub(super) const OPERATOR: &str = "operator.toml";
 pub(super) const KEY: &str = "operator-key.json";
-pub(super) const CHAIN: &str = "chain.toml";
 pub(super) const NUMBER: &str = "relay-id";
 pub(super) const RELAY: &str = "relay.toml";
 
 /// The operator's settings for the relay.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RelayPlan {
     pub(super) role: Role,
@@ -43,42 +38,33 @@ pub(super) struct RelayPlan {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) family: Option<String>,
     /// SHA-256 of the image that the relay runs; zeros before one is chosen.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "B256::is_zero")]
     pub(super) image: B256,
 }
 
 /// An operator's folder that was opened.
 pub(super) struct Folder {
-    pub(super) path: PathBuf,
+    pub(super) account: Account,
     pub(super) plan: RelayPlan,
-    pub(super) chain: ChainFile,
 }
 
 impl Folder {
     pub(super) fn open(path: &Path) -> Result<Self, Failure> {
         let plan: RelayPlan = read(&path.join(OPERATOR)).map_err(Failure::plain)?;
-        let chain = ChainFile::load(&path.join(CHAIN)).map_err(Failure::plain)?;
-        Ok(Self { path: path.to_owned(), plan, chain })
+        Ok(Self { account: Account::open(path, KEY)?, plan })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.account.path
     }
 
     pub(super) fn sender(&self, password_file: Option<&Path>) -> Result<Sender, Failure> {
-        let password = keystore::password(password_file, false)?;
-        let key = keystore::open(&self.path.join(KEY), &password)?;
-        Ok(Sender::new(&self.chain, key, &self.path))
-    }
-
-    pub(super) fn write(&self, name: &str, bytes: &[u8]) -> Result<(), Failure> {
-        let path = self.path.join(name);
-        replace(&path, bytes).map_err(|error| Failure::plain(format!("cannot write {}: {error}", path.display())))
-    }
-
-    pub(super) fn endpoint(&self) -> Endpoint {
-        Endpoint::new(self.chain.endpoints.first().map_or("", String::as_str))
+        self.account.sender(password_file)
     }
 
     /// Returns the relay ID, once the relay is registered.
     pub(super) fn relay_id(&self) -> Result<Option<u64>, Failure> {
-        let path = self.path.join(NUMBER);
+        let path = self.path().join(NUMBER);
         match std::fs::read_to_string(&path) {
             Ok(text) => text
                 .trim()
@@ -104,16 +90,18 @@ impl Folder {
             endpoints: self.plan.endpoints.clone(),
             family: self.plan.family.clone(),
         };
-        descriptor.encode().map_err(|error| Failure::plain(format!("{}: {error}", self.path.join(OPERATOR).display())))
+        descriptor
+            .encode()
+            .map_err(|error| Failure::plain(format!("{}: {error}", self.path().join(OPERATOR).display())))
     }
 
     pub(super) fn ask<C: SolCall>(&self, call: &C) -> Result<C::Return, Failure> {
-        ask(&self.endpoint(), self.chain.registry, call)
+        self.account.ask(self.account.chain.registry, call)
     }
 
     /// Returns whether the registry has the relay, and this folder's key operates it.
     pub(super) fn is_registered(&self, relay_id: u64) -> Result<bool, Failure> {
-        let own = keystore::address(&self.path.join(KEY))?;
+        let own = self.account.address()?;
         Ok(self.registration_of_anybody(relay_id)?.is_some_and(|(registration, _)| registration.operator == own))
     }
 
@@ -129,7 +117,7 @@ impl Folder {
     /// Exit code 3 if another key operates it.
     pub(super) fn registration(&self, relay_id: u64) -> Result<Option<(Registration, RelayRegistry::Relay)>, Failure> {
         let Some((registration, shown)) = self.registration_of_anybody(relay_id)? else { return Ok(None) };
-        let own = keystore::address(&self.path.join(KEY))?;
+        let own = self.account.address()?;
         if registration.operator != own {
             let operator = registration.operator;
             let why = "its withdrawal address has set another operator key, or the chain reverted the registration and \
@@ -170,11 +158,11 @@ impl Folder {
     }
 
     fn events(&self, topics: Vec<Vec<B256>>) -> Result<Events, Failure> {
-        let endpoint = self.endpoint();
-        endpoint.check_chain(self.chain.chain_id)?;
+        let (endpoint, chain) = (self.account.endpoint(), &self.account.chain);
+        endpoint.check_chain(chain.chain_id)?;
         let head = newest_block(&endpoint)?;
-        let logs = Logs::new(endpoint, Wanted { address: self.chain.registry, topics });
-        Ok(Events { logs, first: self.chain.first_block, head })
+        let logs = Logs::new(endpoint, Wanted { address: chain.registry, topics });
+        Ok(Events { logs, first: chain.first_block, head })
     }
 }
 
@@ -195,36 +183,60 @@ impl Events {
     }
 }
 
-pub(super) fn to_toml(plan: &RelayPlan) -> String {
-    let endpoints: Vec<String> = plan.endpoints.iter().map(|endpoint| format!("\"{endpoint}\"")).collect();
-    let mut text = format!(
-        "# Settings of the relay. `openrelay relay run` publishes them at the next start.\nrole = \"{}\"\n\
-         endpoints = [{}]\nadvertised_mbit = {}\nwithdrawal = \"{}\"\n",
-        plan.role,
-        endpoints.join(", "),
-        plan.advertised_mbit,
-        plan.withdrawal
-    );
-    if !plan.image.is_zero() {
-        let _ = writeln!(text, "image = \"{}\"", plan.image);
-    }
-    if let Some(family) = &plan.family {
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "family = \"{family}\"");
-    }
-    text
+/// Returns the plan as the file [`OPERATOR`].
+pub(super) fn to_toml(plan: &RelayPlan) -> Result<String, Failure> {
+    let text = toml::to_string(plan).map_err(Failure::plain)?;
+    Ok(format!("# Settings of the relay. `openrelay relay run` publishes them at the next start.\n{text}"))
+}
+
+/// The relay's own configuration, as far as the plan decides it.
+#[derive(Serialize)]
+struct RelayConfig<'a> {
+    role: Role,
+    relay_id: u64,
+    listen: &'a [SocketAddr],
+    chain: &'static str,
+    image: String,
+    admission: &'static str,
 }
 
 /// Writes the relay's own configuration, made from the plan.
 pub(super) fn write_relay_config(folder: &Folder, relay_id: u64) -> Result<(), Failure> {
-    let listen: Vec<String> = folder.plan.endpoints.iter().map(|endpoint| format!("\"{endpoint}\"")).collect();
-    let text = format!(
-        "# The relay may listen at other addresses than the endpoints in {OPERATOR}, at which clients reach it.\n\
-         role = \"{}\"\nrelay_id = {relay_id}\nlisten = [{}]\nchain = \"{CHAIN}\"\nimage = \"{}\"\n\
-         admission = \"open\"\n",
-        folder.plan.role,
-        listen.join(", "),
-        alloy_primitives::hex::encode(folder.plan.image)
+    let plan = &folder.plan;
+    let config = RelayConfig {
+        role: plan.role,
+        relay_id,
+        listen: &plan.endpoints,
+        chain: CHAIN,
+        image: alloy_primitives::hex::encode(plan.image),
+        admission: "open",
+    };
+    let text = toml::to_string(&config).map_err(Failure::plain)?;
+    let head = format!(
+        "# The relay may listen at other addresses than the endpoints in {OPERATOR}, at which clients reach it."
     );
-    folder.write(RELAY, text.as_bytes())
+    folder.account.write(RELAY, format!("{head}\n{text}").as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot continue must stop")]
+    use super::*;
+
+    #[test]
+    fn written_plan_is_read_back_unchanged() {
+        let plan = RelayPlan {
+            role: Role::Egress,
+            endpoints: vec!["203.0.113.9:443".parse().unwrap(), "[2001:db8::9]:443".parse().unwrap()],
+            advertised_mbit: 1_000,
+            withdrawal: Address::repeat_byte(0xab),
+            family: Some("a \"quoted\" name".into()),
+            image: B256::repeat_byte(7),
+        };
+        for plan in [plan.clone(), RelayPlan { family: None, image: B256::ZERO, ..plan }] {
+            let text = to_toml(&plan).unwrap();
+            assert!(text.contains(&plan.withdrawal.to_string()), "the checksum is written: {text}");
+            assert_eq!(toml::from_str::<RelayPlan>(&text).unwrap(), plan, "{text}");
+        }
+    }
 }
