@@ -19,7 +19,8 @@ alloy_sol_types::sol! {
 /// Decimals of ether.
 const ETHER: u8 = 18;
 
-/// An amount of a token. Prints as tokens, with all digits; in JSON the amount is a decimal string in the smallest unit.
+/// An amount of a token. Prints as tokens, with all digits. In JSON the amount is a decimal string in the smallest
+/// unit.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub(crate) struct Tokens {
     #[serde(serialize_with = "decimal")]

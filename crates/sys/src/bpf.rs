@@ -12,27 +12,39 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use crate::cvt::cvt;
 
-pub(crate) const LOAD_WORD: u16 = 0x20;
-pub(crate) const LOAD_HALF: u16 = 0x28;
-pub(crate) const LOAD_BYTE: u16 = 0x30;
-pub(crate) const LOAD_HALF_X: u16 = 0x48;
-pub(crate) const LOAD_LENGTH: u16 = 0x80;
-pub(crate) const HEADER_TO_X: u16 = 0xb1;
-pub(crate) const JUMP_EQUAL: u16 = 0x15;
-pub(crate) const JUMP_BITS: u16 = 0x45;
-pub(crate) const RETURN: u16 = 0x06;
+/// Loads a word at an absolute offset.
+pub const LOAD_WORD: u16 = 0x20;
+/// Loads a half-word at an absolute offset.
+pub const LOAD_HALF: u16 = 0x28;
+/// Loads a byte at an absolute offset.
+pub const LOAD_BYTE: u16 = 0x30;
+/// Loads a half-word at an offset relative to the index register.
+pub const LOAD_HALF_X: u16 = 0x48;
+/// Loads the length of the packet.
+pub const LOAD_LENGTH: u16 = 0x80;
+/// Sets the index register to the length of the IPv4 header at an offset.
+pub const HEADER_TO_X: u16 = 0xb1;
+/// Jumps if the accumulator equals a constant.
+pub const JUMP_EQUAL: u16 = 0x15;
+/// Jumps if the accumulator has any of these bits.
+pub const JUMP_BITS: u16 = 0x45;
+/// Ends the program with the number of bytes to keep.
+pub const RETURN: u16 = 0x06;
 /// Offset at which [`LOAD_WORD`] loads a random number: `SKF_AD_OFF + SKF_AD_RANDOM`.
-pub(crate) const RANDOM: u32 = 0xffff_f000 + 56;
+pub const RANDOM: u32 = 0xffff_f000 + 56;
 /// The value that [`RETURN`] takes to keep all bytes of the packet.
-pub(crate) const ALL: u32 = u32::MAX;
+pub const ALL: u32 = u32::MAX;
 
 /// Builds an instruction without jumps.
-pub(crate) fn op(code: u16, k: u32) -> libc::sock_filter {
+pub fn op(code: u16, k: u32) -> libc::sock_filter {
     libc::sock_filter { code, jt: 0, jf: 0, k }
 }
 
 /// Attaches this program to `socket`, in place of any other.
-pub(crate) fn attach(socket: BorrowedFd<'_>, program: &mut [libc::sock_filter]) -> io::Result<()> {
+///
+/// # Errors
+/// When the kernel refuses the program.
+pub fn attach(socket: BorrowedFd<'_>, program: &mut [libc::sock_filter]) -> io::Result<()> {
     let program = libc::sock_fprog {
         len: u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
         filter: program.as_mut_ptr(),

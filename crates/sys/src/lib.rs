@@ -4,15 +4,13 @@
 //! bytes, addresses and file descriptors.
 
 pub mod boot;
-mod bpf;
-pub mod capture;
+pub mod bpf;
 pub mod confine;
 pub mod conntrack;
-mod cvt;
+pub mod cvt;
 pub mod event;
 pub mod net;
 pub mod nft;
-pub mod raw;
 pub mod sandbox;
 pub mod signal;
 pub mod tun;

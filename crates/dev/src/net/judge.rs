@@ -14,9 +14,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use openrelay_sys::capture::Capture;
 use openrelay_sys::event::wait;
 use openrelay_sys::net::Netlink;
+use openrelay_sys_dev::capture::Capture;
 use serde::{Deserialize, Serialize};
 
 use super::output::say;

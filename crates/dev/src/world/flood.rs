@@ -92,7 +92,7 @@ pub(crate) fn send(options: &Options) -> Result<()> {
         packets.push(ip_packet(to, &first));
     }
     let to = to.context("there are no packets to send")?;
-    let socket = openrelay_sys::raw::RawSocket::open().context("cannot open a raw socket")?;
+    let socket = openrelay_sys_dev::raw::RawSocket::open().context("cannot open a raw socket")?;
     say("ready");
     // `measure` writes a line when the flood must start.
     std::io::stdin().read_line(&mut String::new())?;

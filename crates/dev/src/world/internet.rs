@@ -215,7 +215,7 @@ pub(crate) fn stray(to: Ipv4Addr) -> Result<()> {
     let packet = openrelay_proto::ip::Packet::parse(&bytes).context("not a packet")?;
     openrelay_proto::ip::checksum::fill_transport(&packet, &mut bytes);
     openrelay_proto::ip::checksum::fill_v4_header(&mut bytes, 20);
-    Ok(openrelay_sys::raw::RawSocket::open()?.send(&bytes, to)?)
+    Ok(openrelay_sys_dev::raw::RawSocket::open()?.send(&bytes, to)?)
 }
 
 fn answer(socket: &UdpSocket, reply: impl Fn(&[u8]) -> Option<Vec<u8>>) {

@@ -13,9 +13,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use openrelay_sys::capture::Capture;
 use openrelay_sys::event::wait;
 use openrelay_sys::net::Netlink;
+use openrelay_sys_dev::capture::Capture;
 
 /// Bytes of each datagram that are leaked.
 const LEAKED: usize = 200;

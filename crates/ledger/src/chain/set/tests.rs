@@ -311,6 +311,9 @@ fn number_of_relays_and_of_pages_is_bounded() {
     let mut file = write(entries.clone()).unwrap();
     file[52..56].copy_from_slice(&u32::try_from(MAX_RELAYS + 1).unwrap().to_be_bytes());
     assert_eq!(RecordSet::verify(&file, root(&entries)), Err(SetError::TooMany(MAX_RELAYS + 1)));
+    // As many as are allowed are too few bytes here.
+    file[52..56].copy_from_slice(&u32::try_from(MAX_RELAYS).unwrap().to_be_bytes());
+    assert_eq!(RecordSet::verify(&file, root(&entries)), Err(SetError::Malformed));
     // Endless empty pages do not produce an endless list of faults.
     let mut endless = write(entries.clone()).unwrap();
     endless.resize(1 << 20, 0);

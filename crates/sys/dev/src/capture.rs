@@ -12,10 +12,10 @@ use std::mem::size_of;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use crate::bpf::{
+use openrelay_sys::bpf::{
     self, ALL, HEADER_TO_X, JUMP_BITS, JUMP_EQUAL, LOAD_BYTE, LOAD_HALF, LOAD_HALF_X, LOAD_WORD, RETURN, op,
 };
-use crate::cvt::{cvt, cvt_len};
+use openrelay_sys::cvt::{cvt, cvt_len};
 
 const RECEIVE_BUFFER: libc::c_int = 64 << 20;
 const ALL_PROTOCOLS: u16 = 3;

@@ -11,7 +11,7 @@ use std::mem::size_of;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-use crate::cvt::{cvt, cvt_len};
+use openrelay_sys::cvt::{cvt, cvt_len};
 
 /// A socket that sends whole IPv4 packets.
 #[derive(Debug)]
