@@ -12,6 +12,7 @@ use openrelay_proto::ip::{CLIENT_V4, CLIENT_V6};
 use openrelay_proto::wire::{MAX_DATAGRAM, MAX_MTU};
 use openrelay_sys::net::{MAIN_TABLE, Netlink, Rule};
 use openrelay_sys::nft::NftError;
+use openrelay_sys::tun::TunError;
 use openrelay_sys::udp::TRAIN_BYTES;
 
 use crate::{lockdown, resolver};
@@ -52,6 +53,9 @@ pub enum HostError {
         /// The cause.
         source: io::Error,
     },
+    /// There is no tunnel device.
+    #[error("cannot create the tunnel device: {0}")]
+    Device(#[from] TunError),
     /// nftables refused a change, or is missing.
     #[error(transparent)]
     Firewall(#[from] NftError),
@@ -70,12 +74,13 @@ impl HostError {
 
     /// Returns whether the process lacks a privilege.
     pub fn is_privilege(&self) -> bool {
-        matches!(self, Self::System { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
+        let (Self::System { source, .. } | Self::Device(TunError::Refused(source))) = self else { return false };
+        source.kind() == io::ErrorKind::PermissionDenied
     }
 
-    /// Returns whether the `nft` program is missing.
+    /// Returns whether the `nft` program or the kernel's TUN driver is missing.
     pub fn is_missing_tool(&self) -> bool {
-        matches!(self, Self::Firewall(NftError::Missing))
+        matches!(self, Self::Firewall(NftError::Missing) | Self::Device(TunError::NoDriver(_)))
     }
 }
 

@@ -29,7 +29,7 @@ impl Tunnel {
     /// # Errors
     /// [`HostError`]; everything is restored.
     pub(crate) fn open(folders: &Folders, device: &str, remote: SocketAddr) -> Result<(Self, DeviceQueue), HostError> {
-        let tun = Tun::create(device, 1).map_err(HostError::at("create the tunnel device"))?;
+        let tun = Tun::create(device, 1)?;
         let mut host = HostState::new(folders, &tun.name, remote)?;
         host.lock_down()?;
         host.configure_device()?;

@@ -124,7 +124,7 @@ pub(crate) enum Command {
     Stray { to: std::net::Ipv4Addr },
     /// Delete the tracked connections that an address opened
     #[command(hide = true)]
-    Forget { address: IpAddr },
+    Forget { address: std::net::Ipv4Addr },
     /// Leak traffic beside the relay of this configuration
     #[command(hide = true)]
     Leak { config: PathBuf },

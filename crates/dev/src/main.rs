@@ -10,7 +10,6 @@ mod net;
 mod scenario;
 mod world;
 
-use std::net::IpAddr;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -57,13 +56,9 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::HoldUnread { address } => flood::hold_unread(address),
         Command::Garbage { to } => internet::garbage(to),
         Command::Stray { to } => internet::stray(to),
-        Command::Forget { address } => forget(address),
+        Command::Forget { address } => Ok(openrelay_sys_dev::conntrack::forget(address)?),
         Command::Leak { config } => leak::beside(&config),
         Command::Thin { listen, of, lists } => thin::serve(listen, &of, &lists),
         Command::Judge { rules } => judge::run(&rules),
     }
-}
-
-fn forget(address: IpAddr) -> anyhow::Result<()> {
-    Ok(openrelay_sys::conntrack::Conntrack::open()?.forget(address)?)
 }

@@ -55,6 +55,8 @@ reasons! {
     ForeignSource = "foreign-source",
     /// The inner packet's destination may not be reached through a relay.
     ForbiddenDestination = "forbidden-destination",
+    /// A new flow or a fragment beyond what its client may have open.
+    TooManyFlows = "too-many-flows",
     /// No session has this inner destination.
     NoSuchClient = "no-such-client",
     /// The inner packet does not fit the path, and its sender was told.

@@ -9,6 +9,7 @@ mod arguments;
 mod check;
 mod evidence;
 mod feed;
+mod guard;
 pub mod quoter;
 mod statistics;
 mod threads;
@@ -23,7 +24,8 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use crate::threads::{Identity, Relay, StartError};
+use crate::guard::GUARD;
+use crate::threads::{Identity, Relay, StartError, other_user};
 use arguments::{Command, RunArguments};
 use evidence::{Attesting, Own, PATIENCE};
 use feed::{Fed, Feed};
@@ -32,13 +34,16 @@ use openrelay_node::directory::VerifiedDirectory;
 use openrelay_node::random::OsRandom;
 use openrelay_proto::keys::RelaySecret;
 use openrelay_sys::event::wait;
-use openrelay_sys::sandbox::{self, SandboxError};
+use openrelay_sys::sandbox::{self, Keep, SandboxError};
 use openrelay_sys::signal::{Signal, Signals};
 use quoter::{QUOTE, QuoteError, Quoter, Quoting};
 use statistics::Statistics;
 
 /// The chain file's name in a guest. `/init` writes it beside the configuration.
 const GUEST_CHAIN: &str = "chain.toml";
+
+/// Within this time a lost firewall and a request to stop have the same cause.
+const STOP_TOGETHER: Duration = Duration::from_millis(200);
 
 /// The program that runs, as its `main` describes it.
 struct Program {
@@ -54,6 +59,10 @@ struct Program {
 pub fn main(name: &'static str, detail: Detail, mut quoter: impl Quoter) -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|argument| argument == QUOTE) {
         quoter::answer(&mut quoter);
+        return ExitCode::SUCCESS;
+    }
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == GUARD) {
+        guard::run();
         return ExitCode::SUCCESS;
     }
     let program = Program { name, detail, source: quoter.name() };
@@ -126,10 +135,18 @@ impl Failure {
                 let how = format!("this needs CAP_NET_ADMIN; run it as root: sudo {} run --config FILE", program.name);
                 (77, format!("{error}; {how}"))
             }
-            Self::Start(error) => (if error.is_missing_tool() { 77 } else { 1 }, error.to_string()),
+            Self::Start(error) => {
+                (if error.is_privilege() || error.is_missing_tool() { 77 } else { 1 }, error.to_string())
+            }
             Self::Sandbox(error) => (1, format!("{error}; refusing to serve with unneeded privileges")),
             Self::NoEvidence(error) => (5, error.to_string()),
             Self::NoDirectory(why) => (5, why),
+            Self::LostFirewall => (
+                1,
+                "the firewall table was removed, because its nft process has ended; nothing is carried without it; \
+                 start the relay again to create a new one"
+                    .into(),
+            ),
             Self::LostDevice => (1, "the tunnel device was removed; start the relay again to create a new one".into()),
         };
         complain(&format!("{}: {said}", program.name));
@@ -148,6 +165,7 @@ enum Failure {
     Start(StartError),
     Sandbox(SandboxError),
     LostDevice,
+    LostFirewall,
     NoDirectory(String),
     NoEvidence(QuoteError),
 }
@@ -219,8 +237,7 @@ fn run(program: &Program, arguments: &RunArguments) -> Result<(), Failure> {
         program.complain("UNCONFINED: keeps all privileges and has readable memory; for tests only");
     } else {
         sandbox::forbid_core_dumps()?;
-        let change = sandbox::user() == 0 && !sandbox::only_own_user();
-        sandbox::drop_privileges(change.then_some(file.user))?;
+        sandbox::drop_privileges(other_user(file.user), Keep::Nothing)?;
         if !sandbox::forbid_files()? {
             program.complain("warning: this kernel enforces landlock only in part or not at all");
         }
@@ -241,7 +258,10 @@ fn run(program: &Program, arguments: &RunArguments) -> Result<(), Failure> {
     let result = serve(program, &signals, &mut relay, (feed.as_mut(), attesting.as_mut()), &mut statistics);
     notify(manager.as_ref(), "STOPPING=1");
     say(&statistics.last(&relay.stop()));
-    result
+    match result {
+        Err(Failure::LostFirewall) if stopped_together(&signals) => Ok(()),
+        other => other,
+    }
 }
 
 /// Prints this start's key, and waits for a directory that has it. The agent publishes the key on the chain
@@ -289,8 +309,9 @@ fn serve(
     loop {
         let fed = feed.as_ref().and_then(|feed| feed.readable());
         let evidence = attesting.as_ref().and_then(|attesting| attesting.readable());
+        let firewall = relay.lost_firewall();
         let mut sources = vec![signals.as_fd(), relay.lost_device()];
-        sources.extend(fed.into_iter().chain(evidence));
+        sources.extend(fed.into_iter().chain(evidence).chain(firewall));
         let waiting = feed.as_ref().is_some_and(|feed| feed.is_waiting());
         let rest = attesting.as_ref().map_or(Duration::from_secs(3_600), |attesting| attesting.rest());
         let rest = rest.min(statistics.rest(Instant::now()));
@@ -298,6 +319,7 @@ fn serve(
         let ready = wait(&sources, timeout).unwrap_or_default();
         let readable = waiting || (fed.is_some() && ready[2]);
         let shown = evidence.is_some() && ready[2 + usize::from(fed.is_some())];
+        let unguarded = firewall.is_some() && ready[sources.len() - 1];
         if let Some(attesting) = attesting.as_mut() {
             renew(program, relay, attesting, shown);
         }
@@ -329,7 +351,17 @@ fn serve(
         if ready[1] {
             return Err(Failure::LostDevice);
         }
+        if unguarded {
+            return Err(Failure::LostFirewall);
+        }
     }
+}
+
+/// Returns whether the relay is told to stop at about this time. Whoever ends a service may end all of its processes
+/// at once.
+fn stopped_together(signals: &Signals) -> bool {
+    let _ = wait(&[signals.as_fd()], STOP_TOGETHER);
+    signals.next() == Some(Signal::Stop)
 }
 
 /// Takes new evidence, and shows it when it is due.

@@ -1,13 +1,15 @@
 //! A running relay: threads around the protocol's shards and handshaker.
 //!
-//! Owns which thread does what. One thread per shard moves packets, and one does handshakes. At an egress, one more
-//! deletes connections of ended sessions. There are no other threads. [`Relay::prepare`] opens sockets and devices
+//! Owns which thread does what. One thread per shard moves packets, and one does handshakes. There are no other
+//! threads. [`Relay::prepare`] opens sockets and devices
 //! before privileges are dropped; [`Prepared::start`] starts the threads afterwards.
 
 mod command;
 mod egress;
 mod error;
+mod flows;
 mod handshakes;
+mod listen;
 mod ring;
 mod worker;
 
@@ -15,10 +17,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
-use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
+use std::sync::mpsc::{self, Sender, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use openrelay_ledger::record::Role;
 use openrelay_proto::drops::Drops;
@@ -29,14 +30,16 @@ use openrelay_proto::message::Announced;
 use openrelay_proto::relay::{
     Admit, Gate, Handshaker, Load, Mirror, Mirrored, OpenAdmission, RelayConfig, Replays, Shard, Shared,
 };
-use openrelay_sys::conntrack::Conntrack;
 use openrelay_sys::event::Waker;
+use openrelay_sys::sandbox;
 use openrelay_sys::tun::TunQueue;
 use openrelay_sys::udp::UdpSocket;
 
+use crate::guard::Guard;
+use command::Command;
 pub(crate) use command::Report;
-use command::{Command, Freed};
 pub(crate) use error::StartError;
+use flows::Flows;
 use handshakes::HandshakeThread;
 use openrelay_node::clock::Clock;
 use openrelay_node::config::{
@@ -52,10 +55,6 @@ use worker::Worker;
 pub(crate) const MEMORY: &str = "directory.seen";
 /// Maximum number of requests that wait for the handshake thread.
 const REQUEST_QUEUE: usize = 1_024;
-/// Maximum number of ended sessions whose connections wait to be deleted.
-const FREED_QUEUE: usize = 256;
-/// Pause after each of them: the kernel walks its whole table for it.
-const FORGET_EVERY: Duration = Duration::from_millis(10);
 
 /// A relay whose sockets and devices are open, and whose threads have not started.
 pub(crate) struct Prepared {
@@ -63,7 +62,10 @@ pub(crate) struct Prepared {
     secret: RelaySecret,
     sockets: Vec<Sockets>,
     queues: Vec<Option<TunQueue>>,
-    conntrack: Option<Conntrack>,
+    /// An egress' guard.
+    guard: Option<Guard>,
+    /// Flows that the clients of one shard may have.
+    flows: u32,
     udp_segmentation: bool,
     admission: AdmissionMode,
     capacity: u32,
@@ -80,6 +82,7 @@ pub(crate) struct Relay {
     commands: Vec<(Sender<Command>, Arc<Waker>)>,
     workers: Vec<JoinHandle<()>>,
     lost_device: Arc<Waker>,
+    guard: Option<Guard>,
     handshakes: Option<(HandshakeStop, JoinHandle<()>)>,
     /// Packets that the handshake thread refused.
     refused: Arc<Mutex<Drops>>,
@@ -149,6 +152,11 @@ impl Relay {
         check_values(path, &file)?;
         let Identity { directory, secret, mirror, evidence, warning: forgetful } = identity;
         let own = check_record(path, &file, &directory, &secret)?;
+        let host = listen::addresses();
+        let listed = directory.directory().relay(file.relay_id).map(|record| &record.endpoints[..]);
+        let resolve = |address: &SocketAddr| listen::resolve(*address, listed.unwrap_or_default(), &host);
+        let addresses: Result<Vec<SocketAddr>, String> = file.listen.iter().map(resolve).collect();
+        let addresses = addresses.map_err(|why| key_fault(path, "listen", why))?;
         let v4 = file.listen.iter().any(SocketAddr::is_ipv4);
         let v6 = file.listen.iter().any(SocketAddr::is_ipv6);
         let config = Arc::new(RelayConfig {
@@ -163,21 +171,22 @@ impl Relay {
         let shards = shard_count(file.shards);
         let mut prepared = Prepared {
             secret,
-            sockets: bind(&file.listen, &config, shards)?,
+            sockets: bind(&addresses, &config, shards)?,
             queues: Vec::new(),
-            conntrack: None,
+            guard: None,
+            flows: 0,
             udp_segmentation: false,
             admission: file.admission,
             capacity: file.capacity,
             listen: (v4, v6),
-            warnings: forgetful.into_iter().collect(),
+            warnings: addresses.iter().filter_map(|at| listen::missing(*at, &host)).chain(forgetful).collect(),
             config,
         };
         if !file.udp_trains {
             prepared.sockets.iter().flat_map(|set| &set.all).for_each(UdpSocket::without_trains);
         }
         if file.role == Role::Egress {
-            egress::prepare(&mut prepared, &file.device, &directory, shards)?;
+            egress::prepare(&mut prepared, &file.device, &directory, shards, other_user(file.user))?;
         }
         Ok(prepared)
     }
@@ -218,6 +227,11 @@ pub(crate) fn check_record(
         return Err(fault(path, "the relay's handshake key differs from the one in the directory"));
     }
     directory.responder(record).ok_or_else(|| fault(path, "the relay's record is malformed"))
+}
+
+/// Returns the user to become, if this process is root and has other users.
+pub(crate) fn other_user(user: u32) -> Option<u32> {
+    (sandbox::user() == 0 && !sandbox::only_own_user()).then_some(user)
 }
 
 /// Opens one set of sockets for each shard.
@@ -285,15 +299,6 @@ impl Prepared {
         let mut rings = ring::mesh(shards);
         let (mut commands, mut workers) = (Vec::new(), Vec::new());
         let devices = self.queues.into_iter().chain(std::iter::repeat_with(|| None));
-        let freed = match self.conntrack {
-            Some(conntrack) => {
-                let (sender, receiver) = mpsc::sync_channel(FREED_QUEUE);
-                // The thread ends when the shards are gone; nobody waits for it.
-                spawn("conntrack".into(), move || forget(&conntrack, &receiver))?;
-                Some(sender)
-            }
-            None => None,
-        };
         for ((number, sockets), queue) in numbers.zip(self.sockets).zip(devices) {
             let (sender, receiver) = mpsc::channel();
             let at = usize::from(number);
@@ -305,7 +310,12 @@ impl Prepared {
             let (outgoing, incoming) = std::mem::take(&mut rings[at]);
             let worker = Worker::new(
                 shard,
-                worker::Io { sockets, queue, udp_segmentation: self.udp_segmentation },
+                worker::Io {
+                    sockets,
+                    flows: queue.is_some().then(|| Flows::new(number, self.flows)),
+                    queue,
+                    udp_segmentation: self.udp_segmentation,
+                },
                 worker::Links {
                     requests: requests.clone(),
                     handshake_bell: handshake_bell.clone(),
@@ -315,7 +325,7 @@ impl Prepared {
                     bells: bells[..shards].to_vec(),
                     outgoing,
                     incoming,
-                    freed: freed.clone(),
+                    guard: self.guard.clone(),
                     lost_device: lost_device.clone(),
                 },
                 clock,
@@ -341,19 +351,8 @@ impl Prepared {
         };
         let handle = spawn("handshakes".into(), move || thread.run())?;
         let handshakes = Some((HandshakeStop { stop, bell: handshake_bell }, handle));
-        let (config, listen) = (self.config, self.listen);
-        Ok(Relay { config, listen, changed, commands, workers, lost_device, handshakes, refused })
-    }
-}
-
-/// Makes the kernel delete the connections of ended sessions. Runs on its own thread and at a limited rate, because
-/// each deletion walks the whole table.
-fn forget(conntrack: &Conntrack, freed: &Receiver<Freed>) {
-    for (v4, v6) in freed {
-        // After a failure the address still rests for five minutes.
-        let _ = conntrack.forget(v4.into());
-        let _ = conntrack.forget(v6.into());
-        std::thread::sleep(FORGET_EVERY);
+        let (config, listen, guard) = (self.config, self.listen, self.guard);
+        Ok(Relay { config, listen, changed, commands, workers, lost_device, guard, handshakes, refused })
     }
 }
 
@@ -375,6 +374,11 @@ impl Relay {
     /// then.
     pub(crate) fn lost_device(&self) -> BorrowedFd<'_> {
         self.lost_device.as_fd()
+    }
+
+    /// Returns a descriptor that becomes readable when the firewall is gone; `None` at an ingress.
+    pub(crate) fn lost_firewall(&self) -> Option<BorrowedFd<'_>> {
+        self.guard.as_ref().map(Guard::ended)
     }
 
     /// Returns what the relay has counted so far.

@@ -9,7 +9,8 @@ use std::io;
 use std::net::IpAddr;
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
@@ -34,6 +35,29 @@ pub struct Rule {
     pub to: Option<IpAddr>,
     /// Ignores routes with a prefix of up to this many bits.
     pub suppress_prefix: Option<u32>,
+}
+
+/// A route of this host to a network that is not everything.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Route {
+    /// The network's first address.
+    pub network: IpAddr,
+    /// Its prefix length in bits, at least 1.
+    pub prefix: u8,
+    /// The link that leads there.
+    pub link: u32,
+}
+
+impl Route {
+    /// Returns whether the network has an address in common with this one.
+    pub fn overlaps(&self, network: IpAddr, prefix: u8) -> bool {
+        let shorter = u32::from(self.prefix.min(prefix));
+        match (self.network, network) {
+            (IpAddr::V4(a), IpAddr::V4(b)) => (a.to_bits() ^ b.to_bits()).checked_shr(32 - shorter).unwrap_or(0) == 0,
+            (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits() ^ b.to_bits()).checked_shr(128 - shorter).unwrap_or(0) == 0,
+            _ => false,
+        }
+    }
 }
 
 /// A netlink socket for the kernel's routing.
@@ -122,6 +146,23 @@ impl Netlink {
         self.request(Message::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE).map(drop)
     }
 
+    /// Adds a route to a network through a link to the main table.
+    ///
+    /// # Errors
+    /// Without CAP_NET_ADMIN.
+    pub fn add_route(&mut self, link: u32, network: IpAddr, prefix: u8) -> io::Result<()> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family(network.is_ipv6());
+        message.header.destination_prefix_length = prefix;
+        message.header.table = u8::try_from(MAIN_TABLE).unwrap_or(0);
+        message.header.protocol = RouteProtocol::Static;
+        message.header.kind = RouteType::Unicast;
+        message.header.scope = if network.is_ipv6() { RouteScope::Universe } else { RouteScope::Link };
+        message.attributes.push(RouteAttribute::Oif(link));
+        message.attributes.push(RouteAttribute::Destination(route_address(network)));
+        self.request(Message::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL).map(drop)
+    }
+
     /// Adds a default route through a link to a separate table.
     ///
     /// # Errors
@@ -149,10 +190,7 @@ impl Netlink {
         message.header.protocol = RouteProtocol::Static;
         message.header.kind = RouteType::Unicast;
         message.header.scope = RouteScope::Universe;
-        message.attributes.push(RouteAttribute::Gateway(match neighbour {
-            IpAddr::V4(address) => RouteAddress::Inet(address),
-            IpAddr::V6(address) => RouteAddress::Inet6(address),
-        }));
+        message.attributes.push(RouteAttribute::Gateway(route_address(neighbour)));
         self.request(Message::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE).map(drop)
     }
 
@@ -186,10 +224,7 @@ impl Netlink {
         let mut message = RouteMessage::default();
         message.header.address_family = family(address.is_ipv6());
         message.header.destination_prefix_length = if address.is_ipv6() { 128 } else { 32 };
-        message.attributes.push(RouteAttribute::Destination(match address {
-            IpAddr::V4(v4) => RouteAddress::Inet(v4),
-            IpAddr::V6(v6) => RouteAddress::Inet6(v6),
-        }));
+        message.attributes.push(RouteAttribute::Destination(route_address(address)));
         let answers = self.request(Message::GetRoute(message), 0)?;
         let link = answers.into_iter().find_map(|answer| match answer {
             Message::NewRoute(route) => route.attributes.into_iter().find_map(|attribute| match attribute {
@@ -199,6 +234,84 @@ impl Netlink {
             _ => None,
         });
         link.ok_or_else(|| io::ErrorKind::NetworkUnreachable.into())
+    }
+
+    /// Returns the name of the link with this index.
+    ///
+    /// # Errors
+    /// `ENODEV` when there is no such link.
+    pub fn link_name(&mut self, link: u32) -> io::Result<String> {
+        let mut message = LinkMessage::default();
+        message.header.index = link;
+        let answers = self.request(Message::GetLink(message), 0)?;
+        let name = answers.into_iter().find_map(|answer| match answer {
+            Message::NewLink(link) => link.attributes.into_iter().find_map(|attribute| match attribute {
+                LinkAttribute::IfName(name) => Some(name),
+                _ => None,
+            }),
+            _ => None,
+        });
+        name.ok_or_else(|| io::Error::from_raw_os_error(19))
+    }
+
+    /// Returns the addresses of this host that are neither loopback nor link-local. An IPv6 address may still be
+    /// tentative.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn addresses(&mut self) -> io::Result<Vec<IpAddr>> {
+        let answers = self.request(Message::GetAddress(AddressMessage::default()), NLM_F_DUMP)?;
+        let global = answers.into_iter().filter_map(|answer| match answer {
+            Message::NewAddress(address) if address.header.scope == AddressScope::Universe => Some(address.attributes),
+            _ => None,
+        });
+        Ok(global
+            .filter_map(|attributes| {
+                let find = |local: bool| {
+                    attributes.iter().find_map(|attribute| match attribute {
+                        AddressAttribute::Local(address) if local => Some(*address),
+                        AddressAttribute::Address(address) if !local => Some(*address),
+                        _ => None,
+                    })
+                };
+                // For a point-to-point link, the other one is the peer's.
+                find(true).or_else(|| find(false))
+            })
+            .filter(|address| !address.is_loopback())
+            .collect())
+    }
+
+    /// Returns the routes of all tables to networks and single addresses of one family, without default routes and
+    /// without those that refuse.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn routes(&mut self, v6: bool) -> io::Result<Vec<Route>> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family(v6);
+        let answers = self.request(Message::GetRoute(message), NLM_F_DUMP)?;
+        let route = |route: RouteMessage| {
+            let known = matches!(route.header.kind, RouteType::Unicast | RouteType::Local);
+            let prefix = route.header.destination_prefix_length;
+            let (mut network, mut link) = (None, None);
+            for attribute in &route.attributes {
+                match attribute {
+                    RouteAttribute::Destination(RouteAddress::Inet(v4)) => network = Some(IpAddr::V4(*v4)),
+                    RouteAttribute::Destination(RouteAddress::Inet6(v6)) => network = Some(IpAddr::V6(*v6)),
+                    RouteAttribute::Oif(index) => link = Some(*index),
+                    _ => {}
+                }
+            }
+            let found = Route { network: network?, prefix, link: link.unwrap_or(0) };
+            (known && prefix > 0).then_some(found)
+        };
+        Ok(answers
+            .into_iter()
+            .filter_map(|answer| match answer {
+                Message::NewRoute(message) => route(message),
+                _ => None,
+            })
+            .collect())
     }
 
     /// Sends one request and collects the answers up to its acknowledgement.
@@ -230,6 +343,7 @@ impl Netlink {
                         Some(code) => return Err(io::Error::from_raw_os_error(code.get().abs())),
                     },
                     NetlinkPayload::InnerMessage(message) => answers.push(message),
+                    NetlinkPayload::Done(_) => return Ok(answers),
                     _ => {}
                 }
             }
@@ -257,6 +371,47 @@ fn rule_message(rule: Rule) -> RuleMessage {
     message
 }
 
+fn route_address(address: IpAddr) -> RouteAddress {
+    match address {
+        IpAddr::V4(v4) => RouteAddress::Inet(v4),
+        IpAddr::V6(v6) => RouteAddress::Inet6(v6),
+    }
+}
+
 fn family(v6: bool) -> AddressFamily {
     if v6 { AddressFamily::Inet6 } else { AddressFamily::Inet }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_overlap_when_the_shorter_prefix_agrees() {
+        let route = |network: &str, prefix| Route { network: network.parse().unwrap(), prefix, link: 1 };
+        let pool: IpAddr = "100.64.0.0".parse().unwrap();
+        for (network, prefix, overlaps) in [
+            ("100.64.0.0", 10, true),
+            ("100.64.3.0", 24, true),
+            ("100.64.255.255", 32, true),
+            ("100.65.0.0", 24, false),
+            ("100.80.0.0", 24, false),
+            ("96.0.0.0", 4, true),
+            ("fd00::", 8, false),
+        ] {
+            assert_eq!(route(network, prefix).overlaps(pool, 16), overlaps, "{network}/{prefix}");
+        }
+        assert!(route("fd6f::", 16).overlaps("fd6f:7265:6c61:7900::".parse().unwrap(), 64));
+        assert!(!route("fd6f:7265:6c61:7901::", 64).overlaps("fd6f:7265:6c61:7900::".parse().unwrap(), 64));
+    }
+
+    #[test]
+    fn loopback_has_a_route_and_no_address_that_counts() {
+        let mut netlink = Netlink::open().unwrap();
+        let loopback = netlink.link("lo").unwrap();
+        assert_eq!(netlink.link_name(loopback).unwrap(), "lo");
+        let routes = netlink.routes(false).unwrap();
+        assert!(routes.iter().any(|route| route.overlaps("127.0.0.1".parse().unwrap(), 32)), "{routes:?}");
+        assert!(netlink.addresses().unwrap().iter().all(|address| !address.is_loopback()));
+    }
 }

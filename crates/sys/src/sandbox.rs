@@ -1,6 +1,6 @@
 //! Drops privileges that a relay does not need once it runs.
 //!
-//! Owns the order: no core dumps ▶ own user, CAP_NET_ADMIN alone ▶ no files ▶ (threads start) ▶ few system calls.
+//! Owns the order: no core dumps ▶ own user, few capabilities or none ▶ no files ▶ (threads start) ▶ few system calls.
 //! Everything fails closed: a step that does not work is an error, and the relay does not start.
 //!
 //! Source: capabilities(7), landlock(7), seccomp(2).
@@ -59,15 +59,27 @@ pub fn only_own_user() -> bool {
     map.split_whitespace().nth(2).is_some_and(|count| count == "1")
 }
 
-/// Becomes user and group `id` permanently, and keeps only CAP_NET_ADMIN. With `None` the user stays, and only the
-/// other capabilities go. Must be called while there is one thread.
+/// The capabilities that a process keeps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Keep {
+    /// None.
+    Nothing,
+    /// CAP_NET_ADMIN alone.
+    NetAdmin,
+}
+
+/// Becomes user and group `id` permanently, and keeps only these capabilities. With `None` the user stays. Must be
+/// called while there is one thread.
 ///
 /// # Errors
 /// When a step fails; the process must not continue.
-pub fn drop_privileges(id: Option<u32>) -> Result<(), SandboxError> {
-    let keep: CapsHashSet = [Capability::CAP_NET_ADMIN].into();
+pub fn drop_privileges(id: Option<u32>, keep: Keep) -> Result<(), SandboxError> {
+    let keep: CapsHashSet = match keep {
+        Keep::Nothing => CapsHashSet::new(),
+        Keep::NetAdmin => [Capability::CAP_NET_ADMIN].into(),
+    };
     for capability in caps::runtime::thread_all_supported() {
-        if capability != Capability::CAP_NET_ADMIN {
+        if !keep.contains(&capability) {
             caps::drop(None, CapSet::Bounding, capability).map_err(other).map_err(failed("drop capabilities"))?;
         }
     }
@@ -97,6 +109,22 @@ pub fn drop_privileges(id: Option<u32>) -> Result<(), SandboxError> {
     }
     // The change of user made the process dumpable again.
     forbid_core_dumps()
+}
+
+/// Runs `act`, and passes CAP_NET_ADMIN on to the programs that it starts, whoever their user is.
+///
+/// # Errors
+/// When the process does not have the capability.
+pub fn lending_net_admin<T>(act: impl FnOnce() -> T) -> Result<T, SandboxError> {
+    let lend = failed("pass CAP_NET_ADMIN on");
+    for set in [CapSet::Inheritable, CapSet::Ambient] {
+        caps::raise(None, set, Capability::CAP_NET_ADMIN).map_err(other).map_err(&lend)?;
+    }
+    let result = act();
+    for set in [CapSet::Ambient, CapSet::Inheritable] {
+        caps::clear(None, set).map_err(other).map_err(&lend)?;
+    }
+    Ok(result)
 }
 
 /// Gives up the file system and TCP. Threads that start later inherit this. Returns whether the kernel enforces it
@@ -148,6 +176,36 @@ pub fn only_files(read: &[PathBuf], write: &[PathBuf]) -> Result<Enforced, Sandb
         RulesetStatus::PartiallyEnforced => Enforced::Partly,
         RulesetStatus::NotEnforced => Enforced::Not,
     })
+}
+
+/// Restricts the process to the system calls of a process that answers messages over descriptors that it has already.
+/// Any other call ends the process. Must be called while there is one thread.
+///
+/// # Errors
+/// When the kernel has no seccomp.
+pub fn only_messages() -> Result<(), SandboxError> {
+    let allowed = [
+        libc::SYS_read,
+        libc::SYS_write,
+        libc::SYS_close,
+        libc::SYS_recvfrom,
+        libc::SYS_sendto,
+        libc::SYS_ppoll,
+        libc::SYS_clock_gettime,
+        libc::SYS_mmap,
+        libc::SYS_munmap,
+        libc::SYS_mremap,
+        libc::SYS_madvise,
+        libc::SYS_brk,
+        libc::SYS_exit_group,
+        libc::SYS_rt_sigreturn,
+        libc::SYS_rt_sigprocmask,
+        libc::SYS_sigaltstack,
+        libc::SYS_restart_syscall,
+        libc::SYS_futex,
+    ];
+    let rules = allowed.into_iter().map(|call| (call, vec![])).collect();
+    filter_system_calls(rules, SeccompAction::KillProcess, SeccompAction::Allow).map_err(failed("forbid system calls"))
 }
 
 /// Restricts the process to the system calls that a running relay makes. Any other call ends the process, except

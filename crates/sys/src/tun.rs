@@ -18,6 +18,7 @@ pub const VNET_LEN: usize = 10;
 /// Bytes of the largest packet that a device hands over, with its header.
 pub const MAX_READ: usize = 65_536 + VNET_LEN;
 
+const DRIVER: &str = "/dev/net/tun";
 const NEEDS_CHECKSUM: u8 = 1;
 const DATA_VALID: u8 = 2;
 const GSO_TCP4: u8 = 1;
@@ -106,6 +107,19 @@ impl VnetHeader {
     }
 }
 
+/// Why there is no device.
+#[derive(Debug, thiserror::Error)]
+pub enum TunError {
+    /// The kernel's TUN driver cannot be opened.
+    #[error(
+        "cannot open {DRIVER}: {0}; load the kernel module tun (modprobe tun), and in a container pass this device"
+    )]
+    NoDriver(io::Error),
+    /// The kernel refused the device.
+    #[error(transparent)]
+    Refused(#[from] io::Error),
+}
+
 /// One queue of a device, for one shard.
 #[derive(Debug)]
 pub struct TunQueue(File);
@@ -125,11 +139,11 @@ impl Tun {
     /// Creates a device called `name` (`%d` is replaced by a number) with `queues` queues.
     ///
     /// # Errors
-    /// Without CAP_NET_ADMIN, without /dev/net/tun, or when the name is taken.
-    pub fn create(name: &str, queues: usize) -> io::Result<Self> {
+    /// [`TunError::NoDriver`] without /dev/net/tun; otherwise without CAP_NET_ADMIN, or when the name is taken.
+    pub fn create(name: &str, queues: usize) -> Result<Self, TunError> {
         let mut device = Self { name: name.to_owned(), queues: Vec::new(), udp_segmentation: true };
         for _ in 0..queues.max(1) {
-            let file = File::options().read(true).write(true).open("/dev/net/tun")?;
+            let file = File::options().read(true).write(true).open(DRIVER).map_err(TunError::NoDriver)?;
             // Only the first queue creates the device: a device that exists already belongs to somebody else.
             let exclusive = device.queues.is_empty();
             device.name = attach(&file, &device.name, queues > 1, exclusive)?;

@@ -51,10 +51,11 @@ pub struct UdpSocket {
 struct ControlBuffer([u8; 128]);
 
 impl UdpSocket {
-    /// Binds to `address`. With `reuse_port`, the shards of one relay share the address.
+    /// Binds to `address`. With `reuse_port`, the shards of one relay share the address. The host need not have the
+    /// address yet, and may lose it for a while.
     ///
     /// # Errors
-    /// When the address is taken or does not belong to this host.
+    /// When the address and port are taken.
     pub fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<Self> {
         let v6 = address.is_ipv6();
         let family = if v6 { libc::AF_INET6 } else { libc::AF_INET };
@@ -68,9 +69,11 @@ impl UdpSocket {
         socket.buffers();
         // The protocol probes the path MTU; the kernel neither fragments nor trusts errors.
         if v6 {
+            socket.option(libc::IPPROTO_IPV6, libc::IPV6_FREEBIND, 1)?;
             socket.option(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
             socket.option(libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE)?;
         } else {
+            socket.option(libc::IPPROTO_IP, libc::IP_FREEBIND, 1)?;
             socket.option(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)?;
         }
         socket.option(libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1)?;

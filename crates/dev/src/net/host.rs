@@ -208,13 +208,18 @@ impl Service {
         self.child.id()
     }
 
-    /// Returns the process that does the work: the program's first child, or else the program itself.
+    /// Returns the process that does the work: the program's first child, or else the program itself. A relay's helper
+    /// processes do not count.
     ///
-    /// Source: proc(5), /proc/pid/task/tid/children.
+    /// Source: proc(5), /proc/pid/task/tid/children and /proc/pid/cmdline.
     pub(crate) fn innermost(&self) -> u32 {
         let pid = self.pid();
         let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-        children.split_whitespace().next().and_then(|child| child.parse().ok()).unwrap_or(pid)
+        let helps = |child: &u32| {
+            let line = fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
+            line.split(|byte| *byte == 0).nth(1).is_some_and(|argument| argument == b"guard" || argument == b"quote")
+        };
+        children.split_whitespace().filter_map(|child| child.parse().ok()).find(|child| !helps(child)).unwrap_or(pid)
     }
 
     /// Returns whether the program still runs.

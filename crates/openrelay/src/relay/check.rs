@@ -133,7 +133,7 @@ fn tools(role: Role, checked: &mut Checked) {
     let missing = match nft::list("inet", "openrelay-check") {
         Err(error @ NftError::Missing) => Some(error.to_string()),
         // Listing a table needs privileges that a check need not have.
-        Ok(_) | Err(NftError::Run(_) | NftError::Refused(_)) => None,
+        Ok(_) | Err(NftError::Run(_) | NftError::Refused(_) | NftError::Late(_)) => None,
     };
     checked.decide(missing.is_none(), "this machine has nft", missing.unwrap_or_default());
 }

@@ -2,14 +2,10 @@
 //!
 //! Owns the messages to a shard's thread and the counts that it reports. Never holds a packet or an outer address.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
 use openrelay_proto::relay::{Output, RelayConfig, ShardCounts};
-
-/// The inner addresses of a session that ended.
-pub(crate) type Freed = (Ipv4Addr, Ipv6Addr);
 
 /// Messages of other threads to a shard's thread.
 pub(crate) enum Command {

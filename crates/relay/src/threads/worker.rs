@@ -17,12 +17,15 @@ use openrelay_proto::random::Random;
 use openrelay_proto::relay::{Fate, Gate, Request, Shard};
 use openrelay_proto::time::Time;
 use openrelay_proto::wire::padded;
+use openrelay_sys::conntrack::Tuple;
 use openrelay_sys::event::{Waker, wait};
 use openrelay_sys::tun::{MAX_READ, TunQueue, VNET_LEN, VnetHeader};
 use openrelay_sys::udp::{self, TRAIN_BYTES, TRAIN_SEGMENTS};
 
-use super::command::{Command, Freed, Report};
+use super::command::{Command, Report};
+use super::flows::Flows;
 use super::ring::{MAX_DATAGRAMS, Passed, RingReceiver, RingSender};
+use crate::guard::Guard;
 use openrelay_node::clock::Clock;
 use openrelay_node::merge::Merger;
 use openrelay_node::random::OsRandom;
@@ -36,6 +39,8 @@ const DATAGRAMS: usize = 256;
 /// Packets of the device that are handled before the sockets get their turn; one is up to a whole train.
 const PACKETS: usize = 16;
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// Pause before a busy guard is asked again.
+const GUARD_WAIT: Duration = Duration::from_millis(10);
 /// Packets of sessions in one round that make a shard busy.
 const BUSY: u64 = 32;
 /// Under overload the kernel passes one in this many first packets. Clients try several times, so two of three
@@ -52,6 +57,8 @@ const MAX_SOCKETS: usize = 4;
 pub(super) struct Io {
     pub(super) sockets: Sockets,
     pub(super) queue: Option<TunQueue>,
+    /// What clients have open; `None` at an ingress.
+    pub(super) flows: Option<Flows>,
     pub(super) udp_segmentation: bool,
 }
 
@@ -65,8 +72,8 @@ pub(super) struct Links {
     pub(super) bells: Vec<Arc<Waker>>,
     pub(super) outgoing: Vec<Option<RingSender>>,
     pub(super) incoming: Vec<RingReceiver>,
-    /// Takes inner addresses of ended sessions, whose connections are to be deleted.
-    pub(super) freed: Option<SyncSender<Freed>>,
+    /// Deletes tracked connections.
+    pub(super) guard: Option<Guard>,
     /// Rung when the tunnel device is gone.
     pub(super) lost_device: Arc<Waker>,
 }
@@ -93,6 +100,10 @@ pub(super) struct Worker {
     /// Datagrams that the shard originates.
     own: Train,
     device_read: u64,
+    /// Packets that clients may not have open.
+    refused: u64,
+    /// Whether flows of ended sessions wait to be deleted.
+    clearing: bool,
     /// Whether the kernel drops first packets.
     thinned_out: bool,
 }
@@ -114,6 +125,8 @@ impl Worker {
             gathered: Train::new(),
             own: Train::new(),
             device_read: 0,
+            refused: 0,
+            clearing: false,
             thinned_out: false,
         }
     }
@@ -169,7 +182,8 @@ impl Worker {
     /// Waits for something to do. Returns which sockets, by number, are ready, and whether the device is.
     fn sleep(&self) -> ([bool; MAX_SOCKETS], bool) {
         let now = self.clock.now();
-        let timeout = self.shard.poll_timeout().since(now).min(LONGEST_WAIT);
+        let longest = if self.clearing { GUARD_WAIT } else { LONGEST_WAIT };
+        let timeout = self.shard.poll_timeout().since(now).min(longest);
         let mut fds: [BorrowedFd<'_>; MAX_SOCKETS + 2] = [self.links.bell.as_fd(); MAX_SOCKETS + 2];
         let mut used = 1;
         for socket in &self.io.sockets.all {
@@ -218,11 +232,7 @@ impl Worker {
                         run = Run::new(to, start, end);
                     }
                 }
-                Fate::Deliver { offset, packet, partial } => {
-                    if let Some(queue) = &self.io.queue {
-                        self.merger.push(queue, &self.buffer, start + offset, packet, partial);
-                    }
-                }
+                Fate::Deliver { offset, packet, partial } => self.deliver(start + offset, packet, partial, now),
                 Fate::OtherShard(number) => {
                     if !passing.extend(number, start, end) {
                         self.pass(&passing, from);
@@ -237,6 +247,20 @@ impl Worker {
         self.pass(&passing, from);
         if let Some(queue) = &self.io.queue {
             self.merger.flush(queue, &self.buffer);
+        }
+    }
+
+    /// Gives a client's packet in the receive buffer to the device.
+    fn deliver(&mut self, at: usize, packet: Packet, partial: bool, now: Time) {
+        let Some(bytes) = self.buffer.get(at..at + packet.len) else { return };
+        let guard = &self.links.guard;
+        let forget = |tuple: &Tuple| guard.as_ref().is_some_and(|guard| guard.forget(tuple));
+        if let Some(flows) = &mut self.io.flows
+            && flows.admit(&packet, bytes, now, &forget).is_err()
+        {
+            self.refused += 1;
+        } else if let Some(queue) = &self.io.queue {
+            self.merger.push(queue, &self.buffer, at, packet, partial);
         }
     }
 
@@ -440,11 +464,13 @@ impl Worker {
             self.own.add(&self.io.sockets, to, &datagram);
         }
         self.own.flush(&self.io.sockets);
-        while let Some(addresses) = self.shard.poll_freed() {
-            if let Some(freed) = &self.links.freed {
-                // A connection that finds no room is not deleted; its address still rests for five minutes.
-                let _ = freed.try_send(addresses);
+        while let Some((v4, _)) = self.shard.poll_freed() {
+            if let Some(flows) = &mut self.io.flows {
+                flows.end(v4);
             }
+        }
+        if let (Some(flows), Some(guard)) = (&mut self.io.flows, &self.links.guard) {
+            self.clearing = flows.clear_ended(&|tuple| guard.forget(tuple));
         }
     }
 
@@ -455,7 +481,8 @@ impl Worker {
         let failed = forwarding_failed + self.train.sent.failed + own.failed;
         counts.forwarded -= forwarding_failed;
         counts.drops.count_many(DropReason::SendFailed, failed);
-        counts.delivered -= self.merger.refused;
+        counts.delivered -= self.merger.refused + self.refused;
+        counts.drops.count_many(DropReason::TooManyFlows, self.refused);
         counts.drops.count_many(DropReason::TunnelFailed, self.merger.refused);
         let (sessions, circuits) = self.shard.held();
         Report {
