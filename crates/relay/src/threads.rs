@@ -67,6 +67,8 @@ pub(crate) struct Prepared {
     /// Flows that the clients of one shard may have.
     flows: u32,
     udp_segmentation: bool,
+    /// Whether an egress' device takes IPv6.
+    v6: bool,
     admission: AdmissionMode,
     capacity: u32,
     listen: (bool, bool),
@@ -176,6 +178,7 @@ impl Relay {
             guard: None,
             flows: 0,
             udp_segmentation: false,
+            v6: false,
             admission: file.admission,
             capacity: file.capacity,
             listen: (v4, v6),
@@ -315,6 +318,7 @@ impl Prepared {
                     flows: queue.is_some().then(|| Flows::new(number, self.flows)),
                     queue,
                     udp_segmentation: self.udp_segmentation,
+                    v6: self.v6,
                 },
                 worker::Links {
                     requests: requests.clone(),

@@ -460,7 +460,7 @@ impl World {
             Fate::Deliver { offset, packet, .. } => {
                 self.up.push(Delivered { bytes: datagram[offset..offset + packet.len].to_vec() });
             }
-            Fate::Consumed | Fate::OtherShard(_) | Fate::Dropped(_) => {}
+            Fate::Consumed | Fate::Forbidden { .. } | Fate::OtherShard(_) | Fate::Dropped(_) => {}
         }
     }
 

@@ -63,6 +63,14 @@ pub enum Fate {
         /// Whether the transport checksum is still to be filled in.
         partial: bool,
     },
+    /// It holds an inner packet to a forbidden destination, with the session's address as source, at this place. The
+    /// shard has counted it as dropped; the caller may answer its sender.
+    Forbidden {
+        /// Offset of the packet in the datagram.
+        offset: usize,
+        /// The parsed headers of the packet.
+        packet: Packet,
+    },
     /// It belongs to another shard: the caller must hand it over unchanged, through [`Shard::handle_passed`] there.
     OtherShard(u8),
     /// The shard has refused and counted it.
@@ -402,16 +410,18 @@ impl Shard {
         if packet.source != IpAddr::V4(CLIENT_V4) && packet.source != IpAddr::V6(CLIENT_V6) {
             return Err(DropReason::ForeignSource);
         }
-        if !destination::is_allowed(packet.destination) {
-            return Err(DropReason::ForbiddenDestination);
-        }
         // A partial checksum can be completed only for a transport that has one, of which every byte is present.
         if partial && (packet.fragment || packet.checksum_at().is_none()) {
             return Err(DropReason::BadPacket);
         }
-        address.used = true;
         let own = self.addresses.of(address.number, packet.is_v6());
+        let allowed = destination::is_allowed(packet.destination);
         replace(&mut packet, bytes, Side::Source, own, partial);
+        if !allowed {
+            self.counts.drops.count(DropReason::ForbiddenDestination);
+            return Ok(Fate::Forbidden { offset: start, packet });
+        }
+        address.used = true;
         tcp::clamp_mss(&packet, bytes, mtu, partial);
         self.counts.delivered += 1;
         Ok(Fate::Deliver { offset: start, packet, partial })

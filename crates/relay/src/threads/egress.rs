@@ -54,9 +54,14 @@ pub(super) fn prepare(
     // Not the whole pool: the host may have routes to the rest of 100.64.0.0/10.
     netlink.add_address(link, IpAddr::V4(GATEWAY_V4), 32).map_err(step("assign an IPv4 address to"))?;
     let (_, (_, v6_len)) = INNER_POOL;
-    host::allow_v6(&tun.name)?;
-    if let Err(error) = netlink.add_address(link, IpAddr::V6(GATEWAY_V6), v6_len) {
-        prepared.warnings.push(format!("clients get no IPv6, because this host has none: {error}"));
+    let v6 = host::allow_v6(&tun.name).and_then(|()| {
+        netlink.add_address(link, IpAddr::V6(GATEWAY_V6), v6_len).map_err(step("assign an IPv6 address to"))
+    });
+    prepared.v6 = v6.is_ok();
+    if let Err(error) = v6 {
+        prepared
+            .warnings
+            .push(format!("clients get an error for IPv6 destinations, because this host has none: {error}"));
     } else if netlink.route_link(host::SOMEWHERE_V6).is_err() {
         let warning = "this host has no IPv6 route to the Internet; clients get an error for IPv6 destinations";
         prepared.warnings.push(warning.into());

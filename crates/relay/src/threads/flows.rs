@@ -35,6 +35,8 @@ const FRAGMENTS: Rate = Rate { per_second: 8, burst: 64 };
 /// Queues of a client's flows: open TCP connections, and everything else.
 const OPEN_TCP: usize = 0;
 const SHORT: usize = 1;
+/// ICMP errors that a client gets.
+const ERRORS: Rate = Rate { per_second: 10, burst: 20 };
 /// How long a flow in each queue must be idle to be replaced.
 const IDLE: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(2)];
 /// Flows of ended sessions that are deleted at once.
@@ -108,6 +110,7 @@ struct Owner {
     queues: [Queue; 2],
     replaced: Bucket,
     fragments: Bucket,
+    errors: Bucket,
 }
 
 const NOBODY: Owner = Owner {
@@ -115,6 +118,7 @@ const NOBODY: Owner = Owner {
     queues: [Queue { first: NONE, last: NONE }; 2],
     replaced: Bucket { debt: 0, at: Time::from_micros(0) },
     fragments: Bucket { debt: 0, at: Time::from_micros(0) },
+    errors: Bucket { debt: 0, at: Time::from_micros(0) },
 };
 
 /// The flows of one shard's clients.
@@ -188,6 +192,11 @@ impl Flows {
             return Ok(());
         }
         self.begin(key, now, forget)
+    }
+
+    /// Returns whether a client may get another ICMP error.
+    pub(super) fn may_answer(&mut self, source: IpAddr, now: Time) -> bool {
+        self.owner(number_of(source)).errors.take(&ERRORS, now)
     }
 
     fn use_again(&mut self, number: u32, flags: u8, now: Time) {

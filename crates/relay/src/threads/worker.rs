@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use openrelay_proto::drops::DropReason;
 use openrelay_proto::handshake::{FIRST_IK_LEN, FIRST_NK_LEN};
+use openrelay_proto::ip::icmp::{self, Unreachable};
 use openrelay_proto::ip::{Packet, tcp};
 use openrelay_proto::random::Random;
 use openrelay_proto::relay::{Fate, Gate, Request, Shard};
@@ -60,6 +61,8 @@ pub(super) struct Io {
     /// What clients have open; `None` at an ingress.
     pub(super) flows: Option<Flows>,
     pub(super) udp_segmentation: bool,
+    /// Whether the device takes IPv6.
+    pub(super) v6: bool,
 }
 
 /// A shard's connections to other threads.
@@ -102,6 +105,10 @@ pub(super) struct Worker {
     device_read: u64,
     /// Packets that clients may not have open.
     refused: u64,
+    /// IPv6 packets that a host without IPv6 does not forward.
+    without_v6: u64,
+    /// ICMP errors made for clients.
+    answered: u64,
     /// Whether flows of ended sessions wait to be deleted.
     clearing: bool,
     /// Whether the kernel drops first packets.
@@ -126,6 +133,8 @@ impl Worker {
             own: Train::new(),
             device_read: 0,
             refused: 0,
+            without_v6: 0,
+            answered: 0,
             clearing: false,
             thinned_out: false,
         }
@@ -232,6 +241,11 @@ impl Worker {
                         run = Run::new(to, start, end);
                     }
                 }
+                Fate::Forbidden { offset, packet } => self.answer(start + offset, packet, Unreachable::Prohibited, now),
+                Fate::Deliver { offset, packet, .. } if packet.is_v6() && !self.io.v6 => {
+                    self.without_v6 += 1;
+                    self.answer(start + offset, packet, Unreachable::NoRoute, now);
+                }
                 Fate::Deliver { offset, packet, partial } => self.deliver(start + offset, packet, partial, now),
                 Fate::OtherShard(number) => {
                     if !passing.extend(number, start, end) {
@@ -261,6 +275,24 @@ impl Worker {
             self.refused += 1;
         } else if let Some(queue) = &self.io.queue {
             self.merger.push(queue, &self.buffer, at, packet, partial);
+        }
+    }
+
+    /// Answers a client's packet in the receive buffer with an error, at a limited rate. The error takes the path of
+    /// packets from the device.
+    fn answer(&mut self, at: usize, packet: Packet, why: Unreachable, now: Time) {
+        let Some(bytes) = self.buffer.get(at..at + packet.len) else { return };
+        let Some(flows) = &mut self.io.flows else { return };
+        let Some((vnet, room)) = self.device_buffer.split_first_chunk_mut::<VNET_LEN>() else { return };
+        *vnet = VnetHeader::PLAIN.to_bytes();
+        if flows.may_answer(packet.source, now)
+            && let Some(len) = icmp::unreachable(&packet, bytes, why, room)
+        {
+            let read = self.device_read;
+            let _ = self.handle_device(VNET_LEN + len, now);
+            self.answered += self.device_read - read;
+            self.device_read = read;
+            self.train.flush(&self.io.sockets);
         }
     }
 
@@ -481,13 +513,13 @@ impl Worker {
         let failed = forwarding_failed + self.train.sent.failed + own.failed;
         counts.forwarded -= forwarding_failed;
         counts.drops.count_many(DropReason::SendFailed, failed);
-        counts.delivered -= self.merger.refused + self.refused;
+        counts.delivered -= self.merger.refused + self.refused + self.without_v6;
         counts.drops.count_many(DropReason::TooManyFlows, self.refused);
-        counts.drops.count_many(DropReason::TunnelFailed, self.merger.refused);
+        counts.drops.count_many(DropReason::TunnelFailed, self.merger.refused + self.without_v6);
         let (sessions, circuits) = self.shard.held();
         Report {
             sent: self.forwarded.datagrams + gathered.datagrams + self.train.sent.datagrams + own.datagrams,
-            originated: own.datagrams + own.failed + counts.withheld,
+            originated: own.datagrams + own.failed + counts.withheld + self.answered,
             device_read: self.device_read,
             device_written: self.merger.written,
             counts,
