@@ -3,10 +3,14 @@
 //! Owns a validator's folder and the commands. `vote` takes the findings of a round as arguments; `run` finds them
 //! itself.
 
+mod accuse;
 mod builds;
 mod collateral;
+mod leave;
+mod replace;
 mod round;
 mod run;
+mod status;
 mod tree;
 mod vendors;
 
@@ -14,7 +18,6 @@ pub(crate) use collateral::ENDING as COLLATERAL_ENDING;
 pub(crate) use round::Found;
 pub(crate) use run::RunArguments;
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use alloy_primitives::{Address, U256};
@@ -22,29 +25,23 @@ use alloy_sol_types::SolCall;
 use k256::ecdsa::SigningKey;
 use openrelay_chain::Endpoint;
 use openrelay_chain::journal::Sender;
-use openrelay_chain::registry::Token;
-use openrelay_chain::voting::{ImageRegistry, ValidatorSet};
+use openrelay_chain::voting::ValidatorSet;
 use openrelay_node::chain_file::ChainFile;
-use openrelay_node::clock::unix_seconds;
-use openrelay_node::config::{read, read_bytes};
-use openrelay_node::directory::replace;
+use openrelay_node::config::read;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
+use crate::account::{Account, CHAIN};
 use crate::failure::Failure;
 use crate::keystore;
-use crate::output::{say, talk};
+use crate::output::{quoted, say, talk};
 use crate::program::Program;
-use crate::rpc::{ask, faucet};
+use crate::units::Unit;
 
 const PLAN: &str = "validator.toml";
 const KEY: &str = "validator-key.json";
-const CHAIN: &str = "chain.toml";
-/// Maximum cost of a round, in wei: one hundredth of an ether.
-const GAS_FUNDS: u64 = 10_000_000_000_000_000;
 
 /// The operator's settings for the validator.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ValidatorPlan {
     #[serde(with = "openrelay_ledger::address")]
@@ -58,9 +55,8 @@ struct ValidatorPlan {
 
 /// A validator's folder, and the addresses of the contracts.
 struct Folder {
-    path: PathBuf,
+    account: Account,
     plan: ValidatorPlan,
-    chain: ChainFile,
     images: Address,
     validators: Address,
 }
@@ -107,6 +103,9 @@ pub(crate) enum ValidatorCommand {
     Status {
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
+        /// Print one JSON object instead of text
+        #[arg(long)]
+        json: bool,
     },
     /// Run unattended: rebuild, vote, publish, check relays
     ///
@@ -131,6 +130,40 @@ pub(crate) enum ValidatorCommand {
         #[arg(long, value_name = "FILE")]
         password_file: Option<PathBuf>,
     },
+    /// Stop voting, and start the bond's notice period
+    ///
+    /// Says what is lost. Without consent it changes nothing and ends with exit code 2.
+    Unbond {
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// Agree to what is lost
+        #[arg(long)]
+        yes: bool,
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
+    /// Pay the bond back after its notice period
+    Withdraw {
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
+    /// Pay out what the validator has earned
+    Claim {
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
+    /// Replace the voting key, step by step
+    ///
+    /// Makes a new key, has the withdrawal address name it, and takes over with it. Run it again after each step.
+    ReplaceKey(replace::ReplaceArguments),
+    /// Vote to suspend or revoke an approved image
+    ///
+    /// Says what can be lost. Without consent it changes nothing and ends with exit code 2.
+    Accuse(accuse::AccuseArguments),
     /// Take a round's next step: commit, reveal, finish, settle
     Vote {
         #[arg(long, value_name = "DIR")]
@@ -179,12 +212,21 @@ pub(crate) fn run(program: &Program, command: &ValidatorCommand) -> Result<(), F
             init(dir, chain, &plan, password_file.as_deref())
         }
         ValidatorCommand::Bond { dir, password_file } => bond(&Folder::open(dir)?, password_file.as_deref()),
-        ValidatorCommand::Status { dir } => status(&Folder::open(dir)?),
+        ValidatorCommand::Status { dir, json } => status::status(&Folder::open(dir)?, *json),
         ValidatorCommand::Run(arguments) => run::run(program, arguments),
         ValidatorCommand::Source { tree } => run::source(tree),
         ValidatorCommand::Report { dir, one, other, password_file } => {
             run::report(&Folder::open(dir)?, [one, other], password_file.as_deref())
         }
+        ValidatorCommand::Unbond { dir, yes, password_file } => {
+            leave::unbond(&Folder::open(dir)?, *yes, password_file.as_deref())
+        }
+        ValidatorCommand::Withdraw { dir, password_file } => {
+            leave::withdraw(&Folder::open(dir)?, password_file.as_deref())
+        }
+        ValidatorCommand::Claim { dir, password_file } => leave::claim(&Folder::open(dir)?, password_file.as_deref()),
+        ValidatorCommand::ReplaceKey(arguments) => replace::replace_key(arguments),
+        ValidatorCommand::Accuse(arguments) => accuse::accuse(arguments),
         ValidatorCommand::Vote { dir, round, answer, password_file } => {
             let folder = Folder::open(dir)?;
             round::step(&folder, round::Contest::Images, *round, answer.given(), password_file.as_deref())
@@ -195,29 +237,42 @@ pub(crate) fn run(program: &Program, command: &ValidatorCommand) -> Result<(), F
 impl Folder {
     fn open(path: &Path) -> Result<Self, Failure> {
         let plan: ValidatorPlan = read(&path.join(PLAN)).map_err(Failure::plain)?;
-        let chain = ChainFile::load(&path.join(CHAIN)).map_err(Failure::plain)?;
-        let (images, validators) = contracts(&chain, &path.join(CHAIN))?;
-        Ok(Self { path: path.to_owned(), plan, chain, images, validators })
+        let account = Account::open(path, KEY)?;
+        let (images, validators) = contracts(&account.chain, &path.join(CHAIN))?;
+        Ok(Self { account, plan, images, validators })
     }
 
     fn key(&self, password_file: Option<&Path>) -> Result<SigningKey, Failure> {
-        keystore::open(&self.path.join(KEY), &keystore::password(password_file, false)?)
+        self.account.signing_key(password_file)
+    }
+
+    /// Returns the voting key, and those that it has replaced and that its password opens.
+    fn keys(&self, password_file: Option<&Path>) -> Result<Keys, Failure> {
+        let password = keystore::password(password_file, false)?;
+        let voting = keystore::open(&self.account.path.join(KEY), &password)?;
+        let replaced = replace::replaced(&self.account.path);
+        Ok(Keys { voting, replaced: replaced.filter_map(|path| keystore::open(&path, &password).ok()).collect() })
     }
 
     fn sender(&self, key: SigningKey) -> Sender {
-        Sender::new(&self.chain, key, &self.path)
+        self.account.sender_of(key)
     }
 
     fn endpoint(&self) -> Endpoint {
-        Endpoint::new(self.chain.endpoints.first().map_or("", String::as_str))
+        self.account.endpoint()
     }
 
     fn ask<C: SolCall>(&self, to: Address, call: &C) -> Result<C::Return, Failure> {
-        ask(&self.endpoint(), to, call)
+        self.account.ask(to, call)
+    }
+
+    /// Returns how amounts of the bonds' token are shown.
+    fn unit(&self) -> Result<Unit, Failure> {
+        Ok(Unit::of(&self.endpoint(), self.ask(self.validators, &ValidatorSet::tokenCall {})?))
     }
 
     fn standing(&self) -> Result<Option<Standing>, Failure> {
-        let (validators, operator) = (self.validators, keystore::address(&self.path.join(KEY))?);
+        let (validators, operator) = (self.validators, self.account.address()?);
         let id = self.ask(validators, &ValidatorSet::validatorOfCall { operator })?;
         if id == 0 {
             return Ok(None);
@@ -227,9 +282,24 @@ impl Folder {
     }
 
     fn bonded(&self) -> Result<Standing, Failure> {
-        let next =
-            format!("this key has no validator yet; run: openrelay validator bond --dir {}", self.path.display());
+        let next = format!(
+            "this key has no validator yet; run: openrelay validator bond --dir {}",
+            quoted(&self.account.path)
+        );
         self.standing()?.ok_or_else(|| Failure::new(3, next))
+    }
+}
+
+/// The keys of a folder.
+struct Keys {
+    voting: SigningKey,
+    /// Keys that voted earlier. They can only open what they have committed.
+    replaced: Vec<SigningKey>,
+}
+
+impl Keys {
+    fn all(&self) -> impl Iterator<Item = &SigningKey> {
+        std::iter::once(&self.voting).chain(&self.replaced)
     }
 }
 
@@ -242,39 +312,24 @@ fn contracts(chain: &ChainFile, path: &Path) -> Result<(Address, Address), Failu
 }
 
 fn init(dir: &Path, chain: &Path, plan: &ValidatorPlan, password_file: Option<&Path>) -> Result<(), Failure> {
-    contracts(&ChainFile::load(chain).map_err(Failure::plain)?, chain)?;
-    if dir.join(KEY).exists() {
-        return Err(Failure::plain(format!("{} already exists; nothing was changed", dir.join(KEY).display())));
-    }
+    let account = Account::planned(dir, chain, KEY)?;
+    contracts(&account.chain, chain)?;
     if plan.withdrawal == Address::ZERO || plan.bond == 0 {
         return Err(Failure::new(2, "the withdrawal address and the bond must not be zero"));
     }
-    let password = keystore::password(password_file, true)?;
-    let write = |name: &str, bytes: &[u8]| {
-        replace(&dir.join(name), bytes).map_err(|error| Failure::plain(format!("cannot write {name}: {error}")))
-    };
-    std::fs::create_dir_all(dir)
-        .map_err(|error| Failure::plain(format!("cannot create {}: {error}", dir.display())))?;
-    write(CHAIN, &read_bytes(chain).map_err(Failure::plain)?)?;
-    write(PLAN, to_toml(plan).as_bytes())?;
-    let key = keystore::create(&dir.join(KEY), &password)?;
-    let address = Address::from_public_key(key.verifying_key());
+    let address = account.create(chain, (PLAN, &to_toml(plan)?), password_file)?;
     say(&format!("validator_key {address}"));
     talk(&format!(
         "openrelay: the folder {0} holds the voting key; keep a copy of it. \
          Send {address} the bond and some ether, then run: openrelay validator bond --dir {0}",
-        dir.display()
+        quoted(dir)
     ));
     Ok(())
 }
 
-fn to_toml(plan: &ValidatorPlan) -> String {
-    let family = plan.family.map(|family| format!("family = \"{family}\"\n")).unwrap_or_default();
-    format!(
-        "# Settings of the validator; the bond is in the token's smallest unit.\n\
-         withdrawal = \"{}\"\n{family}bond = {}\n",
-        plan.withdrawal, plan.bond
-    )
+fn to_toml(plan: &ValidatorPlan) -> Result<String, Failure> {
+    let text = toml::to_string(plan).map_err(Failure::plain)?;
+    Ok(format!("# Settings of the validator; the bond is in the token's smallest unit.\n{text}"))
 }
 
 /// Joins the validators with the bond. Prints only the validator's number if it has joined already.
@@ -283,75 +338,39 @@ fn bond(folder: &Folder, password_file: Option<&Path>) -> Result<(), Failure> {
         say(&format!("validator {}", standing.id));
         return Ok(());
     }
+    let (token, unit) = (folder.ask(folder.validators, &ValidatorSet::tokenCall {})?, folder.unit()?);
+    let least = folder.ask(folder.validators, &ValidatorSet::minBondCall {})?;
+    let needed = U256::from(folder.plan.bond);
+    let said = unit.show(needed);
+    if needed < U256::from(least) {
+        let least = unit.show(U256::from(least));
+        return Err(Failure::plain(format!("{PLAN}: the bond of {said} is below the minimum of {least}")));
+    }
+    let too_much = |_| Failure::plain(format!("{PLAN}: the bond of {said} is too large"));
+    let amount = folder.plan.bond.try_into().map_err(too_much)?;
     let sender = folder.sender(folder.key(password_file)?);
-    let (account, validators) = (sender.address(), folder.validators);
-    let token = folder.ask(validators, &ValidatorSet::tokenCall {})?;
-    let least: u128 = folder.ask(validators, &ValidatorSet::minBondCall {})?.to();
-    let amount = folder.plan.bond;
-    if amount < least {
-        return Err(Failure::plain(format!("{PLAN}: the bond of {amount} is below the minimum of {least}")));
-    }
-    let needed = U256::from(amount);
-    let has = || ask(sender.endpoint(), token, &Token::balanceOfCall { account });
-    if has()? < needed {
-        faucet(&folder.chain, sender.endpoint(), account, token, needed)?;
-    }
-    let balance = has()?;
-    if balance < needed {
-        return Err(Failure::plain(format!(
-            "{account} has {balance} of token {token}, the bond is {needed}: send it the rest"
-        )));
-    }
-    let allowed = Token::allowanceCall { owner: account, spender: validators };
-    if ask(sender.endpoint(), token, &allowed)? < needed {
-        let approve = Token::approveCall { spender: validators, value: needed };
-        sender.send("approve the bond", token, &approve.abi_encode())?;
-    }
-    let too_much = |_| Failure::plain(format!("{PLAN}: the bond of {amount} is too large"));
+    folder.account.approve_bond(&sender, (token, folder.validators), needed)?;
     let call = ValidatorSet::joinCall {
-        family: folder.plan.family.unwrap_or(account),
+        family: folder.plan.family.unwrap_or(sender.address()),
         withdrawal: folder.plan.withdrawal,
-        amount: amount.try_into().map_err(too_much)?,
+        amount,
     };
-    let receipt = sender.send("join the validators", validators, &call.abi_encode())?;
-    talk(&format!("openrelay: joined in block {} for {} gas", receipt.block, receipt.gas_used));
+    let receipt = sender.send("join the validators", folder.validators, &call.abi_encode())?;
+    talk(&format!("openrelay: joined in block {} with a bond of {said}", receipt.block));
     say(&format!("validator {}", folder.bonded()?.id));
     Ok(())
 }
 
-/// Prints the state of the validator and its open duties.
-///
-/// # Errors
-///
-/// Exit code 3, with the reason, if it does not vote.
-fn status(folder: &Folder) -> Result<(), Failure> {
-    let operator = keystore::address(&folder.path.join(KEY))?;
-    let wei = folder.endpoint().ask_number("eth_getBalance", &json!([operator.to_string(), "latest"]))?;
-    say(&format!("key            {operator}   {wei} wei for gas"));
-    let Standing { id, shown } = folder.bonded()?;
-    let credit = folder.ask(folder.validators, &ValidatorSet::creditOfCall { owner: shown.withdrawal })?;
-    say(&format!("validator      {id}   bond {}, {} open commitments", shown.bond, shown.locks));
-    say(&format!("paid to        {}   {credit} can be claimed", shown.withdrawal));
-    let count = folder.ask(folder.images, &ImageRegistry::roundCountCall {})?;
-    // The newest rounds, and those that this folder has an answer for.
-    let mut numbers: BTreeSet<u64> = ((count.saturating_sub(30) + 1)..=count).collect();
-    numbers.extend(round::answered(&folder.path));
-    for number in numbers {
-        if let Some(line) = round::line(folder, number, id)? {
-            say(&line);
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot continue must stop")]
+    use super::*;
+
+    #[test]
+    fn written_plan_is_read_back_unchanged() {
+        let plan = ValidatorPlan { withdrawal: Address::repeat_byte(0xab), family: None, bond: 10u128.pow(21) };
+        for plan in [plan.clone(), ValidatorPlan { family: Some(Address::repeat_byte(0xcd)), ..plan }] {
+            assert_eq!(toml::from_str::<ValidatorPlan>(&to_toml(&plan).unwrap()).unwrap(), plan);
         }
-    }
-    let left: u64 = shown.freeAt.to();
-    match shown.status {
-        1 if shown.bond.is_zero() => Err(Failure::new(3, "its whole bond was taken; it can only leave")),
-        1 if shown.operator != operator => Err(Failure::new(3, "another key votes for this validator")),
-        1 => {
-            if wei < U256::from(GAS_FUNDS) {
-                talk(&format!("openrelay: warning: send {operator} some ether; a round may cost more than it has"));
-            }
-            Ok(())
-        }
-        2 => Err(Failure::new(3, format!("leaving; its bond is free in {} s", left.saturating_sub(unix_seconds())))),
-        _ => Err(Failure::new(3, "it has left and its bond was paid")),
     }
 }

@@ -23,12 +23,13 @@ use openrelay_node::clock::unix_seconds;
 use openrelay_node::directory::replace;
 
 use super::Folder;
-use super::round::{Contest, Due, Found, block_time, decided, due, step};
+use super::round::{Contest, Due, Found, decided, due, step};
 use super::run::RunArguments;
 use super::vendors::{Services, check, issued, with_floors};
 use crate::failure::Failure;
 use crate::output::{say, talk};
 use crate::program::Program;
+use crate::rpc::block_time;
 
 /// How often vendors are queried.
 const FETCH_EVERY: Duration = Duration::from_secs(3_600);
@@ -102,7 +103,7 @@ pub(super) fn once(
     let (contest, id) = (Contest::Collateral, folder.bonded()?.id);
     let at = contest.at(folder)?;
     let password = arguments.password_file.as_deref();
-    let time_divisor = folder.chain.time_divisor.max(1);
+    let time_divisor = folder.account.chain.time_divisor.max(1);
     let count = folder.ask(at, &Collateral::roundCountCall {})?;
     let mut to_answer = Vec::new();
     for number in count.saturating_sub(ROUNDS) + 1..=count {
@@ -163,17 +164,17 @@ pub(super) fn once(
 impl Known {
     fn read(program: &Program, folder: &Folder, arguments: &RunArguments) -> Result<Self, Failure> {
         // Needs a proof: floors never fall, so one endpoint's false floor would stay for ever.
-        let voted = openrelay_chain::voted(&folder.chain)?;
+        let voted = openrelay_chain::voted(&folder.account.chain)?;
         let current =
             Collateral::Entry { bundle: voted.bundle, intelFloor: voted.intel_floor, amdFloor: voted.amd_floor };
         let (roots, now) = (program.standard.roots.clone(), unix_seconds());
         let keys = registered_keys(folder, now);
-        let network = folder.chain.trust().network_id();
+        let network = folder.account.chain.trust().network_id();
         // Registered relays only: an attacker with machines of many models could make validators ask vendors for
         // each.
         let registered = |staple: &Staple| counts(&staple.binding, network, keys.as_ref());
         let genuine = |staple: &Staple| registered(staple) && check_staple(staple, &roots, now).is_ok();
-        let (staples, bundles, faults) = mirrored_evidence(&folder.chain, &genuine);
+        let (staples, bundles, faults) = mirrored_evidence(&folder.account.chain, &genuine);
         faults.iter().for_each(|why| talk(&format!("openrelay: warning: {why}")));
         if staples.is_empty() {
             return Err(Failure::plain("no mirror has relay evidence to check collateral with"));
@@ -240,7 +241,7 @@ fn counts(binding: &Binding, network: [u8; 32], keys: Option<&BTreeMap<u64, Opti
 /// Returns the handshake keys of registered relays by relay ID, or `None` if the directory cannot be read. Collateral
 /// is renewed in that case too, because it would expire for everybody.
 fn registered_keys(folder: &Folder, now: u64) -> Option<BTreeMap<u64, Option<[u8; 32]>>> {
-    match openrelay_chain::read(&folder.chain, now, 0) {
+    match openrelay_chain::read(&folder.account.chain, now, 0) {
         Ok((_, directory)) => {
             Some(directory.body().relays.iter().map(|record| (record.relay_id, record.key())).collect())
         }
@@ -354,7 +355,7 @@ fn post(folder: &Folder, number: u64, password: Option<&Path>) -> Result<(), Fai
             let (answer, value) = found.answer().parts();
             let named = folder.ask(at, &Collateral::answerKeyCall { answer, value })? == round.right;
             let from: u64 = folder.ask(at, &Collateral::renewableFromCall {})?.to();
-            let until = round.revealEnd.to::<u64>() + RENEWS_FOR / u64::from(folder.chain.time_divisor.max(1));
+            let until = round.revealEnd.to::<u64>() + RENEWS_FOR / u64::from(folder.account.chain.time_divisor.max(1));
             let now = block_time(&folder.endpoint())?;
             if !named || now < from || now >= until {
                 return Ok(());

@@ -16,13 +16,13 @@ use openrelay_node::clock::unix_seconds;
 use openrelay_node::config::read;
 use openrelay_node::directory::replace;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::{Folder, Standing};
 use crate::failure::Failure;
 use crate::output::say;
-use crate::rpc::ask;
+use crate::rpc::{ask, block_time};
+use crate::units::span;
 
 /// What a validator found, as it reports it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -72,7 +72,9 @@ impl Contest {
     pub(super) fn at(self, folder: &Folder) -> Result<Address, Failure> {
         match self {
             Self::Images => Ok(folder.images),
-            Self::Collateral => folder.chain.collateral.ok_or_else(|| Failure::plain("chain.toml sets no collateral")),
+            Self::Collateral => {
+                folder.account.chain.collateral.ok_or_else(|| Failure::plain("chain.toml sets no collateral"))
+            }
         }
     }
 
@@ -105,13 +107,6 @@ impl Contest {
             Self::Collateral => format!("collateral-{number}.toml"),
         }
     }
-}
-
-/// Returns the time of an endpoint's newest block, by which rounds proceed.
-pub(super) fn block_time(endpoint: &Endpoint) -> Result<u64, Failure> {
-    let block = endpoint.ask("eth_getBlockByNumber", &json!(["latest", false]))?;
-    let time = block["timestamp"].as_str().and_then(|text| text.parse::<U256>().ok());
-    time.map(|time| time.saturating_to()).ok_or_else(|| Failure::plain("the newest block has no timestamp"))
 }
 
 /// The states of a round, indexed by the contract's numbers.
@@ -163,31 +158,65 @@ impl View {
         STATES.get(usize::from(self.state)).copied().unwrap_or("unknown")
     }
 
-    /// Returns what the validator owes, in words, and until when; `None` if it owes nothing.
-    fn owed(&self) -> Option<(&'static str, u64)> {
+    /// Returns what the validator owes, and until when; `None` if it owes nothing.
+    fn owed(&self) -> Option<(Owed, Option<u64>)> {
         match (self.state, self.vote.mark) {
-            (COMMITMENTS, NO_VOTE) => Some(("commit", self.round.commitEnd.to())),
-            (REVEALS, COMMITTED) => Some(("reveal", self.reveal_end)),
-            (ENDED, _) => Some(("finish; anyone may do this", u64::MAX)),
-            (state, mark) if state > ENDED && mark != NO_VOTE => Some(("settle", u64::MAX)),
+            (COMMITMENTS, NO_VOTE) => Some((Owed::Commit, Some(self.round.commitEnd.to()))),
+            (REVEALS, COMMITTED) => Some((Owed::Reveal, Some(self.reveal_end))),
+            (ENDED, _) => Some((Owed::Finish, None)),
+            (state, mark) if state > ENDED && mark != NO_VOTE => Some((Owed::Settle, None)),
             _ => None,
         }
     }
 }
 
-/// Returns a round's line of `status`; `None` if the round is over and settled.
-pub(super) fn line(folder: &Folder, number: u64, id: u64) -> Result<Option<String>, Failure> {
+/// What a validator owes in a round.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Owed {
+    Commit,
+    Reveal,
+    /// Anybody may do it.
+    Finish,
+    Settle,
+}
+
+/// A round in the status of a validator.
+#[derive(Serialize)]
+pub(super) struct RoundV1 {
+    round: u64,
+    state: &'static str,
+    /// What became of the validator's vote.
+    vote: &'static str,
+    next: Option<Owed>,
+    /// When the next step must be done, in seconds since the Unix epoch; `null` without a limit.
+    until: Option<u64>,
+}
+
+impl RoundV1 {
+    pub(super) fn line(&self) -> String {
+        let Self { round, state, vote, .. } = self;
+        let next = match self.next {
+            None => String::new(),
+            Some(Owed::Commit) => "   next: commit".into(),
+            Some(Owed::Reveal) => "   next: reveal".into(),
+            Some(Owed::Finish) => "   next: finish, as anybody may".into(),
+            Some(Owed::Settle) => "   next: settle".into(),
+        };
+        let until = self.until.map(|end| format!(", within {}", span(end.saturating_sub(unix_seconds()))));
+        format!("round {round:<8} {state}   {vote}{next}{}", until.unwrap_or_default())
+    }
+}
+
+/// Returns a round for `status`; `None` if the round is over and settled.
+pub(super) fn shown(folder: &Folder, number: u64, id: u64) -> Result<Option<RoundV1>, Failure> {
     let view = View::of(folder, Contest::Images, number, id)?;
     if view.state > ENDED && view.vote.mark == NO_VOTE {
         return Ok(None);
     }
-    let mark = ["not voted", "committed", "revealed", "void"].get(usize::from(view.vote.mark)).unwrap_or(&"unknown");
-    let owed = match view.owed() {
-        Some((what, u64::MAX)) => format!("   next: {what}"),
-        Some((what, end)) => format!("   next: {what}, within {} s", end.saturating_sub(unix_seconds())),
-        None => String::new(),
-    };
-    Ok(Some(format!("round {number:<8} {}   {mark}{owed}", view.name())))
+    let vote = ["not voted", "committed", "revealed", "void"].get(usize::from(view.vote.mark)).unwrap_or(&"unknown");
+    let (next, until) = view.owed().map_or((None, None), |(owed, until)| (Some(owed), until));
+    Ok(Some(RoundV1 { round: number, state: view.name(), vote, next, until }))
 }
 
 /// Takes the next step of a round, and prints which step follows.
@@ -215,7 +244,7 @@ pub(super) fn step(
             };
             if answers.answers.last() != Some(&found) {
                 answers.answers.push(found);
-                let text = toml(&answers);
+                let text = to_toml(&answers)?;
                 replace(&path, text.as_bytes())
                     .map_err(|error| Failure::plain(format!("cannot write {}: {error}", path.display())))?;
             }
@@ -230,31 +259,33 @@ pub(super) fn step(
         (REVEALS, COMMITTED) => {
             // A reveal that comes too early voids the vote, so one endpoint alone is not trusted.
             let agree = reveals_begun(folder, contest, number)?;
-            if agree < folder.chain.quorum {
+            if agree < folder.account.chain.quorum {
                 return Err(Failure::new(
                     3,
                     format!(
                         "round {number}: {agree} of {} endpoints report that reveals have begun, quorum is {}; \
                          nothing was revealed",
-                        folder.chain.endpoints.len(),
-                        folder.chain.quorum
+                        folder.account.chain.endpoints.len(),
+                        folder.account.chain.quorum
                     ),
                 ));
             }
             let answers = load(&answers_of(folder, contest, number))?;
-            let key = folder.key(password_file)?;
-            for found in answers.answers.iter().rev() {
-                let (salt, commitment) = sealed(folder, &key, (at, number, id), *found);
+            let keys = folder.keys(password_file)?;
+            // A key that was replaced meanwhile has made the salt.
+            let all = answers.answers.iter().rev().flat_map(|found| keys.all().map(move |key| (found, key)));
+            for (found, key) in all {
+                let (salt, commitment) = sealed(folder, key, (at, number, id), *found);
                 if commitment != view.vote.hash {
                     continue;
                 }
                 let (answer, value) = found.answer().parts();
                 let call = ImageRegistry::revealCall { round: number, validatorId: id, answer, value, salt };
-                return done(&folder.sender(key), at, "revealed", number, &call);
+                return done(&folder.sender(keys.voting.clone()), at, "revealed", number, &call);
             }
             Err(Failure::plain(format!(
                 "no answer in {} matches the commitment in round {number}; it was committed from another folder",
-                folder.path.display()
+                folder.account.path.display()
             )))
         }
         (COMMITMENTS | REVEALS | CHALLENGE, REVEALED) => {
@@ -299,7 +330,7 @@ pub(super) enum Due {
 pub(super) fn due(folder: &Folder, contest: Contest, number: u64, id: u64) -> Result<Due, Failure> {
     let view = View::of(folder, contest, number, id)?;
     Ok(match view.owed() {
-        Some(("commit", until)) => Due::Answer { until },
+        Some((Owed::Commit, Some(until))) => Due::Answer { until },
         Some(_) => Due::Step,
         None => Due::Nothing,
     })
@@ -327,7 +358,7 @@ pub(super) fn revealed(folder: &Folder, number: u64, id: u64) -> Result<Option<F
 
 /// Returns the file with all answers that were ever committed in a round.
 fn answers_of(folder: &Folder, contest: Contest, number: u64) -> PathBuf {
-    folder.path.join(contest.file(number))
+    folder.account.path.join(contest.file(number))
 }
 
 /// Returns the value that a round has approved; `None` if it has not approved one.
@@ -340,7 +371,7 @@ pub(super) fn approved(folder: &Folder, number: u64) -> Result<Option<B256>, Fai
 fn reveals_begun(folder: &Folder, contest: Contest, number: u64) -> Result<usize, Failure> {
     let at = contest.at(folder)?;
     let says = |url: &&String| contest.read(&Endpoint::new(url), at, number).is_ok_and(|(state, ..)| state == REVEALS);
-    Ok(folder.chain.endpoints.iter().filter(says).count())
+    Ok(folder.account.chain.endpoints.iter().filter(says).count())
 }
 
 /// Returns the rounds for which the folder has an answer.
@@ -372,29 +403,19 @@ fn sealed(
     found: Found,
 ) -> (B256, FixedBytes<31>) {
     let secret = Zeroizing::new(<[u8; 32]>::from(key.to_bytes()));
-    let place = (U256::from(folder.chain.chain_id), at, number, id).abi_encode();
+    let place = (U256::from(folder.account.chain.chain_id), at, number, id).abi_encode();
     let input = Zeroizing::new([b"openrelay vote salt v1\0".as_slice(), &*secret, &place].concat());
     let salt = keccak256(&*input);
-    (salt, commitment(folder.chain.chain_id, at, number, id, found.answer(), salt))
+    (salt, commitment(folder.account.chain.chain_id, at, number, id, found.answer(), salt))
 }
 
 fn load(path: &Path) -> Result<Answers, Failure> {
     if path.exists() { read(path).map_err(Failure::plain) } else { Ok(Answers::default()) }
 }
 
-fn toml(answers: &Answers) -> String {
-    let line = |found: &Found| match found {
-        Found::Image { image, measurements } => {
-            format!("{{ image = {{ image = \"{image}\", measurements = \"{measurements}\" }} }}")
-        }
-        Found::Failed { log } => format!("{{ failed = {{ log = \"{log}\" }} }}"),
-        Found::Entry { bundle, intel_floor, amd_floor } => {
-            format!("{{ entry = {{ bundle = \"{bundle}\", intel_floor = {intel_floor}, amd_floor = {amd_floor} }} }}")
-        }
-        Found::Abstain {} => "{ abstain = {} }".to_owned(),
-    };
-    let lines: Vec<String> = answers.answers.iter().map(|found| format!("  {},\n", line(found))).collect();
-    format!("# All answers that were committed in this round, the newest last.\nanswers = [\n{}]\n", lines.concat())
+fn to_toml(answers: &Answers) -> Result<String, Failure> {
+    let text = toml::to_string(answers).map_err(Failure::plain)?;
+    Ok(format!("# All answers that were committed in this round, the newest last.\n{text}"))
 }
 
 #[cfg(test)]
@@ -412,7 +433,7 @@ mod tests {
             Found::Entry { bundle: B256::repeat_byte(4), intel_floor: 5, amd_floor: 6 },
             Found::Abstain {},
         ];
-        std::fs::write(&path, toml(&Answers { answers: answers.clone() })).unwrap();
+        std::fs::write(&path, to_toml(&Answers { answers: answers.clone() }).unwrap()).unwrap();
         let read = load(&path).unwrap().answers;
         std::fs::remove_file(&path).unwrap();
         assert_eq!(read, answers);

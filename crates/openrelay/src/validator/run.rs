@@ -38,14 +38,14 @@ use serde_json::{Value, json};
 use super::Folder;
 use super::builds::{Builds, Decision, Rebuilt, Schedule};
 use super::collateral::{self, CollateralArguments, Watch};
-use super::round::{Contest, Due, Found, approved, block_time, decided, due, revealed, step};
+use super::round::{Contest, Due, Found, approved, decided, due, revealed, step};
 use super::tree::{copy, tree_hash, tree_of};
 use crate::confined::Confinement;
 use crate::failure::Failure;
 use crate::image::{BuildArguments, Kind, MANIFEST, make, remove};
 use crate::output::{say, talk};
 use crate::program::Program;
-use crate::rpc::{ask, round_logs};
+use crate::rpc::{ask, block_time, round_logs};
 
 /// The number of newest rounds to look at; older ones are over.
 const ROUNDS: u64 = 16;
@@ -150,7 +150,7 @@ pub(super) fn run(program: &Program, arguments: &RunArguments) -> Result<(), Fai
             }
             return Ok(());
         }
-        std::thread::sleep(Duration::from_secs(folder.chain.refresh_s.clamp(1, 60)));
+        std::thread::sleep(Duration::from_secs(folder.account.chain.refresh_s.clamp(1, 60)));
     }
 }
 
@@ -204,7 +204,7 @@ fn stand(folder: &Folder, arguments: &RunArguments, number: u64, id: u64) -> Res
         Due::Answer { until } => {
             let left = Duration::from_secs(until.saturating_sub(block_time(&folder.endpoint())?));
             // A time divisor makes the chain's rounds shorter, but not builds.
-            return Ok(Some(left.saturating_mul(folder.chain.time_divisor.max(1))));
+            return Ok(Some(left.saturating_mul(folder.account.chain.time_divisor.max(1))));
         }
     }
     Ok(None)
@@ -218,15 +218,20 @@ fn answer(
     number: u64,
     left: Duration,
 ) -> Result<(), Failure> {
-    let schedule =
-        Schedule { left, late: LATE, last: LAST, again: AGAIN / folder.chain.time_divisor.max(1), whole: WHOLE };
-    let (path, to_build, release) = (folder.path.clone(), arguments.clone(), release(folder, number)?);
+    let schedule = Schedule {
+        left,
+        late: LATE,
+        last: LAST,
+        again: AGAIN / folder.account.chain.time_divisor.max(1),
+        whole: WHOLE,
+    };
+    let (path, to_build, release) = (folder.account.path.clone(), arguments.clone(), release(folder, number)?);
     let build = move |deadline| rebuild(&path, &to_build, (number, &release), least, deadline);
     let found = match builds.decide(number, schedule, Instant::now(), build) {
         Decision::Wait => return Ok(()),
         Decision::Image(found) => found,
         Decision::Failed(log) => {
-            let built = built(&folder.path, number);
+            let built = built(&folder.account.path, number);
             fs::create_dir_all(&built).map_err(Failure::plain)?;
             replace(&built.join(format!("round-{number}.log")), log.as_bytes()).map_err(Failure::plain)?;
             Found::Failed { log: B256::new(sha256(log.as_bytes())) }
@@ -244,7 +249,7 @@ fn answer(
 fn release(folder: &Folder, number: u64) -> Result<Release, Failure> {
     let endpoint = folder.endpoint();
     let proposed = [ImageRegistry::Proposed::SIGNATURE_HASH];
-    let logs = round_logs(&endpoint, &folder.chain, folder.images, &proposed, number)?;
+    let logs = round_logs(&endpoint, &folder.account.chain, folder.images, &proposed, number)?;
     let event = logs.first().and_then(|log| ImageRegistry::Proposed::decode_log(log).ok());
     let release = event.map(|event| event.release.clone());
     let release = release.ok_or_else(|| Failure::plain(format!("round {number} has no proposal")))?;
@@ -252,16 +257,17 @@ fn release(folder: &Folder, number: u64) -> Result<Release, Failure> {
         let (endpoint, images) = (Endpoint::new(url), folder.images);
         let keys = ask(&endpoint, images, &ImageRegistry::releaseKeysCall {}).ok();
         let held = ask(&endpoint, images, &ImageRegistry::imageByCall { round: number }).ok();
-        keys.zip(held).is_some_and(|(keys, held)| held.release == release_hash(folder.chain.chain_id, keys, &release))
+        keys.zip(held)
+            .is_some_and(|(keys, held)| held.release == release_hash(folder.account.chain.chain_id, keys, &release))
     };
-    let agree = folder.chain.endpoints.iter().filter(same).count();
-    if agree < folder.chain.quorum {
+    let agree = folder.account.chain.endpoints.iter().filter(same).count();
+    if agree < folder.account.chain.quorum {
         return Err(Failure::plain(format!(
             "round {number}: {agree} of {} endpoints confirm the proposal that {} reports, quorum is {}; \
              nothing was built",
-            folder.chain.endpoints.len(),
+            folder.account.chain.endpoints.len(),
             endpoint.url(),
-            folder.chain.quorum
+            folder.account.chain.quorum
         )));
     }
     Ok(release)
@@ -380,7 +386,7 @@ fn publish(
     key: &SigningKey,
     (number, id): (u64, u64),
 ) -> Result<(), Failure> {
-    let built = built(&folder.path, number);
+    let built = built(&folder.account.path, number);
     if !built.exists() {
         return Ok(());
     }
@@ -415,7 +421,7 @@ fn attest(
     let release = release(folder, number)?;
     let (answer, value) = found.answer().parts();
     // Computed here: if an endpoint made the validator sign another answer, the whole bond would be lost.
-    let hash = statement_hash(folder.chain.chain_id, folder.images, number, found.answer());
+    let hash = statement_hash(folder.account.chain.chain_id, folder.images, number, found.answer());
     let signer = Address::from_public_key(key.verifying_key());
     let statement = json!({
         "_type": "https://in-toto.io/Statement/v1",
@@ -475,7 +481,7 @@ fn compare(arguments: &RunArguments, number: u64, value: B256) {
 /// Asks a random relay for its evidence as an ordinary client would, and prints the result.
 fn look(program: &Program, folder: &Folder) -> Result<(), Failure> {
     let now = unix_seconds();
-    let (reading, directory) = openrelay_chain::read(&folder.chain, now, 0)?;
+    let (reading, directory) = openrelay_chain::read(&folder.account.chain, now, 0)?;
     let directory = VerifiedDirectory::of_proven(directory, reading);
     let relays = &directory.directory().body().relays;
     let drawn = u64::from_le_bytes(array(&mut OsRandom::default())) % u64::try_from(relays.len().max(1)).unwrap_or(1);
@@ -487,9 +493,9 @@ fn look(program: &Program, folder: &Folder) -> Result<(), Failure> {
         Err(error) => Some(json!({"code": "silent", "why": error.to_string()})),
         Ok(staple) => {
             // Read the chain again together with the shown evidence, whose block may be newer.
-            let (reading, newer) = read_by(&Direct, &folder.chain, (now, 0), directory.reading(), &[staple])?;
+            let (reading, newer) = read_by(&Direct, &folder.account.chain, (now, 0), directory.reading(), &[staple])?;
             let newer = VerifiedDirectory::of_proven(newer, reading);
-            let judged = JudgedRelays::of(&newer, &folder.chain.trust(), &program.standard, unix_seconds());
+            let judged = JudgedRelays::of(&newer, &folder.account.chain.trust(), &program.standard, unix_seconds());
             judged
                 .verdict(record.relay_id)
                 .err()

@@ -2,4 +2,5 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot continue must stop")]
 
 mod relay;
+mod validator;
 mod world;
