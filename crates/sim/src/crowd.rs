@@ -14,7 +14,7 @@ use openrelay_proto::handshake::{First, Initiator, Responder, Role};
 use openrelay_proto::keys::{RelayId, RelaySecret};
 use openrelay_proto::mask::IndexMask;
 use openrelay_proto::message::{Announced, Message, Token};
-use openrelay_proto::relay::{Fate, Peer};
+use openrelay_proto::relay::{Fate, Peer, Shard};
 use openrelay_proto::session::{CLIENT_WINDOW, Session};
 use openrelay_proto::suite::Suites;
 use openrelay_proto::time::Time;
@@ -172,6 +172,11 @@ impl Crowd {
             }
             self.settle();
         }
+    }
+
+    /// Returns the ingress' shard.
+    pub fn ingress(&mut self) -> &mut Shard {
+        &mut self.ingress.shard
     }
 
     /// Returns the numbers of sessions and circuits of ingress and egress.
@@ -344,10 +349,11 @@ impl Greedy {
         let Some(asked) = self.outer.say(&Message::CircuitOpen { request: 9, egress }, crowd.now) else { return false };
         let before = self.tags.len();
         for frame in self.exchange(crowd, asked) {
-            self.tags.extend(messages(&frame).into_iter().filter_map(|message| match message {
-                Message::CircuitOpened { tag, .. } => Some(tag),
-                _ => None,
-            }));
+            for message in messages(&frame) {
+                if let Message::CircuitOpened { tag, .. } = message {
+                    self.tags.push(tag);
+                }
+            }
         }
         self.tags.len() > before
     }
