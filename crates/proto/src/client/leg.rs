@@ -432,3 +432,44 @@ impl Leg {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::handshake::Role;
+    use crate::keys::{RelayId, RelaySecret};
+    use crate::random::Counting;
+
+    /// False refusals and cookies cost a moment: the client reports a refusal only if nothing better comes.
+    #[test]
+    fn refusal_is_a_hint_and_a_cookie_without_reply_is_forgotten() {
+        let mut random = Counting::default();
+        let key = RelaySecret::generate(&mut random).public();
+        let peer = Responder { network: [1; 32], relay: RelayId(1), role: Role::Ingress, key_epoch: 0, key };
+        let mut leg = Leg::new(peer, Suites::ALL, Vec::new());
+        let mut now = Time::default();
+        leg.begin(now, 0, &mut random).unwrap();
+        let packet = |leg: &mut Leg, now| {
+            let mut packet = leg.poll(now).unwrap();
+            IndexMask::to_relay(&key).remove(&mut packet);
+            packet
+        };
+        let first = packet(&mut leg, now);
+        let mut full = cookie::full(&first, Duration::from_secs(7), &key, &mut random);
+        IndexMask::to_client(&key).apply(&mut full);
+        assert_eq!(leg.handle(&mut full, now, &mut random), Ok(Incoming::Nothing));
+        assert_eq!((leg.full(), leg.deadline()), (Some(Duration::from_secs(7)), Some(now.after(wait(0)))));
+        for _ in 0..COOKIES {
+            let mut given = cookie::packet(&first, &[9; COOKIE_LEN], &key, &mut random);
+            IndexMask::to_client(&key).apply(&mut given);
+            assert_eq!(leg.handle(&mut given, now, &mut random), Ok(Incoming::Nothing));
+            assert_eq!(packet(&mut leg, now).len(), first.len() + 16, "with a proof, at once");
+        }
+        let mut more = cookie::packet(&first, &[9; COOKIE_LEN], &key, &mut random);
+        IndexMask::to_client(&key).apply(&mut more);
+        assert!(leg.handle(&mut more, now, &mut random).is_err());
+        now = now.after(wait(0));
+        leg.handle_timeout(now, 0, &mut random).unwrap();
+        assert_eq!(packet(&mut leg, now).len(), first.len(), "without a proof");
+    }
+}

@@ -161,7 +161,7 @@ impl Gate {
                     Entrance::Later
                 }
             }
-            _ => Entrance::Ask,
+            Some(_) | None => Entrance::Ask,
         }
     }
 

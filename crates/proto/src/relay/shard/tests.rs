@@ -15,7 +15,7 @@ use crate::random::Counting;
 use crate::relay::circuits::{Circuit, MAX_CLIENT_CIRCUITS};
 use crate::relay::entry::{Opened, Path};
 use crate::relay::holders::Owner;
-use crate::relay::{Handshaker, Load, OpenAdmission, Peer, Peers, Replays};
+use crate::relay::{Handshaker, Install, Load, OpenAdmission, Peer, Peers, Replays};
 use crate::session::Session;
 use crate::suite::{Suite, Suites};
 use std::time::Duration;
@@ -335,7 +335,7 @@ fn session_with_a_relay_that_left_the_directory_ends_after_its_grace() {
 /// Asks for all that a relay sends from shared bytes, and acknowledges nothing.
 fn ask_for_everything(rig: &mut Rig, id: EntryId, now: Time) {
     let (evidence, piece) = (Message::EvidenceRequest, Message::MirrorRequest { file: MirrorFile::Records, offset: 0 });
-    let first = if id.slot % 2 == 0 { evidence.clone() } else { piece };
+    let first = if id.slot.is_multiple_of(2) { evidence.clone() } else { piece };
     for message in [first, evidence.clone(), evidence].into_iter().chain((0..8).map(|_| Message::CollateralRequest)) {
         let _ = rig.shard.answer(id, message, now, &mut rig.random);
     }
@@ -368,6 +368,66 @@ fn unacknowledged_answers_of_a_full_shard_are_bounded() {
     println!("{} bytes for {sessions} sessions", asking.bytes_current);
     assert!(asking.bytes_current <= 64 << 20, "{} bytes", asking.bytes_current);
     assert!(rig.shard.budget.held() <= 64 << 20);
+}
+
+/// A sender that has proven its address is told when its network has used up its handshakes, or the handshake thread
+/// has no room; a stranger is not.
+#[test]
+fn proven_sender_is_told_to_wait_when_there_is_too_much_to_do() {
+    let mut rig = rig(100);
+    (0..1_000).for_each(|_| rig.load.queued());
+    let now = Time::from_micros(1);
+    let first = First { offered: Suites::ALL, local_index: 7, minutes: 0 };
+    let (_, plain) = Initiator::start(&rig.own, None, first, &mut rig.random).unwrap();
+    let (from, key) = (([192, 0, 2, 1], 7).into(), rig.own.key);
+    let send = |rig: &mut Rig, packet: &[u8]| {
+        let mut datagram = packet.to_vec();
+        rig.shard.own_mask.apply(&mut datagram);
+        rig.shard.handle_datagram(from, &mut datagram, now, &mut rig.random);
+        let request = rig.shard.poll_request();
+        let answer = rig.shard.poll_transmit().map(|(_, mut answer)| {
+            rig.shard.client_mask.remove(&mut answer);
+            answer
+        });
+        (request, answer)
+    };
+    let (_, asked) = send(&mut rig, &plain);
+    let proven = crate::cookie::with_proof(&plain, &mut asked.unwrap(), &key).unwrap();
+    let passed = (0..300).filter(|_| send(&mut rig, &proven).0.is_some()).count();
+    assert_eq!(passed, 200, "the share of a network");
+    let (request, refusal) = send(&mut rig, &proven);
+    assert!(request.is_none());
+    let mut refusal = refusal.unwrap();
+    assert!(refusal.len() <= proven.len());
+    assert_eq!(PacketType::parse(refusal[0]), Some(PacketType::Full));
+    assert_eq!(crate::cookie::read_full(&mut refusal, &plain, &key), Some(Duration::from_secs(1)));
+    for (proven, told) in [(true, true), (false, false)] {
+        let request = Request::Arrival { shard: 0, route: Route::Udp(from), packet: plain.clone(), proven };
+        rig.shard.request_refused(request, now, &mut rig.random);
+        assert_eq!(rig.shard.poll_transmit().is_some(), told);
+    }
+}
+
+/// A relay that opens sessions without end replaces its own, and takes none of other relays.
+#[test]
+fn relay_that_opens_sessions_without_end_replaces_its_own() {
+    let mut rig = rig(16);
+    let (greedy, other) = (rig.insert_hop(2, false), rig.insert_hop(3, false));
+    let key = |rig: &Rig, id| match &rig.shard.table.get(id).unwrap().kind {
+        Kind::Hop { key, .. } => *key,
+        Kind::Client { .. } | Kind::Inner { .. } => panic!("not a relay"),
+    };
+    let greedy_key = key(&rig, greedy);
+    let route = Route::Udp(([203, 0, 113, 1], 443).into());
+    for _ in 0..100 {
+        let place = rig.slots.lock().unwrap().take().unwrap();
+        let relay = Some((RelayId(2), greedy_key));
+        let install = Install { place, established: established(false), route, relay };
+        rig.shard.apply(Output::Install(Box::new(install)), Time::default(), &mut rig.random);
+    }
+    assert!(rig.shard.table.get(other).is_some() && rig.shard.table.get(greedy).is_none());
+    assert!(rig.shard.held().0 <= 4 + 1, "half of eight for relays");
+    assert_eq!(rig.slots.lock().unwrap().used() as usize, rig.shard.held().0);
 }
 
 /// What a peer does not take is freed once the relay has stopped repeating it, and the session with it; a small answer
