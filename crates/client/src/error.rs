@@ -54,6 +54,8 @@ pub(crate) fn failure_text(failure: Failure) -> &'static str {
         Failure::Refused(_) => "the ingress refused the circuit; its directory may be older than yours",
         Failure::OtherEvidence(ProtoRole::Ingress) => "the ingress shows unverified evidence; try again soon",
         Failure::OtherEvidence(ProtoRole::Egress) => "the egress shows unverified evidence; try again soon",
+        Failure::Full { role: ProtoRole::Ingress, .. } => "the ingress is full; try again in a minute",
+        Failure::Full { role: ProtoRole::Egress, .. } => "the egress is full; try another egress",
         Failure::Protocol => "a relay violated the protocol; try another relay",
     }
 }

@@ -2,7 +2,6 @@
 //!
 //! Owns [`RegisteredRelay`], which only a verified directory makes. No circuit opens without one.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,7 +10,7 @@ use openrelay_ledger::directory::Directory;
 use openrelay_ledger::record::{Record, Role};
 use openrelay_proto::handshake::{Responder, Role as ProtoRole};
 use openrelay_proto::keys::{RelayId, RelayKey};
-use openrelay_proto::relay::Peer;
+use openrelay_proto::relay::{Peer, Peers};
 
 use crate::clock::unix_seconds;
 use crate::config::{ConfigError, fault, read_bytes};
@@ -145,7 +144,7 @@ impl VerifiedDirectory {
 
     /// Returns the relays of the other role, with the endpoints that a relay listening on these address families can
     /// reach.
-    pub fn peers(&self, own: Role, v4: bool, v6: bool) -> BTreeMap<RelayId, Peer> {
+    pub fn peers(&self, own: Role, v4: bool, v6: bool) -> Peers {
         let others = self.directory.body().relays.iter().filter(|record| record.role != own);
         let peers = others.filter_map(|record| {
             let v4 = record.endpoint(false).filter(|_| v4);

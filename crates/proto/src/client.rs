@@ -109,6 +109,13 @@ pub enum Failure {
     Refused(CircuitRefusal),
     /// This relay has evidence other than the accepted evidence; [`Client::take_shown`] returns it.
     OtherEvidence(Role),
+    /// This relay has no room for the client.
+    Full {
+        /// The relay.
+        role: Role,
+        /// How long it asks to wait before another attempt.
+        retry: Duration,
+    },
     /// A relay violated the protocol.
     Protocol,
 }
@@ -425,6 +432,7 @@ impl Client {
                     }
                     Err(()) => return self.fail(Failure::Protocol),
                 },
+                Message::Full { retry } => return self.fail(Failure::Full { role: Role::Ingress, retry }),
                 Message::CircuitClose { .. } | Message::Close => return self.lose(),
                 _ => return self.fail(Failure::Protocol),
             }
@@ -459,6 +467,7 @@ impl Client {
                     }
                     Err(()) => return self.fail(Failure::Protocol),
                 },
+                Message::Full { retry } => return self.fail(Failure::Full { role: Role::Egress, retry }),
                 Message::Close => return self.lose(),
                 _ => return self.fail(Failure::Protocol),
             }
@@ -530,10 +539,13 @@ impl Client {
             return;
         }
         if self.outer.as_mut().is_some_and(|outer| outer.handle_timeout(now, minutes, random).is_err()) {
-            return self.fail(Failure::IngressSilent);
+            let full = self.outer.as_ref().and_then(Leg::full);
+            return self
+                .fail(full.map_or(Failure::IngressSilent, |retry| Failure::Full { role: Role::Ingress, retry }));
         }
         if self.inner.handle_timeout(now, minutes, random).is_err() {
-            return self.fail(Failure::EgressSilent);
+            let full = self.inner.full();
+            return self.fail(full.map_or(Failure::EgressSilent, |retry| Failure::Full { role: Role::Egress, retry }));
         }
         if self.nudge_at().is_some_and(|at| at <= now) {
             self.nudges += 1;
@@ -680,5 +692,5 @@ fn forward(outer: &mut Leg, tag: u32, datagram: &mut [u8], now: Time) -> Result<
 
 /// Returns whether this type of packet answers a handshake that a client began.
 const fn is_answer(kind: PacketType) -> bool {
-    matches!(kind, PacketType::Reply | PacketType::KemText | PacketType::Cookie)
+    matches!(kind, PacketType::Reply | PacketType::KemText | PacketType::Cookie | PacketType::Full)
 }

@@ -61,8 +61,11 @@ reasons! {
     NoSuchClient = "no-such-client",
     /// The inner packet does not fit the path, and its sender was told.
     PacketTooBig = "packet-too-big",
-    /// A first packet that replays an earlier one or carries a wrong time.
+    /// A first packet that replays an earlier one.
     HandshakeReplay = "handshake-replay",
+    /// A first packet whose time differs from the relay's by more than a minute: one of the two clocks is wrong, or the
+    /// packet is an old replay.
+    HandshakeClock = "handshake-clock",
     /// A handshake packet that fits no handshake in progress.
     HandshakeStray = "handshake-stray",
     /// A handshake packet that does not verify.

@@ -298,7 +298,12 @@ pub(crate) fn split_proof(packet: &[u8]) -> Option<(&[u8], Option<&[u8; PROOF_LE
     let length = match packet.first().copied().and_then(PacketType::parse)? {
         PacketType::FirstNk(_) => FIRST_NK_LEN,
         PacketType::FirstIk(_) => FIRST_IK_LEN,
-        PacketType::Reply | PacketType::KemKey | PacketType::KemText | PacketType::Cookie | PacketType::Data => {
+        PacketType::Reply
+        | PacketType::KemKey
+        | PacketType::KemText
+        | PacketType::Cookie
+        | PacketType::Full
+        | PacketType::Data => {
             return None;
         }
     };
@@ -312,7 +317,7 @@ pub(crate) const fn answer_len(kind: PacketType) -> Option<usize> {
         PacketType::Reply => Some(REPLY_LEN),
         PacketType::KemKey => Some(KEM_KEY_LEN),
         PacketType::KemText => Some(KEM_TEXT_LEN),
-        PacketType::Cookie => Some(COOKIE_PACKET_LEN),
+        PacketType::Cookie | PacketType::Full => Some(COOKIE_PACKET_LEN),
         PacketType::FirstNk(_) | PacketType::FirstIk(_) | PacketType::Data => None,
     }
 }
@@ -327,7 +332,12 @@ pub fn accept(own: &Responder, secret: &RelaySecret, packet: &[u8]) -> Result<Ac
     let (offered, pattern, length) = match kind {
         PacketType::FirstNk(offered) => (offered, Pattern::Nk, FIRST_NK_LEN),
         PacketType::FirstIk(offered) => (offered, Pattern::Ik, FIRST_IK_LEN),
-        PacketType::Reply | PacketType::KemKey | PacketType::KemText | PacketType::Cookie | PacketType::Data => {
+        PacketType::Reply
+        | PacketType::KemKey
+        | PacketType::KemText
+        | PacketType::Cookie
+        | PacketType::Full
+        | PacketType::Data => {
             return Err(Invalid);
         }
     };

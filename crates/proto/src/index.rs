@@ -4,13 +4,18 @@
 //! bits, so that indices reveal neither the number of sessions nor their order. Owns allocation and the permutation.
 //! Never looks at packets.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use crate::random::{Random, array};
 use zeroize::Zeroize;
 
 /// Most shards of one relay.
 pub const MAX_SHARDS: u8 = 64;
-/// Most sessions of one shard.
+/// Most slots of one shard.
 pub const MAX_SLOTS: u32 = 1 << SLOT_BITS;
+/// Most sessions of clients of one shard: the other half of the slots is for handshakes and moving sessions.
+pub const MAX_SESSIONS: u32 = MAX_SLOTS / 2;
 const SLOT_BITS: u32 = 18;
 const GENERATION_BITS: u32 = 8;
 
@@ -78,32 +83,73 @@ const fn round(half: u32, key: u32) -> u32 {
     (x ^ (x >> 13)) & 0xffff
 }
 
-/// The free slots of one shard.
+/// The slots of one shard whose handshake is in progress: one bit each, which the handshaker sets and the shard reads.
+/// An answer to a handshake that nobody makes then costs the handshaker nothing.
+#[derive(Debug)]
+pub(crate) struct InProgress(Box<[AtomicU64]>);
+
+impl InProgress {
+    fn new(slots: u32) -> Self {
+        Self((0..slots.div_ceil(64)).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    fn set(&self, slot: u32, in_progress: bool) {
+        let Some(word) = self.0.get((slot / 64) as usize) else { return };
+        if in_progress {
+            word.fetch_or(1 << (slot % 64), Ordering::Relaxed);
+        } else {
+            word.fetch_and(!(1 << (slot % 64)), Ordering::Relaxed);
+        }
+    }
+
+    /// Returns whether a handshake for `slot` is in progress.
+    pub(crate) fn contains(&self, slot: u32) -> bool {
+        self.0.get((slot / 64) as usize).is_some_and(|word| word.load(Ordering::Relaxed) >> (slot % 64) & 1 == 1)
+    }
+}
+
+/// The slots of one shard.
+///
+/// There are twice as many as sessions of clients: a quarter is for half-open handshakes, and a quarter for sessions
+/// between relays and for second indices of sessions that move.
 #[derive(Debug)]
 pub struct Slots {
     shard: u8,
-    capacity: u32,
+    sessions: u32,
     used: u32,
     free: std::collections::VecDeque<u32>,
     generations: Vec<u8>,
+    in_progress: Arc<InProgress>,
 }
 
 impl Slots {
-    /// Creates up to `capacity` slots (at most [`MAX_SLOTS`]) of shard `shard`.
-    pub fn new(shard: u8, capacity: u32) -> Self {
+    /// Creates the slots of shard `shard` for up to `sessions` sessions of clients, at most [`MAX_SESSIONS`].
+    pub fn new(shard: u8, sessions: u32) -> Self {
+        let sessions = sessions.clamp(1, MAX_SESSIONS);
         Self {
             shard,
-            capacity: capacity.min(MAX_SLOTS),
+            sessions,
             used: 0,
             free: std::collections::VecDeque::new(),
             generations: Vec::new(),
+            in_progress: Arc::new(InProgress::new(2 * sessions)),
         }
+    }
+
+    /// Returns how many sessions of clients the shard may have.
+    pub fn sessions(&self) -> u32 {
+        self.sessions
+    }
+
+    /// Returns the slots whose handshake is in progress.
+    pub(crate) fn in_progress(&self) -> Arc<InProgress> {
+        self.in_progress.clone()
     }
 
     /// Takes a free place; `None` when all are taken. Slots are reused as late as possible.
     pub fn take(&mut self) -> Option<Place> {
         let fresh = u32::try_from(self.generations.len()).unwrap_or(u32::MAX);
-        let slot = if fresh < self.capacity {
+        let slot = if fresh < 2 * self.sessions {
             self.generations.push(0);
             fresh
         } else {
@@ -114,6 +160,20 @@ impl Slots {
         Some(Place { shard: self.shard, slot, generation })
     }
 
+    /// Takes a free place for a handshake.
+    pub(crate) fn take_for_handshake(&mut self) -> Option<Place> {
+        let place = self.take()?;
+        self.in_progress.set(place.slot, true);
+        Some(place)
+    }
+
+    /// Records that no packet of the handshake for `place` is expected any more.
+    pub(crate) fn settle(&mut self, place: Place) {
+        if self.generations.get(place.slot as usize) == Some(&place.generation) {
+            self.in_progress.set(place.slot, false);
+        }
+    }
+
     /// Releases `place`. A place that was already released is ignored.
     pub fn release(&mut self, place: Place) {
         let Some(generation) = self.generations.get_mut(place.slot as usize) else { return };
@@ -121,6 +181,7 @@ impl Slots {
             return;
         }
         *generation = generation.wrapping_add(1);
+        self.in_progress.set(place.slot, false);
         self.free.push_back(place.slot);
         self.used -= 1;
     }
@@ -146,8 +207,22 @@ mod tests {
     }
 
     #[test]
+    fn handshake_is_in_progress_until_it_settle() {
+        let mut slots = Slots::new(0, 4);
+        let (first, second) = (slots.take_for_handshake().unwrap(), slots.take_for_handshake().unwrap());
+        let in_progress = slots.in_progress();
+        assert!(in_progress.contains(first.slot) && in_progress.contains(second.slot));
+        assert!(!in_progress.contains(2) && !in_progress.contains(u32::MAX));
+        slots.settle(Place { generation: 7, ..first });
+        assert!(in_progress.contains(first.slot), "an earlier owner of the place changes nothing");
+        slots.settle(first);
+        slots.release(second);
+        assert!(!in_progress.contains(first.slot) && !in_progress.contains(second.slot));
+    }
+
+    #[test]
     fn released_place_is_reused_with_a_new_generation() {
-        let mut slots = Slots::new(0, 2);
+        let mut slots = Slots::new(0, 1);
         let first = slots.take().unwrap();
         let second = slots.take().unwrap();
         assert!(slots.take().is_none());

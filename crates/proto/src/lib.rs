@@ -7,7 +7,7 @@
 
 pub mod client;
 mod control;
-mod cookie;
+pub mod cookie;
 pub mod drops;
 mod frame;
 pub mod handshake;

@@ -3,9 +3,10 @@
 //! Owns everything in a session that is not on the packet path: control frames in both directions, and re-handshakes
 //! of the initiator. Never knows where its datagrams go.
 
+use std::ops::Range;
 use std::time::Duration;
 
-use crate::control::{ControlStream, MAX_MESSAGE};
+use crate::control::{ControlStream, MAX_MESSAGE, Shared};
 use crate::drops::DropReason;
 use crate::frame::Report;
 use crate::handshake::{Rekey, Responder};
@@ -51,6 +52,11 @@ impl Link {
         self.control.send(kind, &body);
     }
 
+    /// Queues a message of `head` and a part of bytes that many sessions share: they are not copied.
+    pub(crate) fn send_shared(&mut self, kind: u16, head: &[u8], bytes: Shared, part: Range<usize>) {
+        self.control.send_shared(kind, head, bytes, part);
+    }
+
     /// Handles a control frame, kind byte included. At most `limit` bytes may wait for the rest of a message.
     pub(crate) fn handle_control(&mut self, frame: &[u8], limit: usize, now: Time) -> Result<(), DropReason> {
         let piece = frame.get(1..).ok_or(DropReason::BadFrame)?;
@@ -62,6 +68,21 @@ impl Link {
     /// Returns the number of bytes of control messages that the peer has not acknowledged.
     pub(crate) fn backlog(&self) -> usize {
         self.control.backlog()
+    }
+
+    /// Returns how many of these bytes are not shared with other sessions.
+    pub(crate) fn own_backlog(&self) -> usize {
+        self.control.own_backlog()
+    }
+
+    /// Returns how many bytes of memory the control stream holds besides those that sessions share.
+    pub(crate) fn control_held(&self) -> usize {
+        self.control.held()
+    }
+
+    /// Returns whether the control stream has stopped repeating what its peer does not acknowledge.
+    pub(crate) fn has_given_up(&self) -> bool {
+        self.control.has_given_up()
     }
 
     /// Returns the peer's next control message.

@@ -6,6 +6,8 @@
 //! Messages of admission and attestation have their numbers already. Their `open` form accepts everybody and declares
 //! it.
 
+use std::time::Duration;
+
 use crate::keys::{RelayId, sha256};
 use crate::wire::take;
 
@@ -64,6 +66,11 @@ pub enum Message {
     Rekeyed(Vec<u8>),
     /// 0x23, either way: the session has ended.
     Close,
+    /// 0x24, responder: the relay has no room for the session, which has ended. Another attempt may succeed later.
+    Full {
+        /// How long to wait before it, in whole seconds up to 65,535.
+        retry: Duration,
+    },
     /// 0x30, client: requests a part of a file that the relay mirrors.
     MirrorRequest {
         /// Which file.
@@ -74,6 +81,11 @@ pub enum Message {
     /// 0x31, responder: a part of the file.
     MirrorPiece(MirrorPiece),
 }
+
+/// Number of [`Message::Evidence`], which a relay sends from shared bytes.
+pub(crate) const EVIDENCE: u16 = 0x02;
+/// Number of [`Message::MirrorPiece`], likewise.
+pub(crate) const MIRROR_PIECE_NUMBER: u16 = 0x31;
 
 /// Evidence, by kind.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -142,8 +154,7 @@ impl Message {
     pub fn encode(&self) -> (u16, Vec<u8>) {
         match self {
             Self::EvidenceRequest => (0x01, vec![]),
-            Self::Evidence(Evidence::Open) => (0x02, vec![0]),
-            Self::Evidence(Evidence::Staple(bytes)) => (0x02, [&[1], &bytes[..]].concat()),
+            Self::Evidence(evidence) => (EVIDENCE, evidence.encode()),
             Self::CollateralRequest => (0x03, vec![]),
             Self::Collateral => (0x04, vec![0]),
             Self::Token(Token::Open) => (0x05, vec![0]),
@@ -163,8 +174,9 @@ impl Message {
             Self::Rekey(body) => (0x20, body.clone()),
             Self::Rekeyed(body) => (0x21, body.clone()),
             Self::Close => (0x23, vec![]),
+            Self::Full { retry } => (0x24, u16::try_from(retry.as_secs()).unwrap_or(u16::MAX).to_be_bytes().to_vec()),
             Self::MirrorRequest { file, offset } => (0x30, [&[file.byte()][..], &offset.to_be_bytes()].concat()),
-            Self::MirrorPiece(piece) => (0x31, [&piece.head()[..], &piece.bytes].concat()),
+            Self::MirrorPiece(piece) => (MIRROR_PIECE_NUMBER, [&piece.head()[..], &piece.bytes].concat()),
         }
     }
 
@@ -195,6 +207,10 @@ impl Message {
             0x20 if body.len() == crate::handshake::REKEY_LEN => Self::Rekey(body.to_vec()),
             0x21 if body.len() == crate::handshake::REKEYED_LEN => Self::Rekeyed(body.to_vec()),
             0x23 => Self::Close,
+            0x24 => {
+                let seconds = u16::from_be_bytes(take(body, 0).ok_or(Malformed)?);
+                Self::Full { retry: Duration::from_secs(seconds.into()) }
+            }
             0x30 => Self::MirrorRequest { file: MirrorFile::parse(body).ok_or(Malformed)?, offset: number(body, 1)? },
             0x31 => Self::MirrorPiece(MirrorPiece::parse(body).ok_or(Malformed)?),
             _ => return Err(Malformed),
@@ -206,6 +222,14 @@ impl Message {
 }
 
 impl Evidence {
+    /// Returns the message's body.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Open => vec![0],
+            Self::Staple(bytes) => [&[1], &bytes[..]].concat(),
+        }
+    }
+
     fn parse(body: &[u8]) -> Result<Self, Malformed> {
         match body.split_first() {
             Some((0, [])) => Ok(Self::Open),
@@ -263,6 +287,7 @@ mod tests {
             any::<u32>().prop_map(|tag| Message::CircuitClose { tag }),
             any::<u8>().prop_map(|b| Message::Rekey(vec![b; crate::handshake::REKEY_LEN])),
             Just(Message::Close),
+            any::<u16>().prop_map(|seconds| Message::Full { retry: Duration::from_secs(seconds.into()) }),
             any::<u32>().prop_map(|offset| Message::MirrorRequest { file: MirrorFile::Checkpoint, offset }),
             (any::<u32>(), prop::collection::vec(any::<u8>(), 1..40)).prop_map(|(offset, bytes)| {
                 let offset = offset % 1_000;

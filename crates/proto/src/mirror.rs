@@ -8,6 +8,8 @@ pub(crate) mod fetch;
 use std::sync::Arc;
 
 use crate::keys::sha256;
+use crate::link::Link;
+use crate::message::{MIRROR_PIECE_NUMBER, Message};
 use crate::wire::take;
 
 /// Largest piece of a mirrored file in one message, in bytes. With the heads of piece and message it is exactly what
@@ -123,24 +125,30 @@ impl Mirrored {
     }
 }
 
+impl AsRef<[u8]> for Mirrored {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 impl Mirror {
-    /// Returns the piece of a file that starts at `offset`.
-    pub(crate) fn piece(&self, file: MirrorFile, offset: u32) -> MirrorPiece {
+    /// Sends the piece of a file that starts at `offset`, from the bytes that all sessions share.
+    pub(crate) fn send_piece(&self, file: MirrorFile, offset: u32, link: &mut Link) {
         let found = match file {
             MirrorFile::Records => &self.records,
             MirrorFile::Checkpoint => &self.checkpoint,
             MirrorFile::Attestation => &self.attestation,
         };
-        let (version, bytes) = found.as_ref().map_or(([0; 8], &[][..]), |found| (found.version, &found.bytes));
+        let mut head = MirrorPiece { file, version: [0; 8], total: 0, offset: 0, bytes: Vec::new() };
+        let Some(found) = found else {
+            return link.send(&Message::MirrorPiece(head));
+        };
+        head.version = found.version;
+        head.total = u32::try_from(found.bytes.len()).unwrap_or(0);
         // A file that has become shorter than the offset starts at 0 again.
-        let offset = if (offset as usize) < bytes.len() { offset } else { 0 };
-        let rest = bytes.get(offset as usize..).unwrap_or(&[]);
-        MirrorPiece {
-            file,
-            version,
-            total: u32::try_from(bytes.len()).unwrap_or(0),
-            offset,
-            bytes: rest.get(..MIRROR_PIECE).unwrap_or(rest).to_vec(),
-        }
+        head.offset = if offset < head.total { offset } else { 0 };
+        let start = head.offset as usize;
+        let end = found.bytes.len().min(start + MIRROR_PIECE);
+        link.send_shared(MIRROR_PIECE_NUMBER, &head.head(), found.clone(), start..end);
     }
 }

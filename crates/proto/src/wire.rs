@@ -119,7 +119,7 @@ pub type EvidenceDigest = [u8; 32];
 
 /// Bytes of a cookie.
 pub const COOKIE_LEN: usize = 16;
-/// Bytes of the packet that carries a cookie: less than half of a first packet.
+/// Bytes of the packet that carries a cookie or a refusal: less than half of a first packet.
 pub const COOKIE_PACKET_LEN: usize = HEADER_LEN + COOKIE_LEN + TAG_LEN;
 /// Bytes of the cookie proof, which a first packet may carry at its end. No other packet has the length of a first
 /// packet without a proof.
@@ -140,6 +140,8 @@ pub enum PacketType {
     KemText,
     /// Cookie for an initiator, sent under load.
     Cookie,
+    /// Refusal of an initiator that has proven its address: the relay has no room for its network at the moment.
+    Full,
     /// A frame of a session.
     Data,
 }
@@ -157,6 +159,7 @@ impl PacketType {
             Self::KemKey => 0x31,
             Self::KemText => 0x32,
             Self::Cookie => 0x33,
+            Self::Full => 0x34,
             Self::Data => 0x40,
         }
     }
@@ -168,6 +171,7 @@ impl PacketType {
             0x31 => Some(Self::KemKey),
             0x32 => Some(Self::KemText),
             0x33 => Some(Self::Cookie),
+            0x34 => Some(Self::Full),
             0x40 => Some(Self::Data),
             _ => match (byte & 0xf0, Suites::from_bits(byte & 0x0f)) {
                 (FIRST_NK, Some(suites)) => Some(Self::FirstNk(suites)),
@@ -255,7 +259,7 @@ mod tests {
     #[test]
     fn only_known_type_and_kind_bytes_parse_and_they_parse_back() {
         let types: Vec<u8> = (0..=255).filter(|&b| PacketType::parse(b).is_some()).collect();
-        assert_eq!(types, (0x11..=0x17).chain(0x21..=0x27).chain(0x30..=0x33).chain([0x40]).collect::<Vec<_>>());
+        assert_eq!(types, (0x11..=0x17).chain(0x21..=0x27).chain(0x30..=0x34).chain([0x40]).collect::<Vec<_>>());
         let kinds: Vec<u8> = (0..=255).filter(|&b| FrameKind::parse(b).is_some()).collect();
         assert_eq!(kinds, [1, 2, 3, 4, 5, 6, 7, 8, 0x10, 0x81]);
         for byte in 0..=255 {

@@ -21,9 +21,12 @@ fn every_packet_type_is_declared() {
         .map(|kind| match kind {
             PacketType::FirstNk(_) => 0x10,
             PacketType::FirstIk(_) => 0x20,
-            PacketType::Reply | PacketType::KemKey | PacketType::KemText | PacketType::Cookie | PacketType::Data => {
-                kind.byte().into()
-            }
+            PacketType::Reply
+            | PacketType::KemKey
+            | PacketType::KemText
+            | PacketType::Cookie
+            | PacketType::Full
+            | PacketType::Data => kind.byte().into(),
         })
         .collect();
     types.dedup();
@@ -40,7 +43,7 @@ fn every_frame_is_declared() {
 
 #[test]
 fn every_message_is_declared() {
-    let lengths = [0, 1, 4, 5, 8, 12, 17, REKEY_LEN, REKEYED_LEN];
+    let lengths = [0, 1, 2, 4, 5, 8, 12, 17, REKEY_LEN, REKEYED_LEN];
     // Zeros, and zeros with the number of a file or reason as first or last byte.
     let bodies: Vec<Vec<u8>> = lengths
         .into_iter()

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a simulation that cannot continue must stop")]
 
 pub mod amd;
+pub mod crowd;
 pub mod der;
 pub mod faults;
 pub mod intel;

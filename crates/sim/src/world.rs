@@ -13,7 +13,7 @@ use openrelay_proto::drops::DropReason;
 use openrelay_proto::handshake::{Responder, Role};
 use openrelay_proto::index::{IndexKey, Slots};
 use openrelay_proto::ip::Packet;
-use openrelay_proto::keys::{RelayId, RelaySecret};
+use openrelay_proto::keys::{RelayId, RelayKey, RelaySecret};
 use openrelay_proto::message::{Announced, Evidence, EvidenceDigest, MirrorFile};
 use openrelay_proto::relay::{
     Fate, Gate, Handshaker, Load, Mirror, Mirrored, OpenAdmission, Peer, RelayConfig, Replays, Shard, Shared,
@@ -24,12 +24,15 @@ use openrelay_proto::wire::padded;
 
 use crate::faults::{Faults, Seeded};
 
-struct Relay {
-    config: Arc<RelayConfig>,
+pub(crate) struct Relay {
+    pub(crate) config: Arc<RelayConfig>,
     load: Arc<Load>,
-    shard: Shard,
-    handshaker: Handshaker,
+    pub(crate) shard: Shard,
+    pub(crate) handshaker: Handshaker,
 }
+
+/// Sessions of each relay.
+const CAPACITY: u32 = 1_000;
 
 /// The datagrams that crossed the links.
 #[derive(Default, PartialEq, Eq, Debug, Clone)]
@@ -75,12 +78,12 @@ pub struct World {
     held: Vec<Vec<u8>>,
 }
 
-fn relay(own: Responder, secret: RelaySecret, peer: Peer, random: &mut Seeded) -> Relay {
+pub(crate) fn relay(own: Responder, secret: RelaySecret, peer: Peer, capacity: u32, random: &mut Seeded) -> Relay {
     let config = Arc::new(RelayConfig {
         peers: [(peer.responder.relay, peer)].into(),
         suites: Suites::ALL,
         one_hop: false,
-        capacity: 1000,
+        capacity,
         evidence: Announced::open(),
         mirror: Mirror::default(),
         own,
@@ -132,8 +135,8 @@ impl World {
             client_address: "192.0.2.7:4000".parse().unwrap(),
             ingress_address,
             egress_address,
-            ingress: relay(ingress, in_secret, out_peer, &mut random),
-            egress: relay(egress, out_secret, in_peer, &mut random),
+            ingress: relay(ingress, in_secret, out_peer, CAPACITY, &mut random),
+            egress: relay(egress, out_secret, in_peer, CAPACITY, &mut random),
             random,
             queue: BTreeMap::new(),
             sent: 0,
@@ -226,6 +229,36 @@ impl World {
                 }
             }
             self.advance_millis(100);
+        }
+        panic!("neither connected nor failed");
+    }
+
+    /// Returns the ingress' handshake key.
+    pub fn ingress_key(&self) -> RelayKey {
+        self.ingress.config.own.key
+    }
+
+    /// Opens the circuit while somebody sees each datagram of the client as it leaves, and may answer it at once.
+    ///
+    /// # Errors
+    /// The event that ended the attempt.
+    pub fn connect_watched(&mut self, mut look: impl FnMut(&[u8]) -> Option<Vec<u8>>) -> Result<(), Event> {
+        self.client = Client::new(self.config.clone(), self.now, self.minutes(), &mut self.random);
+        for _ in 0..4_000 {
+            self.settle();
+            let leaving = self.queue.values().filter(|(from, _, _)| *from == self.client_address);
+            let answers: Vec<Vec<u8>> = leaving.filter_map(|(_, _, datagram)| look(datagram)).collect();
+            for answer in answers {
+                self.deliver(self.ingress_address, self.client_address, answer);
+            }
+            while let Some(event) = self.client.as_mut().unwrap().poll_event() {
+                match event {
+                    Event::Connected => return Ok(()),
+                    Event::Mtu(_) => {}
+                    Event::Failed(_) | Event::Lost => return Err(event),
+                }
+            }
+            self.advance_millis(10);
         }
         panic!("neither connected nor failed");
     }

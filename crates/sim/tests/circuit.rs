@@ -5,9 +5,11 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use openrelay_proto::client::{Event, Failure};
+use openrelay_proto::cookie;
 use openrelay_proto::drops::DropReason;
 use openrelay_proto::handshake::Role;
 use openrelay_proto::ip::Packet;
+use openrelay_proto::mask::IndexMask;
 use openrelay_proto::message::{Announced, Evidence};
 use openrelay_sim::faults::{Faults, Seeded};
 use openrelay_sim::packets;
@@ -236,6 +238,30 @@ fn circuit_opens_through_relays_that_require_cookies() {
     assert_eq!(cookies(&legs.client_up, 112), 1);
     assert_eq!(cookies(&legs.client_up, 128), 1);
     net.check_accounting();
+}
+
+/// Regression: an idle relay refused packets with a wrong proof, and the client put it on each further packet.
+#[test]
+fn forged_cookies_do_not_keep_a_client_out() {
+    for load in [false, true] {
+        let mut net = World::new(3);
+        net.faults.delay = Duration::from_millis(150);
+        if load {
+            net.put_relays_under_load();
+        }
+        let (key, mut random, mut seen) = (net.ingress_key(), Seeded(9), BTreeSet::new());
+        let outcome = net.connect_watched(|datagram| {
+            if ![112, 128].contains(&datagram.len()) || !seen.insert(datagram.to_vec()) {
+                return None;
+            }
+            let mut first = datagram.to_vec();
+            IndexMask::to_relay(&key).remove(&mut first);
+            let mut forged = cookie::forge(&first, &[0x66; 16], &key, &mut random);
+            IndexMask::to_client(&key).remove(&mut forged);
+            Some(forged)
+        });
+        assert_eq!(outcome, Ok(()), "load {load}");
+    }
 }
 
 #[test]

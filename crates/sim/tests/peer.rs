@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use openrelay_proto::client::DatagramEvent;
+use openrelay_proto::client::{DatagramEvent, Event, Failure};
 use openrelay_proto::drops::DropReason;
 use openrelay_proto::handshake::{REKEY_LEN, Role};
 use openrelay_proto::keys::RelayId;
@@ -69,6 +69,18 @@ fn client_message_from_a_relay_ends_the_circuit() {
         client.say(&control(&message));
         assert!(client.is_over(), "{message:?}");
     }
+}
+
+#[test]
+fn client_reports_that_a_relay_is_full() {
+    let full = Message::Full { retry: Duration::from_secs(60) };
+    let mut connecting = AtClient::new(false);
+    connecting.say(&control(&full));
+    let failure = Failure::Full { role: Role::Egress, retry: Duration::from_secs(60) };
+    assert_eq!(connecting.client.poll_event(), Some(Event::Failed(failure)));
+    let mut connected = AtClient::new(true);
+    connected.say(&control_at(AFTER_TOKEN, &full));
+    assert!(connected.is_over());
 }
 
 #[test]

@@ -25,6 +25,8 @@ use crate::wire::{COOKIE_LEN, FrameKind, PacketType};
 /// because a relay under attack processes one first packet in sixteen. Long waits follow, for satellite paths.
 const WAITS: [u64; 18] =
     [250, 500, 500, 500, 500, 500, 500, 500, 500, 500, 1_000, 1_000, 1_000, 1_000, 1_000, 1_000, 2_000, 4_000];
+/// Cookies that are used for one first packet.
+const COOKIES: u32 = 4;
 /// How long packets with the previous index are accepted after the relay has first used the new one.
 const RETIRE_TIME: Duration = Duration::from_secs(10);
 
@@ -68,8 +70,10 @@ pub(super) struct Leg {
     /// The previous index, and until when it is accepted: without a limit until the relay has shown that it knows the
     /// new one.
     retiring: Option<(u32, Option<Time>)>,
-    /// The relay's cookie, which proves this client's address.
+    /// The relay's cookie, which proves this client's address; forgotten when a packet with its proof gets no reply.
     cookie: Option<[u8; COOKIE_LEN]>,
+    /// How long the relay asked to wait when it was last too full to answer a first packet.
+    full: Option<Duration>,
     /// Nonce of the path challenge that was answered last.
     answered: Option<[u8; 8]>,
     state: State,
@@ -91,6 +95,10 @@ struct Attempt {
     /// The packet that is repeated, unmasked: the first packet or the one with the ML-KEM key.
     packet: Vec<u8>,
     is_first: bool,
+    /// Cookies that came for the packet.
+    cookies: u32,
+    /// Whether the packet has a proof, and the relay has not said that it is full.
+    tried: bool,
     repeated: usize,
     again: Time,
     due: bool,
@@ -112,6 +120,7 @@ impl Leg {
             index: 0,
             retiring: None,
             cookie: None,
+            full: None,
             answered: None,
             state: State::Idle,
             stage: Stage::Evidence,
@@ -129,8 +138,9 @@ impl Leg {
             cookie::prove(&mut packet, cookie);
         }
         let again = now.after(wait(0));
-        self.state =
-            State::Handshaking(Box::new(Attempt { initiator, packet, is_first: true, repeated: 0, again, due: true }));
+        let tried = self.cookie.is_some();
+        let attempt = Attempt { initiator, packet, is_first: true, cookies: 0, tried, repeated: 0, again, due: true };
+        self.state = State::Handshaking(Box::new(attempt));
         Some(())
     }
 
@@ -184,7 +194,7 @@ impl Leg {
         self.retiring.is_some_and(|(old, until)| old == index && until.is_none_or(|until| now <= until))
     }
 
-    #[expect(clippy::wildcard_enum_match_arm, reason = "the caller lets only the three answers through")]
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the caller lets only the four answers through")]
     fn handle_answer(
         &mut self,
         kind: PacketType,
@@ -198,16 +208,26 @@ impl Leg {
                 attempt.packet =
                     attempt.initiator.read_reply(packet, random).map_err(|_| DropReason::HandshakeInvalid)?;
                 attempt.is_first = false;
+                self.full = None;
                 attempt.repeated = 0;
                 attempt.again = now.after(wait(0));
                 attempt.due = true;
             }
-            PacketType::Cookie if attempt.is_first => {
+            // Anyone who sees the packet can send a false cookie, so others are used too.
+            PacketType::Cookie if attempt.is_first && attempt.cookies < COOKIES => {
                 let cookie =
                     cookie::read(packet, &attempt.packet, &self.peer.key).ok_or(DropReason::HandshakeInvalid)?;
                 cookie::prove(&mut attempt.packet, &cookie);
                 self.cookie = Some(cookie);
+                attempt.cookies += 1;
+                attempt.tried = true;
                 attempt.due = true;
+            }
+            // Only a hint, because it can be false too: the packet is repeated as before.
+            PacketType::Full if attempt.is_first => {
+                let wait = cookie::read_full(packet, &attempt.packet, &self.peer.key);
+                self.full = Some(wait.ok_or(DropReason::HandshakeInvalid)?);
+                attempt.tried = false;
             }
             _ => {
                 let established = attempt.initiator.read_kem_text(packet).map_err(|_| DropReason::HandshakeInvalid)?;
@@ -316,6 +336,10 @@ impl Leg {
             return Err(());
         }
         if attempt.is_first {
+            // The relay has forgotten its cookie, or somebody else sent it.
+            if attempt.tried {
+                self.cookie = None;
+            }
             self.begin(now, minutes, random).ok_or(())?;
         }
         if let State::Handshaking(attempt) = &mut self.state {
@@ -324,6 +348,11 @@ impl Leg {
             attempt.due = true;
         }
         Ok(())
+    }
+
+    /// Returns how long the relay asked to wait, if it said that it was full and has not answered since.
+    pub(super) fn full(&self) -> Option<Duration> {
+        self.full
     }
 
     pub(super) fn send(&mut self, message: &Message) {
@@ -401,5 +430,46 @@ impl Leg {
             State::Up(link) => link.finish_rekey(answer, now),
             State::Idle | State::Handshaking(_) => Err(DropReason::HandshakeStray),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::handshake::Role;
+    use crate::keys::{RelayId, RelaySecret};
+    use crate::random::Counting;
+
+    /// False refusals and cookies cost a moment: the client reports a refusal only if nothing better comes.
+    #[test]
+    fn refusal_is_a_hint_and_a_cookie_without_reply_is_forgotten() {
+        let mut random = Counting::default();
+        let key = RelaySecret::generate(&mut random).public();
+        let peer = Responder { network: [1; 32], relay: RelayId(1), role: Role::Ingress, key_epoch: 0, key };
+        let mut leg = Leg::new(peer, Suites::ALL, Vec::new());
+        let mut now = Time::default();
+        leg.begin(now, 0, &mut random).unwrap();
+        let packet = |leg: &mut Leg, now| {
+            let mut packet = leg.poll(now).unwrap();
+            IndexMask::to_relay(&key).remove(&mut packet);
+            packet
+        };
+        let first = packet(&mut leg, now);
+        let mut full = cookie::full(&first, Duration::from_secs(7), &key, &mut random);
+        IndexMask::to_client(&key).apply(&mut full);
+        assert_eq!(leg.handle(&mut full, now, &mut random), Ok(Incoming::Nothing));
+        assert_eq!((leg.full(), leg.deadline()), (Some(Duration::from_secs(7)), Some(now.after(wait(0)))));
+        for _ in 0..COOKIES {
+            let mut given = cookie::packet(&first, &[9; COOKIE_LEN], &key, &mut random);
+            IndexMask::to_client(&key).apply(&mut given);
+            assert_eq!(leg.handle(&mut given, now, &mut random), Ok(Incoming::Nothing));
+            assert_eq!(packet(&mut leg, now).len(), first.len() + 16, "with a proof, at once");
+        }
+        let mut more = cookie::packet(&first, &[9; COOKIE_LEN], &key, &mut random);
+        IndexMask::to_client(&key).apply(&mut more);
+        assert!(leg.handle(&mut more, now, &mut random).is_err());
+        now = now.after(wait(0));
+        leg.handle_timeout(now, 0, &mut random).unwrap();
+        assert_eq!(packet(&mut leg, now).len(), first.len(), "without a proof");
     }
 }

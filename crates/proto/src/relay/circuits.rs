@@ -7,10 +7,14 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use super::EntryId;
+use crate::index::MAX_SESSIONS;
 use crate::random::{Random, array};
 
-/// Most circuits of one shard.
+/// Most circuits of one session of a client.
+pub(super) const MAX_CLIENT_CIRCUITS: usize = 8;
+/// Most circuits of one shard. Each session may have its own, so they are never used up.
 const MAX_CIRCUITS: usize = 1 << 20;
+const _: () = assert!(MAX_CIRCUITS == MAX_SESSIONS as usize * MAX_CLIENT_CIRCUITS);
 /// Draws of a tag before a circuit is refused. With all circuits open, one draw in 4,096 finds its tag taken.
 const DRAWS: usize = 8;
 
@@ -68,18 +72,6 @@ impl Circuits {
         self.0.remove(&tag)
     }
 
-    /// Returns the tags of all circuits for which `matches` is true, in ascending order.
-    pub(super) fn tags(&self, matches: impl Fn(&Circuit) -> bool) -> Vec<u32> {
-        let mut tags: Vec<u32> = self.0.iter().filter(|(_, circuit)| matches(circuit)).map(|(tag, _)| *tag).collect();
-        tags.sort_unstable();
-        tags
-    }
-
-    /// Returns whether there is a circuit for which `matches` is true.
-    pub(super) fn any(&self, matches: impl Fn(&Circuit) -> bool) -> bool {
-        self.0.values().any(matches)
-    }
-
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }
@@ -128,10 +120,8 @@ mod tests {
         for (tag, client) in tags.iter().zip(0..) {
             assert_eq!(circuits.find(*tag), Some(circuit(client)));
         }
-        assert_eq!(circuits.tags(|circuit| circuit.client.slot == 5), [tags[5]]);
         assert_eq!(circuits.close(tags[5]), Some(circuit(5)));
         assert_eq!((circuits.find(tags[5]), circuits.close(tags[5]), circuits.len()), (None, None, 999));
-        assert!(!circuits.any(|circuit| circuit.client.slot == 5) && circuits.any(|circuit| circuit.client.slot == 6));
     }
 
     #[test]

@@ -6,9 +6,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::Route;
+use super::budget::Charge;
+use super::holders::{Holding, Owner};
 use crate::drops::DropReason;
 use crate::index::Place;
-use crate::keys::RelayId;
+use crate::keys::{RelayId, RelayKey};
 use crate::link::Link;
 use crate::mask::IndexMask;
 use crate::message::{Admission, Token};
@@ -73,6 +75,14 @@ pub(super) struct Entry {
     pub(super) since: Time,
     /// How many re-handshakes the peer has begun, and since when they are counted.
     pub(super) rekeys: (u32, Time),
+    /// The session's part of the table.
+    pub(super) holding: Option<Holding>,
+    /// Whoever owns that part.
+    pub(super) owner: Owner,
+    /// When the shard looks after its control stream or path challenge: the only timer of the session.
+    pub(super) timer: Option<Time>,
+    /// What its control stream holds of the shard's budget.
+    pub(super) charge: Charge,
 }
 
 impl Entry {
@@ -98,18 +108,37 @@ pub(super) struct Address {
     pub(super) used: bool,
 }
 
+/// The circuits of a client's session: those that are open, by tag, and how many wait for a session with their egress.
+#[derive(Debug, Default)]
+pub(super) struct Opened {
+    pub(super) tags: Vec<u32>,
+    pub(super) waiting: usize,
+}
+
+impl Opened {
+    /// Returns how many circuits there are or will be.
+    pub(super) fn len(&self) -> usize {
+        self.tags.len() + self.waiting
+    }
+}
+
 /// The peer at the other end.
 #[derive(Debug)]
 pub(super) enum Kind {
     /// A client, at an ingress.
-    Client { path: Path, circuits: u32 },
+    Client { path: Path, circuits: Opened },
     /// A client, at an egress.
     Inner { path: Path, address: Option<Address>, mtu: u16 },
     /// Another relay, whichever end began the session.
     Hop {
         relay: RelayId,
+        key: RelayKey,
         to: SocketAddr,
         mask: Box<IndexMask>,
+        /// Number of circuits over it.
+        circuits: u32,
+        /// Since when the directory does not list the relay with its key; `None` while it does.
+        unlisted: Option<Time>,
         /// Since when a silent relay has been probed; `None` while it is not probed.
         asked: Option<Time>,
     },
@@ -143,8 +172,35 @@ struct Unproven {
     received: u64,
     sent: u64,
     nonce: [u8; 8],
-    place: Option<Place>,
+    offered: Offered,
     challenged: Option<Time>,
+}
+
+/// The index in the challenges of one nonce. The client takes that of the first challenge which arrives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Offered {
+    /// No challenge was sent yet.
+    Nothing,
+    /// The index in use: no slot was free for another one.
+    Current,
+    /// The index of this place.
+    Fresh(Place),
+}
+
+impl Offered {
+    fn place(self) -> Option<Place> {
+        match self {
+            Self::Fresh(place) => Some(place),
+            Self::Nothing | Self::Current => None,
+        }
+    }
+}
+
+/// A path that its client has proven.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Proven {
+    /// The place of the index that the client uses from then on; `None` when it keeps the one in use.
+    pub(super) fresh: Option<Place>,
 }
 
 impl Path {
@@ -172,13 +228,14 @@ impl Path {
             return None;
         }
         self.route = route;
-        let place = self.unproven.take().and_then(|old| old.place);
+        let place = self.unproven.take().and_then(|old| old.offered.place());
         match route {
             // The hop session vouches for it: the route leads to a relay of the directory.
             Route::Circuit { .. } => place,
             Route::Udp(_) => {
                 let (received, nonce) = (bytes as u64, array(random));
-                self.unproven = Some(Box::new(Unproven { received, sent: 0, nonce, place, challenged: None }));
+                let offered = place.map_or(Offered::Nothing, Offered::Fresh);
+                self.unproven = Some(Box::new(Unproven { received, sent: 0, nonce, offered, challenged: None }));
                 None
             }
         }
@@ -203,26 +260,33 @@ impl Path {
         Ok(())
     }
 
-    /// Returns the nonce of a challenge that is due, and the place of the fresh index in it. `fresh` allocates a place.
-    pub(super) fn challenge(&mut self, now: Time, fresh: impl FnOnce() -> Option<Place>) -> Option<([u8; 8], Place)> {
+    /// Returns the nonce of a challenge that is due, and the place of the index in it. `fresh` allocates a place;
+    /// without one the challenge repeats the index at `current`, so a client that moves is never left without a
+    /// challenge.
+    pub(super) fn challenge(
+        &mut self,
+        now: Time,
+        current: Place,
+        fresh: impl FnOnce() -> Option<Place>,
+    ) -> Option<([u8; 8], Place)> {
         let unproven = self.unproven.as_mut()?;
         if unproven.challenged.is_some_and(|at| now.since(at) < CHALLENGE_AGAIN) {
             return None;
         }
-        let place = unproven.place.or_else(fresh)?;
-        unproven.place = Some(place);
+        if unproven.offered == Offered::Nothing {
+            unproven.offered = fresh().map_or(Offered::Current, Offered::Fresh);
+        }
         unproven.challenged = Some(now);
-        Some((unproven.nonce, place))
+        Some((unproven.nonce, unproven.offered.place().unwrap_or(current)))
     }
 
-    /// Handles the echo of a challenge that came along `route`. Returns the place of the index that is used from then
-    /// on.
-    pub(super) fn prove(&mut self, route: Route, nonce: [u8; 8]) -> Option<Place> {
+    /// Handles the echo of a challenge that came along `route`.
+    pub(super) fn prove(&mut self, route: Route, nonce: [u8; 8]) -> Option<Proven> {
         let unproven = self.unproven.as_ref()?;
         if route != self.route || nonce != unproven.nonce {
             return None;
         }
-        self.unproven.take().and_then(|unproven| unproven.place)
+        self.unproven.take().map(|unproven| Proven { fresh: unproven.offered.place() })
     }
 
     /// Returns when a challenge is due again.
@@ -233,7 +297,7 @@ impl Path {
 
     /// Returns the place of a fresh index that was never put to use.
     pub(super) fn unused_place(&self) -> Option<Place> {
-        self.unproven.as_ref().and_then(|unproven| unproven.place)
+        self.unproven.as_ref().and_then(|unproven| unproven.offered.place())
     }
 }
 
@@ -243,6 +307,7 @@ mod tests {
     use crate::random::Counting;
 
     const PLACE: Place = Place { shard: 0, slot: 7, generation: 1 };
+    const CURRENT: Place = Place { shard: 0, slot: 3, generation: 0 };
 
     fn udp(port: u16) -> Route {
         Route::Udp(([192, 0, 2, 1], port).into())
@@ -259,20 +324,33 @@ mod tests {
         assert!(path.may_send(300).is_ok());
         assert_eq!(path.may_send(1), Err(DropReason::PathUnproven));
         let now = Time::default();
-        assert_eq!(path.challenge(now, || None), None);
-        let (nonce, place) = path.challenge(now, || Some(PLACE)).unwrap();
-        assert_eq!((place, path.challenge(now, || None)), (PLACE, None), "no second challenge at once");
+        let (nonce, place) = path.challenge(now, CURRENT, || Some(PLACE)).unwrap();
+        assert_eq!((place, path.challenge(now, CURRENT, || None)), (PLACE, None), "no second challenge at once");
         assert_eq!(path.prove(udp(3), nonce), None, "an echo from another address");
         assert_eq!(path.prove(udp(2), [0; 8]), None);
-        assert_eq!(path.prove(udp(2), nonce), Some(PLACE));
+        assert_eq!(path.prove(udp(2), nonce), Some(Proven { fresh: Some(PLACE) }));
         assert!(path.may_send(1_000_000).is_ok());
+    }
+
+    /// Regression: a client that moved while all slots were taken was never challenged.
+    #[test]
+    fn moved_client_is_challenged_with_its_old_index_when_no_slot_is_free() {
+        let (mut path, mut random) = (Path::proven(udp(1)), Counting::default());
+        path.received(udp(2), 100, true, &mut random);
+        let (nonce, place) = path.challenge(Time::default(), CURRENT, || None).unwrap();
+        assert_eq!(place, CURRENT);
+        let later = Time::default().after(CHALLENGE_AGAIN);
+        let again = path.challenge(later, CURRENT, || Some(PLACE));
+        assert_eq!(again, Some((nonce, CURRENT)), "the client knows the index of the first challenge");
+        assert_eq!(path.prove(udp(2), nonce), Some(Proven { fresh: None }));
+        assert!(!path.is_unproven() && path.unused_place().is_none());
     }
 
     #[test]
     fn unused_fresh_index_is_returned() {
         let (mut path, mut random) = (Path::proven(udp(1)), Counting::default());
         path.received(udp(2), 100, true, &mut random);
-        path.challenge(Time::default(), || Some(PLACE)).unwrap();
+        path.challenge(Time::default(), CURRENT, || Some(PLACE)).unwrap();
         assert_eq!(path.received(udp(3), 100, true, &mut random), None, "the next address uses it");
         let circuit = Route::Circuit { hop: EntryId { slot: 1, serial: 1 }, tag: 1 };
         assert_eq!(path.received(circuit, 100, true, &mut random), Some(PLACE));

@@ -16,6 +16,7 @@ use crate::handshake::split_proof;
 use crate::keys::{MacKey, RelayKey, Secret};
 use crate::random::{Random, array};
 use crate::relay::Route;
+use crate::relay::holders::Owner;
 use crate::relay::shares::Shares;
 use crate::time::Time;
 use crate::wire::{COOKIE_LEN, PROOF_LEN};
@@ -29,6 +30,8 @@ const QUEUE_LIMIT: u32 = 128;
 /// How long cookies stay required after the queue last had that length. The relay then tests the load again; between
 /// two tests, a flood of packets without cookies costs nothing but the tests.
 const HOLD: Duration = Duration::from_secs(1);
+/// How long a sender is told to wait whose network has used up its share of handshakes.
+const RETRY: Duration = Duration::from_secs(1);
 /// How long a shard that was busy counts as busy.
 const BUSY: Duration = Duration::from_millis(50);
 
@@ -37,6 +40,10 @@ const BUSY: Duration = Duration::from_millis(50);
 pub struct Load {
     queued: AtomicU32,
     filter_full: AtomicBool,
+    /// Whether half of the half-open handshakes of a shard are in use.
+    half_open: AtomicBool,
+    /// Number of shards with half of their sessions or more.
+    crowded: AtomicU32,
     /// Until when cookies are required, in microseconds.
     held_until: AtomicU64,
     /// Until when a shard's session packets keep the host busy, in microseconds.
@@ -59,19 +66,37 @@ impl Load {
         self.filter_full.store(full, Ordering::Relaxed);
     }
 
+    /// Records whether half of the half-open handshakes of a shard are in use.
+    pub(crate) fn set_half_open(&self, half: bool) {
+        self.half_open.store(half, Ordering::Relaxed);
+    }
+
+    /// Records that a shard has begun, or ceased, to hold half of its sessions or more.
+    pub(crate) fn set_crowded(&self, crowded: bool) {
+        if crowded {
+            self.crowded.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.crowded.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
     /// Records that a shard is busy with session packets.
     pub fn set_busy(&self, now: Time) {
         self.busy_until.store(now.after(BUSY).as_micros(), Ordering::Relaxed);
     }
 
-    /// Returns whether only some of the first packets without a cookie can be processed: cookies are required, and
-    /// session packets keep the host busy.
+    /// Returns whether only some of the first packets without a cookie can be processed: there are more than the
+    /// handshaker can do, and session packets keep the host busy.
     pub fn is_overrun(&self, now: Time) -> bool {
-        self.is_high(now) && now.as_micros() < self.busy_until.load(Ordering::Relaxed)
+        self.is_behind(now) && now.as_micros() < self.busy_until.load(Ordering::Relaxed)
     }
 
-    /// Returns whether first packets need a cookie.
+    /// Returns whether first packets need a cookie: the handshaker is behind, or a table is half full.
     pub fn is_high(&self, now: Time) -> bool {
+        self.is_behind(now) || self.half_open.load(Ordering::Relaxed) || self.crowded.load(Ordering::Relaxed) > 0
+    }
+
+    fn is_behind(&self, now: Time) -> bool {
         if self.queued.load(Ordering::Relaxed) >= QUEUE_LIMIT {
             self.held_until.store(now.after(HOLD).as_micros(), Ordering::Relaxed);
         }
@@ -83,12 +108,15 @@ impl Load {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Entrance {
     /// The handshaker may process it.
-    Pass,
+    Pass {
+        /// Whether its sender has proven its address.
+        proven: bool,
+    },
     /// Its sender has to prove its address first.
     Ask,
-    /// Its sender has proven its address, but its network has used up its share for the moment.
+    /// Its sender has proven its address, but its network has used up its share for the moment, and is told so.
     Later,
-    /// Its length is not that of a first packet, or it carries a wrong proof although no cookie is required.
+    /// Its length is not that of a first packet.
     Refuse,
 }
 
@@ -120,20 +148,31 @@ impl Gate {
     /// Decides what to do with an unmasked first packet.
     pub(crate) fn check(&self, route: Route, packet: &[u8], now: Time) -> Entrance {
         let Some((body, proof)) = split_proof(packet) else { return Entrance::Refuse };
-        let high = self.load.is_high(now);
+        // A proof that nobody asked for counts as none. Whoever sees a first packet can send its sender a false cookie,
+        // and a relay that has restarted does not know its earlier cookies.
+        if !self.load.is_high(now) {
+            return Entrance::Pass { proven: false };
+        }
         match proof {
-            None if high => Entrance::Ask,
-            None => Entrance::Pass,
             Some(proof) if self.proves(route, body, proof, now) => {
-                if high && !self.shares.take(route, now) {
-                    Entrance::Later
+                if self.shares.take(route, now) {
+                    Entrance::Pass { proven: true }
                 } else {
-                    Entrance::Pass
+                    Entrance::Later
                 }
             }
-            Some(_) if high => Entrance::Ask,
-            Some(_) => Entrance::Refuse,
+            Some(_) | None => Entrance::Ask,
         }
+    }
+
+    /// Returns whoever owns what a sender along `route` gets.
+    pub(crate) fn owner(&self, route: Route) -> Owner {
+        self.shares.owner(route)
+    }
+
+    /// Builds the answer to a first packet whose sender has proven its address but must wait, not masked yet.
+    pub(crate) fn refusal(&self, packet: &[u8], random: &mut dyn Random) -> Vec<u8> {
+        cookie::full(packet, RETRY, &self.relay, random)
     }
 
     /// Builds the answer to a first packet whose sender must prove its address, not masked yet.
@@ -213,16 +252,36 @@ mod tests {
         }
     }
 
+    /// Regression: an idle relay refused a wrong proof, so anyone who saw a first packet could keep its sender out.
     #[test]
-    fn idle_relay_passes_first_packets_and_refuses_wrong_proofs() {
+    fn idle_relay_passes_first_packets_with_any_proof() {
         let door = Door::new(QUEUE_LIMIT - 1);
         let now = Time::from_micros(1);
-        assert_eq!(door.check(1, &door.first, now), Entrance::Pass);
-        for extra in [1, PROOF_LEN - 1, PROOF_LEN, PROOF_LEN + 1] {
+        assert_eq!(door.check(1, &door.first, now), Entrance::Pass { proven: false });
+        let wrong = [&door.first[..], &[9; PROOF_LEN]].concat();
+        assert_eq!(door.check(1, &wrong, now), Entrance::Pass { proven: false });
+        for extra in [1, PROOF_LEN - 1, PROOF_LEN + 1] {
             let longer = [&door.first[..], &vec![9; extra]].concat();
             assert_eq!(door.check(1, &longer, now), Entrance::Refuse, "{extra}");
         }
         assert_eq!(door.check(1, &door.first[..FIRST_NK_LEN - 1], now), Entrance::Refuse);
+    }
+
+    #[test]
+    fn half_full_table_needs_cookies_but_does_not_make_the_kernel_drop_packets() {
+        let mut door = Door::new(0);
+        let now = Time::from_micros(1);
+        door.gate.load().set_busy(now);
+        door.gate.load().set_crowded(true);
+        assert_eq!(door.check(1, &door.first, now), Entrance::Ask);
+        let proven = door.proven(now);
+        assert_eq!(door.check(1, &proven, now), Entrance::Pass { proven: true });
+        assert!(!door.gate.load().is_overrun(now));
+        door.gate.load().set_crowded(false);
+        door.gate.load().set_half_open(true);
+        assert_eq!(door.check(1, &door.first, now), Entrance::Ask);
+        door.gate.load().set_half_open(false);
+        assert_eq!(door.check(1, &door.first, now), Entrance::Pass { proven: false });
     }
 
     #[test]
@@ -231,14 +290,14 @@ mod tests {
         let now = Time::from_micros(1);
         assert_eq!(door.check(1, &door.first, now), Entrance::Ask);
         let proven = door.proven(now);
-        assert_eq!(door.check(1, &proven, now), Entrance::Pass);
+        assert_eq!(door.check(1, &proven, now), Entrance::Pass { proven: true });
         assert_eq!(door.check(2, &proven, now), Entrance::Ask, "another port");
         let other = Route::Udp(([192, 0, 2, 2], 1).into());
         assert_eq!(door.gate.check(other, &proven, now), Entrance::Ask, "another address");
         for bit in 0..proven.len() * 8 {
             let mut flipped = proven.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert_ne!(door.check(1, &flipped, now), Entrance::Pass, "bit {bit}");
+            assert_ne!(door.check(1, &flipped, now), Entrance::Pass { proven: true }, "bit {bit}");
         }
     }
 
@@ -251,11 +310,12 @@ mod tests {
         for port in 0..2_000 {
             assert_eq!(door.check(port, &door.first, now), Entrance::Ask);
         }
-        let passed = (0..1_000).filter(|_| door.check(1, &proven, now) == Entrance::Pass).count();
+        let passed = (0..1_000).filter(|_| door.check(1, &proven, now) == Entrance::Pass { proven: true }).count();
         assert_eq!(passed, 200);
         assert_eq!(door.check(1, &proven, now), Entrance::Later);
         (0..QUEUE_LIMIT).for_each(|_| door.gate.load().taken());
-        assert_eq!(door.check(1, &proven, now.after(HOLD)), Entrance::Pass, "shares apply only under load");
+        let later = door.check(1, &proven, now.after(HOLD));
+        assert_eq!(later, Entrance::Pass { proven: false }, "shares apply only under load");
     }
 
     #[test]
@@ -263,7 +323,10 @@ mod tests {
         let mut door = Door::new(QUEUE_LIMIT);
         let change = Time::default().after(COOKIE_TIME);
         let proven = door.proven(Time::from_micros(change.as_micros() - 1));
-        assert_eq!(door.check(1, &proven, change.after(COOKIE_GRACE - Duration::from_micros(1))), Entrance::Pass);
+        assert_eq!(
+            door.check(1, &proven, change.after(COOKIE_GRACE - Duration::from_micros(1))),
+            Entrance::Pass { proven: true }
+        );
         assert_eq!(door.check(1, &proven, change.after(COOKIE_GRACE)), Entrance::Ask);
     }
 
@@ -274,7 +337,7 @@ mod tests {
         assert_eq!(door.check(1, &door.first, now), Entrance::Ask);
         (0..QUEUE_LIMIT).for_each(|_| door.gate.load().taken());
         assert_eq!(door.check(1, &door.first, now.after(HOLD - Duration::from_micros(1))), Entrance::Ask);
-        assert_eq!(door.check(1, &door.first, now.after(HOLD)), Entrance::Pass);
+        assert_eq!(door.check(1, &door.first, now.after(HOLD)), Entrance::Pass { proven: false });
     }
 
     #[test]

@@ -3,17 +3,19 @@
 //! Owns handshakes in progress, in both directions, and their bounds. Runs on its own thread, so that a flood of
 //! handshakes costs established sessions nothing but the core's time. Never sees a user packet.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::half_open::HalfOpen;
+use super::holders::{Holding, Owner};
 use super::{EntryId, Gate, Install, Output, Rekeyed, RelayConfig, Replays, Request, Route};
 use crate::cookie;
 use crate::drops::{DropReason, Drops};
 use crate::handshake::{First, Initiator, RekeyRequest, Replied, accept, answer_rekey, split_proof};
 use crate::index::{IndexKey, Place, Slots};
-use crate::keys::{RelayId, RelaySecret, sha256};
+use crate::keys::{RelayId, RelayKey, RelaySecret, sha256};
 use crate::mask::IndexMask;
 use crate::random::Random;
 use crate::time::Time;
@@ -29,6 +31,8 @@ const LONGEST_REPEAT: Duration = Duration::from_secs(1);
 const ATTEMPTS: u32 = 16;
 /// Most handshakes in progress as responder.
 const MAX_PENDING: usize = 1 << 16;
+/// Cookies that are used for one packet; anyone who sees the packet can send false ones.
+const COOKIES: u32 = 4;
 
 /// Answers and begins handshakes for all shards of a relay.
 pub struct Handshaker {
@@ -40,9 +44,13 @@ pub struct Handshaker {
     replays: Replays,
     to_client: IndexMask,
     pending: BTreeMap<u32, Pending>,
+    /// The half-open ones among them, for each shard.
+    half_open: Vec<HalfOpen>,
     /// Responders' deadlines, in ascending order because all wait equally long.
     expiries: VecDeque<(Time, u32)>,
     outgoing: BTreeMap<u32, Outgoing>,
+    /// When each of them is due; an entry whose time has changed meanwhile is skipped.
+    due: BTreeSet<(Time, u32)>,
     drops: Drops,
 }
 
@@ -54,8 +62,13 @@ struct Pending {
     relay: Option<RelayId>,
     /// Where the reply went. The ML-KEM key must come from there, which proves the path.
     route: Route,
+    /// When it is forgotten.
+    until: Time,
     /// The hash of the packet with the ML-KEM key and the answer to it, once the session exists.
     text: Option<([u8; 32], Vec<u8>)>,
+    /// Whether its sender had proven its address, and what it holds while the handshake is half-open.
+    proven: bool,
+    holding: Option<Holding>,
 }
 
 /// A handshake that this relay began.
@@ -64,10 +77,15 @@ struct Outgoing {
     shard: u8,
     place: Place,
     egress: RelayId,
+    key: RelayKey,
     to: SocketAddr,
     packet: Vec<u8>,
-    /// The egress' cookie, which proves this relay's address.
+    /// The egress' cookie, which proves this relay's address; forgotten when a packet with its proof gets no reply.
     cookie: Option<[u8; COOKIE_LEN]>,
+    /// Cookies that came for the packet in use.
+    cookies: u32,
+    /// Whether the packet in use has a proof, and was not refused.
+    tried: bool,
     attempts: u32,
     again: Time,
 }
@@ -91,6 +109,8 @@ impl Handshaker {
         replays: Replays,
     ) -> Self {
         let to_client = IndexMask::to_client(&config.own.key);
+        let sessions = slots.iter().map(|slots| slots.lock().unwrap_or_else(PoisonError::into_inner).sessions());
+        let half_open = sessions.map(|sessions| HalfOpen::new(sessions.div_ceil(2))).collect();
         Self {
             config,
             secret,
@@ -100,10 +120,18 @@ impl Handshaker {
             replays,
             to_client,
             pending: BTreeMap::new(),
+            half_open,
             expiries: VecDeque::new(),
             outgoing: BTreeMap::new(),
+            due: BTreeSet::new(),
             drops: Drops::default(),
         }
+    }
+
+    /// Switches shares off, so that a test shows what they are for.
+    #[doc(hidden)]
+    pub fn ignore_shares(&mut self) {
+        self.half_open.iter_mut().for_each(HalfOpen::ignore_shares);
     }
 
     /// Returns the handshake packets that were refused, by reason.
@@ -115,8 +143,8 @@ impl Handshaker {
     pub fn handle(&mut self, request: Request, now: Time, minutes: u32, random: &mut dyn Random) -> Outputs {
         let mut out = Vec::new();
         let result = match request {
-            Request::Arrival { shard, route, packet } => {
-                self.arrival(shard, route, packet, (now, minutes), random, &mut out)
+            Request::Arrival { shard, route, packet, proven } => {
+                self.arrival((shard, route, proven), packet, (now, minutes), random, &mut out)
             }
             Request::Connect { shard, egress } => {
                 if self.connect(shard, egress, (now, minutes), random, &mut out).is_none() {
@@ -130,13 +158,18 @@ impl Handshaker {
             self.drops.count(reason);
         }
         self.gate.load().set_filter_full(self.replays.is_full());
+        self.report_half_open();
         out
+    }
+
+    fn report_half_open(&self) {
+        self.gate.load().set_half_open(self.half_open.iter().any(HalfOpen::is_half_full));
     }
 
     /// Returns when to call [`Handshaker::handle_timeout`].
     pub fn poll_timeout(&self) -> Option<Time> {
         let expiry = self.expiries.front().map(|(at, _)| *at);
-        let again = self.outgoing.values().map(|o| o.again).min();
+        let again = self.due.first().map(|(at, _)| *at);
         expiry.into_iter().chain(again).min()
     }
 
@@ -147,23 +180,62 @@ impl Handshaker {
             && at <= now
         {
             self.expiries.pop_front();
-            if let Some(pending) = self.pending.remove(&index)
-                && pending.text.is_none()
-            {
-                self.release(pending.place);
-            }
+            self.expire(index, at);
         }
-        let overdue: Vec<u32> = self.outgoing.iter().filter(|(_, o)| o.again <= now).map(|(index, _)| *index).collect();
-        for index in overdue {
-            self.repeat(index, now, minutes, random, &mut out);
+        self.report_half_open();
+        while let Some(&(at, index)) = self.due.first()
+            && at <= now
+        {
+            self.due.pop_first();
+            if self.outgoing.get(&index).is_some_and(|outgoing| outgoing.again == at) {
+                self.repeat(index, now, minutes, random, &mut out);
+            }
         }
         out
     }
 
+    /// Forgets the handshake whose time is over at `at`.
+    fn expire(&mut self, index: u32, at: Time) {
+        let Some(pending) = self.pending.get(&index).filter(|pending| pending.until == at) else { return };
+        if let Some(half_open) = self.half_open.get_mut(usize::from(pending.shard)) {
+            half_open.expire(index);
+        }
+        self.end(index);
+    }
+
+    /// Ends a handshake that this relay answered. The session that it began goes on.
+    fn end(&mut self, index: u32) {
+        let Some(pending) = self.pending.remove(&index) else { return };
+        if pending.text.is_some() {
+            return self.settle(pending.place);
+        }
+        if let Some(half_open) = self.half_open.get_mut(usize::from(pending.shard)) {
+            half_open.end(pending.holding);
+        }
+        self.release(pending.place);
+    }
+
+    /// Makes room for another handshake with `owner`, which has proven its address, or with a stranger.
+    fn make_room(&mut self, shard: u8, owner: Option<Owner>) -> Result<(), DropReason> {
+        // The oldest is over in a moment anyway, and its session, if it has one, goes on.
+        while self.pending.len() >= MAX_PENDING
+            && let Some((at, index)) = self.expiries.pop_front()
+        {
+            self.expire(index, at);
+        }
+        let Self { half_open, pending, .. } = self;
+        let half_open = half_open.get_mut(usize::from(shard)).ok_or(DropReason::TableFull)?;
+        let is_stranger = |index| pending.get(&index).is_some_and(|found| !found.proven && found.text.is_none());
+        let first = half_open.gives_way(owner, is_stranger).map_err(|_| DropReason::TableFull)?;
+        if let Some(index) = first {
+            self.end(index);
+        }
+        Ok(())
+    }
+
     fn arrival(
         &mut self,
-        shard: u8,
-        route: Route,
+        (shard, route, proven): (u8, Route, bool),
         packet: Vec<u8>,
         now: (Time, u32),
         random: &mut dyn Random,
@@ -172,7 +244,9 @@ impl Handshaker {
         let kind = packet.first().copied().and_then(PacketType::parse).ok_or(DropReason::UnknownType)?;
         let index = take(&packet, 1).map(u32::from_be_bytes).ok_or(DropReason::BadLength)?;
         match kind {
-            PacketType::FirstNk(_) | PacketType::FirstIk(_) => self.first(shard, route, &packet, now, random, out),
+            PacketType::FirstNk(_) | PacketType::FirstIk(_) => {
+                self.first((shard, route, proven), &packet, now, random, out)
+            }
             PacketType::KemKey => self.kem_key(index, route, &packet, random, out),
             PacketType::Reply => {
                 let outgoing = self.outgoing.get_mut(&index).ok_or(DropReason::HandshakeStray)?;
@@ -180,27 +254,25 @@ impl Handshaker {
                 outgoing.packet = next;
                 outgoing.attempts = 0;
                 outgoing.again = now.0.after(REPEAT);
+                self.due.insert((outgoing.again, index));
                 self.send_outgoing(index, out);
                 Ok(())
             }
             PacketType::KemText => self.kem_text(index, &packet, out),
             PacketType::Cookie => self.cookie(index, packet, out),
+            PacketType::Full => self.told_to_wait(index, packet),
             PacketType::Data => Err(DropReason::UnknownType),
         }
     }
 
     fn first(
         &mut self,
-        shard: u8,
-        route: Route,
+        (shard, route, proven): (u8, Route, bool),
         packet: &[u8],
         (now, minutes): (Time, u32),
         random: &mut dyn Random,
         out: &mut Outputs,
     ) -> Result<(), DropReason> {
-        if self.pending.len() >= MAX_PENDING {
-            return Err(DropReason::TableFull);
-        }
         let (packet, _) = split_proof(packet).ok_or(DropReason::HandshakeInvalid)?;
         let kind = packet.first().copied().and_then(PacketType::parse);
         // A sender that may not begin a handshake here costs no X25519 operation.
@@ -215,11 +287,13 @@ impl Handshaker {
         }
         let accepted = accept(&self.config.own, &self.secret, packet).map_err(|_| DropReason::HandshakeInvalid)?;
         let relay = match &accepted.relay {
-            Some(key) => Some(self.config.peer_with_key(key).ok_or(DropReason::HandshakeInvalid)?.0),
+            Some(key) => Some(self.config.peers.with_key(key).ok_or(DropReason::HandshakeInvalid)?),
             None => None,
         };
         let suite = accepted.first.offered.agree(self.config.suites).ok_or(DropReason::HandshakeInvalid)?;
         self.replays.accept(&accepted.ephemeral(), accepted.first.minutes, now, minutes)?;
+        let owner = proven.then(|| self.gate.owner(route));
+        self.make_room(shard, owner)?;
         let place = self.take(shard).ok_or(DropReason::TableFull)?;
         let index = self.index_key.index(place);
         let Ok((replied, mut reply)) = accepted.reply(suite, index, random) else {
@@ -227,8 +301,11 @@ impl Handshaker {
             return Err(DropReason::HandshakeInvalid);
         };
         self.mask(relay, &mut reply);
-        self.pending.insert(index, Pending { replied, shard, place, relay, route, text: None });
-        self.expiries.push_back((now.after(RESPONDER_TIME), index));
+        let holding = self.half_open.get_mut(usize::from(shard)).and_then(|half_open| half_open.begin(owner, index));
+        let until = now.after(RESPONDER_TIME);
+        let pending = Pending { replied, shard, place, relay, route, until, text: None, proven, holding };
+        self.pending.insert(index, pending);
+        self.expiries.push_back((until, index));
         out.push((shard, Output::Send { route, packet: reply }));
         Ok(())
     }
@@ -258,10 +335,14 @@ impl Handshaker {
                 .replied
                 .read_kem_key(packet, self.config.evidence.digest, random)
                 .map_err(|_| DropReason::HandshakeInvalid)?;
-            let install = Install { place: pending.place, established, route, relay };
+            let relay_key = relay.zip(pending.replied.relay);
+            let install = Install { place: pending.place, established, route, relay: relay_key };
             self.mask(relay, &mut text);
             if let Some(pending) = self.pending.get_mut(&index) {
                 pending.text = Some((digest, text.clone()));
+                if let Some(half_open) = self.half_open.get_mut(usize::from(shard)) {
+                    half_open.end(pending.holding.take());
+                }
             }
             out.push((shard, Output::Install(Box::new(install))));
             text
@@ -274,7 +355,9 @@ impl Handshaker {
         let outgoing = self.outgoing.get(&index).ok_or(DropReason::HandshakeStray)?;
         let established = outgoing.initiator.read_kem_text(packet).map_err(|_| DropReason::HandshakeInvalid)?;
         let Some(done) = self.outgoing.remove(&index) else { return Ok(()) };
-        let install = Install { place: done.place, established, route: Route::Udp(done.to), relay: Some(done.egress) };
+        self.settle(done.place);
+        let relay = Some((done.egress, done.key));
+        let install = Install { place: done.place, established, route: Route::Udp(done.to), relay };
         out.push((done.shard, Output::Install(Box::new(install))));
         Ok(())
     }
@@ -282,12 +365,24 @@ impl Handshaker {
     /// Handles the cookie of an egress under load, which requires proof of this relay's address.
     fn cookie(&mut self, index: u32, mut packet: Vec<u8>, out: &mut Outputs) -> Result<(), DropReason> {
         let outgoing = self.outgoing.get_mut(&index).ok_or(DropReason::HandshakeStray)?;
-        let peer = self.config.peers.get(&outgoing.egress).ok_or(DropReason::HandshakeStray)?;
-        let cookie =
-            cookie::read(&mut packet, &outgoing.packet, &peer.responder.key).ok_or(DropReason::HandshakeInvalid)?;
+        if outgoing.cookies >= COOKIES {
+            return Err(DropReason::HandshakeStray);
+        }
+        let cookie = cookie::read(&mut packet, &outgoing.packet, &outgoing.key).ok_or(DropReason::HandshakeInvalid)?;
+        outgoing.cookies += 1;
         cookie::prove(&mut outgoing.packet, &cookie);
         outgoing.cookie = Some(cookie);
+        outgoing.tried = true;
         self.send_outgoing(index, out);
+        Ok(())
+    }
+
+    /// Handles the refusal of an egress that does no more for this relay at the moment. The packet is repeated anyway,
+    /// and its cookie stays good.
+    fn told_to_wait(&mut self, index: u32, mut packet: Vec<u8>) -> Result<(), DropReason> {
+        let outgoing = self.outgoing.get_mut(&index).ok_or(DropReason::HandshakeStray)?;
+        cookie::read_full(&mut packet, &outgoing.packet, &outgoing.key).ok_or(DropReason::HandshakeInvalid)?;
+        outgoing.tried = false;
         Ok(())
     }
 
@@ -309,9 +404,22 @@ impl Handshaker {
             return None;
         };
         let again = now.after(REPEAT);
-        let outgoing =
-            Outgoing { initiator, shard, place, egress, to: peer.address, packet, cookie: None, attempts: 0, again };
+        let outgoing = Outgoing {
+            initiator,
+            shard,
+            place,
+            egress,
+            key: peer.responder.key,
+            to: peer.address,
+            packet,
+            cookie: None,
+            cookies: 0,
+            tried: false,
+            attempts: 0,
+            again,
+        };
         self.outgoing.insert(index, outgoing);
+        self.due.insert((again, index));
         self.send_outgoing(index, out);
         Some(())
     }
@@ -328,6 +436,7 @@ impl Handshaker {
             return;
         }
         outgoing.again = now.after((REPEAT * 2u32.pow(outgoing.attempts)).min(LONGEST_REPEAT));
+        self.due.insert((outgoing.again, index));
         let is_first =
             matches!(outgoing.packet.first().copied().and_then(PacketType::parse), Some(PacketType::FirstIk(_)));
         if is_first && let Some(peer) = self.config.peers.get(&outgoing.egress) {
@@ -335,6 +444,12 @@ impl Handshaker {
             if let Ok((initiator, packet)) = Initiator::start(&peer.responder, Some(&self.secret), first, random) {
                 outgoing.initiator = initiator;
                 outgoing.packet = packet;
+                // A packet with a proof got no reply: the egress has forgotten the cookie, or somebody else sent it.
+                if outgoing.tried {
+                    outgoing.cookie = None;
+                }
+                outgoing.cookies = 0;
+                outgoing.tried = outgoing.cookie.is_some();
                 if let Some(cookie) = &outgoing.cookie {
                     cookie::prove(&mut outgoing.packet, cookie);
                 }
@@ -372,7 +487,13 @@ impl Handshaker {
     }
 
     fn take(&self, shard: u8) -> Option<Place> {
-        self.slots.get(usize::from(shard))?.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.slots.get(usize::from(shard))?.lock().unwrap_or_else(PoisonError::into_inner).take_for_handshake()
+    }
+
+    fn settle(&self, place: Place) {
+        if let Some(slots) = self.slots.get(usize::from(place.shard)) {
+            slots.lock().unwrap_or_else(PoisonError::into_inner).settle(place);
+        }
     }
 
     fn release(&self, place: Place) {

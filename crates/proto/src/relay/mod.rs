@@ -11,15 +11,18 @@
 //!           Handshaker ─ Output ─▶ Shard::apply ─┘
 //! ```
 
+mod budget;
 mod circuits;
 mod entry;
 mod filter;
 mod gate;
+mod half_open;
 mod handshaker;
+mod holders;
+mod peers;
 mod shard;
 mod shares;
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use crate::handshake::{Established, RekeyRequest, Responder, Role, SessionKeys};
@@ -33,6 +36,7 @@ pub use entry::{Admit, EntryId, OpenAdmission};
 pub use filter::Replays;
 pub use gate::{Gate, Load};
 pub use handshaker::{Handshaker, Outputs};
+pub use peers::{Peer, Peers};
 pub use shard::{Down, Fate, INNER_POOL, Shard, ShardCounts, Shared};
 
 /// What a relay knows about itself and its peers.
@@ -41,7 +45,7 @@ pub struct RelayConfig {
     /// The relay's own identity.
     pub own: Responder,
     /// The relays that it may communicate with: egresses for an ingress, ingresses for an egress.
-    pub peers: BTreeMap<RelayId, Peer>,
+    pub peers: Peers,
     /// The suites that this host is good at.
     pub suites: Suites,
     /// Whether an egress also accepts clients without an ingress, which shows it their addresses.
@@ -59,19 +63,6 @@ impl RelayConfig {
     pub fn is_ingress(&self) -> bool {
         self.own.role == Role::Ingress
     }
-
-    fn peer_with_key(&self, key: &RelayKey) -> Option<(RelayId, &Peer)> {
-        self.peers.iter().find(|(_, peer)| peer.responder.key == *key).map(|(id, peer)| (*id, peer))
-    }
-}
-
-/// Another relay of the directory, with which this relay may communicate.
-#[derive(Clone, Debug)]
-pub struct Peer {
-    /// Its identity.
-    pub responder: Responder,
-    /// Its UDP address: the first one of a family that this relay has.
-    pub address: SocketAddr,
 }
 
 /// The route of a session's datagrams.
@@ -124,6 +115,8 @@ pub enum Request {
         route: Route,
         /// The packet.
         packet: Vec<u8>,
+        /// Whether the sender of a first packet has proven its address with a cookie.
+        proven: bool,
     },
     /// The shard needs a session with an egress.
     Connect {
@@ -170,8 +163,8 @@ pub struct Install {
     pub(crate) place: Place,
     pub(crate) established: Established,
     pub(crate) route: Route,
-    /// The relay at the other end; `None` for a client.
-    pub(crate) relay: Option<RelayId>,
+    /// The relay at the other end and the key by which it was known; `None` for a client.
+    pub(crate) relay: Option<(RelayId, RelayKey)>,
 }
 
 /// Fresh keys of a session, and the answer to its peer.

@@ -20,15 +20,17 @@ mod table;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use super::budget::Budget;
 use super::circuits::Circuits;
 use super::entry::{Admit, Entry, EntryId, Kind};
 use super::gate::Entrance;
+use super::holders::Holders;
 use super::{Gate, Output, RelayConfig, Request, Route};
 use crate::drops::{DropReason, Drops};
 use crate::frame::Forward;
-use crate::index::{IndexKey, Slots};
+use crate::index::{InProgress, IndexKey, Slots};
 use crate::ip::translate::{Side, replace};
 use crate::ip::{CLIENT_V4, CLIENT_V6, Packet, destination, tcp};
 use crate::keys::RelayId;
@@ -41,8 +43,10 @@ use crate::wire::{
     PacketType, TAG_LEN, take,
 };
 
+use circuits::Answers;
+use sweep::Sweep;
 pub use table::INNER_POOL;
-use table::{Addresses, Table};
+use table::{Addresses, MOST_HELD, Table};
 
 /// The outcome of a received datagram.
 #[derive(Debug)]
@@ -162,21 +166,32 @@ pub struct Shard {
     /// Sessions with egresses that this shard began.
     hops: BTreeMap<RelayId, EntryId>,
     /// Circuits that wait for a session with their egress: the client's entry and the request's number.
-    waiting: BTreeMap<RelayId, Vec<(EntryId, u32)>>,
+    waiting: BTreeMap<RelayId, VecDeque<(EntryId, u32)>>,
+    /// Those whose egress has answered or failed, and which are told so little by little.
+    answers: VecDeque<Answers>,
+    /// Who has which sessions: clients at an ingress or an egress, and relays.
+    clients: Holders<EntryId>,
+    relays: Holders<EntryId>,
+    /// Whether half of the sessions are taken, as the gate was told.
+    crowded: bool,
+    /// What control streams hold in memory.
+    budget: Budget,
+    /// Handshakes in progress, by slot.
+    in_progress: Arc<InProgress>,
+    /// The body of the message with this relay's evidence.
+    evidence: Arc<Vec<u8>>,
     /// Inner addresses of an egress.
     addresses: Addresses,
     /// When a session's control stream or path challenge needs attention.
     timers: BTreeSet<(Time, EntryId)>,
-    /// When all sessions are looked over again.
-    next_sweep: Time,
+    /// The walk through all sessions.
+    sweep: Sweep,
     /// Datagrams of the shard's own that wait for [`Shard::poll_transmit`].
     outbox: VecDeque<(SocketAddr, Vec<u8>)>,
     /// Requests that wait for [`Shard::poll_request`].
     requests: VecDeque<Request>,
     /// Inner addresses of ended sessions that wait for [`Shard::poll_freed`].
     freed: VecDeque<(Ipv4Addr, Ipv6Addr)>,
-    /// Sessions that may hold a piece of a mirrored file.
-    mirroring: BTreeSet<EntryId>,
     counts: ShardCounts,
 }
 
@@ -191,19 +206,26 @@ pub struct Shared {
 }
 
 impl Shard {
-    /// Replaces the configuration, and with it the peers that this relay knows. Sessions with relays that are gone
-    /// continue until their keys have to be replaced.
+    /// Replaces the configuration, and with it the peers that this relay knows. Sessions with relays that the directory
+    /// does not list with their key end ten seconds later, and get no fresh keys until then.
     pub fn set_config(&mut self, config: Arc<RelayConfig>) {
+        self.evidence = Arc::new(config.evidence.shown.encode());
         self.config = config;
     }
 
     /// Creates shard `number` of the relay with `config`.
     pub fn new(number: u8, config: Arc<RelayConfig>, shared: Shared, admit: Box<dyn Admit>, now: Time) -> Self {
+        let (sessions, in_progress) = {
+            let slots = shared.slots.lock().unwrap_or_else(PoisonError::into_inner);
+            (slots.sessions(), slots.in_progress())
+        };
+        // At an egress, each session needs an address, and some of those are resting.
+        let clients = if config.is_ingress() { sessions } else { sessions.min(MOST_HELD) };
+        let evidence = Arc::new(config.evidence.shown.encode());
         Self {
             number,
             own_mask: IndexMask::to_relay(&config.own.key),
             client_mask: IndexMask::to_client(&config.own.key),
-            config,
             index_key: shared.index_key,
             slots: shared.slots,
             gate: shared.gate,
@@ -212,13 +234,20 @@ impl Shard {
             circuits: Circuits::default(),
             hops: BTreeMap::new(),
             waiting: BTreeMap::new(),
+            answers: VecDeque::new(),
+            clients: Holders::new(clients as usize),
+            relays: Holders::new(sessions.div_ceil(2) as usize),
+            config,
+            crowded: false,
+            budget: Budget::default(),
+            in_progress,
+            evidence,
             addresses: Addresses::new(number),
             timers: BTreeSet::new(),
-            next_sweep: now,
+            sweep: Sweep::new(now),
             outbox: VecDeque::new(),
             requests: VecDeque::new(),
             freed: VecDeque::new(),
-            mirroring: BTreeSet::new(),
             counts: ShardCounts::default(),
         }
     }
@@ -233,11 +262,11 @@ impl Shard {
     ) -> Fate {
         self.counts.received += 1;
         if datagram.len() == COOKIE_PACKET_LEN
-            && let Some(mask) = self.mask_of_peer(from)
+            && let Some(mask) = self.config.peers.cookie_mask(&from)
         {
             return match mask.remove(datagram) {
-                Some((PacketType::Cookie, index)) => {
-                    self.handle_unmasked(Route::Udp(from), PacketType::Cookie, index, datagram, now, random)
+                Some((kind @ (PacketType::Cookie | PacketType::Full), index)) => {
+                    self.handle_unmasked(Route::Udp(from), kind, index, datagram, now, random)
                 }
                 _ => self.dropped(DropReason::UnknownType),
             };
@@ -280,7 +309,8 @@ impl Shard {
             | PacketType::Reply
             | PacketType::KemKey
             | PacketType::KemText
-            | PacketType::Cookie => self.handle_handshake(route, kind, datagram, now, random).map(|()| Fate::Consumed),
+            | PacketType::Cookie
+            | PacketType::Full => self.handle_handshake(route, kind, datagram, now, random).map(|()| Fate::Consumed),
         };
         result.unwrap_or_else(|reason| self.dropped(reason))
     }
@@ -301,6 +331,10 @@ impl Shard {
     ) -> Result<Fate, DropReason> {
         let id = self.table.find(self.index_key.place(index)).ok_or(DropReason::UnknownIndex)?;
         let entry = self.table.get_mut(id).ok_or(DropReason::UnknownIndex)?;
+        // Without an ingress, a client would show an egress its address.
+        if matches!(entry.kind, Kind::Inner { .. }) && !self.config.one_hop {
+            return Err(DropReason::UnknownIndex);
+        }
         let before = entry.link.session.newest();
         entry.link.session.open(datagram, now)?;
         if let Some(path) = entry.kind.path_mut() {
@@ -313,7 +347,10 @@ impl Shard {
         let kind = frame(datagram).first().copied().and_then(FrameKind::parse).ok_or(DropReason::BadFrame)?;
         match (kind, &entry.kind) {
             (FrameKind::Forward, Kind::Client { .. }) => self.forward_up(id, datagram, now),
-            (FrameKind::Forward, Kind::Hop { .. }) if self.config.is_ingress() => self.forward_down(id, datagram, now),
+            // The ingress opened the session, so what comes to its initiator goes down.
+            (FrameKind::Forward, Kind::Hop { .. }) if entry.link.session.is_initiator() => {
+                self.forward_down(id, datagram, now)
+            }
             (FrameKind::Forward, Kind::Hop { .. }) => self.handle_inner(id, datagram, now, random),
             (FrameKind::Packet { partial }, Kind::Inner { .. }) => {
                 self.deliver(id, datagram, HEADER_LEN + KIND_LEN, datagram.len() - TAG_LEN, partial)
@@ -511,9 +548,12 @@ impl Shard {
     /// re-handshakes; circuits that wait for a session with their egress are refused.
     pub fn request_refused(&mut self, request: Request, now: Time, random: &mut dyn Random) {
         match request {
-            Request::Arrival { .. } => {
+            Request::Arrival { route, packet, proven, .. } => {
                 self.counts.handshakes -= 1;
                 self.counts.drops.count(DropReason::HandshakeLoad);
+                if proven {
+                    self.say_full(route, &packet, now, random);
+                }
             }
             Request::Connect { egress, .. } => self.apply(Output::ConnectFailed { egress }, now, random),
             Request::Rekey { .. } => {}
@@ -559,22 +599,51 @@ impl Shard {
         now: Time,
         random: &mut dyn Random,
     ) -> Result<(), DropReason> {
-        let is_first = matches!(kind, PacketType::FirstNk(_) | PacketType::FirstIk(_));
-        // The handshaker takes only packets of full length; the gate checks the length of first packets.
-        if !is_first && Some(packet.len()) != crate::handshake::answer_len(kind) {
-            return Err(DropReason::BadLength);
-        }
-        match if is_first { self.gate.check(route, packet, now) } else { Entrance::Pass } {
-            Entrance::Refuse => return Err(DropReason::HandshakeInvalid),
-            Entrance::Later => return Err(DropReason::HandshakeLoad),
-            Entrance::Ask => self.ask_for_cookie(route, packet, now, random),
-            Entrance::Pass => {
-                let packet = packet.to_vec();
-                self.requests.push_back(Request::Arrival { shard: self.number, route, packet });
+        let proven = if matches!(kind, PacketType::FirstNk(_) | PacketType::FirstIk(_)) {
+            match self.gate.check(route, packet, now) {
+                Entrance::Refuse => return Err(DropReason::HandshakeInvalid),
+                Entrance::Later => {
+                    self.say_full(route, packet, now, random);
+                    return Err(DropReason::HandshakeLoad);
+                }
+                Entrance::Ask => {
+                    self.ask_for_cookie(route, packet, now, random);
+                    self.counts.handshakes += 1;
+                    return Ok(());
+                }
+                Entrance::Pass { proven } => proven,
             }
-        }
+        } else {
+            self.check_answer(kind, packet)?;
+            false
+        };
+        let packet = packet.to_vec();
+        self.requests.push_back(Request::Arrival { shard: self.number, route, packet, proven });
         self.counts.handshakes += 1;
         Ok(())
+    }
+
+    /// Checks that a handshake packet other than a first one belongs to a handshake in progress. A stranger would have
+    /// to guess an index, so its packets cost the handshaker nothing.
+    fn check_answer(&self, kind: PacketType, packet: &[u8]) -> Result<(), DropReason> {
+        // The handshaker takes only packets of full length.
+        if Some(packet.len()) != crate::handshake::answer_len(kind) {
+            return Err(DropReason::BadLength);
+        }
+        let index = take(packet, 1).map(u32::from_be_bytes).ok_or(DropReason::BadLength)?;
+        let place = self.index_key.place(index);
+        if place.shard == self.number && self.in_progress.contains(place.slot) {
+            Ok(())
+        } else {
+            Err(DropReason::HandshakeStray)
+        }
+    }
+
+    /// Tells a sender that has proven its address to try again later.
+    fn say_full(&mut self, route: Route, packet: &[u8], now: Time, random: &mut dyn Random) {
+        let mut answer = self.gate.refusal(packet, random);
+        self.client_mask.apply(&mut answer);
+        self.transmit(route, answer, now);
     }
 
     fn ask_for_cookie(&mut self, route: Route, packet: &[u8], now: Time, random: &mut dyn Random) {
@@ -583,10 +652,8 @@ impl Shard {
         self.client_mask.apply(&mut answer);
         self.transmit(route, answer, now);
     }
-
-    /// Returns the mask under which the relay at `address` asks for a cookie.
-    fn mask_of_peer(&self, address: SocketAddr) -> Option<IndexMask> {
-        let peer = self.config.peers.values().find(|peer| peer.address == address)?;
-        Some(IndexMask::to_client(&peer.responder.key))
-    }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot continue must stop")]
+mod tests;

@@ -2,7 +2,7 @@
 //!
 //! Owns a table of fixed size with allowances, indexed by a keyed hash of the network. A sender with many addresses
 //! in one network has one share of the handshake thread, not all of it. Two networks may fall on one entry and share
-//! it. Never holds an address.
+//! it. Also names the owner of whatever a sender gets ([`Owner`]). Never holds an address.
 //!
 //! Source: the generic cell rate algorithm, ITU-T I.371 §A.1.
 
@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::keys::{Secret, sha256};
 use crate::random::{Random, array};
 use crate::relay::Route;
+use crate::relay::holders::Owner;
 use crate::time::Time;
 
 /// Number of allowances, 8 bytes each.
@@ -42,6 +43,13 @@ impl Shares {
         Self { key: Secret(array(random)), whole_at: (0..PLACES).map(|_| AtomicU64::new(0)).collect() }
     }
 
+    /// Returns whoever owns what a sender along `route` gets.
+    pub(super) fn owner(&self, route: Route) -> Owner {
+        let (network, _) = network(route);
+        let hash = |parts: &[&[u8]]| sha256(parts).first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+        Owner { group: hash(&[&self.key.0, &network]), member: hash(&[&self.key.0, &network, &member(route)]) }
+    }
+
     /// Takes one handshake from the share to which `route` belongs; returns false when the share is used up.
     pub(super) fn take(&self, route: Route, now: Time) -> bool {
         let (network, rate) = network(route);
@@ -55,6 +63,18 @@ impl Shares {
         };
         whole_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).is_ok()
     }
+}
+
+/// Returns what tells the owners inside one network apart, as bytes: the IPv4 address, the IPv6 network of 64 bits, or
+/// the circuit's tag.
+fn member(route: Route) -> [u8; 8] {
+    let mut name = [0; 8];
+    match route {
+        Route::Udp(SocketAddr::V4(address)) => name[..4].copy_from_slice(&address.ip().octets()),
+        Route::Udp(SocketAddr::V6(address)) => name.copy_from_slice(&address.ip().octets()[..8]),
+        Route::Circuit { tag, .. } => name[..4].copy_from_slice(&tag.to_be_bytes()),
+    }
+    name
 }
 
 /// Returns the network to which `route` leads, as bytes, and its rate.

@@ -3,18 +3,28 @@
 //! Owns the responder's states of a session: unconfirmed ─▶ confirmed ─▶ admitted. `sweep` ends it. Never handles a
 //! user's packet.
 
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::table::Given;
 use super::{Entry, EntryId, Kind, Shard};
 use crate::drops::DropReason;
 use crate::handshake::Role;
+use crate::keys::{RelayId, RelayKey};
 use crate::link::Link;
 use crate::mask::IndexMask;
 use crate::message::{Message, Token};
 use crate::random::Random;
-use crate::relay::entry::{Address, Path};
+use crate::relay::budget::Charge;
+use crate::relay::entry::{Address, Opened, Path};
+use crate::relay::holders::Owner;
 use crate::relay::{Install, Output, Route};
 use crate::session::{CLIENT_WINDOW, HOP_WINDOW, Session};
 use crate::time::Time;
 use crate::wire::MIN_MTU;
+
+/// How long a client is told to wait whose session gave way to another one.
+const FULL_RETRY: Duration = Duration::from_secs(60);
 
 impl Shard {
     /// Handles an output of the handshaker for this shard.
@@ -22,11 +32,7 @@ impl Shard {
         match output {
             Output::Send { route, packet } => self.transmit(route, packet, now),
             Output::Install(install) => self.install(*install, now, random),
-            Output::ConnectFailed { egress } => {
-                for (client, request) in self.waiting.remove(&egress).unwrap_or_default() {
-                    self.refuse(client, request, now);
-                }
-            }
+            Output::ConnectFailed { egress } => self.answer_requests(egress, None, now, random),
             Output::Rekeyed(rekeyed) => {
                 if let Some(entry) = self.table.get_mut(rekeyed.entry) {
                     entry.link.session.install(rekeyed.keys, now);
@@ -37,46 +43,121 @@ impl Shard {
         }
     }
 
-    pub(super) fn install(&mut self, install: Install, now: Time, random: &mut dyn Random) {
-        let reach = if install.relay.is_some() { HOP_WINDOW } else { CLIENT_WINDOW };
-        let initiator = install.established.initiator;
-        let link = Link::new(Session::new(&install.established, reach, now), random);
-        let path = Path::proven(install.route);
-        let kind = match (install.relay, self.config.own.role) {
-            (Some(relay), _) => match (self.config.peers.get(&relay), install.route) {
-                (Some(peer), Route::Udp(to)) => {
-                    Kind::Hop { relay, to, mask: Box::new(IndexMask::to_relay(&peer.responder.key)), asked: None }
-                }
-                _ => return self.release(install.place),
-            },
-            (None, Role::Ingress) => Kind::Client { path, circuits: 0 },
-            (None, Role::Egress) => Kind::Inner { path, address: None, mtu: MIN_MTU },
+    fn install(&mut self, install: Install, now: Time, random: &mut dyn Random) {
+        let Install { place, established, route, relay } = install;
+        let (kind, owner) = match (relay, self.config.own.role) {
+            (Some((relay, key)), _) => {
+                let Some(to) = self.listed(relay, &key, route) else { return self.release(place) };
+                let mask = Box::new(IndexMask::to_relay(&key));
+                let kind = Kind::Hop { relay, key, to, mask, circuits: 0, unlisted: None, asked: None };
+                (kind, Owner { group: relay.0, member: 0 })
+            }
+            (None, Role::Ingress) => {
+                (Kind::Client { path: Path::proven(route), circuits: Opened::default() }, self.gate.owner(route))
+            }
+            (None, Role::Egress) => {
+                (Kind::Inner { path: Path::proven(route), address: None, mtu: MIN_MTU }, self.gate.owner(route))
+            }
         };
-        let hop_of = match &kind {
-            Kind::Hop { relay, .. } => Some(*relay),
-            Kind::Client { .. } | Kind::Inner { .. } => None,
-        };
-        // Relays admit each other by their handshake: only a key of the directory can complete it.
-        let admitted = hop_of.is_some();
-        let entry = Entry { link, kind, place: install.place, retiring: None, admitted, since: now, rekeys: (0, now) };
-        let id = self.table.insert(entry);
-        if let (Some(relay), true) = (hop_of, initiator) {
+        if !self.make_room(relay.is_some(), owner, now) {
+            self.withhold(DropReason::TableFull);
+            return self.release(place);
+        }
+        let (reach, initiator) = (if relay.is_some() { HOP_WINDOW } else { CLIENT_WINDOW }, established.initiator);
+        let id = self.table.insert(Entry {
+            link: Link::new(Session::new(&established, reach, now), random),
+            kind,
+            place,
+            retiring: None,
+            // Relays admit each other by their handshake: only a key of the directory can complete it.
+            admitted: relay.is_some(),
+            since: now,
+            rekeys: (0, now),
+            holding: None,
+            owner,
+            timer: None,
+            charge: Charge::default(),
+        });
+        let holders = if relay.is_some() { &mut self.relays } else { &mut self.clients };
+        let holding = holders.hold(owner, id);
+        if let Some(entry) = self.table.get_mut(id) {
+            entry.holding = Some(holding);
+        }
+        self.report_crowding();
+        if let (Some((relay, _)), true) = (relay, initiator) {
             self.hop_is_up(relay, id, now, random);
         }
+    }
+
+    /// Returns the address of a relay that the directory lists with this key.
+    fn listed(&self, relay: RelayId, key: &RelayKey, route: Route) -> Option<SocketAddr> {
+        match route {
+            Route::Udp(to) if self.config.peers.has(relay, key) => Some(to),
+            Route::Udp(_) | Route::Circuit { .. } => None,
+        }
+    }
+
+    /// Makes room for another session of `owner`; returns whether there is some. Whoever is over its share gives way,
+    /// and is told so.
+    fn make_room(&mut self, is_relay: bool, owner: Owner, now: Time) -> bool {
+        let holders = if is_relay { &self.relays } else { &self.clients };
+        if let Some(id) = holders.gives_way(owner) {
+            self.say_and_end(id, &Message::Full { retry: FULL_RETRY }, now);
+        }
+        let holders = if is_relay { &self.relays } else { &self.clients };
+        !holders.is_full()
+    }
+
+    /// Tells the gate whether half of the sessions are taken, so that newcomers have to prove their addresses.
+    pub(super) fn report_crowding(&mut self) {
+        let crowded = self.clients.is_half_full() || self.relays.is_half_full();
+        if crowded != self.crowded {
+            self.gate.load().set_crowded(crowded);
+            self.crowded = crowded;
+        }
+    }
+
+    /// Switches shares off, so that a test shows what they are for.
+    #[doc(hidden)]
+    pub fn ignore_shares(&mut self) {
+        self.clients.ignore_shares();
+        self.relays.ignore_shares();
+        self.addresses.ignore_shares();
     }
 
     /// Admits a session for its token.
     pub(super) fn admit(&mut self, id: EntryId, token: Token, now: Time) -> Result<(), DropReason> {
         let entry = self.table.get_mut(id).ok_or(DropReason::UnknownIndex)?;
         let admission = self.admit.admit(token, entry.link.session.hash()).ok_or(DropReason::NotAdmitted)?;
-        if let Kind::Inner { address, .. } = &mut entry.kind
-            && address.is_none()
-        {
-            let number = self.addresses.take(id, now).ok_or(DropReason::TableFull)?;
-            *address = Some(Address { number, used: false });
+        let owner = entry.owner;
+        if matches!(entry.kind, Kind::Inner { address: None, .. }) {
+            self.give_address(id, owner, now)?;
         }
+        let entry = self.table.get_mut(id).ok_or(DropReason::UnknownIndex)?;
         entry.admitted = true;
         entry.link.send(&Message::Admitted(admission));
+        Ok(())
+    }
+
+    /// Gives a session an inner address. Without a free one, it is told when to try again, and ends.
+    fn give_address(&mut self, id: EntryId, owner: Owner, now: Time) -> Result<(), DropReason> {
+        let mut given = self.addresses.take(owner, id, now);
+        if let Given::After(older) = given {
+            self.say_and_end(older, &Message::Full { retry: FULL_RETRY }, now);
+            given = self.addresses.take(owner, id, now);
+        }
+        let number = match given {
+            Given::Address(number) => number,
+            Given::After(_) => return Err(DropReason::TableFull),
+            Given::Full(wait) => {
+                let retry = Duration::from_secs(wait.as_secs() + 1);
+                self.say_and_end(id, &Message::Full { retry }, now);
+                return Err(DropReason::TableFull);
+            }
+        };
+        if let Some(Entry { kind: Kind::Inner { address, .. }, .. }) = self.table.get_mut(id) {
+            *address = Some(Address { number, used: false });
+        }
         Ok(())
     }
 }

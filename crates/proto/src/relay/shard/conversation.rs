@@ -4,20 +4,21 @@
 //! Never handles a user's packet.
 
 use super::paths::take_report;
-use super::{EntryId, Fate, Shard};
-use crate::control::{BEFORE_ADMISSION, MAX_MESSAGE};
+use super::{EntryId, Fate, Kind, Shard};
+use crate::control::TO_RELAY;
 use crate::drops::DropReason;
 use crate::frame::{Probe, ProbeAck, Report};
-use crate::message::{MAX_STAPLE, Message};
-use crate::mirror::{MIRROR_PIECE, Mirror, MirrorFile};
+use crate::message::{EVIDENCE, MAX_STAPLE, Message};
+use crate::mirror::MIRROR_PIECE;
 use crate::random::Random;
 use crate::relay::{Request, Route};
 use crate::session::frame;
 use crate::time::Time;
 use crate::wire::FrameKind;
 
-/// Most sessions of a shard that may hold an unacknowledged piece of a mirrored file: 16 MiB in all.
-const MAX_MIRRORING: usize = 1_024;
+/// Bytes of answers that a peer may leave unacknowledged, without those that sessions share. An answer to a
+/// re-handshake has 1,158, and those to eight requests for circuits have 112.
+const OWN_BACKLOG: usize = 4_096;
 
 impl Shard {
     /// Handles a frame that is neither a packet nor a forwarded one.
@@ -33,8 +34,7 @@ impl Shard {
         let entry = self.table.get_mut(id).ok_or(DropReason::UnknownIndex)?;
         match kind {
             FrameKind::Control => {
-                let limit = if entry.admitted { MAX_MESSAGE } else { BEFORE_ADMISSION };
-                if let Err(reason) = entry.link.handle_control(frame(datagram), limit, now) {
+                if let Err(reason) = entry.link.handle_control(frame(datagram), TO_RELAY, now) {
                     self.end(id, now);
                     return Err(reason);
                 }
@@ -85,10 +85,14 @@ impl Shard {
         let number = self.number;
         let entry = self.table.get_mut(id).ok_or(DropReason::UnknownIndex)?;
         let responder = !entry.link.session.is_initiator();
+        // A peer that keeps asking without acknowledging the answers is cut off.
+        if entry.link.own_backlog() > OWN_BACKLOG {
+            return Err(DropReason::BadFrame);
+        }
         match message {
-            // A peer that keeps asking without acknowledging the answers is cut off.
             Message::EvidenceRequest if responder && entry.link.backlog() < MAX_STAPLE => {
-                entry.link.send(&Message::Evidence(self.config.evidence.shown.clone()));
+                let length = self.evidence.len();
+                entry.link.send_shared(EVIDENCE, &[], self.evidence.clone(), 0..length);
             }
             Message::CollateralRequest if responder => entry.link.send(&Message::Collateral),
             Message::Token(token) if responder => self.admit(id, token, now)?,
@@ -98,17 +102,22 @@ impl Shard {
             }
             Message::CircuitClose { tag } if entry.admitted => self.close_circuit(id, tag),
             Message::Rekey(message) if responder && entry.admitted => {
+                // A relay that the directory does not list any more keeps its keys until its session ends.
+                if let Kind::Hop { relay, key, .. } = &entry.kind
+                    && !self.config.peers.has(*relay, key)
+                {
+                    return Ok(());
+                }
                 entry.allow_rekey(now)?;
                 let request = entry.link.session.rekey_request(message);
                 self.requests.push_back(Request::Rekey { shard: number, entry: id, request });
             }
             Message::Rekeyed(answer) if !responder => entry.link.finish_rekey(&answer, now)?,
             Message::Close => self.end(id, now),
-            // A peer that keeps asking without acknowledging the answers is cut off.
             Message::MirrorRequest { file, offset }
                 if responder && entry.admitted && entry.link.backlog() < MIRROR_PIECE =>
             {
-                self.send_piece(id, file, offset);
+                self.config.mirror.send_piece(file, offset, &mut entry.link);
             }
             Message::EvidenceRequest
             | Message::Evidence(_)
@@ -124,29 +133,12 @@ impl Shard {
             | Message::CircuitClose { .. }
             | Message::Rekey(_)
             | Message::Rekeyed(_)
+            | Message::Full { .. }
             | Message::MirrorRequest { .. }
             | Message::MirrorPiece(_) => {
                 return Err(DropReason::BadFrame);
             }
         }
         Ok(())
-    }
-
-    /// Sends a piece of a mirrored file. If too many sessions hold a piece that they have not acknowledged, the
-    /// answer is that there is no such file.
-    pub(super) fn send_piece(&mut self, id: EntryId, file: MirrorFile, offset: u32) {
-        if self.mirroring.len() >= MAX_MIRRORING && !self.mirroring.contains(&id) {
-            let table = &mut self.table;
-            self.mirroring.retain(|id| table.get_mut(*id).is_some_and(|entry| entry.link.backlog() > 0));
-        }
-        let room = self.mirroring.len() < MAX_MIRRORING || self.mirroring.contains(&id);
-        let none = Mirror::default();
-        let piece = if room { &self.config.mirror } else { &none }.piece(file, offset);
-        if room {
-            self.mirroring.insert(id);
-        }
-        if let Some(entry) = self.table.get_mut(id) {
-            entry.link.send(&Message::MirrorPiece(piece));
-        }
     }
 }

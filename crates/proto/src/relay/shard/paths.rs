@@ -24,13 +24,13 @@ impl Shard {
     /// Sends a challenge with a fresh index to a client on an unproven path, when one is due.
     pub(super) fn challenge_if_unproven(&mut self, id: EntryId, now: Time) {
         let slots = &self.slots;
-        let Some(path) = self.table.get_mut(id).and_then(|entry| entry.kind.path_mut()) else { return };
+        let Some(entry) = self.table.get_mut(id) else { return };
+        let current = entry.place;
+        let Some(path) = entry.kind.path_mut() else { return };
         let fresh = || slots.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some((nonce, place)) = path.challenge(now, fresh) else { return };
-        if let Some(at) = path.deadline() {
-            self.timers.insert((at, id));
-        }
+        let Some((nonce, place)) = path.challenge(now, current, fresh) else { return };
         self.table.point(place, id);
+        self.arm(id);
         let index = self.index_key.index(place);
         self.transmit_frame(id, FrameKind::PathChallenge, &PathChallenge { nonce, index }.write(), now);
     }
@@ -45,8 +45,9 @@ impl Shard {
     ) -> Result<(), DropReason> {
         let PathChallenge { nonce, index } = PathChallenge::parse(frame(datagram)).ok_or(DropReason::BadFrame)?;
         let entry = self.table.get_mut(id).ok_or(DropReason::UnknownIndex)?;
-        let Some(place) = entry.kind.path_mut().and_then(|path| path.prove(route, nonce)) else { return Ok(()) };
+        let Some(proven) = entry.kind.path_mut().and_then(|path| path.prove(route, nonce)) else { return Ok(()) };
         entry.link.session.remote_index = index;
+        let Some(place) = proven.fresh else { return Ok(()) };
         let old = std::mem::replace(&mut entry.place, place);
         let retired = entry.retiring.replace((old, now.after(RETIRE_TIME)));
         if let Some((older, _)) = retired {

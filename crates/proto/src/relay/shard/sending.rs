@@ -16,9 +16,28 @@ impl Shard {
             let Some(datagram) = entry.link.poll_control(before, after, now) else { break };
             self.transmit_sealed(id, datagram, now);
         }
-        if let Some(at) = self.table.get(id).and_then(|entry| entry.link.deadline()) {
-            self.timers.insert((at, id));
+        if let Some(entry) = self.table.get_mut(id) {
+            let held = entry.link.control_held();
+            self.budget.charge(id, &mut entry.charge, held);
         }
+        while let Some(largest) = self.budget.gives_way() {
+            self.end(largest, now);
+        }
+        self.arm(id);
+    }
+
+    /// Sets the session's timer, unless it is due earlier anyway.
+    pub(super) fn arm(&mut self, id: EntryId) {
+        let Some(entry) = self.table.get_mut(id) else { return };
+        let challenge = entry.kind.path_mut().and_then(|path| path.deadline());
+        let Some(at) = entry.link.deadline().into_iter().chain(challenge).min() else { return };
+        if entry.timer.is_some_and(|timer| timer <= at) {
+            return;
+        }
+        if let Some(later) = entry.timer.replace(at) {
+            self.timers.remove(&(later, id));
+        }
+        self.timers.insert((at, id));
     }
 
     pub(super) fn transmit_frame(&mut self, id: EntryId, kind: FrameKind, body: &[u8], now: Time) {
