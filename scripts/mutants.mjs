@@ -73,7 +73,7 @@ const ofModel = [
   ["current stake instead of the snapshot", "rounds", "let id = opening.author.1;", "let id = opening.author.1;\n        self.snapshot = set.snapshot();"],
   ["weight read at the reveal", "rounds", "self.votes.insert(id, Mark::Revealed(opening.answer));", "self.votes.insert(id, Mark::Revealed(opening.answer));\n        if let Some(one) = set.validators.get(&id) {\n            self.snapshot.weights.insert(id, (one.bond, one.family));\n        }"],
   ["salt without address", "rounds", "if *committed == opening =>", "if (committed.answer, committed.salt) == (opening.answer, opening.salt) =>"],
-  ["double reveal", "rounds", "Some(Mark::Committed(_)) => Err(Refusal::WrongOpening),", "Some(Mark::Committed(_)) => Err(Refusal::WrongOpening),\n            Some(Mark::Revealed(_)) => Ok(()),"],
+  ["double reveal", "rounds", "Some(Mark::Committed(_)) => Err(Revert::WrongOpening),", "Some(Mark::Committed(_)) => Err(Revert::WrongOpening),\n            Some(Mark::Revealed(_)) => Ok(()),"],
   ["close before the reveal ends", "images", "|| now < image.round.end()", "|| now < image.round.commit_end"],
   ["unbonding ignores open commitments", "set", "if validator.locks != 0 {", "if validator.locks == u16::MAX {"],
   ["a third rejects a value that more than half named", "rounds", "find(|value| 2 * self.weight(*value) > total)", "find(|value| 3 * self.weight(*value) >= 2 * total)"],
@@ -112,12 +112,13 @@ for (const [name, contract, edits, test] of ofContracts.filter(chosen)) {
 }
 const copy = join(place, "model");
 mkdirSync(join(copy, "contracts"), { recursive: true });
-for (const part of ["Cargo.toml", "Cargo.lock", "crates"]) cpSync(join(root, part), join(copy, part), { recursive: true });
+// The crate with the model's tests embeds the compiled contracts.
+for (const part of ["Cargo.toml", "Cargo.lock", "crates", "contracts/artifacts"]) cpSync(join(root, part), join(copy, part), { recursive: true });
 for (const [name, file, from, to] of ofModel.filter(chosen)) {
-  const path = join(copy, `crates/ledger/src/votes/${file}.rs`);
+  const path = join(copy, `crates/devchain/tests/model/${file}.rs`);
   const text = readFileSync(path, "utf8");
   writeFileSync(path, replaced(text, from, to, file));
-  const args = ["test", "-q", "--locked", "--manifest-path", join(copy, "Cargo.toml"), "-p", "openrelay-ledger", "--test", "votes"];
+  const args = ["test", "-q", "--locked", "--manifest-path", join(copy, "Cargo.toml"), "-p", "openrelay-devchain", "--test", "states"];
   verdict(`model: ${name}`, "the exploration of all states", cargo(args, { CARGO_TARGET_DIR: join(place, "build") }));
   writeFileSync(path, text);
 }

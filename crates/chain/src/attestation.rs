@@ -16,10 +16,9 @@ use openrelay_attest::policy::Policy;
 use openrelay_attest::verdict::{Block, Image, ImageState, LedgerView, Relay, Staple, Verdict, verify};
 use openrelay_ledger::chain::header::Header;
 use openrelay_ledger::chain::reading::{Reading, Trust};
-use openrelay_ledger::chain::voted::{CLIENT_PACKAGE, Voted, VotedImage};
+use openrelay_ledger::chain::voted::{CLIENT_PACKAGE, State, Voted, VotedImage};
 use openrelay_ledger::directory::Directory;
 use openrelay_ledger::record::{Record, Role};
-use openrelay_ledger::votes::images::State;
 use openrelay_proto::message::EvidenceDigest;
 
 use crate::policy::TrustPolicy;

@@ -9,4 +9,3 @@ pub mod directory;
 pub mod hex;
 pub mod record;
 pub mod selection;
-pub mod votes;

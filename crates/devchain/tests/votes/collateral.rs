@@ -1,10 +1,10 @@
 //! Votes on collateral: the contract compared with its model, and what a silent or lying third can do.
 
+use crate::model::Revert;
+use crate::model::collateral::{Collateral, Entry};
+use crate::model::rounds::{Answer, Commitment, Outcome};
 use alloy_primitives::{B256, Bytes, U256, keccak256};
 use openrelay_chain::voting::collateral::Collateral as C;
-use openrelay_ledger::votes::Revert;
-use openrelay_ledger::votes::collateral::{Collateral, Entry};
-use openrelay_ledger::votes::rounds::{Answer, Commitment, Outcome};
 use proptest::prelude::*;
 
 use crate::sequences;

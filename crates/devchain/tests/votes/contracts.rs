@@ -1,5 +1,6 @@
 //! Tests release keys, collateral, beacon and issuers, and what each party may do with them.
 
+use crate::model::rounds::Answer;
 use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy_sol_types::SolValue;
 use openrelay_chain::registry::Token;
@@ -9,7 +10,6 @@ use openrelay_chain::voting::images::ImageRegistry as I;
 use openrelay_chain::voting::issuers::Issuers;
 use openrelay_chain::voting::release::ReleaseKeys as R;
 use openrelay_chain::voting::validators::ValidatorSet as V;
-use openrelay_ledger::votes::rounds::Answer;
 
 use crate::world::{DAY, HOUR, World, address, cold, key, sign};
 

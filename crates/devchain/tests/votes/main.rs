@@ -8,12 +8,14 @@
 
 mod collateral;
 mod contracts;
+#[path = "../model/mod.rs"]
+mod model;
 mod shares;
 mod world;
 
-use openrelay_ledger::votes::Revert;
-use openrelay_ledger::votes::images::State;
-use openrelay_ledger::votes::rounds::{Answer, Outcome};
+use model::Revert;
+use model::rounds::{Answer, Outcome};
+use openrelay_ledger::chain::voted::State;
 use proptest::prelude::*;
 use world::{DAY, HOUR, World, cold, everybody};
 

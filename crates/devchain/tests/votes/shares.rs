@@ -1,8 +1,8 @@
 //! What more than a third and less than two thirds of the weight can do, and what that costs.
 
-use openrelay_ledger::votes::Revert;
-use openrelay_ledger::votes::images::State;
-use openrelay_ledger::votes::rounds::{Answer, Outcome, Price};
+use crate::model::Revert;
+use crate::model::rounds::{Answer, Outcome, Price};
+use openrelay_ledger::chain::voted::State;
 
 use crate::world::{DAY, HOUR, World, cold, everybody};
 

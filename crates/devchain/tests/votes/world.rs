@@ -8,6 +8,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
+use crate::model::images::{Images, Proposal};
+use crate::model::rounds::{Answer, Commitment, Mark, Outcome, Price};
+use crate::model::set::Status;
+use crate::model::{Party, Revert};
 use alloy_primitives::{Address, B256, Bytes, FixedBytes, U256, keccak256};
 use alloy_sol_types::{SolCall, SolValue};
 use k256::ecdsa::SigningKey;
@@ -17,10 +21,7 @@ use openrelay_chain::voting::release::ReleaseKeys;
 use openrelay_chain::voting::validators::ValidatorSet as V;
 use openrelay_chain::voting::{self, commitment, image_value, release_hash, statement_hash};
 use openrelay_devchain::{Chain, Contracts, Failure, KNOWN, Rules, mint_call};
-use openrelay_ledger::votes::images::{Images, Proposal, State};
-use openrelay_ledger::votes::rounds::{Answer, Commitment, Mark, Outcome, Price};
-use openrelay_ledger::votes::set::Status;
-use openrelay_ledger::votes::{Party, Revert};
+use openrelay_ledger::chain::voted::State;
 
 pub(crate) const HOUR: u64 = 3_600;
 pub(crate) const DAY: u64 = 24 * HOUR;

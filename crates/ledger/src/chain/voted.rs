@@ -12,12 +12,13 @@ use alloy_primitives::{Address, B256, Bytes, U256, address, keccak256};
 
 use super::header::Header;
 use super::proof::{Account, ProofError, verify_account, verify_slot};
-use crate::votes::images::{GRACE, State};
 
 /// The kind of image that relays run.
 pub const RELAY_IMAGE: u8 = 1;
 /// The kind of image that is the client's own program.
 pub const CLIENT_PACKAGE: u8 = 2;
+/// Seconds for which an image stays usable after a newer one can be used. Source: contracts/src/ImageRegistry.sol.
+pub const GRACE: u64 = 14 * 86_400;
 /// Number of images that are read, the newest by version. Older ones were retired long ago.
 pub const NEWEST: u64 = 16;
 /// Slots of the image list that are queried before its length is known; they hold 32 images.
@@ -269,6 +270,42 @@ pub fn images(kind: u8, registry: &Proven, header: &Header) -> Result<Vec<VotedI
         })
     };
     rounds.into_iter().map(image).collect()
+}
+
+/// State of a proposal or image.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum State {
+    /// Accepts commitments.
+    Proposed,
+    /// Accepts reveals.
+    Reveal,
+    /// Accepts proofs of equivocation.
+    Challenge,
+    /// Can be finished.
+    Ended,
+    /// Another answer has more than a third.
+    Rejected,
+    /// Neither approved nor rejected.
+    NoQuorum,
+    /// Approved, but not usable yet.
+    ApprovedPending,
+    /// The newest usable image.
+    Active,
+    /// A newer one can be used.
+    Deprecated,
+    /// Superseded, and the grace period is over.
+    Retired,
+    /// Temporarily unusable.
+    Suspended,
+    /// Never usable again.
+    Revoked,
+}
+
+impl State {
+    /// Returns whether clients use an image in this state.
+    pub const fn usable(self) -> bool {
+        matches!(self, Self::Active | Self::Deprecated)
+    }
 }
 
 impl VotedImage {

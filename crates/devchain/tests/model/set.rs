@@ -7,11 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Party, Revert};
 
 /// Seconds for which a bond stays locked after its validator leaves.
-pub const UNBONDING: u64 = 21 * 86_400;
+pub(crate) const UNBONDING: u64 = 21 * 86_400;
 
 /// Status of a validator.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Status {
+pub(crate) enum Status {
     /// It got its bond back.
     Gone,
     /// It votes.
@@ -22,71 +22,71 @@ pub enum Status {
 
 /// A validator.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct Validator {
+pub(crate) struct Validator {
     /// Hot key.
-    pub operator: Option<Party>,
+    pub(crate) operator: Option<Party>,
     /// Hot key that is to take over.
-    pub next_operator: Option<Party>,
+    pub(crate) next_operator: Option<Party>,
     /// Address that is paid.
-    pub withdrawal: Party,
+    pub(crate) withdrawal: Party,
     /// Family that the validator belongs to.
-    pub family: Party,
+    pub(crate) family: Party,
     /// Bond, in the token's smallest unit.
-    pub bond: u128,
+    pub(crate) bond: u128,
     /// Number of open commitments.
-    pub locks: u16,
+    pub(crate) locks: u16,
     /// Status.
-    pub status: Status,
+    pub(crate) status: Status,
     /// Time from which an unbonding validator's bond can be withdrawn.
-    pub free_at: u64,
+    pub(crate) free_at: u64,
 }
 
 /// All validators. Each token is in exactly one place.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct Set {
+pub(crate) struct Set {
     /// Smallest bond that allows a validator to join.
-    pub min_bond: u128,
+    pub(crate) min_bond: u128,
     /// Validators by number, from 1.
-    pub validators: BTreeMap<u64, Validator>,
+    pub(crate) validators: BTreeMap<u64, Validator>,
     /// The validator that a hot key has ever served.
-    pub served: BTreeMap<Party, u64>,
+    pub(crate) served: BTreeMap<Party, u64>,
     /// Pairs of a family and a hot key that it admits.
-    pub admits: BTreeSet<(Party, Party)>,
+    pub(crate) admits: BTreeSet<(Party, Party)>,
     /// Deposits, and undecided penalties.
-    pub held: u128,
+    pub(crate) held: u128,
     /// Claimable amount of each party.
-    pub credits: BTreeMap<Party, u128>,
+    pub(crate) credits: BTreeMap<Party, u128>,
     /// Money from which future rounds are paid.
-    pub pot: u128,
+    pub(crate) pot: u128,
     /// Money that finished rounds earned and that is not yet shared out.
-    pub reserved: u128,
+    pub(crate) reserved: u128,
     /// Money that belongs to nobody.
-    pub burned: u128,
+    pub(crate) burned: u128,
     /// Number of consecutive rounds in which a validator gave no answer; no entry if there are none.
-    pub idle: BTreeMap<u64, u128>,
+    pub(crate) idle: BTreeMap<u64, u128>,
 }
 
 /// The weights of all validators at one moment.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
-pub struct Snapshot {
+pub(crate) struct Snapshot {
     /// Sum of all families' weights, each capped.
-    pub total: u128,
+    pub(crate) total: u128,
     /// Largest weight of one family.
-    pub cap: u128,
+    pub(crate) cap: u128,
     /// Weight and family of each validator that has a weight.
-    pub weights: BTreeMap<u64, (u128, Party)>,
+    pub(crate) weights: BTreeMap<u64, (u128, Party)>,
 }
 
 impl Snapshot {
     /// Returns the weight of a validator.
-    pub fn weight(&self, validator: u64) -> u128 {
+    pub(crate) fn weight(&self, validator: u64) -> u128 {
         self.weights.get(&validator).map_or(0, |(weight, _)| *weight)
     }
 }
 
 impl Set {
     /// Creates a set without validators.
-    pub const fn new(min_bond: u128) -> Self {
+    pub(crate) const fn new(min_bond: u128) -> Self {
         Self {
             min_bond,
             validators: BTreeMap::new(),
@@ -102,7 +102,7 @@ impl Set {
     }
 
     /// Returns the sum of all money in the set.
-    pub fn money(&self) -> u128 {
+    pub(crate) fn money(&self) -> u128 {
         let bonds: u128 = self.validators.values().map(|validator| validator.bond).sum();
         let credits: u128 = self.credits.values().sum();
         bonds + credits + self.held + self.pot + self.reserved + self.burned
@@ -110,7 +110,7 @@ impl Set {
 
     /// Returns the current weights. A family's weight is scaled down to at most the larger of one tenth of the whole
     /// and 1.5 times its even share.
-    pub fn snapshot(&self) -> Snapshot {
+    pub(crate) fn snapshot(&self) -> Snapshot {
         let mut families = BTreeMap::<Party, u128>::new();
         let voting =
             || self.validators.iter().filter(|(_, validator)| validator.status == Status::Active && validator.bond > 0);
@@ -136,7 +136,13 @@ impl Set {
     ///
     /// # Errors
     /// A [`Revert`], as with all the following calls.
-    pub fn join(&mut self, caller: Party, family: Party, withdrawal: Party, amount: u128) -> Result<u64, Revert> {
+    pub(crate) fn join(
+        &mut self,
+        caller: Party,
+        family: Party,
+        withdrawal: Party,
+        amount: u128,
+    ) -> Result<u64, Revert> {
         if family != caller && !self.admits.contains(&(family, caller)) {
             return Err(Revert::NotAllowed);
         }
@@ -163,7 +169,7 @@ impl Set {
     ///
     /// # Errors
     /// A [`Revert`].
-    pub fn top_up(&mut self, id: u64, amount: u128) -> Result<(), Revert> {
+    pub(crate) fn top_up(&mut self, id: u64, amount: u128) -> Result<(), Revert> {
         let validator = self.validators.get_mut(&id).ok_or(Revert::WrongStatus)?;
         if validator.status != Status::Active || validator.bond == 0 {
             return Err(Revert::WrongStatus);
@@ -173,7 +179,7 @@ impl Set {
     }
 
     /// Admits a hot key to the caller's family.
-    pub fn admit(&mut self, caller: Party, operator: Party) {
+    pub(crate) fn admit(&mut self, caller: Party, operator: Party) {
         self.admits.insert((caller, operator));
     }
 
@@ -181,7 +187,7 @@ impl Set {
     ///
     /// # Errors
     /// A [`Revert`].
-    pub fn set_operator(&mut self, caller: Party, id: u64, operator: Party) -> Result<(), Revert> {
+    pub(crate) fn set_operator(&mut self, caller: Party, id: u64, operator: Party) -> Result<(), Revert> {
         let validator = self.validators.get_mut(&id).ok_or(Revert::NotAllowed)?;
         if validator.status == Status::Gone || validator.withdrawal != caller {
             return Err(Revert::NotAllowed);
@@ -194,7 +200,7 @@ impl Set {
     ///
     /// # Errors
     /// A [`Revert`].
-    pub fn take_over(&mut self, caller: Party, id: u64) -> Result<(), Revert> {
+    pub(crate) fn take_over(&mut self, caller: Party, id: u64) -> Result<(), Revert> {
         if self.validators.get(&id).is_none_or(|validator| validator.next_operator != Some(caller)) {
             return Err(Revert::NotAllowed);
         }
@@ -208,7 +214,7 @@ impl Set {
     ///
     /// # Errors
     /// A [`Revert`].
-    pub fn unbond(&mut self, caller: Party, id: u64, now: u64) -> Result<(), Revert> {
+    pub(crate) fn unbond(&mut self, caller: Party, id: u64, now: u64) -> Result<(), Revert> {
         let validator = self.validators.get_mut(&id).ok_or(Revert::WrongStatus)?;
         if validator.status != Status::Active {
             return Err(Revert::WrongStatus);
@@ -224,7 +230,7 @@ impl Set {
     ///
     /// # Errors
     /// A [`Revert`].
-    pub fn withdraw(&mut self, id: u64, now: u64) -> Result<(Party, u128), Revert> {
+    pub(crate) fn withdraw(&mut self, id: u64, now: u64) -> Result<(Party, u128), Revert> {
         let validator = self.validators.get_mut(&id).ok_or(Revert::WrongStatus)?;
         if validator.status != Status::Unbonding {
             return Err(Revert::WrongStatus);
@@ -240,12 +246,12 @@ impl Set {
     }
 
     /// Pays out the claimable amount of a party.
-    pub fn claim(&mut self, owner: Party) -> u128 {
+    pub(crate) fn claim(&mut self, owner: Party) -> u128 {
         self.credits.remove(&owner).unwrap_or(0)
     }
 
     /// Adds to the pot.
-    pub const fn fund(&mut self, amount: u128) {
+    pub(crate) const fn fund(&mut self, amount: u128) {
         self.pot += amount;
     }
 

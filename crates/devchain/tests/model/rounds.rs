@@ -24,13 +24,13 @@ const MISSED: u128 = 5;
 /// Number of consecutive rounds from which on the cost no longer rises.
 const MOST_IN_A_ROW: u128 = 10;
 /// Seconds for which the cost of a wrong value can be given back.
-pub const HOLD: u64 = 30 * 86_400;
+pub(crate) const HOLD: u64 = 30 * 86_400;
 /// Maximum number of open rounds, separately for emergencies and for others.
-pub const MAX_OPEN: usize = 8;
+pub(crate) const MAX_OPEN: usize = 8;
 
 /// An answer. Values differ from each other, while all failures are the same answer.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Answer {
+pub(crate) enum Answer {
     /// The build gave this value.
     Value(u64),
     /// The build gave no value.
@@ -41,18 +41,18 @@ pub enum Answer {
 
 /// A commitment. It contains its author, so a copy is of no use to another validator.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Commitment {
+pub(crate) struct Commitment {
     /// Round and validator for which it was made.
-    pub author: (u64, u64),
+    pub(crate) author: (u64, u64),
     /// The committed answer.
-    pub answer: Answer,
+    pub(crate) answer: Answer,
     /// The salt.
-    pub salt: u64,
+    pub(crate) salt: u64,
 }
 
 /// State of a vote.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Mark {
+pub(crate) enum Mark {
     /// Committed and hidden.
     Committed(Commitment),
     /// Revealed.
@@ -63,7 +63,7 @@ pub enum Mark {
 
 /// Outcome of a round.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// The round has not ended.
     Open,
     /// The value is approved.
@@ -76,7 +76,7 @@ pub enum Outcome {
 
 /// Cost of an answer other than the right one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Price {
+pub(crate) enum Price {
     /// Nothing.
     None,
     /// As much as no answer.
@@ -87,60 +87,60 @@ pub enum Price {
 
 /// Durations of a round's phases, in seconds, and the conditions of approval.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Terms {
+pub(crate) struct Terms {
     /// Time for commitments.
-    pub commit: u64,
+    pub(crate) commit: u64,
     /// Time for reveals.
-    pub reveal: u64,
+    pub(crate) reveal: u64,
     /// Additional time for reveals if less than two thirds of the weight revealed.
-    pub extra: u64,
+    pub(crate) extra: u64,
     /// Time for proofs of equivocation.
-    pub challenge: u64,
+    pub(crate) challenge: u64,
     /// Part of the whole weight that approves, as numerator and denominator.
-    pub part: (u128, u128),
+    pub(crate) part: (u128, u128),
     /// Number of families that must name the value.
-    pub families: usize,
+    pub(crate) families: usize,
     /// Whether a proposer must have opened the value.
-    pub opening: bool,
+    pub(crate) opening: bool,
     /// Whether missed rounds and wrong answers cost anything.
-    pub costs: bool,
+    pub(crate) costs: bool,
 }
 
 /// A round.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct Round {
+pub(crate) struct Round {
     /// Weights before the round.
-    pub snapshot: Snapshot,
+    pub(crate) snapshot: Snapshot,
     /// Durations and conditions.
-    pub terms: Terms,
+    pub(crate) terms: Terms,
     /// End of the commitments.
-    pub commit_end: u64,
+    pub(crate) commit_end: u64,
     /// Whether a validator revealed in the additional time.
-    pub extended: bool,
+    pub(crate) extended: bool,
     /// The value that the proposer opened.
-    pub opened: Option<u64>,
+    pub(crate) opened: Option<u64>,
     /// Votes by validator. They stay after they are settled.
-    pub votes: BTreeMap<u64, Mark>,
+    pub(crate) votes: BTreeMap<u64, Mark>,
     /// Sum of all revealed weight, including voided votes.
-    pub revealed: u128,
+    pub(crate) revealed: u128,
     /// Validators whose equivocation was proven during the round. Their families do not count.
-    pub equivocal: BTreeSet<u64>,
+    pub(crate) equivocal: BTreeSet<u64>,
     /// Validators whose equivocation was proven at any time.
-    pub caught: BTreeSet<u64>,
+    pub(crate) caught: BTreeSet<u64>,
     /// Validators that are settled.
-    pub settled: BTreeSet<u64>,
+    pub(crate) settled: BTreeSet<u64>,
     /// Outcome.
-    pub outcome: Outcome,
+    pub(crate) outcome: Outcome,
     /// The right answer, if there was one, also without quorum.
-    pub right: Option<Answer>,
+    pub(crate) right: Option<Answer>,
     /// Cost of the other answers.
-    pub price: Price,
+    pub(crate) price: Price,
     /// Time at which the round was finished.
-    pub finished_at: u64,
+    pub(crate) finished_at: u64,
     /// Amount that the round earned.
-    pub earned: u128,
+    pub(crate) earned: u128,
     /// Costs of wrong values, by validator, that are not decided yet.
-    pub held: BTreeMap<u64, u128>,
+    pub(crate) held: BTreeMap<u64, u128>,
 }
 
 impl Round {
@@ -166,24 +166,24 @@ impl Round {
     }
 
     /// Returns the end of the reveals.
-    pub fn reveal_end(&self) -> u64 {
+    pub(crate) fn reveal_end(&self) -> u64 {
         let base = self.commit_end + self.terms.reveal;
         let short = 3 * self.revealed < 2 * self.snapshot.total;
         if self.extended || short { base + self.terms.extra } else { base }
     }
 
     /// Returns the time from which the round can be finished.
-    pub fn end(&self) -> u64 {
+    pub(crate) fn end(&self) -> u64 {
         self.reveal_end() + self.terms.challenge
     }
 
     /// Returns the weight of an answer, recounted from the validators that revealed it.
-    pub fn weight(&self, answer: Answer) -> u128 {
+    pub(crate) fn weight(&self, answer: Answer) -> u128 {
         self.voters(answer).map(|id| self.snapshot.weight(id)).sum()
     }
 
     /// Returns the number of families in which a validator gave this answer and none was caught equivocating.
-    pub fn families(&self, answer: Answer) -> usize {
+    pub(crate) fn families(&self, answer: Answer) -> usize {
         let family = |id: &u64| self.snapshot.weights.get(id).map(|(_, family)| *family);
         let bad: BTreeSet<Party> = self.equivocal.iter().filter_map(family).collect();
         let good: BTreeSet<Party> = self.voters(answer).filter_map(|id| family(&id)).collect();

@@ -8,10 +8,13 @@
     reason = "a test that cannot go on must stop, and prints the number of states"
 )]
 
-use openrelay_ledger::votes::images::{Image, Images, Proposal, State};
-use openrelay_ledger::votes::rounds::{Answer, Commitment, HOLD, Mark, Outcome};
-use openrelay_ledger::votes::set::Status;
-use openrelay_ledger::votes::{Party, Revert};
+mod model;
+
+use model::images::{Image, Images, Proposal};
+use model::rounds::{Answer, Commitment, HOLD, Mark, Outcome};
+use model::set::Status;
+use model::{Party, Revert};
+use openrelay_ledger::chain::voted::State;
 use stateright::{Checker, Model, Property};
 
 /// The value that the source gives, and one that it does not give.
@@ -162,7 +165,7 @@ impl Network {
             if image.motions.len() < self.accuses {
                 all.push(Action::RivalAccuses(number));
             }
-            let open = |(_, motion): &(usize, &openrelay_ledger::votes::images::Motion)| motion.settled.is_empty();
+            let open = |(_, motion): &(usize, &model::images::Motion)| motion.settled.is_empty();
             all.extend(image.motions.iter().enumerate().filter(open).map(|(at, _)| Action::SettleMotion(number, at)));
             if image.round.held.contains_key(&rival) {
                 all.push(Action::Decide(number));

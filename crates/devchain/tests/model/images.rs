@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use openrelay_ledger::chain::voted::{GRACE, State};
+
 use super::rounds::{Answer, Commitment, MAX_OPEN, Outcome, Round, Terms};
 use super::set::{Set, Snapshot};
 use super::{Party, Revert};
@@ -12,117 +14,79 @@ use super::{Party, Revert};
 const HOUR: u64 = 3_600;
 const DAY: u64 = 24 * HOUR;
 /// Seconds from approval to use.
-pub const PENDING: u64 = DAY;
-/// Seconds for which an image stays usable after a newer one can be used.
-pub const GRACE: u64 = 14 * DAY;
+pub(crate) const PENDING: u64 = DAY;
 /// Seconds for which a suspension lasts, and for which a motion collects votes.
-pub const SUSPENSION: u64 = 72 * HOUR;
+pub(crate) const SUSPENSION: u64 = 72 * HOUR;
 /// Cost of a lapsed suspension for its voters, in ten-thousandths of the bond.
 const LAPSED: u128 = 100;
 /// Seconds for which a release waits after a round without quorum.
 const RETRY: u64 = DAY;
 
-/// State of a proposal or image.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum State {
-    /// Accepts commitments.
-    Proposed,
-    /// Accepts reveals.
-    Reveal,
-    /// Accepts proofs of equivocation.
-    Challenge,
-    /// Can be finished.
-    Ended,
-    /// Another answer has more than a third.
-    Rejected,
-    /// Neither approved nor rejected.
-    NoQuorum,
-    /// Approved, but not usable yet.
-    ApprovedPending,
-    /// The newest usable image.
-    Active,
-    /// A newer one can be used.
-    Deprecated,
-    /// Superseded, and the grace period is over.
-    Retired,
-    /// Temporarily unusable.
-    Suspended,
-    /// Never usable again.
-    Revoked,
-}
-
-impl State {
-    /// Returns whether clients use an image in this state.
-    pub const fn usable(self) -> bool {
-        matches!(self, Self::Active | Self::Deprecated)
-    }
-}
-
 /// A proposal: a signed source of a version, and a hidden value.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Proposal {
+pub(crate) struct Proposal {
     /// The proposer.
-    pub proposer: Party,
+    pub(crate) proposer: Party,
     /// Version of the image, within its kind.
-    pub version: u64,
+    pub(crate) version: u64,
     /// The value that the source gives, according to the proposer.
-    pub value: u64,
+    pub(crate) value: u64,
     /// Whether the round takes hours instead of days, without time for proofs of equivocation.
-    pub emergency: bool,
+    pub(crate) emergency: bool,
 }
 
 /// A motion of validators against an image.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct Motion {
+pub(crate) struct Motion {
     /// Weights before the motion.
-    pub snapshot: Snapshot,
+    pub(crate) snapshot: Snapshot,
     /// End of the motion.
-    pub end: u64,
+    pub(crate) end: u64,
     /// Whether it suspended the image.
-    pub suspended: bool,
+    pub(crate) suspended: bool,
     /// Whether it revoked the image.
-    pub revoked: bool,
+    pub(crate) revoked: bool,
     /// Validators that voted.
-    pub voters: BTreeSet<u64>,
+    pub(crate) voters: BTreeSet<u64>,
     /// Validators whose votes are settled.
-    pub settled: BTreeSet<u64>,
+    pub(crate) settled: BTreeSet<u64>,
 }
 
 /// A proposal, its round and the resulting image.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct Image {
+pub(crate) struct Image {
     /// The proposal.
-    pub proposal: Proposal,
+    pub(crate) proposal: Proposal,
     /// The votes.
-    pub round: Round,
+    pub(crate) round: Round,
     /// Time from which the image can be used; `None` if it was not approved.
-    pub usable_from: Option<u64>,
+    pub(crate) usable_from: Option<u64>,
     /// Time until which the image is suspended.
-    pub suspended_until: u64,
+    pub(crate) suspended_until: u64,
     /// Time at which the image was revoked.
-    pub revoked_at: Option<u64>,
+    pub(crate) revoked_at: Option<u64>,
     /// Motions against the image.
-    pub motions: Vec<Motion>,
+    pub(crate) motions: Vec<Motion>,
 }
 
 /// Validators and the images of one kind.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct Images {
+pub(crate) struct Images {
     /// The validators.
-    pub set: Set,
+    pub(crate) set: Set,
     /// Images by number of their round, from 1.
-    pub images: BTreeMap<u64, Image>,
+    pub(crate) images: BTreeMap<u64, Image>,
     /// Deposit of a proposal.
-    pub deposit: u128,
+    pub(crate) deposit: u128,
     /// Number of families that must name a value.
-    pub families: usize,
+    pub(crate) families: usize,
     /// Time from which a version can be proposed again.
-    pub retry_at: BTreeMap<u64, u64>,
+    pub(crate) retry_at: BTreeMap<u64, u64>,
 }
 
 impl Images {
     /// Creates the model without images.
-    pub const fn new(min_bond: u128, deposit: u128, families: usize) -> Self {
+    pub(crate) const fn new(min_bond: u128, deposit: u128, families: usize) -> Self {
         Self { set: Set::new(min_bond), images: BTreeMap::new(), deposit, families, retry_at: BTreeMap::new() }
     }
 
@@ -130,7 +94,7 @@ impl Images {
     ///
     /// # Errors
     /// A [`Revert`], as with all the following calls.
-    pub fn propose(&mut self, proposal: Proposal, now: u64) -> Result<u64, Revert> {
+    pub(crate) fn propose(&mut self, proposal: Proposal, now: u64) -> Result<u64, Revert> {
         let waits = self.retry_at.get(&proposal.version).is_some_and(|at| now < *at);
         if self.approved(proposal.version).is_some() || waits {
             return Err(Revert::NotNow);
@@ -167,7 +131,7 @@ impl Images {
     ///
     /// # Errors
     /// A [`Revert`].
-    pub fn open(&mut self, caller: Party, round: u64, value: u64, now: u64) -> Result<(), Revert> {
+    pub(crate) fn open(&mut self, caller: Party, round: u64, value: u64, now: u64) -> Result<(), Revert> {
         let image = self.images.get_mut(&round).ok_or(Revert::WrongPhase)?;
         if now < image.round.commit_end || now >= image.round.reveal_end() {
             return Err(Revert::WrongPhase);
@@ -183,7 +147,14 @@ impl Images {
     ///
     /// # Errors
     /// A [`Revert`].
-    pub fn commit(&mut self, caller: Party, round: u64, id: u64, what: Commitment, now: u64) -> Result<(), Revert> {
+    pub(crate) fn commit(
+        &mut self,
+        caller: Party,
+        round: u64,
+        id: u64,
+        what: Commitment,
+        now: u64,
+    ) -> Result<(), Revert> {
         let (set, image) = self.both(round)?;
         image.round.commit(set, caller, id, what, now)
     }
@@ -192,7 +163,7 @@ impl Images {
     ///
     /// # Errors
     /// A [`Revert`].
-    pub fn reveal(&mut self, caller: Party, opening: Commitment, now: u64) -> Result<(), Revert> {
+    pub(crate) fn reveal(&mut self, caller: Party, opening: Commitment, now: u64) -> Result<(), Revert> {
         let (set, image) = self.both(opening.author.0)?;
         image.round.reveal(set, caller, opening, now)
     }
@@ -201,7 +172,7 @@ impl Images {
     ///
     /// # Errors
     /// A [`Revert`].
-    pub fn report_salt(&mut self, caller: Party, opening: Commitment, now: u64) -> Result<(), Revert> {
+    pub(crate) fn report_salt(&mut self, caller: Party, opening: Commitment, now: u64) -> Result<(), Revert> {
         let (set, image) = self.both(opening.author.0)?;
         image.round.report_salt(set, caller, opening, now)
     }
@@ -211,7 +182,7 @@ impl Images {
     ///
     /// # Errors
     /// A [`Revert`].
-    pub fn report_equivocation(
+    pub(crate) fn report_equivocation(
         &mut self,
         caller: Party,
         round: u64,
@@ -226,7 +197,7 @@ impl Images {
     ///
     /// # Errors
     /// A [`Revert`].
-    pub fn finish(&mut self, round: u64, now: u64) -> Result<Outcome, Revert> {
+    pub(crate) fn finish(&mut self, round: u64, now: u64) -> Result<Outcome, Revert> {
         let deposit = self.deposit;
         let image = self.images.get(&round).ok_or(Revert::WrongPhase)?;
         if image.round.outcome != Outcome::Open || now < image.round.end() {
@@ -264,7 +235,7 @@ impl Images {
     ///
     /// # Errors
     /// A [`Revert`].
-    pub fn settle(&mut self, round: u64, ids: &[u64]) -> Result<(), Revert> {
+    pub(crate) fn settle(&mut self, round: u64, ids: &[u64]) -> Result<(), Revert> {
         let (set, image) = self.both(round)?;
         image.round.settle(set, ids)
     }
@@ -273,7 +244,7 @@ impl Images {
     ///
     /// # Errors
     /// A [`Revert`].
-    pub fn decide(&mut self, round: u64, id: u64, now: u64) -> Result<(), Revert> {
+    pub(crate) fn decide(&mut self, round: u64, id: u64, now: u64) -> Result<(), Revert> {
         let overturned_at = self.overturned_at(round);
         let (set, image) = self.both(round).map_err(|_| Revert::WrongMark)?;
         image.round.decide(set, id, overturned_at, now)
@@ -283,7 +254,7 @@ impl Images {
     ///
     /// # Errors
     /// A [`Revert`].
-    pub fn accuse(&mut self, caller: Party, round: u64, id: u64, now: u64) -> Result<(), Revert> {
+    pub(crate) fn accuse(&mut self, caller: Party, round: u64, id: u64, now: u64) -> Result<(), Revert> {
         let lasts = self.another_lasts(round, now);
         let snapshot = self.set.snapshot();
         let (set, image) = self.both(round).map_err(|_| Revert::WrongState)?;
@@ -330,7 +301,7 @@ impl Images {
     ///
     /// # Errors
     /// A [`Revert`].
-    pub fn settle_motion(&mut self, round: u64, number: usize, ids: &[u64], now: u64) -> Result<(), Revert> {
+    pub(crate) fn settle_motion(&mut self, round: u64, number: usize, ids: &[u64], now: u64) -> Result<(), Revert> {
         let (set, image) = self.both(round)?;
         let motion = image.motions.get_mut(number).ok_or(Revert::BadValue)?;
         if now < motion.end {
@@ -348,7 +319,7 @@ impl Images {
     }
 
     /// Returns the state of a proposal or image.
-    pub fn state(&self, round: u64, now: u64) -> Option<State> {
+    pub(crate) fn state(&self, round: u64, now: u64) -> Option<State> {
         let image = self.images.get(&round)?;
         let round = &image.round;
         Some(match (round.outcome, image.usable_from) {
@@ -370,7 +341,7 @@ impl Images {
     }
 
     /// Returns the approved image of a version.
-    pub fn approved(&self, version: u64) -> Option<u64> {
+    pub(crate) fn approved(&self, version: u64) -> Option<u64> {
         let of = |image: &Image| image.proposal.version == version && image.usable_from.is_some();
         self.images.iter().find(|(_, image)| of(image)).map(|(number, _)| *number)
     }

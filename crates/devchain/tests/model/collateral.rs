@@ -10,59 +10,59 @@ use super::{Party, Revert};
 
 const HOUR: u64 = 3_600;
 /// Seconds between the beginnings of rounds.
-pub const PERIOD: u64 = 6 * HOUR;
+pub(crate) const PERIOD: u64 = 6 * HOUR;
 /// Seconds for which collateral is in force before more than half of the weight can renew it.
-pub const RENEWABLE_AFTER: u64 = 14 * 24 * HOUR;
+pub(crate) const RENEWABLE_AFTER: u64 = 14 * 24 * HOUR;
 /// Seconds after its reveals for which a round can renew collateral.
-pub const RENEWS_FOR: u64 = 24 * HOUR;
+pub(crate) const RENEWS_FOR: u64 = 24 * HOUR;
 
 /// An entry that validators vote for: a bundle by its number, and the floors.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// The bundle.
-    pub bundle: u16,
+    pub(crate) bundle: u16,
     /// Floor of Intel's evaluation number.
-    pub intel_floor: u16,
+    pub(crate) intel_floor: u16,
     /// Floor of AMD's TCB.
-    pub amd_floor: u16,
+    pub(crate) amd_floor: u16,
 }
 
 impl Entry {
     /// Returns the value that stands for the entry.
-    pub fn value(self) -> Answer {
+    pub(crate) fn value(self) -> Answer {
         Answer::Value((u64::from(self.bundle) << 32) | (u64::from(self.intel_floor) << 16) | u64::from(self.amd_floor))
     }
 }
 
 /// The entry in force.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Current {
+pub(crate) struct Current {
     /// The entry.
-    pub entry: Entry,
+    pub(crate) entry: Entry,
     /// The round that gave it.
-    pub round: u64,
+    pub(crate) round: u64,
     /// Time from which it is in force.
-    pub since: u64,
+    pub(crate) since: u64,
 }
 
 /// Validators and their rounds on collateral.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct Collateral {
+pub(crate) struct Collateral {
     /// The validators.
-    pub set: Set,
+    pub(crate) set: Set,
     /// Rounds by number, from 1.
-    pub rounds: BTreeMap<u64, Round>,
+    pub(crate) rounds: BTreeMap<u64, Round>,
     /// Number of the round of each period.
-    pub periods: BTreeMap<u64, u64>,
+    pub(crate) periods: BTreeMap<u64, u64>,
     /// The entry in force, if there is one.
-    pub current: Option<Current>,
+    pub(crate) current: Option<Current>,
     /// Number of families that must name a value.
-    pub families: usize,
+    pub(crate) families: usize,
 }
 
 impl Collateral {
     /// Creates the model without an entry in force.
-    pub const fn new(set: Set, families: usize) -> Self {
+    pub(crate) const fn new(set: Set, families: usize) -> Self {
         Self { set, rounds: BTreeMap::new(), periods: BTreeMap::new(), current: None, families }
     }
 
@@ -70,7 +70,7 @@ impl Collateral {
     ///
     /// # Errors
     /// A [`Revert`], as with all the following calls.
-    pub fn open(&mut self, now: u64) -> Result<u64, Revert> {
+    pub(crate) fn open(&mut self, now: u64) -> Result<u64, Revert> {
         if self.periods.contains_key(&(now / PERIOD)) {
             return Err(Revert::AlreadyOpen);
         }
@@ -101,7 +101,14 @@ impl Collateral {
     ///
     /// # Errors
     /// A [`Revert`].
-    pub fn commit(&mut self, caller: Party, round: u64, id: u64, what: Commitment, now: u64) -> Result<(), Revert> {
+    pub(crate) fn commit(
+        &mut self,
+        caller: Party,
+        round: u64,
+        id: u64,
+        what: Commitment,
+        now: u64,
+    ) -> Result<(), Revert> {
         let round = self.rounds.get_mut(&round).ok_or(Revert::WrongPhase)?;
         round.commit(&mut self.set, caller, id, what, now)
     }
@@ -110,7 +117,7 @@ impl Collateral {
     ///
     /// # Errors
     /// A [`Revert`].
-    pub fn reveal(&mut self, caller: Party, opening: Commitment, now: u64) -> Result<(), Revert> {
+    pub(crate) fn reveal(&mut self, caller: Party, opening: Commitment, now: u64) -> Result<(), Revert> {
         let round = self.rounds.get_mut(&opening.author.0).ok_or(Revert::WrongPhase)?;
         round.reveal(&self.set, caller, opening, now)
     }
@@ -119,7 +126,7 @@ impl Collateral {
     ///
     /// # Errors
     /// A [`Revert`].
-    pub fn finish(&mut self, round: u64, now: u64) -> Result<Outcome, Revert> {
+    pub(crate) fn finish(&mut self, round: u64, now: u64) -> Result<Outcome, Revert> {
         let round = self.rounds.get_mut(&round).ok_or(Revert::WrongPhase)?;
         if round.outcome != Outcome::Open || now < round.end() {
             return Err(Revert::WrongPhase);
@@ -133,7 +140,7 @@ impl Collateral {
     ///
     /// # Errors
     /// A [`Revert`].
-    pub fn settle(&mut self, round: u64, ids: &[u64]) -> Result<(), Revert> {
+    pub(crate) fn settle(&mut self, round: u64, ids: &[u64]) -> Result<(), Revert> {
         let round = self.rounds.get_mut(&round).ok_or(Revert::WrongPhase)?;
         round.settle(&mut self.set, ids)
     }
@@ -142,7 +149,7 @@ impl Collateral {
     ///
     /// # Errors
     /// A [`Revert`].
-    pub fn post(&mut self, number: u64, entry: Entry, now: u64) -> Result<(), Revert> {
+    pub(crate) fn post(&mut self, number: u64, entry: Entry, now: u64) -> Result<(), Revert> {
         let round = self.rounds.get(&number).ok_or(Revert::NotApproved)?;
         let older = self.current.is_some_and(|current| number <= current.round);
         if round.right != Some(entry.value()) || older {
@@ -169,7 +176,7 @@ impl Collateral {
 
     /// Returns the time from which more than half of the weight can renew the entry in force; `None` while no entry is
     /// in force.
-    pub fn renewable_from(&self) -> Option<u64> {
+    pub(crate) fn renewable_from(&self) -> Option<u64> {
         self.current.map(|current| current.since + RENEWABLE_AFTER)
     }
 }

@@ -1,7 +1,7 @@
 //! The power of each share of the weight, and what its use costs, played in the model. The tables of docs/contracts.md
 //! are this test's output.
 //!
-//! `OPENRELAY_WRITE_TABLES=1 cargo test -p openrelay-ledger --test shares` writes them there.
+//! `OPENRELAY_WRITE_TABLES=1 cargo test -p openrelay-devchain --test shares` writes them there.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -9,11 +9,14 @@
     reason = "a test that cannot go on must stop, and prints the tables"
 )]
 
+mod model;
+
 use std::fmt::Write as _;
 
-use openrelay_ledger::votes::collateral::{Collateral, Entry, PERIOD};
-use openrelay_ledger::votes::images::{Images, PENDING, Proposal, State};
-use openrelay_ledger::votes::rounds::{Answer, Commitment, Outcome};
+use model::collateral::{Collateral, Entry, PERIOD};
+use model::images::{Images, PENDING, Proposal};
+use model::rounds::{Answer, Commitment, Outcome};
+use openrelay_ledger::chain::voted::State;
 
 const GOOD: u64 = 1;
 const BAD: u64 = 2;
@@ -358,7 +361,7 @@ fn tables_of_shares_match_the_model() {
     if std::env::var_os("OPENRELAY_WRITE_TABLES").is_some() {
         std::fs::write(&path, &made).unwrap();
     } else {
-        let how = "OPENRELAY_WRITE_TABLES=1 cargo test -p openrelay-ledger --test shares";
+        let how = "OPENRELAY_WRITE_TABLES=1 cargo test -p openrelay-devchain --test shares";
         assert_eq!(document, made, "docs/contracts.md does not match the model; run: {how}");
     }
 }

@@ -6,17 +6,19 @@
 //! way where it can: it recounts votes at each query, where a contract keeps sums. It never reads a clock or a chain.
 //! Each call is one block.
 
-pub mod collateral;
-pub mod images;
-pub mod rounds;
-pub mod set;
+#![allow(dead_code, reason = "each test uses a part of the model")]
+
+pub(crate) mod collateral;
+pub(crate) mod images;
+pub(crate) mod rounds;
+pub(crate) mod set;
 
 /// A party, identified by its address.
-pub type Party = u64;
+pub(crate) type Party = u64;
 
 /// Why a call is refused. The names are those of the contracts' errors.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Revert {
+pub(crate) enum Revert {
     /// The period already has a round.
     AlreadyOpen,
     /// There is no such answer, or both answers are the same.
