@@ -5,8 +5,8 @@
 //! section 4.1). From the first such slot on its storage roots differ. That is the scenario's last step, after which
 //! the slots' values are still equal.
 //!
-//! `OPENRELAY_ANVIL` names anvil's program, as `./x test` does. Without it this test reports that and checks nothing.
-//! Both chains are queried over HTTP.
+//! `OPENRELAY_ANVIL` names anvil's program, as `./x test` does. Without it this test reports that it is
+//! skipped, or fails if `OPENRELAY_NO_SKIP` is set. Both chains are queried over HTTP.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -43,6 +43,7 @@ impl Drop for Anvil {
 
 fn anvil() -> Option<(Anvil, Endpoint)> {
     let Some(program) = std::env::var_os("OPENRELAY_ANVIL") else {
+        assert!(std::env::var_os("OPENRELAY_NO_SKIP").is_none(), "OPENRELAY_ANVIL is not set");
         eprintln!("skipped: OPENRELAY_ANVIL is not set; ./x test unit installs anvil and sets it");
         return None;
     };

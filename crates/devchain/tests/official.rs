@@ -1,7 +1,7 @@
 //! Tests the official chain of ethereum/execution-apis and the answers that its tests expect.
 //!
 //! The files are third-party and not stored here. `OPENRELAY_EXECUTION_APIS` names the `tests` folder of a checkout
-//! of that repository. Without it these tests report that and check nothing.
+//! of that repository. Without it these tests report that they are skipped, or fail if `OPENRELAY_NO_SKIP` is set.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -49,6 +49,7 @@ const CLAIMED: [&str; 28] = [
 fn folder() -> Option<PathBuf> {
     let folder = std::env::var_os("OPENRELAY_EXECUTION_APIS").map(PathBuf::from);
     if folder.is_none() {
+        assert!(std::env::var_os("OPENRELAY_NO_SKIP").is_none(), "OPENRELAY_EXECUTION_APIS is not set");
         eprintln!("skipped: OPENRELAY_EXECUTION_APIS is not set to a checkout of ethereum/execution-apis");
     }
     folder
