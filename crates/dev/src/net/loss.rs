@@ -12,15 +12,17 @@ use super::network::Network;
 
 const TABLE: &str = "inet loss";
 
-/// Starts to count on the hosts that forward.
-pub(crate) fn watch(network: &Network) -> Result<()> {
+/// Starts to count on the hosts that forward. Returns what links had counted before.
+///
+/// A link that comes up before its other end drops what the kernel itself sends, such as a router solicitation.
+pub(crate) fn watch(network: &Network) -> Result<u64> {
     for host in forwarding(network)? {
         // Before conntrack, so that a dropped packet leaves no trace at the NAT.
         host.sh(&format!(
             "nft 'table {TABLE} {{ counter lost {{ }}; chain lose {{ type filter hook prerouting priority -350; }}; }}'"
         ))?;
     }
-    Ok(())
+    counted(network)
 }
 
 /// Drops everything that matches one of `rules` on `host`, the core or the NAT, until [`mend`].
@@ -44,7 +46,7 @@ pub(crate) fn mend(host: &Host) -> Result<()> {
     host.sh(&format!("nft flush chain {TABLE} lose")).map(drop)
 }
 
-/// Returns how many packets the rules of [`lose`] and links have dropped since [`watch`].
+/// Returns how many packets the rules of [`lose`] and links have dropped so far.
 pub(crate) fn counted(network: &Network) -> Result<u64> {
     let mut all = 0;
     for host in forwarding(network)? {

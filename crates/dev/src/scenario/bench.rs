@@ -32,7 +32,9 @@ pub(crate) struct Bench {
 pub(crate) struct Account {
     /// Counts of the kernel of the client's host when the client connected.
     pub(crate) before: Datagrams,
-    /// Datagrams that links had counted as lost at the last account.
+    /// Packets that links had counted as lost before any program ran.
+    pub(crate) lost_before: u64,
+    /// Datagrams that links had counted as lost since then at the last account.
     pub(crate) lost: u64,
     /// The same at the end of the previous scenario.
     pub(crate) judged: u64,

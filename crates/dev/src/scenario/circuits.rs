@@ -64,9 +64,11 @@ fn start(dir: &Path) -> Result<Bench> {
     for name in WATCHED {
         crate::net::account::watch(network.host(name)?)?;
     }
-    loss::watch(&network)?;
+    let lost = loss::watch(&network)?;
     let services = services::start(&network, &programs, &["--unconfined"])?;
-    Ok(Bench::of(network, services, programs))
+    let mut bench = Bench::of(network, services, programs);
+    bench.account.lost_before = lost;
+    Ok(bench)
 }
 
 /// Checks that links lost datagrams in scenarios that break links, and in no others.

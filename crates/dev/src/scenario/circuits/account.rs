@@ -103,7 +103,7 @@ impl Bench {
     pub(super) fn account_of_links(&self, all: Datagrams) -> Result<u64> {
         let refused: u64 =
             WATCHED.iter().map(|name| account::refused(self.network.host(name)?)).sum::<Result<u64>>()?;
-        let lost = loss::counted(&self.network)?;
+        let lost = loss::counted(&self.network)? - self.account.lost_before;
         ensure!(all.sent == all.received + refused + lost, "{all:?}, {refused} refused, links lost {lost}");
         Ok(lost)
     }
