@@ -106,15 +106,8 @@ fn says_why(bench: &mut Bench) -> Result<()> {
 /// query from the relays' own addresses, and relays forward clients' queries.
 fn reads_anew(bench: &mut Bench) -> Result<()> {
     let (chain, nat) = (bench.network.host("chain")?, bench.network.host("nat")?);
-    // Two of the three endpoints have a name that the client resolves through the circuit.
-    let named = std::fs::read_to_string(bench.network.dir.join("config/chain.toml"))?;
-    let address = bench.network.address("chain", false)?.to_string();
-    std::fs::write(
-        bench.network.dir.join("config/client/named-chain.toml"),
-        named.replacen(&format!("http://{address}:854"), &format!("http://{CHAIN}:854"), 2),
-    )?;
-    let config = bench.through(1, 3)?;
-    std::fs::write(&config, std::fs::read_to_string(&config)?.replace("../chain.toml", "named-chain.toml"))?;
+    let config = with_named_endpoints(bench)?;
+    let address = bench.network.address("chain", false)?;
     let (first, client) = (bench.network.address("ingress-1", false)?, bench.network.address("nat", false)?);
     chain.sh(&format!(
         "nft 'table inet asked {{ counter client {{ }}; \
@@ -155,15 +148,45 @@ fn reads_anew(bench: &mut Bench) -> Result<()> {
     let (code, text, said) = bench.openrelay(&["verify", "3", "--config", &config])?;
     ensure!(code == Some(0) && text.contains("handshake key") && said.contains("no endpoint was"), "{text}{said}");
     ensure!(packets(user, "endpoints")? == 0, "the egress of the user's circuit forwarded a query to the chain");
-    // Without endpoints the old directory serves, the status reports why, and the circuit continues.
+    outage(bench)?;
+    relays_leave(bench)?;
+    wire::judge(nat)?;
+    ensure!(packets(chain, "client")? == outside, "a query to the chain came from the client's own address");
+    ensure!(packets(user, "endpoints")? == 0, "the egress of the user's circuit forwarded a query to the chain");
+    wire::unwatch(nat)?;
+    for host in [chain, user, other] {
+        host.sh("nft delete table inet asked")?;
+    }
+    bench.down()
+}
+
+/// Writes a configuration in which two of the three endpoints have a name that the client resolves through the circuit.
+/// Returns its path.
+fn with_named_endpoints(bench: &Bench) -> Result<String> {
+    let named = std::fs::read_to_string(bench.network.dir.join("config/chain.toml"))?;
+    let address = bench.network.address("chain", false)?;
+    std::fs::write(
+        bench.network.dir.join("config/client/named-chain.toml"),
+        named.replacen(&format!("http://{address}:854"), &format!("http://{CHAIN}:854"), 2),
+    )?;
+    let config = bench.through(1, 3)?;
+    std::fs::write(&config, std::fs::read_to_string(&config)?.replace("../chain.toml", "named-chain.toml"))?;
+    Ok(config)
+}
+
+/// Without endpoints the old directory serves, the status reports why, and the circuit continues.
+fn outage(bench: &Bench) -> Result<()> {
     bench.network.set_link("chain", false)?;
     bench.within("a warning", || Ok(bench.status()?["directory_warning"].is_string()))?;
     ensure!(bench.fetches()?, "a running circuit stopped");
     let (code, text, _) = bench.openrelay(&["status"])?;
     ensure!(code == Some(0) && text.contains("directory  "), "the status does not report it: {text}");
     bench.network.set_link("chain", true)?;
-    bench.within("the warning's end", || Ok(bench.status()?["directory_warning"].is_null()))?;
-    // The user's client notices that a relay leaves, and still reads the directory.
+    bench.within("the warning's end", || Ok(bench.status()?["directory_warning"].is_null())).map(drop)
+}
+
+/// The user's client notices that a relay leaves, and still reads the directory.
+fn relays_leave(bench: &Bench) -> Result<()> {
     for name in ["egress-1", "ingress-1"] {
         let operator = bench.services.operator(name)?;
         let drain = |arguments: &[&str]| {
@@ -178,14 +201,7 @@ fn reads_anew(bench: &mut Bench) -> Result<()> {
         drain(&["--undo"])?;
         bench.within("the relay's return", || Ok(bench.status()?["hops_listed"] == true))?;
     }
-    wire::judge(nat)?;
-    ensure!(packets(chain, "client")? == outside, "a query to the chain came from the client's own address");
-    ensure!(packets(user, "endpoints")? == 0, "the egress of the user's circuit forwarded a query to the chain");
-    wire::unwatch(nat)?;
-    for host in [chain, user, other] {
-        host.sh("nft delete table inet asked")?;
-    }
-    bench.down()
+    Ok(())
 }
 
 /// One key signs a block, and an ingress's agent fetches that checkpoint from a mirror.

@@ -119,7 +119,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if ok { Ok(()) } else { bail!("not everything works as promised") }
 }
 
-fn story(options: &Options, started: Instant, dir: &std::path::Path) -> Result<(Findings, Names)> {
+/// Returns the programs and how the options change their use.
+fn programs(options: &Options) -> Result<Programs> {
     let mut programs = if options.leak { Programs::find()? } else { Programs::simulating()? };
     if options.boot.is_some() {
         boot::check_tools(false)?;
@@ -131,6 +132,11 @@ fn story(options: &Options, started: Instant, dir: &std::path::Path) -> Result<(
     programs.attacked.clone_from(&options.attacked);
     programs.leak = options.leak;
     programs.outer_v6 = options.outer_v6;
+    Ok(programs)
+}
+
+fn story(options: &Options, started: Instant, dir: &std::path::Path) -> Result<(Findings, Names)> {
+    let programs = programs(options)?;
     let network = network(dir)?;
     // A leaking relay replaces the product's relay, whose agent would not start it.
     let services = if programs.leak { serve(&network, &programs, &[])? } else { serve_by_chain(&network, &programs)? };
@@ -143,20 +149,7 @@ fn story(options: &Options, started: Instant, dir: &std::path::Path) -> Result<(
     let state_before = demo.host_state()?;
     let core = demo.judge(&demo.network.core, demo.core_rules()?)?;
     let lan = demo.judge(demo.network.host("nat")?, demo.lan_rules()?)?;
-    let config = dir.join("config/client/client.toml");
-    if options.boot.is_some() {
-        // The circuit goes through the machine.
-        let text = fs::read_to_string(&config)?;
-        fs::write(&config, format!("egress = 4\n{text}"))?;
-    }
-    let output = demo
-        .network
-        .client
-        .command(&demo.programs.openrelay)
-        .args(["up", "--wait", "--config"])
-        .arg(config)
-        .output()?;
-    checked(&output, "openrelay up")?;
+    demo.connect()?;
     let status = demo.status()?;
     let names = demo.names(&status)?;
     demo.progress("two hops are up");
@@ -211,6 +204,23 @@ impl Demo {
         if !self.options.json {
             talk(&format!("{:>6.2} s  {what}", self.started.elapsed().as_secs_f64()));
         }
+    }
+
+    fn connect(&self) -> Result<()> {
+        let config = self.network.dir.join("config/client/client.toml");
+        if self.options.boot.is_some() {
+            // The circuit goes through the machine.
+            let text = fs::read_to_string(&config)?;
+            fs::write(&config, format!("egress = 4\n{text}"))?;
+        }
+        let output = self
+            .network
+            .client
+            .command(&self.programs.openrelay)
+            .args(["up", "--wait", "--config"])
+            .arg(config)
+            .output()?;
+        checked(&output, "openrelay up").map(drop)
     }
 
     /// Starts relays whose evidence is a lie, and returns how each is refused.

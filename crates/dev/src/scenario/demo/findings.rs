@@ -148,31 +148,7 @@ impl Findings {
                  the relays are registered and bonded there"
             ));
         }
-        for (hop, place) in self.evidence.as_array().into_iter().flatten().zip(["ingress", "egress"]) {
-            say(&format!(
-                "  {place:<9} evidence  SIMULATED {} {}, image {:.8}… approved in round {}, key generated inside",
-                hop["platform"].as_str().unwrap_or("?"),
-                hop["product"].as_str().unwrap_or("?"),
-                hop["image"].as_str().unwrap_or("?"),
-                hop["image_round"]
-            ));
-        }
-        match (self.packed_by, self.booted) {
-            (0, false) => say("  image               none: the relay's program stands for one"),
-            (0, true) => say("  image               built here"),
-            (by, _) => say(&format!(
-                "  image               packed from the relay's program by {by} validators independently, \
-                 with identical bytes"
-            )),
-        }
-        let refused: Vec<String> = self.refused.iter().map(|(kind, code)| format!("{kind}: {code}")).collect();
-        if !refused.is_empty() {
-            say(&format!("  lies refused        {}", refused.join("   ")));
-        }
-        if self.booted {
-            say("  booted              the egress ran from its image in an emulated machine; \
-                 after its power was cut, no trace of the session was on this disk");
-        }
+        self.tell_evidence();
         say(&format!("  UDP, ICMP           IPv4 and IPv6: {}, {}", yes(self.udp_ok), yes(self.icmp_ok)));
         say(&format!(
             "  speed               {:.2} Gbit/s through two hops, {:.2} Gbit/s without a tunnel",
@@ -210,5 +186,34 @@ impl Findings {
         }
         say("\nThe trusted execution environments are SIMULATED and admission is open: \
              this shows which checks are made and what the links reveal.");
+    }
+
+    /// Prints what the hops have proven, what runs on them, and what was refused.
+    fn tell_evidence(&self) {
+        for (hop, place) in self.evidence.as_array().into_iter().flatten().zip(["ingress", "egress"]) {
+            say(&format!(
+                "  {place:<9} evidence  SIMULATED {} {}, image {:.8}… approved in round {}, key generated inside",
+                hop["platform"].as_str().unwrap_or("?"),
+                hop["product"].as_str().unwrap_or("?"),
+                hop["image"].as_str().unwrap_or("?"),
+                hop["image_round"]
+            ));
+        }
+        match (self.packed_by, self.booted) {
+            (0, false) => say("  image               none: the relay's program stands for one"),
+            (0, true) => say("  image               built here"),
+            (by, _) => say(&format!(
+                "  image               packed from the relay's program by {by} validators independently, \
+                 with identical bytes"
+            )),
+        }
+        let refused: Vec<String> = self.refused.iter().map(|(kind, code)| format!("{kind}: {code}")).collect();
+        if !refused.is_empty() {
+            say(&format!("  lies refused        {}", refused.join("   ")));
+        }
+        if self.booted {
+            say("  booted              the egress ran from its image in an emulated machine; \
+                 after its power was cut, no trace of the session was on this disk");
+        }
     }
 }
