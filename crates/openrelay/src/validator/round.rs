@@ -200,7 +200,7 @@ impl RoundV1 {
             None => String::new(),
             Some(Owed::Commit) => "   next: commit".into(),
             Some(Owed::Reveal) => "   next: reveal".into(),
-            Some(Owed::Finish) => "   next: finish, as anybody may".into(),
+            Some(Owed::Finish) => "   next: finish; anyone may do this".into(),
             Some(Owed::Settle) => "   next: settle".into(),
         };
         let until = self.until.map(|end| format!(", within {}", span(end.saturating_sub(unix_seconds()))));

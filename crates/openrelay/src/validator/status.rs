@@ -106,7 +106,7 @@ impl ValidatorStatusV1 {
             2 => {
                 self.free_at = Some(free_at);
                 let left = span(free_at.saturating_sub(unix_seconds()));
-                Some(Reason::new(3, "leaving", format!("it is leaving; its bond is free in {left}")))
+                Some(Reason::new(3, "leaving", format!("leaving; its bond is free in {left}")))
             }
             _ => Some(Reason::new(3, "left", "it has left and its bond was paid")),
         })
