@@ -369,7 +369,7 @@ fn without_chain(bench: &mut Bench) -> Result<()> {
         }
         Ok(code == Some(5)
             && said.contains("directory refused: the directory is ")
-            && said.contains("at most 1 s are accepted"))
+            && said.contains("the limit is 1 s while no newer"))
     })?;
     // A client without a cache that reaches no endpoint has refused nothing, so its exit code is 3.
     bench.forget()?;
