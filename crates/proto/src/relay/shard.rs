@@ -605,6 +605,9 @@ impl Shard {
             }
         } else {
             self.check_answer(kind, packet)?;
+            if !self.gate.passes_answer(route, now) {
+                return Err(DropReason::HandshakeLoad);
+            }
             false
         };
         let packet = packet.to_vec();

@@ -20,6 +20,9 @@ use crate::wire::FrameKind;
 /// re-handshake has 1,158, and those to eight requests for circuits have 112.
 const OWN_BACKLOG: usize = 4_096;
 
+/// Re-handshakes a minute of one session that are answered while cookies are required. One is due every two minutes.
+const REKEYS_UNDER_LOAD: u32 = 2;
+
 impl Shard {
     /// Handles a frame that is neither a packet nor a forwarded one.
     pub(super) fn handle_other_frame(
@@ -109,6 +112,10 @@ impl Shard {
                     return Ok(());
                 }
                 entry.allow_rekey(now)?;
+                // It keeps the keys that it has, whose epochs go on.
+                if self.gate.load().is_high(now) && entry.rekeys.0 > REKEYS_UNDER_LOAD {
+                    return Ok(());
+                }
                 let request = entry.link.session.rekey_request(message);
                 self.requests.push_back(Request::Rekey { shard: number, entry: id, request });
             }

@@ -26,8 +26,8 @@ const HOP_PATIENCE: Duration = Duration::from_secs(5);
 /// Interval at which sessions are checked for ends and re-handshakes.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// Timers that one call handles.
-const TIMERS: usize = 1_024;
+/// Timers that one call handles, each of which may repeat 16 KiB of a control stream.
+const TIMERS: usize = 128;
 /// Places of the table that one call looks at.
 const VISITS: u32 = 2_048;
 /// Sessions that one call of [`Shard::handle_timeout`] ends, each with at most eight circuits.

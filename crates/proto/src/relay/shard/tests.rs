@@ -408,6 +408,37 @@ fn proven_sender_is_told_to_wait_when_there_is_too_much_to_do() {
     }
 }
 
+/// While cookies are required, a session gets fresh keys twice a minute at most, and is not ended for asking.
+#[test]
+fn session_gets_fresh_keys_less_often_under_load() {
+    for (queued, answered) in [(0, 16), (1_000, 2)] {
+        let mut rig = rig(10);
+        (0..queued).for_each(|_| rig.load.queued());
+        let id = rig.insert_confirmed(client(at(1)), false);
+        for _ in 0..16 {
+            let request = Message::Rekey(vec![1; REKEY_LEN]);
+            rig.shard.answer(id, request, Time::from_micros(1), &mut rig.random).unwrap();
+        }
+        assert_eq!(rig.requests(), answered);
+        let more = Message::Rekey(vec![1; REKEY_LEN]);
+        assert!(rig.shard.answer(id, more, Time::from_micros(1), &mut rig.random).is_err());
+    }
+}
+
+/// What comes through an ingress belongs to the ingress, however many sessions it opens.
+#[test]
+fn ingress_has_one_share_however_many_sessions_it_opens() {
+    let mut rig = rig(100);
+    let (first, second, other) = (rig.insert_hop(2, false), rig.insert_hop(2, false), rig.insert_hop(3, false));
+    let owners = [first, second, other].map(|hop| {
+        let route = Route::Circuit { hop, tag: 7 };
+        rig.shard.of_relay(route, rig.gate.owner(route))
+    });
+    assert_eq!(owners[0].group, owners[1].group);
+    assert_ne!(owners[0].group, owners[2].group);
+    assert_ne!(owners[0].member, owners[1].member);
+}
+
 /// A relay that opens sessions without end replaces its own, and takes none of other relays.
 #[test]
 fn relay_that_opens_sessions_without_end_replaces_its_own() {
