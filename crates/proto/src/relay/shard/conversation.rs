@@ -85,7 +85,6 @@ impl Shard {
         now: Time,
         random: &mut dyn Random,
     ) -> Result<(), DropReason> {
-        let number = self.number;
         let entry = self.table.get_mut(id).ok_or(DropReason::UnknownIndex)?;
         let responder = !entry.link.session.is_initiator();
         // A peer that keeps asking without acknowledging the answers is cut off.
@@ -104,21 +103,7 @@ impl Shard {
                 self.open_circuit(id, request, egress, random)?;
             }
             Message::CircuitClose { tag } if entry.admitted => self.close_circuit(id, tag),
-            Message::Rekey(message) if responder && entry.admitted => {
-                // A relay that the directory does not list any more keeps its keys until its session ends.
-                if let Kind::Hop { relay, key, .. } = &entry.kind
-                    && !self.config.peers.has(*relay, key)
-                {
-                    return Ok(());
-                }
-                entry.allow_rekey(now)?;
-                // It keeps the keys that it has, whose epochs go on.
-                if self.gate.load().is_high(now) && entry.rekeys.0 > REKEYS_UNDER_LOAD {
-                    return Ok(());
-                }
-                let request = entry.link.session.rekey_request(message);
-                self.requests.push_back(Request::Rekey { shard: number, entry: id, request });
-            }
+            Message::Rekey(message) if responder && entry.admitted => self.answer_rekey(id, message, now)?,
             Message::Rekeyed(answer) if !responder => entry.link.finish_rekey(&answer, now)?,
             Message::Close => self.end(id, now),
             Message::MirrorRequest { file, offset }
@@ -146,6 +131,25 @@ impl Shard {
                 return Err(DropReason::BadFrame);
             }
         }
+        Ok(())
+    }
+
+    /// Passes a request for fresh keys to the handshaker.
+    fn answer_rekey(&mut self, id: EntryId, message: Vec<u8>, now: Time) -> Result<(), DropReason> {
+        let entry = self.table.get_mut(id).ok_or(DropReason::UnknownIndex)?;
+        // A relay that the directory does not list any more keeps its keys until its session ends.
+        if let Kind::Hop { relay, key, .. } = &entry.kind
+            && !self.config.peers.has(*relay, key)
+        {
+            return Ok(());
+        }
+        entry.allow_rekey(now)?;
+        // It keeps the keys that it has, whose epochs go on.
+        if self.gate.load().is_high(now) && entry.rekeys.0 > REKEYS_UNDER_LOAD {
+            return Ok(());
+        }
+        let request = entry.link.session.rekey_request(message);
+        self.requests.push_back(Request::Rekey { shard: self.number, entry: id, request });
         Ok(())
     }
 }
