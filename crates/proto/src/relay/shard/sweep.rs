@@ -117,7 +117,7 @@ impl Shard {
             return true;
         }
         let Some(entry) = self.table.get_mut(id) else { return false };
-        if let Kind::Hop { relay, .. } = &entry.kind
+        if let Kind::Hop { relay, unlisted: None, .. } = &entry.kind
             && let Some(peer) = self.config.peers.get(relay)
         {
             entry.link.rekey_if_due(&peer.responder, now, random);

@@ -16,7 +16,7 @@ use crate::relay::circuits::{Circuit, MAX_CLIENT_CIRCUITS};
 use crate::relay::entry::{Opened, Path};
 use crate::relay::gate::Entrance;
 use crate::relay::holders::Owner;
-use crate::relay::{Handshaker, Install, Load, OpenAdmission, Output, Peer, Peers, Replays};
+use crate::relay::{Handshaker, Install, Load, OpenAdmission, Output, Outputs, Peer, Peers, Replays};
 use crate::session::Session;
 use crate::suite::{Suite, Suites};
 use std::time::Duration;
@@ -407,6 +407,35 @@ fn proven_sender_is_told_to_wait_when_there_is_too_much_to_do() {
         rig.shard.request_refused(request, now, &mut rig.random);
         assert_eq!(rig.shard.poll_transmit().is_some(), told);
     }
+}
+
+/// What a false cookie does to a relay that begins a handshake: one packet, and the next is as before.
+#[test]
+fn relay_forgets_a_cookie_that_got_no_reply() {
+    let mut rig = rig(10);
+    rig.insert_hop(2, true);
+    rig.handshaker.set_config(rig.shard.config.clone());
+    let (key, now) = (rig.shard.config.peers.get(&RelayId(2)).unwrap().responder.key, Time::from_micros(1));
+    let sent = |outputs: Outputs| {
+        let Some((0, Output::Send { mut packet, .. })) = outputs.into_iter().next() else { panic!("no packet") };
+        IndexMask::to_relay(&key).remove(&mut packet);
+        packet
+    };
+    let connect = Request::Connect { shard: 0, egress: RelayId(2) };
+    let plain = sent(rig.handshaker.handle(connect, now, 1, &mut rig.random));
+    for number in 0..5 {
+        let packet = crate::cookie::packet(&plain, &[9; 16], &key, &mut rig.random);
+        let route = Route::Udp(([203, 0, 113, 1], 443).into());
+        let false_cookie = Request::Arrival { shard: 0, route, packet, proven: false };
+        let outputs = rig.handshaker.handle(false_cookie, now, 1, &mut rig.random);
+        if number < 4 {
+            assert_eq!(sent(outputs).len(), plain.len() + 16, "with a proof, at once");
+        } else {
+            assert!(outputs.is_empty());
+        }
+    }
+    let again = rig.handshaker.poll_timeout().unwrap();
+    assert_eq!(sent(rig.handshaker.handle_timeout(again, 1, &mut rig.random)).len(), plain.len());
 }
 
 /// While cookies are required, a session gets fresh keys twice a minute at most, and is not ended for asking.
