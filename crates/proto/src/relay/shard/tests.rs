@@ -333,6 +333,20 @@ fn session_with_a_relay_that_left_the_directory_ends_after_its_grace() {
     }
 }
 
+/// The memory of an idle session, with its part of the shares.
+#[test]
+fn idle_session_takes_at_most_four_kibibytes() {
+    let (sessions, mut rig) = (10_000, rig(65_536));
+    let held = allocation_counter::measure(|| {
+        for number in 0..sessions {
+            rig.insert(client(at(number << 8)), false);
+        }
+    });
+    let each = held.bytes_current / i64::from(sessions);
+    println!("{each} bytes for each session");
+    assert!(each <= 4_096, "{each} bytes");
+}
+
 /// Asks for all that a relay sends from shared bytes, and acknowledges nothing.
 fn ask_for_everything(rig: &mut Rig, id: EntryId, now: Time) {
     let (evidence, piece) = (Message::EvidenceRequest, Message::MirrorRequest { file: MirrorFile::Records, offset: 0 });
