@@ -112,8 +112,12 @@ impl Shard {
         let silent = now.since(entry.link.session.last_received()) > IDLE_TIME;
         // Its peer was gone before it took what it had asked for.
         let abandoned = entry.link.has_given_up() && entry.link.backlog() > KEPT;
-        if stuck || silent || abandoned || self.is_unlisted(id, now) {
+        if stuck || silent || abandoned {
             self.end(id, now);
+            return true;
+        }
+        if self.is_unlisted(id, now) {
+            self.say_and_end(id, &Message::Close, now);
             return true;
         }
         let Some(entry) = self.table.get_mut(id) else { return false };
