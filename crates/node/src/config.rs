@@ -122,7 +122,7 @@ pub struct RelayFile {
     /// Number of shards, each a thread; 0 for one per core.
     #[serde(default)]
     pub shards: u8,
-    /// Maximum number of sessions per shard.
+    /// Maximum number of sessions of clients per shard: at most 131,072, and at an egress 48,960 (docs/limits.md).
     #[serde(default = "default_capacity")]
     pub capacity: u32,
     /// The numeric user ID that the relay switches to before it serves.

@@ -9,6 +9,7 @@
 //!        announces other evidence ─▶ client requests it ─▶ circuit fails; the caller judges the evidence
 //! ```
 
+mod conversation;
 mod leg;
 mod pmtu;
 
@@ -20,16 +21,16 @@ use crate::drops::DropReason;
 use crate::frame::{Forward, Probe, ProbeAck};
 use crate::handshake::{Responder, Role};
 use crate::ip::{CLIENT_V4, CLIENT_V6, Packet, tcp};
-use crate::message::{CircuitRefusal, Evidence, EvidenceDigest, Message, MirrorFile, Token};
+use crate::message::{CircuitRefusal, Evidence, EvidenceDigest, Message, MirrorFile};
 use crate::random::{Random, array};
 use crate::session::frame;
 use crate::suite::Suites;
 use crate::time::Time;
 use crate::wire::{
-    DIRECT_OFFSET, FORWARD_LEN, FrameKind, HEADER_LEN, KIND_LEN, NESTED_OFFSET, NESTED_TRAILER, PacketType, TAG_LEN,
+    DIRECT_OFFSET, FORWARD_LEN, FrameKind, HEADER_LEN, KIND_LEN, NESTED_OFFSET, NESTED_TRAILER, TAG_LEN,
 };
 
-use leg::{Incoming, Leg, Stage};
+use leg::{Incoming, Leg};
 use pmtu::Pmtu;
 
 /// How long packets may go out without an answer before the circuit counts as lost.
@@ -387,101 +388,9 @@ impl Client {
         }
     }
 
-    /// Sends a token and requests the circuit, because the ingress' evidence is accepted.
-    fn ask_for_circuit(&mut self) {
-        let Some(outer) = &mut self.outer else { return };
-        outer.stage = Stage::Token;
-        outer.send(&Message::Token(Token::Open));
-        outer.send(&Message::CircuitOpen { request: 1, egress: self.config.egress.relay });
-    }
-
-    /// Sends a token, because the egress' evidence is accepted.
-    fn ask_for_admission(&mut self) {
-        self.inner.stage = Stage::Token;
-        self.inner.send(&Message::Token(Token::Open));
-    }
-
-    /// Handles the control messages that the ingress has sent.
-    #[expect(clippy::wildcard_enum_match_arm, reason = "any other message violates the protocol at this point")]
-    fn converse_outer(&mut self, now: Time, minutes: u32, random: &mut dyn Random) {
-        loop {
-            let Some(outer) = &mut self.outer else { return };
-            let message = match outer.receive() {
-                Ok(Some(message)) => message,
-                Ok(None) => return,
-                Err(_) => return self.fail(Failure::Protocol),
-            };
-            match message {
-                Message::Evidence(evidence) if outer.stage == Stage::Evidence => {
-                    return self.refuse(Role::Ingress, evidence);
-                }
-                Message::Admitted(_) if outer.stage == Stage::Token => outer.stage = Stage::Admitted,
-                Message::CircuitOpened { request: 1, tag } if outer.stage == Stage::Admitted && self.tag.is_none() => {
-                    self.tag = Some(tag);
-                    if self.inner.begin(now, minutes, random).is_none() {
-                        return self.fail(Failure::Protocol);
-                    }
-                }
-                Message::CircuitRefused { request: 1, reason } => return self.fail(Failure::Refused(reason)),
-                Message::Rekeyed(answer) => {
-                    let _ = outer.finish_rekey(&answer, now);
-                }
-                Message::MirrorPiece(piece) => match outer.take_piece(piece) {
-                    Ok(found) => {
-                        self.fetched.extend(found.map(|(file, bytes)| Fetched { from: Role::Ingress, file, bytes }))
-                    }
-                    Err(()) => return self.fail(Failure::Protocol),
-                },
-                Message::Full { retry } => return self.fail(Failure::Full { role: Role::Ingress, retry }),
-                Message::CircuitClose { .. } | Message::Close => return self.lose(),
-                _ => return self.fail(Failure::Protocol),
-            }
-        }
-    }
-
-    /// Handles the control messages that the egress has sent.
-    #[expect(clippy::wildcard_enum_match_arm, reason = "any other message violates the protocol at this point")]
-    fn converse_inner(&mut self, now: Time, random: &mut dyn Random) {
-        loop {
-            let message = match self.inner.receive() {
-                Ok(Some(message)) => message,
-                Ok(None) => return,
-                Err(_) => return self.fail(Failure::Protocol),
-            };
-            match message {
-                Message::Evidence(evidence) if self.inner.stage == Stage::Evidence => {
-                    return self.refuse(Role::Egress, evidence);
-                }
-                Message::Admitted(_) if self.inner.stage == Stage::Token => {
-                    self.inner.stage = Stage::Admitted;
-                    self.connected = true;
-                    self.pmtu.search(now, array(random));
-                    self.events.push_back(Event::Connected);
-                }
-                Message::Rekeyed(answer) => {
-                    let _ = self.inner.finish_rekey(&answer, now);
-                }
-                Message::MirrorPiece(piece) => match self.inner.take_piece(piece) {
-                    Ok(found) => {
-                        self.fetched.extend(found.map(|(file, bytes)| Fetched { from: Role::Egress, file, bytes }))
-                    }
-                    Err(()) => return self.fail(Failure::Protocol),
-                },
-                Message::Full { retry } => return self.fail(Failure::Full { role: Role::Egress, retry }),
-                Message::Close => return self.lose(),
-                _ => return self.fail(Failure::Protocol),
-            }
-        }
-    }
-
     /// Takes the evidence that a relay showed instead of the accepted evidence, if it showed any.
     pub fn take_shown(&mut self) -> Option<Evidence> {
         self.shown.take()
-    }
-
-    fn refuse(&mut self, from: Role, evidence: Evidence) {
-        self.shown = Some(evidence);
-        self.fail(Failure::OtherEvidence(from));
     }
 
     fn fail(&mut self, failure: Failure) {
@@ -688,9 +597,4 @@ fn forward(outer: &mut Leg, tag: u32, datagram: &mut [u8], now: Time) -> Result<
     let front = datagram.get_mut(HEADER_LEN..).ok_or(DropReason::BadLength)?;
     Forward { tag }.write(front).ok_or(DropReason::BadLength)?;
     outer.seal(datagram, now)
-}
-
-/// Returns whether this type of packet answers a handshake that a client began.
-const fn is_answer(kind: PacketType) -> bool {
-    matches!(kind, PacketType::Reply | PacketType::KemText | PacketType::Cookie | PacketType::Full)
 }

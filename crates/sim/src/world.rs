@@ -218,19 +218,7 @@ impl World {
     /// # Errors
     /// The event that ended the attempt.
     pub fn try_connect(&mut self) -> Result<(), Event> {
-        self.client = Client::new(self.config.clone(), self.now, self.minutes(), &mut self.random);
-        for _ in 0..200 {
-            self.settle();
-            while let Some(event) = self.client.as_mut().unwrap().poll_event() {
-                match event {
-                    Event::Connected => return Ok(()),
-                    Event::Mtu(_) => {}
-                    Event::Failed(_) | Event::Lost => return Err(event),
-                }
-            }
-            self.advance_millis(100);
-        }
-        panic!("neither connected nor failed");
+        self.connect_watched(|_| None)
     }
 
     /// Returns the ingress' handshake key.

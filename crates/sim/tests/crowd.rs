@@ -144,3 +144,16 @@ fn egress_takes_no_packets_straight_from_a_client() {
     assert!(greedy.inner_session(&mut crowd, tag));
     assert!(!greedy.send_straight(&mut crowd));
 }
+
+/// Circuits are never used up: each session has its own eight.
+#[test]
+fn client_with_all_its_circuits_is_refused_and_takes_none_of_others() {
+    let mut crowd = crowd(true);
+    for number in 0..CAPACITY / 2 {
+        let address = ([192, 0, 2, 66], 1_000 + u16::try_from(number).unwrap()).into();
+        let mut greedy = Greedy::new(&mut crowd, address).unwrap();
+        assert_eq!((0..12).filter(|_| greedy.open_circuit(&mut crowd)).count(), 8);
+        crowd.advance(Duration::from_millis(50));
+    }
+    assert_eq!(outcome(&mut crowd), (10, 2));
+}

@@ -5,7 +5,6 @@
 
 use std::time::Duration;
 
-use super::is_answer;
 use crate::control::MAX_MESSAGE;
 use crate::cookie;
 use crate::drops::DropReason;
@@ -431,6 +430,11 @@ impl Leg {
             State::Idle | State::Handshaking(_) => Err(DropReason::HandshakeStray),
         }
     }
+}
+
+/// Returns whether this type of packet answers a handshake that a client began.
+const fn is_answer(kind: PacketType) -> bool {
+    matches!(kind, PacketType::Reply | PacketType::KemText | PacketType::Cookie | PacketType::Full)
 }
 
 #[cfg(test)]

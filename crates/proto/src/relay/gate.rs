@@ -127,6 +127,8 @@ pub struct Gate {
     relay: RelayKey,
     load: Arc<Load>,
     shares: Arc<Shares>,
+    /// Each network's share of packets that go on with a handshake.
+    answers: Arc<Shares>,
 }
 
 impl Gate {
@@ -137,6 +139,7 @@ impl Gate {
             relay,
             load,
             shares: Arc::new(Shares::new(random)),
+            answers: Arc::new(Shares::new(random)),
         }
     }
 
@@ -163,6 +166,12 @@ impl Gate {
             }
             Some(_) | None => Entrance::Ask,
         }
+    }
+
+    /// Returns whether a packet that goes on with a handshake in progress may pass: under load, whoever has begun one
+    /// handshake must not keep the handshaker busy with it.
+    pub(crate) fn passes_answer(&self, route: Route, now: Time) -> bool {
+        !self.load.is_high(now) || self.answers.take(route, now)
     }
 
     /// Returns whoever owns what a sender along `route` gets.
@@ -265,6 +274,16 @@ mod tests {
             assert_eq!(door.check(1, &longer, now), Entrance::Refuse, "{extra}");
         }
         assert_eq!(door.check(1, &door.first[..FIRST_NK_LEN - 1], now), Entrance::Refuse);
+    }
+
+    #[test]
+    fn network_has_a_share_of_answers_under_load() {
+        let door = Door::new(QUEUE_LIMIT);
+        let now = Time::from_micros(1);
+        assert_eq!((0..1_000).filter(|_| door.gate.passes_answer(route(1), now)).count(), 200);
+        assert!(door.gate.passes_answer(Route::Udp(([192, 0, 3, 1], 1).into()), now), "another network");
+        let idle = Door::new(0);
+        assert!((0..1_000).all(|_| idle.gate.passes_answer(route(1), now)));
     }
 
     #[test]

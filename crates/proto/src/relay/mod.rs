@@ -50,7 +50,7 @@ pub struct RelayConfig {
     pub suites: Suites,
     /// Whether an egress also accepts clients without an ingress, which shows it their addresses.
     pub one_hop: bool,
-    /// Most sessions per shard.
+    /// Most sessions of clients per shard: at most 131,072, and at an egress 48,960 (docs/limits.md).
     pub capacity: u32,
     /// The evidence that shows clients what the relay runs.
     pub evidence: Announced,

@@ -13,6 +13,7 @@
 mod admission;
 mod circuits;
 mod conversation;
+mod entrance;
 mod paths;
 mod sending;
 mod sweep;
@@ -25,9 +26,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::budget::Budget;
 use super::circuits::Circuits;
 use super::entry::{Admit, Entry, EntryId, Kind};
-use super::gate::Entrance;
 use super::holders::Holders;
-use super::{Gate, Output, RelayConfig, Request, Route};
+use super::{Gate, RelayConfig, Request, Route};
 use crate::drops::{DropReason, Drops};
 use crate::frame::Forward;
 use crate::index::{InProgress, IndexKey, Slots};
@@ -544,22 +544,6 @@ impl Shard {
         self.counts.drops.count_many(DropReason::RingFull, datagrams);
     }
 
-    /// Takes back a request for which the handshaker's queue had no room. Senders repeat their packets and
-    /// re-handshakes; circuits that wait for a session with their egress are refused.
-    pub fn request_refused(&mut self, request: Request, now: Time, random: &mut dyn Random) {
-        match request {
-            Request::Arrival { route, packet, proven, .. } => {
-                self.counts.handshakes -= 1;
-                self.counts.drops.count(DropReason::HandshakeLoad);
-                if proven {
-                    self.say_full(route, &packet, now, random);
-                }
-            }
-            Request::Connect { egress, .. } => self.apply(Output::ConnectFailed { egress }, now, random),
-            Request::Rekey { .. } => {}
-        }
-    }
-
     /// Returns the shard's counters.
     pub fn counts(&self) -> &ShardCounts {
         &self.counts
@@ -588,69 +572,6 @@ impl Shard {
     /// Returns the next pair of inner addresses whose session has ended. Connection tracking must forget them.
     pub fn poll_freed(&mut self) -> Option<(Ipv4Addr, Ipv6Addr)> {
         self.freed.pop_front()
-    }
-
-    /// Passes a handshake packet to the handshaker, or asks its sender for a cookie.
-    fn handle_handshake(
-        &mut self,
-        route: Route,
-        kind: PacketType,
-        packet: &[u8],
-        now: Time,
-        random: &mut dyn Random,
-    ) -> Result<(), DropReason> {
-        let proven = if matches!(kind, PacketType::FirstNk(_) | PacketType::FirstIk(_)) {
-            match self.gate.check(route, packet, now) {
-                Entrance::Refuse => return Err(DropReason::HandshakeInvalid),
-                Entrance::Later => {
-                    self.say_full(route, packet, now, random);
-                    return Err(DropReason::HandshakeLoad);
-                }
-                Entrance::Ask => {
-                    self.ask_for_cookie(route, packet, now, random);
-                    self.counts.handshakes += 1;
-                    return Ok(());
-                }
-                Entrance::Pass { proven } => proven,
-            }
-        } else {
-            self.check_answer(kind, packet)?;
-            false
-        };
-        let packet = packet.to_vec();
-        self.requests.push_back(Request::Arrival { shard: self.number, route, packet, proven });
-        self.counts.handshakes += 1;
-        Ok(())
-    }
-
-    /// Checks that a handshake packet other than a first one belongs to a handshake in progress. A stranger would have
-    /// to guess an index, so its packets cost the handshaker nothing.
-    fn check_answer(&self, kind: PacketType, packet: &[u8]) -> Result<(), DropReason> {
-        // The handshaker takes only packets of full length.
-        if Some(packet.len()) != crate::handshake::answer_len(kind) {
-            return Err(DropReason::BadLength);
-        }
-        let index = take(packet, 1).map(u32::from_be_bytes).ok_or(DropReason::BadLength)?;
-        let place = self.index_key.place(index);
-        if place.shard == self.number && self.in_progress.contains(place.slot) {
-            Ok(())
-        } else {
-            Err(DropReason::HandshakeStray)
-        }
-    }
-
-    /// Tells a sender that has proven its address to try again later.
-    fn say_full(&mut self, route: Route, packet: &[u8], now: Time, random: &mut dyn Random) {
-        let mut answer = self.gate.refusal(packet, random);
-        self.client_mask.apply(&mut answer);
-        self.transmit(route, answer, now);
-    }
-
-    fn ask_for_cookie(&mut self, route: Route, packet: &[u8], now: Time, random: &mut dyn Random) {
-        let mut answer = self.gate.challenge(route, packet, now, random);
-        // The sender is not known yet, so even a relay gets the answer under this relay's mask for clients.
-        self.client_mask.apply(&mut answer);
-        self.transmit(route, answer, now);
     }
 }
 

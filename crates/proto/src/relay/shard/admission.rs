@@ -59,6 +59,7 @@ impl Shard {
                 (Kind::Inner { path: Path::proven(route), address: None, mtu: MIN_MTU }, self.gate.owner(route))
             }
         };
+        let owner = self.of_relay(route, owner);
         if !self.make_room(relay.is_some(), owner, now) {
             self.withhold(DropReason::TableFull);
             return self.release(place);
@@ -86,6 +87,17 @@ impl Shard {
         self.report_crowding();
         if let (Some((relay, _)), true) = (relay, initiator) {
             self.hop_is_up(relay, id, now, random);
+        }
+    }
+
+    /// Returns the owner of what comes through an ingress: the ingress, however many sessions it opens.
+    pub(super) fn of_relay(&self, route: Route, owner: Owner) -> Owner {
+        match route {
+            Route::Circuit { hop, .. } => match self.table.get(hop).map(|hop| &hop.kind) {
+                Some(Kind::Hop { relay, .. }) => Owner { group: relay.0, ..owner },
+                Some(Kind::Client { .. } | Kind::Inner { .. }) | None => owner,
+            },
+            Route::Udp(_) => owner,
         }
     }
 

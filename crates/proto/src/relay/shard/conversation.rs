@@ -20,6 +20,9 @@ use crate::wire::FrameKind;
 /// re-handshake has 1,158, and those to eight requests for circuits have 112.
 const OWN_BACKLOG: usize = 4_096;
 
+/// Re-handshakes a minute of one session that are answered while cookies are required. One is due every two minutes.
+const REKEYS_UNDER_LOAD: u32 = 2;
+
 impl Shard {
     /// Handles a frame that is neither a packet nor a forwarded one.
     pub(super) fn handle_other_frame(
@@ -82,7 +85,6 @@ impl Shard {
         now: Time,
         random: &mut dyn Random,
     ) -> Result<(), DropReason> {
-        let number = self.number;
         let entry = self.table.get_mut(id).ok_or(DropReason::UnknownIndex)?;
         let responder = !entry.link.session.is_initiator();
         // A peer that keeps asking without acknowledging the answers is cut off.
@@ -101,17 +103,7 @@ impl Shard {
                 self.open_circuit(id, request, egress, random)?;
             }
             Message::CircuitClose { tag } if entry.admitted => self.close_circuit(id, tag),
-            Message::Rekey(message) if responder && entry.admitted => {
-                // A relay that the directory does not list any more keeps its keys until its session ends.
-                if let Kind::Hop { relay, key, .. } = &entry.kind
-                    && !self.config.peers.has(*relay, key)
-                {
-                    return Ok(());
-                }
-                entry.allow_rekey(now)?;
-                let request = entry.link.session.rekey_request(message);
-                self.requests.push_back(Request::Rekey { shard: number, entry: id, request });
-            }
+            Message::Rekey(message) if responder && entry.admitted => self.answer_rekey(id, message, now)?,
             Message::Rekeyed(answer) if !responder => entry.link.finish_rekey(&answer, now)?,
             Message::Close => self.end(id, now),
             Message::MirrorRequest { file, offset }
@@ -139,6 +131,25 @@ impl Shard {
                 return Err(DropReason::BadFrame);
             }
         }
+        Ok(())
+    }
+
+    /// Passes a request for fresh keys to the handshaker.
+    fn answer_rekey(&mut self, id: EntryId, message: Vec<u8>, now: Time) -> Result<(), DropReason> {
+        let entry = self.table.get_mut(id).ok_or(DropReason::UnknownIndex)?;
+        // A relay that the directory does not list any more keeps its keys until its session ends.
+        if let Kind::Hop { relay, key, .. } = &entry.kind
+            && !self.config.peers.has(*relay, key)
+        {
+            return Ok(());
+        }
+        entry.allow_rekey(now)?;
+        // It keeps the keys that it has, whose epochs go on.
+        if self.gate.load().is_high(now) && entry.rekeys.0 > REKEYS_UNDER_LOAD {
+            return Ok(());
+        }
+        let request = entry.link.session.rekey_request(message);
+        self.requests.push_back(Request::Rekey { shard: self.number, entry: id, request });
         Ok(())
     }
 }

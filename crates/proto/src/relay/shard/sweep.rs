@@ -26,8 +26,8 @@ const HOP_PATIENCE: Duration = Duration::from_secs(5);
 /// Interval at which sessions are checked for ends and re-handshakes.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// Timers that one call handles.
-const TIMERS: usize = 1_024;
+/// Timers that one call handles, each of which may repeat 16 KiB of a control stream.
+const TIMERS: usize = 128;
 /// Places of the table that one call looks at.
 const VISITS: u32 = 2_048;
 /// Sessions that one call of [`Shard::handle_timeout`] ends, each with at most eight circuits.
@@ -112,12 +112,16 @@ impl Shard {
         let silent = now.since(entry.link.session.last_received()) > IDLE_TIME;
         // Its peer was gone before it took what it had asked for.
         let abandoned = entry.link.has_given_up() && entry.link.backlog() > KEPT;
-        if stuck || silent || abandoned || self.is_unlisted(id, now) {
+        if stuck || silent || abandoned {
             self.end(id, now);
             return true;
         }
+        if self.is_unlisted(id, now) {
+            self.say_and_end(id, &Message::Close, now);
+            return true;
+        }
         let Some(entry) = self.table.get_mut(id) else { return false };
-        if let Kind::Hop { relay, .. } = &entry.kind
+        if let Kind::Hop { relay, unlisted: None, .. } = &entry.kind
             && let Some(peer) = self.config.peers.get(relay)
         {
             entry.link.rekey_if_due(&peer.responder, now, random);

@@ -14,8 +14,9 @@ use crate::mirror::{Mirror, MirrorFile, Mirrored};
 use crate::random::Counting;
 use crate::relay::circuits::{Circuit, MAX_CLIENT_CIRCUITS};
 use crate::relay::entry::{Opened, Path};
+use crate::relay::gate::Entrance;
 use crate::relay::holders::Owner;
-use crate::relay::{Handshaker, Install, Load, OpenAdmission, Peer, Peers, Replays};
+use crate::relay::{Handshaker, Install, Load, OpenAdmission, Output, Outputs, Peer, Peers, Replays};
 use crate::session::Session;
 use crate::suite::{Suite, Suites};
 use std::time::Duration;
@@ -332,6 +333,20 @@ fn session_with_a_relay_that_left_the_directory_ends_after_its_grace() {
     }
 }
 
+/// The memory of an idle session, with its part of the shares.
+#[test]
+fn idle_session_takes_at_most_four_kibibytes() {
+    let (sessions, mut rig) = (10_000, rig(65_536));
+    let held = allocation_counter::measure(|| {
+        for number in 0..sessions {
+            rig.insert(client(at(number << 8)), false);
+        }
+    });
+    let each = held.bytes_current / i64::from(sessions);
+    println!("{each} bytes for each session");
+    assert!(each <= 4_096, "{each} bytes");
+}
+
 /// Asks for all that a relay sends from shared bytes, and acknowledges nothing.
 fn ask_for_everything(rig: &mut Rig, id: EntryId, now: Time) {
     let (evidence, piece) = (Message::EvidenceRequest, Message::MirrorRequest { file: MirrorFile::Records, offset: 0 });
@@ -406,6 +421,66 @@ fn proven_sender_is_told_to_wait_when_there_is_too_much_to_do() {
         rig.shard.request_refused(request, now, &mut rig.random);
         assert_eq!(rig.shard.poll_transmit().is_some(), told);
     }
+}
+
+/// What a false cookie does to a relay that begins a handshake: one packet, and the next is as before.
+#[test]
+fn relay_forgets_a_cookie_that_got_no_reply() {
+    let mut rig = rig(10);
+    rig.insert_hop(2, true);
+    rig.handshaker.set_config(rig.shard.config.clone());
+    let (key, now) = (rig.shard.config.peers.get(&RelayId(2)).unwrap().responder.key, Time::from_micros(1));
+    let sent = |outputs: Outputs| {
+        let Some((0, Output::Send { mut packet, .. })) = outputs.into_iter().next() else { panic!("no packet") };
+        IndexMask::to_relay(&key).remove(&mut packet);
+        packet
+    };
+    let connect = Request::Connect { shard: 0, egress: RelayId(2) };
+    let plain = sent(rig.handshaker.handle(connect, now, 1, &mut rig.random));
+    for number in 0..5 {
+        let packet = crate::cookie::packet(&plain, &[9; 16], &key, &mut rig.random);
+        let route = Route::Udp(([203, 0, 113, 1], 443).into());
+        let false_cookie = Request::Arrival { shard: 0, route, packet, proven: false };
+        let outputs = rig.handshaker.handle(false_cookie, now, 1, &mut rig.random);
+        if number < 4 {
+            assert_eq!(sent(outputs).len(), plain.len() + 16, "with a proof, at once");
+        } else {
+            assert!(outputs.is_empty());
+        }
+    }
+    let again = rig.handshaker.poll_timeout().unwrap();
+    assert_eq!(sent(rig.handshaker.handle_timeout(again, 1, &mut rig.random)).len(), plain.len());
+}
+
+/// While cookies are required, a session gets fresh keys twice a minute at most, and is not ended for asking.
+#[test]
+fn session_gets_fresh_keys_less_often_under_load() {
+    for (queued, answered) in [(0, 16), (1_000, 2)] {
+        let mut rig = rig(10);
+        (0..queued).for_each(|_| rig.load.queued());
+        let id = rig.insert_confirmed(client(at(1)), false);
+        for _ in 0..16 {
+            let request = Message::Rekey(vec![1; REKEY_LEN]);
+            rig.shard.answer(id, request, Time::from_micros(1), &mut rig.random).unwrap();
+        }
+        assert_eq!(rig.requests(), answered);
+        let more = Message::Rekey(vec![1; REKEY_LEN]);
+        assert!(rig.shard.answer(id, more, Time::from_micros(1), &mut rig.random).is_err());
+    }
+}
+
+/// What comes through an ingress belongs to the ingress, however many sessions it opens.
+#[test]
+fn ingress_has_one_share_however_many_sessions_it_opens() {
+    let mut rig = rig(100);
+    let (first, second, other) = (rig.insert_hop(2, false), rig.insert_hop(2, false), rig.insert_hop(3, false));
+    let owners = [first, second, other].map(|hop| {
+        let route = Route::Circuit { hop, tag: 7 };
+        rig.shard.of_relay(route, rig.gate.owner(route))
+    });
+    assert_eq!(owners[0].group, owners[1].group);
+    assert_ne!(owners[0].group, owners[2].group);
+    assert_ne!(owners[0].member, owners[1].member);
 }
 
 /// A relay that opens sessions without end replaces its own, and takes none of other relays.
