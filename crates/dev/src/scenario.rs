@@ -8,6 +8,7 @@ pub(crate) mod check;
 pub(crate) mod checkpoints;
 pub(crate) mod circuits;
 pub(crate) mod demo;
+pub(crate) mod egress;
 pub(crate) mod evidence;
 pub(crate) mod part;
 pub(crate) mod reorganisation;

@@ -59,6 +59,12 @@ pub struct Train {
     pub sent: Sent,
 }
 
+impl Default for Train {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Train {
     /// Returns an empty train, with its whole buffer.
     pub fn new() -> Self {

@@ -5,13 +5,15 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::runner::{Area, Choice};
-use super::{chain, checkpoints, circuits, evidence, reorganisation, shares, votes, withholding};
+use super::{chain, checkpoints, circuits, egress, evidence, reorganisation, shares, votes, withholding};
 
 /// The parts of the scenarios, each on its own network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub(crate) enum Part {
     /// Circuits on broken links, firewall, crashes
     Circuits,
+    /// Firewall, flows and privileges of an egress
+    Egress,
     /// A directory that a chain proves, and operators
     Chain,
     /// Record sources that lie by omission
@@ -41,6 +43,7 @@ impl Part {
     fn areas(self) -> Vec<&'static dyn Area> {
         match self {
             Self::Circuits => vec![&circuits::SCENARIOS],
+            Self::Egress => vec![&egress::SCENARIOS],
             Self::Chain => vec![&chain::SCENARIOS, &chain::ON_ANVIL],
             Self::Withholding => vec![&withholding::SCENARIOS],
             Self::Votes => vec![&votes::SCENARIOS],

@@ -174,7 +174,7 @@ impl Findings {
         ));
         say(&format!("  host restored       routes, rules, firewall and resolver: {}", yes(self.given_back)));
         say(&format!(
-            "  relays run          as their own user, with one capability and a system call filter: {}",
+            "  relays run          as their own user, without capabilities, with a system call filter: {}",
             yes(self.confined)
         ));
         match &self.accounted {
