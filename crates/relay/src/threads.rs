@@ -8,8 +8,10 @@ mod command;
 mod egress;
 mod error;
 mod flows;
+mod fragments;
 mod handshakes;
 mod listen;
+mod rate;
 mod ring;
 mod worker;
 

@@ -21,6 +21,9 @@ use openrelay_proto::relay::INNER_POOL;
 use openrelay_proto::time::Time;
 use openrelay_sys::conntrack::Tuple;
 
+use super::fragments::Fragments;
+use super::rate::{Bucket, Rate};
+
 /// Most flows of one client: more than browsers and a torrent client open.
 const MOST: u32 = 4_096;
 /// A client may hold one in this many free places.
@@ -29,9 +32,6 @@ const SHARE: u32 = 8;
 const FEW: u32 = 16;
 /// Flows that a client at its limit may replace: per second, and at once.
 const REPLACED: Rate = Rate { per_second: 64, burst: 64 };
-/// Fragments that a client may send: per second, and at once. The kernel holds an incomplete packet for 30 s, all
-/// together in 4 MiB. Source: Linux `ipfrag_time`, `ipfrag_high_thresh`.
-const FRAGMENTS: Rate = Rate { per_second: 8, burst: 64 };
 /// Queues of a client's flows: open TCP connections, and everything else.
 const OPEN_TCP: usize = 0;
 const SHORT: usize = 1;
@@ -47,34 +47,6 @@ const NONE: u32 = u32::MAX;
 const FIN_OR_RST: u8 = 0x05;
 const SYN: u8 = 0x02;
 const SYN_ACK_FIN_RST: u8 = 0x17;
-
-/// A rate of events.
-struct Rate {
-    per_second: u32,
-    burst: u32,
-}
-
-/// What is left of a rate.
-#[derive(Clone, Copy, Default)]
-struct Bucket {
-    /// Microseconds for which events have been used up.
-    debt: u64,
-    at: Time,
-}
-
-impl Bucket {
-    fn take(&mut self, rate: &Rate, now: Time) -> bool {
-        let passed = u64::try_from(now.since(self.at).as_micros()).unwrap_or(u64::MAX);
-        self.debt = self.debt.saturating_sub(passed);
-        self.at = now;
-        let one = 1_000_000 / u64::from(rate.per_second);
-        let fits = self.debt + one <= one * u64::from(rate.burst);
-        if fits {
-            self.debt += one;
-        }
-        fits
-    }
-}
 
 /// A flow, as the kernel tells flows apart.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -109,17 +81,21 @@ struct Owner {
     count: u32,
     queues: [Queue; 2],
     replaced: Bucket,
-    fragments: Bucket,
+    fragments: Fragments,
     errors: Bucket,
 }
 
-const NOBODY: Owner = Owner {
-    count: 0,
-    queues: [Queue { first: NONE, last: NONE }; 2],
-    replaced: Bucket { debt: 0, at: Time::from_micros(0) },
-    fragments: Bucket { debt: 0, at: Time::from_micros(0) },
-    errors: Bucket { debt: 0, at: Time::from_micros(0) },
-};
+impl Default for Owner {
+    fn default() -> Self {
+        Self {
+            count: 0,
+            queues: [Queue { first: NONE, last: NONE }; 2],
+            replaced: Bucket::default(),
+            fragments: Fragments::default(),
+            errors: Bucket::default(),
+        }
+    }
+}
 
 /// The flows of one shard's clients.
 pub(super) struct Flows {
@@ -142,7 +118,7 @@ pub(super) struct Flows {
 pub(super) type Forget<'a> = &'a dyn Fn(&Tuple) -> bool;
 
 impl Flows {
-    /// Returns a table for `capacity` flows of the shard's clients: at most 120 bytes for each, and 4 MiB for clients.
+    /// Returns a table for `capacity` flows of the shard's clients: at most 120 bytes for each, and 10 MiB for clients.
     /// Unused places cost no memory.
     pub(super) fn new(shard: u8, capacity: u32) -> Self {
         Self {
@@ -171,7 +147,7 @@ impl Flows {
         forget: Forget<'_>,
     ) -> Result<(), DropReason> {
         let owner = number_of(packet.source);
-        if packet.fragment && !self.owner(owner).fragments.take(&FRAGMENTS, now) {
+        if packet.fragment && !self.owner(owner).fragments.admit(packet, bytes, now) {
             return Err(DropReason::TooManyFlows);
         }
         let Some((key, flags)) = key_of(owner, packet, bytes) else {
@@ -222,7 +198,7 @@ impl Flows {
             let Some(&owner) = self.ended.front() else { break };
             let class = if self.first(owner, OPEN_TCP).is_some() { OPEN_TCP } else { SHORT };
             let Some(place) = self.first(owner, class).and_then(|first| self.places.get(first as usize)) else {
-                *self.owner(owner) = NOBODY;
+                *self.owner(owner) = Owner::default();
                 self.ended.pop_front();
                 continue;
             };
@@ -377,7 +353,7 @@ impl Flows {
     fn owner(&mut self, number: u16) -> &mut Owner {
         let at = usize::from(number);
         if self.owners.len() <= at {
-            self.owners.resize(at + 1, NOBODY);
+            self.owners.resize(at + 1, Owner::default());
         }
         &mut self.owners[at]
     }
@@ -545,13 +521,13 @@ mod tests {
     }
 
     #[test]
-    fn fragments_have_a_rate_of_their_own() {
+    fn incomplete_packets_are_limited_and_others_are_not() {
         let mut table = Table::new(1 << 16);
         let mut later = udp(300, 1);
         later[7] = 1;
-        assert_eq!((0..200).filter(|_| table.admit(&later, 0)).count(), 64);
+        assert_eq!((0..500).filter(|_| table.admit(&later, 0)).count(), 256);
         assert!(table.admit(&udp(300, 1), 0));
-        assert_eq!((0..200).filter(|_| table.admit(&later, 2)).count(), 16);
+        assert_eq!((0..500).filter(|_| table.admit(&later, 2)).count(), 16);
         assert_eq!(table.flows.used, 1);
     }
 
