@@ -119,6 +119,21 @@ pub fn list(family: &str, name: &str) -> Result<Option<String>, NftError> {
     }
 }
 
+/// Waits until the table `inet` `name` is gone, at most this long. Returns whether it is.
+///
+/// # Errors
+/// [`NftError`] when the program cannot be run.
+pub fn wait_until_gone(name: &str, patience: Duration) -> Result<bool, NftError> {
+    let until = Instant::now() + patience;
+    while exists("inet", name)? {
+        if Instant::now() >= until {
+            return Ok(false);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(true)
+}
+
 /// Returns whether the table `family` `name` exists.
 fn exists(family: &str, name: &str) -> Result<bool, NftError> {
     match run(&["-t", "list", "table", family, name], "") {

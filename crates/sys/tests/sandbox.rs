@@ -1,5 +1,6 @@
 //! Tests of what a confined process may do, in a process of its own.
 
+use std::io::{Read as _, Write as _};
 use std::process::Command;
 
 use openrelay_sys::sandbox;
@@ -36,6 +37,31 @@ fn unlisted_system_call_ends_the_process() {
         !lives("unlisted_system_call_ends_the_process", || {
             sandbox::forbid_system_calls().unwrap();
             let _ = std::fs::create_dir("/nowhere/at/all");
+        })
+        .unwrap()
+    );
+}
+
+#[test]
+fn process_that_answers_messages_reads_and_writes_and_opens_nothing() {
+    let name = "process_that_answers_messages_reads_and_writes_and_opens_nothing";
+    assert!(
+        lives(name, || {
+            let (mut one, mut other) = std::os::unix::net::UnixStream::pair().unwrap();
+            sandbox::only_messages().unwrap();
+            one.write_all(b"message").unwrap();
+            other.read_exact(&mut [0; 7]).unwrap();
+        })
+        .unwrap()
+    );
+}
+
+#[test]
+fn process_that_answers_messages_ends_when_it_opens_a_socket() {
+    assert!(
+        !lives("process_that_answers_messages_ends_when_it_opens_a_socket", || {
+            sandbox::only_messages().unwrap();
+            let _ = std::os::unix::net::UnixStream::pair();
         })
         .unwrap()
     );

@@ -8,6 +8,7 @@ mod host;
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 use openrelay_ledger::directory::{Directory, Source};
 use openrelay_proto::ip::destination::{BLOCKED_V4, BLOCKED_V6};
@@ -15,6 +16,7 @@ use openrelay_proto::ip::{GATEWAY_V4, GATEWAY_V6};
 use openrelay_proto::relay::INNER_POOL;
 use openrelay_proto::wire::MAX_MTU;
 use openrelay_sys::net::Netlink;
+use openrelay_sys::nft;
 use openrelay_sys::tun::Tun;
 
 use openrelay_node::directory::VerifiedDirectory;
@@ -24,6 +26,8 @@ use super::error::StartError;
 use crate::guard::{Guard, Setup};
 use host::Forwarding;
 
+/// How long the guard of a previous egress may take to end.
+const PREDECESSOR: Duration = Duration::from_secs(3);
 /// The table's name.
 const TABLE: &str = "openrelay_egress";
 /// New connections per second to relays' own ports, for testers that enter through another relay: of all clients, and
@@ -46,6 +50,9 @@ pub(super) fn prepare(
     user: Option<u32>,
 ) -> Result<(), StartError> {
     let step = |what: &str| StartError::host(format!("{what} the tunnel device {device}"));
+    // The guard of an egress that was killed restores the host's settings before its table goes. A table that stays is
+    // replaced, if nobody owns it.
+    nft::wait_until_gone(TABLE, PREDECESSOR)?;
     let mut netlink = Netlink::open().map_err(step("configure"))?;
     let networks: Vec<Ipv4Addr> = (0..shards).map(network_of).collect();
     host::check_routes(&mut netlink, &networks, SHARD_PREFIX)?;
