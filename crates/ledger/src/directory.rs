@@ -30,6 +30,16 @@ pub struct Directory {
     body: Body,
     network_id: [u8; 32],
     source: Source,
+    leaving: Leaving,
+}
+
+/// Registered relays that take no new circuits, or of which no more than the registration is known.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Leaving {
+    /// Relays that drain.
+    pub draining: Vec<Record>,
+    /// Relay IDs of serving and draining relays whose descriptor no source provided.
+    pub withheld: Vec<u64>,
 }
 
 /// What a directory was proven by, and which of its relays cannot be used.
@@ -153,11 +163,21 @@ impl Directory {
         );
         let mut network_id = [0; 32];
         network_id.copy_from_slice(digest.as_ref());
-        Ok(Self { body, network_id, source: Source::Signed })
+        Ok(Self { body, network_id, source: Source::Signed, leaving: Leaving::default() })
     }
 
     pub(crate) fn proven(body: Body, network_id: [u8; 32], source: Source) -> Self {
-        Self { body, network_id, source }
+        Self { body, network_id, source, leaving: Leaving::default() }
+    }
+
+    /// Returns the directory with these relays beside those that serve.
+    pub(crate) fn with_leaving(self, leaving: Leaving) -> Self {
+        Self { leaving, ..self }
+    }
+
+    /// Returns the registered relays that are not among those to choose from. Relays keep running sessions with them.
+    pub fn leaving(&self) -> &Leaving {
+        &self.leaving
     }
 
     /// Returns a copy with only the relays that `keep` selects.

@@ -151,7 +151,11 @@ impl VerifiedDirectory {
             let address = v4.or_else(|| record.endpoint(true).filter(|_| v6))?;
             Some((RelayId(record.relay_id), Peer { responder: self.responder(record)?, address }))
         });
-        peers.collect()
+        let leaving = self.directory.leaving();
+        let draining = leaving.draining.iter().filter(|record| record.role != own);
+        let draining = draining.map(|record| (RelayId(record.relay_id), record.key().map(RelayKey::from_bytes)));
+        let withheld = leaving.withheld.iter().map(|relay| (RelayId(*relay), None));
+        peers.collect::<Peers>().with_leaving(draining.chain(withheld))
     }
 }
 

@@ -17,9 +17,9 @@ use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 
 use super::header::{Header, MAX_HEADER, MalformedHeader};
 use super::proof::{Account, MAX_NODE, MAX_NODES, ProofError, verify_account};
-use super::set::{ChainRecord, MAX_FILE, RecordSet, Registration, SetError};
+use super::set::{ChainRecord, MAX_FILE, RecordSet, Registration, SetError, Status};
 use super::voted::{Contracts, Proven, Slot, Voted, VotedError};
-use crate::directory::{Body, Directory, Facts, Source};
+use crate::directory::{Body, Directory, Facts, Leaving, Source};
 use crate::hex;
 use crate::record::{Record, Role};
 
@@ -135,6 +135,14 @@ impl Reading {
             record.registration.is_active() && record.descriptor.handshake_key != [0; 32]
         };
         let relays: Vec<Record> = set.records.iter().filter(active).map(to_record).collect();
+        let draining = |record: &&ChainRecord| {
+            record.registration.status == Status::Draining && record.descriptor.handshake_key != [0; 32]
+        };
+        let serves = |relay: &&Registration| relay.status != Status::Unbonding;
+        let leaving = Leaving {
+            draining: set.records.iter().filter(draining).map(to_record).collect(),
+            withheld: set.withheld.iter().filter(serves).map(|relay| relay.relay_id).collect(),
+        };
         let missing = missing_share(&relays, &set.withheld);
         let facts = Facts {
             block: header.number,
@@ -155,7 +163,7 @@ impl Reading {
             single_operator: false,
             relays,
         };
-        Ok(Directory::proven(body, trust.network_id(), Source::Chain(facts)))
+        Ok(Directory::proven(body, trust.network_id(), Source::Chain(facts)).with_leaving(leaving))
     }
 
     /// Verifies the reading like [`Reading::verify`], and returns all relays of the chain, including those that take
@@ -377,7 +385,6 @@ fn cut<'a>(rest: &mut &'a [u8], length: usize, most: usize) -> Result<&'a [u8], 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chain::set::Status;
 
     fn relay(role: Role, bandwidth_mbit: u32) -> Record {
         let operator = "a".to_owned();

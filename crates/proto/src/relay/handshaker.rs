@@ -444,6 +444,8 @@ impl Handshaker {
             if let Ok((initiator, packet)) = Initiator::start(&peer.responder, Some(&self.secret), first, random) {
                 outgoing.initiator = initiator;
                 outgoing.packet = packet;
+                // The directory may list another key or address meanwhile.
+                (outgoing.key, outgoing.to) = (peer.responder.key, peer.address);
                 // A packet with a proof got no reply: the egress has forgotten the cookie, or somebody else sent it.
                 if outgoing.tried {
                     outgoing.cookie = None;

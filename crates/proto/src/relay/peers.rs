@@ -31,9 +31,24 @@ pub struct Peers {
     /// The mask under which the relay at an address asks for cookies.
     cookie_masks: HashMap<SocketAddr, Arc<IndexMask>, Fixed>,
     by_key: HashMap<[u8; 32], RelayId, Fixed>,
+    /// Relays that take no new circuits, with their keys; `None` where the key is unknown.
+    leaving: BTreeMap<RelayId, Option<RelayKey>>,
 }
 
 impl Peers {
+    /// Returns the same relays, and others with which no session begins but running ones go on: those that drain, with
+    /// their keys, and those of which only the registration is known.
+    #[must_use]
+    pub fn with_leaving(self, leaving: impl IntoIterator<Item = (RelayId, Option<RelayKey>)>) -> Self {
+        Self { leaving: leaving.into_iter().collect(), ..self }
+    }
+
+    /// Returns whether a running session with the relay of this identifier and handshake key may go on. A source that
+    /// withholds a descriptor can thus not end sessions.
+    pub(crate) fn keeps(&self, id: RelayId, key: &RelayKey) -> bool {
+        self.has(id, key) || self.leaving.get(&id).is_some_and(|known| known.is_none_or(|known| known == *key))
+    }
+
     /// Returns the relay with this identifier.
     pub fn get(&self, id: &RelayId) -> Option<&Peer> {
         self.by_id.get(id)
@@ -78,7 +93,7 @@ impl Peers {
 impl FromIterator<(RelayId, Peer)> for Peers {
     fn from_iter<I: IntoIterator<Item = (RelayId, Peer)>>(peers: I) -> Self {
         let by_id: BTreeMap<RelayId, Peer> = peers.into_iter().collect();
-        let mut this = Self { by_id: BTreeMap::new(), cookie_masks: HashMap::default(), by_key: HashMap::default() };
+        let mut this = Self::default();
         for (id, peer) in &by_id {
             let key = peer.responder.key;
             this.cookie_masks.entry(peer.address).or_insert_with(|| Arc::new(IndexMask::to_client(&key)));

@@ -45,9 +45,16 @@ impl Shard {
 
     fn install(&mut self, install: Install, now: Time, random: &mut dyn Random) {
         let Install { place, established, route, relay } = install;
+        let refuse = |this: &mut Self, random: &mut dyn Random| {
+            this.release(place);
+            // Those who wait for it would wait for ever.
+            if let (Some((relay, _)), true) = (relay, established.initiator) {
+                this.answer_requests(relay, None, now, random);
+            }
+        };
         let (kind, owner) = match (relay, self.config.own.role) {
             (Some((relay, key)), _) => {
-                let Some(to) = self.listed(relay, &key, route) else { return self.release(place) };
+                let Some(to) = self.listed(relay, &key, route) else { return refuse(self, random) };
                 let mask = Box::new(IndexMask::to_relay(&key));
                 let kind = Kind::Hop { relay, key, to, mask, circuits: 0, unlisted: None, asked: None };
                 (kind, Owner { group: relay.0, member: 0 })
@@ -62,7 +69,7 @@ impl Shard {
         let owner = self.of_relay(route, owner);
         if !self.make_room(relay.is_some(), owner, now) {
             self.withhold(DropReason::TableFull);
-            return self.release(place);
+            return refuse(self, random);
         }
         let (reach, initiator) = (if relay.is_some() { HOP_WINDOW } else { CLIENT_WINDOW }, established.initiator);
         let id = self.table.insert(Entry {

@@ -139,7 +139,7 @@ impl Shard {
         let entry = self.table.get_mut(id).ok_or(DropReason::UnknownIndex)?;
         // A relay that the directory does not list any more keeps its keys until its session ends.
         if let Kind::Hop { relay, key, .. } = &entry.kind
-            && !self.config.peers.has(*relay, key)
+            && !self.config.peers.keeps(*relay, key)
         {
             return Ok(());
         }

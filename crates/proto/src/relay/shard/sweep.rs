@@ -146,7 +146,7 @@ impl Shard {
         let Some(Entry { kind: Kind::Hop { relay, key, unlisted, .. }, .. }) = self.table.get_mut(id) else {
             return false;
         };
-        if self.config.peers.has(*relay, key) {
+        if self.config.peers.keeps(*relay, key) {
             *unlisted = None;
             return false;
         }

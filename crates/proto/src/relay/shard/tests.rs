@@ -285,6 +285,26 @@ fn half_open_handshakes_of_strangers_leave_room_for_whoever_has_a_cookie() {
     assert!(!rig.load.is_high(later));
 }
 
+/// A session with a relay that drains, or whose descriptor is withheld, goes on and gets fresh keys.
+#[test]
+fn session_with_a_leaving_relay_goes_on_and_no_session_begins() {
+    for key_known in [true, false] {
+        let mut rig = rig(10);
+        let id = rig.insert_hop(98, false);
+        let key = rig.shard.config.peers.get(&RelayId(98)).unwrap().responder.key;
+        let other = RelaySecret::generate(&mut rig.random).public();
+        rig.list(Peers::default().with_leaving([(RelayId(98), key_known.then_some(key))]));
+        assert!(!rig.shard.config.peers.has(RelayId(98), &key));
+        assert_eq!(rig.shard.config.peers.keeps(RelayId(98), &other), !key_known);
+        for seconds in [2, 13, 24] {
+            rig.shard.handle_timeout(Time::default().after(Duration::from_secs(seconds)), &mut rig.random);
+        }
+        assert!(rig.shard.table.get(id).is_some(), "the session ended");
+        let answer = rig.shard.answer(id, Message::Rekey(vec![1; REKEY_LEN]), Time::default(), &mut rig.random);
+        assert!(answer.is_ok() && rig.requests() == 1, "no fresh keys");
+    }
+}
+
 /// A relay that left the directory, or has another key there, gets no fresh keys, and its session ends after its grace.
 #[test]
 fn session_with_a_relay_that_left_the_directory_ends_after_its_grace() {
@@ -481,6 +501,38 @@ fn ingress_has_one_share_however_many_sessions_it_opens() {
     assert_eq!(owners[0].group, owners[1].group);
     assert_ne!(owners[0].group, owners[2].group);
     assert_ne!(owners[0].member, owners[1].member);
+}
+
+/// A relay that starts again with another key while it is being reached is reached by that key. A session that cannot
+/// be installed leaves nobody waiting.
+#[test]
+fn egress_that_changes_its_key_is_reached_and_leaves_nobody_waiting() {
+    let mut rig = rig(16);
+    let hop = rig.insert_hop(2, true);
+    rig.shard.hops.clear();
+    rig.handshaker.set_config(rig.shard.config.clone());
+    let now = Time::from_micros(1);
+    rig.handshaker.handle(Request::Connect { shard: 0, egress: RelayId(2) }, now, 1, &mut rig.random);
+    let old = rig.shard.config.peers.get(&RelayId(2)).unwrap().clone();
+    let mut new = old.clone();
+    new.responder.key = RelaySecret::generate(&mut rig.random).public();
+    new.address = ([203, 0, 113, 2], 443).into();
+    rig.list(Peers::from([(RelayId(2), new.clone())]));
+    rig.handshaker.set_config(rig.shard.config.clone());
+    let again = rig.handshaker.poll_timeout().unwrap();
+    let sent = rig.handshaker.handle_timeout(again, 1, &mut rig.random);
+    let Some((0, Output::Send { route, .. })) = sent.into_iter().next() else { panic!("no packet") };
+    assert_eq!(route, Route::Udp(new.address));
+
+    let waiting = rig.insert_confirmed(client(at(7)), false);
+    rig.shard.open_circuit(waiting, 1, RelayId(2), &mut rig.random).unwrap();
+    assert_eq!(rig.shard.waiting.len(), 1);
+    let place = rig.slots.lock().unwrap().take().unwrap();
+    let relay = Some((RelayId(2), old.responder.key));
+    let install = Install { place, established: established(true), route: Route::Udp(old.address), relay };
+    rig.shard.apply(Output::Install(Box::new(install)), now, &mut rig.random);
+    assert!(rig.shard.waiting.is_empty());
+    assert!(rig.shard.table.get(hop).is_some());
 }
 
 /// A relay that opens sessions without end replaces its own, and takes none of other relays.
