@@ -79,7 +79,7 @@ mod tests {
             let length = u16::try_from(8 + payload).unwrap().to_be_bytes();
             let mut head = vec![0x60, 0, 0, 0, length[0], length[1], 44, 64];
             head.extend_from_slice(&[0x2a; 32]);
-            let field = (offset * 8 | u16::from(more)).to_be_bytes();
+            let field = ((offset * 8) | u16::from(more)).to_be_bytes();
             head.extend_from_slice(&[17, 0, field[0], field[1], 0, 0, 0, id]);
             head
         } else {
