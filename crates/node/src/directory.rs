@@ -153,7 +153,7 @@ impl VerifiedDirectory {
         });
         let leaving = self.directory.leaving();
         let draining = leaving.draining.iter().filter(|record| record.role != own);
-        let draining = draining.map(|record| (RelayId(record.relay_id), record.key().map(RelayKey::from_bytes)));
+        let draining = draining.map(|record| (RelayId(record.relay_id), self.responder(record)));
         let withheld = leaving.withheld.iter().map(|relay| (RelayId(*relay), None));
         peers.collect::<Peers>().with_leaving(draining.chain(withheld))
     }

@@ -319,7 +319,10 @@ fn serve(
         let ready = wait(&sources, timeout).unwrap_or_default();
         let readable = waiting || (fed.is_some() && ready[2]);
         let shown = evidence.is_some() && ready[2 + usize::from(fed.is_some())];
-        let unguarded = firewall.is_some() && ready[sources.len() - 1];
+        // First of all: shards forward until the relay stops.
+        if firewall.is_some() && ready[sources.len() - 1] {
+            return Err(Failure::LostFirewall);
+        }
         if let Some(attesting) = attesting.as_mut() {
             renew(program, relay, attesting, shown);
         }
@@ -350,9 +353,6 @@ fn serve(
         }
         if ready[1] {
             return Err(Failure::LostDevice);
-        }
-        if unguarded {
-            return Err(Failure::LostFirewall);
         }
     }
 }

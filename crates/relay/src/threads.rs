@@ -404,7 +404,7 @@ impl Relay {
         let named = own.is_some_and(|own| (own.key, own.key_epoch) == (config.own.key, config.own.key_epoch));
         if named {
             let role = if config.is_ingress() { Role::Ingress } else { Role::Egress };
-            config.peers = directory.peers(role, self.listen.0, self.listen.1);
+            config.peers = directory.peers(role, self.listen.0, self.listen.1).remembering(&config.peers);
         }
         self.use_config(config);
         named

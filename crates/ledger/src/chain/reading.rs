@@ -136,9 +136,10 @@ impl Reading {
         };
         let relays: Vec<Record> = set.records.iter().filter(active).map(to_record).collect();
         let draining = |record: &&ChainRecord| {
-            record.registration.status == Status::Draining && record.descriptor.handshake_key != [0; 32]
+            let (relay, key) = (&record.registration, record.descriptor.handshake_key);
+            relay.status == Status::Draining && relay.bond_class > 0 && key != [0; 32]
         };
-        let serves = |relay: &&Registration| relay.status != Status::Unbonding;
+        let serves = |relay: &&Registration| relay.status != Status::Unbonding && relay.bond_class > 0;
         let leaving = Leaving {
             draining: set.records.iter().filter(draining).map(to_record).collect(),
             withheld: set.withheld.iter().filter(serves).map(|relay| relay.relay_id).collect(),

@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 
 use super::EntryId;
 
-/// Most bytes that the control streams of one shard hold.
+/// Most bytes that the control streams of one shard hold beyond [`SMALL`] for each.
 pub(super) const MOST: usize = 32 << 20;
-/// Bytes that a session may hold whatever the others do: with 65,536 sessions they fill [`MOST`].
+/// Bytes that a session may hold whatever the others do. They are part of the 4 KiB of each session and do not count.
 pub(super) const SMALL: usize = 512;
 
 /// What a session holds of the budget.
@@ -32,7 +32,7 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    /// Returns how many bytes all sessions hold.
+    /// Returns how many bytes all sessions hold beyond [`SMALL`] for each.
     #[cfg(test)]
     pub(super) fn held(&self) -> usize {
         self.held
@@ -40,7 +40,7 @@ impl Budget {
 
     /// Records that session `id` holds `bytes`.
     pub(super) fn charge(&mut self, id: EntryId, charge: &mut Charge, bytes: usize) {
-        self.held = self.held.saturating_sub(charge.bytes) + bytes;
+        self.held = self.held.saturating_sub(charge.bytes.saturating_sub(SMALL)) + bytes.saturating_sub(SMALL);
         charge.bytes = bytes;
         match charge.number {
             None if bytes > SMALL => {
@@ -76,9 +76,12 @@ mod tests {
         let mut charges: Vec<Charge> = (0..4).map(|_| Charge::default()).collect();
         budget.charge(id(0), &mut charges[0], SMALL);
         budget.charge(id(1), &mut charges[1], SMALL + 1);
-        budget.charge(id(2), &mut charges[2], MOST - 2 * SMALL - 1);
+        budget.charge(id(2), &mut charges[2], MOST + SMALL - 1);
         assert_eq!((budget.held(), budget.gives_way()), (MOST, None));
-        budget.charge(id(3), &mut charges[3], 1);
+        // However many small ones there are, none of the large ones gives way for them.
+        budget.charge(id(3), &mut charges[3], SMALL);
+        assert_eq!(budget.gives_way(), None);
+        budget.charge(id(3), &mut charges[3], SMALL + 1);
         assert_eq!(budget.gives_way(), Some(id(1)), "not the small one and not the largest");
         budget.charge(id(1), &mut charges[1], 0);
         assert_eq!(budget.gives_way(), None);

@@ -31,22 +31,40 @@ pub struct Peers {
     /// The mask under which the relay at an address asks for cookies.
     cookie_masks: HashMap<SocketAddr, Arc<IndexMask>, Fixed>,
     by_key: HashMap<[u8; 32], RelayId, Fixed>,
-    /// Relays that take no new circuits, with their keys; `None` where the key is unknown.
-    leaving: BTreeMap<RelayId, Option<RelayKey>>,
+    /// Relays that take no new circuits; `None` where no more than the registration is known.
+    leaving: BTreeMap<RelayId, Option<Responder>>,
 }
 
 impl Peers {
     /// Returns the same relays, and others with which no session begins but running ones go on: those that drain, with
-    /// their keys, and those of which only the registration is known.
+    /// their identities, and those of which only the registration is known.
     #[must_use]
-    pub fn with_leaving(self, leaving: impl IntoIterator<Item = (RelayId, Option<RelayKey>)>) -> Self {
+    pub fn with_leaving(self, leaving: impl IntoIterator<Item = (RelayId, Option<Responder>)>) -> Self {
         Self { leaving: leaving.into_iter().collect(), ..self }
     }
 
-    /// Returns whether a running session with the relay of this identifier and handshake key may go on. A source that
-    /// withholds a descriptor can thus not end sessions.
+    /// Returns the same relays, with the identities that `before` had for those of which now only the registration is
+    /// known. A source that withholds a descriptor can thus not end sessions.
+    #[must_use]
+    pub fn remembering(mut self, before: &Self) -> Self {
+        for (id, known) in &mut self.leaving {
+            if known.is_none() {
+                *known = before.responder(id).cloned();
+            }
+        }
+        self
+    }
+
+    /// Returns the identity of a relay, whether or not sessions with it may begin.
+    pub(crate) fn responder(&self, id: &RelayId) -> Option<&Responder> {
+        let leaving = || self.leaving.get(id)?.as_ref();
+        self.by_id.get(id).map(|peer| &peer.responder).or_else(leaving)
+    }
+
+    /// Returns whether a running session with the relay of this identifier and handshake key may go on. A key that any
+    /// listed relay has is enough: keys are public, and one that was copied must not end the sessions of its owner.
     pub(crate) fn keeps(&self, id: RelayId, key: &RelayKey) -> bool {
-        self.has(id, key) || self.leaving.get(&id).is_some_and(|known| known.is_none_or(|known| known == *key))
+        self.responder(&id).is_some_and(|known| known.key == *key) || self.with_key(key).is_some()
     }
 
     /// Returns the relay with this identifier.

@@ -78,12 +78,14 @@ pub(super) fn prepare(
     for network in networks {
         netlink.add_route(link, network.into(), SHARD_PREFIX).map_err(step("add a route to"))?;
     }
-    let forwarding = Forwarding::switch_on()?;
+    let forwarding = Forwarding::plan();
     // ICMP errors that this relay creates for outside senders leave the device with an address of the host.
     host::accept_local(&tun.name)?;
     let text = table(&tun.name, directory.directory(), shards, forwarding.was_off);
-    let setup = Setup { user, table: TABLE, text, restore: forwarding.changed };
+    // The guard restores the settings from here on, and nothing is forwarded before its table is in force.
+    let setup = Setup { user, table: TABLE, text, restore: forwarding.earlier() };
     prepared.guard = Some(Guard::start(&setup)?);
+    forwarding.switch_on()?;
     prepared.warnings.extend(host::foreign_chains(TABLE, &tun.name));
     prepared.flows = host::flow_capacity() / u32::from(shards.max(1));
     prepared.udp_segmentation = tun.udp_segmentation;

@@ -52,10 +52,17 @@ impl Fragments {
     }
 }
 
+/// Next-header value of an IPv6 fragment header. Source: RFC 8200 §4.5.
+const FRAGMENT: u8 = 44;
+
 /// Returns identification, offset and end in bytes of a fragment, and whether more follow.
 fn place_of(packet: &Packet, bytes: &[u8]) -> Option<([u8; 4], usize, usize, bool)> {
     let (id, field, unit, more) = if packet.is_v6() {
-        // The fragment header is the last one before the payload, unless other headers are in the fragment.
+        // The fragment header must be the only one. Behind it, other headers would be taken for it, and could say that
+        // nothing follows.
+        if bytes.get(6) != Some(&FRAGMENT) || packet.transport != 48 {
+            return None;
+        }
         let header = bytes.get(packet.transport.checked_sub(8)?..packet.transport)?.first_chunk::<8>()?;
         let [_, _, high, low, id @ ..] = *header;
         let field = u16::from_be_bytes([high, low]);
@@ -129,5 +136,22 @@ mod tests {
                 assert_eq!(count, 256, "sequence {number}, {v6}");
             }
         }
+    }
+
+    #[test]
+    fn options_behind_the_fragment_header_do_not_hide_that_more_follows() {
+        let mut bytes = fragment(true, 1, 0, 88, true);
+        // Destination options that look like a fragment header without more fragments: Pad1, Pad1, PadN.
+        bytes[40] = 60;
+        bytes[48..56].copy_from_slice(&[17, 0, 0, 0, 1, 2, 0, 0]);
+        bytes[61] = 80;
+        let mut limit = Fragments::default();
+        let count = (0..1_000u16)
+            .filter(|id| {
+                bytes[44..46].copy_from_slice(&id.to_be_bytes());
+                admitted(&mut limit, &bytes)
+            })
+            .count();
+        assert_eq!(count, 256);
     }
 }

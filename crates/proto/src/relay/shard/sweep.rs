@@ -121,10 +121,10 @@ impl Shard {
             return true;
         }
         let Some(entry) = self.table.get_mut(id) else { return false };
-        if let Kind::Hop { relay, unlisted: None, .. } = &entry.kind
-            && let Some(peer) = self.config.peers.get(relay)
+        if let Kind::Hop { relay, key, unlisted: None, .. } = &entry.kind
+            && let Some(responder) = self.config.peers.responder(relay).filter(|known| known.key == *key)
         {
-            entry.link.rekey_if_due(&peer.responder, now, random);
+            entry.link.rekey_if_due(responder, now, random);
         }
         if let Some((place, until)) = entry.retiring
             && until <= now

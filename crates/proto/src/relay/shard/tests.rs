@@ -291,11 +291,14 @@ fn session_with_a_leaving_relay_goes_on_and_no_session_begins() {
     for key_known in [true, false] {
         let mut rig = rig(10);
         let id = rig.insert_hop(98, false);
-        let key = rig.shard.config.peers.get(&RelayId(98)).unwrap().responder.key;
-        let other = RelaySecret::generate(&mut rig.random).public();
-        rig.list(Peers::default().with_leaving([(RelayId(98), key_known.then_some(key))]));
+        let before = rig.shard.config.peers.clone();
+        let responder = before.get(&RelayId(98)).unwrap().responder.clone();
+        let (key, other) = (responder.key, RelaySecret::generate(&mut rig.random).public());
+        let leaving = Peers::default().with_leaving([(RelayId(98), key_known.then_some(responder))]);
+        rig.list(leaving.remembering(&before));
         assert!(!rig.shard.config.peers.has(RelayId(98), &key));
-        assert_eq!(rig.shard.config.peers.keeps(RelayId(98), &other), !key_known);
+        assert!(!rig.shard.config.peers.keeps(RelayId(98), &other));
+        assert_eq!(rig.shard.config.peers.responder(&RelayId(98)).map(|known| known.key), Some(key));
         for seconds in [2, 13, 24] {
             rig.shard.handle_timeout(Time::default().after(Duration::from_secs(seconds)), &mut rig.random);
         }
@@ -501,6 +504,25 @@ fn ingress_has_one_share_however_many_sessions_it_opens() {
     assert_eq!(owners[0].group, owners[1].group);
     assert_ne!(owners[0].group, owners[2].group);
     assert_ne!(owners[0].member, owners[1].member);
+}
+
+/// A relay that publishes another relay's key, and then a key of its own, ends no session of the other.
+#[test]
+fn copied_key_ends_no_session_of_its_owner() {
+    let mut rig = rig(10);
+    let id = rig.insert_hop(98, false);
+    let owner = rig.shard.config.peers.get(&RelayId(98)).unwrap().clone();
+    if let Some(Entry { kind: Kind::Hop { relay, .. }, .. }) = rig.shard.table.get_mut(id) {
+        // As long as both had the key, the session counted as that of the lower identifier.
+        *relay = RelayId(97);
+    }
+    let mut thief = owner.clone();
+    thief.responder.key = RelaySecret::generate(&mut rig.random).public();
+    rig.list(Peers::from([(RelayId(97), thief), (RelayId(98), owner)]));
+    for seconds in [2, 13, 24] {
+        rig.shard.handle_timeout(Time::default().after(Duration::from_secs(seconds)), &mut rig.random);
+    }
+    assert!(rig.shard.table.get(id).is_some(), "the session ended");
 }
 
 /// A relay that starts again with another key while it is being reached is reached by that key. A session that cannot

@@ -18,20 +18,20 @@ pub(super) const SOMEWHERE_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2000, 0, 0, 0
 /// Limit of tracked connections that is assumed where the kernel does not tell.
 const CONNECTIONS: u32 = 65_536;
 
-/// What was changed to make the host forward packets.
+/// What must be changed to make the host forward packets.
 pub(super) struct Forwarding {
-    /// Whether the host did not forward IPv4, and IPv6.
+    /// Whether the host does not forward IPv4, and IPv6.
     pub(super) was_off: [bool; 2],
-    /// The changed settings with their earlier values.
-    pub(super) changed: Vec<(String, String)>,
+    /// The settings with their present and new values, in the order of the changes.
+    changes: Vec<(PathBuf, &'static str, &'static str)>,
 }
 
 impl Forwarding {
-    /// Makes the host a router that still accepts router advertisements. Unless `accept_ra` is 2, a router ignores
-    /// them and drops the routes that it has from them.
+    /// Returns what makes the host a router that still accepts router advertisements. Unless `accept_ra` is 2, a router
+    /// ignores them and drops the routes that it has from them. Changes nothing.
     /// Source: Linux Documentation/networking/ip-sysctl.rst.
-    pub(super) fn switch_on() -> Result<Self, StartError> {
-        let mut forwarding = Self { was_off: [false; 2], changed: Vec::new() };
+    pub(super) fn plan() -> Self {
+        let mut forwarding = Self { was_off: [false; 2], changes: Vec::new() };
         let v6 = Path::new("/proc/sys/net/ipv6/conf");
         let switches = [PathBuf::from("/proc/sys/net/ipv4/ip_forward"), v6.join("all/forwarding")];
         for (off, path) in forwarding.was_off.iter_mut().zip(&switches) {
@@ -39,19 +39,23 @@ impl Forwarding {
         }
         if forwarding.was_off[1] {
             let interfaces = fs::read_dir(v6).into_iter().flatten().flatten();
-            for accept in interfaces.map(|entry| entry.path().join("accept_ra")).filter(|path| is(path, "1")) {
-                set(&accept, "2")?;
-                forwarding.changed.push((accept.display().to_string(), "1".into()));
-            }
+            let accepting = interfaces.map(|entry| entry.path().join("accept_ra")).filter(|path| is(path, "1"));
+            forwarding.changes.extend(accepting.map(|path| (path, "1", "2")));
         }
-        for (off, path) in forwarding.was_off.iter().zip(&switches) {
-            // Writing an unchanged value would make the kernel drop routes too.
-            if *off {
-                set(path, "1")?;
-                forwarding.changed.push((path.display().to_string(), "0".into()));
-            }
-        }
-        Ok(forwarding)
+        // Writing an unchanged value would make the kernel drop routes too.
+        let off = switches.into_iter().zip(forwarding.was_off).filter(|(_, off)| *off);
+        forwarding.changes.extend(off.map(|(path, _)| (path, "0", "1")));
+        forwarding
+    }
+
+    /// Returns the settings that change, with their present values.
+    pub(super) fn earlier(&self) -> Vec<(String, String)> {
+        self.changes.iter().map(|(path, now, _)| (path.display().to_string(), (*now).to_owned())).collect()
+    }
+
+    /// Makes the changes.
+    pub(super) fn switch_on(&self) -> Result<(), StartError> {
+        self.changes.iter().try_for_each(|(path, _, new)| set(path, new))
     }
 }
 
