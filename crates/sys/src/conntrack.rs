@@ -65,7 +65,15 @@ impl Conntrack {
     /// `ENOENT` when there is no such connection; another error without CAP_NET_ADMIN or without the kernel's module
     /// nf_conntrack_netlink.
     pub fn forget(&self, tuple: &Tuple) -> io::Result<()> {
-        self.0.send(&delete_message(tuple), 0)?;
+        self.delete(&delete_message(tuple))
+    }
+
+    /// Sends a delete request of [`request`].
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn delete(&self, request: &[u8]) -> io::Result<()> {
+        self.0.send(request, 0)?;
         let (answer, _) = self.0.recv_from_full()?;
         let code = answer.get(16..20).and_then(|bytes| bytes.try_into().ok()).map(i32::from_ne_bytes);
         match (answer.get(4..6), code) {
@@ -106,10 +114,11 @@ fn delete_message(tuple: &Tuple) -> Vec<u8> {
             .concat(),
     };
     let parts = [attribute(TUPLE_IP | NESTED, &addresses), attribute(TUPLE_PROTO | NESTED, &[number, ports].concat())];
-    message(tuple.source.is_ipv6(), &attribute(TUPLE_ORIG | NESTED, &parts.concat()))
+    request(tuple.source.is_ipv6(), &attribute(TUPLE_ORIG | NESTED, &parts.concat()))
 }
 
-fn message(v6: bool, attributes: &[u8]) -> Vec<u8> {
+/// Returns a delete request of a family with these attributes.
+pub fn request(v6: bool, attributes: &[u8]) -> Vec<u8> {
     let length = u32::try_from(20 + attributes.len()).unwrap_or(0);
     let mut message = length.to_ne_bytes().to_vec();
     message.extend_from_slice(&DELETE.to_ne_bytes());
@@ -120,7 +129,8 @@ fn message(v6: bool, attributes: &[u8]) -> Vec<u8> {
     message
 }
 
-fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+/// Returns a netlink attribute, padded to four bytes. Source: linux include/uapi/linux/netlink.h.
+pub fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let mut bytes = u16::try_from(4 + value.len()).unwrap_or(0).to_ne_bytes().to_vec();
     bytes.extend_from_slice(&kind.to_ne_bytes());
     bytes.extend_from_slice(value);

@@ -8,10 +8,8 @@
 use std::io;
 use std::net::Ipv4Addr;
 
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+use openrelay_sys::conntrack::{Conntrack, attribute, request};
 
-const DELETE: u16 = (1 << 8) | 2;
-const REQUEST_ACK: u16 = 5;
 const NESTED: u16 = 0x8000;
 const TUPLE_ORIG: u16 = 1;
 const TUPLE_IP: u16 = 1;
@@ -25,40 +23,14 @@ const FLAG_IP_SRC: u32 = 1;
 /// # Errors
 /// `EINVAL` on kernels before 6.12, which do not have this filter; another error without CAP_NET_ADMIN.
 pub fn forget(source: Ipv4Addr) -> io::Result<()> {
-    let mut socket = Socket::new(NETLINK_NETFILTER)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    socket.send(&delete_message(source), 0)?;
-    let (answer, _) = socket.recv_from_full()?;
-    let code = answer.get(16..20).and_then(|bytes| bytes.try_into().ok()).map(i32::from_ne_bytes);
-    match (answer.get(4..6), code) {
-        (Some([2, 0]), Some(0)) => Ok(()),
-        (Some([2, 0]), Some(error)) => Err(io::Error::from_raw_os_error(error.abs())),
-        _ => Err(io::ErrorKind::InvalidData.into()),
-    }
+    Conntrack::open()?.delete(&delete_message(source))
 }
 
 fn delete_message(source: Ipv4Addr) -> Vec<u8> {
     let address = attribute(IP_V4_SRC, &source.octets());
     let tuple = attribute(TUPLE_ORIG | NESTED, &attribute(TUPLE_IP | NESTED, &address));
     let filter = attribute(FILTER | NESTED, &attribute(FILTER_ORIG_FLAGS, &FLAG_IP_SRC.to_ne_bytes()));
-    let length = u32::try_from(20 + tuple.len() + filter.len()).unwrap_or(0);
-    let mut message = length.to_ne_bytes().to_vec();
-    message.extend_from_slice(&DELETE.to_ne_bytes());
-    message.extend_from_slice(&REQUEST_ACK.to_ne_bytes());
-    message.extend_from_slice(&[0; 8]);
-    message.extend_from_slice(&[2, 1, 0, 0]);
-    message.extend_from_slice(&tuple);
-    message.extend_from_slice(&filter);
-    message
-}
-
-fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-    let mut bytes = u16::try_from(4 + value.len()).unwrap_or(0).to_ne_bytes().to_vec();
-    bytes.extend_from_slice(&kind.to_ne_bytes());
-    bytes.extend_from_slice(value);
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-    bytes
+    request(false, &[tuple, filter].concat())
 }
 
 #[cfg(test)]
