@@ -1,7 +1,9 @@
 //! Tests clients and operators of a chain against endpoints and mirrors that lie, fail and lag.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+mod rpc;
+
+use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -29,6 +31,7 @@ use openrelay_node::chain_file::ChainFile;
 use openrelay_node::directory::VerifiedDirectory;
 use openrelay_proto::handshake::Role as Hop;
 use openrelay_proto::message::MirrorFile;
+use rpc::answering;
 use serde_json::json;
 
 const RELAYS: u64 = 3;
@@ -118,32 +121,11 @@ fn staple(network: [u8; 32], relay_id: u64, block_height: u64) -> Staple {
 
 /// Serves an endpoint of this chain that records its requests.
 fn serve_and_note(node: Arc<Mutex<Node>>) -> (String, Arc<Mutex<Vec<serde_json::Value>>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
     let asked = Arc::new(Mutex::new(Vec::new()));
     let notes = asked.clone();
-    std::thread::spawn(move || {
-        for mut stream in listener.incoming().map_while(Result::ok) {
-            let mut reader = BufReader::new(stream.try_clone().unwrap());
-            let mut length = 0;
-            loop {
-                let mut line = String::new();
-                reader.read_line(&mut line).unwrap();
-                if let Some(given) = line.to_lowercase().strip_prefix("content-length:") {
-                    length = given.trim().parse().unwrap();
-                }
-                if line.trim().is_empty() {
-                    break;
-                }
-            }
-            let mut body = vec![0; length];
-            reader.read_exact(&mut body).unwrap();
-            let request: serde_json::Value = serde_json::from_slice(&body).unwrap();
-            notes.lock().unwrap().push(json!([request["method"], request["params"]]));
-            let answer = node.lock().unwrap().handle(&request).to_string();
-            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", answer.len());
-            let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(answer.as_bytes()));
-        }
+    let url = answering(move |request| {
+        notes.lock().unwrap().push(json!([request["method"], request["params"]]));
+        node.lock().unwrap().handle(request).to_string()
     });
     (url, asked)
 }

@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
 #![allow(clippy::print_stdout, reason = "the test prints measurements")]
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+mod rpc;
+
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -20,6 +21,7 @@ use openrelay_ledger::chain::descriptor::Descriptor;
 use openrelay_ledger::chain::set::{Registration, Status, directory_root, record_hash};
 use openrelay_ledger::record::Role;
 use openrelay_node::chain_file::ChainFile;
+use rpc::answering;
 use serde_json::{Value, json};
 
 fn now() -> u64 {
@@ -282,34 +284,6 @@ fn noting(node: Arc<Mutex<Node>>) -> (String, Asked) {
 fn range(filter: &Value) -> (u64, u64) {
     let height = |key: &str| u64::from_str_radix(filter[key].as_str().unwrap().trim_start_matches("0x"), 16).unwrap();
     (height("fromBlock"), height("toBlock"))
-}
-
-/// Serves an endpoint with these answers.
-fn answering(mut answer: impl FnMut(&Value) -> String + Send + 'static) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    std::thread::spawn(move || {
-        for mut stream in listener.incoming().map_while(Result::ok) {
-            let mut reader = BufReader::new(stream.try_clone().unwrap());
-            let mut length = 0;
-            loop {
-                let mut line = String::new();
-                reader.read_line(&mut line).unwrap();
-                if let Some(given) = line.to_lowercase().strip_prefix("content-length:") {
-                    length = given.trim().parse().unwrap();
-                }
-                if line.trim().is_empty() {
-                    break;
-                }
-            }
-            let mut body = vec![0; length];
-            reader.read_exact(&mut body).unwrap();
-            let text = answer(&serde_json::from_slice(&body).unwrap());
-            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", text.len());
-            let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(text.as_bytes()));
-        }
-    });
-    url
 }
 
 /// A registry with very many relays and events, without the hours that creating them on a chain would take.

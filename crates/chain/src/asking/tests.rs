@@ -10,7 +10,7 @@ use crate::attestation::tests::staple;
 use crate::evidence_client::PATIENCE;
 
 /// Returns a relay in its own network.
-fn relay(relay_id: u64, role: Role) -> Record {
+pub(crate) fn relay(relay_id: u64, role: Role) -> Record {
     let [_, _, _, _, _, _, high, low] = relay_id.to_be_bytes();
     Record {
         relay_id,

@@ -9,6 +9,7 @@ use openrelay_proto::message::{Evidence, EvidenceDigest};
 use openrelay_sim::vendors::{Hardware, Lie, Vendors};
 
 use super::*;
+use crate::asking::tests::relay;
 
 const NETWORK: [u8; 32] = [1; 32];
 
@@ -19,21 +20,6 @@ fn chain() -> ChainFile {
         B256::ZERO
     );
     toml::from_str(&text).unwrap()
-}
-
-fn relay(relay_id: u64, role: Role) -> Record {
-    let [_, _, _, _, _, _, high, low] = relay_id.to_be_bytes();
-    Record {
-        relay_id,
-        role,
-        handshake_key: "02".repeat(32),
-        key_epoch: 1,
-        endpoints: vec![([high, low, 0, 1], 443).into()],
-        operator: format!("operator {relay_id}"),
-        family: None,
-        stake: 0,
-        bandwidth_mbit: 100,
-    }
 }
 
 /// The simulated vendors, and one of their machines.
