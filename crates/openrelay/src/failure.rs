@@ -5,7 +5,7 @@
 //! - 0: success
 //! - 1: failed
 //! - 2: wrong usage
-//! - 3: not connected, or no daemon
+//! - 3: not connected, or no daemon; no endpoint or mirror reached; not registered, not serving or not due
 //! - 5: verification refused
 //! - 7: exceeded a limit set by this program: time, or a build's memory, disk space or processes
 //! - 77: missing privileges or tools
