@@ -116,7 +116,8 @@ fn ingress_has_one_share_however_many_sessions_it_opens() {
     assert_ne!(owners[0].member, owners[1].member);
 }
 
-/// The relay that began a session with one that drains asks for fresh keys; with one that left the directory it does not.
+/// The relay that began a session with one that drains asks for fresh keys. With one that left the directory it does
+/// not.
 #[test]
 fn initiator_rekeys_with_a_leaving_relay_and_not_with_one_that_left() {
     for leaves in [true, false] {
